@@ -1,0 +1,19 @@
+"""Attacks: what an attacker may do (`Threat`), how hard it tries (`pgd`, AutoAttack), on frozen models."""
+
+from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
+from bench.attack.frozen import attacking
+from bench.attack.pgd import Objective, cross_entropy_objective, iterates, pgd
+from bench.attack.threat import Ball, Threat
+
+__all__ = [
+    "AutoAttackResult",
+    "AutoAttackState",
+    "Ball",
+    "Objective",
+    "Threat",
+    "attacking",
+    "auto_attack",
+    "cross_entropy_objective",
+    "iterates",
+    "pgd",
+]

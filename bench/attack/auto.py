@@ -1,0 +1,183 @@
+"""AutoAttack over a whole test set, attack by attack and batch by batch, able to stop after any of them.
+
+Each (attack, batch) draws from a seed of its own and sees only what survived the earlier attacks, so a run
+that was killed and continued from its last `AutoAttackState` ends exactly as the uninterrupted one.
+"""
+
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import rng
+from bench.attack.frozen import attacking
+from bench.attack.official import Flags, OfficialAutoAttack, Version
+from bench.attack.threat import Threat
+from bench.errors import BenchError
+from bench.recipe import Norm, Settings
+
+_TARGETS = 9  # of the standard version; fewer when there are fewer classes
+# The library rounds in float32: a pixel by half an ulp of 1 (6e-8), an image of n pixels by sqrt(n) of that.
+_TOLERANCE: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-5}
+
+
+class AutoAttackState(Settings):
+    """What is finished, as plain JSON: all that a killed run needs to continue."""
+
+    survivors: dict[str, tuple[bool, ...]]
+    """An image's outcome, still correct or not, under "clean" and after each attack begun."""
+    done: dict[str, int]
+    """How many of the images an attack has to try it has tried."""
+    warnings: tuple[str, ...] = ()
+
+
+class AutoAttackResult(NamedTuple):
+    """Outcomes of N images, in their order."""
+
+    clean: Tensor
+    """bool [N]: correct before any attack."""
+    robust: Tensor
+    """bool [N]: correct after all of them."""
+    survivors: dict[str, Tensor]
+    """bool [N] after each attack, in the order they ran."""
+    x_adv: Tensor
+    """float32 [N, C, H, W]: images broken in this call, clean ones elsewhere; a state holds no pixels."""
+    warnings: tuple[str, ...]
+    """The library's flags, one of each kind: signs that the number cannot be trusted."""
+    targets: int
+    """Classes the targeted attacks tried: 9, or all wrong ones when there are fewer."""
+    package: str
+    package_version: str
+
+
+def auto_attack(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    threat: Threat,
+    num_classes: int,
+    seed: int,
+    batch_size: int,
+    version: Version = "standard",
+    state: AutoAttackState | None = None,
+    on_state: Callable[[AutoAttackState], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> AutoAttackResult:
+    """Attack every image with the official AutoAttack and return which ones stay correctly classified.
+
+    Args:
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, num_classes]; attacked frozen and in eval mode.
+        images: float32 [N, C, H, W] in [0, 1].
+        labels: int64 [N], on the images' device.
+        threat: norm and eps.
+        num_classes: at least 4.
+        seed: of the run; each (attack, batch) derives its own.
+        batch_size: images attacked at a time.
+        version: the library's set of attacks; papers report "standard".
+        state: continue from here.
+        on_state: called after each (attack, batch) with all that is finished; keep it to be able to resume.
+        on_progress: called when an attack begins and after each batch, with the attack, the images it has tried
+            and how many it has to try.
+
+    Raises:
+        BenchError: fewer than 4 classes; logits that are not finite; a state of other images; an image that
+            the library returned outside the threat model.
+    """
+    _refuse(num_classes, len(images), state)
+    images = images.detach().contiguous()
+    x_adv = images.clone()
+    targets = min(_TARGETS, num_classes - 1)
+    flags = Flags(state.warnings if state else ())
+    done = dict(state.done) if state else {}
+    with attacking(model), torch.no_grad():
+        official = OfficialAutoAttack(
+            model, threat=threat, targets=targets, version=version, device=images.device, flags=flags
+        )
+        survivors = (
+            _restored(state, images.device) if state else {"clean": _all_correct(model, images, labels, batch_size)}
+        )
+        for before, attack in pairwise(("clean", *official.attacks)):
+            to_try = survivors[before].nonzero()[:, 0]
+            robust = survivors.setdefault(attack, survivors[before].clone())
+            if on_progress:
+                on_progress(attack, done.get(attack, 0), len(to_try))
+            for first in range(done.get(attack, 0), len(to_try), batch_size):
+                batch = to_try[first : first + batch_size]
+                x, y = images[batch], labels[batch]
+                stream = (seed, "autoattack", attack, first)
+                with rng.scoped(*stream, device=images.device):
+                    found = official.run(attack, x, y, seed=rng.derive(*stream) % 2**31)
+                _verify(found, x, threat, f"{attack} of {official.package}")
+                # The library's verdict is not asked for: what counts is the model on the image it returned.
+                robust[batch] = correct = _correct(model, found, y)
+                x_adv[batch] = torch.where(correct[:, None, None, None], x, found)
+                done[attack] = first + len(batch)
+                if on_state:
+                    on_state(_state(survivors, done, flags))
+                if on_progress:
+                    on_progress(attack, done[attack], len(to_try))
+    official.check_square({name: outcome.double().mean().item() for name, outcome in survivors.items()})
+    return AutoAttackResult(
+        clean=survivors["clean"],
+        robust=survivors[official.attacks[-1]],
+        survivors={attack: survivors[attack] for attack in official.attacks},
+        x_adv=x_adv,
+        warnings=tuple(flags.raised),
+        targets=targets,
+        package=official.package,
+        package_version=official.package_version,
+    )
+
+
+def _refuse(num_classes: int, images: int, state: AutoAttackState | None) -> None:
+    if num_classes < 4:
+        raise BenchError(
+            "AutoAttack's targeted loss compares four logits, so it needs at least 4 classes; "
+            f"here are {num_classes}. Leave it out with `--set evaluate.autoattack=false`."
+        )
+    saved = len(state.survivors["clean"]) if state else images
+    if saved != images:
+        raise BenchError(
+            f"the saved AutoAttack state is about {saved} images, this run has {images}. "
+            "Delete the saved state to start again, or run with the settings it was made with."
+        )
+
+
+def _all_correct(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+    batches = [slice(first, first + batch_size) for first in range(0, len(images), batch_size)]
+    return torch.cat([_correct(model, images[batch], labels[batch]) for batch in batches])
+
+
+def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    logits: Tensor = model(images)
+    if not logits.isfinite().all():
+        raise BenchError(
+            "the classifier's logits are not all finite, so no accuracy can be measured. "
+            "Train it again with a smaller learning rate, or look for NaN in its weights."
+        )
+    return logits.argmax(dim=1) == labels
+
+
+def _verify(x_adv: Tensor, images: Tensor, threat: Threat, culprit: str) -> None:
+    moved = threat.distance(x_adv, images)
+    # Written so that NaN, which compares false with everything, is outside.
+    inside = (moved <= threat.eps + _TOLERANCE[threat.norm]).all() and ((x_adv >= 0) & (x_adv <= 1)).all()
+    if not inside:
+        raise BenchError(
+            f"AutoAttack returned an image outside the threat model: {culprit} moved one by "
+            f"{moved.max():.6g} in {threat.norm} (eps is {threat.eps:.6g}), "
+            f"pixels in [{x_adv.min():.6g}, {x_adv.max():.6g}]. "
+            "The number would be meaningless; reinstall the package."
+        )
+
+
+def _state(survivors: dict[str, Tensor], done: dict[str, int], flags: Flags) -> AutoAttackState:
+    outcomes = {name: tuple(outcome.tolist()) for name, outcome in survivors.items()}
+    return AutoAttackState(survivors=outcomes, done=dict(done), warnings=tuple(flags.raised))
+
+
+def _restored(state: AutoAttackState, device: torch.device) -> dict[str, Tensor]:
+    return {name: torch.tensor(outcome, device=device) for name, outcome in state.survivors.items()}

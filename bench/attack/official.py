@@ -1,0 +1,138 @@
+"""The official AutoAttack library, whichever package of it is installed, behind one narrow door.
+
+The attacks are the library's and run with its parameters; nothing is re-implemented.
+
+Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+parameter-free attacks" (2020).
+"""
+
+import re
+import sys
+from collections.abc import Iterable, Mapping
+from importlib import import_module, metadata
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bench.attack.threat import Threat
+from bench.errors import BenchError
+from bench.recipe import Norm
+
+Version = Literal["standard", "plus", "rand"]
+
+_PACKAGES = ("pyautoattack", "autoattack")
+_NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
+
+
+class Flags:
+    """Stands in for the library's logger and keeps what it warns of, the first warning of each kind."""
+
+    def __init__(self, raised: Iterable[str] = ()) -> None:
+        self.raised = list(raised)
+
+    def warning(self, message: str) -> None:
+        """Keep a warning, unless one that differs in its figures alone was kept before."""
+        if _kind(message) not in map(_kind, self.raised):
+            self.raised.append(message)
+
+    def log(self, message: str) -> None:
+        """Take the original package's log lines, which mark warnings by a prefix."""
+        if message.startswith("Warning: "):
+            self.warning(message.removeprefix("Warning: "))
+
+    def debug(self, message: str) -> None:
+        """Drop progress lines: the caller reports progress."""
+
+    info = debug
+
+
+class OfficialAutoAttack:
+    """One library object for one model, made to run one attack on one batch at a time.
+
+    Args:
+        model: [B, C, H, W] in [0, 1] -> logits [B, K].
+        threat: norm and eps.
+        targets: how many classes the targeted attacks try; the library's 9 need 10 classes.
+        version: the library's name for a set of attacks with their parameters.
+        device: where the images are.
+        flags: receives the library's warnings.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        threat: Threat,
+        targets: int,
+        version: Version,
+        device: torch.device,
+        flags: Flags,
+    ) -> None:
+        library = _library()
+        self.package = library.__name__
+        self.package_version = metadata.version(self.package)
+        original = self.package == "autoattack"
+        self._batch_size_name = "bs" if original else "batch_size"
+        self._checks: Any = import_module(f"{self.package}.checks")
+        self._adversary: Any = library.AutoAttack(
+            model,
+            norm=_NORMS[threat.norm],
+            eps=threat.eps,
+            version=version,
+            device=device,
+            **({"verbose": False} if original else {}),
+        )
+        parts = self._adversary, self._adversary.apgd, self._adversary.apgd_targeted
+        for part in parts:
+            part.logger = flags
+        self._adversary.apgd_targeted.n_target_classes = self._adversary.fab.n_target_classes = targets
+        self.attacks: tuple[str, ...] = tuple(self._adversary.attacks_to_run)
+        self._flags = flags
+
+    def run(self, attack: str, images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
+        """Return ``images`` with those replaced that ``attack`` broke; reseeds the global generators.
+
+        Args:
+            attack: one of ``self.attacks``.
+            images: float32 [B, C, H, W] in [0, 1], contiguous (the library flattens with ``view``).
+            labels: int64 [B].
+            seed: decides every draw.
+        """
+        self._adversary.attacks_to_run = [attack]
+        self._adversary.seed = seed
+        # The library's check for defences that call autograd counts in a module global and sets a trace
+        # function: without these lines one flagged model flags the next, and debuggers and coverage go blind.
+        self._checks.funcs.update(dict.fromkeys(self._checks.funcs, 0))
+        trace = sys.gettrace()
+        try:
+            outcome = self._adversary.run_standard_evaluation(images, labels, **{self._batch_size_name: len(images)})
+        finally:
+            sys.settrace(trace)
+        x_adv: Tensor = outcome[0] if isinstance(outcome, tuple) else outcome
+        return x_adv
+
+    def check_square(self, accuracy: Mapping[str, float]) -> None:
+        """Raise the library's flag for a black-box attack that beats the white-box ones.
+
+        Args:
+            accuracy: what survived, as a share of all images, after "clean" and after each attack.
+        """
+        self._checks.check_square_sr(dict(accuracy), logger=self._flags)
+
+
+def _library() -> ModuleType:
+    # The declared dependency first: that another package brings in the other must not change our numbers.
+    for name in _PACKAGES:
+        if find_spec(name):
+            return import_module(name)
+    raise BenchError(
+        "AutoAttack is not installed. Type `pip install pyautoattack`, "
+        "or leave it out with `--set evaluate.autoattack=false`."
+    )
+
+
+def _kind(message: str) -> str:
+    return re.sub(r"\d[\d.]*", "#", message)

@@ -1,0 +1,117 @@
+"""What an attacker may do: move an image inside an eps-ball, and never out of the pixel range [0, 1].
+
+"Inside" is meant to the last bit: a projected image passes ``|x_adv - x| <= eps`` in its own precision and in
+float64, so whoever checks the record later needs no tolerance.
+"""
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bench.recipe import Norm, ThreatSettings
+
+_ORDER: dict[Norm, float] = {"linf": math.inf, "l2": 2.0}
+
+
+class Ball(Protocol):
+    """The allowed set around a batch of images, its bounds computed once per attack."""
+
+    def random_start(self, generator: torch.Generator) -> Tensor:
+        """Return a uniform draw from the eps-ball, not cut to the pixel range: [B, C, H, W]."""
+        ...
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """Return the unit step along which a linear function with this gradient grows fastest."""
+        ...
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return ``x`` moved into the eps-ball, then into [0, 1]; what is inside stays, bit for bit."""
+        ...
+
+
+class Threat(ThreatSettings):
+    """A threat model with its geometry: balls around images, and distances in its norm."""
+
+    def around(self, images: Tensor) -> Ball:
+        """Return the ball around ``images``.
+
+        Args:
+            images: [B, C, H, W], float32 or float64, in [0, 1].
+        """
+        return LinfBall(images, self.eps) if self.norm == "linf" else L2Ball(images, self.eps)
+
+    def distance(self, x_adv: Tensor, images: Tensor) -> Tensor:
+        """Return how far each image was moved, in this norm: [B, ...], [B, ...] -> float64 [B]."""
+        delta = (x_adv.double() - images.double()).flatten(1)
+        distance: Tensor = torch.linalg.vector_norm(delta, ord=_ORDER[self.norm], dim=1)
+        return distance
+
+
+class LinfBall:
+    """Every pixel may move by eps."""
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        # The largest eps the images' precision can hold: a float32 difference is compared with a float32 eps.
+        reach = _shifted(torch.zeros((), dtype=images.dtype), torch.tensor(eps, dtype=torch.float64)).double()
+        self._images, self._eps = images, eps
+        self._lower = _shifted(images, -reach).clamp(min=0)
+        self._upper = _shifted(images, reach).clamp(max=1)
+
+    def random_start(self, generator: torch.Generator) -> Tensor:
+        """Return images + U(-eps, eps)."""
+        images = self._images
+        # Drawn by shape, not like the images: their memory format must not reorder the noise.
+        unit = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+        return images + self._eps * (2 * unit - 1)
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """Return the gradient's sign."""
+        return gradient.sign()
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return ``x`` cut to the box."""
+        return x.clamp(self._lower, self._upper)
+
+
+class L2Ball:
+    """Each image may move by eps in Euclidean distance."""
+
+    # Aimed for when shrinking, so that float64 rounding of the length itself cannot end above eps.
+    _SLACK = 1 - 1e-10
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        self._images, self._eps = images, eps
+
+    def random_start(self, generator: torch.Generator) -> Tensor:
+        """Return a uniform draw: a Gaussian's direction, a radius of eps * U^(1/n)."""
+        images = self._images
+        of_image = (len(images), *[1] * (images.dim() - 1))
+        noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+        unit = torch.rand(of_image, generator=generator, dtype=images.dtype, device=images.device)
+        return images + self._eps * unit.pow(1 / images[0].numel()) * self.step(noise)
+
+    def step(self, gradient: Tensor) -> Tensor:
+        """Return the gradient divided by its length; zero stays zero."""
+        return gradient / _length(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+
+    def project(self, x: Tensor) -> Tensor:
+        """Return ``x`` pulled straight towards its image, then cut to [0, 1], which only brings it nearer."""
+        delta = x.double() - self._images
+        length = _length(delta)
+        pulled = _shifted(self._images, delta * (self._eps * self._SLACK / length))
+        return torch.where(length > self._eps, pulled, x).clamp(0, 1)
+
+
+def _length(x: Tensor) -> Tensor:
+    length: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.dim())), keepdim=True)
+    return length
+
+
+def _shifted(images: Tensor, shift: Tensor) -> Tensor:
+    """Return images + shift (float64) in the images' dtype, rounded inwards: never farther than ``shift``."""
+    exact = images.double()
+    edge = (exact + shift).to(images.dtype)
+    too_far = (edge.double() - exact).abs() > shift.abs()
+    return torch.where(too_far, torch.nextafter(edge, images), edge)

@@ -1,0 +1,36 @@
+"""The command line: one file a command, each of which parses, calls one public function, and prints.
+
+Nothing here, and nothing a command imports at its top, imports torch: ``bench --help`` answers at once.
+"""
+
+import sys
+
+import typer
+
+from bench.cli.leaderboard import leaderboard
+from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.run import run
+from bench.errors import BenchError
+
+app = typer.Typer(
+    help="How robust is a self-supervised encoder, and what did it cost?",
+    epilog="Start with: bench run deacl --dataset digits",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in (run, leaderboard, methods, datasets, tiers, runs):
+    app.command(command.__name__)(command)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one message on stderr and an exit code, never a traceback."""
+    try:
+        app()
+    except BenchError as error:
+        print(f"bench: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("bench: interrupted", file=sys.stderr)
+        sys.exit(130)

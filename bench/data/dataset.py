@@ -1,0 +1,144 @@
+"""The nouns: a dataset is two splits of uint8 images with labels, and knows who it is by its hash."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+CIFAR_EPS = 8 / 255
+"""Linf eps of nearly every paper on 32x32 colour images (Madry et al. 2018, section 5)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images with their labels, on the CPU.
+
+    Args:
+        images: uint8 [N, C, H, W], 0..255, N > 0.
+        labels: int64 [N], 0..num_classes - 1.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        images, labels = self.images, self.labels
+        assert images.dtype == torch.uint8, f"images must be uint8, not {images.dtype}"
+        assert images.ndim == 4, f"images must be [N, C, H, W], not {list(images.shape)}"
+        assert labels.dtype == torch.int64, f"labels must be int64, not {labels.dtype}"
+        assert labels.shape == images.shape[:1], (
+            f"{len(images)} images need labels of shape [{len(images)}], not {list(labels.shape)}"
+        )
+        assert len(images) > 0, "a split must hold at least one image"
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """A train and a test split, and what a run has to know about them.
+
+    Args:
+        name: short, for folder names and tables; never the name of other data.
+        spec: what the user typed ("npz:PATH"), a path as it was given.
+        train: split that methods train on.
+        test: split that every reported number is measured on.
+        classes: names, in the order of the labels.
+        eps: default Linf eps, in pixels on the [0, 1] scale.
+        mirror: whether a mirrored image still shows its class; a mirrored 2 is no digit.
+        published_as: name under which papers report numbers on exactly these data, or None.
+        index_train: int64 [N], position of each training image in the official split, for what others
+            publish image by image (pseudo-labels); None where there is no official split.
+        pretrain: uint8 [M, C, H, W], images that pre-training uses instead of the training split
+            (STL-10 has 100,000 more without labels).
+    """
+
+    name: str
+    spec: str
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    eps: float = CIFAR_EPS
+    mirror: bool = True
+    published_as: str | None = None
+    index_train: Tensor | None = None
+    pretrain: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        assert self.train.images.shape[1:] == self.test.images.shape[1:], (
+            f"train images are {list(self.train.images.shape[1:])}, test images {list(self.test.images.shape[1:])}"
+        )
+        labels = torch.cat([self.train.labels, self.test.labels])
+        assert 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes, (
+            f"labels run from {int(labels.min())} to {int(labels.max())} for {self.num_classes} classes"
+        )
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """One image's (channels, height, width)."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def pretraining_images(self) -> Tensor:
+        """Images for training without labels: uint8 [M, C, H, W]."""
+        return self.train.images if self.pretrain is None else self.pretrain
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean of each channel over the training pixels, on the [0, 1] scale, to 4 decimals."""
+        return tuple(mean for mean, _ in self._moments)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation (over N) of each channel, on the [0, 1] scale, to 4 decimals; 1 if constant."""
+        return tuple(std for _, std in self._moments)
+
+    @cached_property
+    def _moments(self) -> list[tuple[float, float]]:
+        """Mean and standard deviation a channel: integer sums, so that every machine finds the same."""
+        return [_moments(channel) for channel in self.train.images.unbind(1)]
+
+    @cached_property
+    def sha256(self) -> str:
+        r"""SHA-256 of pixels and labels; equal hashes mean equal data, whatever the name.
+
+        Hashed in this order: train images, train labels, test images, test labels, and the pre-training
+        images if there are any. Each is an ASCII header ``"train.images uint8 1437x3x16x16\n"`` followed
+        by its elements in C order, labels as little-endian int64.
+        """
+        digest = hashlib.sha256()
+        for name, tensor in self._hashed():
+            shape = "x".join(str(size) for size in tensor.shape)
+            digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {shape}\n".encode())
+            array = tensor.contiguous().numpy()
+            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+        return digest.hexdigest()
+
+    def _hashed(self) -> list[tuple[str, Tensor]]:
+        parts = [
+            ("train.images", self.train.images),
+            ("train.labels", self.train.labels),
+            ("test.images", self.test.images),
+            ("test.labels", self.test.labels),
+        ]
+        return parts if self.pretrain is None else [*parts, ("pretrain.images", self.pretrain)]
+
+
+def _moments(pixels: Tensor) -> tuple[float, float]:
+    """Return mean and standard deviation on the [0, 1] scale of uint8 ``pixels``, from their histogram."""
+    counts: list[int] = torch.bincount(pixels.reshape(-1), minlength=256).tolist()
+    n = sum(counts)
+    first = sum(value * count for value, count in enumerate(counts))
+    second = sum(value * value * count for value, count in enumerate(counts))
+    std = sqrt(n * second - first * first) / (255 * n)
+    return round(first / (255 * n), 4), round(std, 4) or 1.0

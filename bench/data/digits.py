@@ -1,0 +1,68 @@
+"""``digits``: handwriting that ships inside scikit-learn, so that the first run needs no download.
+
+Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.data.dataset import Dataset, Split
+from bench.data.load import Source
+from bench.rng import derive
+
+_SPLIT_SEED = 0
+
+
+def _load(data_dir: Path) -> Dataset:
+    """Return the 1,797 digits as 16x16 images; ``data_dir`` is not needed, they come with a package."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    images = _upsample(torch.from_numpy(raw.images))
+    labels = torch.from_numpy(raw.target).to(torch.int64)
+    train, test = _split(labels)
+    return Dataset(
+        name="digits",
+        spec="digits",
+        train=Split(images[train], labels[train]),
+        test=Split(images[test], labels[test]),
+        classes=tuple("0123456789"),
+        eps=16 / 255,
+        mirror=False,
+    )
+
+
+def _upsample(grey: Tensor) -> Tensor:
+    """Return [N, 8, 8] images of values 0..16 as uint8 [N, 3, 16, 16], values 0..255.
+
+    Bilinear, because copied pixels would put a grid of edges into every image, and bicubic leaves the range.
+    By a factor of two its weights are 1, 3, 3 and 9 sixteenths: every sum is exact, and so is the hash.
+    """
+    wide = F.interpolate(grey.float()[:, None], scale_factor=2, mode="bilinear", align_corners=False)
+    return (wide * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1)
+
+
+def _split(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the positions of the train and of the test images: the same for every run, whatever its seed.
+
+    Sorted by class and, inside a class, by a hash of the position, every fifth image is a test image. A hash
+    rather than a drawn permutation: no release of any library can change it.
+    """
+    order = sorted(range(len(labels)), key=lambda i: (int(labels[i]), derive(_SPLIT_SEED, "digits", "split", i)))
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    is_test[order[::5]] = True
+    return (~is_test).nonzero().squeeze(1), is_test.nonzero().squeeze(1)
+
+
+DIGITS = Source(
+    summary="handwritten digits, 8x8 enlarged to 16x16; ships with scikit-learn, nothing to download",
+    num_classes=10,
+    image_shape=(3, 16, 16),
+    train=1437,
+    test=360,
+    origin="scikit-learn",
+    load=_load,
+)

@@ -1,0 +1,155 @@
+"""``folder:PATH``: anybody's own images as files, ``{train,test}/<class>/<image>``."""
+
+import hashlib
+import os
+import re
+import warnings
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+
+from bench.data import npz
+from bench.data.arrays import Array, dataset_from_arrays, listed
+from bench.data.dataset import Dataset
+from bench.data.decode import EXTENSIONS, decode
+from bench.errors import BenchError
+
+_FORM = "The form is {train,test}/<class>/<image>, with images of " + ", ".join(EXTENSIONS) + "."
+_MAX_POSITION_DIGITS = 18  # a longer number is a time stamp, and leaves int64
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """The files of one split, in order: by class name, then by the numbers in the file's name.
+
+    Args:
+        classes: every class folder, sorted; also those without images.
+        paths: the image files.
+        labels: one a file, position in ``classes``.
+        stamps: one a file, what changes when the file does.
+    """
+
+    classes: tuple[str, ...]
+    paths: list[str]
+    labels: list[int]
+    stamps: list[tuple[int, int, int]]
+
+
+def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
+    """Return the dataset in the folder ``root``; other files in it are left alone.
+
+    Decoded pixels are kept in ``data_dir/cache``, and used for as long as no file changes. Where every
+    training file is called by a number of its own, that is its position in the official split.
+
+    Raises:
+        BenchError: the folder, a split, a class or an image is missing, unreadable or unlike the others.
+    """
+    try:
+        train, test = _list(root / "train"), _list(root / "test")
+    except OSError as error:
+        raise BenchError(f"cannot read {error.filename or root}: {error.strerror}. {_FORM}") from error
+    if faults := _faults(train, test):
+        raise BenchError(listed(str(root), faults))
+    cache = data_dir / "cache" / f"{name}-{_fingerprint(root, train, test)}.npz"
+    with suppress(BenchError):  # Absent or damaged: then it is made again.
+        return npz.load(cache, name=name, spec=spec)
+    arrays = _arrays(train, test)
+    _keep(cache, arrays)
+    return dataset_from_arrays(arrays, what=str(root), name=name, spec=spec)
+
+
+def _list(split: Path) -> _Listing:
+    """Return the images below ``split``; raises OSError where a folder is missing or unreadable."""
+    with os.scandir(split) as entries:
+        classes = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
+    listing = _Listing(classes, [], [], [])
+    for label, name in enumerate(classes):
+        with os.scandir(split / name) as entries:
+            images = [e for e in entries if _is_image(e)]
+        for entry in sorted(images, key=lambda e: _natural(e.name)):
+            stat = entry.stat()
+            listing.paths.append(entry.path)
+            listing.labels.append(label)
+            listing.stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
+    return listing
+
+
+def _is_image(entry: "os.DirEntry[str]") -> bool:
+    return entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
+
+
+def _natural(name: str) -> tuple[list[str | int], str]:
+    """Return the sorting key that puts 2.png before 10.png; the name itself settles 1.png and 01.png."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
+
+
+def _faults(train: _Listing, test: _Listing) -> list[str]:
+    faults = []
+    if len(train.classes) < 2:
+        faults.append(f"train/ holds {len(train.classes)} class folders, at least 2 are needed. {_FORM}")
+    for here, there, split, other in ((train, test, "train", "test"), (test, train, "test", "train")):
+        if only := sorted(set(here.classes) - set(there.classes)):
+            faults.append(f"{split}/ has classes that {other}/ lacks: {_few(only)}. Both need the same class folders.")
+        if empty := [c for i, c in enumerate(here.classes) if i not in set(here.labels)]:
+            faults.append(f"{split}/ has classes without an image: {_few(empty)}. {_FORM}")
+    return faults
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _fingerprint(root: Path, *listings: _Listing) -> str:
+    """Return a digest that changes with any file.
+
+    It covers the folder's own place and the time of each file's last change of any kind, since two unpacked
+    archives may agree in names, sizes and modification times, and only those would then tell them apart.
+    """
+    digest = hashlib.sha256(os.fsencode(root.resolve()))
+    for listing in listings:
+        for path, stamp in zip(listing.paths, listing.stamps, strict=True):
+            digest.update(b"\0" + os.fsencode(os.path.relpath(path, root)) + repr(stamp).encode())
+    return digest.hexdigest()[:16]
+
+
+def _arrays(train: _Listing, test: _Listing) -> dict[str, Array]:
+    pixels = decode(train.paths + test.paths)
+    arrays: dict[str, Array] = {
+        "x_train": pixels[: len(train.paths)],
+        "y_train": np.array(train.labels, np.int64),
+        "x_test": pixels[len(train.paths) :],
+        "y_test": np.array(test.labels, np.int64),
+        "classes": np.array(train.classes, dtype=str),
+    }
+    positions = _positions(train.paths)
+    return arrays if positions is None else arrays | {"index_train": positions}
+
+
+def _positions(paths: list[str]) -> Array | None:
+    """Return the files' names as numbers, or None where one is no number or two are the same."""
+    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    if not all(stem.isdecimal() and len(stem) <= _MAX_POSITION_DIGITS for stem in stems):
+        return None
+    positions = np.array([int(stem) for stem in stems], np.int64)
+    return positions if len(np.unique(positions)) == len(positions) else None
+
+
+def _keep(cache: Path, arrays: Mapping[str, Array]) -> None:
+    """Write ``arrays`` to ``cache`` whole or not at all; warn where the disk does not let it."""
+    partial = cache.with_name(f".{cache.name}.{uuid4().hex}.partial")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as file:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, cache)
+        finally:
+            partial.unlink(missing_ok=True)
+    except OSError as error:
+        warnings.warn(f"decoded images cannot be cached in {cache.parent}: {error}", stacklevel=2)

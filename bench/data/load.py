@@ -1,0 +1,86 @@
+"""From what the user typed to a dataset."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.data import folder, npz
+from bench.data.dataset import Dataset
+from bench.errors import BenchError, unknown
+from bench.registry import Registry
+
+
+@dataclass(frozen=True)
+class Source:
+    """A named dataset before it is loaded: what a listing says of it, and how to get it.
+
+    Args:
+        summary: one line.
+        num_classes: how many classes.
+        image_shape: (channels, height, width).
+        train: number of training images.
+        test: number of test images.
+        origin: where the data come from (a home page, a package).
+        load: reads the data, from or into the data directory it is given.
+    """
+
+    summary: str
+    num_classes: int
+    image_shape: tuple[int, int, int]
+    train: int
+    test: int
+    origin: str
+    load: Callable[[Path], Dataset]
+
+
+DATASETS: Registry[Source] = Registry("dataset", group="bench.datasets")
+DATASETS.add("digits", "bench.data.digits:DIGITS")
+DATASETS.add("cifar10", "bench.data.torchvision_sets:CIFAR10")
+DATASETS.add("cifar100", "bench.data.torchvision_sets:CIFAR100")
+DATASETS.add("stl10", "bench.data.torchvision_sets:STL10")
+
+OWN_FORMS = {
+    "npz": "npz:PATH, one file of arrays x_train, y_train, x_test, y_test",
+    "folder": "folder:PATH, a folder of images {train,test}/<class>/<image>",
+}
+"""How to name one's own data, for messages and listings."""
+
+
+def load_dataset(spec: str, data_dir: Path) -> Dataset:
+    """Return the dataset that ``spec`` names.
+
+    Args:
+        spec: a name out of DATASETS, ``npz:PATH`` or ``folder:PATH``.
+        data_dir: where downloads and caches live; made when needed.
+
+    Raises:
+        BenchError: the name is unknown, or the data are missing, damaged or not in the documented form.
+    """
+    form, colon, path = spec.partition(":")
+    if colon and form in OWN_FORMS:
+        return _own(spec, form, path, data_dir)
+    if spec not in DATASETS:
+        raise unknown("dataset", spec, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
+    return DATASETS.get(spec).load(data_dir)
+
+
+def _own(spec: str, form: str, given: str, data_dir: Path) -> Dataset:
+    if not given:
+        raise BenchError(f"{spec!r} names no path. Type {OWN_FORMS[form]}.")
+    path = Path(given).expanduser()
+    if form == "npz":
+        return npz.load(path, name=_own_name(path.stem, form), spec=spec)
+    return folder.load(path, name=_own_name(path.resolve().name, form), spec=spec, data_dir=data_dir)
+
+
+def _own_name(stem: str, form: str) -> str:
+    """Return a name fit for folders and tables that nobody can mistake for one of the named datasets."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "own"
+    known = {_letters(dataset) for dataset in DATASETS}
+    return f"{name}-{form}" if _letters(name) in known else name
+
+
+def _letters(name: str) -> str:
+    """Return what is left of ``name`` when "CIFAR-10" and "cifar10" count as the same."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())

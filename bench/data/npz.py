@@ -1,0 +1,81 @@
+"""``npz:PATH``: anybody's own images in one file of NumPy arrays."""
+
+import zipfile
+import zlib
+from pathlib import Path
+from tokenize import TokenError
+
+from numpy.lib import format as npy
+
+from bench.data.arrays import OPTIONAL, REQUIRED, Array, dataset_from_arrays
+from bench.data.dataset import Dataset
+from bench.errors import BenchError
+
+_DAMAGE = (
+    ValueError,
+    OSError,
+    EOFError,
+    NotImplementedError,  # a compression that does not exist
+    RuntimeError,  # an encrypted member
+    MemoryError,  # a header that announces a shape no machine can hold
+    TokenError,  # a header that is no Python literal
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+def load(path: Path, *, name: str, spec: str) -> Dataset:
+    """Return the dataset in the file ``path``, whose arrays ``dataset_from_arrays`` describes.
+
+    Nothing in the file is ever unpickled. Arrays under other names are left alone.
+
+    Raises:
+        BenchError: the file is missing or damaged, or its arrays are not in that form; all faults together.
+    """
+    if not path.is_file():
+        why = f"it is a folder. Type folder:{path} for a folder of images" if path.is_dir() else "no such file"
+        raise BenchError(f"{path}: {why}. Type npz: and the path of an .npz file.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            arrays, unreadable = _read(archive)
+    except PermissionError as error:
+        raise BenchError(f"{path}: {error.strerror}. Make the file readable.") from error
+    except _DAMAGE as error:
+        raise BenchError(
+            f"{path}: not an .npz file, or cut short ({error}). Copy it again, or write it with "
+            "np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)."
+        ) from error
+    return dataset_from_arrays(arrays, what=str(path), name=name, spec=spec, unreadable=unreadable)
+
+
+def _read(archive: zipfile.ZipFile) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the known arrays, and for those that cannot be read the reason."""
+    arrays: dict[str, Array] = {}
+    unreadable: dict[str, str] = {}
+    members = set(archive.namelist())
+    for key in (*REQUIRED, *OPTIONAL):
+        if f"{key}.npy" not in members:
+            continue
+        try:
+            arrays[key] = _read_array(archive, f"{key}.npy")
+        except _DAMAGE as error:
+            unreadable[key] = _reason(error)
+    return arrays, unreadable
+
+
+def _read_array(archive: zipfile.ZipFile, member: str) -> Array:
+    """Return one array, read to its end: only there is the member's CRC compared.
+
+    ``np.load`` stops where the array's header says, so a flipped bit in the header's shape passes unseen.
+    """
+    with archive.open(member) as file:
+        array: Array = npy.read_array(file, allow_pickle=False)
+        if file.read(1):
+            raise ValueError("it is longer than its header says")
+    return array
+
+
+def _reason(error: Exception) -> str:
+    if "allow_pickle" in str(error):
+        return "it holds Python objects; save plain arrays, strings as np.array([...], dtype=str)"
+    return f"the file is corrupt ({error}); copy it again"

@@ -1,0 +1,239 @@
+"""SA, RA and AA of a classifier, image by image, able to stop after any batch and continue."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import rng
+from bench.attack import AutoAttackState, Threat, auto_attack, cross_entropy_objective, pgd
+from bench.data import Split
+from bench.evaluate.state import EvaluationState, load_evaluation
+from bench.nn import Classifier
+from bench.recipe import EvaluationSettings, Recipe
+from bench.record import AutoAttackEvaluation, Outcome, PGDEvaluation, PhaseCost
+from bench.reporting import Reporter
+from bench.stop import Stop
+from bench.train.cost import Clock, device_name
+
+
+class Evaluation(NamedTuple):
+    """What was measured of one classifier."""
+
+    sa: Outcome
+    ra: PGDEvaluation
+    aa: AutoAttackEvaluation | None
+    cost: dict[str, PhaseCost]
+
+
+def evaluate(
+    classifier: Classifier,
+    test: Split,
+    *,
+    recipe: Recipe,
+    owner: str,
+    path: Path,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+    stop: Stop,
+) -> Evaluation:
+    """Measure ``classifier`` on the test split as the recipe's ``evaluate`` section asks.
+
+    Args:
+        classifier: judged in eval mode; attacked through its prepared copy.
+        test: the test split.
+        recipe: gives the knobs and the number of classes.
+        owner: digest that ``path`` must belong to.
+        path: the state file, written after each batch.
+        seed: the run's seed; every batch of every attack draws from a generator of its own.
+        device: where to work.
+        reporter: told about progress.
+        stop: asked before each forward pass of an attack.
+
+    Raises:
+        BenchError: an attack that leaves the threat model, logits that are not finite, a foreign state.
+        InterruptedRunError: a stop was requested; the finished batches are saved.
+    """
+    return _Evaluation(classifier.to(device).eval(), test, recipe, owner, path, seed, device, reporter, stop).run()
+
+
+class _Evaluation:
+    """One call of :func:`evaluate`."""
+
+    def __init__(
+        self,
+        classifier: Classifier,
+        test: Split,
+        recipe: Recipe,
+        owner: str,
+        path: Path,
+        seed: int,
+        device: torch.device,
+        reporter: Reporter,
+        stop: Stop,
+    ) -> None:
+        self.classifier, self.test, self.path, self.seed, self.device = classifier, test, path, seed, device
+        self.settings: EvaluationSettings = recipe.evaluate
+        self.num_classes = recipe.dataset.num_classes
+        self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
+        self.subset = autoattack_images(recipe)
+        self.reporter, self.stop = reporter, stop
+        self.state: EvaluationState = load_evaluation(path, owner, reporter)
+        self.attacked = _Interruptible(classifier.prepared(), stop)
+
+    def run(self) -> Evaluation:
+        self._clean()
+        self._pgd()
+        aa = self._autoattack() if self.settings.autoattack else None
+        count = len(self.test.labels)
+        settings = self.settings
+        ra = PGDEvaluation(
+            outcome=Outcome.pack(self.state.robust, test_images=count),
+            eps=self.threat.eps,
+            steps=settings.pgd_steps,
+            step_size=settings.pgd_step_size * self.threat.eps,
+            start=settings.pgd_start,
+            restarts=settings.pgd_restarts,
+        )
+        return Evaluation(Outcome.pack(self.state.clean, test_images=count), ra, aa, self._cost())
+
+    def _clean(self) -> None:
+        self.reporter.begin("SA, clean images", len(self.test.labels), done=len(self.state.clean))
+        for _, images, labels in self._batches(len(self.state.clean)):
+            clock = Clock()
+            with torch.no_grad():
+                correct = self.classifier(images).argmax(1) == labels
+            self._save("sa", clock, clean=self.state.clean + tuple(correct.tolist()))
+            self.reporter.advance(len(labels))
+            self.stop.check()
+        self.reporter.end()
+
+    def _pgd(self) -> None:
+        settings = self.settings
+        name = f"RA, PGD-{settings.pgd_steps}"
+        self.reporter.begin(name, len(self.test.labels), done=len(self.state.robust))
+        for first, images, labels in self._batches(len(self.state.robust)):
+            clock = Clock()
+            robust = torch.ones_like(labels, dtype=torch.bool)
+            for restart in range(settings.pgd_restarts):
+                x_adv = pgd(
+                    cross_entropy_objective(self.attacked, labels),
+                    images,
+                    threat=self.threat,
+                    steps=settings.pgd_steps,
+                    step_size=settings.pgd_step_size * self.threat.eps,
+                    start=settings.pgd_start,
+                    generator=rng.generator(self.seed, "pgd", first, restart, device=self.device),
+                )
+                with torch.no_grad():
+                    robust &= self.classifier(x_adv).argmax(1) == labels
+            self._save("ra", clock, robust=self.state.robust + tuple(robust.tolist()))
+            self.reporter.advance(len(labels))
+        self.reporter.end()
+
+    def _autoattack(self) -> AutoAttackEvaluation:
+        chosen = torch.tensor(self.subset)
+        images, labels = self._to_device(self.test.images[chosen], self.test.labels[chosen])
+        saved = self.state.autoattack
+        clock = Clock()
+
+        def keep(state: AutoAttackState) -> None:
+            nonlocal clock
+            self._save("aa", clock, autoattack=state.model_dump(mode="json"))
+            clock = Clock()
+
+        result = auto_attack(
+            self.attacked,
+            images,
+            labels,
+            threat=self.threat,
+            num_classes=self.num_classes,
+            seed=self.seed,
+            batch_size=self.settings.autoattack_batch,
+            state=None if saved is None else AutoAttackState.parse(saved, str(self.path)),
+            on_state=keep,
+            on_progress=_Progress(self.reporter),
+        )
+        self.reporter.end()
+        whole = len(self.subset) == len(self.test.labels)
+        return AutoAttackEvaluation(
+            outcome=Outcome.pack(
+                result.robust.tolist(),
+                images=None if whole else self.subset,
+                test_images=len(self.test.labels),
+            ),
+            eps=self.threat.eps,
+            version="standard",
+            package=result.package,
+            package_version=result.package_version,
+            targets=result.targets,
+            survivors={attack: int(alive.sum()) for attack, alive in result.survivors.items()},
+            warnings=list(result.warnings),
+        )
+
+    def _batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        for start in range(first, len(self.test.labels), self.settings.batch_size):
+            batch = slice(start, start + self.settings.batch_size)
+            yield start, *self._to_device(self.test.images[batch], self.test.labels[batch])
+
+    def _to_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        return images.to(self.device).float().div(255), labels.to(self.device)
+
+    def _save(self, measurement: str, clock: Clock, **finished: object) -> None:
+        seconds = dict(self.state.seconds)
+        seconds[measurement] = seconds.get(measurement, 0.0) + clock.seconds
+        self.state = self.state.model_copy(update={**finished, "seconds": seconds})
+        self.state.save(self.path)
+
+    def _cost(self) -> dict[str, PhaseCost]:
+        images = {"sa": len(self.state.clean), "ra": len(self.state.robust), "aa": len(self.subset)}
+        return {
+            f"evaluate:{name}": PhaseCost(seconds=seconds, images=images[name], device=device_name(self.device))
+            for name, seconds in self.state.seconds.items()
+        }
+
+
+def autoattack_images(recipe: Recipe) -> list[int]:
+    """Return the ascending positions of the test images that AutoAttack is run on.
+
+    The subset depends on the dataset alone, so that every method and seed is attacked on the same images.
+    """
+    count, wanted = recipe.dataset.test_images, recipe.evaluate.autoattack_images
+    if wanted is None or wanted >= count:
+        return list(range(count))
+    order = torch.randperm(count, generator=rng.generator(0, "autoattack images", recipe.dataset.sha256))
+    return sorted(order[:wanted].tolist())
+
+
+class _Interruptible(nn.Module):
+    """A model that asks before each forward pass whether to stop: AutoAttack's batches take minutes."""
+
+    def __init__(self, model: nn.Module, stop: Stop) -> None:
+        super().__init__()
+        self.model = model
+        self._stop = stop
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> logits [B, classes]."""
+        self._stop.check()
+        logits: Tensor = self.model(images)
+        return logits
+
+
+class _Progress:
+    """Turns AutoAttack's (attack, tried, to try) into phases of a reporter."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+        self._attack = ""
+        self._tried = 0
+
+    def __call__(self, attack: str, tried: int, to_try: int) -> None:
+        if attack != self._attack:
+            self._reporter.begin(f"AA, {attack}", to_try)
+            self._attack, self._tried = attack, 0
+        self._reporter.advance(tried - self._tried)
+        self._tried = tried

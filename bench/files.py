@@ -1,0 +1,63 @@
+"""Files that are either whole or absent: atomic writes, and readers that notice damage."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` so that no reader, and no crash, ever sees half of it.
+
+    Raises:
+        BenchError: the folder cannot be made or written, or the disk is full; ``path`` is as it was before.
+    """
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = file.name
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise BenchError(
+            f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
+            "or choose another with --runs-dir or --results-dir; then run the same command again."
+        ) from error
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain ``values`` as indented JSON, atomically; see :func:`write_bytes`."""
+    write_bytes(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Return the plain values in ``path``; raises BenchError if it is missing, unreadable or not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise BenchError(f"cannot read {path}: {error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    # Without this a crash of the machine may forget the rename itself.
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

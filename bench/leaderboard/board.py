@@ -1,0 +1,38 @@
+"""The board as data: what the records and the papers give, before it becomes text."""
+
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.leaderboard.published import PublishedNumber, load_published
+from bench.leaderboard.rows import LeftOut, Row, read_rows
+from bench.recipe import Settings
+
+
+class Leaderboard(Settings):
+    """All that the board shows, in the order in which it is shown, and what had to be left out."""
+
+    rows: tuple[Row, ...]
+    published: tuple[PublishedNumber, ...]
+    left_out: tuple[LeftOut, ...]
+
+    @property
+    def records(self) -> int:
+        """How many records the rows count."""
+        return sum(len(row.records) for row in self.rows)
+
+
+def build_leaderboard(results_dir: Path) -> Leaderboard:
+    """Return the board of the records and the published numbers under ``results_dir``.
+
+    A record that cannot be trusted is left out and named; see ``left_out``.
+
+    Raises:
+        BenchError: there is no such folder, or its published numbers are faulty.
+    """
+    if not results_dir.is_dir():
+        raise BenchError(
+            f"there is no results folder {results_dir}. Name one with --results-dir, or let "
+            "`bench run deacl --dataset digits` make the first record."
+        )
+    rows, left_out = read_rows(results_dir)
+    return Leaderboard(rows=rows, published=load_published(results_dir), left_out=left_out)

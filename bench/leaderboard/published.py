@@ -1,0 +1,86 @@
+"""Numbers that papers published: shown beside the measured ones, marked, never mixed with them."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import Field
+
+from bench.errors import BenchError
+from bench.files import read_json
+from bench.recipe import Settings
+
+_REFERENCE_ENCODER = "resnet18"
+
+
+class PublishedNumber(Settings):
+    """One line of a paper's table. Accuracies are percent; what the source does not give is None."""
+
+    source: str
+    """Where it stands: paper and table."""
+    method: str
+    """As the source writes it."""
+    variant: dict[str, bool | int | float | str]
+    """In what it departs from the method's headline configuration; empty for the headline number."""
+    pretrain_dataset: str | None
+    dataset: str
+    encoder: str
+    protocol: str
+    """SLF, ALF or AFF."""
+    aa: float | None = Field(ge=0, le=100)
+    ra: float | None = Field(ge=0, le=100)
+    sa: float | None = Field(ge=0, le=100)
+    aa_std: float | None = Field(default=None, ge=0)
+    ra_std: float | None = Field(default=None, ge=0)
+    sa_std: float | None = Field(default=None, ge=0)
+    runs: int | None = Field(default=None, ge=1)
+    """Runs that the mean and standard deviation were taken over."""
+    time_days: float | None = Field(default=None, ge=0)
+    gpus: int | None = Field(default=None, ge=1)
+    total_gpu_days: float | None = Field(default=None, ge=0)
+    note: str | None = None
+
+
+def load_published(results_dir: Path) -> tuple[PublishedNumber, ...]:
+    """Return the published numbers under ``results_dir``, file by file, in the order of their lines.
+
+    Raises:
+        BenchError: a file is unreadable, is not a list, or has faulty entries.
+    """
+    files = sorted((results_dir / "published").glob("*.json"))
+    return tuple(number for path in files for number in _load(path))
+
+
+def published_reference(results_dir: Path, *, title: str, dataset: str | None, protocol: str) -> PublishedNumber | None:
+    """Return the headline number of a method, or None where none was published.
+
+    Where several sources give one, the first listed counts: DeACL's own Tables 7 and 8, which measured all
+    methods under one set of protocols, come before later collections.
+
+    Args:
+        results_dir: the folder whose ``published`` holds the numbers.
+        title: the method's title, as its paper writes it.
+        dataset: the name under which papers list these images; None: nobody published numbers on them.
+        protocol: its name, in any case.
+
+    Raises:
+        BenchError: as :func:`load_published`.
+    """
+    if dataset is None:
+        return None
+    for number in load_published(results_dir):
+        names_match = (number.method.casefold(), number.dataset) == (title.casefold(), dataset)
+        if names_match and number.protocol.casefold() == protocol.casefold() and _is_headline(number):
+            return number
+    return None
+
+
+def _is_headline(number: PublishedNumber) -> bool:
+    own_data = number.pretrain_dataset in (None, number.dataset)
+    return not number.variant and own_data and number.encoder == _REFERENCE_ENCODER
+
+
+def _load(path: Path) -> Iterable[PublishedNumber]:
+    entries = read_json(path)
+    if not isinstance(entries, list):
+        raise BenchError(f"{path}: expected a list of published numbers, got {type(entries).__name__}. Restore it.")
+    return [PublishedNumber.parse(entry, f"{path}, entry {place}") for place, entry in enumerate(entries, 1)]

@@ -1,0 +1,51 @@
+"""How values read in a table."""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "–"
+"""What stands for a number that was not measured; it is never shown as 0."""
+
+
+def percent(share: float, n: int) -> str:
+    """Return a share of ``n`` images in percent, with no more decimals than so many images can tell apart."""
+    return f"{100 * share:.{2 if n >= 1000 else 1}f}"
+
+
+def eps_text(eps: float) -> str:
+    """Return a radius as papers write it: 8/255 where it is a whole number of grey levels."""
+    levels = round(eps * 255)
+    if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-6:
+        return f"{levels}/255"
+    return f"{eps:g}"
+
+
+def duration(seconds: float) -> str:
+    """Return a wall-clock time as h:mm:ss, after the days if it took any."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    days, hour = divmod(hours, 24)
+    return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
+
+
+def settings_text(settings: Mapping[str, Any]) -> list[str]:
+    """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it."""
+    return [f"{key}={_value(key, value)}" for key, value in sorted(settings.items())]
+
+
+def escape(text: str) -> str:
+    """Return ``text`` on one line, with what Markdown would read as markup made literal."""
+    return re.sub(r"([\\|<>\[\]*`])", r"\\\1", " ".join(text.split()))
+
+
+def _value(key: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float):
+        # repr, not :g, because two recipes that differ in the seventh digit must not read alike.
+        return eps_text(value) if key.split(".")[-1] == "eps" else re.sub(r"e([+-])0+", r"e\1", repr(value))
+    return json.dumps(value, sort_keys=True)

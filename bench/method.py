@@ -1,0 +1,120 @@
+"""The interface between the bench and a method: stages to train in order, and one encoder at the end.
+
+A method is a class that an entry point of the group ``bench.methods`` names. It is given its validated
+configuration, yields its training stages one after the other, and hands over the encoder to evaluate.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bench import rng
+from bench.attack import Threat
+from bench.nn import Encoder, build_encoder
+from bench.recipe import MethodConfig, Recipe, TrainPlan
+from bench.registry import Registry
+
+
+class StepLoss(NamedTuple):
+    """The loss of one step."""
+
+    total: Tensor
+    """Scalar; what is minimised."""
+    scalars: Mapping[str, Tensor] = {}
+    """Named detached scalars to log."""
+
+
+class Stage(nn.Module):
+    """One training phase: what it trains, how, on which views, by which loss. The engine does the rest.
+
+    Everything random about a step is drawn in :meth:`views`, or later from the generator it received, so
+    that a step depends on (seed, stage, epoch, step) and the weights alone. The module's state (its
+    ``state_dict``) is all that has to be kept to continue exactly: queues and momentum networks belong in it.
+    """
+
+    name: str
+    plan: TrainPlan
+    encoder: Encoder
+    """What this stage trains and hands on."""
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Any:
+        """uint8 [B, C, H, W] on the training device -> whatever :meth:`forward` takes.
+
+        ``index`` (int64 [B]) holds the images' positions in the training set, for targets kept per image.
+        """
+        raise NotImplementedError
+
+    def forward(self, views: Any) -> StepLoss:
+        """Return the loss of one step. Attacks happen in here."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Move what follows the weights (momentum encoders, queues); called after each optimiser step."""
+
+
+@dataclass(frozen=True)
+class MethodContext:
+    """What a method may know about the run: the data's shape, the threat model, the seed, the device."""
+
+    recipe: Recipe
+    seed: int
+    device: torch.device
+
+    @property
+    def threat(self) -> Threat:
+        """The threat model to train against."""
+        return Threat(**self.recipe.threat.model_dump())
+
+    def new_encoder(self, *names: str) -> Encoder:
+        """Return a freshly initialised encoder as the recipe asks; the same ``names`` give the same weights."""
+        with self.scoped("encoder", *names):
+            facts = self.recipe.dataset
+            return build_encoder(self.recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
+
+    def scoped(self, *names: str) -> AbstractContextManager[None]:
+        """Return a context in which module constructors draw the weights that belong to ``names``."""
+        return rng.scoped(self.seed, "init", *names)
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """How a method is listed and cited."""
+
+    title: str
+    """As the paper writes it: "DeACL"."""
+    year: int
+    paper: str
+    bibtex: str
+    summary: str
+    """One sentence."""
+    robust: bool = True
+    """Whether pre-training is meant to make the encoder adversarially robust."""
+
+
+class Method(Protocol):
+    """What an entry point of the group ``bench.methods`` must name."""
+
+    info: ClassVar[MethodInfo]
+    config_type: ClassVar[type[MethodConfig]]
+    """The settings, with the paper's defaults, each with its source."""
+    native_encoder: ClassVar[Mapping[str, Any]]
+    """The encoder settings of the method's own paper, used under ``--fidelity native``."""
+
+    def __init__(self, config: Any) -> None: ...
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the training stages in order.
+
+        The engine trains each to the end before it asks for the next, so a later stage may read what an
+        earlier one learnt (DeACL's teacher).
+        """
+
+    def result(self) -> Encoder:
+        """Return the encoder to evaluate: one plain branch, [B, C, H, W] in [0, 1] -> [B, D]."""
+
+
+METHODS: Registry[type[Method]] = Registry("method", group="bench.methods")

@@ -1,0 +1,6 @@
+"""Networks: encoders, and the heads that come and go on top of them."""
+
+from bench.nn.encoder import ENCODERS, Encoder, Normalise, build_encoder
+from bench.nn.heads import Classifier, mlp
+
+__all__ = ["ENCODERS", "Classifier", "Encoder", "Normalise", "build_encoder", "mlp"]

@@ -1,0 +1,99 @@
+"""The encoder: input normalisation and a backbone, from pixels in [0, 1] to features."""
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from bench.nn.resnet import ResNet
+from bench.recipe import EncoderSettings
+from bench.registry import Registry
+
+
+class BackboneFactory(Protocol):
+    """Builds a backbone with an int attribute ``feature_dim``; draws its weights from the global generator."""
+
+    def __call__(self, width: int, in_channels: int, stem_padding: int, stem_init: str) -> nn.Module:
+        """Return the backbone."""
+
+
+ENCODERS: Registry[BackboneFactory] = Registry("encoder", group="bench.encoders")
+ENCODERS.add("resnet18", "bench.nn.resnet:resnet18")
+
+_CONSTANTS = {
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class Normalise(nn.Module):
+    """(x - mean) / std per channel; the constants are buffers and travel with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] in [0, 1] -> the same shape, standardised."""
+        return (images - self.mean[:, None, None]) / self.std[:, None, None]
+
+
+class Encoder(nn.Module):
+    """[B, C, H, W] in [0, 1] -> [B, feature_dim].
+
+    Normalisation is the first layer, so that attacks speak in pixels and eps means eps.
+    """
+
+    def __init__(self, backbone: nn.Module, normalise: nn.Module) -> None:
+        super().__init__()
+        self.normalise = normalise
+        self.backbone = backbone
+        self.feature_dim: int = backbone.feature_dim  # type: ignore[assignment]  # the factory promises an int
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of ``images`` [B, C, H, W] in [0, 1]."""
+        features: Tensor = self.backbone(self.normalise(images.contiguous(memory_format=torch.channels_last)))
+        return features
+
+    @torch.no_grad()
+    def prepared(self) -> Self:
+        """Return a frozen eval-mode copy that is cheaper to attack: batch-norm folded into convolutions.
+
+        In exact arithmetic it is the same function as this encoder in eval mode; in float32 features agree
+        to about 1e-6. A backbone that does not say where it can be folded is copied as it is.
+        """
+        copy = deepcopy(self).eval().requires_grad_(False)
+        if isinstance(copy.backbone, ResNet):
+            for parent, conv, norm in list(copy.backbone.conv_bn_pairs()):
+                fused = fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm))
+                setattr(parent, conv, fused)
+                setattr(parent, norm, nn.Identity())
+        return copy.requires_grad_(False)
+
+
+def build_encoder(
+    settings: EncoderSettings, *, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
+) -> Encoder:
+    """Return a new encoder, its weights drawn from torch's global generator (see ``bench.rng.scoped``).
+
+    Args:
+        settings: the recipe's encoder section.
+        image_shape: (C, H, W) of the images.
+        mean: the dataset's channel means, used when ``normalisation`` is ``dataset``.
+        std: its channel standard deviations.
+
+    Raises:
+        BenchError: an unknown ``arch``.
+    """
+    backbone = ENCODERS.get(settings.arch)(settings.width, image_shape[0], settings.stem_padding, settings.stem_init)
+    if settings.normalisation == "none":
+        return Encoder(backbone, nn.Identity())
+    return Encoder(backbone, Normalise(*_CONSTANTS.get(settings.normalisation, (mean, std))))

@@ -1,0 +1,83 @@
+"""The post-activation ResNet of the CIFAR papers, with the settings in which their copies differ."""
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 2)."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or channels_in != channels:
+            shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C, H / stride, W / stride]."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.downsample(x), inplace=True)
+
+
+class ResNet(nn.Module):
+    """A CIFAR ResNet: 3x3 stem of stride 1, no max-pool, four stages, global average pooling, no head.
+
+    Parameters carry torchvision's names (``layer2.0.downsample.0.weight``), so its checkpoints map 1:1.
+
+    Args:
+        blocks: residual blocks in each of the four stages.
+        width: channels of the first stage; each later stage doubles them.
+        in_channels: channels of the images.
+        stem_padding: zero padding of the stem: 1 keeps the image's size, 2 (DeACL, solo-learn) adds two pixels.
+        stem_init: ``kaiming`` as all other convolutions, or ``default``, the framework's own.
+    """
+
+    def __init__(
+        self, blocks: Sequence[int], *, width: int, in_channels: int, stem_padding: int, stem_init: str
+    ) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=stem_padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        widths = [width * 2**stage for stage in range(4)]
+        self.layer1 = _stage(width, widths[0], blocks[0], stride=1)
+        self.layer2 = _stage(widths[0], widths[1], blocks[1], stride=2)
+        self.layer3 = _stage(widths[1], widths[2], blocks[2], stride=2)
+        self.layer4 = _stage(widths[2], widths[3], blocks[3], stride=2)
+        self.feature_dim = widths[3]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and (module is not self.conv1 or stem_init == "kaiming"):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> pooled features [B, feature_dim]."""
+        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return x.mean(dim=(2, 3))
+
+    def conv_bn_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """Yield (parent, convolution's name, batch-norm's name) wherever one directly follows the other."""
+        yield self, "conv1", "bn1"
+        for block in self.modules():
+            if isinstance(block, BasicBlock):
+                yield block, "conv1", "bn1"
+                yield block, "conv2", "bn2"
+                if isinstance(block.downsample, nn.Sequential):
+                    yield block.downsample, "0", "1"
+
+
+def resnet18(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+    """ResNet-18: 11,168,832 parameters and 512 features at width 64."""
+    return ResNet([2, 2, 2, 2], width=width, in_channels=in_channels, stem_padding=stem_padding, stem_init=stem_init)
+
+
+def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+    rest = [BasicBlock(channels, channels, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(BasicBlock(channels_in, channels, stride), *rest)

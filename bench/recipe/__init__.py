@@ -1,0 +1,39 @@
+"""Recipes: every number of a run, validated as one frozen, hashable object."""
+
+from bench.recipe.overrides import parse_overrides
+from bench.recipe.plan import TrainPlan
+from bench.recipe.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe
+from bench.recipe.sections import (
+    PROTOCOLS,
+    EncoderSettings,
+    EvaluationSettings,
+    Fidelity,
+    Norm,
+    SLFSettings,
+    Start,
+    ThreatSettings,
+)
+from bench.recipe.settings import Settings, canonical_digest
+from bench.recipe.tiers import Tier, load_tier, tier_names
+
+__all__ = [
+    "PROTOCOLS",
+    "DatasetFacts",
+    "EncoderSettings",
+    "EvaluationSettings",
+    "Fidelity",
+    "MethodConfig",
+    "Norm",
+    "Recipe",
+    "SLFSettings",
+    "Settings",
+    "Start",
+    "ThreatSettings",
+    "Tier",
+    "TrainPlan",
+    "build_recipe",
+    "canonical_digest",
+    "load_tier",
+    "parse_overrides",
+    "tier_names",
+]

@@ -1,0 +1,57 @@
+"""``--set section.key=value``: from what the user typed to nested plain values."""
+
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from bench.errors import BenchError
+
+_FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
+
+
+def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
+    """Return ``{"stage2.lr": 0.1}`` for ``["stage2.lr=0.1"]``; raises BenchError for anything else.
+
+    Values are TOML (numbers, true, false, "text", [lists]); ``8/255`` is a number too, and a bare word is text.
+    """
+    parsed: dict[str, Any] = {}
+    for item in items:
+        key, equals, value = item.partition("=")
+        key = key.strip()
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+            raise BenchError(f"--set {item!r} is not of the form key=value. Type, say, --set stage2.epochs=5")
+        if key in parsed:
+            raise BenchError(f"--set {key} is given twice; keep one of them.")
+        parsed[key] = _value(value.strip())
+    return parsed
+
+
+def insert(values: dict[str, Any], key: str, value: Any) -> None:
+    """Set the dotted ``key`` of nested ``values`` in place, making sections as needed."""
+    *path, last = key.split(".")
+    for part in path:
+        values = values.setdefault(part, {})
+    values[last] = value
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield (dotted key, value) for every leaf of nested ``values``."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _value(text: str) -> Any:
+    fraction = _FRACTION.fullmatch(text)
+    if fraction:
+        try:
+            return float(fraction[1]) / float(fraction[2])
+        except (ValueError, ZeroDivisionError):
+            raise BenchError(f"{text!r} is not a number; write, say, 8/255") from None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return None if text.lower() in ("none", "null") else text

@@ -1,0 +1,65 @@
+"""The training plan: how one stage is optimised, as numbers."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from bench.recipe.settings import Settings
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class TrainPlan(Settings):
+    """Epochs, batches, optimiser and schedule of one training stage.
+
+    A stage's own settings class extends this one with the constants of its loss, so that everything a stage
+    needs stands in one section of the recipe (``stage2.epochs``, ``stage2.steps``).
+    """
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    drop_last: bool = True
+    """Leave out the images of an epoch that do not fill a batch."""
+
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    lr: float = Field(gt=0)
+    """Peak learning rate, as published for batches of ``lr_batch`` images."""
+    lr_batch: int | None = Field(default=None, ge=1)
+    """The linear scaling rule's reference batch; None: ``lr`` holds for any batch."""
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(default=0.0, ge=0)
+    lars_eta: float = Field(default=0.02, gt=0)
+    """Trust coefficient of LARS."""
+    lars_clip: bool = True
+    """Never let LARS exceed the rate ``lr`` (LARC's clipping)."""
+    lars_exclude_vectors: bool = True
+    """Leave one-dimensional tensors (biases, batch-norm) undecayed and unscaled by LARS."""
+
+    schedule: Literal["warmup-cosine", "steps"] = "warmup-cosine"
+    decay_epochs: tuple[int, ...] = ()
+    """``steps``: the 0-based epochs from which the rate is a tenth of what it was before."""
+    warmup_epochs: int = Field(default=0, ge=0)
+    warmup_start: float = Field(default=0.0, ge=0)
+    lr_floor: float = Field(default=0.0, ge=0)
+    schedule_unit: Literal["epoch", "step"] = "epoch"
+    """How often the learning rate moves: once an epoch, or once a step."""
+
+    precision: Precision = "fp32"
+
+    @property
+    def effective_lr(self) -> float:
+        """The peak learning rate at this plan's own batch size."""
+        return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs} exceed epochs {self.epochs}")
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum above 0")
+        return self
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Return the number of batches that ``images`` images make in one epoch."""
+        return images // self.batch_size if self.drop_last else -(-images // self.batch_size)

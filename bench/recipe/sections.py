@@ -1,0 +1,117 @@
+"""The sections of a recipe that every method shares: encoder, threat model, protocols, evaluation."""
+
+from fractions import Fraction
+from typing import Annotated, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from bench.recipe.plan import TrainPlan
+from bench.recipe.settings import Settings
+
+Fidelity = Literal["uniform", "native"]
+Normalisation = Literal["dataset", "cifar", "imagenet", "none"]
+Norm = Literal["linf", "l2"]
+Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
+"""Where an attack takes its first gradient: the image plus U(-eps, eps), as DeACL and ACL do; the same cut to
+[0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
+
+
+class EncoderSettings(Settings):
+    """Everything about the encoder that papers differ in."""
+
+    arch: str = "resnet18"
+    width: int = Field(default=64, ge=1, le=1024)
+    """Channels of the first stage; the published ResNet-18 has 64 and gives 512 features."""
+    stem_padding: int = Field(default=1, ge=0, le=2)
+    """Zero padding of the 3x3 stem. DeACL and solo-learn use 2, which enlarges every feature map."""
+    stem_init: Literal["kaiming", "default"] = "kaiming"
+    """How the stem is initialised: as all other convolutions, or by the framework's default (solo-learn)."""
+    normalisation: Normalisation = "dataset"
+    """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
+    solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), or none (RoCL, AdvCL)."""
+
+
+def _fraction(value: object) -> object:
+    """Let a text like "8/255" stand for its number: papers write eps so, and TOML has no fractions."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(Fraction(value))
+    except (ValueError, ArithmeticError):
+        raise ValueError("not a number; write 8/255 or 0.031") from None
+
+
+class ThreatSettings(Settings):
+    """The threat model: which perturbations of an image in [0, 1] the adversary may make."""
+
+    norm: Norm = "linf"
+    eps: Annotated[float, BeforeValidator(_fraction)]
+    """Radius in pixel units on the [0, 1] scale: 8/255 for CIFAR."""
+
+    @model_validator(mode="after")
+    def _eps_fits_the_pixel_range(self) -> Self:
+        if self.norm == "linf" and not 0 <= self.eps <= 1:
+            raise ValueError(f"eps {self.eps:g} outside [0, 1]; images live in [0, 1], so write 8/255")
+        if self.eps < 0:
+            raise ValueError(f"eps {self.eps:g} is negative; a radius is 0 or more, such as 128/255")
+        return self
+
+
+class SLFSettings(TrainPlan):
+    """Standard linear finetuning: a linear classifier on the frozen encoder, trained on clean images.
+
+    The shared skeleton of the protocol (25 epochs, SGD, weak views, decay at epochs 15 and 20) is AdvCL's
+    (NeurIPS 2021), which DeACL follows (section 4.1). Papers differ in ``encoder_bn`` and ``lr``.
+    """
+
+    preset: Literal["uniform", "advcl", "deacl-2024"] = "uniform"
+    """``uniform``: encoder in eval mode, lr 0.1. ``advcl``: eval mode, lr 0.01, the paper-era protocol.
+    ``deacl-2024``: DeACL's current script: lr 0.1, batch-norm statistics rewritten by clean images."""
+    encoder_bn: Literal["eval", "train"] = "eval"
+    """``eval``: the encoder stays frozen to the bit. ``train``: its batch-norm layers use batch statistics and
+    overwrite their running statistics."""
+    epochs: int = Field(default=25, ge=1)
+    batch_size: int = Field(default=512, ge=2)
+    drop_last: bool = False
+    lr: float = Field(default=0.1, gt=0)
+    weight_decay: float = Field(default=2e-4, ge=0)
+    flip_prob: float = Field(default=0.5, ge=0, le=1)
+    """Of the weak view; 0 where the data must not be mirrored."""
+    schedule: Literal["warmup-cosine", "steps"] = "steps"
+    decay_epochs: tuple[int, ...] = (15, 20)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        return {**SLF_PRESETS.get(values.get("preset", "uniform"), {}), **values}
+
+
+SLF_PRESETS: dict[object, dict[str, object]] = {
+    "uniform": {"encoder_bn": "eval", "lr": 0.1},
+    "advcl": {"encoder_bn": "eval", "lr": 0.01},
+    "deacl-2024": {"encoder_bn": "train", "lr": 0.1},
+}
+
+
+class EvaluationSettings(Settings):
+    """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1)."""
+
+    eps: float | None = Field(default=None, ge=0, le=1)
+    """Radius to evaluate at; None: the threat model's."""
+    batch_size: int = Field(default=256, ge=1)
+    pgd_steps: int = Field(default=20, ge=0)
+    pgd_step_size: float = Field(default=0.25, gt=0)
+    """In units of eps: 0.25 is 2/255 at eps 8/255."""
+    pgd_start: Start = "uniform"
+    pgd_restarts: int = Field(default=1, ge=1)
+    """An image counts as robust if it survives every restart."""
+    autoattack: bool = True
+    autoattack_images: int | None = Field(default=None, ge=1)
+    """Attack a seeded random subset of this many test images; None: all of them."""
+    autoattack_batch: int = Field(default=256, ge=1)
+
+
+PROTOCOLS = ("slf",)
+"""The protocols there are, in the order in which they run."""

@@ -1,0 +1,96 @@
+"""What happened to each test image, packed into a bitmap, and the accuracy that follows from it."""
+
+import base64
+import math
+from collections.abc import Sequence
+from typing import Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from bench.recipe import Settings
+
+
+class Outcome(Settings):
+    """Per-image outcome of one measurement: still classified correctly, or not.
+
+    The bitmap makes two records comparable image by image; the numbers beside it must agree with it.
+    """
+
+    n: int = Field(ge=1)
+    """Images measured."""
+    correct: int = Field(ge=0)
+    """How many of them were classified correctly."""
+    accuracy: float = Field(ge=0, le=1)
+    """Their share."""
+    interval: tuple[float, float]
+    """The 95 % Wilson score interval of the accuracy."""
+    bits: str
+    """Base64 of one bit an image, most significant bit first, in the order of ``images``."""
+    images: str | None = None
+    """Base64 bitmap over the whole test split of the images measured; None: all of them."""
+
+    @classmethod
+    def pack(cls, correct: Sequence[bool], *, images: Sequence[int] | None = None, test_images: int) -> Self:
+        """Return the outcome of ``correct``, one entry an image.
+
+        Args:
+            correct: outcomes in ascending order of the images' positions in the test split.
+            images: those positions, ascending, when only a subset was measured.
+            test_images: size of the test split.
+        """
+        mask = None
+        if images is not None:
+            chosen = np.zeros(test_images, dtype=bool)
+            chosen[list(images)] = True
+            mask = _encode(chosen)
+        n, hits = len(correct), sum(map(bool, correct))
+        return cls(
+            n=n,
+            correct=hits,
+            accuracy=hits / n,
+            interval=wilson_interval(hits, n),
+            bits=_encode(np.asarray(correct, dtype=bool)),
+            images=mask,
+        )
+
+    @model_validator(mode="after")
+    def _agrees_with_bitmap(self) -> Self:
+        if len(base64.b64decode(self.bits)) != -(-self.n // 8):
+            raise ValueError(f"the bitmap does not hold {self.n} outcomes")
+        if sum(self.unpack()) != self.correct or self.accuracy != self.correct / self.n:
+            raise ValueError("the accuracy disagrees with the per-image outcomes")
+        return self
+
+    def unpack(self) -> list[bool]:
+        """Return one entry a measured image, in test-split order."""
+        return _decode(self.bits, self.n)
+
+    def positions(self, test_images: int) -> list[int]:
+        """Return the measured images' positions in a test split of ``test_images`` images."""
+        if self.images is None:
+            return list(range(self.n))
+        return [position for position, chosen in enumerate(_decode(self.images, test_images)) if chosen]
+
+
+def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """Return the Wilson score interval of a proportion.
+
+    Unlike the normal interval it is right for small n and near 0 and 1, where robust accuracies often lie.
+
+    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+    """
+    share = correct / n
+    centre = share + z * z / (2 * n)
+    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+def _encode(flags: np.ndarray) -> str:
+    return base64.b64encode(np.packbits(flags).tobytes()).decode()
+
+
+def _decode(text: str, count: int) -> list[bool]:
+    packed = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
+    return [bool(bit) for bit in np.unpackbits(packed)[:count]]

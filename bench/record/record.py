@@ -1,0 +1,99 @@
+"""The record: what one protocol on one run left behind. Every number of the board comes from one."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from bench.recipe import Settings, canonical_digest
+from bench.record.environment import Environment
+from bench.record.outcome import Outcome
+
+SCHEMA: Literal[1] = 1
+
+
+class PhaseCost(Settings):
+    """Cost of one phase; what was not measured is absent."""
+
+    seconds: float = Field(ge=0)
+    images: int | None = None
+    images_per_second: float | None = None
+    flops_per_image: float | None = None
+    peak_memory_bytes: int | None = None
+    device: str
+
+
+class PGDEvaluation(Settings):
+    """RA: accuracy under PGD, and its knobs in pixel units."""
+
+    outcome: Outcome
+    eps: float
+    steps: int
+    step_size: float
+    start: str
+    restarts: int
+
+
+class AutoAttackEvaluation(Settings):
+    """AA: accuracy under AutoAttack, with its per-attack breakdown and its own warnings."""
+
+    outcome: Outcome
+    eps: float
+    version: str
+    package: str
+    package_version: str
+    targets: int
+    """Target classes of the targeted attacks: 9, or one less than the number of classes."""
+    survivors: dict[str, int]
+    """Images still classified correctly after each attack, in the order of the attacks."""
+    warnings: list[str]
+
+
+class Record(Settings):
+    """One (run, protocol). Schema version 1.
+
+    ``sha256`` is the digest of everything else, so that a truncated or edited file is noticed.
+    """
+
+    schema_version: Literal[1] = SCHEMA
+    method: str
+    title: str
+    dataset: str
+    tier: str
+    fidelity: Literal["uniform", "native"]
+    seed: int
+    protocol: str
+    overrides: dict[str, Any]
+    """What was changed against the tier's recipe; empty for the recipe as it stands."""
+    recipe: dict[str, Any]
+    """The resolved recipe: method configuration, dataset facts, encoder, threat, protocol, evaluation."""
+    pretraining_sha256: str
+    protocol_sha256: str
+    encoder_sha256: str
+    """Digest of the pre-trained encoder's weights."""
+    classifier_sha256: str
+    sa: Outcome
+    ra: PGDEvaluation
+    aa: AutoAttackEvaluation | None = None
+    doctor: dict[str, Any] | None = None
+    """Verdicts of the evaluation's own checks."""
+    cost: dict[str, PhaseCost]
+    """By phase: each training stage, the protocol, each attack."""
+    history: dict[str, list[dict[str, float]]]
+    """By phase: one entry an epoch."""
+    environment: Environment
+    started: str
+    finished: str
+    sha256: str = ""
+
+    def sealed(self) -> "Record":
+        """Return this record with its digest filled in."""
+        return self.model_copy(update={"sha256": self.content_digest()})
+
+    def content_digest(self) -> str:
+        """Return the digest of everything but ``sha256``."""
+        return canonical_digest(self.model_dump(mode="json", exclude={"sha256"}))
+
+    @property
+    def pretraining_seconds(self) -> float:
+        """Wall-clock of all training stages, protocol and evaluation excluded."""
+        return sum(cost.seconds for phase, cost in self.cost.items() if phase.startswith("stage:"))

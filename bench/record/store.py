@@ -1,0 +1,66 @@
+"""Records on disk: one file each, written once, never edited."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.files import read_json, write_json
+from bench.record.record import SCHEMA, Record
+
+
+def record_path(folder: Path, record: Record) -> Path:
+    """Return where ``record`` belongs under ``folder``, whether or not it is there."""
+    name = "-".join(
+        [
+            record.method,
+            record.tier,
+            record.fidelity,
+            f"s{record.seed}",
+            record.protocol,
+            record.protocol_sha256[:8],
+        ]
+    )
+    return folder / record.dataset / f"{name}.json"
+
+
+def save_record(folder: Path, record: Record) -> Path:
+    """Write ``record`` under ``folder`` and return its path.
+
+    A record of the same run that is there already stays: the new one gets a number behind its name.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    record = record.sealed()
+    first = path = record_path(folder, record)
+    number = 1
+    while path.exists():
+        if read_json(path).get("sha256") == record.sha256:
+            return path
+        number += 1
+        path = first.with_name(f"{first.stem}.{number}.json")
+    write_json(path, record.model_dump(mode="json"))
+    return path
+
+
+def load_record(path: Path) -> Record:
+    """Return the record in ``path``.
+
+    Raises:
+        BenchError: unreadable, of an unknown schema version, incomplete, or edited after it was written.
+    """
+    values = read_json(path)
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA:
+        raise BenchError(f"{path}: schema version {version!r}, this program reads {SCHEMA}. Update the bench.")
+    record = Record.parse(values, str(path))
+    if record.content_digest() != record.sha256:
+        raise BenchError(f"{path}: its checksum does not match; it was edited or damaged. Restore or remove it.")
+    return record
+
+
+def record_files(folder: Path) -> Iterator[Path]:
+    """Yield the files under ``folder`` that should be records, in a stable order."""
+    for path in sorted(folder.glob("*/*.json")):
+        if path.parent.name != "published" and not path.name.startswith("."):
+            yield path

@@ -1,0 +1,8 @@
+"""A run: one method from raw images to records."""
+
+from bench.run.execute import execute
+from bench.run.folder import RunFolder
+from bench.run.prepare import Run, RunRequest, prepare
+from bench.run.project import PhaseEstimate, project
+
+__all__ = ["PhaseEstimate", "Run", "RunFolder", "RunRequest", "execute", "prepare", "project"]

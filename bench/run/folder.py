@@ -1,0 +1,87 @@
+"""A run's folder: where its weights, its unfinished state and its finished records are."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.files import read_json, write_json
+from bench.recipe import Recipe, canonical_digest
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one (recipe, seed); its name tells them apart, so the same command finds it again."""
+
+    path: Path
+    recipe: Recipe
+    seed: int
+
+    @classmethod
+    def of(cls, runs_dir: Path, recipe: Recipe, seed: int) -> "RunFolder":
+        """Return the folder that belongs to ``recipe`` and ``seed``; nothing is made yet."""
+        parts = [recipe.dataset.name, recipe.method, recipe.tier, recipe.fidelity, f"s{seed}"]
+        return cls(runs_dir / "-".join([*parts, recipe.pretraining_digest()[:8]]), recipe, seed)
+
+    @property
+    def owner(self) -> str:
+        """The digest of all that decides the encoder, the seed included."""
+        return canonical_digest([self.recipe.pretraining_digest(), self.seed])
+
+    @property
+    def encoder(self) -> Path:
+        """The pre-trained encoder's weights."""
+        return self.path / "encoder.safetensors"
+
+    def protocol(self, name: str) -> "ProtocolFolder":
+        """Return the place of the protocol ``name`` with the recipe's settings of it."""
+        digest = self.recipe.protocol_digest(name)
+        return ProtocolFolder(self.path / f"{name}-{digest[:8]}", canonical_digest([digest, self.seed]))
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """Make the folder, check that it is this run's, and keep other processes out of it.
+
+        Raises:
+            BenchError: another process works in it, it cannot be written, or it holds another run.
+        """
+        identity = {"owner": self.owner, "seed": self.seed, "recipe": self.recipe.model_dump(mode="json")}
+        description = self.path / "run.json"
+        if not description.exists():
+            write_json(description, identity)
+        elif read_json(description).get("owner") != self.owner:
+            raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
+        try:
+            lock = (self.path / ".lock").open("a")
+        except OSError as error:
+            raise BenchError(
+                f"cannot write in {self.path}: {error.strerror}. Make it writable or choose another --runs-dir."
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BenchError(
+                    f"another process is working on this run ({self.path}). Wait for it, or stop it."
+                ) from None
+            yield
+
+
+@dataclass(frozen=True)
+class ProtocolFolder:
+    """Where one protocol of a run keeps its classifier, its unfinished evaluation and its record."""
+
+    path: Path
+    owner: str
+
+    @property
+    def evaluation(self) -> Path:
+        """The evaluation's state."""
+        return self.path / "evaluation.json"
+
+    @property
+    def record(self) -> Path:
+        """The finished record; its copy under ``results/`` is the one that counts."""
+        return self.path / "record.json"

@@ -1,0 +1,126 @@
+"""What a run will do and how long that takes here: measured on a throw-away copy before anything starts."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import rng
+from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.evaluate import autoattack_images
+from bench.method import Stage
+from bench.nn import Classifier
+from bench.protocol import SLFStage
+from bench.run.prepare import Run
+from bench.train import check_plan, forward, stage_progress
+
+_PROBE_IMAGES = 64
+"""Images a timed batch holds on a CPU, where time is proportional to images and a full batch takes minutes."""
+
+# What AutoAttack standard does to an image that survives it all: APGD-CE and APGD-T take 10 x 100 gradients,
+# FAB-T 9 x 100 gradients and about two more forward passes a step, Square 5,000 forward passes.
+_AA_GRADIENTS = 1900
+_AA_FORWARDS = 6800
+_AA_SURVIVORS = 0.5
+"""Share of images assumed to survive, for want of knowing."""
+
+
+@dataclass(frozen=True)
+class PhaseEstimate:
+    """One line of the announcement."""
+
+    phase: str
+    work: str
+    """In words: "60 epochs of 22 batches of 64"."""
+    seconds: float
+    """Of the whole phase on this machine."""
+    left: float = 1.0
+    """Share of it that is still to do."""
+
+
+def project(run: Run) -> list[PhaseEstimate]:
+    """Return an estimate for each phase of ``run``, from timing a few steps of each on untrained weights.
+
+    Raises:
+        BenchError: a plan that cannot work on this dataset or device.
+    """
+    method = run.method(run.recipe.config)
+    images = run.dataset.pretraining_images
+    estimates = []
+    for stage in method.stages(run.context):
+        done = stage_progress(run.folder.path, stage.name)
+        left = 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
+        estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
+    encoder = method.result().to(run.device)
+    facts = run.recipe.dataset
+    for protocol in run.protocols:
+        labels = run.dataset.train.labels
+        stage = SLFStage(run.recipe.slf, encoder, labels, facts.num_classes, run.seed)
+        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", 1.0))
+        estimates += _evaluation(run, stage.classifier())
+    return estimates
+
+
+def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
+    check_plan(stage, len(images), run.device)
+    plan, stage = stage.plan, stage.to(run.device).train()
+    steps = plan.steps_per_epoch(len(images))
+    probe = plan.batch_size if run.device.type != "cpu" else min(plan.batch_size, _PROBE_IMAGES)
+    index = torch.arange(probe, device=run.device)
+    batch = images[:probe].to(run.device)
+
+    def step() -> None:
+        generator = rng.generator(run.seed, "projection", device=run.device)
+        forward(stage, batch, generator, index).total.backward()
+
+    per_image = _seconds(step, run.device) / probe
+    processed = plan.epochs * (steps * plan.batch_size if plan.drop_last else len(images))
+    work = f"{plan.epochs} epochs of {steps} batches of {plan.batch_size}"
+    return PhaseEstimate(phase, work, per_image * processed, left)
+
+
+def _evaluation(run: Run, classifier: Classifier) -> list[PhaseEstimate]:
+    settings, test = run.recipe.evaluate, run.dataset.test
+    count = min(len(test.labels), _PROBE_IMAGES)
+    images = test.images[:count].to(run.device).float().div(255)
+    objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
+    threat = Threat(norm=run.recipe.threat.norm, eps=run.recipe.eval_eps)
+
+    def gradient() -> Tensor:
+        return pgd(objective, images, threat=threat, steps=1, step_size=0.0, start="clean")
+
+    @torch.no_grad()
+    def value() -> Tensor:
+        return objective(images)
+
+    forward_seconds = _seconds(value, run.device) / count
+    gradient_seconds = _seconds(gradient, run.device) / count
+    passes = settings.pgd_steps * settings.pgd_restarts
+    estimates = [
+        PhaseEstimate(
+            f"RA, PGD-{settings.pgd_steps}",
+            f"{len(test.labels)} test images, {settings.pgd_restarts} restart(s)",
+            len(test.labels) * (passes * gradient_seconds + 2 * forward_seconds),
+        )
+    ]
+    if settings.autoattack:
+        attacked = len(autoattack_images(run.recipe))
+        survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
+        work = f"standard, {attacked} test images"
+        estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor))
+    return estimates
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:
+    """Return the shortest of ``repeats`` timed calls, after one that is not counted."""
+    times = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

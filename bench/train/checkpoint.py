@@ -1,0 +1,103 @@
+"""The state of a stage in training: everything the next step depends on, in one file."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bench.errors import BenchError
+from bench.method import Stage
+from bench.recipe import Settings
+from bench.train.cost import Cost
+from bench.zoo import load_tensors, save_tensors
+
+
+class Progress(Settings):
+    """How far a stage has come."""
+
+    owner: str
+    """Digest of the recipe and the seed that this state belongs to."""
+    stage: str
+    epoch: int = 0
+    """0-based epoch of the next step."""
+    step: int = 0
+    """0-based number of the next step within its epoch."""
+    loss_sum: dict[str, float] = {}
+    """Sums of the logged scalars over the steps of the unfinished epoch."""
+    history: list[dict[str, float]] = []
+    """One entry a finished epoch: the mean of each logged scalar, and the learning rate."""
+    loss_scale: float | None = None
+    """The gradient scaler's factor under fp16."""
+    scale_growth: int = 0
+    """Its count of steps since the factor last moved."""
+    cost: Cost
+
+
+def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: Progress) -> None:
+    """Write the stage, its optimiser (None once training is over) and ``progress`` to ``path``, atomically."""
+    tensors = {f"stage.{name}": value for name, value in stage.state_dict().items()}
+    if optimizer is not None:
+        names = _names(stage, optimizer)
+        for parameter, values in optimizer.state.items():
+            momentum = values.get("momentum_buffer")
+            if momentum is not None:
+                tensors[f"momentum.{names[parameter]}"] = momentum
+    save_tensors(path, tensors, progress.model_dump(mode="json"))
+
+
+def load_state(path: Path, owner: str, stage: Stage, optimizer: Optimizer | None) -> Progress:
+    """Restore ``stage`` and ``optimizer`` in place from ``path`` and return how far they had come.
+
+    Raises:
+        BenchError: the file is damaged, or belongs to another recipe, seed or stage.
+    """
+    tensors, metadata = load_tensors(path)
+    progress = Progress.parse(metadata, str(path))
+    if (progress.owner, progress.stage) != (owner, stage.name):
+        raise BenchError(
+            f"{path} belongs to another run (stage {progress.stage!r}, recipe and seed {progress.owner[:12]}; "
+            f"this run is {owner[:12]}). Move it away, or choose another --runs-dir."
+        )
+    try:
+        stage.load_state_dict(_under("stage.", tensors))
+    except RuntimeError as error:
+        raise BenchError(f"{path} does not fit this stage: {error}") from error
+    if optimizer is not None:
+        momenta = _under("momentum.", tensors)
+        for parameter, name in _names(stage, optimizer).items():
+            if name in momenta:
+                # empty_like keeps the parameter's memory format, on which the speed of the update depends.
+                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momenta[name])
+    return progress
+
+
+def stage_progress(folder: Path, stage: str) -> Progress | None:
+    """Return how far the stage called ``stage`` has come in ``folder``, None where nothing readable is there."""
+    for path in (finished_path(folder, stage), unfinished_path(folder, stage)):
+        if path.exists():
+            try:
+                return Progress.parse(load_tensors(path).metadata, str(path))
+            except BenchError:
+                return None
+    return None
+
+
+def finished_path(folder: Path, stage: str) -> Path:
+    """Return where a stage's trained state is kept."""
+    return folder / f"{stage}.safetensors"
+
+
+def unfinished_path(folder: Path, stage: str) -> Path:
+    """Return where the state of a stage in training is kept."""
+    return folder / f"{stage}.training.safetensors"
+
+
+def _names(stage: Stage, optimizer: Optimizer) -> dict[Any, str]:
+    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+    return {p: name for name, p in stage.named_parameters() if id(p) in trained}
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,215 @@
+"""The engine: trains any stage to the end, and continues it after any interruption as if there had been none.
+
+What a batch holds depends on (seed, stage, epoch, step) alone, so the state to keep is the stage's tensors, the
+optimiser's, and two counters. On the CPU a continued run ends with bit-identical weights.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bench import rng
+from bench.errors import BenchError
+from bench.method import Stage, StepLoss
+from bench.reporting import Reporter, Silent
+from bench.stop import Stop
+from bench.train.checkpoint import (
+    Progress,
+    finished_path,
+    load_state,
+    save_state,
+    unfinished_path,
+)
+from bench.train.cost import Cost, count_flops, device_name, peak_memory, timed
+from bench.train.optim import build_optimizer, set_lr
+from bench.train.schedule import learning_rate
+
+_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def train(
+    stage: Stage,
+    images: Tensor,
+    *,
+    folder: Path,
+    owner: str,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter | None = None,
+    stop: Stop | None = None,
+) -> Progress:
+    """Train ``stage`` on ``images`` to the end of its plan, or load it if that was done before.
+
+    Args:
+        stage: changed in place; afterwards on ``device``.
+        images: uint8 [N, C, H, W], on the CPU or on ``device``.
+        folder: where ``<stage>.training.safetensors`` (every epoch, and when stopped) and, at the end,
+            ``<stage>.safetensors`` are written.
+        owner: digest of the recipe and seed; the state of another owner is refused.
+        seed: the run's seed.
+        device: where to train.
+        reporter: told about progress.
+        stop: asked after each step.
+
+    Returns:
+        the finished progress: history and cost.
+
+    Raises:
+        BenchError: bad state on disk, a batch larger than the data, a loss that is not finite.
+        InterruptedRunError: a stop was requested; the state is saved.
+    """
+    return _Training(stage, images, folder, owner, seed, device, reporter or Silent(), stop or Stop()).run()
+
+
+class _Training:
+    """One call of :func:`train`."""
+
+    def __init__(
+        self,
+        stage: Stage,
+        images: Tensor,
+        folder: Path,
+        owner: str,
+        seed: int,
+        device: torch.device,
+        reporter: Reporter,
+        stop: Stop,
+    ) -> None:
+        self.stage, self.plan, self.seed, self.device = stage.to(device), stage.plan, seed, device
+        self.reporter, self.stop = reporter, stop
+        self.unfinished = unfinished_path(folder, stage.name)
+        self.finished = finished_path(folder, stage.name)
+        self.count = len(images)
+        self.steps = self.plan.steps_per_epoch(self.count)
+        check_plan(stage, self.count, device)
+        self.images = images.to(device)
+        self.progress = Progress(
+            owner=owner, stage=stage.name, cost=Cost(seconds=0.0, images=0, device=device_name(device))
+        )
+
+    def run(self) -> Progress:
+        if self.finished.exists():
+            return load_state(self.finished, self.progress.owner, self.stage, None)
+        optimizer = build_optimizer(self.plan, self.stage)
+        scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
+        if self.unfinished.exists():
+            self.progress = load_state(self.unfinished, self.progress.owner, self.stage, optimizer)
+            _restore_scaler(scaler, self.progress)
+        self.stage.train()
+        self._announce()
+        while self.progress.epoch < self.plan.epochs:
+            self._epoch(optimizer, scaler)
+        save_state(self.finished, self.stage, None, self.progress)
+        self.unfinished.unlink(missing_ok=True)
+        self.reporter.end()
+        return self.progress
+
+    def _announce(self) -> None:
+        per_epoch = min(self.count, self.steps * self.plan.batch_size)
+        done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
+        total = self.plan.epochs * per_epoch
+        self.reporter.begin(f"stage {self.stage.name}", total, done=done)
+
+    def _epoch(self, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
+        """Train from the current step to the end of the epoch, and save."""
+        epoch, first, cost = self.progress.epoch, self.progress.step, self.progress.cost
+        order = torch.randperm(self.count, generator=rng.generator(self.seed, self.stage.name, "order", epoch))
+        order = order.to(self.device)
+        sums: dict[str, Tensor | float] = dict(self.progress.loss_sum)
+        flops, images, lr = cost.flops_per_image, cost.images, 0.0
+        with timed(self.device) as clock:
+            for step in range(first, self.steps):
+                lr = learning_rate(self.plan, epoch=epoch, step=step, steps_per_epoch=self.steps)
+                set_lr(optimizer, lr)
+                index = order[step * self.plan.batch_size : (step + 1) * self.plan.batch_size]
+                take_step = partial(self._step, index, step, optimizer, scaler)
+                if flops is None:
+                    loss, total = count_flops(take_step)
+                    flops = total / len(index)
+                else:
+                    loss = take_step()
+                images += len(index)
+                for name, value in {"loss": loss.total, **loss.scalars}.items():
+                    sums[name] = sums.get(name, 0.0) + value.detach().double()
+                self.reporter.advance(len(index), self._detail(epoch, step, sums))
+                if self.stop.requested and step + 1 < self.steps:
+                    break
+        means = {name: float(value) for name, value in sums.items()}
+        self._refuse_nonfinite(means, epoch)
+        done = step + 1 == self.steps
+        entry = {name: value / self.steps for name, value in means.items()} | {"lr": lr}
+        self.progress = self.progress.model_copy(
+            update={
+                "epoch": epoch + done,
+                "step": 0 if done else step + 1,
+                "loss_sum": {} if done else means,
+                "history": self.progress.history + ([entry] if done else []),
+                "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
+                "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
+                "cost": Cost(
+                    seconds=cost.seconds + clock.seconds,
+                    images=images,
+                    flops_per_image=flops,
+                    peak_memory_bytes=max(peak_memory(self.device), cost.peak_memory_bytes or 0),
+                    device=cost.device,
+                ),
+            }
+        )
+        save_state(self.unfinished, self.stage, optimizer, self.progress)
+        self.stop.check()
+
+    def _step(self, index: Tensor, step: int, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> StepLoss:
+        generator = rng.generator(self.seed, self.stage.name, "views", self.progress.epoch, step, device=self.device)
+        loss = forward(self.stage, self.images[index], generator, index)
+        optimizer.zero_grad(set_to_none=True)
+        scaler.scale(loss.total).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        self.stage.after_step()
+        return loss
+
+    def _detail(self, epoch: int, step: int, sums: Mapping[str, Tensor | float]) -> str:
+        # Reading the loss waits for the device, so it is done a few times an epoch only.
+        every = max(1, self.steps // 8)
+        if step % every and step + 1 != self.steps:
+            return ""
+        return f"epoch {epoch + 1}/{self.plan.epochs}, loss {float(sums['loss']) / (step + 1):.3f}"
+
+    def _refuse_nonfinite(self, means: Mapping[str, float], epoch: int) -> None:
+        if not torch.tensor(means["loss"]).isfinite():
+            raise BenchError(
+                f"the loss of stage {self.stage.name!r} is not finite in epoch {epoch + 1}. Nothing of this epoch "
+                "was saved. Lower the stage's lr, or train in fp32, with --set."
+            )
+
+
+def forward(stage: Stage, images: Tensor, generator: torch.Generator, index: Tensor) -> StepLoss:
+    """Return the loss of ``stage`` on a batch of uint8 ``images``, in the precision of its plan."""
+    dtype = _AUTOCAST.get(stage.plan.precision)
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+        loss: StepLoss = stage(stage.views(images, generator, index))
+        return loss
+
+
+def check_plan(stage: Stage, images: int, device: torch.device) -> None:
+    """Raise BenchError where the plan of ``stage`` cannot work on ``images`` images and ``device``."""
+    if stage.plan.batch_size > images:
+        raise BenchError(
+            f"stage {stage.name!r} wants batches of {stage.plan.batch_size} images but the dataset has {images} "
+            "to train on. Choose a smaller batch_size for the stage with --set."
+        )
+    if stage.plan.precision == "fp16" and device.type == "cpu":
+        raise BenchError(
+            f"stage {stage.name!r} trains in fp16, which needs a GPU. Set its precision to fp32 or bf16 with --set, "
+            "or choose a smaller tier."
+        )
+
+
+def _restore_scaler(scaler: torch.amp.GradScaler, progress: Progress) -> None:
+    if progress.loss_scale is not None:
+        state = scaler.state_dict()
+        scaler.load_state_dict({**state, "scale": progress.loss_scale, "_growth_tracker": progress.scale_growth})

@@ -1,0 +1,64 @@
+"""Named tensors in one safetensors file, with a checksum and plain metadata, written atomically."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from bench.errors import BenchError
+from bench.files import write_bytes
+
+_FORMAT = "bench-1"
+
+
+class TensorFile(NamedTuple):
+    """What :func:`load_tensors` found."""
+
+    tensors: dict[str, Tensor]
+    metadata: dict[str, Any]
+
+
+def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
+    """Write ``tensors`` and JSON-able ``metadata`` to ``path``; raises BenchError when the disk refuses."""
+    # clone() gives every entry memory of its own, which the format demands of views and tied weights.
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
+    text = json.dumps(metadata, sort_keys=True)
+    header = {"format": _FORMAT, "metadata": text, "sha256": digest(plain, text)}
+    write_bytes(path, save(plain, metadata=header))
+
+
+def load_tensors(path: Path) -> TensorFile:
+    """Return the tensors (on the CPU) and metadata of ``path``.
+
+    Raises:
+        BenchError: the file is missing, truncated, not ours, or one of its bits has changed.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise BenchError(f"cannot read {path}: {error}. Delete it; the same command makes it again.") from error
+    if header.get("format") != _FORMAT:
+        raise BenchError(f"{path} was not written by this program (no {_FORMAT!r} header).")
+    if digest(tensors, header["metadata"]) != header["sha256"]:
+        raise BenchError(f"{path} is damaged: its checksum does not match. Delete it; the same command makes it again.")
+    return TensorFile(tensors, json.loads(header["metadata"]))
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Return the SHA-256 of names, types, shapes and bytes in name order, and of ``text``."""
+    hasher = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return hasher.hexdigest()

@@ -1,0 +1,114 @@
+"""SimCLR: contrastive learning of two strong views. A method of its own, and DeACL's default first stage."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from bench.data.views import StrongView
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, mlp
+from bench.recipe import MethodConfig, TrainPlan
+from methods.losses import nt_xent
+
+
+class SimCLRStageSettings(TrainPlan):
+    """The recipe of solo-learn's CIFAR model zoo in 2021, from which DeACL took its teachers.
+
+    Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/simclr.sh``; weight decay also DeACL
+    Table 2. The current YAML of that repository (weight decay 1e-4, warm-up from 3e-5) is a later recipe.
+    """
+
+    epochs: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=256, ge=2)
+    optimizer: Literal["sgd", "lars"] = "lars"
+    lr: float = Field(default=0.4, gt=0)
+    lr_batch: int | None = Field(default=256, ge=1)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    warmup_epochs: int = Field(default=10, ge=0)
+    warmup_start: float = Field(default=0.003, ge=0)
+    precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+
+    temperature: float = Field(default=0.2, gt=0)
+    projector: tuple[int, ...] = (2048, 256)
+    """Widths of the projector's hidden and output layers; no batch-norm."""
+    view: StrongView = StrongView(
+        order="crop_first",
+        crop_scale=(0.08, 1.0),
+        interpolation="bicubic",
+        jitter=(0.8, 0.8, 0.8, 0.2),
+        jitter_prob=0.8,
+        grayscale_prob=0.2,
+        blur_prob=0.5,
+    )
+    """Both views. Blur 0.5 as in that generation's parser default and in DeACL section 4.1."""
+
+
+class SimCLRStage(Stage):
+    """Minimises NT-Xent between the projections of two strong views of each image.
+
+    solo-learn trains a linear probe beside it on detached features, for monitoring; it has no effect on the
+    encoder and is left out here, where no stage sees a label.
+    """
+
+    name = "ssl"
+
+    def __init__(self, settings: SimCLRStageSettings, ctx: MethodContext) -> None:
+        super().__init__()
+        self.plan: SimCLRStageSettings = settings
+        self.encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            self.projector = mlp([self.encoder.feature_dim, *settings.projector])
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Tensor:
+        """uint8 [B, C, H, W] -> two independent strong views of each, float [2B, C, H, W] in [0, 1]."""
+        return self.plan.view(torch.cat([images, images]), generator)
+
+    def forward(self, views: Tensor) -> StepLoss:
+        """Return NT-Xent; both views share one forward pass, hence one set of batch statistics."""
+        z1, z2 = self.projector(self.encoder(views)).chunk(2)
+        return StepLoss(nt_xent(z1, z2, self.plan.temperature))
+
+
+class SimCLRConfig(MethodConfig):
+    """SimCLR on its own: one stage."""
+
+    stage1: SimCLRStageSettings = SimCLRStageSettings()
+
+
+class SimCLR:
+    """The non-robust row: the encoder that DeACL starts from, without its second stage."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="SimCLR",
+        year=2020,
+        paper="A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020",
+        summary="contrastive learning of two augmented views; not robust, the baseline to beat",
+        robust=False,
+        bibtex="""@inproceedings{chen2020simclr,
+  title = {A Simple Framework for Contrastive Learning of Visual Representations},
+  author = {Chen, Ting and Kornblith, Simon and Norouzi, Mohammad and Hinton, Geoffrey},
+  booktitle = {International Conference on Machine Learning},
+  year = {2020}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = SimCLRConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {
+        "stem_padding": 2,
+        "stem_init": "default",
+        "normalisation": "cifar",
+    }
+
+    def __init__(self, config: SimCLRConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the one stage."""
+        self._stage = SimCLRStage(self._config.stage1, ctx)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the trained backbone, without the projector."""
+        return self._stage.encoder
