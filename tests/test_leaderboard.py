@@ -74,8 +74,10 @@ def make_record(
             **{
                 "method": "deacl",
                 "title": "DeACL",
+                "year": 2022,
                 "dataset": dataset,
                 "tier": "mini",
+                "tier_sha256": "5" * 64,
                 "fidelity": "uniform",
             },
             **{"seed": 0, "protocol": "slf", "overrides": {}},

@@ -38,6 +38,8 @@ def run_pgd(
 ) -> Tensor:
     """PGD with the papers' step of 2/255."""
     return pgd(objective, images, threat=LINF, steps=steps, step_size=2 / 255, start=start, generator=generator)
+
+
 DTYPES = (torch.float32, torch.float64)
 FORMATS = (torch.contiguous_format, torch.channels_last)
 SHAPE = (4, 3, 8, 8)

@@ -37,8 +37,10 @@ def make_record(**changes: Any) -> Record:
         **{
             "method": "deacl",
             "title": "DeACL",
+            "year": 2022,
             "dataset": "digits",
             "tier": "tiny",
+            "tier_sha256": "5" * 64,
             "fidelity": "uniform",
             "seed": 0,
             "protocol": "slf",

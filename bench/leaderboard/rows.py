@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
@@ -77,7 +76,6 @@ class _Run(NamedTuple):
     record: Record
     facts: DatasetFacts
     threat: ThreatSettings
-    finished: datetime
 
 
 def read_rows(results_dir: Path) -> tuple[tuple[Row, ...], tuple[LeftOut, ...]]:
@@ -91,8 +89,7 @@ def read_rows(results_dir: Path) -> tuple[tuple[Row, ...], tuple[LeftOut, ...]]:
         file = path.relative_to(results_dir).as_posix()
         try:
             run = _read(path, file)
-        # Beyond what load_record refuses: a time that is none, and nesting too deep to be read at all.
-        except (BenchError, ValueError, RecursionError) as error:
+        except BenchError as error:
             left_out.append(LeftOut(file=file, reason=str(error).removeprefix(f"{path}: ")))
         else:
             groups[_recipe_key(run)].append(run)
@@ -103,13 +100,11 @@ def read_rows(results_dir: Path) -> tuple[tuple[Row, ...], tuple[LeftOut, ...]]:
 
 def _read(path: Path, file: str) -> _Run:
     record = load_record(path)
-    finished = datetime.fromisoformat(record.finished)
     return _Run(
         file=file,
         record=record,
         facts=DatasetFacts.parse(record.recipe.get("dataset"), "recipe.dataset"),
         threat=ThreatSettings.parse(record.recipe.get("threat"), "recipe.threat"),
-        finished=finished if finished.tzinfo else finished.replace(tzinfo=UTC),
     )
 
 
@@ -117,14 +112,14 @@ def _recipe_key(run: _Run) -> Hashable:
     record = run.record
     return (
         *(record.method, record.dataset, run.facts.sha256, record.tier, record.fidelity, record.protocol),
-        *(record.protocol_sha256, canonical_digest(record.overrides)),
+        *(record.tier_sha256, record.protocol_sha256, canonical_digest(record.overrides)),
         # Seeds that were measured on different numbers of images have no common mean.
         *(record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None),
     )
 
 
 def _row(runs: Sequence[_Run]) -> Row:
-    by_seed = {run.record.seed: run for run in sorted(runs, key=lambda run: (run.finished, run.file))}
+    by_seed = {run.record.seed: run for run in sorted(runs, key=lambda run: (run.record.finished, run.file))}
     newest = [by_seed[seed] for seed in sorted(by_seed)]
     records = [run.record for run in newest]
     attacked = [record.aa for record in records if record.aa]
@@ -173,7 +168,7 @@ def _label(run: _Run) -> str:
         departures.append(f"PGD-{record.ra.steps}" + (f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""))
     if record.aa and record.aa.version != "standard":
         departures.append(f"AutoAttack {record.aa.version}")
-    return f"{record.title} ({', '.join(departures)})" if departures else record.title
+    return f"{record.title} {record.year}" + (f" ({', '.join(departures)})" if departures else "")
 
 
 def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:

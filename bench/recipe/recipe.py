@@ -50,6 +50,7 @@ class Recipe(Settings):
     config: SerializeAsAny[MethodConfig]
     dataset: DatasetFacts
     tier: str
+    tier_sha256: str
     fidelity: Fidelity
     overrides: dict[str, Any]
     """What the user changed with ``--set``, as written."""
@@ -107,6 +108,7 @@ def build_recipe(
         "method": method,
         "dataset": dataset,
         "tier": tier.name,
+        "tier_sha256": tier.digest(),
         "fidelity": fidelity,
         "overrides": overrides,
         "config": _fitted(_scaled(config_type, tier, overrides), dataset),

@@ -58,8 +58,13 @@ class Outcome(Settings):
     def _agrees_with_bitmap(self) -> Self:
         if len(base64.b64decode(self.bits)) != -(-self.n // 8):
             raise ValueError(f"the bitmap does not hold {self.n} outcomes")
-        if sum(self.unpack()) != self.correct or self.accuracy != self.correct / self.n:
+        correct = int.from_bytes(base64.b64decode(self.bits)).bit_count()  # padding bits are 0
+        if correct != self.correct or self.accuracy != correct / self.n:
             raise ValueError("the accuracy disagrees with the per-image outcomes")
+        if self.interval != wilson_interval(correct, self.n):
+            raise ValueError("the interval disagrees with the per-image outcomes")
+        if self.images is not None and int.from_bytes(base64.b64decode(self.images)).bit_count() != self.n:
+            raise ValueError(f"the bitmap of measured images does not name {self.n} of them")
         return self
 
     def unpack(self) -> list[bool]:

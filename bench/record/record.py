@@ -1,8 +1,8 @@
 """The record: what one protocol on one run left behind. Every number of the board comes from one."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from bench.recipe import Settings, canonical_digest
 from bench.record.environment import Environment
@@ -47,6 +47,12 @@ class AutoAttackEvaluation(Settings):
     """Images still classified correctly after each attack, in the order of the attacks."""
     warnings: list[str]
 
+    @model_validator(mode="after")
+    def _agrees_with_survivors(self) -> Self:
+        if self.survivors and list(self.survivors.values())[-1] != self.outcome.correct:
+            raise ValueError("the last attack's survivors disagree with the per-image outcomes")
+        return self
+
 
 class Record(Settings):
     """One (run, protocol). Schema version 1.
@@ -57,8 +63,12 @@ class Record(Settings):
     schema_version: Literal[1] = SCHEMA
     method: str
     title: str
+    year: int
+    """Of the method's paper."""
     dataset: str
     tier: str
+    tier_sha256: str
+    """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""
     fidelity: Literal["uniform", "native"]
     seed: int
     protocol: str
@@ -81,8 +91,8 @@ class Record(Settings):
     history: dict[str, list[dict[str, float]]]
     """By phase: one entry an epoch."""
     environment: Environment
-    started: str
-    finished: str
+    started: AwareDatetime
+    finished: AwareDatetime
     sha256: str = ""
 
     def sealed(self) -> "Record":

@@ -53,7 +53,10 @@ def load_record(path: Path) -> Record:
     version = values.get("schema_version") if isinstance(values, dict) else None
     if version != SCHEMA:
         raise BenchError(f"{path}: schema version {version!r}, this program reads {SCHEMA}. Update the bench.")
-    record = Record.parse(values, str(path))
+    try:
+        record = Record.parse(values, str(path))
+    except RecursionError:
+        raise BenchError(f"{path}: nested too deeply to be a record. Restore or remove it.") from None
     if record.content_digest() != record.sha256:
         raise BenchError(f"{path}: its checksum does not match; it was edited or damaged. Restore or remove it.")
     return record

@@ -131,8 +131,10 @@ def _record(
     return Record(
         method=recipe.method,
         title=run.method.info.title,
+        year=run.method.info.year,
         dataset=recipe.dataset.name,
         tier=recipe.tier,
+        tier_sha256=recipe.tier_sha256,
         fidelity=recipe.fidelity,
         seed=run.seed,
         protocol=protocol,
@@ -148,8 +150,8 @@ def _record(
         cost={**{name: _cost(done.cost) for name, done in phases.items()}, **evaluation.cost},
         history={name: done.history for name, done in phases.items()},
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),
-        started=started.isoformat(timespec="seconds"),
-        finished=datetime.now(UTC).isoformat(timespec="seconds"),
+        started=started.replace(microsecond=0),
+        finished=datetime.now(UTC).replace(microsecond=0),
     ).sealed()
 
 
