@@ -44,7 +44,7 @@ def read_json(path: Path) -> Any:
     """Return the plain values in ``path``; raises BenchError if it is missing, unreadable or not JSON."""
     try:
         return json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise BenchError(f"cannot read {path}: {error}") from error
 
 

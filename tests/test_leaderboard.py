@@ -145,7 +145,7 @@ def test_a_row_says_all_of_its_record(tmp_path: Path) -> None:
     text = text_of(fill(tmp_path, make_record(sa=160, ra=100, aa=71, device="Some CPU, 2 threads")))
     assert table_below(text, SLF) == [
         [
-            "DeACL",
+            "DeACL 2022",
             "71.0 [61.5, 79.0] n=100",
             "50.0 [43.1, 56.9] n=200",
             "80.0 [73.9, 85.0] n=200",
@@ -162,7 +162,7 @@ def test_rows_are_sorted_by_aa_and_those_without_come_last_by_ra(tmp_path: Path)
     scores = {"a": (20, 120), "b": (None, 150), "c": (60, 90), "d": (None, 180), "e": (20, 130), "f": (0, 10)}
     results = fill(tmp_path, *(make_record(title=m, method=m, aa=aa, ra=ra) for m, (aa, ra) in scores.items()))
     rows = table_below(text_of(results), SLF)
-    assert [row[0] for row in rows] == ["c", "e", "a", "f", "d", "b"]
+    assert [row[0] for row in rows] == [f"{title} 2022" for title in ("c", "e", "a", "f", "d", "b")]
     assert [row[1] for row in rows[-3:]] == ["0.0 [0.0, 3.7] n=100", "–", "–"]
 
 
@@ -207,18 +207,18 @@ def test_departures_stand_behind_the_name(tmp_path: Path) -> None:
         make_record(aa=10, overrides={"stage2.lam": 2.0}),
     )
     assert [row[0] for row in table_below(text_of(results), SLF)] == [
-        "DeACL",
-        "DeACL (stage1.nesterov=true, stage2.weight_decay=1e-5)",
-        "DeACL (eps 4/255)",
-        "DeACL (threat.eps=16/255)",
-        "DeACL (stage2.lam=2.0)",
+        "DeACL 2022",
+        "DeACL 2022 (stage1.nesterov=true, stage2.weight_decay=1e-5)",
+        "DeACL 2022 (eps 4/255)",
+        "DeACL 2022 (threat.eps=16/255)",
+        "DeACL 2022 (stage2.lam=2.0)",
     ]
 
 
 def test_two_recipes_of_one_name_show_their_hashes(tmp_path: Path) -> None:
     results = fill(tmp_path, make_record(aa=50), make_record(aa=40, protocol_sha256="5" * 64))
     names = [row[0] for row in table_below(text_of(results), SLF)]
-    assert names == ["DeACL, recipe 22222222", "DeACL, recipe 55555555"]
+    assert names == ["DeACL 2022, recipe 22222222", "DeACL 2022, recipe 55555555"]
 
 
 def test_another_pgd_or_norm_is_said(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_another_pgd_or_norm_is_said(tmp_path: Path) -> None:
     weaker = plain.ra.model_copy(update={"steps": 10, "restarts": 3})
     recipe = {**plain.recipe, "threat": {"norm": "l2", "eps": 0.5}}
     fill(tmp_path, plain.model_copy(update={"ra": weaker, "recipe": recipe}))
-    assert build_leaderboard(tmp_path).rows[0].label == "DeACL (L2 eps 8/255, PGD-10 x 3)"
+    assert build_leaderboard(tmp_path).rows[0].label == "DeACL 2022 (L2 eps 8/255, PGD-10 x 3)"
 
 
 def test_a_method_without_stages_has_no_pretraining_time(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_of_the_same_run_the_newest_record_counts(tmp_path: Path) -> None:
     times = [
         "2024-01-01T12:00:00+00:00",
         "2024-01-01T11:00:00-05:00",
-        "2024-01-01T13:00:00",
+        "2024-01-01T13:00:00Z",
     ]  # UTC 12, 16, 13
     results = fill(
         tmp_path,
@@ -303,7 +303,7 @@ def test_of_the_same_run_the_newest_record_counts(tmp_path: Path) -> None:
 
 def test_the_text_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> None:
     records = [
-        make_record(dataset=d, seed=s, tier=t, aa=aa, finished=f"2024-01-01T0{aa % 7}:00:00", device=f"d{s}")
+        make_record(dataset=d, seed=s, tier=t, aa=aa, finished=f"2024-01-01T0{aa % 7}:00:00+00:00", device=f"d{s}")
         for d in ("cifar10", "digits")
         for t in ("mini", "tiny")
         for s in (0, 1)
@@ -326,7 +326,6 @@ def test_the_text_does_not_depend_on_the_order_of_creation(tmp_path: Path) -> No
 def break_some(results: Path) -> dict[str, str]:
     """Damage files below ``results`` in every way; returns their names, each with what must be said of it."""
     good = json.loads(next(results.glob("cifar10/*.json")).read_text())
-    bad_time = make_record(seed=8, finished="yesterday")
     no_facts = make_record(seed=9, recipe={"threat": {"eps": 0.1}})
     texts = {
         "truncated": (json.dumps(good)[:500], "cannot read"),
@@ -335,7 +334,8 @@ def break_some(results: Path) -> dict[str, str]:
         "disagrees": (json.dumps({**good, "sa": {**good["sa"], "accuracy": 0.99}}), "disagrees"),
         "nan": (json.dumps({**good, "recipe": {"x": float("nan")}}), "checksum"),
         "nested": ("[" * 100_000, "recursion"),
-        "time": (bad_time.sealed().model_dump_json(), "isoformat"),
+        "time": (json.dumps({**good, "finished": "yesterday"}), "finished: Input should be a valid datetime"),
+        "zone": (json.dumps({**good, "started": "2024-01-01T00:00:00"}), "started: Input should have timezone info"),
         "facts": (no_facts.sealed().model_dump_json(), "recipe.dataset"),
     }
     for name, (text, _) in texts.items():
@@ -402,7 +402,9 @@ def test_the_readme_gets_short_slf_tables_between_its_markers(tmp_path: Path) ->
     block = render_readme_block(board, details_at="LEADERBOARD.md")
     assert text == README.replace("old", f"\n{block}\n")
     assert block.count("| --- |") == 2
-    assert "| DeACL | 71.0 [61.5, 79.0] n=100 | 50.0 [43.1, 56.9] n=200 | 80.0 [73.9, 85.0] n=200 | 1:02:05 |" in text
+    assert (
+        "| DeACL 2022 | 71.0 [61.5, 79.0] n=100 | 50.0 [43.1, 56.9] n=200 | 80.0 [73.9, 85.0] n=200 | 1:02:05 |" in text
+    )
     assert "ECCV" not in block
     assert "AFF" not in block
     assert check_leaderboard(results, path) == board
@@ -485,7 +487,7 @@ def test_published_numbers_stand_apart_marked_and_sorted(tmp_path: Path) -> None
         ["none †1", "–", "50.00", "80.00", "–", *source],
     ]
     assert "\n†1 AA not given\n" in text
-    assert [row[0] for row in table_below(text, SLF)] == ["DeACL"]
+    assert [row[0] for row in table_below(text, SLF)] == ["DeACL 2022"]
     assert table_below(text, "### Published numbers: cifar100, SLF")[0][0] == "other (pre-trained on cifar10)"
 
 

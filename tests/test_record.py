@@ -1,7 +1,9 @@
 """Records: outcomes that agree with their bitmap, and files that cannot be changed unnoticed."""
 
+import base64
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,9 @@ def test_the_interval_is_wilsons(n: int) -> None:
         ({"accuracy": 0.7}, "disagrees with the per-image outcomes"),
         ({"bits": "AAA="}, "disagrees with the per-image outcomes"),
         ({"bits": "AA=="}, "does not hold 10 outcomes"),
+        ({"bits": "qmA="}, "bits beyond its 10 outcomes"),  # an eleventh image, correct in place of the tenth
+        ({"interval": (0.25, 0.75)}, "the interval disagrees"),
+        ({"interval": (0.0, 1.0)}, "the interval disagrees"),
         ({"n": 17}, "does not hold 17 outcomes"),
         ({"accuracy": 1.5}, "accuracy"),
         ({"accuracy": float("nan")}, "accuracy"),
@@ -122,6 +127,31 @@ def test_numbers_that_disagree_with_the_bitmap_are_refused(change: dict[str, Any
     values = Outcome.pack([True, False] * 5, test_images=10).model_dump()
     with pytest.raises(BenchError, match=complaint):
         Outcome.parse({**values, **change}, "sa")
+
+
+@pytest.mark.parametrize("named", [[0, 1], [0, 1, 2, 9], []])
+def test_a_mask_that_names_another_number_of_images_is_refused(named: list[int]) -> None:
+    subset = Outcome.pack([True, False, True], images=[2, 3, 8], test_images=10)
+    other = np.zeros(10, dtype=bool)
+    other[named] = True
+    mask = base64.b64encode(np.packbits(other).tobytes()).decode()
+    with pytest.raises(BenchError, match="bitmap of measured images does not name 3 of them"):
+        Outcome.parse({**subset.model_dump(), "images": mask}, "aa")
+
+
+def make_autoattack(outcome: Outcome, survivors: dict[str, int]) -> AutoAttackEvaluation:
+    return AutoAttackEvaluation(
+        **{"outcome": outcome, "eps": 0.1, "version": "standard", "package": "p", "package_version": "1"},
+        **{"targets": 9, "survivors": survivors, "warnings": []},
+    )
+
+
+def test_survivors_must_end_at_the_outcome() -> None:
+    outcome = Outcome.pack([True, False] * 5, test_images=10)
+    good = make_autoattack(outcome, {"apgd-ce": 8, "square": 5})
+    for survivors in ({"apgd-ce": 8, "square": 6}, {"square": 5, "apgd-ce": 8}, {"apgd-ce": 0}):
+        with pytest.raises(BenchError, match="last attack's survivors disagree"):
+            AutoAttackEvaluation.parse({**good.model_dump(), "survivors": survivors}, "aa")
 
 
 # Records on disk
@@ -142,13 +172,21 @@ def test_the_seal_covers_every_field() -> None:
     record = make_record()
     outcome = Outcome.pack(coin(50, seed=1), test_images=50)
     texts = {name: "other" for name, value in record if isinstance(value, str)}
+    times = {name: datetime(2025, 1, 1, tzinfo=UTC) for name in ("started", "finished")}
     other = {
-        **{**texts, "seed": 1, "overrides": {}, "recipe": {}, "cost": {}, "history": {}, "doctor": {}},
+        **{
+            **texts,
+            **times,
+            "seed": 1,
+            "year": 2023,
+            "overrides": {},
+            "recipe": {},
+            "cost": {},
+            "history": {},
+            "doctor": {},
+        },
         **{"sa": outcome, "ra": record.ra.model_copy(update={"outcome": outcome}), "schema_version": 2},
-        "aa": AutoAttackEvaluation(
-            **{"outcome": outcome, "eps": 0.1, "version": "standard", "package": "p", "package_version": "1"},
-            **{"targets": 9, "survivors": {}, "warnings": []},
-        ),
+        "aa": make_autoattack(outcome, {}),
         "environment": record.environment.model_copy(update={"python": "4"}),
     }
     assert other.keys() == Record.model_fields.keys()
@@ -210,7 +248,11 @@ def without(key: str) -> Callable[[str], str]:
         (edited("sha256", "0" * 64), "checksum does not match"),
         (without("sha256"), "checksum does not match"),
         (without("sa"), "sa: Field required"),
+        (without("year"), "year: Field required"),
+        (without("tier_sha256"), "tier_sha256: Field required"),
         (edited("surprise", 1), "surprise: Extra inputs"),
+        (edited("finished", "yesterday"), "finished: Input should be a valid datetime"),
+        (edited("started", "2024-01-01T00:00:00"), "started: Input should have timezone info"),
         (
             lambda text: text.replace('"correct": ', '"correct": 1', 1),
             "disagrees with the per-image outcomes",

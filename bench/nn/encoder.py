@@ -22,6 +22,8 @@ class BackboneFactory(Protocol):
 
 ENCODERS: Registry[BackboneFactory] = Registry("encoder", group="bench.encoders")
 ENCODERS.add("resnet18", "bench.nn.resnet:resnet18")
+ENCODERS.add("resnet34", "bench.nn.resnet:resnet34")
+ENCODERS.add("resnet50", "bench.nn.resnet:resnet50")
 
 _CONSTANTS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),

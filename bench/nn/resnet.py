@@ -9,21 +9,44 @@ from torch.nn import functional as F
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 2)."""
 
+    expansion = 1
+
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or channels_in != channels:
-            shortcut = nn.Conv2d(channels_in, channels, 1, stride, bias=False)
-            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
+        self.downsample = _shortcut(channels_in, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C, H / stride, W / stride]."""
         out = F.relu(self.bn1(self.conv1(x)), inplace=True)
         out = self.bn2(self.conv2(out))
+        return F.relu(out + self.downsample(x), inplace=True)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 carries the stride, as in torchvision."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        channels_out = channels * self.expansion
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels_out)
+        self.downsample = _shortcut(channels_in, channels_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, 4 C, H / stride, W / stride]."""
+        out = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        out = F.relu(self.bn2(self.conv2(out)), inplace=True)
+        out = self.bn3(self.conv3(out))
         return F.relu(out + self.downsample(x), inplace=True)
 
 
@@ -33,7 +56,8 @@ class ResNet(nn.Module):
     Parameters carry torchvision's names (``layer2.0.downsample.0.weight``), so its checkpoints map 1:1.
 
     Args:
-        blocks: residual blocks in each of the four stages.
+        block: the residual block.
+        blocks: how many of them in each of the four stages.
         width: channels of the first stage; each later stage doubles them.
         in_channels: channels of the images.
         stem_padding: zero padding of the stem: 1 keeps the image's size, 2 (DeACL, solo-learn) adds two pixels.
@@ -41,17 +65,23 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, blocks: Sequence[int], *, width: int, in_channels: int, stem_padding: int, stem_init: str
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: Sequence[int],
+        width: int,
+        in_channels: int,
+        stem_padding: int,
+        stem_init: str,
     ) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(in_channels, width, 3, padding=stem_padding, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        widths = [width * 2**stage for stage in range(4)]
-        self.layer1 = _stage(width, widths[0], blocks[0], stride=1)
-        self.layer2 = _stage(widths[0], widths[1], blocks[1], stride=2)
-        self.layer3 = _stage(widths[1], widths[2], blocks[2], stride=2)
-        self.layer4 = _stage(widths[2], widths[3], blocks[3], stride=2)
-        self.feature_dim = widths[3]
+        outs = [width, *(width * 2**stage * block.expansion for stage in range(4))]
+        self.layer1 = _stage(block, outs[0], width, blocks[0], stride=1)
+        self.layer2 = _stage(block, outs[1], width * 2, blocks[1], stride=2)
+        self.layer3 = _stage(block, outs[2], width * 4, blocks[2], stride=2)
+        self.layer4 = _stage(block, outs[3], width * 8, blocks[3], stride=2)
+        self.feature_dim = outs[4]
         for module in self.modules():
             if isinstance(module, nn.Conv2d) and (module is not self.conv1 or stem_init == "kaiming"):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -66,18 +96,37 @@ class ResNet(nn.Module):
         """Yield (parent, convolution's name, batch-norm's name) wherever one directly follows the other."""
         yield self, "conv1", "bn1"
         for block in self.modules():
-            if isinstance(block, BasicBlock):
-                yield block, "conv1", "bn1"
-                yield block, "conv2", "bn2"
+            if isinstance(block, BasicBlock | Bottleneck):
+                for number in range(1, 4 if isinstance(block, Bottleneck) else 3):
+                    yield block, f"conv{number}", f"bn{number}"
                 if isinstance(block.downsample, nn.Sequential):
                     yield block.downsample, "0", "1"
 
 
 def resnet18(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
     """ResNet-18: 11,168,832 parameters and 512 features at width 64."""
-    return ResNet([2, 2, 2, 2], width=width, in_channels=in_channels, stem_padding=stem_padding, stem_init=stem_init)
+    return ResNet(BasicBlock, [2, 2, 2, 2], width, in_channels, stem_padding, stem_init)
 
 
-def _stage(channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-    rest = [BasicBlock(channels, channels, 1) for _ in range(blocks - 1)]
-    return nn.Sequential(BasicBlock(channels_in, channels, stride), *rest)
+def resnet34(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+    """ResNet-34: 512 features at width 64."""
+    return ResNet(BasicBlock, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
+
+
+def resnet50(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+    """ResNet-50: 2,048 features at width 64."""
+    return ResNet(Bottleneck, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
+
+
+def _stage(
+    block: type[BasicBlock] | type[Bottleneck], channels_in: int, channels: int, blocks: int, stride: int
+) -> nn.Sequential:
+    rest = [block(channels * block.expansion, channels, 1) for _ in range(blocks - 1)]
+    return nn.Sequential(block(channels_in, channels, stride), *rest)
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(channels_out))

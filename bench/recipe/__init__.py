@@ -1,7 +1,7 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
 from bench.recipe.overrides import parse_overrides
-from bench.recipe.plan import TrainPlan
+from bench.recipe.plan import Precision, Schedule, TrainPlan
 from bench.recipe.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe
 from bench.recipe.sections import (
     PROTOCOLS,
@@ -24,8 +24,10 @@ __all__ = [
     "Fidelity",
     "MethodConfig",
     "Norm",
+    "Precision",
     "Recipe",
     "SLFSettings",
+    "Schedule",
     "Settings",
     "Start",
     "ThreatSettings",

@@ -7,6 +7,8 @@ from pydantic import Field, model_validator
 from bench.recipe.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Schedule = Literal["warmup-cosine", "steps", "rocl", "acl", "advcl"]
+"""Shapes of the learning rate; ``bench.train.schedule`` has their formulas."""
 
 
 class TrainPlan(Settings):
@@ -36,7 +38,10 @@ class TrainPlan(Settings):
     lars_exclude_vectors: bool = True
     """Leave one-dimensional tensors (biases, batch-norm) undecayed and unscaled by LARS."""
 
-    schedule: Literal["warmup-cosine", "steps"] = "warmup-cosine"
+    lars_lr_in_momentum: bool = False
+    """Accumulate lr times the scaled gradient, as ACL's LARS does, not the gradient alone."""
+
+    schedule: Schedule = "warmup-cosine"
     decay_epochs: tuple[int, ...] = ()
     """``steps``: the 0-based epochs from which the rate is a tenth of what it was before."""
     warmup_epochs: int = Field(default=0, ge=0)

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bench.recipe.plan import TrainPlan
+from bench.recipe.plan import Schedule, TrainPlan
 from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
@@ -77,7 +77,7 @@ class SLFSettings(TrainPlan):
     weight_decay: float = Field(default=2e-4, ge=0)
     flip_prob: float = Field(default=0.5, ge=0, le=1)
     """Of the weak view; 0 where the data must not be mirrored."""
-    schedule: Literal["warmup-cosine", "steps"] = "steps"
+    schedule: Schedule = "steps"
     decay_epochs: tuple[int, ...] = (15, 20)
 
     @model_validator(mode="before")

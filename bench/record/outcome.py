@@ -56,9 +56,13 @@ class Outcome(Settings):
 
     @model_validator(mode="after")
     def _agrees_with_bitmap(self) -> Self:
-        if len(base64.b64decode(self.bits)) != -(-self.n // 8):
+        packed = base64.b64decode(self.bits)
+        if len(packed) != -(-self.n // 8):
             raise ValueError(f"the bitmap does not hold {self.n} outcomes")
-        correct = int.from_bytes(base64.b64decode(self.bits)).bit_count()  # padding bits are 0
+        bits = int.from_bytes(packed)
+        if bits % (1 << (-self.n % 8)):
+            raise ValueError(f"the bitmap has bits beyond its {self.n} outcomes")
+        correct = bits.bit_count()
         if correct != self.correct or self.accuracy != correct / self.n:
             raise ValueError("the accuracy disagrees with the per-image outcomes")
         if self.interval != wilson_interval(correct, self.n):

@@ -14,7 +14,8 @@ class LARS(SGD):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), then SGD with momentum.
 
     For a tensor p with gradient g: r = eta |p| / (|g| + wd |p| + 1e-8), clipped to min(r / lr, 1) where
-    ``clip`` asks for it (LARC), and g <- r (g + wd p). A tensor whose p or g is zero keeps r = 1 and, as in
+    ``clip`` asks for it (LARC), and g <- r (g + wd p). With ``lr_in_momentum`` the momentum buffer gathers
+    lr g instead of g, as in ACL's own optimiser, which differs while the rate moves. A tensor whose p or g is zero keeps r = 1 and, as in
     solo-learn, its undecayed gradient. ``exclude_vectors``: one-dimensional tensors are neither scaled nor decayed.
 
     The trust ratios stay on the device: a step never waits for it.
@@ -31,9 +32,11 @@ class LARS(SGD):
         eta: float,
         clip: bool,
         exclude_vectors: bool,
+        lr_in_momentum: bool,
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=0.0)
         self._decay, self._eta, self._clip, self._exclude = weight_decay, eta, clip, exclude_vectors
+        self._lr_in_momentum = lr_in_momentum
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> Any:
@@ -42,7 +45,16 @@ class LARS(SGD):
             scaled = [p for p in group["params"] if p.grad is not None and not (self._exclude and p.ndim == 1)]
             if scaled:
                 self._scale(scaled, float(group["lr"]))
-        return super().step(closure)
+        if not self._lr_in_momentum:
+            return super().step(closure)
+        rates = [float(group["lr"]) for group in self.param_groups]
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            torch._foreach_mul_([p.grad for p in group["params"] if p.grad is not None], rate)
+            group["lr"] = 1.0
+        result = super().step(closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return result
 
     def _scale(self, params: list[Tensor], lr: float) -> None:
         grads = [p.grad for p in params if p.grad is not None]
@@ -69,6 +81,7 @@ def build_optimizer(plan: TrainPlan, module: nn.Module) -> Optimizer:
         eta=plan.lars_eta,
         clip=plan.lars_clip,
         exclude_vectors=plan.lars_exclude_vectors,
+        lr_in_momentum=plan.lars_lr_in_momentum,
     )
 
 

@@ -7,10 +7,17 @@ from bench.recipe import TrainPlan
 
 def learning_rate(plan: TrainPlan, *, epoch: int, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of 0-based ``step`` of 0-based ``epoch``."""
+    now = epoch * steps_per_epoch + step
+    if plan.schedule == "rocl":
+        return _rocl(plan, epoch)
+    if plan.schedule == "acl":
+        return _acl(plan, now + 1, warmup=plan.warmup_epochs * steps_per_epoch, total=plan.epochs * steps_per_epoch)
+    if plan.schedule == "advcl":
+        return _advcl(plan, epoch + 1, now, warmup_steps=plan.warmup_epochs * steps_per_epoch)
     if plan.schedule == "steps":
         return plan.effective_lr * 0.1 ** sum(epoch >= decay for decay in plan.decay_epochs)
     unit = steps_per_epoch if plan.schedule_unit == "step" else 1
-    index = epoch * steps_per_epoch + step if plan.schedule_unit == "step" else epoch
+    index = now if plan.schedule_unit == "step" else epoch
     return _warmup_cosine(plan, index, warmup=plan.warmup_epochs * unit, total=plan.epochs * unit)
 
 
@@ -28,3 +35,42 @@ def _warmup_cosine(plan: TrainPlan, index: int, *, warmup: int, total: int) -> f
         return plan.warmup_start + index * (peak - plan.warmup_start) / max(1, warmup - 1)
     progress = (index - warmup) / max(1, total - warmup)
     return plan.lr_floor + (peak - plan.lr_floor) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def _rocl(plan: TrainPlan, epoch: int) -> float:
+    """Return the rate of 0-based ``epoch``: linear from the start to the peak l, then l / 2 (1 + cos(pi (e - W) / T)).
+
+    The cosine's period is the whole training T, not what is left of it, so the rate does not reach zero.
+
+    Source: RoCL's ``src/warmup_scheduler/scheduler.py`` at b6d5185: start 0.1, peak 1.5, W = 10, T = 1000.
+    """
+    peak, warmup = plan.effective_lr, plan.warmup_epochs
+    if epoch < warmup:
+        return plan.warmup_start + (peak - plan.warmup_start) * (epoch + 1) / warmup
+    return peak / 2 * (1 + math.cos(math.pi * (epoch - warmup) / plan.epochs))
+
+
+def _acl(plan: TrainPlan, step: int, *, warmup: int, total: int) -> float:
+    """Return the rate of 1-based ``step``: l n / W while n < W, then cosine from l to the floor at the last step.
+
+    Source: ACL's ``train_simCLR.py`` at 399eabd: l = 5, floor 1e-6, W = 10 epochs.
+    """
+    peak = plan.effective_lr
+    if step < warmup:
+        return peak * step / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return plan.lr_floor + (peak - plan.lr_floor) / 2 * (1 + math.cos(math.pi * progress))
+
+
+def _advcl(plan: TrainPlan, epoch: int, step: int, *, warmup_steps: int) -> float:
+    """Return the rate of 1-based ``epoch``: m + (l - m) (1 + cos(pi e / T)) / 2, reached linearly in the warm-up.
+
+    During warm-up the rate rises each step from the start to the cosine's value at the warm-up's last epoch.
+
+    Source: AdvCL's ``utils.py`` at 24cb7a6: l = 0.5, m = 5e-4, start 0.01, 10 warm-up epochs.
+    """
+    floor, peak = plan.lr_floor, plan.effective_lr
+    if step < warmup_steps:
+        target = floor + (peak - floor) * (1 + math.cos(math.pi * plan.warmup_epochs / plan.epochs)) / 2
+        return plan.warmup_start + (target - plan.warmup_start) * step / warmup_steps
+    return floor + (peak - floor) * (1 + math.cos(math.pi * epoch / plan.epochs)) / 2
