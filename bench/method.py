@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack import Threat
 from bench.nn import Encoder, build_encoder
-from bench.recipe import MethodConfig, Recipe, TrainPlan
+from bench.recipe import PROTOCOLS, MethodConfig, Recipe, TrainPlan
 from bench.registry import Registry
 
 
@@ -41,6 +41,12 @@ class Stage(nn.Module):
     encoder: Encoder
     """What this stage trains and hands on."""
 
+    def before_training(self) -> None:
+        """Make what is kept from here on as state (pseudo-labels); called once, before the very first step.
+
+        What takes long belongs here and not in the constructor, which every projection and every resume runs.
+        """
+
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Any:
         """uint8 [B, C, H, W] on the training device -> whatever :meth:`forward` takes.
 
@@ -58,11 +64,15 @@ class Stage(nn.Module):
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may know about the run: the data's shape, the threat model, the seed, the device."""
+    """What a method may know about the run: the threat model, the seed, the device, and images without labels."""
 
     recipe: Recipe
     seed: int
     device: torch.device
+    images: Tensor
+    """uint8 [N, C, H, W], what the stages train on, on the CPU."""
+    index: Tensor | None = None
+    """int64 [N], position of each of them in the official split; None where there is no official split."""
 
     @property
     def threat(self) -> Threat:
@@ -91,6 +101,8 @@ class MethodInfo:
     bibtex: str
     summary: str
     """One sentence."""
+    protocols: tuple[str, ...] = PROTOCOLS
+    """The protocols it can be evaluated under; the first is the default."""
     robust: bool = True
     """Whether pre-training is meant to make the encoder adversarially robust."""
 

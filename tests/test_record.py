@@ -112,7 +112,7 @@ def test_the_interval_is_wilsons(n: int) -> None:
         ({"accuracy": 0.7}, "disagrees with the per-image outcomes"),
         ({"bits": "AAA="}, "disagrees with the per-image outcomes"),
         ({"bits": "AA=="}, "does not hold 10 outcomes"),
-        ({"bits": "qmA="}, "bits beyond its 10 outcomes"),  # an eleventh image, correct in place of the tenth
+        ({"bits": "qiA="}, "bits beyond its 10 outcomes"),  # an eleventh image, correct in place of the ninth
         ({"interval": (0.25, 0.75)}, "the interval disagrees"),
         ({"interval": (0.0, 1.0)}, "the interval disagrees"),
         ({"n": 17}, "does not hold 17 outcomes"),

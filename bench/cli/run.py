@@ -30,7 +30,10 @@ def run(
         Literal["uniform", "native"],
         typer.Option(help="uniform: one encoder for all methods; native: the paper's own."),
     ] = "uniform",
-    protocols: Annotated[str, typer.Option(help="Which protocols to evaluate under, with commas.")] = "slf",
+    protocols: Annotated[
+        str | None,
+        typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The one seed that everything random derives from.")] = 0,
     set_: Annotated[
         list[str] | None,
@@ -61,7 +64,7 @@ def run(
         dataset=dataset,
         tier=tier,
         fidelity=fidelity,
-        protocols=tuple(dict.fromkeys(name.strip() for name in protocols.split(","))),
+        protocols=None if protocols is None else [name.strip() for name in protocols.split(",")],
         seed=seed,
         overrides=parse_overrides(set_ or []),
         runs_dir=runs_dir,

@@ -72,13 +72,13 @@ class Encoder(nn.Module):
         In exact arithmetic it is the same function as this encoder in eval mode; in float32 features agree
         to about 1e-6. A backbone that does not say where it can be folded is copied as it is.
         """
-        copy = deepcopy(self).eval().requires_grad_(False)
+        copy = deepcopy(self).eval()
         if isinstance(copy.backbone, ResNet):
             for parent, conv, norm in list(copy.backbone.conv_bn_pairs()):
                 fused = fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm))
                 setattr(parent, conv, fused)
                 setattr(parent, norm, nn.Identity())
-        return copy.requires_grad_(False)
+        return copy.eval().requires_grad_(False)
 
 
 def build_encoder(

@@ -1,5 +1,31 @@
 """Protocols: from a pre-trained encoder to a classifier, the same way for every method."""
 
-from bench.protocol.slf import SLFStage
+from torch import Tensor
 
-__all__ = ["SLFStage"]
+from bench.attack import Threat
+from bench.nn import Encoder
+from bench.protocol.adversarial import AFFStage, ALFStage, divergence
+from bench.protocol.slf import SLFStage
+from bench.protocol.stage import ProtocolStage
+from bench.recipe import Recipe
+
+__all__ = ["AFFStage", "ALFStage", "ProtocolStage", "SLFStage", "build_protocol", "divergence"]
+
+
+def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, seed: int) -> ProtocolStage:
+    """Return the stage of the protocol ``name`` (one of ``PROTOCOLS``) as the recipe asks.
+
+    Args:
+        name: the protocol.
+        recipe: gives its numbers, the threat model and the number of classes.
+        encoder: what to evaluate; changed in place where the protocol says so.
+        labels: int64 [N], of the training images.
+        seed: the run's seed.
+    """
+    classes, threat = recipe.dataset.num_classes, Threat(**recipe.threat.model_dump())
+    if name == "slf":
+        return SLFStage(recipe.slf, encoder, labels, classes, seed)
+    if name == "alf":
+        return ALFStage(recipe.alf, encoder, labels, classes, seed, threat)
+    assert name == "aff", f"no protocol {name!r}"
+    return AFFStage(recipe.aff, encoder, labels, classes, seed, threat)

@@ -2,14 +2,20 @@
 
 from bench.recipe.overrides import parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
+from bench.recipe.protocols import (
+    PROTOCOLS,
+    AdversarialSettings,
+    AFFSettings,
+    ALFSettings,
+    ProtocolSettings,
+    SLFSettings,
+)
 from bench.recipe.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe
 from bench.recipe.sections import (
-    PROTOCOLS,
     EncoderSettings,
     EvaluationSettings,
     Fidelity,
     Norm,
-    SLFSettings,
     Start,
     ThreatSettings,
 )
@@ -18,6 +24,9 @@ from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
     "PROTOCOLS",
+    "AFFSettings",
+    "ALFSettings",
+    "AdversarialSettings",
     "DatasetFacts",
     "EncoderSettings",
     "EvaluationSettings",
@@ -25,6 +34,7 @@ __all__ = [
     "MethodConfig",
     "Norm",
     "Precision",
+    "ProtocolSettings",
     "Recipe",
     "SLFSettings",
     "Schedule",

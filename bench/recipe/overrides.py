@@ -13,7 +13,8 @@ _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     """Return ``{"stage2.lr": 0.1}`` for ``["stage2.lr=0.1"]``; raises BenchError for anything else.
 
-    Values are TOML (numbers, true, false, "text", [lists]); ``8/255`` is a number too, and a bare word is text.
+    Values are TOML (numbers, true, false, "text", [lists]); ``8/255`` is a number too, ``null`` is no value, and any
+    other bare word is text.
     """
     parsed: dict[str, Any] = {}
     for item in items:
@@ -54,4 +55,4 @@ def _value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
-        return None if text.lower() in ("none", "null") else text
+        return None if text == "null" else text  # "none" is a word: encoder.normalisation=none

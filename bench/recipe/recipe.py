@@ -8,11 +8,12 @@ from pydantic import Field, SerializeAsAny, create_model
 from bench.errors import BenchError, unknown
 from bench.recipe.overrides import flatten, insert
 from bench.recipe.plan import TrainPlan
-from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity, SLFSettings, ThreatSettings
+from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
+from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity, ThreatSettings
 from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.tiers import Tier
 
-_SHARED = ("encoder", "threat", "slf", "evaluate")
+_SHARED = ("encoder", "threat", *PROTOCOLS, "evaluate")
 
 
 class MethodConfig(Settings):
@@ -57,6 +58,8 @@ class Recipe(Settings):
     encoder: EncoderSettings
     threat: ThreatSettings
     slf: SLFSettings
+    alf: ALFSettings
+    aff: AFFSettings
     evaluate: EvaluationSettings
 
     def pretraining_digest(self) -> str:
@@ -114,7 +117,7 @@ def build_recipe(
         "config": _fitted(_scaled(config_type, tier, overrides), dataset),
         "encoder": {**tier.encoder, **(native_encoder if fidelity == "native" else {})},
         "threat": {"eps": dataset.eps},
-        "slf": _fitted({"flip_prob": 0.5, **tier.slf}, dataset),
+        **{name: _fitted({"flip_prob": 0.5, **getattr(tier, name)}, dataset) for name in PROTOCOLS},
         "evaluate": dict(tier.evaluate),
     }
     what = f"recipe {method}/{tier.name}"
@@ -130,7 +133,7 @@ def _scaled(config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str,
     try:
         published = config_type.parse(choices, "--set")
     except BenchError:
-        published = config_type()  # the whole recipe's validation will list this fault with all others
+        published, choices = config_type(), {}  # the whole recipe's validation will list this fault with all others
     # In Python, not JSON, form: a stage's nested settings keep their types when they are validated again.
     scaled = {name: {**plan.model_dump(), **tier.scale(plan)} for name, plan in published.plans().items()}
     return {**choices, **scaled}

@@ -1,11 +1,10 @@
-"""The sections of a recipe that every method shares: encoder, threat model, protocols, evaluation."""
+"""The sections of a recipe that every method shares: encoder, threat model, evaluation."""
 
 from fractions import Fraction
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from bench.recipe.plan import Schedule, TrainPlan
 from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
@@ -57,44 +56,6 @@ class ThreatSettings(Settings):
         return self
 
 
-class SLFSettings(TrainPlan):
-    """Standard linear finetuning: a linear classifier on the frozen encoder, trained on clean images.
-
-    The shared skeleton of the protocol (25 epochs, SGD, weak views, decay at epochs 15 and 20) is AdvCL's
-    (NeurIPS 2021), which DeACL follows (section 4.1). Papers differ in ``encoder_bn`` and ``lr``.
-    """
-
-    preset: Literal["uniform", "advcl", "deacl-2024"] = "uniform"
-    """``uniform``: encoder in eval mode, lr 0.1. ``advcl``: eval mode, lr 0.01, the paper-era protocol.
-    ``deacl-2024``: DeACL's current script: lr 0.1, batch-norm statistics rewritten by clean images."""
-    encoder_bn: Literal["eval", "train"] = "eval"
-    """``eval``: the encoder stays frozen to the bit. ``train``: its batch-norm layers use batch statistics and
-    overwrite their running statistics."""
-    epochs: int = Field(default=25, ge=1)
-    batch_size: int = Field(default=512, ge=2)
-    drop_last: bool = False
-    lr: float = Field(default=0.1, gt=0)
-    weight_decay: float = Field(default=2e-4, ge=0)
-    flip_prob: float = Field(default=0.5, ge=0, le=1)
-    """Of the weak view; 0 where the data must not be mirrored."""
-    schedule: Schedule = "steps"
-    decay_epochs: tuple[int, ...] = (15, 20)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _fill_from_preset(cls, values: object) -> object:
-        if not isinstance(values, dict):
-            return values
-        return {**SLF_PRESETS.get(values.get("preset", "uniform"), {}), **values}
-
-
-SLF_PRESETS: dict[object, dict[str, object]] = {
-    "uniform": {"encoder_bn": "eval", "lr": 0.1},
-    "advcl": {"encoder_bn": "eval", "lr": 0.01},
-    "deacl-2024": {"encoder_bn": "train", "lr": 0.1},
-}
-
-
 class EvaluationSettings(Settings):
     """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1)."""
 
@@ -111,7 +72,3 @@ class EvaluationSettings(Settings):
     autoattack_images: int | None = Field(default=None, ge=1)
     """Attack a seeded random subset of this many test images; None: all of them."""
     autoattack_batch: int = Field(default=256, ge=1)
-
-
-PROTOCOLS = ("slf",)
-"""The protocols there are, in the order in which they run."""

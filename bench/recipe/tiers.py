@@ -29,6 +29,8 @@ class Tier(Settings):
     """Settings given to every training stage, such as ``schedule_unit``."""
     encoder: dict[str, Any] = Field(default_factory=dict)
     slf: dict[str, Any] = Field(default_factory=dict)
+    alf: dict[str, Any] = Field(default_factory=dict)
+    aff: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
 
     def scale(self, plan: TrainPlan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from bench.errors import BenchError
 from bench.evaluate import Evaluation, evaluate
 from bench.files import write_json
 from bench.nn import Encoder
-from bench.protocol import SLFStage
+from bench.protocol import build_protocol
 from bench.record import PhaseCost, Record, describe_environment, load_record, save_record
 from bench.reporting import Reporter, Silent
 from bench.run.prepare import Run
@@ -82,9 +82,8 @@ def _evaluate(
 ) -> Record:
     """Carry out one protocol on ``encoder`` and return its record, written to the run's folder."""
     place = run.folder.protocol(protocol)
-    labels = run.dataset.train.labels
     # A copy: some protocols change the encoder, and each must start from the pre-trained one.
-    stage = SLFStage(run.recipe.slf, deepcopy(encoder), labels, run.recipe.dataset.num_classes, run.seed)
+    stage = build_protocol(protocol, run.recipe, deepcopy(encoder), run.dataset.train.labels, run.seed)
     before = digest(encoder.state_dict())
     progress = train(
         stage,

@@ -24,7 +24,8 @@ class RunRequest:
     tier: str | None = None
     """None: ``tiny`` for digits, otherwise ``mini`` on a CPU and ``short`` on a GPU."""
     fidelity: Fidelity = "uniform"
-    protocols: Sequence[str] = PROTOCOLS
+    protocols: Sequence[str] | None = None
+    """None: SLF, or, for a method without pre-training, the first protocol that it can be evaluated under."""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     runs_dir: Path = Path("runs")
@@ -52,7 +53,9 @@ class Run:
     @property
     def context(self) -> MethodContext:
         """What the method is told."""
-        return MethodContext(self.recipe, self.seed, self.device)
+        data = self.dataset
+        index = data.index_train if data.pretrain is None else None
+        return MethodContext(self.recipe, self.seed, self.device, data.pretraining_images, index)
 
 
 def prepare(request: RunRequest) -> Run:
@@ -62,9 +65,7 @@ def prepare(request: RunRequest) -> Run:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data.
     """
     method = METHODS.get(request.method)
-    for protocol in request.protocols:
-        if protocol not in PROTOCOLS:
-            raise unknown("protocol", protocol, PROTOCOLS)
+    protocols = _protocols(request, method)
     if not 0 <= request.seed < 2**32:
         raise BenchError(f"seed {request.seed} is out of range; choose one from 0 to {2**32 - 1}.")
     device = pick_device(request.device)
@@ -85,7 +86,22 @@ def prepare(request: RunRequest) -> Run:
             "Leave it out with --set evaluate.autoattack=false"
         )
     folder = RunFolder.of(request.runs_dir, recipe, request.seed)
-    return Run(method, dataset, recipe, request.seed, tuple(request.protocols), device, folder)
+    return Run(method, dataset, recipe, request.seed, protocols, device, folder)
+
+
+def _protocols(request: RunRequest, method: type[Method]) -> tuple[str, ...]:
+    possible = method.info.protocols
+    if request.protocols is None:
+        return possible[:1]
+    for protocol in request.protocols:
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
+        if protocol not in possible:
+            raise BenchError(
+                f"{request.method} cannot be evaluated under {protocol}: it has no pre-trained features. "
+                f"Type --protocols {','.join(possible)}"
+            )
+    return tuple(dict.fromkeys(request.protocols))
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:

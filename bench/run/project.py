@@ -13,7 +13,7 @@ from bench.attack import Threat, cross_entropy_objective, pgd
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
-from bench.protocol import SLFStage
+from bench.protocol import build_protocol
 from bench.run.prepare import Run
 from bench.train import check_plan, forward, stage_progress
 
@@ -55,18 +55,18 @@ def project(run: Run) -> list[PhaseEstimate]:
         left = 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
     encoder = method.result().to(run.device)
-    facts = run.recipe.dataset
     for protocol in run.protocols:
-        labels = run.dataset.train.labels
-        stage = SLFStage(run.recipe.slf, encoder, labels, facts.num_classes, run.seed)
+        stage = build_protocol(protocol, run.recipe, encoder, run.dataset.train.labels, run.seed)
         estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", 1.0))
         estimates += _evaluation(run, stage.classifier())
     return estimates
 
 
 def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
-    check_plan(stage, len(images), run.device)
     plan, stage = stage.plan, stage.to(run.device).train()
+    if plan.precision == "fp16" and run.device.type == "cpu":
+        stage.plan = plan.model_copy(update={"precision": "fp32"})  # a CPU can tell how long, but not do it
+    check_plan(stage, len(images), run.device)
     steps = plan.steps_per_epoch(len(images))
     probe = plan.batch_size if run.device.type != "cpu" else min(plan.batch_size, _PROBE_IMAGES)
     index = torch.arange(probe, device=run.device)

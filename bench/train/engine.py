@@ -99,6 +99,8 @@ class _Training:
         if self.unfinished.exists():
             self.progress = load_state(self.unfinished, self.progress.owner, self.stage, optimizer)
             _restore_scaler(scaler, self.progress)
+        else:
+            self._prepare()
         self.stage.train()
         self._announce()
         while self.progress.epoch < self.plan.epochs:
@@ -107,6 +109,12 @@ class _Training:
         self.unfinished.unlink(missing_ok=True)
         self.reporter.end()
         return self.progress
+
+    def _prepare(self) -> None:
+        with timed(self.device) as clock:
+            self.stage.before_training()
+        cost = self.progress.cost.model_copy(update={"seconds": clock.seconds})
+        self.progress = self.progress.model_copy(update={"cost": cost})
 
     def _announce(self) -> None:
         per_epoch = min(self.count, self.steps * self.plan.batch_size)

@@ -14,9 +14,10 @@ class LARS(SGD):
     """Layer-wise adaptive rate scaling (You et al., arXiv 1708.03888), then SGD with momentum.
 
     For a tensor p with gradient g: r = eta |p| / (|g| + wd |p| + 1e-8), clipped to min(r / lr, 1) where
-    ``clip`` asks for it (LARC), and g <- r (g + wd p). With ``lr_in_momentum`` the momentum buffer gathers
-    lr g instead of g, as in ACL's own optimiser, which differs while the rate moves. A tensor whose p or g is zero keeps r = 1 and, as in
-    solo-learn, its undecayed gradient. ``exclude_vectors``: one-dimensional tensors are neither scaled nor decayed.
+    ``clip`` asks for it (LARC), and g <- r (g + wd p). A tensor whose p or g is zero keeps r = 1 and, as in
+    solo-learn, its undecayed gradient. ``exclude_vectors``: one-dimensional tensors are neither scaled nor
+    decayed. ``lr_in_momentum``: the momentum buffer gathers lr g instead of g, as in ACL's own optimiser,
+    which differs while the rate moves.
 
     The trust ratios stay on the device: a step never waits for it.
     """

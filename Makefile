@@ -1,0 +1,40 @@
+# Everything runs in .venv, which is made on first use and again only when the requirements change.
+PYTHON ?= python3
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+CODE := bench methods examples perf tests
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install demo test test-slow lint check
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "PYTHON=$(PYTHON) makes .venv; another: make test PYTHON=python3.12"
+
+install: $(INSTALLED) ## Make .venv and install the pinned packages
+
+demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of the leaderboard
+	$(BIN)/bench run deacl --dataset digits
+	$(BIN)/bench leaderboard
+
+test: $(INSTALLED) ## The tests that take seconds
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(INSTALLED) ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED) ## Style, types and spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy $(CODE)
+	$(BIN)/codespell $(CODE) docs *.md Makefile pyproject.toml
+
+check: $(INSTALLED) ## Does the leaderboard say what the records say?
+	$(BIN)/bench leaderboard --check
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --constraint constraints.txt --editable ".[dev]"
+	touch $@
