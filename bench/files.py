@@ -3,10 +3,13 @@
 import json
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+
+_UNFINISHED = ".unfinished"
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -18,7 +21,9 @@ def write_bytes(path: Path, content: bytes) -> None:
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED, delete=False
+        ) as file:
             temporary = file.name
             file.write(content)
             file.flush()
@@ -28,16 +33,34 @@ def write_bytes(path: Path, content: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise BenchError(
-            f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
-            "or choose another with --runs-dir or --results-dir; then run the same command again."
-        ) from error
+        raise _refusal(path, error) from error
     _sync_folder(path.parent)
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write plain ``values`` as indented JSON, atomically; see :func:`write_bytes`."""
     write_bytes(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+
+
+def make_writable(folder: Path) -> None:
+    """Make ``folder`` and try it with a file, so that long work need not end to learn that it cannot be kept.
+
+    Raises:
+        BenchError: the folder cannot be made or written, or the disk is full.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise _refusal(folder, error) from error
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Delete what killed processes left of their writes under ``folder``, which no living one may be writing."""
+    for path in folder.rglob(f".*{_UNFINISHED}"):
+        path.unlink(missing_ok=True)
 
 
 def read_json(path: Path) -> Any:
@@ -48,6 +71,13 @@ def read_json(path: Path) -> Any:
         raise BenchError(f"cannot read {path}: {error}") from error
 
 
+def _refusal(path: Path, error: OSError) -> BenchError:
+    return BenchError(
+        f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
+        "or choose another with --runs-dir or --results-dir; then run the same command again."
+    )
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
@@ -55,9 +85,10 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Without this a crash of the machine may forget the rename itself.
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    # Without this a crash of the machine may forget the rename itself. Some network disks know no such call.
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -10,20 +10,26 @@ from copy import deepcopy
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
 
-from bench.attack import pgd
-from bench.data.views import WeakView
+from bench.attack import attacking, pgd
+from bench.data.views import StrongView, WeakView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder
 from bench.recipe import MethodConfig, Start, TrainPlan
-from methods.losses import negative_cosine
-from methods.simclr import SimCLRStage, SimCLRStageSettings
+from methods.deacl_losses import LOSS_FORMS, LossName
+from methods.frameworks import FRAMEWORKS, FrameworkName, FrameworkSettings, FrameworkStage
+from methods.losses import negative_cosine, nt_xent
+from methods.simclr import SimCLRStageSettings
+
+ViewName = Literal["weak", "strong"]
 
 
 class PseudoATSettings(TrainPlan):
-    """Stage 2 as published.
+    """Stage 2 as published, and the switches of the paper's ablations.
+
+    The switches for Tables 4, 5 and 6 and for ``loss`` are in no public code: what each does here is our reading.
 
     Source: DeACL section 4.1 and pantheon5100/DeACL at 3fb81e3, ``bash_files/DeACL_cifar10.sh`` and
     ``solo/methods/mocov2_distillation_AT.py``; fp32 as its scripts ask since 2024.
@@ -35,16 +41,33 @@ class PseudoATSettings(TrainPlan):
     lr_batch: int | None = Field(default=256, ge=1)
     weight_decay: float = Field(default=5e-4, ge=0)
     """On every parameter of the student, batch-norm included (Table 3)."""
-    warmup_epochs: int = Field(default=10, ge=0)
+    warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.003, ge=0)
 
     lam: float = Field(default=2.0, ge=0)
     """lambda of equation 4: the weight of the adversarial term."""
+    loss: LossName = "ce2gt_ae2ce"
+    """Form of the loss, by the names of the authors' code; see ``methods.deacl_losses``. The attack does not change."""
+    temperature: float = Field(default=0.1, gt=0)
+    """Of the loss forms with KL or InfoNCE, and of the contrastive term."""
+    contrastive: float = Field(default=0.0, ge=0)
+    """Table 6: weight of a term against collapse, NT-Xent between the student's clean and adversarial features."""
+    projector: Literal["none", "stage1"] = "none"
+    """Table 5: ``stage1`` keeps that stage's projector on both networks, frozen on the teacher, trained on the
+    student; losses and attack then see its outputs."""
     steps: int = Field(default=5, ge=0)
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"
+
+    clean_view: ViewName = "weak"
+    """Table 4: what the teacher and the clean student see."""
+    adversarial_view: ViewName = "weak"
+    """Table 4: what the attack starts from. Where it is as strong as the clean view, it is the same view; where
+    not, another one of the same image, whose target stays the teacher's feature of the clean view."""
     view: WeakView = WeakView()
+    strong_view: StrongView = StrongView()
+    """SimCLR's. Views are never normalised, only encoders do that: the authors' pipeline for these would do both."""
 
 
 class DeACLConfig(MethodConfig):
@@ -52,13 +75,26 @@ class DeACLConfig(MethodConfig):
 
     student_init: Literal["teacher", "scratch"] = "teacher"
     """Table 1: the teacher's weights and batch-norm statistics, or a fresh initialisation."""
-    stage1: SimCLRStageSettings = SimCLRStageSettings()
+    ssl: FrameworkName = "simclr"
+    """Table 9: the framework of stage 1. Its online backbone, never the momentum network, is the teacher."""
+    stage1: FrameworkSettings = {}  # type: ignore[assignment]  # the validator makes it the settings of `ssl`
+    """The settings class and the published recipe are those of ``ssl``."""
     stage2: PseudoATSettings = PseudoATSettings()
+
+    @field_validator("stage1", mode="before")
+    @classmethod
+    def _of_framework(cls, value: Any, info: ValidationInfo) -> Any:
+        framework: FrameworkName | None = info.data.get("ssl")
+        if framework is None:
+            return SimCLRStageSettings()  # `ssl` itself is refused, and with it the whole
+        return FRAMEWORKS[framework].settings.model_validate(value)
 
 
 class _Views(NamedTuple):
     images: Tensor
     generator: torch.Generator
+    attacked: Tensor
+    """What the attack starts from; ``images`` itself unless Table 4 asks otherwise."""
 
 
 class PseudoATStage(Stage):
@@ -72,45 +108,79 @@ class PseudoATStage(Stage):
     - f2(x) and f2(x') come from one train-mode forward pass over [x; x'], so that batch statistics are those
       of the mixed batch and running statistics move once a step;
     - f2(x) is not detached in the second term: the clean branch is pulled towards the adversarial one too.
+
+    The settings' switches change exactly what they say. In particular the attack always maximises -cos(f2(x'), z),
+    and [x; x'] is one batch under every loss form, also where f2(x) is in no term.
+
+    Args:
+        settings: the stage's plan and constants.
+        ctx: the run.
+        teacher: f1, with its projector behind it if the student has one; frozen here.
+        student: f2, which is trained and handed on.
+        projector: what stands on the student in training; None: nothing.
     """
 
     name = "pseudo_at"
 
-    def __init__(self, settings: PseudoATSettings, ctx: MethodContext, teacher: Encoder, student: Encoder) -> None:
+    def __init__(
+        self,
+        settings: PseudoATSettings,
+        ctx: MethodContext,
+        teacher: nn.Module,
+        student: Encoder,
+        projector: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         self.plan: PseudoATSettings = settings
         self.encoder = student
+        self.projector = nn.Identity() if projector is None else projector
         self.teacher = teacher.requires_grad_(False)
         self._threat = ctx.threat
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
-        """uint8 [B, C, H, W] -> one weak view, float [B, C, H, W] in [0, 1]; the attack's start comes later."""
-        return _Views(self.plan.view(images, generator), generator)
+        """uint8 [B, C, H, W] -> one view each, float [B, C, H, W] in [0, 1]; the attack's start comes later."""
+        plan = self.plan
+        views: dict[ViewName, WeakView | StrongView] = {"weak": plan.view, "strong": plan.strong_view}
+        clean = views[plan.clean_view](images, generator)
+        same = plan.adversarial_view == plan.clean_view
+        return _Views(clean, generator, clean if same else views[plan.adversarial_view](images, generator))
 
     def forward(self, views: _Views) -> StepLoss:
-        """Return equation 4, with its two terms as scalars."""
-        images, generator = views
+        """Return the loss, with its terms as scalars."""
+        images, generator, attacked = views
         self.teacher.eval()
         with torch.no_grad():
             target = self.teacher(images)
-        adversarial = self._attack(images, target, generator)
-        clean_features, adversarial_features = self.encoder(torch.cat([images, adversarial])).chunk(2)
-        distance = negative_cosine(clean_features, target).mean()
-        robustness = negative_cosine(adversarial_features, clean_features).mean()
-        scalars = {"distance": distance.detach(), "robustness": robustness.detach()}
-        return StepLoss(distance + self.plan.lam * robustness, scalars)
+        adversarial = self._attack(attacked, target, generator)
+        features = self.projector(self.encoder(torch.cat([images, adversarial])))
+        clean_features, adversarial_features = features.chunk(2)
+        return self._loss(clean_features, adversarial_features, target)
 
     def _attack(self, images: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         student = self.encoder.prepared()
-        return pgd(
-            lambda x: negative_cosine(student(x), target),
-            images,
-            threat=self._threat,
-            steps=self.plan.steps,
-            step_size=self.plan.step_size * self._threat.eps,
-            start=self.plan.start,
-            generator=generator,
-        )
+        with attacking(self.projector):
+            return pgd(
+                lambda x: negative_cosine(self.projector(student(x)), target),
+                images,
+                threat=self._threat,
+                steps=self.plan.steps,
+                step_size=self.plan.step_size * self._threat.eps,
+                start=self.plan.start,
+                generator=generator,
+            )
+
+    def _loss(self, clean: Tensor, adversarial: Tensor, target: Tensor) -> StepLoss:
+        plan, form = self.plan, LOSS_FORMS[self.plan.loss]
+        pulled = clean if form.pulled == "clean" else adversarial
+        terms = {"distance": form.to_teacher(pulled, target, plan.temperature)}
+        total = terms["distance"]
+        if form.to_clean is not None:
+            terms["robustness"] = form.to_clean(adversarial, clean, plan.temperature)
+            total = total + plan.lam * terms["robustness"]
+        if plan.contrastive > 0:
+            terms["contrastive"] = nt_xent(clean, adversarial, plan.temperature)
+            total = total + plan.contrastive * terms["contrastive"]
+        return StepLoss(total, {name: term.detach() for name, term in terms.items()})
 
 
 class DeACL:
@@ -141,12 +211,30 @@ class DeACL:
 
     def stages(self, ctx: MethodContext) -> Iterator[Stage]:
         """Yield stage 1, then stage 2 with what it learnt."""
-        ssl = SimCLRStage(self._config.stage1, ctx)
+        config = self._config
+        ssl = FRAMEWORKS[config.ssl].stage(config.stage1, ctx)
         yield ssl
-        student = deepcopy(ssl.encoder) if self._config.student_init == "teacher" else ctx.new_encoder("student")
-        self._student = student
-        yield PseudoATStage(self._config.stage2, ctx, ssl.encoder, student)
+        self._student, projector = _student(config.student_init, ctx, ssl)
+        if config.stage2.projector == "stage1":
+            teacher = nn.Sequential(ssl.encoder, ssl.projector)
+            yield PseudoATStage(config.stage2, ctx, teacher, self._student, projector)
+        else:
+            yield PseudoATStage(config.stage2, ctx, ssl.encoder, self._student)
 
     def result(self) -> Encoder:
         """Return the robust student."""
         return self._student
+
+
+def _student(
+    init: Literal["teacher", "scratch"], ctx: MethodContext, ssl: FrameworkStage
+) -> tuple[Encoder, nn.Sequential]:
+    """Return the student's encoder and projector before stage 2: copies of the teacher's, or fresh ones."""
+    projector = deepcopy(ssl.projector)
+    if init == "teacher":
+        return deepcopy(ssl.encoder), projector
+    with ctx.scoped("student", "projector"):
+        for layer in projector:
+            if isinstance(layer, nn.Linear | nn.BatchNorm1d):
+                layer.reset_parameters()
+    return ctx.new_encoder("student"), projector

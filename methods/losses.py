@@ -18,7 +18,7 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
     Source: SimCLR (Chen et al., ICML 2020), equation 1 and algorithm 1.
     """
-    z = F.normalize(torch.cat([z1, z2]).float(), dim=1)
+    z = F.normalize(widened(torch.cat([z1, z2])), dim=1)
     similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(z), device=z.device).roll(len(z1))
     return F.cross_entropy(similarity, partner)
@@ -29,4 +29,14 @@ def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
 
     Source: DeACL (Zhang et al., ECCV 2022), the "CosSim loss" of section 3.3.
     """
-    return -F.cosine_similarity(a.float(), b.float(), dim=1)
+    return -F.cosine_similarity(widened(a), widened(b), dim=1)
+
+
+def off_diagonal(matrix: Tensor) -> Tensor:
+    """Return ``matrix`` [D, D] with zeros on its diagonal, through which no gradient passes."""
+    return matrix - matrix.diagonal().diag()
+
+
+def widened(x: Tensor) -> Tensor:
+    """Return ``x`` in float32 where autocast left it in half precision; float64 stays."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -27,7 +27,7 @@ class SimCLRStageSettings(TrainPlan):
     lr: float = Field(default=0.4, gt=0)
     lr_batch: int | None = Field(default=256, ge=1)
     weight_decay: float = Field(default=1e-5, ge=0)
-    warmup_epochs: int = Field(default=10, ge=0)
+    warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.003, ge=0)
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
 

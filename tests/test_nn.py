@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bench import rng
 from bench.errors import BenchError
 from bench.method import MethodContext
-from bench.nn import Classifier, Encoder, build_encoder, mlp
+from bench.nn import ENCODERS, Classifier, Encoder, build_encoder, mlp
 from bench.nn.resnet import resnet18, resnet34, resnet50
 from bench.recipe import DatasetFacts, EncoderSettings, MethodConfig, TrainPlan, build_recipe, load_tier
 from bench.train.cost import count_flops
@@ -91,16 +91,16 @@ def torchvision_twin(arch: str, padding: int) -> nn.Module:
 
 @pytest.mark.parametrize(("arch", "padding"), [("resnet18", 1), ("resnet18", 2), ("resnet34", 1), ("resnet50", 2)])
 def test_parity_with_torchvision_in_eval_and_train_mode(arch: str, padding: int) -> None:
-    ours = FACTORIES[arch](width=64, in_channels=3, stem_padding=padding, stem_init="kaiming")
-    with rng.scoped(0, "twin"):
+    with rng.scoped(0, "parity"):
+        ours = FACTORIES[arch](width=64, in_channels=3, stem_padding=padding, stem_init="kaiming")
         twin = torchvision_twin(arch, padding)
     twin.load_state_dict(ours.state_dict())  # strict: every name and shape
     images = make_images(4, size=9)
     for train in (True, False):  # training first, so that eval mode meets moved statistics
         expected, found = twin.train(train)(images), ours.train(train)(images)
-        scale = float(expected.abs().max())
+        scale = float(expected.detach().abs().max())
         assert scale > 0.01
-        assert float((found - expected).abs().max()) < 1e-5 * max(1.0, scale)
+        assert float((found - expected).detach().abs().max()) < 1e-5 * max(1.0, scale)
     moved, reference = ours.state_dict(), twin.state_dict()
     assert all(torch.allclose(moved[name], reference[name], rtol=1e-5, atol=1e-6) for name in reference)
     assert int(moved["bn1.num_batches_tracked"]) == 1
@@ -146,7 +146,7 @@ def test_other_convolutions_are_kaiming_fan_out() -> None:
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Conv2d) and name != "conv1":
             fan_out = module.out_channels * module.kernel_size[0] ** 2
-            assert float(module.weight.std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1), name
+            assert float(module.weight.detach().std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1), name
         elif isinstance(module, nn.BatchNorm2d):
             assert bool((module.weight == 1).all())
             assert not bool(module.bias.any())
@@ -199,16 +199,19 @@ def test_the_constants_travel_with_the_weights() -> None:
 # Prepared copies
 
 
-@pytest.mark.parametrize("arch", list(FACTORIES))
+@pytest.mark.parametrize("arch", list(ENCODERS))
 @pytest.mark.parametrize("padding", [1, 2])
 def test_a_prepared_copy_is_the_same_function(arch: str, padding: int) -> None:
     encoder, images = unsettled(make_encoder(arch=arch, width=2, stem_padding=padding)), make_images()
     before = tensors_of(encoder)
     prepared = encoder.train().prepared()
-    expected, found = encoder.eval()(images), prepared(images)
-    assert float(expected.abs().max()) > 0.1
-    assert float((found - expected).abs().max()) < 1e-5 * max(1.0, float(expected.abs().max()))
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
+    with torch.no_grad():
+        expected, found = encoder.eval()(images), prepared(images)
+    scale = float(expected.abs().max())
+    assert scale > 0.01
+    assert float((found - expected).abs().max()) < 1e-5 * max(1.0, scale)
+    if arch in FACTORIES:  # in the others, batch-norm comes before the convolution, and some of it stays
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in prepared.modules())
     assert_same(tensors_of(encoder), before)
 
 
@@ -244,7 +247,9 @@ def test_pixel_gradients_of_a_prepared_copy_agree() -> None:
 
 
 def test_a_prepared_classifier_is_the_same_function() -> None:
-    classifier, images = Classifier(unsettled(make_encoder()), nn.Linear(32, 5)).train(), make_images()
+    with rng.scoped(0, "head"):
+        classifier = Classifier(unsettled(make_encoder()), nn.Linear(32, 5)).train()
+    images = make_images()
     before = tensors_of(classifier)
     prepared = classifier.prepared()
     assert_same(tensors_of(classifier), before)
@@ -268,8 +273,13 @@ class Strange(nn.Module):
         return self.conv1(self.bn1(x)).mean(dim=(2, 3))  # type: ignore[no-any-return]
 
 
+def strange() -> Encoder:
+    with rng.scoped(0, "strange"):
+        return Encoder(Strange(), nn.Identity())
+
+
 def test_a_backbone_that_cannot_be_folded_is_copied_as_it_is() -> None:
-    encoder, images = unsettled(Encoder(Strange(), nn.Identity())), make_images()
+    encoder, images = unsettled(strange()), make_images()
     prepared = encoder.train().prepared()
     assert torch.equal(prepared(images), encoder.eval()(images))
     assert not any(p.requires_grad for p in prepared.parameters())

@@ -24,6 +24,10 @@ ENCODERS: Registry[BackboneFactory] = Registry("encoder", group="bench.encoders"
 ENCODERS.add("resnet18", "bench.nn.resnet:resnet18")
 ENCODERS.add("resnet34", "bench.nn.resnet:resnet34")
 ENCODERS.add("resnet50", "bench.nn.resnet:resnet50")
+ENCODERS.add("preact-resnet18", "bench.nn.preact:preact_resnet18")
+ENCODERS.add("preact-resnet34", "bench.nn.preact:preact_resnet34")
+ENCODERS.add("preact-resnet50", "bench.nn.preact:preact_resnet50")
+ENCODERS.add("wide-resnet28-10", "bench.nn.wide_resnet:wide_resnet28_10")
 
 _CONSTANTS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),

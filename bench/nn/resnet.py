@@ -1,15 +1,29 @@
 """The post-activation ResNet of the CIFAR papers, with the settings in which their copies differ."""
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class Block(Protocol):
+    """The class of a residual block; its shortcut is the block's attribute ``downsample``."""
+
+    expansion: int
+    """Channels that come out, in units of the block's ``channels``."""
+    foldable: int
+    """How many of its convolutions, from ``conv1`` on, are directly followed by their own batch-norm."""
+
+    def __call__(self, channels_in: int, channels: int, stride: int) -> nn.Module:
+        """Return a block: [B, channels_in, H, W] -> [B, expansion * channels, H / stride, W / stride]."""
 
 
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 2)."""
 
     expansion = 1
+    foldable = 2
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -17,7 +31,7 @@ class BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
-        self.downsample = _shortcut(channels_in, channels, stride)
+        self.downsample = shortcut(channels_in, channels, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C, H / stride, W / stride]."""
@@ -30,6 +44,7 @@ class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions and a shortcut; the 3x3 carries the stride, as in torchvision."""
 
     expansion = 4
+    foldable = 3
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -40,7 +55,7 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
-        self.downsample = _shortcut(channels_in, channels_out, stride)
+        self.downsample = shortcut(channels_in, channels_out, stride)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, 4 C, H / stride, W / stride]."""
@@ -66,7 +81,7 @@ class ResNet(nn.Module):
 
     def __init__(
         self,
-        block: type[BasicBlock] | type[Bottleneck],
+        block: Block,
         blocks: Sequence[int],
         width: int,
         in_channels: int,
@@ -96,11 +111,11 @@ class ResNet(nn.Module):
         """Yield (parent, convolution's name, batch-norm's name) wherever one directly follows the other."""
         yield self, "conv1", "bn1"
         for block in self.modules():
-            if isinstance(block, BasicBlock | Bottleneck):
-                for number in range(1, 4 if isinstance(block, Bottleneck) else 3):
-                    yield block, f"conv{number}", f"bn{number}"
-                if isinstance(block.downsample, nn.Sequential):
-                    yield block.downsample, "0", "1"
+            for number in range(1, 1 + getattr(block, "foldable", 0)):
+                yield block, f"conv{number}", f"bn{number}"
+            projection = getattr(block, "downsample", None)
+            if isinstance(projection, nn.Sequential):
+                yield projection, "0", "1"
 
 
 def resnet18(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
@@ -118,14 +133,13 @@ def resnet50(width: int, in_channels: int, stem_padding: int, stem_init: str) ->
     return ResNet(Bottleneck, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
 
 
-def _stage(
-    block: type[BasicBlock] | type[Bottleneck], channels_in: int, channels: int, blocks: int, stride: int
-) -> nn.Sequential:
+def _stage(block: Block, channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
     rest = [block(channels * block.expansion, channels, 1) for _ in range(blocks - 1)]
     return nn.Sequential(block(channels_in, channels, stride), *rest)
 
 
-def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    """Return the identity, or a 1x1 convolution and batch-norm where the block changes its input's shape."""
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
     conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)

@@ -44,7 +44,8 @@ class TrainPlan(Settings):
     schedule: Schedule = "warmup-cosine"
     decay_epochs: tuple[int, ...] = ()
     """``steps``: the 0-based epochs from which the rate is a tenth of what it was before."""
-    warmup_epochs: int = Field(default=0, ge=0)
+    warmup_epochs: float = Field(default=0, ge=0)
+    """A tier may leave a fraction of one: then the warm-up is that share of an epoch's steps."""
     warmup_start: float = Field(default=0.0, ge=0)
     lr_floor: float = Field(default=0.0, ge=0)
     schedule_unit: Literal["epoch", "step"] = "epoch"
@@ -60,7 +61,7 @@ class TrainPlan(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs} exceed epochs {self.epochs}")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         return self

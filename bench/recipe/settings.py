@@ -47,7 +47,8 @@ def describe(error: ValidationError) -> str:
     """Return all faults of a validation, one a line, each with its key and the value given."""
     faults = []
     for fault in error.errors():
-        key = ".".join(str(part) for part in fault["loc"]) or "(all)"
+        # A method's settings are typed without the section that holds them in the recipe.
+        key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.") or "(all)"
         given = "" if fault["type"] in ("missing", "extra_forbidden") else f" (given: {fault['input']!r})"
         faults.append(f"{key}: {fault['msg']}{given}")
     return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults])

@@ -9,7 +9,7 @@ import torch
 
 from bench.errors import BenchError
 from bench.evaluate import Evaluation, evaluate
-from bench.files import write_json
+from bench.files import make_writable, write_json
 from bench.nn import Encoder
 from bench.protocol import build_protocol
 from bench.record import PhaseCost, Record, describe_environment, load_record, save_record
@@ -33,6 +33,7 @@ def execute(
         InterruptedRunError: a stop was requested; the same call continues.
     """
     reporter, stop = reporter or Silent(), stop or Stop()
+    make_writable(results_dir)
     with run.folder.claimed():
         finished = _finished_records(run)
         if len(finished) < len(run.protocols):

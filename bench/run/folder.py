@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.files import read_json, write_json
+from bench.files import make_writable, read_json, remove_unfinished, write_json
 from bench.recipe import Recipe, canonical_digest
 
 
@@ -47,26 +47,22 @@ class RunFolder:
         Raises:
             BenchError: another process works in it, it cannot be written, or it holds another run.
         """
-        identity = {"owner": self.owner, "seed": self.seed, "recipe": self.recipe.model_dump(mode="json")}
+        make_writable(self.path)
+        with _locked(self.path / ".lock"):
+            remove_unfinished(self.path)
+            self._identify()
+            yield
+
+    def _identify(self) -> None:
+        """Write whose folder this is, or check it."""
         description = self.path / "run.json"
         if not description.exists():
-            write_json(description, identity)
-        elif read_json(description).get("owner") != self.owner:
+            recipe = self.recipe.model_dump(mode="json")
+            write_json(description, {"owner": self.owner, "seed": self.seed, "recipe": recipe})
+            return
+        identity = read_json(description)
+        if not isinstance(identity, dict) or identity.get("owner") != self.owner:
             raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
-        try:
-            lock = (self.path / ".lock").open("a")
-        except OSError as error:
-            raise BenchError(
-                f"cannot write in {self.path}: {error.strerror}. Make it writable or choose another --runs-dir."
-            ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise BenchError(
-                    f"another process is working on this run ({self.path}). Wait for it, or stop it."
-                ) from None
-            yield
 
 
 @dataclass(frozen=True)
@@ -85,3 +81,26 @@ class ProtocolFolder:
     def record(self) -> Path:
         """The finished record; its copy under ``results/`` is the one that counts."""
         return self.path / "record.json"
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``; the system lets go of it however this process ends."""
+    try:
+        lock = path.open("a")
+    except OSError as error:
+        raise _unlockable(path, error) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError(
+                f"another process is working on this run ({path.parent}). Wait for it, or stop it."
+            ) from None
+        except OSError as error:
+            raise _unlockable(path, error) from error
+        yield
+
+
+def _unlockable(path: Path, error: OSError) -> BenchError:
+    return BenchError(f"cannot lock {path}: {error.strerror}. Make it writable, or choose another --runs-dir.")

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,15 +52,21 @@ def project(run: Run) -> list[PhaseEstimate]:
     images = run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
-        done = stage_progress(run.folder.path, stage.name)
-        left = 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
+        left = _left(run.folder.path, stage)
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
     encoder = method.result().to(run.device)
     for protocol in run.protocols:
         stage = build_protocol(protocol, run.recipe, encoder, run.dataset.train.labels, run.seed)
-        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", 1.0))
-        estimates += _evaluation(run, stage.classifier())
+        place = run.folder.protocol(protocol)
+        left = _left(place.path, stage)
+        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", left))
+        estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
     return estimates
+
+
+def _left(folder: Path, stage: Stage) -> float:
+    done = stage_progress(folder, stage.name)
+    return 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
 
 
 def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
@@ -82,7 +89,7 @@ def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> P
     return PhaseEstimate(phase, work, per_image * processed, left)
 
 
-def _evaluation(run: Run, classifier: Classifier) -> list[PhaseEstimate]:
+def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
     settings, test = run.recipe.evaluate, run.dataset.test
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
@@ -104,13 +111,14 @@ def _evaluation(run: Run, classifier: Classifier) -> list[PhaseEstimate]:
             f"RA, PGD-{settings.pgd_steps}",
             f"{len(test.labels)} test images, {settings.pgd_restarts} restart(s)",
             len(test.labels) * (passes * gradient_seconds + 2 * forward_seconds),
+            left,
         )
     ]
     if settings.autoattack:
         attacked = len(autoattack_images(run.recipe))
         survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
         work = f"standard, {attacked} test images"
-        estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor))
+        estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
     return estimates
 
 

@@ -65,7 +65,8 @@ class LARS(SGD):
         if self._clip and lr > 0:
             ratio = (ratio / lr).clamp(max=1.0)
         live = (weight_norm > 0) & (grad_norm > 0)
-        torch._foreach_add_(grads, torch._foreach_mul(params, list((live * self._decay).unbind())))
+        decay = live * torch.full_like(ratio, self._decay)  # a bare number would be rounded to float32
+        torch._foreach_add_(grads, torch._foreach_mul(params, list(decay.unbind())))
         torch._foreach_mul_(grads, list(torch.where(live, ratio, torch.ones_like(ratio)).unbind()))
 
 

@@ -7,18 +7,18 @@ from bench.recipe import TrainPlan
 
 def learning_rate(plan: TrainPlan, *, epoch: int, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of 0-based ``step`` of 0-based ``epoch``."""
-    now = epoch * steps_per_epoch + step
-    if plan.schedule == "rocl":
-        return _rocl(plan, epoch)
-    if plan.schedule == "acl":
-        return _acl(plan, now + 1, warmup=plan.warmup_epochs * steps_per_epoch, total=plan.epochs * steps_per_epoch)
-    if plan.schedule == "advcl":
-        return _advcl(plan, epoch + 1, now, warmup_steps=plan.warmup_epochs * steps_per_epoch)
     if plan.schedule == "steps":
         return plan.effective_lr * 0.1 ** sum(epoch >= decay for decay in plan.decay_epochs)
-    unit = steps_per_epoch if plan.schedule_unit == "step" else 1
-    index = now if plan.schedule_unit == "step" else epoch
-    return _warmup_cosine(plan, index, warmup=plan.warmup_epochs * unit, total=plan.epochs * unit)
+    now = epoch * steps_per_epoch + step
+    warmup, total = round(plan.warmup_epochs * steps_per_epoch), plan.epochs * steps_per_epoch
+    if plan.schedule == "acl":
+        return _acl(plan, now + 1, warmup=warmup, total=total)
+    if plan.schedule == "advcl":
+        return _advcl(plan, epoch + 1, now, warmup_steps=warmup)
+    if plan.schedule_unit == "epoch":
+        now, warmup, total = epoch, round(plan.warmup_epochs), plan.epochs
+    shape = _rocl if plan.schedule == "rocl" else _warmup_cosine
+    return shape(plan, now, warmup=warmup, total=total)
 
 
 def _warmup_cosine(plan: TrainPlan, index: int, *, warmup: int, total: int) -> float:
@@ -37,17 +37,17 @@ def _warmup_cosine(plan: TrainPlan, index: int, *, warmup: int, total: int) -> f
     return plan.lr_floor + (peak - plan.lr_floor) / 2 * (1 + math.cos(math.pi * progress))
 
 
-def _rocl(plan: TrainPlan, epoch: int) -> float:
-    """Return the rate of 0-based ``epoch``: linear from the start to the peak l, then l / 2 (1 + cos(pi (e - W) / T)).
+def _rocl(plan: TrainPlan, index: int, *, warmup: int, total: int) -> float:
+    """Return the rate of unit n = ``index``: linear from the start to the peak l, then l / 2 (1 + cos(pi (n - W) / T)).
 
     The cosine's period is the whole training T, not what is left of it, so the rate does not reach zero.
 
     Source: RoCL's ``src/warmup_scheduler/scheduler.py`` at b6d5185: start 0.1, peak 1.5, W = 10, T = 1000.
     """
-    peak, warmup = plan.effective_lr, plan.warmup_epochs
-    if epoch < warmup:
-        return plan.warmup_start + (peak - plan.warmup_start) * (epoch + 1) / warmup
-    return peak / 2 * (1 + math.cos(math.pi * (epoch - warmup) / plan.epochs))
+    peak = plan.effective_lr
+    if index < warmup:
+        return plan.warmup_start + (peak - plan.warmup_start) * (index + 1) / warmup
+    return peak / 2 * (1 + math.cos(math.pi * (index - warmup) / total))
 
 
 def _acl(plan: TrainPlan, step: int, *, warmup: int, total: int) -> float:

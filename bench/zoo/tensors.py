@@ -49,9 +49,10 @@ def load_tensors(path: Path) -> TensorFile:
         raise BenchError(f"cannot read {path}: {error}. Delete it; the same command makes it again.") from error
     if header.get("format") != _FORMAT:
         raise BenchError(f"{path} was not written by this program (no {_FORMAT!r} header).")
-    if digest(tensors, header["metadata"]) != header["sha256"]:
+    text = header.get("metadata", "")
+    if digest(tensors, text) != header.get("sha256"):
         raise BenchError(f"{path} is damaged: its checksum does not match. Delete it; the same command makes it again.")
-    return TensorFile(tensors, json.loads(header["metadata"]))
+    return TensorFile(tensors, json.loads(text))
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:

@@ -1,0 +1,82 @@
+"""The Wide ResNet of semi-supervised learning, as solo-learn and DeACL carry it: WRN-28-10.
+
+Against Zagoruyko and Komodakis (BMVC 2016): convolutions have biases, LeakyReLU of slope 0.1 stands for ReLU,
+and batch-norm has eps 0.001 and momentum 0.001. With that momentum the running statistics need some thousands
+of steps to arrive; after a tier's few hundred they are still near where they started.
+
+Source: pantheon5100/DeACL at 3fb81e3, ``solo/models/wide_resnet.py``.
+"""
+
+from functools import partial
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_WIDENING = 10
+_BLOCKS_PER_GROUP = 4  # (28 - 4) / 6
+_SLOPE = 0.1
+
+_norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.001)
+
+
+class WideBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut.
+
+    In the very first block convolution and projection read the activation of the input; in the first blocks of
+    groups 2 and 3 both read the raw input (``activated`` is False). The authors' blocks own a batch-norm there
+    too, whose output they do not use; it is left out here.
+    """
+
+    def __init__(self, channels_in: int, channels: int, stride: int, *, activated: bool) -> None:
+        super().__init__()
+        self.bn1 = _norm(channels_in) if activated else None
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1)
+        self.bn2 = _norm(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.downsample = None if channels_in == channels else nn.Conv2d(channels_in, channels, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C_in, H, W] -> [B, C, H / stride, W / stride]."""
+        active = x if self.bn1 is None else F.leaky_relu(self.bn1(x), _SLOPE)
+        out: Tensor = self.conv2(F.leaky_relu(self.bn2(self.conv1(active)), _SLOPE))
+        return out + (x if self.downsample is None else self.downsample(active))
+
+
+class WideResNet(nn.Module):
+    """A 3x3 stem, three groups of four blocks, batch-norm, LeakyReLU and global average pooling.
+
+    Args:
+        width: channels of the stem. The published 16 gives groups of 160, 320 and 640 channels: ten, twenty and
+            forty times the width. (The encoder section's usual 64 would be a network of 583 million parameters.)
+        in_channels: channels of the images.
+        stem_padding: zero padding of the stem.
+        stem_init: ``kaiming`` as all other convolutions, or ``default``, the framework's own.
+    """
+
+    def __init__(self, width: int, in_channels: int, stem_padding: int, stem_init: str) -> None:
+        super().__init__()
+        groups = [width * _WIDENING * 2**group for group in range(3)]
+        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=stem_padding)
+        self.layer1 = _group(width, groups[0], stride=1, activated=True)
+        self.layer2 = _group(groups[0], groups[1], stride=2, activated=False)
+        self.layer3 = _group(groups[1], groups[2], stride=2, activated=False)
+        self.bn1 = _norm(groups[2])
+        self.feature_dim = groups[2]
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d) and (module is not self.conv1 or stem_init == "kaiming"):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, C, H, W] -> pooled features [B, feature_dim]."""
+        x = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        return F.leaky_relu(self.bn1(x), _SLOPE).mean(dim=(2, 3))
+
+
+def wide_resnet28_10(width: int, in_channels: int, stem_padding: int, stem_init: str) -> WideResNet:
+    """WRN-28-10: 36,481,920 parameters and 640 features at its published width of 16."""
+    return WideResNet(width, in_channels, stem_padding, stem_init)
+
+
+def _group(channels_in: int, channels: int, *, stride: int, activated: bool) -> nn.Sequential:
+    rest = [WideBlock(channels, channels, 1, activated=True) for _ in range(_BLOCKS_PER_GROUP - 1)]
+    return nn.Sequential(WideBlock(channels_in, channels, stride, activated=activated), *rest)

@@ -1,0 +1,234 @@
+"""ACL: adversarial contrastive learning (Jiang, Chen, Chen & Wang, NeurIPS 2020).
+
+SimCLR is made robust by contrasting views that PGD has perturbed against the contrastive loss itself. The best
+variant, dual stream, averages the loss of clean views and that of perturbed ones, through one set of weights
+but two sets of batch-norm layers.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.attack import pgd
+from bench.data.views import StrongView
+from bench.errors import BenchError
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, branches
+from bench.recipe import MethodConfig, Schedule, Start, TrainPlan
+from methods.losses import nt_xent
+
+Variant = Literal["ds", "a2a", "a2s", "s2s"]
+
+
+class ACLSettings(TrainPlan):
+    """The released recipe: ``train_simCLR.py`` of VITA-Group/Adversarial-Contrastive-Learning at 399eabd.
+
+    It differs from the SimCLR settings that the paper refers to: LARS has no exclusions, the peak rate is 5
+    and crops start at a tenth of the area.
+    """
+
+    epochs: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=512, ge=2)
+    drop_last: bool = False
+    optimizer: Literal["sgd", "lars"] = "lars"
+    lr: float = Field(default=5.0, gt=0)
+    """No scaling rule is published."""
+    weight_decay: float = Field(default=1e-6, ge=0)
+    lars_eta: float = Field(default=0.001, gt=0)
+    lars_clip: bool = False
+    lars_exclude_vectors: bool = False
+    lars_lr_in_momentum: bool = True
+    schedule: Schedule = "acl"
+    warmup_epochs: float = Field(default=10, ge=0)
+    """Counted in steps: the rate rises from step to step."""
+    lr_floor: float = Field(default=1e-6, ge=0)
+
+    temperature: float = Field(default=0.5, gt=0)
+    steps: int = Field(default=5, ge=0)
+    step_size: float = Field(default=0.25, gt=0)
+    """In units of eps: 2/255 at 8/255."""
+    start: Start = "uniform"
+    projector_layers: Literal[2, 3] = 3
+    """The first release had 2, later ones 3; which made the paper's numbers is not known."""
+    view: StrongView = StrongView(
+        order="crop_first",
+        crop_scale=(0.1, 1.0),
+        interpolation="bicubic",
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_prob=0.8,
+        grayscale_prob=0.2,
+        blur_prob=0.0,
+    )
+
+
+class ACLConfig(MethodConfig):
+    """The stage, which streams it has, and which of them is evaluated."""
+
+    variant: Variant = "ds"
+    """``ds``, dual stream: the mean of ``s2s`` and ``a2a``. ``a2a``, adversarial to adversarial: both views
+    attacked. ``a2s``, adversarial to standard: one view attacked. ``s2s``, standard to standard: SimCLR."""
+    branch: Literal["adversarial", "clean"] = "adversarial"
+    """Whose batch-norm layers the evaluated encoder has, in the variants with two sets of them."""
+    stage1: ACLSettings = ACLSettings()
+
+
+class Branch(nn.Module):
+    """An encoder and its projector: [B, C, H, W] in [0, 1] -> [B, D]."""
+
+    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.projector = projector
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the embeddings of ``images``."""
+        embeddings: Tensor = self.projector(self.encoder(images))
+        return embeddings
+
+    def prepared(self) -> "Branch":
+        """Return a frozen eval-mode copy that is cheaper to attack; see :meth:`Encoder.prepared`."""
+        return Branch(self.encoder.prepared(), deepcopy(self.projector).eval().requires_grad_(False))
+
+
+def projection_head(width: int, layers: int) -> nn.Sequential:
+    """Return ACL's projector: linear layers as wide as the features, batch-norm after each, ReLU between them.
+
+    Only the first layer has a bias. Source: ``models/resnet_multi_bn.py`` at 399eabd.
+    """
+    first: list[nn.Module] = [nn.Linear(width, width), nn.BatchNorm1d(width)]
+    rest = [
+        (nn.ReLU(inplace=True), nn.Linear(width, width, bias=False), nn.BatchNorm1d(width)) for _ in range(1, layers)
+    ]
+    return nn.Sequential(*first, *(module for group in rest for module in group))
+
+
+class _Views(NamedTuple):
+    images: Tensor
+    generator: torch.Generator
+
+
+class ACLStage(Stage):
+    """Minimises NT-Xent between two views, clean or attacked as the variant says.
+
+    As in the authors' code:
+
+    - clean images pass the clean branch, attacked ones the adversarial branch, and so does the attack;
+    - one attack perturbs both views of all images to maximise their joint loss, negatives included, in eval mode;
+    - the train-mode passes come one after the other, adversarial first, so that each branch's running
+      statistics move once a step, with its own images;
+    - no pair and no negative crosses the streams.
+
+    The released code has no switch for ``a2a``, and of ``a2s`` only an attack that can spare every other row.
+    The reading here: ``a2a`` is the adversarial term alone, with one set of batch-norm layers; in ``a2s`` the
+    first view is attacked against the fixed embeddings of the second, and each view passes the branch of its
+    kind, in the attack as in the loss.
+
+    The authors keep the two views of an image in neighbouring rows; here they lie half a batch apart, on which
+    no quantity depends. Their linear probe beside the training is left out: no stage sees a label.
+    """
+
+    name = "pretrain"
+
+    def __init__(self, settings: ACLSettings, ctx: MethodContext, variant: Variant) -> None:
+        super().__init__()
+        self.plan: ACLSettings = settings
+        self.variant = variant
+        _refuse_lone_image(settings, variant, len(ctx.images))
+        encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            projector = projection_head(encoder.feature_dim, settings.projector_layers)
+        streams = branches(Branch(encoder, projector), 2 if variant in ("ds", "a2s") else 1)
+        self.clean, self.adversarial = streams[0], streams[-1]
+        self.encoder = self.adversarial.encoder
+        self._threat = ctx.threat
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
+        """uint8 [B, C, H, W] -> two strong views, float [2B, C, H, W] in [0, 1]; the attack's start comes later."""
+        return _Views(self.plan.view(torch.cat([images, images]), generator), generator)
+
+    def forward(self, views: _Views) -> StepLoss:
+        """Return the mean of the variant's terms, each of them also as a scalar."""
+        images, generator = views
+        terms: dict[str, Tensor] = {}
+        if self.variant == "a2s":
+            terms["mixed"] = self._mixed_term(images, generator)
+        if self.variant in ("ds", "a2a"):
+            attacked = self._attack_both(images, generator)
+            terms["adversarial"] = self._joint_loss(self.adversarial, attacked)
+        if self.variant in ("ds", "s2s"):
+            terms["clean"] = self._joint_loss(self.clean, images)
+        total = torch.stack(list(terms.values())).mean()
+        return StepLoss(total, {name: term.detach() for name, term in terms.items()})
+
+    def _joint_loss(self, branch: Branch, images: Tensor) -> Tensor:
+        first, second = branch(images).chunk(2)
+        return nt_xent(first, second, self.plan.temperature)
+
+    def _mixed_term(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        first, second = images.chunk(2)
+        target = self.adversarial.prepared()
+        with torch.no_grad():
+            fixed = self.clean.prepared()(second)
+        attacked = self._attack(lambda x: nt_xent(target(x), fixed, self.plan.temperature), first, generator)
+        return nt_xent(self.adversarial(attacked), self.clean(second), self.plan.temperature)
+
+    def _attack_both(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        target = self.adversarial.prepared()
+        return self._attack(lambda x: self._joint_loss(target, x), images, generator)
+
+    def _attack(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return ``images``, moved together to where ``loss``, a scalar of them all, is large."""
+        return pgd(
+            lambda x: loss(x).expand(len(x)),
+            images,
+            threat=self._threat,
+            steps=self.plan.steps,
+            step_size=self.plan.step_size * self._threat.eps,
+            start=self.plan.start,
+            generator=generator,
+        )
+
+
+def _refuse_lone_image(settings: ACLSettings, variant: Variant, images: int) -> None:
+    """Raise BenchError where the last batch would show a branch a single image: batch-norm needs two."""
+    if variant == "a2s" and not settings.drop_last and images % settings.batch_size == 1:
+        raise BenchError(
+            f"the last of the batches of {settings.batch_size} holds 1 of the {images} images, but under "
+            "variant=a2s each set of batch-norm layers needs 2. Leave it out with --set stage1.drop_last=true"
+        )
+
+
+class ACL:
+    """Contrastive learning of attacked and clean views, in one stage; the adversarial branch is evaluated."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="ACL",
+        year=2020,
+        paper="Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
+        summary="contrastive learning of clean and of attacked views, each with batch-norm layers of its own",
+        bibtex="""@inproceedings{jiang2020acl,
+  title = {Robust Pre-Training by Adversarial Contrastive Learning},
+  author = {Jiang, Ziyu and Chen, Tianlong and Chen, Ting and Wang, Zhangyang},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2020}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = ACLConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {"normalisation": "imagenet"}
+
+    def __init__(self, config: ACLConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the one stage."""
+        self._stage = ACLStage(self._config.stage1, ctx, self._config.variant)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the encoder with the batch-norm layers that the configuration chooses."""
+        stage = self._stage
+        return stage.clean.encoder if self._config.branch == "clean" else stage.adversarial.encoder

@@ -1,0 +1,281 @@
+"""AdvCL: adversarial contrastive learning with pseudo-supervision (Fan et al., NeurIPS 2021).
+
+Four views of each image are drawn together: two strong ones, an adversarial one and its high frequencies. A
+second adversarial view learns pseudo-labels, clusters of another encoder's features, by cross-entropy. The
+authors' clusters come from an encoder trained on ImageNet. Here an ordinary SSL encoder of the same data takes its
+place by default, which is stage 1 and part of the cost: results then do not compare one to one with the paper's.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import Field, ValidationInfo, field_validator
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.attack import attacking, pgd
+from bench.data.views import StrongView, WeakView
+from bench.errors import BenchError
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, branches, mlp
+from bench.recipe import MethodConfig, Schedule, Start, TrainPlan
+from methods.high_frequency import high_frequency, high_pass
+from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
+from methods.simclr import SimCLRStage, SimCLRStageSettings
+
+_BASE_TEMPERATURE = 0.07
+"""AdvCL's contrastive loss carries the factor tau / 0.07 = 7.142857, inherited from supervised contrastive learning."""
+
+_UNKNOWN = -1
+"""Stands for labels that are not computed yet; the cross-entropy of a batch of them is not a number."""
+
+
+class AdvCLSettings(TrainPlan):
+    """AdvCL as published.
+
+    Source: LijieFan/AdvCL at 24cb7a6, ``pretraining_advCL.py``, ``utils.py``, ``losses.py``, ``fr_util.py``.
+    """
+
+    epochs: int = Field(default=1000, ge=1)
+    """The checkpoint it calls epoch 1000 has seen 1001, the last of them at a learning rate near the floor."""
+    batch_size: int = Field(default=512, ge=2)
+    drop_last: bool = False
+    lr: float = Field(default=0.5, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """On every parameter, batch-norm and biases included."""
+    schedule: Schedule = "advcl"
+    warmup_epochs: float = Field(default=10, ge=0)
+    warmup_start: float = Field(default=0.01, ge=0)
+    lr_floor: float = Field(default=5e-4, ge=0)
+
+    temperature: float = Field(default=0.5, gt=0)
+    lam: float = Field(default=0.2, ge=0)
+    """lambda, the weight of the cross-entropy on pseudo-labels."""
+    clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(2, 10, 50, 100, 500), min_length=1)
+    """Numbers of clusters, each with labels and a linear classifier of its own."""
+    projection_dim: int = Field(default=128, ge=1)
+    """Outputs of the projector; its hidden layer is as wide as the features."""
+    radius: float | None = Field(default=None, gt=0)
+    """Frequencies below it, in periods per image, are left out of the high-frequency view; by default a quarter
+    of the shorter side, 8 at 32 x 32."""
+    steps: int = Field(default=5, ge=0)
+    step_size: float = Field(default=0.25, gt=0)
+    """In units of eps: 2/255 at 8/255."""
+    start: Start = "uniform"
+    view: WeakView = WeakView()
+    """What is attacked, and what the high frequencies are taken from."""
+    strong_view: StrongView = StrongView(
+        order="crop_first",
+        crop_scale=(0.2, 1.0),
+        interpolation="bilinear",
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_prob=0.8,
+        grayscale_prob=0.2,
+        blur_prob=0.0,
+    )
+
+
+class AdvCLConfig(MethodConfig):
+    """AdvCL's own stage, where its pseudo-labels come from, and the stage that makes them."""
+
+    pseudo_labels: str = Field(default="kmeans", pattern="^(kmeans|none|file:.+)$")
+    """``kmeans``: clusters of the features that stage 1 learns. ``none``: AdvCL w/o pseudo-supervision, the loss
+    without its cross-entropy. ``file:PATH``: arrays ``k2``, ``k10``, ... of an .npz file, such as the authors'
+    labels. Stage 1 takes place under ``kmeans`` only."""
+    pseudo_labels_sha256: str | None = None
+    """Of the label file. Filled in by itself, so that the record says which labels were used; checked if given."""
+    stage1: SimCLRStageSettings = SimCLRStageSettings()
+    stage2: AdvCLSettings = AdvCLSettings()
+
+    @field_validator("pseudo_labels_sha256")
+    @classmethod
+    def _of_the_file(cls, given: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("pseudo_labels", "")
+        found = _file_digest(_path(source)) if source.startswith("file:") else None
+        if given not in (None, found):
+            raise ValueError(f"not the digest of pseudo_labels {source!r}, which is {found}")
+        return found
+
+
+def multi_view_contrastive(views: Sequence[Tensor], temperature: float) -> Tensor:
+    """Return the contrastive loss of each image, averaged over its V views as anchors: V times [N, D] -> [N].
+
+    For an anchor a, with P its V - 1 other views and s the cosine similarity, the loss is tau / 0.07 times the
+    mean over p in P of -log(exp(s_ap / tau) / sum over b != a of exp(s_ab / tau)); b runs over all V N - 1
+    other views, the positives included.
+
+    Args:
+        views: embeddings, not normalised, the same images in the same order in each.
+        temperature: tau > 0.
+
+    Source: Khosla et al., "Supervised Contrastive Learning" (NeurIPS 2020), equation 2 with one class an image.
+    """
+    z = F.normalize(torch.stack(list(views)).float(), dim=2)
+    flat = z.flatten(0, 1)
+    similarity = flat @ flat.T / temperature
+    eye = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
+    everyone = similarity.masked_fill(eye, -torch.inf).logsumexp(1).view(z.shape[:2])
+    positive = (z * (z.sum(0) - z)).sum(2) / (len(z) - 1) / temperature
+    loss: Tensor = everyone - positive
+    return temperature / _BASE_TEMPERATURE * loss.mean(0)
+
+
+class _Views(NamedTuple):
+    strong: tuple[Tensor, ...]
+    weak: Tensor
+    high: Tensor
+    labels: Tensor
+    generator: torch.Generator
+
+
+class AdvCLStage(Stage):
+    """Minimises L_CL(x_cl, t1, t2, x_h) + lambda / 5 sum over k of CE_k(x_ce).
+
+    t1 and t2 are strong views, x_h the high frequencies of the weak view w. x_cl and x_ce both start at w;
+    x_cl ascends L_CL, x_ce the cross-entropy on pseudo-labels. The authors attack both at once, which is the same,
+    as they share no path. As in their code:
+
+    - the convolutions are shared, and batch-norm has three branches: ``normal`` for t1, t2 and x_h, in three
+      forward passes; ``encoder`` for x_cl, the branch that is handed on; ``pgd_ce`` for x_ce;
+    - the one projector serves every view and feeds L_CL alone; the classifiers take the raw features;
+    - attacks use batch statistics and move the running ones: with 5 steps, ``encoder`` and ``pgd_ce`` see 6
+      batches a step, most of them half attacked. Their statistics are what is evaluated.
+
+    Deviations, none of which changes an encoder's gradient: t1, t2 and x_h are embedded once a step, not once
+    more for each step of the attack, and x_ce is not projected, so that the running statistics of ``normal`` and
+    of the projector, which nobody reads, move less often; heads that no loss reaches are left out. Two more do:
+    batch statistics are those of the whole batch, and the authors' of their several GPUs' shares; and an encoder
+    that normalises its input, which theirs does not (``--fidelity native``), normalises x_h as well.
+
+    Without pseudo-labels (None) L is L_CL, and ``pgd_ce`` stays as it was initialised.
+
+    Raises:
+        BenchError: the last batch of an epoch would hold a single image, of which batch-norm can learn nothing.
+    """
+
+    name = "advcl"
+    labels: Tensor
+    high_pass: Tensor
+
+    def __init__(self, settings: AdvCLSettings, ctx: MethodContext, pseudo_labels: PseudoLabels | None) -> None:
+        super().__init__()
+        count = len(ctx.images)
+        if not settings.drop_last and count % settings.batch_size == 1:
+            raise BenchError(
+                f"stage2.batch_size {settings.batch_size} leaves the last of {count} images in a batch of its own, "
+                "and batch-norm needs two. Type --set stage2.drop_last=true, or choose another stage2.batch_size."
+            )
+        self.plan: AdvCLSettings = settings
+        self.encoder, self.normal, self.pgd_ce = branches(ctx.new_encoder(self.name), 3)
+        self._pseudo_labels, self._threat = pseudo_labels, ctx.threat
+        classes = pseudo_labels.classes if pseudo_labels else ()
+        width = self.encoder.feature_dim
+        with ctx.scoped(self.name, "heads"):
+            self.projector = mlp([width, width, settings.projection_dim], batch_norm=True)
+            self.classifiers = nn.ModuleList(nn.Linear(width, k) for k in classes)
+        self.register_buffer("labels", torch.full((len(classes), count), _UNKNOWN))
+        height, width = ctx.images.shape[2:]
+        radius = settings.radius or min(height, width) / 4
+        self.register_buffer("high_pass", high_pass(height, width, radius), persistent=False)
+
+    def before_training(self) -> None:
+        """Compute the pseudo-labels and keep them as state."""
+        if self._pseudo_labels:
+            self.labels.copy_(self._pseudo_labels.compute())
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
+        """uint8 [B, C, H, W] -> all views as float [B, C, H, W], in [0, 1] but for the high frequencies, and labels."""
+        strong = self.plan.strong_view(torch.cat([images, images]), generator).chunk(2)
+        weak = self.plan.view(images, generator)
+        return _Views(strong, weak, high_frequency(weak, self.high_pass), self.labels[:, index], generator)
+
+    def forward(self, views: _Views) -> StepLoss:
+        """Return the loss, with its two terms as scalars."""
+        clean = [self.projector(self.normal(x)) for x in (*views.strong, views.high)]
+        fixed = [z.detach() for z in clean]
+        x_cl = self._attack(lambda x: self._contrast(x, fixed), views)
+        contrast = self._contrast(x_cl, clean).mean()
+        if not self.classifiers:
+            return StepLoss(contrast)
+        x_ce = self._attack(lambda x: self._cross_entropy(x, views.labels, reduction="none"), views)
+        cross_entropy = self._cross_entropy(x_ce, views.labels, reduction="mean")
+        scalars = {"contrast": contrast.detach(), "cross_entropy": cross_entropy.detach()}
+        return StepLoss(contrast + self.plan.lam * cross_entropy, scalars)
+
+    def _contrast(self, x: Tensor, others: Sequence[Tensor]) -> Tensor:
+        return multi_view_contrastive([self.projector(self.encoder(x)), *others], self.plan.temperature)
+
+    def _cross_entropy(self, x: Tensor, labels: Tensor, *, reduction: str) -> Tensor:
+        """Return the mean over the classifiers, of the batch or (``reduction="none"``) of each image."""
+        features = self.pgd_ce(x)
+        losses = [
+            F.cross_entropy(classifier(features), y, ignore_index=_UNKNOWN, reduction=reduction)
+            for classifier, y in zip(self.classifiers, labels, strict=True)
+        ]
+        return torch.stack(losses).mean(0)
+
+    def _attack(self, objective: Callable[[Tensor], Tensor], views: _Views) -> Tensor:
+        with attacking(self, train_mode=True):
+            return pgd(
+                objective,
+                views.weak,
+                threat=self._threat,
+                steps=self.plan.steps,
+                step_size=self.plan.step_size * self._threat.eps,
+                start=self.plan.start,
+                generator=views.generator,
+            )
+
+
+class AdvCL:
+    """An ordinary SSL stage for the pseudo-labels, where they are not given, then AdvCL from scratch."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="AdvCL",
+        year=2021,
+        paper="When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to Finetuning?, "
+        "NeurIPS 2021",
+        summary="contrastive learning of clean, adversarial and high-frequency views, with clusters as pseudo-labels",
+        bibtex="""@inproceedings{fan2021advcl,
+  title = {When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to Finetuning?},
+  author = {Fan, Lijie and Liu, Sijia and Chen, Pin-Yu and Zhang, Gaoyuan and Gan, Chuang},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2021}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = AdvCLConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {"normalisation": "none"}
+
+    def __init__(self, config: AdvCLConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield stage 1 if its features are needed, then AdvCL."""
+        source, clusters = self._config.pseudo_labels, self._config.stage2.clusters
+        labels: PseudoLabels | None = None
+        if source == "kmeans":
+            ssl = SimCLRStage(self._config.stage1, ctx)
+            yield ssl
+            labels = KMeansLabels(ssl.encoder, ctx.images, clusters, ctx.seed)
+        elif source != "none":
+            labels = FileLabels(_path(source), clusters, count=len(ctx.images), index=ctx.index)
+        self._stage = AdvCLStage(self._config.stage2, ctx, labels)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the branch that saw the adversarial views of the contrastive loss."""
+        return self._stage.encoder
+
+
+def _path(source: str) -> Path:
+    return Path(source.removeprefix("file:")).expanduser()
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read the pseudo-labels in {path}: {error.strerror}") from None

@@ -1,0 +1,98 @@
+"""Selfie's attention pooling: what the visible patches say about the missing ones."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from methods.ap_dpe.grid import SIDE
+
+_LAYERS = 13
+_DROPOUT = 0.1
+_HEAD_DIM = 64
+
+
+def dropout(x: Tensor, generator: torch.Generator | None) -> Tensor:
+    """Zero a tenth of ``x`` at random and scale up the rest; without a generator, return ``x``.
+
+    The framework's own dropout draws from the global state, which a resumed run could not repeat.
+    """
+    if generator is None:
+        return x
+    kept = torch.rand(x.shape, generator=generator, device=x.device) >= _DROPOUT
+    return x * kept / (1 - _DROPOUT)
+
+
+class AttentionLayer(nn.Module):
+    """Self-attention, then a feed-forward net of twice the width; each with a residual and LayerNorm after it.
+
+    Attention is written out: fused kernels have no second derivative, which the diversity term needs.
+    """
+
+    def __init__(self, channels: int, heads: int) -> None:
+        super().__init__()
+        self.head_dim = channels // heads
+        inner = heads * self.head_dim
+        self.query, self.key, self.value = (nn.Linear(channels, inner) for _ in range(3))
+        for projection in (self.query, self.key, self.value):
+            nn.init.normal_(projection.weight, std=math.sqrt(2 / (channels + self.head_dim)))
+        self.output = nn.Linear(inner, channels)
+        nn.init.xavier_normal_(self.output.weight)
+        self.norm1 = nn.LayerNorm(channels)
+        self.expand = nn.Linear(channels, 2 * channels)
+        self.contract = nn.Linear(2 * channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """[B, T, channels] -> the same shape; ``generator`` draws the dropout, None leaves it out."""
+        query, key, value = (self._split(part(x)) for part in (self.query, self.key, self.value))
+        weights = (query @ key.mT / math.sqrt(self.head_dim)).softmax(dim=-1)
+        mixed = (dropout(weights, generator) @ value).transpose(1, 2).flatten(2)
+        x = self.norm1(x + dropout(self.output(mixed), generator))
+        forward = self.contract(F.gelu(self.expand(x), approximate="tanh"))
+        out: Tensor = self.norm2(x + dropout(forward, generator))
+        return out
+
+    def _split(self, x: Tensor) -> Tensor:
+        """[B, T, heads * head_dim] -> [B, heads, T, head_dim]."""
+        heads: Tensor = x.unflatten(2, (-1, self.head_dim))
+        return heads.transpose(1, 2)
+
+
+class AttentionPooling(nn.Module):
+    """Twelve visible patches -> one query for each missing cell of the grid.
+
+    A learned token u0 goes through 13 layers together with the patches, which carry no positions; what comes
+    out for it, u, is asked about cell p as q_p = u + R[p div 4] + C[p mod 4].
+
+    Args:
+        channels: d, features of a patch. Heads are 64 wide as published, but never fewer than four.
+
+    Source: Selfie (Trinh et al., arXiv 1906.02940) as in VITA-Group/Adv-SS-Pretraining at 4ffbebe,
+    ``pretraining/attention_pooling``: d = 1024, 16 heads, 109 million parameters.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        heads = max(4, channels // _HEAD_DIM)
+        self.token = nn.Parameter(torch.zeros(1, 1, channels))
+        self.rows = nn.Parameter(torch.randn(SIDE, channels))
+        self.columns = nn.Parameter(torch.zeros(SIDE, channels))
+        self.layers = nn.ModuleList(AttentionLayer(channels, heads) for _ in range(_LAYERS))
+
+    def forward(self, visible: Tensor, missing: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return the queries of the missing cells.
+
+        Args:
+            visible: features of the visible patches, [B, V, channels].
+            missing: int64 [M], row-major positions in the grid.
+            generator: draws the dropout; None leaves it out.
+
+        Returns:
+            [B, M, channels].
+        """
+        x = torch.cat([self.token.expand(len(visible), -1, -1), visible], dim=1)
+        for layer in self.layers:
+            x = layer(x, generator)
+        return x[:, :1] + self.rows[missing // SIDE] + self.columns[missing % SIDE]

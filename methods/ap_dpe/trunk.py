@@ -1,0 +1,57 @@
+"""One trunk, several ends: encoders that share everything up to layer 3, batch-norm included."""
+
+from copy import deepcopy
+
+from torch import Tensor, nn
+
+from bench.errors import BenchError
+from bench.nn import Encoder
+from bench.nn.resnet import ResNet
+
+_TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3")
+
+
+class MeanOf(nn.Module):
+    """The mean of what several modules of the same output shape return."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the mean over the parts."""
+        total: Tensor = sum(part(x) for part in self.parts) / len(self.parts)
+        return total
+
+
+def with_layer4(trunk: Encoder, layer4: nn.Module) -> Encoder:
+    """Return an encoder that is ``trunk`` up to layer 3, the very same modules, and then ``layer4``.
+
+    One set of batch-norm statistics follows all tasks, clean and attacked, patches and whole images, as in the
+    authors' code.
+    """
+    return _ended(trunk, layer4, trunk.feature_dim)
+
+
+def without_layer4(trunk: Encoder) -> Encoder:
+    """Return an encoder that shares ``trunk`` up to layer 3 and ends there: half as many features, pooled."""
+    return _ended(trunk, nn.Identity(), trunk.feature_dim // 2)
+
+
+def _ended(trunk: Encoder, layer4: nn.Module, feature_dim: int) -> Encoder:
+    backbone = resnet_of(trunk)
+    shared = {id(part): part for part in (getattr(backbone, name) for name in _TRUNK)}
+    # deepcopy takes what its memo holds for already copied.
+    ended = deepcopy(backbone, {**shared, id(backbone.layer4): layer4})
+    ended.feature_dim = feature_dim
+    return Encoder(ended, trunk.normalise)
+
+
+def resnet_of(encoder: Encoder) -> ResNet:
+    """Return the backbone, or raise BenchError where it is not four stages after a stem."""
+    if not isinstance(encoder.backbone, ResNet):
+        raise BenchError(
+            f"AP-DPE splits its encoder after layer 3 of 4, which {type(encoder.backbone).__name__} does not have. "
+            "Choose --set encoder.arch=resnet18, or preact-resnet50 as in the paper."
+        )
+    return encoder.backbone

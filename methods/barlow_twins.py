@@ -1,0 +1,122 @@
+"""Barlow Twins: make the views' cross-correlation the identity. A first stage for DeACL (Table 9)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.data.views import StrongView
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, mlp
+from bench.recipe import MethodConfig
+from methods.losses import off_diagonal, widened
+from methods.solo_learn import TwoViews, ZooPlan
+
+
+class BarlowTwinsStageSettings(ZooPlan):
+    """The recipe of solo-learn's CIFAR model zoo in 2021.
+
+    Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/barlow.sh``. Later recipes of that
+    repository have 0.0051 as the weight of redundancy, which is the paper's.
+    """
+
+    lr: float = Field(default=0.3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+
+    redundancy: float = Field(default=0.005, ge=0)
+    """lambda, the weight of the off-diagonal terms."""
+    scale: float = Field(default=0.1, gt=0)
+    """Factor on the whole loss."""
+    projector: tuple[int, ...] = Field(default=(2048, 2048, 2048), min_length=1)
+    """Widths of the projector's hidden and output layers; batch-norm after the hidden ones."""
+    view1: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0)
+    view2: StrongView = StrongView(
+        crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, solarize_prob=0.2
+    )
+
+
+def barlow_twins_loss(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
+    """Return the distance of the views' cross-correlation M from the identity.
+
+    sum over i of (M_ii - 1)^2 + lambda sum over i != j of M_ij^2, with M = z1^T z2 / B after each feature is
+    standardised over the batch (biased variance, plus 1e-5).
+
+    Args:
+        z1: [B, D], embeddings of the first views, B > 1.
+        z2: [B, D], embeddings of the second views, in the same order.
+        redundancy: lambda.
+
+    Source: Barlow Twins (Zbontar et al., ICML 2021), equations 1 and 2.
+    """
+    with torch.autocast(z1.device.type, enabled=False):  # D^2 sums over the batch, too many for half precision
+        z1, z2 = (F.batch_norm(widened(z), None, None, training=True) for z in (z1, z2))
+        correlation = z1.T @ z2 / len(z1)
+        invariance = (correlation.diagonal() - 1).square().sum()
+        return invariance + redundancy * off_diagonal(correlation).square().sum()
+
+
+class BarlowTwinsStage(Stage):
+    """Makes each feature agree between two strong views and differ from all other features."""
+
+    name = "ssl"
+
+    def __init__(self, settings: BarlowTwinsStageSettings, ctx: MethodContext) -> None:
+        super().__init__()
+        self.plan: BarlowTwinsStageSettings = settings
+        self.encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            self.projector = mlp([self.encoder.feature_dim, *settings.projector], batch_norm=True)
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> TwoViews:
+        """uint8 [B, C, H, W] -> two independent strong views of each, float [B, C, H, W] in [0, 1]."""
+        return self.plan.view1(images, generator), self.plan.view2(images, generator)
+
+    def forward(self, views: TwoViews) -> StepLoss:
+        """Return the scaled loss of both views' projections."""
+        z1, z2 = (self.projector(self.encoder(view)) for view in views)
+        return StepLoss(self.plan.scale * barlow_twins_loss(z1, z2, redundancy=self.plan.redundancy))
+
+
+class BarlowTwinsConfig(MethodConfig):
+    """Barlow Twins on its own: one stage."""
+
+    stage1: BarlowTwinsStageSettings = BarlowTwinsStageSettings()
+
+
+class BarlowTwins:
+    """A non-robust row: self-supervised learning without adversarial training."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="Barlow Twins",
+        year=2021,
+        paper="Barlow Twins: Self-Supervised Learning via Redundancy Reduction, ICML 2021",
+        summary="features that agree between views and do not repeat each other; not robust",
+        robust=False,
+        bibtex="""@inproceedings{zbontar2021barlow,
+  title = {Barlow Twins: Self-Supervised Learning via Redundancy Reduction},
+  author = {Zbontar, Jure and Jing, Li and Misra, Ishan and LeCun, Yann and Deny, St{\\'e}phane},
+  booktitle = {International Conference on Machine Learning},
+  year = {2021}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = BarlowTwinsConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {
+        "stem_padding": 2,
+        "stem_init": "default",
+        "normalisation": "cifar",
+    }
+
+    def __init__(self, config: BarlowTwinsConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the one stage."""
+        self._stage = BarlowTwinsStage(self._config.stage1, ctx)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the trained backbone, without the projector."""
+        return self._stage.encoder

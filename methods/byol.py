@@ -1,0 +1,131 @@
+"""BYOL: predict a momentum network's view of the same image. A first stage for DeACL (Table 9)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from bench.data.views import StrongView
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, mlp
+from bench.recipe import MethodConfig
+from methods.losses import negative_cosine
+from methods.momentum import MomentumNetwork, Rate
+from methods.solo_learn import TwoViews, ZooPlan
+
+
+class BYOLStageSettings(ZooPlan):
+    """The recipe of solo-learn's CIFAR model zoo in 2021.
+
+    Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/byol.sh``. That generation averages the
+    two directions of the loss; since 365f2aa, days later, they are added. LARS cancels the factor 2 for all
+    but one-dimensional tensors and wherever its clipping binds.
+    """
+
+    lr: float = Field(default=1.0, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+
+    tau: tuple[Rate, Rate] = (0.99, 1.0)
+    """What the momentum network keeps of its weights at an update: at the end, all."""
+    projector: tuple[int, ...] = Field(default=(4096, 256), min_length=1)
+    """Widths of the projector's hidden and output layers; batch-norm after the hidden one."""
+    predictor: tuple[int, ...] = (4096,)
+    """Widths of the predictor's hidden layers, with batch-norm; its output is as wide as the projector's."""
+    view1: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0)
+    view2: StrongView = StrongView(
+        crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0, solarize_prob=0.2
+    )
+
+
+def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
+    """Return the mean over rows of 2 - 2 cos(p_i, z_i), the squared distance of the unit vectors: [B, D], [B, D].
+
+    Source: BYOL (Grill et al., NeurIPS 2020), equation 2.
+    """
+    return 2 + 2 * negative_cosine(prediction, target).mean()
+
+
+class BYOLStage(Stage):
+    """Predicts from each view what the momentum network makes of the other; the two errors are averaged.
+
+    There are no negatives. Only the online backbone is handed on.
+    """
+
+    name = "ssl"
+
+    def __init__(self, settings: BYOLStageSettings, ctx: MethodContext) -> None:
+        super().__init__()
+        self.plan: BYOLStageSettings = settings
+        out = settings.projector[-1]
+        self.encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            self.projector = mlp([self.encoder.feature_dim, *settings.projector], batch_norm=True)
+        with ctx.scoped(self.name, "predictor"):
+            self.predictor = mlp([out, *settings.predictor, out], batch_norm=True)
+        steps = settings.steps_per_epoch(len(ctx.images))
+        self.momentum = MomentumNetwork(self._online(), tau=settings.tau, updates=settings.epochs * steps)
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> TwoViews:
+        """uint8 [B, C, H, W] -> two independent strong views of each, float [B, C, H, W] in [0, 1]."""
+        return self.plan.view1(images, generator), self.plan.view2(images, generator)
+
+    def forward(self, views: TwoViews) -> StepLoss:
+        """Return the mean of both prediction errors."""
+        online = self._online()
+        p1, p2 = (self.predictor(online(view)) for view in views)
+        z1, z2 = (self.momentum(view) for view in views)
+        return StepLoss((prediction_error(p1, z2) + prediction_error(p2, z1)) / 2)
+
+    def after_step(self) -> None:
+        """Let the momentum network follow."""
+        self.momentum.follow(self._online())
+
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.encoder, self.projector)
+
+
+class BYOLConfig(MethodConfig):
+    """BYOL on its own: one stage."""
+
+    stage1: BYOLStageSettings = BYOLStageSettings()
+
+
+class BYOL:
+    """A non-robust row: self-supervised learning without adversarial training."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="BYOL",
+        year=2020,
+        paper="Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020",
+        summary="prediction of a momentum network's outputs, without negatives; not robust",
+        robust=False,
+        bibtex="""@inproceedings{grill2020byol,
+  title = {Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning},
+  author = {Grill, Jean-Bastien and Strub, Florian and Altch{\\'e}, Florent and Tallec, Corentin and
+            Richemond, Pierre H. and Buchatskaya, Elena and Doersch, Carl and Avila Pires, Bernardo and
+            Guo, Zhaohan Daniel and Gheshlaghi Azar, Mohammad and Piot, Bilal and Kavukcuoglu, Koray and
+            Munos, R{\\'e}mi and Valko, Michal},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2020}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = BYOLConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {
+        "stem_padding": 2,
+        "stem_init": "default",
+        "normalisation": "cifar",
+    }
+
+    def __init__(self, config: BYOLConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the one stage."""
+        self._stage = BYOLStage(self._config.stage1, ctx)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the trained online backbone, without projector and predictor."""
+        return self._stage.encoder

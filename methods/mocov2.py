@@ -1,0 +1,167 @@
+"""MoCo v2+: contrast with a queue of a momentum network's past outputs. A first stage for DeACL (Table 9)."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.data.views import StrongView
+from bench.errors import BenchError
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, mlp
+from bench.recipe import MethodConfig
+from methods.losses import widened
+from methods.momentum import MomentumNetwork, Rate
+from methods.solo_learn import TwoViews, ZooPlan
+
+
+class MoCoStageSettings(ZooPlan):
+    """The recipe of solo-learn's CIFAR model zoo in 2021.
+
+    Scaled recipes: the queue holds whole batches, and never an image twice. Its length is therefore the largest
+    multiple of the batch size that exceeds neither ``queue`` nor the number of images; the run's history
+    records it. On CIFAR as published that is ``queue`` itself.
+
+    Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/mocov2plus.sh``. Later recipes of that
+    repository have 256 outputs and train no probe on the momentum network, which has no effect on the encoder.
+    """
+
+    optimizer: Literal["sgd", "lars"] = "sgd"
+    lr: float = Field(default=0.3, gt=0)
+    weight_decay: float = Field(default=1e-4, ge=0)
+    """On all parameters, batch-norm and biases included."""
+
+    temperature: float = Field(default=0.2, gt=0)
+    queue: int = Field(default=32768, ge=1)
+    """Past keys of each view kept as negatives, at most."""
+    tau: tuple[Rate, Rate] = (0.99, 0.999)
+    """What the momentum network keeps of its weights at an update, from the first to the last."""
+    projector: tuple[int, ...] = Field(default=(2048, 128), min_length=1)
+    """Widths of the projector's hidden and output layers; no batch-norm."""
+    view: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.5)
+    """Both views. Blur 0.5 as in that generation's parser default."""
+
+    def queue_length(self, images: int) -> int:
+        """Return the length of the queue when training on ``images`` images; raises BenchError if it is 0."""
+        most = min(self.queue, images)
+        if most < self.batch_size:
+            raise BenchError(
+                f"MoCo's queue holds whole batches, but a batch is {self.batch_size} images and the queue has room "
+                f"for {most} (stage1.queue = {self.queue}, {images} training images). "
+                f"Type --set stage1.batch_size={most}, or fewer, or enlarge the queue."
+            )
+        return most - most % self.batch_size
+
+
+def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+    """Return InfoNCE with one positive key and the queue as negatives.
+
+    The mean over i of -log(exp(q_i.k_i / T) / (exp(q_i.k_i / T) + sum over j of exp(q_i.n_j / T))).
+
+    Args:
+        query: [B, D], of unit length.
+        key: [B, D], of unit length; row i is the positive of query i.
+        queue: [L, D], of unit length: the negatives n_j of all queries.
+        temperature: T > 0.
+
+    Source: MoCo (He et al., CVPR 2020), equation 1.
+    """
+    positive = (query * key).sum(dim=1, keepdim=True)
+    logits = torch.cat([positive, query @ queue.T], dim=1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+
+
+class MoCoStage(Stage):
+    """Tells the other view's key from past ones, for both views: MoCo v2 made symmetric.
+
+    The queue of each view is read before the step's own keys enter it, in place of its oldest. Keys are not
+    shuffled over devices, and only the online backbone is handed on.
+    """
+
+    name = "ssl"
+    queues: Tensor
+    oldest: Tensor
+
+    def __init__(self, settings: MoCoStageSettings, ctx: MethodContext) -> None:
+        super().__init__()
+        self.plan: MoCoStageSettings = settings
+        length = settings.queue_length(len(ctx.images))
+        self.encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            self.projector = mlp([self.encoder.feature_dim, *settings.projector])
+        with ctx.scoped(self.name, "queues"):
+            queues = torch.randn(2, length, settings.projector[-1])
+        steps = settings.steps_per_epoch(len(ctx.images))
+        self.momentum = MomentumNetwork(self._online(), tau=settings.tau, updates=settings.epochs * steps)
+        self.register_buffer("queues", F.normalize(queues, dim=2))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> TwoViews:
+        """uint8 [B, C, H, W] -> two independent strong views of each, float [B, C, H, W] in [0, 1]."""
+        return self.plan.view(images, generator), self.plan.view(images, generator)
+
+    def forward(self, views: TwoViews) -> StepLoss:
+        """Return the mean of both views' contrasts, and the queue's length for the record."""
+        online = self._online()
+        q1, q2 = (F.normalize(widened(online(view)), dim=1) for view in views)
+        k1, k2 = (F.normalize(widened(self.momentum(view)), dim=1) for view in views)
+        self._keys = torch.stack([k1, k2])
+        first = queue_contrast(q1, k2, self.queues[1], self.plan.temperature)
+        second = queue_contrast(q2, k1, self.queues[0], self.plan.temperature)
+        return StepLoss((first + second) / 2, {"queue": self.queues.new_full((), self.queues.shape[1])})
+
+    def after_step(self) -> None:
+        """Let the momentum network follow, and the step's keys replace the oldest ones."""
+        self.momentum.follow(self._online())
+        batch = self._keys.shape[1]
+        places = self.oldest + torch.arange(batch, device=self.oldest.device)
+        self.queues.index_copy_(1, places, self._keys)
+        self.oldest.add_(batch).remainder_(self.queues.shape[1])
+
+    def _online(self) -> nn.Module:
+        return nn.Sequential(self.encoder, self.projector)
+
+
+class MoCoConfig(MethodConfig):
+    """MoCo v2+ on its own: one stage."""
+
+    stage1: MoCoStageSettings = MoCoStageSettings()
+
+
+class MoCo:
+    """A non-robust row: self-supervised learning without adversarial training."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="MoCo v2+",
+        year=2020,
+        paper="Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
+        summary="contrastive learning against a queue of past keys; not robust",
+        robust=False,
+        bibtex="""@article{chen2020mocov2,
+  title = {Improved Baselines with Momentum Contrastive Learning},
+  author = {Chen, Xinlei and Fan, Haoqi and Girshick, Ross and He, Kaiming},
+  journal = {arXiv preprint arXiv:2003.04297},
+  year = {2020}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = MoCoConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {
+        "stem_padding": 2,
+        "stem_init": "default",
+        "normalisation": "cifar",
+    }
+
+    def __init__(self, config: MoCoConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the one stage."""
+        self._stage = MoCoStage(self._config.stage1, ctx)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the trained online backbone, without the projector."""
+        return self._stage.encoder

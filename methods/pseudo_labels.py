@@ -1,0 +1,158 @@
+"""Pseudo-labels: which of K clusters an image belongs to, for several K; made without any true label."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench import rng
+from bench.data.arrays import listed
+from bench.errors import BenchError
+from bench.nn import Encoder
+
+
+class PseudoLabels(Protocol):
+    """A source of pseudo-labels for a training set of N images."""
+
+    classes: tuple[int, ...]
+    """K of each clustering, which is the number of its classifier's outputs."""
+
+    def compute(self) -> Tensor:
+        """Return the labels, int64 [len(classes), N]: row i within 0..classes[i] - 1."""
+
+
+class KMeansLabels:
+    """k-means on the features of an ordinary SSL encoder, a separate run for each k.
+
+    Features are the pooled ones of the un-augmented images in eval mode, scaled to length 1; k-means starts
+    once, from k-means++, and ends after 300 iterations or when it has converged; a cluster that runs empty is
+    re-seeded. AdvCL says nothing about any of this, nor is its own encoder (trained on ImageNet) to be had:
+    these numbers are ours.
+
+    Where k is more than half the number of images, half that number of clusters is made instead.
+
+    Args:
+        encoder: read by :meth:`compute` only, so it may still be trained until then.
+        images: uint8 [N, C, H, W], N >= 2.
+        clusters: the wanted k.
+        seed: the run's seed.
+    """
+
+    def __init__(self, encoder: Encoder, images: Tensor, clusters: Sequence[int], seed: int) -> None:
+        self.classes = tuple(min(k, len(images) // 2) for k in clusters)
+        self._encoder, self._images, self._clusters, self._seed = encoder, images, clusters, seed
+
+    def compute(self) -> Tensor:
+        """Cluster the features; the same encoder, seed and number of threads give the same labels."""
+        from sklearn.cluster import KMeans
+
+        features = pooled_features(self._encoder, self._images).numpy()
+        rows = []
+        for wanted, k in zip(self._clusters, self.classes, strict=True):
+            state = rng.derive(self._seed, "pseudo_labels", wanted) % 2**32
+            kmeans = KMeans(k, init="k-means++", n_init=1, max_iter=300, random_state=state)
+            rows.append(torch.from_numpy(kmeans.fit_predict(features)).long())
+        return torch.stack(rows)
+
+
+@torch.no_grad()
+def pooled_features(encoder: Encoder, images: Tensor) -> Tensor:
+    """Return the features of uint8 [N, C, H, W] in eval mode, scaled to length 1: float32 [N, D] on the CPU."""
+    encoder = encoder.prepared()
+    device = next(encoder.parameters()).device
+    batches = [encoder(batch.to(device).float().div(255)).float().cpu() for batch in images.split(512)]
+    return F.normalize(torch.cat(batches), dim=1)
+
+
+class FileLabels:
+    """Labels that somebody publishes image by image: arrays ``k2``, ``k10``, ... of an ``.npz`` file.
+
+    With ``index``, arrays longer than its largest entry are in the order of the official split; all others must
+    be as long as the training set and in its order.
+
+    Args:
+        path: the file; nothing in it is ever unpickled.
+        clusters: the wanted k; the file must hold an array for each.
+        count: N, the number of training images.
+        index: int64 [N], their positions in the official split, if there is one.
+
+    Raises:
+        BenchError: lists every fault of the file together.
+    """
+
+    def __init__(self, path: Path, clusters: Sequence[int], *, count: int, index: Tensor | None) -> None:
+        self.classes = tuple(clusters)
+        arrays = _read(path, clusters)
+        faults = list(_faults(arrays, clusters, count, index))
+        if faults:
+            raise BenchError(listed(str(path), faults))
+        labels = torch.from_numpy(np.stack([arrays[_name(k)] for k in clusters]).astype(np.int64))
+        self._labels = labels[:, index] if index is not None and _is_official(labels.shape[1], index) else labels
+
+    def compute(self) -> Tensor:
+        """Return what the file says."""
+        return self._labels
+
+
+_Arrays = Mapping[str, NDArray[Any]]
+
+_DAMAGE = (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
+
+
+def _name(k: int) -> str:
+    return f"k{k}"
+
+
+def _is_official(length: int, index: Tensor) -> bool:
+    return length > int(index.max())
+
+
+def _read(path: Path, clusters: Sequence[int]) -> _Arrays:
+    """Return the arrays that are there, of those that are needed."""
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = set(archive.namelist())
+            for name in map(_name, clusters):
+                if f"{name}.npy" in members:
+                    with archive.open(f"{name}.npy") as file:
+                        arrays[name] = npy.read_array(file, allow_pickle=False)
+    except _DAMAGE as error:
+        raise BenchError(
+            f"{path}: cannot be read as an .npz file of plain arrays ({error}). Write one with "
+            f"np.savez(path, {', '.join(f'{_name(k)}=...' for k in clusters)})."
+        ) from error
+    return arrays
+
+
+def _faults(arrays: _Arrays, clusters: Sequence[int], count: int, index: Tensor | None) -> Iterator[str]:
+    missing = [_name(k) for k in clusters if _name(k) not in arrays]
+    if missing:
+        needed = ", ".join(map(_name, clusters))
+        yield f"{', '.join(missing)} missing; needed are {needed}, one integer array [N] for each number of clusters"
+    for k in clusters:
+        if _name(k) in arrays:
+            yield from _array_faults(_name(k), arrays[_name(k)], k, count, index)
+    lengths = {name: array.size for name, array in arrays.items()}
+    if len(set(lengths.values())) > 1:
+        yield f"the arrays differ in length: {', '.join(f'{name} {length}' for name, length in lengths.items())}"
+
+
+def _array_faults(name: str, array: NDArray[Any], k: int, count: int, index: Tensor | None) -> Iterator[str]:
+    if array.ndim != 1:
+        yield f"{name} has shape {list(array.shape)}, labels must be [N], one an image"
+    elif len(array) != count and not (index is not None and _is_official(len(array), index)):
+        split = "" if index is None else f", whose positions in the official split run to {int(index.max())}"
+        yield f"{name} holds {len(array)} labels but the training set {count} images{split}"
+    if array.dtype.kind not in "iu":
+        yield f"{name} is {array.dtype}, labels must be integers 0..{k - 1}: y.astype('int64') if its values are"
+    elif array.size and (array.min() < 0 or array.max() >= k):
+        yield f"{name} holds labels {array.min()}..{array.max()}, those of {k} clusters are 0..{k - 1}"

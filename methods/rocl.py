@@ -1,0 +1,227 @@
+"""RoCL: robust contrastive learning (Kim, Tack & Hwang, NeurIPS 2020).
+
+Without labels, an attack makes one view of an image unrecognisable as another view of the same image. The
+network then learns contrastively that both views and the attacked one belong together.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from pydantic import Field
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.attack import attacking, pgd
+from bench.data.views import StrongView
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.nn import Encoder, mlp
+from bench.recipe import MethodConfig, Schedule, Start, TrainPlan
+
+
+class RoCLSettings(TrainPlan):
+    """The released recipe: the README's command and ``src/argument.py`` of Kim-Minseon/RoCL at b6d5185.
+
+    Its eps of 0.0314 stands for 8/255. Here eps is the threat model's, and the step keeps the published ratio.
+    """
+
+    epochs: int = Field(default=1000, ge=1)
+    batch_size: int = Field(default=512, ge=2)
+    """256 on each of two GPUs, with batch statistics shared between them."""
+    drop_last: bool = False
+    optimizer: Literal["sgd", "lars"] = "lars"
+    lr: float = Field(default=1.5, gt=0)
+    """0.1 times the warm-up's multiplier of 15. No scaling rule is published."""
+    weight_decay: float = Field(default=1e-6, ge=0)
+    lars_eta: float = Field(default=0.001, gt=0)
+    lars_clip: bool = False
+    lars_exclude_vectors: bool = False
+    """LARS scales and decay reaches every tensor, biases and batch-norm too."""
+    schedule: Schedule = "rocl"
+    warmup_epochs: float = Field(default=10, ge=0)
+    warmup_start: float = Field(default=0.1, ge=0)
+
+    temperature: float = Field(default=0.5, gt=0)
+    regularisation: float = Field(default=1 / 256, ge=0)
+    """Weight of the extra term between the attacked view and view 2: ``--lamda`` 256 is its divisor."""
+    steps: int = Field(default=7, ge=0)
+    step_size: float = Field(default=0.007 / 0.0314, gt=0)
+    """In units of eps."""
+    start: Start = "uniform-clamped"
+    attack_groups: int = Field(default=2, ge=1)
+    """Into how many equal parts the batch falls for the attack and the extra term, whose negatives come from the
+    own part only: each of the two GPUs saw its own 256 images. With 1, the whole batch."""
+    projector: tuple[int, ...] = (2048, 128)
+    """Widths of the projector's hidden and output layers; no batch-norm."""
+    view: StrongView = StrongView(
+        order="jitter_first",
+        crop_scale=(0.08, 1.0),
+        interpolation="bilinear",
+        jitter=(0.4, 0.4, 0.4, 0.1),
+        jitter_prob=0.8,
+        grayscale_prob=0.2,
+        blur_prob=0.0,
+    )
+
+
+def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
+    """Return RoCL's contrastive loss, in which each embedding is pulled and what it is compared with stays put.
+
+    Over all pairs of an embedding i and another view p of its image, the sum of
+    -log(exp(s_ip / T) / sum over j != i of exp(s_ij / T)), divided by the number of embeddings (so with three
+    views it is twice the mean). s is the cosine similarity, differentiated with respect to i alone. Further
+    views of i's image count as negatives in the denominator.
+
+    Args:
+        views: V tensors [N, D], the embeddings of each view, in the same order.
+        temperature: T > 0.
+
+    Source: ``src/loss.py`` at b6d5185, without its two guards of 1e-8, which move a value by about 1e-5. The
+    objective in the paper, recalled, gathers an embedding's positives inside one logarithm; the code does not.
+    """
+    u = _unit(torch.cat(list(views)))
+    similarity = (u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
+    row = torch.arange(len(u), device=u.device)
+    positives = torch.stack([row.roll(len(views[0]) * shift) for shift in range(1, len(views))], dim=1)
+    return -similarity.log_softmax(dim=1).gather(1, positives).sum() / len(u)
+
+
+def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Return what the attack maximises: how badly each ``z_i`` is identified with ``targets_i``.
+
+    Of the directed NT-Xent of (z, targets) these are the terms that move with z: the others compare fixed targets
+    with columns that pass no gradient.
+
+    Args:
+        z: [N, D], embeddings under attack; each value has a gradient to its own row alone.
+        targets: [N, D], embeddings of the other views, fixed.
+        temperature: T > 0.
+
+    Returns:
+        [N].
+    """
+    u = _unit(z)
+    # The diagonal of this [N, 2N] is what compares each z with itself.
+    similarity = (u @ torch.cat([u.detach(), _unit(targets)]).T / temperature).fill_diagonal_(-torch.inf)
+    positives = torch.arange(len(u), 2 * len(u), device=u.device)
+    return F.cross_entropy(similarity, positives, reduction="none")
+
+
+def _unit(z: Tensor) -> Tensor:
+    """Return the rows of ``z`` scaled to length 1, in float32 where autocast left half precision."""
+    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+
+
+class _Views(NamedTuple):
+    first: Tensor
+    second: Tensor
+    generator: torch.Generator
+
+
+class RoCLStage(Stage):
+    """Minimises the contrastive loss of view 1, view 2 and attacked view 1, plus a little of the last two's own.
+
+    As in the authors' code:
+
+    - only view 1 is attacked, towards being confused: NT-Xent with view 2 as positive, negatives included;
+    - the attack runs in eval mode and moves no running statistics;
+    - the extra term comes from a train-mode pass of its own over [attacked; view 2], before the pass over all
+      three views, so that running statistics move twice a step;
+    - clean and attacked images share one set of batch-norm layers.
+
+    Deliberately otherwise: view 2's embedding, which is the same in each attack step, is computed once an
+    attack. Under native fidelity the convolutions keep the bench's initialisation, where the authors have the
+    framework's.
+    """
+
+    name = "pretrain"
+
+    def __init__(self, settings: RoCLSettings, ctx: MethodContext) -> None:
+        super().__init__()
+        self.plan: RoCLSettings = settings
+        self.encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            self.projector = mlp([self.encoder.feature_dim, *settings.projector])
+        self._threat = ctx.threat
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
+        """uint8 [B, C, H, W] -> two strong views, float [B, C, H, W] in [0, 1]; the attack's start comes later."""
+        first, second = self.plan.view(torch.cat([images, images]), generator).chunk(2)
+        return _Views(first, second, generator)
+
+    def forward(self, views: _Views) -> StepLoss:
+        """Return the loss, with its two terms as scalars."""
+        first, second, generator = views
+        attacked = self._attack(first, second, generator)
+        extra = self._extra_term(attacked, second)
+        embeddings = self.projector(self.encoder(torch.cat([first, second, attacked])))
+        contrastive = directed_nt_xent(embeddings.chunk(3), self.plan.temperature)
+        scalars = {"contrastive": contrastive.detach(), "extra": extra.detach()}
+        return StepLoss(contrastive + self.plan.regularisation * extra, scalars)
+
+    def _attack(self, images: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
+        encoder = self.encoder.prepared()
+        with attacking(self.projector):
+            with torch.no_grad():
+                targets = self._groups(self.projector(encoder(others)))
+
+            def objective(x: Tensor) -> Tensor:
+                groups = zip(self._groups(self.projector(encoder(x))), targets, strict=True)
+                return torch.cat([instance_loss(z, target, self.plan.temperature) for z, target in groups])
+
+            return pgd(
+                objective,
+                images,
+                threat=self._threat,
+                steps=self.plan.steps,
+                step_size=self.plan.step_size * self._threat.eps,
+                start=self.plan.start,
+                generator=generator,
+            )
+
+    def _extra_term(self, attacked: Tensor, others: Tensor) -> Tensor:
+        """Return the mean over the groups of NT-Xent between their attacked and second views."""
+        embeddings = self.projector(self.encoder(torch.cat([attacked, others])))
+        pairs = zip(*map(self._groups, embeddings.chunk(2)), strict=True)
+        return torch.stack([directed_nt_xent(pair, self.plan.temperature) for pair in pairs]).mean()
+
+    def _groups(self, embeddings: Tensor) -> tuple[Tensor, ...]:
+        # The last batch of an epoch may hold fewer images than there are groups.
+        return embeddings.tensor_split(min(self.plan.attack_groups, len(embeddings)))
+
+
+class RoCLConfig(MethodConfig):
+    """One stage."""
+
+    stage1: RoCLSettings = RoCLSettings()
+
+
+class RoCL:
+    """Contrastive learning with instance-wise attacks, in one stage; the projector is discarded."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        title="RoCL",
+        year=2020,
+        paper="Adversarial Self-Supervised Contrastive Learning, NeurIPS 2020",
+        summary="contrastive learning of two views and an instance-wise attack on one of them",
+        bibtex="""@inproceedings{kim2020rocl,
+  title = {Adversarial Self-Supervised Contrastive Learning},
+  author = {Kim, Minseon and Tack, Jihoon and Hwang, Sung Ju},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2020}
+}""",
+    )
+    config_type: ClassVar[type[MethodConfig]] = RoCLConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {"stem_init": "default", "normalisation": "none"}
+
+    def __init__(self, config: RoCLConfig) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield the one stage."""
+        self._stage = RoCLStage(self._config.stage1, ctx)
+        yield self._stage
+
+    def result(self) -> Encoder:
+        """Return the trained encoder, without the projector."""
+        return self._stage.encoder

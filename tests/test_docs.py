@@ -1,0 +1,296 @@
+"""What the documents say is true: their code runs, their commands parse, their links lead somewhere.
+
+A ```` ```python ```` block is run, page by page and in order, in a folder that holds ``record.json`` and
+``results/``. A block that names a file (```` ```python rotnet.py ````) is that file.
+"""
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Mapping
+from importlib import import_module
+from math import log
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import typer
+from pydantic import BaseModel
+
+from bench.cli import app
+from bench.data import DATASETS
+from bench.method import METHODS, Method
+from bench.recipe import load_tier, parse_overrides, tier_names
+from bench.record import (
+    AutoAttackEvaluation,
+    Environment,
+    Outcome,
+    PGDEvaluation,
+    PhaseCost,
+    Record,
+    load_record,
+    record_path,
+    save_record,
+)
+from bench.registry import Registry
+from bench.run import RunRequest, execute, prepare
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
+SMALL = {"encoder.width": 2, "slf.epochs": 1, "evaluate.autoattack": False, "evaluate.pgd_steps": 2}
+
+
+class Block(NamedTuple):
+    language: str
+    file: str
+    text: str
+
+
+def blocks(page: Path) -> list[Block]:
+    return [Block(*found) for found in re.findall(r"^```(\w*) ?(\S*)\n(.*?)^```$", page.read_text(), re.M | re.S)]
+
+
+def python(page: Path) -> list[str]:
+    return [block.text for block in blocks(page) if (block.language, block.file) == ("python", "")]
+
+
+def prose(page: Path) -> str:
+    """A page without its blocks, and without the table that `bench leaderboard --check` answers for."""
+    text = re.sub(r"<!-- leaderboard:begin -->.*<!-- leaderboard:end -->", "", page.read_text(), flags=re.S)
+    return re.sub(r"^```.*?^```$", "", text, flags=re.M | re.S)
+
+
+def commands(page: Path) -> list[list[str]]:
+    """Every command that a page shows, in a shell block or as code in a sentence, split into words."""
+    lines = [line for block in blocks(page) if block.language == "bash" for line in block.text.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", prose(page))
+    return [shlex.split(line, comments=True) for line in lines if re.match(r"(bench|make|python) ", line)]
+
+
+def column(page: Path, heading: str) -> list[str]:
+    """The names in the first column of the table below the line that starts with ``heading``."""
+    table = page.read_text().split(f"\n{heading}", 1)[1].split("\n|", 1)[1].split("\n\n")[0]
+    return [name for line in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+
+
+# The method of CONTRIBUTING.md
+
+
+class Contribution(NamedTuple):
+    record: Record
+    path: Path
+
+
+@pytest.fixture(scope="module")
+def contribution(tmp_path_factory: pytest.TempPathFactory) -> Contribution:
+    """The run of a stranger's method, which is found as its own package would be."""
+    folder = tmp_path_factory.mktemp("contribution")
+    for block in blocks(ROOT / "CONTRIBUTING.md"):
+        if block.file:
+            (folder / block.file).write_text(block.text)
+    entries = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]["bench.methods"]
+    registry: Registry[type[Method]] = Registry("method")
+    for name, entry in entries.items():
+        registry.add(name, entry)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        patch.setattr(import_module("bench.run.prepare"), "METHODS", registry)
+        request = RunRequest("rotnet", "digits", overrides={**SMALL, "stage1.epochs": 1}, runs_dir=folder, device="cpu")
+        ((record, path),) = execute(prepare(request), folder / "results")
+    sys.modules.pop("rotnet")
+    return Contribution(record, path)
+
+
+def test_the_method_of_the_contributors_guide_runs_to_a_record(contribution: Contribution) -> None:
+    assert load_record(contribution.path) == contribution.record
+    assert (contribution.record.title, contribution.record.protocol) == ("RotNet", "slf")
+    assert contribution.record.ra.outcome.n == contribution.record.sa.n == 360
+    # Below the loss of guessing among four rotations, so labels and images belong together.
+    (epoch,) = contribution.record.history["stage:rotation"]
+    assert epoch["loss"] < log(4)
+    assert epoch["accuracy"] > 0.3
+
+
+def test_the_method_of_the_contributors_guide_is_in_the_style_of_the_house(tmp_path: Path) -> None:
+    code = next(block for block in blocks(ROOT / "CONTRIBUTING.md") if block.file == "rotnet.py").text
+    for check in (["check", "--quiet"], ["format", "--check", "--quiet"]):
+        ruff = [sys.executable, "-m", "ruff", *check, "--stdin-filename", "methods/rotnet.py", "-"]
+        done = subprocess.run(ruff, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
+        assert not done.returncode, done.stdout + done.stderr
+
+
+# Code
+
+
+@pytest.fixture
+def record_folder(tmp_path: Path, contribution: Contribution, monkeypatch: pytest.MonkeyPatch) -> Record:
+    """A working folder with ``record.json`` and ``results/``: the contribution's record, with an AA on 40 images."""
+    ra = contribution.record.ra
+    chosen = range(0, 360, 9)
+    alive = [i % 3 == 0 for i in range(40)]
+    aa = AutoAttackEvaluation(
+        outcome=Outcome.pack(alive, images=chosen, test_images=360),
+        eps=ra.eps,
+        version="standard",
+        package="pyautoattack",
+        package_version="0",
+        targets=9,
+        survivors={"square": sum(alive)},
+        warnings=[],
+    )
+    record = contribution.record.model_copy(update={"aa": aa}).sealed()
+    saved = save_record(tmp_path / "results", record)
+    (tmp_path / "record.json").write_bytes(saved.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    return record
+
+
+@pytest.mark.parametrize("name", [name for page, name in zip(PAGES, NAMES, strict=True) if python(page)])
+def test_the_python_of_a_page_runs(name: str, record_folder: Record) -> None:
+    namespace: dict[str, Any] = {}
+    for code in python(ROOT / name):
+        exec(compile(code, name, "exec"), namespace)
+
+
+def test_a_bitmap_is_decoded_without_the_bench(record_folder: Record) -> None:
+    namespace: dict[str, Any] = {}
+    exec(python(ROOT / "docs" / "records.md")[0], namespace)
+    assert namespace["correct"].tolist() == record_folder.ra.outcome.unpack()
+    assert 0 < namespace["correct"].sum() == record_folder.ra.outcome.correct
+
+
+def test_ra_and_aa_are_compared_on_the_same_images(record_folder: Record, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(python(ROOT / "docs" / "protocols.md")[0], {})
+    robust = sum(record_folder.ra.outcome.unpack()[::9])
+    assert capsys.readouterr().out == f"AA 14, RA {robust} of 40 images\n"
+
+
+# Commands
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_commands_parse_and_their_settings_exist(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own_tier = next(block.text for block in blocks(ROOT / "docs" / "recipes.md") if block.language == "toml")
+    (tmp_path / "my-tier.toml").write_text(own_tier)
+    monkeypatch.chdir(tmp_path)
+    cli: Any = typer.main.get_command(app)
+    for program, command, *arguments in commands(ROOT / name):
+        if program == "bench":
+            known = cli.commands[command]
+            context = known.make_context(command, arguments) if arguments else None
+            if context and command == "run":  # without an argument a sentence only names the command
+                prepare_on_digits(context.params)
+
+
+def prepare_on_digits(options: Mapping[str, Any]) -> None:
+    """Let ``bench run`` check all that it checks before it trains, without a download."""
+    run = prepare(
+        RunRequest(
+            method=options["method"],
+            dataset="digits",
+            tier=options["tier"],
+            fidelity=options["fidelity"],
+            protocols=(options["protocols"] or "slf").split(","),
+            overrides=parse_overrides(options["set_"] or []),
+            device="cpu",
+        )
+    )
+    assert run.recipe.overrides.keys() == {item.split("=")[0] for item in options["set_"] or []}
+    assert options["dataset"] in DATASETS
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_make_targets_exist(name: str) -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert {words[1] for words in commands(ROOT / name) if words[0] == "make"} <= targets
+
+
+def test_every_command_has_a_page_that_shows_it() -> None:
+    cli: Any = typer.main.get_command(app)
+    assert set(cli.commands) <= {words[1] for page in PAGES for words in commands(page) if words[0] == "bench"}
+
+
+# Links and tables
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", prose(page), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_relative_links_resolve(name: str) -> None:
+    page = ROOT / name
+    for link in re.findall(r"\]\(([^)\s]+)\)", prose(page)):
+        if "://" not in link:
+            path, _, anchor = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("docs/")])
+def test_a_page_is_one_idea(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert len(text.splitlines()) < 120
+    assert len(re.findall(r"^# ", prose(ROOT / name), re.M)) == 1
+    assert name == "docs/index.md" or f"]({Path(name).name})" in (ROOT / "docs" / "index.md").read_text()
+
+
+def test_the_readme_opens_with_one_sentence_and_the_results() -> None:
+    opening = (ROOT / "README.md").read_text().split("<!-- leaderboard:begin -->")[0].split("\n\n")
+    assert [len(re.findall(r"\.(?:\s|$)", part)) for part in opening] == [0, 1, 0]
+
+
+def test_the_readme_lists_every_method_dataset_and_tier() -> None:
+    readme = ROOT / "README.md"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(column(readme, "## Methods")) == set(project["entry-points"]["bench.methods"])
+    assert set(column(readme, "## Datasets")) == {*DATASETS, "npz:PATH", "folder:PATH"}
+    assert column(readme, "## Tiers") == tier_names()
+
+
+def test_a_method_is_listed_as_it_describes_itself() -> None:
+    text = (ROOT / "README.md").read_text()
+    for name in METHODS:
+        info = METHODS.get(name).info
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {info.title}"))
+        assert f"| {info.year} |" in row
+        assert info.paper.rpartition(", ")[2] in row
+
+
+def test_the_tiers_are_described_as_they_are() -> None:
+    text = (ROOT / "docs" / "recipes.md").read_text()
+    for tier in map(load_tier, tier_names()):
+        images = tier.evaluate.get("autoattack_images", "all")
+        numbers = f"x {tier.epochs:g} | x {tier.batch_size:g} | width {tier.encoder.get('width', 64)} | {images} images"
+        assert f"| `{tier.name}` | {numbers} |" in text
+
+
+@pytest.mark.parametrize(
+    ("heading", "schema"),
+    [
+        ("## Schema, version 1", Record),
+        ("**Outcome**", Outcome),
+        ("**PGD evaluation**", PGDEvaluation),
+        ("**AutoAttack evaluation**", AutoAttackEvaluation),
+        ("**Cost**", PhaseCost),
+    ],
+)
+def test_the_schema_is_described_field_by_field(heading: str, schema: type[BaseModel]) -> None:
+    assert sorted(column(ROOT / "docs" / "records.md", heading)) == sorted(schema.model_fields)
+
+
+def test_the_environment_is_described_field_by_field() -> None:
+    line = next(x for x in (ROOT / "docs" / "records.md").read_text().splitlines() if x.startswith("**Environment**"))
+    assert re.findall(r"`(\w+)`", line) == list(Environment.model_fields)
+
+
+def test_a_record_lies_where_the_page_says(record_folder: Record) -> None:
+    pattern = re.findall(r"`(results/<\S+)`", (ROOT / "docs" / "records.md").read_text())[0]
+    facts = record_folder.model_dump() | {"digest": record_folder.protocol_sha256[:8]}
+    expected = re.sub(r"<(\w+)>", lambda field: str(facts[field[1]]), pattern)
+    assert record_path(Path("results"), record_folder).as_posix() == expected

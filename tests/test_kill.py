@@ -1,0 +1,209 @@
+"""A run that is killed, interrupted and terminated in every phase ends bit-identical to one that never was."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+from bench.files import read_json
+from bench.record import load_record
+from bench.zoo import load_tensors
+
+TEST_IMAGES = 64
+SETTINGS = {
+    "encoder.width": 2,
+    "stage1.epochs": 6,
+    "stage1.batch_size": 32,
+    "stage1.projector": "[8,4]",
+    "stage2.epochs": 5,
+    "stage2.batch_size": 32,
+    "stage2.steps": 2,
+    "slf.epochs": 25,
+    "slf.batch_size": 32,
+    "evaluate.eps": 0.04,
+    "evaluate.batch_size": 4,
+    "evaluate.pgd_steps": 10,
+    "evaluate.pgd_step_size": 0.02,
+    "evaluate.autoattack_images": 24,
+    "evaluate.autoattack_batch": 4,
+}
+DEADLINE = 120.0
+
+
+class Interruption(NamedTuple):
+    """A signal, and what must have been written since the program started before it is sent."""
+
+    number: signal.Signals
+    phase: str
+
+
+INTERRUPTIONS = [
+    Interruption(signal.SIGINT, "ssl"),
+    Interruption(signal.SIGKILL, "ssl"),
+    Interruption(signal.SIGTERM, "pseudo_at"),
+    Interruption(signal.SIGKILL, "pseudo_at"),
+    Interruption(signal.SIGKILL, "slf"),
+    Interruption(signal.SIGKILL, "pgd"),
+    Interruption(signal.SIGKILL, "autoattack"),
+]
+
+
+class Ended(NamedTuple):
+    """How the program ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+class Finished(NamedTuple):
+    """A finished run's folder, its record's file, and how each interruption on the way ended."""
+
+    folder: Path
+    record: Path
+    endings: dict[Interruption, Ended]
+
+
+def toy_dataset(path: Path) -> None:
+    """Four classes of 8x8 images that differ in which quadrant is bright."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 192), ("test", TEST_IMAGES)):
+        labels = np.arange(count) % 4
+        images = rng.integers(0, 120, (count, 8, 8, 3))
+        for image, label in zip(images, labels, strict=True):
+            image[4 * (label // 2) :, 4 * (label % 2) :][:4, :4] += 120
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    np.savez(path, allow_pickle=False, **arrays)
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "deacl"]
+    command += ["--dataset", f"npz:{folder.parent / 'toy.npz'}", "--device", "cpu", "--tier", "tiny"]
+    command += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    folder.mkdir(exist_ok=True)
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> Ended:
+    stdout, stderr = process.communicate(timeout=DEADLINE)
+    return Ended(process.returncode, stdout, stderr)
+
+
+def progress(folder: Path, phase: str) -> object:
+    """Return something that changes whenever ``phase`` writes its state, None while it has not begun."""
+    if phase in ("pgd", "autoattack"):
+        for path in folder.glob("runs/*/slf-*/evaluation.json"):
+            state = read_json(path)["state"]
+            if phase == "pgd":
+                return len(state["robust"]) if 0 < len(state["robust"]) < TEST_IMAGES else None
+            attacks = state["autoattack"]
+            return attacks and attacks["done"]
+    for path in folder.glob(f"runs/**/{phase}.training.safetensors"):
+        try:
+            return path.stat().st_mtime_ns
+        except FileNotFoundError:  # the phase has just ended
+            return None
+    return None
+
+
+def interrupt(folder: Path, interruption: Interruption) -> Ended:
+    before = progress(folder, interruption.phase)
+    process = start(folder)
+    deadline = time.monotonic() + DEADLINE
+    while progress(folder, interruption.phase) in (None, before):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"{interruption} came too late: {finish(process)}")
+        time.sleep(0.005)
+    process.send_signal(interruption.number)
+    return finish(process)
+
+
+def finished(folder: Path, endings: dict[Interruption, Ended]) -> Finished:
+    last = finish(start(folder))
+    assert last.code == 0, last.stderr
+    (run,), (record,) = folder.glob("runs/*"), folder.glob("results/*/*")
+    return Finished(run, record, endings)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill")
+    toy_dataset(folder / "toy.npz")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def unbroken(place: Path) -> Finished:
+    return finished(place / "unbroken", {})
+
+
+@pytest.fixture(scope="module")
+def broken(place: Path) -> Finished:
+    folder = place / "broken"
+    endings = {interruption: interrupt(folder, interruption) for interruption in INTERRUPTIONS}
+    # As a process killed in the middle of a write leaves it behind.
+    (run,) = folder.glob("runs/*")
+    (run / ".ssl.safetensors.abc.unfinished").write_bytes(b"half")
+    return finished(folder, endings)
+
+
+@pytest.mark.parametrize("interruption", INTERRUPTIONS, ids=lambda i: f"{i.number.name} in {i.phase}")
+def test_each_interruption_ends_as_it_should(broken: Finished, interruption: Interruption) -> None:
+    code, stdout, stderr = broken.endings[interruption]
+    if interruption.number == signal.SIGKILL:
+        assert code == -signal.SIGKILL
+    else:
+        assert code == 130
+        assert stderr.splitlines()[-1].startswith("bench: interrupted; the run's state is saved")
+        assert stderr.count("bench: ") == 1
+    assert "Traceback" not in stderr
+    assert stdout == ""
+
+
+def test_the_same_files_are_there_and_no_others(unbroken: Finished, broken: Finished) -> None:
+    def names(run: Finished) -> list[str]:
+        return sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*"))
+
+    assert broken.folder.name == unbroken.folder.name
+    assert names(broken) == names(unbroken)
+    assert not [name for name in names(broken) if "unfinished" in name or "training" in name]
+
+
+@pytest.mark.parametrize("name", ["ssl", "pseudo_at", "encoder", "slf-*/slf"])
+def test_weights_are_bit_identical(unbroken: Finished, broken: Finished, name: str) -> None:
+    (one,), (other,) = (run.folder.glob(f"{name}.safetensors") for run in (unbroken, broken))
+    expected, found = load_tensors(one).tensors, load_tensors(other).tensors
+    assert expected.keys() == found.keys()
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []
+
+
+def test_the_records_say_the_same(unbroken: Finished, broken: Finished) -> None:
+    one, other = load_record(unbroken.record), load_record(broken.record)
+    varying = {"cost", "environment", "started", "finished", "sha256"}
+    assert one.model_dump(exclude=varying) == other.model_dump(exclude=varying)
+    assert one.cost.keys() == other.cost.keys()
+    assert [phase.images for phase in one.cost.values()] == [phase.images for phase in other.cost.values()]
+    assert one.aa is not None
+    assert one.sa.correct > 0  # or the attacks would have had nothing to do
+
+
+def test_both_results_are_the_runs_own(unbroken: Finished, broken: Finished) -> None:
+    for run in (unbroken, broken):
+        (own,) = run.folder.glob("slf-*/record.json")
+        assert read_json(own) == read_json(run.record)

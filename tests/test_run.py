@@ -1,0 +1,363 @@
+"""A run: what is asked for, where it is kept, and that nothing finished is done again."""
+
+import fcntl
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import BenchError, InterruptedRunError
+from bench.record import Record, load_record
+from bench.run import Run, RunRequest, execute, prepare, project
+from bench.run.listing import list_runs
+from bench.stop import Stop
+
+SMALL: dict[str, Any] = {
+    "encoder.width": 1,
+    "stage1.epochs": 2,
+    "stage1.batch_size": 8,
+    "stage1.projector": [4, 4],
+    "slf.epochs": 2,
+    "slf.batch_size": 8,
+    "alf.epochs": 1,
+    "alf.batch_size": 16,
+    "alf.steps": 1,
+    "evaluate.batch_size": 8,
+    "evaluate.pgd_steps": 2,
+    "evaluate.autoattack": False,
+}
+VARYING = {"cost", "environment", "started", "finished", "sha256"}
+
+
+class Listener:
+    """Keeps what it is told, and asks for a stop at the ``stop_at``-th word of progress."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.phases: list[str] = []
+        self.notes: list[str] = []
+        self.stop = Stop()
+        self._left = stop_at
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        assert 0 <= done <= total
+        self.phases.append(phase)
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        if self._left is not None:
+            self._left -= 1
+            self.stop.requested |= self._left == 0
+
+    def end(self) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the name of a dataset of 24 + 16 images in two classes."""
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 24), ("test", 16)):
+        labels = np.arange(count) % 2
+        images = rng.integers(0, 128, (count, 8, 8, 3)) + 127 * labels[:, None, None, None]
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    np.savez(path, allow_pickle=False, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def request_(data: str, tmp_path: Path) -> RunRequest:
+    return RunRequest(
+        method="simclr",
+        dataset=data,
+        protocols=("slf",),
+        overrides=SMALL,
+        runs_dir=tmp_path / "runs",
+        data_dir=tmp_path / "data",
+        device="cpu",
+    )
+
+
+def changed(request: RunRequest, **overrides: Any) -> RunRequest:
+    keys = {key.replace("__", "."): value for key, value in overrides.items()}
+    return replace(request, overrides={**request.overrides, **keys})
+
+
+def carry_out(request: RunRequest, results: Path, listener: Listener | None = None) -> list[tuple[Record, Path]]:
+    listener = listener or Listener()
+    return execute(prepare(request), results, reporter=listener, stop=listener.stop)
+
+
+def facts(record: Record) -> Mapping[str, Any]:
+    """Return what two runs of the same recipe and seed must agree on."""
+    return record.model_dump(exclude=VARYING)
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(("device", "tier"), [("cpu", "mini"), ("cuda", "short")])
+def test_the_default_tier_follows_data_and_device(
+    request_: RunRequest, monkeypatch: pytest.MonkeyPatch, device: str, tier: str
+) -> None:
+    monkeypatch.setattr(import_module("bench.run.prepare"), "pick_device", lambda name: torch.device(device))
+    assert prepare(request_).recipe.tier == tier
+    assert prepare(replace(request_, dataset="digits")).recipe.tier == "tiny"
+    published = replace(request_, tier="paper", overrides={"evaluate.autoattack": False})
+    assert prepare(published).recipe.tier == "paper"
+
+
+def test_preparing_writes_nothing(request_: RunRequest, tmp_path: Path) -> None:
+    run = prepare(request_)
+    assert not run.finished
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_overrides_are_in_the_recipe(request_: RunRequest) -> None:
+    recipe = prepare(request_).recipe
+    assert recipe.overrides == SMALL
+    assert (recipe.encoder.width, recipe.slf.epochs, recipe.evaluate.pgd_steps) == (1, 2, 2)
+    assert recipe.config.plans()["stage1"].batch_size == 8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"method": "simclrr"}, "unknown method 'simclrr'. Did you mean 'simclr'"),
+        ({"dataset": "digit"}, "unknown dataset 'digit'. Did you mean 'digits'"),
+        ({"tier": "tinny"}, "unknown tier 'tinny'. Did you mean 'tiny'"),
+        ({"protocols": ("slf", "alff")}, "unknown protocol 'alff'. Did you mean 'alf'"),
+        ({"seed": -1}, "seed -1 is out of range; choose one from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed 4294967296 is out of range"),
+        ({"overrides": {"evaluate.autoattack": True}}, "--set evaluate.autoattack=false"),
+    ],
+)
+def test_what_cannot_be_is_refused(request_: RunRequest, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError) as raised:
+        prepare(replace(request_, **change))
+    assert message in str(raised.value)
+
+
+# Where it is kept
+
+
+def test_the_folder_is_named_after_all_that_decides_the_encoder(request_: RunRequest, tmp_path: Path) -> None:
+    def folder(request: RunRequest) -> Path:
+        return prepare(request).folder.path
+
+    run = prepare(request_)
+    name = f"toy-simclr-mini-uniform-s0-{run.recipe.pretraining_digest()[:8]}"
+    assert run.folder.path == tmp_path / "runs" / name
+
+    same = [changed(request_, slf__lr=0.5), changed(request_, evaluate__pgd_steps=3), replace(request_, device=None)]
+    assert {folder(request) for request in same} == {run.folder.path}
+    others = [
+        request_,
+        replace(request_, seed=1),
+        replace(request_, fidelity="native"),
+        replace(request_, tier="tiny"),
+        changed(request_, stage1__lr=0.5),
+        changed(request_, encoder__width=2),
+        changed(request_, threat__eps=0.5),
+    ]
+    assert len({folder(request) for request in others}) == len(others)
+
+
+def test_protocol_folders_tell_protocols_and_their_settings_apart(request_: RunRequest) -> None:
+    runs = [prepare(request_), prepare(changed(request_, slf__lr=0.5)), prepare(changed(request_, evaluate__eps=0.5))]
+    places = [run.folder.protocol("slf") for run in runs]
+    assert len({place.path for place in places}) == len({place.owner for place in places}) == 3
+    assert places[0] == prepare(changed(request_, alf__lr=0.5)).folder.protocol("slf")
+
+
+# Nothing is done again
+
+
+def test_a_second_identical_call_does_nothing_anew(request_: RunRequest, tmp_path: Path) -> None:
+    ((first, path),) = carry_out(request_, tmp_path / "results")
+    run = prepare(request_)
+    assert run.finished
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+    listener = Listener()
+    assert carry_out(request_, tmp_path / "results", listener) == [(first, path)]
+    assert listener.phases == []
+    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert load_record(path) == first
+
+
+def test_another_protocol_reuses_the_encoder_and_leaves_the_first_record(request_: RunRequest, tmp_path: Path) -> None:
+    ((slf, slf_path),) = carry_out(request_, tmp_path / "results")
+    listener = Listener()
+    both = carry_out(replace(request_, protocols=("slf", "alf")), tmp_path / "results", listener)
+    assert both[0] == (slf, slf_path)
+    assert both[1][0].protocol == "alf"
+    assert both[1][0].encoder_sha256 == slf.encoder_sha256
+    assert [phase for phase in listener.phases if phase.startswith("stage")] == ["stage alf"]
+
+
+def test_a_protocol_named_twice_is_one_record(request_: RunRequest, tmp_path: Path) -> None:
+    records = carry_out(replace(request_, protocols=("slf", "slf")), tmp_path / "results")
+    assert {path for _, path in records} == set((tmp_path / "results").glob("*/*"))
+    assert len({path for _, path in records}) == 1
+
+
+def test_a_change_of_the_protocol_reuses_the_encoder(request_: RunRequest, tmp_path: Path) -> None:
+    ((first, first_path),) = carry_out(request_, tmp_path / "results")
+    listener = Listener()
+    ((second, second_path),) = carry_out(changed(request_, slf__lr=0.5), tmp_path / "results", listener)
+    assert "stage ssl" not in listener.phases
+    assert "stage slf" in listener.phases
+    assert first_path != second_path
+    assert first.encoder_sha256 == second.encoder_sha256
+    assert first.classifier_sha256 != second.classifier_sha256
+    assert first.cost["stage:ssl"] == second.cost["stage:ssl"]
+
+
+def test_a_deleted_result_is_written_again(request_: RunRequest, tmp_path: Path) -> None:
+    ((first, path),) = carry_out(request_, tmp_path / "results")
+    content = path.read_bytes()
+    path.unlink()
+    listener = Listener()
+    assert carry_out(request_, tmp_path / "results", listener) == [(first, path)]
+    assert listener.phases == []
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("stop_at", [1, 2, 4, 7, 9, 12, 13, 14, 15])
+def test_a_run_stopped_at_any_step_continues_to_the_same_end(
+    request_: RunRequest, tmp_path: Path, whole: Record, stop_at: int
+) -> None:
+    with pytest.raises(InterruptedRunError, match="The same command continues it"):
+        carry_out(request_, tmp_path / "results", Listener(stop_at))
+    assert not list((tmp_path / "results").glob("*/*"))
+    ((record, _),) = carry_out(request_, tmp_path / "results")
+    assert facts(record) == facts(whole)
+
+
+@pytest.fixture(scope="module")
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """Return the record of the run that nobody stopped."""
+    place = tmp_path_factory.mktemp("whole")
+    request = RunRequest("simclr", data, protocols=("slf",), overrides=SMALL, runs_dir=place, device="cpu")
+    ((record, _),) = carry_out(request, place / "results")
+    return record
+
+
+def test_another_seed_is_another_run(request_: RunRequest, tmp_path: Path, whole: Record) -> None:
+    ((other, _),) = carry_out(replace(request_, seed=1), tmp_path / "results")
+    assert other.encoder_sha256 != whole.encoder_sha256
+    assert other.history != whole.history
+
+
+# Whose folder it is
+
+
+def test_a_folder_of_another_run_is_refused(request_: RunRequest, tmp_path: Path) -> None:
+    run = prepare(request_)
+    run.folder.path.mkdir(parents=True)
+    for content in ({"owner": "someone else"}, {}, ["no", "run"]):
+        (run.folder.path / "run.json").write_text(json.dumps(content))
+        with pytest.raises(BenchError, match=r"holds another run. Move it away, or choose another --runs-dir"):
+            execute(run, tmp_path / "results")
+        assert json.loads((run.folder.path / "run.json").read_text()) == content
+    (run.folder.path / "run.json").write_text("{")
+    with pytest.raises(BenchError, match=r"cannot read .*run\.json"):
+        execute(run, tmp_path / "results")
+
+
+def test_weights_of_another_recipe_are_refused(request_: RunRequest, tmp_path: Path) -> None:
+    carry_out(request_, tmp_path / "results")
+    other = prepare(changed(request_, stage1__temperature=0.5))
+    other.folder.path.mkdir()
+    weights = (prepare(request_).folder.path / "ssl.safetensors").read_bytes()
+    (other.folder.path / "ssl.safetensors").write_bytes(weights)
+    with pytest.raises(BenchError, match=r"ssl\.safetensors belongs to another run"):
+        execute(other, tmp_path / "results")
+
+
+def test_a_run_at_work_elsewhere_is_refused(request_: RunRequest, tmp_path: Path) -> None:
+    run = prepare(request_)
+    run.folder.path.mkdir(parents=True)
+    half = run.folder.path / ".ssl.safetensors.abc.unfinished"
+    half.touch()
+    with (run.folder.path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(BenchError, match=r"another process is working on this run .*Wait for it, or stop it"):
+            execute(run, tmp_path / "results")
+        assert half.exists()  # it may be the other's
+    execute(run, tmp_path / "results")
+    assert not half.exists()
+
+
+def test_an_error_inside_a_claimed_folder_is_not_taken_for_a_lock(request_: RunRequest) -> None:
+    folder = prepare(request_).folder
+    with pytest.raises(BlockingIOError), folder.claimed():
+        raise BlockingIOError
+    with folder.claimed():
+        pass
+
+
+def test_results_that_cannot_be_kept_are_refused_before_any_training(request_: RunRequest, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    listener = Listener()
+    with pytest.raises(BenchError, match="--results-dir"):
+        carry_out(request_, tmp_path / "file" / "results", listener)
+    assert listener.phases == []
+
+
+def test_runs_are_listed_with_how_far_they_came(request_: RunRequest, tmp_path: Path) -> None:
+    with pytest.raises(InterruptedRunError):
+        carry_out(replace(request_, seed=1), tmp_path / "results", Listener(1))
+    carry_out(request_, tmp_path / "results")
+    (tmp_path / "runs" / "stray").mkdir()
+    (tmp_path / "runs" / "stray" / "run.json").write_text("[]")
+    rows = list_runs(tmp_path / "runs")
+    assert [(row.seed, row.encoder, row.records[:4]) for row in rows] == [(0, True, "slf-"), (1, False, "")]
+    assert {(row.method, row.dataset, row.tier) for row in rows} == {("simclr", "toy", "mini")}
+    assert list_runs(tmp_path / "nowhere") == []
+
+
+# What it will cost
+
+
+def estimated(run: Run) -> dict[str, tuple[float, float]]:
+    return {estimate.phase: (estimate.seconds, estimate.left) for estimate in project(run)}
+
+
+def test_the_projection_names_every_phase_and_disturbs_nothing(request_: RunRequest, tmp_path: Path) -> None:
+    run = prepare(replace(request_, method="deacl", overrides={**SMALL, "evaluate.autoattack": True}, dataset="digits"))
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    phases = estimated(run)
+    assert torch.equal(torch.rand(3), expected)
+    assert list(phases) == ["stage ssl", "stage pseudo_at", "protocol slf", "RA, PGD-2", "AA, AutoAttack"]
+    assert all(seconds > 0 and left == 1 for seconds, left in phases.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_projection_knows_what_is_finished(request_: RunRequest, tmp_path: Path) -> None:
+    steps = 24 // 8
+    with pytest.raises(InterruptedRunError):
+        carry_out(request_, tmp_path / "results", Listener(steps))  # one of two epochs
+    assert estimated(prepare(request_))["stage ssl"][1] == 0.5
+    with pytest.raises(InterruptedRunError):
+        carry_out(request_, tmp_path / "results", Listener(2 * steps))  # the other, and one of the protocol's two
+    phases = estimated(prepare(request_))
+    assert (phases["stage ssl"][1], phases["protocol slf"][1], phases["RA, PGD-2"][1]) == (0, 0.5, 1)
+    carry_out(request_, tmp_path / "results")
+    assert {left for _, left in estimated(prepare(request_)).values()} == {0}
+
+
+def test_a_batch_larger_than_the_data_is_found_out_by_the_projection(request_: RunRequest) -> None:
+    run = prepare(changed(request_, stage1__batch_size=25))
+    with pytest.raises(BenchError, match=r"batches of 25 images but the dataset has 24 .*batch_size"):
+        project(run)
