@@ -10,7 +10,7 @@ import typer
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
 from bench.cli.run import run
-from bench.errors import BenchError
+from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
     help="How robust is a self-supervised encoder, and what did it cost?",
@@ -27,10 +27,11 @@ for command in (run, leaderboard, methods, datasets, tiers, runs):
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and an exit code, never a traceback."""
     try:
-        app()
+        app(prog_name="bench")
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == InterruptedRunError.exit_code:  # typer's silent answer to Ctrl-C
+            print("bench: interrupted", file=sys.stderr)
+        raise

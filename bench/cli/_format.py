@@ -7,12 +7,14 @@ if TYPE_CHECKING:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as a person would say it: "45 s", "12 min", "3.5 h", "4.2 days"."""
-    if seconds < 100:
+    """Return a duration as a person would say it: "< 1 s", "45 s", "12 min", "3.5 h", "4.2 days"."""
+    if seconds < 0.5:
+        return "< 1 s"
+    if round(seconds) < 100:
         return f"{seconds:.0f} s"
-    if seconds < 100 * 60:
+    if round(seconds / 60) < 100:
         return f"{seconds / 60:.0f} min"
-    if seconds < 48 * 3600:
+    if round(seconds / 3600, 1) < 48:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 86400:.1f} days"
 

@@ -233,7 +233,7 @@ class _Progress:
 
     def __call__(self, attack: str, tried: int, to_try: int) -> None:
         if attack != self._attack:
-            self._reporter.begin(f"AA, {attack}", to_try)
-            self._attack, self._tried = attack, 0
+            self._reporter.begin(f"AA, {attack}", to_try, done=tried)
+            self._attack, self._tried = attack, tried
         self._reporter.advance(tried - self._tried)
         self._tried = tried
