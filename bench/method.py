@@ -101,6 +101,12 @@ class MethodInfo:
     bibtex: str
     summary: str
     """One sentence."""
+    views: str = ""
+    """Views of an image in a step, stage by stage: "2, then 1"."""
+    passes: str = ""
+    """Network passes an image costs in a step, stage by stage; fb: forward and backward, f: forward only."""
+    outside: str = "nothing"
+    """Labels, clusters or other encoders that pre-training uses beside the images."""
     protocols: tuple[str, ...] = PROTOCOLS
     """The protocols it can be evaluated under; the first is the default."""
     robust: bool = True

@@ -210,6 +210,8 @@ class ACL:
         year=2020,
         paper="Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
         summary="contrastive learning of clean and of attacked views, each with batch-norm layers of its own",
+        views="2",
+        passes="14 fb",
         bibtex="""@inproceedings{jiang2020acl,
   title = {Robust Pre-Training by Adversarial Contrastive Learning},
   author = {Jiang, Ziyu and Chen, Tianlong and Chen, Ting and Wang, Zhangyang},

@@ -239,6 +239,9 @@ class AdvCL:
         paper="When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to Finetuning?, "
         "NeurIPS 2021",
         summary="contrastive learning of clean, adversarial and high-frequency views, with clusters as pseudo-labels",
+        views="2, then 4",
+        passes="2 fb, then 15 fb",
+        outside="k-means clusters of its own SimCLR features, or a label file",
         bibtex="""@inproceedings{fan2021advcl,
   title = {When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to Finetuning?},
   author = {Fan, Lijie and Liu, Sijia and Chen, Pin-Yu and Zhang, Gaoyuan and Gan, Chuang},

@@ -94,6 +94,8 @@ class BarlowTwins:
         year=2021,
         paper="Barlow Twins: Self-Supervised Learning via Redundancy Reduction, ICML 2021",
         summary="features that agree between views and do not repeat each other; not robust",
+        views="2",
+        passes="2 fb",
         robust=False,
         bibtex="""@inproceedings{zbontar2021barlow,
   title = {Barlow Twins: Self-Supervised Learning via Redundancy Reduction},

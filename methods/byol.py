@@ -100,6 +100,8 @@ class BYOL:
         year=2020,
         paper="Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020",
         summary="prediction of a momentum network's outputs, without negatives; not robust",
+        views="2",
+        passes="2 fb + 2 f",
         robust=False,
         bibtex="""@inproceedings{grill2020byol,
   title = {Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning},

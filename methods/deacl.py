@@ -191,6 +191,9 @@ class DeACL:
         year=2022,
         paper="Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial Robustness, ECCV 2022",
         summary="ordinary SSL first, then adversarial training towards its features",
+        views="2, then 1",
+        passes="2 fb, then 7 fb + 1 f",
+        outside="its own stage-1 encoder as teacher",
         bibtex="""@inproceedings{zhang2022deacl,
   title = {Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial Robustness},
   author = {Zhang, Chaoning and Zhang, Kang and Zhang, Chenshuang and Niu, Axi and Feng, Jiu and

@@ -21,9 +21,11 @@ from methods.solo_learn import TwoViews, ZooPlan
 class MoCoStageSettings(ZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
 
-    Scaled recipes: the queue holds whole batches, and never an image twice. Its length is therefore the largest
-    multiple of the batch size that exceeds neither ``queue`` nor the number of images; the run's history
-    records it. On CIFAR as published that is ``queue`` itself.
+    Two rules keep the queue meaningful in scaled recipes; on CIFAR as published they change nothing. It holds whole
+    batches and never an image twice: its length is the largest multiple of the batch size that exceeds neither
+    ``queue`` nor the number of images, and the run's history records it. It starts with random keys, but as
+    published they are gone before the warm-up is over. Met at the full rate, they drive all outputs into one
+    direction for good, so where the warm-up is shorter than the queue, places without a real key do not count.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/mocov2plus.sh``. Later recipes of that
     repository have 256 outputs and train no probe on the momentum network, which has no effect on the encoder.
@@ -55,8 +57,12 @@ class MoCoStageSettings(ZooPlan):
             )
         return most - most % self.batch_size
 
+    def starts_empty(self, images: int) -> bool:
+        """Return whether the queue's random start is left out because the warm-up is too short for it."""
+        return self.warmup_epochs * self.steps_per_epoch(images) * self.batch_size < self.queue_length(images)
 
-def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float) -> Tensor:
+
+def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float, *, filled: Tensor) -> Tensor:
     """Return InfoNCE with one positive key and the queue as negatives.
 
     The mean over i of -log(exp(q_i.k_i / T) / (exp(q_i.k_i / T) + sum over j of exp(q_i.n_j / T))).
@@ -66,11 +72,14 @@ def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float
         key: [B, D], of unit length; row i is the positive of query i.
         queue: [L, D], of unit length: the negatives n_j of all queries.
         temperature: T > 0.
+        filled: int64 scalar, how many rows of the queue count, from the first.
 
     Source: MoCo (He et al., CVPR 2020), equation 1.
     """
     positive = (query * key).sum(dim=1, keepdim=True)
-    logits = torch.cat([positive, query @ queue.T], dim=1) / temperature
+    unfilled = torch.arange(len(queue), device=queue.device) >= filled
+    negatives = (query @ queue.T).masked_fill(unfilled, -torch.inf)
+    logits = torch.cat([positive, negatives], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
 
 
@@ -84,20 +93,23 @@ class MoCoStage(Stage):
     name = "ssl"
     queues: Tensor
     oldest: Tensor
+    filled: Tensor
 
     def __init__(self, settings: MoCoStageSettings, ctx: MethodContext) -> None:
         super().__init__()
         self.plan: MoCoStageSettings = settings
-        length = settings.queue_length(len(ctx.images))
+        images = len(ctx.images)
+        length = settings.queue_length(images)
         self.encoder = ctx.new_encoder(self.name)
         with ctx.scoped(self.name, "projector"):
             self.projector = mlp([self.encoder.feature_dim, *settings.projector])
         with ctx.scoped(self.name, "queues"):
             queues = torch.randn(2, length, settings.projector[-1])
-        steps = settings.steps_per_epoch(len(ctx.images))
-        self.momentum = MomentumNetwork(self._online(), tau=settings.tau, updates=settings.epochs * steps)
+        steps = settings.epochs * settings.steps_per_epoch(images)
+        self.momentum = MomentumNetwork(self._online(), tau=settings.tau, updates=steps)
         self.register_buffer("queues", F.normalize(queues, dim=2))
-        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("oldest", torch.tensor(0))
+        self.register_buffer("filled", torch.tensor(0 if settings.starts_empty(images) else length))
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> TwoViews:
         """uint8 [B, C, H, W] -> two independent strong views of each, float [B, C, H, W] in [0, 1]."""
@@ -109,17 +121,18 @@ class MoCoStage(Stage):
         q1, q2 = (F.normalize(widened(online(view)), dim=1) for view in views)
         k1, k2 = (F.normalize(widened(self.momentum(view)), dim=1) for view in views)
         self._keys = torch.stack([k1, k2])
-        first = queue_contrast(q1, k2, self.queues[1], self.plan.temperature)
-        second = queue_contrast(q2, k1, self.queues[0], self.plan.temperature)
+        first = queue_contrast(q1, k2, self.queues[1], self.plan.temperature, filled=self.filled)
+        second = queue_contrast(q2, k1, self.queues[0], self.plan.temperature, filled=self.filled)
         return StepLoss((first + second) / 2, {"queue": self.queues.new_full((), self.queues.shape[1])})
 
     def after_step(self) -> None:
         """Let the momentum network follow, and the step's keys replace the oldest ones."""
         self.momentum.follow(self._online())
-        batch = self._keys.shape[1]
+        batch, length = self._keys.shape[1], self.queues.shape[1]
         places = self.oldest + torch.arange(batch, device=self.oldest.device)
         self.queues.index_copy_(1, places, self._keys)
-        self.oldest.add_(batch).remainder_(self.queues.shape[1])
+        self.oldest.add_(batch).remainder_(length)
+        self.filled.add_(batch).clamp_(max=length)
 
     def _online(self) -> nn.Module:
         return nn.Sequential(self.encoder, self.projector)
@@ -139,6 +152,8 @@ class MoCo:
         year=2020,
         paper="Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
         summary="contrastive learning against a queue of past keys; not robust",
+        views="2",
+        passes="2 fb + 2 f",
         robust=False,
         bibtex="""@article{chen2020mocov2,
   title = {Improved Baselines with Momentum Contrastive Learning},

@@ -204,6 +204,8 @@ class RoCL:
         year=2020,
         paper="Adversarial Self-Supervised Contrastive Learning, NeurIPS 2020",
         summary="contrastive learning of two views and an instance-wise attack on one of them",
+        views="2",
+        passes="12 fb + 1 f",
         bibtex="""@inproceedings{kim2020rocl,
   title = {Adversarial Self-Supervised Contrastive Learning},
   author = {Kim, Minseon and Tack, Jihoon and Hwang, Sung Ju},

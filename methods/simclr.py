@@ -86,6 +86,8 @@ class SimCLR:
         year=2020,
         paper="A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020",
         summary="contrastive learning of two augmented views; not robust, the baseline to beat",
+        views="2",
+        passes="2 fb",
         robust=False,
         bibtex="""@inproceedings{chen2020simclr,
   title = {A Simple Framework for Contrastive Learning of Visual Representations},

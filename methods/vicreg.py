@@ -109,6 +109,8 @@ class VICReg:
         year=2022,
         paper="VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning, ICLR 2022",
         summary="views pulled together while variance and covariance are regularised; not robust",
+        views="2",
+        passes="2 fb",
         robust=False,
         bibtex="""@inproceedings{bardes2022vicreg,
   title = {{VICReg}: Variance-Invariance-Covariance Regularization for Self-Supervised Learning},

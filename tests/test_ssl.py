@@ -110,7 +110,11 @@ def test_queue_contrast_against_loops(temperature: float) -> None:
         positive = math.exp(float(q @ k) / temperature)
         negatives = sum(math.exp(float(q @ n) / temperature) for n in queue)
         total -= math.log(positive / (positive + negatives)) / len(query)
-    assert float(queue_contrast(query, key, queue, temperature)) == pytest.approx(total, abs=1e-12)
+    found = queue_contrast(query, key, queue, temperature, filled=torch.tensor(7))
+    assert float(found) == pytest.approx(total, abs=1e-12)
+    part = queue_contrast(query, key, queue, temperature, filled=torch.tensor(3))
+    assert torch.equal(part, queue_contrast(query, key, queue[:3], temperature, filled=torch.tensor(3)))
+    assert float(queue_contrast(query, key, queue, temperature, filled=torch.tensor(0))) == 0
 
 
 @pytest.mark.parametrize("length", [1, 10, 32768])
@@ -118,7 +122,7 @@ def test_queue_contrast_of_a_perfect_key_among_orthogonal_negatives(length: int)
     """ln(1 + L e^(-1/T)): 5.40 for the published L and T."""
     query = torch.tensor([[1.0, 0.0]], dtype=torch.float64)
     queue = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(length, 2)
-    found = float(queue_contrast(query, query, queue, 0.2))
+    found = float(queue_contrast(query, query, queue, 0.2, filled=torch.tensor(length)))
     assert found == pytest.approx(math.log1p(length * math.exp(-5)), abs=1e-12)
     if length == 32768:
         assert found == pytest.approx(5.40, abs=0.005)
@@ -198,7 +202,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
     z1, z2 = embeddings(5, 3).requires_grad_(), embeddings(5, 3, seed=1).requires_grad_()
     queue = unit(4, 3, seed=2)
     for loss in (
-        lambda a, b: queue_contrast(a, b, queue, 0.2),
+        lambda a, b: queue_contrast(a, b, queue, 0.2, filled=torch.tensor(3)),
         prediction_error,
         lambda a, b: barlow_twins_loss(a, b, redundancy=0.005),
         lambda a, b: invariance_loss(a, b) + variance_loss(a) + covariance_loss(b),
@@ -293,7 +297,8 @@ def test_moco_contrasts_each_view_with_the_other_views_queue() -> None:
     assert torch.allclose(stage.queues.norm(dim=2), torch.ones(2, 8), atol=1e-6)
     views = views_of(stage)
     q = [nn.functional.normalize(outputs(stage, view), dim=1) for view in views]  # equal networks: k = q at first
-    expected = queue_contrast(q[0], q[1], stage.queues[1], 0.2) + queue_contrast(q[1], q[0], stage.queues[0], 0.2)
+    contrast = partial(queue_contrast, temperature=0.2, filled=torch.tensor(8))
+    expected = contrast(q[0], q[1], stage.queues[1]) + contrast(q[1], q[0], stage.queues[0])
     loss = stage(views)
     assert float(loss.total.detach()) == pytest.approx(float(expected.detach()) / 2, abs=1e-5)
     assert float(loss.scalars["queue"]) == 8
@@ -325,6 +330,24 @@ def test_moco_replaces_the_oldest_keys_after_the_step() -> None:
 def test_the_queue_holds_whole_batches_and_no_image_twice(queue: int, batch: int, images: int, length: int) -> None:
     settings = MoCoStageSettings(queue=queue, batch_size=batch)
     assert settings.queue_length(images) == length
+
+
+def test_random_keys_count_as_published_and_not_where_the_warm_up_is_too_short() -> None:
+    assert not MoCoStageSettings().starts_empty(50_000)
+    assert not MoCoStageSettings(epochs=100, warmup_epochs=1).starts_empty(50_000)  # 195 steps; 128 fill the queue
+    assert MoCoStageSettings(warmup_epochs=0).starts_empty(50_000)
+    published, scaled = moco(queue=8, warmup_epochs=1), moco(queue=8, warmup_epochs=0)
+    assert (int(published.filled), int(scaled.filled)) == (8, 0)
+    assert float(scaled(views_of(scaled)).total.detach()) == 0
+    scaled.after_step()
+    assert int(scaled.filled) == 4
+    known = scaled(views_of(scaled, 1)).total
+    scaled.queues[:, 4:] = 7.0  # where no key is yet, the queue's contents are of no account
+    assert float(scaled(views_of(scaled, 1)).total.detach()) == pytest.approx(float(known.detach()), abs=1e-6)
+    assert float(known.detach()) > 0
+    for _ in range(2):
+        scaled.after_step()
+    assert int(scaled.filled) == 8
 
 
 def test_a_queue_without_room_for_a_batch_is_refused_when_the_stage_is_built() -> None:
@@ -515,7 +538,8 @@ def test_training_learns_continues_bit_for_bit_and_exports_what_it_trained(name:
     assert digest(broken.state_dict()) != digest(whole.state_dict())
     if name == "mocov2":
         assert [epoch["queue"] for epoch in progress.history] == [12.0, 12.0]
-        assert int(whole.get_buffer("oldest")) == 0  # six batches of 4 fill a queue of 12 twice
+        # Six batches of 4 fill a queue of 12 twice.
+        assert [int(whole.get_buffer(buffer)) for buffer in ("oldest", "filled")] == [0, 12]
     if name in WITH_MOMENTUM:
         assert int(whole.get_buffer("momentum.updates_done")) == 6
 

@@ -3,13 +3,17 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.console import Console, JustifyMethod
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
+from bench.cli._format import duration
 from bench.reporting import Reporter
 
 _LOG_EVERY_SECONDS = 30.0
+_FIELDS: dict[str, JustifyMethod] = {"share": "right", "rate": "right", "detail": "left", "clock": "right"}
 
 
 @contextmanager
@@ -18,15 +22,16 @@ def reporting(console: Console) -> Iterator[Reporter]:
     if not console.is_terminal:
         yield _Log(console)
         return
+    # Percent rather than counts: fifty million of them would leave no room for the loss on 80 columns.
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TextColumn("{task.fields[detail]}"),
-        TimeRemainingColumn(compact=True),
+        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
+        *(
+            TextColumn(f"{{task.fields[{field}]}}", justify=justify, table_column=Column(no_wrap=True))
+            for field, justify in _FIELDS.items()
+        ),
     )
-    with Progress(*columns, console=console, speed_estimate_period=60) as progress:
+    with Progress(*columns, console=console, expand=True) as progress:
         yield _Live(progress)
 
 
@@ -39,9 +44,30 @@ class _Phase:
         self.detail = ""
 
     @property
+    def seconds(self) -> float:
+        """How long the phase has been open."""
+        return time.monotonic() - self.start
+
+    @property
+    def speed(self) -> float | None:
+        """Units a second, None while it is too early to tell."""
+        done = self.done - self.first
+        return done / self.seconds if done and self.seconds > 0.5 else None
+
+    @property
+    def share(self) -> str:
+        return f"{self.done / self.total:.0%}" if self.total else ""
+
+    @property
     def rate(self) -> str:
-        seconds = time.monotonic() - self.start
-        return f"{(self.done - self.first) / seconds:.0f} {self.unit}/s" if seconds > 0.5 else ""
+        return "" if self.speed is None else f"{self.speed:.{0 if self.speed >= 10 else 1}f} {self.unit}/s"
+
+    @property
+    def clock(self) -> str:
+        """The time left."""
+        if self.speed is None or self.done == self.total:
+            return ""
+        return f"{duration((self.total - self.done) / self.speed)} left"
 
 
 class _Live:
@@ -56,7 +82,8 @@ class _Live:
         """Open a bar."""
         self.end()
         self._phase = _Phase(phase, total, done, unit)
-        self._task = self._progress.add_task(phase, total=total, completed=done, rate="", detail="")
+        blank: dict[str, Any] = dict.fromkeys(_FIELDS, "")
+        self._task = self._progress.add_task(phase, total=total, completed=done, **blank)
 
     def advance(self, amount: int, detail: str = "") -> None:
         """Move the bar."""
@@ -64,11 +91,13 @@ class _Live:
         phase.done += amount
         phase.detail = detail or phase.detail
         if self._task is not None:
-            self._progress.update(self._task, completed=phase.done, rate=phase.rate, detail=phase.detail)
+            fields: dict[str, Any] = {field: getattr(phase, field) for field in _FIELDS}
+            self._progress.update(self._task, completed=phase.done, **fields)
 
     def end(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it stands, with the time it took."""
         if self._task is not None:
+            self._progress.update(self._task, clock=duration(self._phase.seconds))
             self._progress.stop_task(self._task)
             self._task = None
 
@@ -83,12 +112,12 @@ class _Log:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._phase: _Phase | None = None
-        self._last = 0.0
+        self._last, self._said = 0.0, -1
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
         """Say that a phase begins."""
         self.end()
-        self._phase, self._last = _Phase(phase, total, done, unit), time.monotonic()
+        self._phase, self._last, self._said = _Phase(phase, total, done, unit), time.monotonic(), done
         self.note(f"{phase}: {done}/{total} {unit}")
 
     def advance(self, amount: int, detail: str = "") -> None:
@@ -103,7 +132,8 @@ class _Log:
     def end(self) -> None:
         """Say how the phase ended."""
         if self._phase is not None:
-            self._line(self._phase)
+            if self._said != self._phase.done:
+                self._line(self._phase)
             self._phase = None
 
     def note(self, message: str) -> None:
@@ -111,6 +141,6 @@ class _Log:
         self._console.print(message, highlight=False, soft_wrap=True)
 
     def _line(self, phase: _Phase) -> None:
-        self._last = time.monotonic()
-        facts = [f"{phase.name}: {phase.done}/{phase.total} {phase.unit}", phase.rate, phase.detail]
+        self._last, self._said = time.monotonic(), phase.done
+        facts = [f"{phase.name}: {phase.done}/{phase.total} {phase.unit}", phase.rate, phase.detail, phase.clock]
         self.note(", ".join(fact for fact in facts if fact))

@@ -29,13 +29,16 @@ def methods(as_json: AsJson = False) -> None:
                 "name": name,
                 "title": method.info.title,
                 "year": method.info.year,
-                "robust": method.info.robust,
                 "stages": len(stages),
+                "views": method.info.views,
+                "passes": method.info.passes,
+                "uses": method.info.outside,
+                "robust": method.info.robust,
                 "summary": method.info.summary,
                 "paper": method.info.paper,
             }
         )
-    _show(rows, as_json)
+    _show(rows, as_json, hidden=("title", "summary"))
 
 
 def datasets(as_json: AsJson = False) -> None:
@@ -105,11 +108,12 @@ def runs(
     _show([row.model_dump() for row in list_runs(runs_dir)], as_json)
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool) -> None:
+def _show(rows: list[dict[str, Any]], as_json: bool, hidden: tuple[str, ...] = ()) -> None:
+    """Print ``rows`` as a table, without the columns ``hidden``, which are too wide for one, or as JSON."""
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in hidden]
     table = Table(*columns)
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))

@@ -224,7 +224,7 @@ class _Interruptible(nn.Module):
 
 
 class _Progress:
-    """Turns AutoAttack's (attack, tried, to try) into phases of a reporter."""
+    """Turns AutoAttack's (attack, tried, to try) into phases of a reporter; attacks with none to try are left out."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
@@ -232,6 +232,8 @@ class _Progress:
         self._tried = 0
 
     def __call__(self, attack: str, tried: int, to_try: int) -> None:
+        if not to_try:
+            return
         if attack != self._attack:
             self._reporter.begin(f"AA, {attack}", to_try, done=tried)
             self._attack, self._tried = attack, tried

@@ -24,6 +24,8 @@ class APDPE:
         year=2020,
         paper="Adversarial Robustness: From Self-Supervised Pre-Training to Fine-Tuning, CVPR 2020",
         summary="adversarial pre-training on rotation, jigsaw and Selfie, their attacks made diverse",
+        views="3",
+        passes="36 fb",
         bibtex="""@inproceedings{chen2020adversarial,
   title = {Adversarial Robustness: From Self-Supervised Pre-Training to Fine-Tuning},
   author = {Chen, Tianlong and Liu, Sijia and Chang, Shiyu and Cheng, Yu and Amini, Lisa and Wang, Zhangyang},
