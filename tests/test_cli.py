@@ -1,6 +1,7 @@
 """The command line: answers, one clear message for each mistake, and nothing half-written."""
 
 import errno
+import io
 import json
 import os
 import subprocess
@@ -16,9 +17,11 @@ from rich.console import Console
 
 from bench.cli import main
 from bench.cli._format import duration
+from bench.cli._progress import _Live, reporting
 from bench.cli.run import _results
 from bench.method import METHODS
 from bench.record import AutoAttackEvaluation, Environment, Outcome, PGDEvaluation, Record, load_record
+from bench.reporting import Reporter
 
 SMALL = {
     "encoder.width": "1",
@@ -385,6 +388,55 @@ def test_an_installed_program_ends_as_the_function_does(tmp_path: Path) -> None:
 # Words on the screen
 
 
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("total", [50_000, 50_000_000])
+def test_a_bar_shows_all_on_one_line(monkeypatch: pytest.MonkeyPatch, width: int, total: int) -> None:
+    console = Console(width=width, force_terminal=True, file=io.StringIO())
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with reporting(console) as reporter:
+        reporter.begin("stage pseudo_at", total, done=total // 5)
+        now[0] = 200.0
+        reporter.advance(total // 5, "epoch 40/100, loss -2.891")
+        shown = line(reporter, console, -1)
+        reporter.advance(total - 2 * (total // 5))
+        reporter.end()
+        reporter.begin("SA, clean images", 0)
+        finished = line(reporter, console, -2)
+    assert len(shown) <= width
+    speed = total // 5 // 200
+    for fact in ("stage pseudo_at", "40%", f" {speed} images/s", "epoch 40/100, loss -2.891", "10 min left"):
+        assert fact in shown
+    assert "100%" in finished
+    assert finished.rstrip().endswith("3 min")
+
+
+def line(reporter: Reporter, console: Console, place: int) -> str:
+    assert isinstance(reporter, _Live)
+    lines = console.render_lines(reporter._progress.get_renderable(), pad=False)
+    return "".join(segment.text for segment in lines[place])
+
+
+def test_a_log_speaks_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.StringIO()
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    with reporting(Console(width=80, file=file)) as reporter:
+        reporter.begin("stage ssl", 1000, done=100)
+        for _ in range(9):
+            now[0] += 10
+            reporter.advance(100, "epoch 1/2, loss 3.000")
+        reporter.end()
+        reporter.note("a word")
+    assert file.getvalue().splitlines() == [
+        "stage ssl: 100/1000 images",
+        "stage ssl: 500/1000 images, 10 images/s, epoch 1/2, loss 3.000, 50 s left",
+        "stage ssl: 900/1000 images, 10 images/s, epoch 1/2, loss 3.000, 10 s left",
+        "stage ssl: 1000/1000 images, 10 images/s, epoch 1/2, loss 3.000",
+        "a word",
+    ]
+
+
 @pytest.mark.parametrize(
     ("seconds", "words"),
     [
@@ -445,10 +497,10 @@ def record(published_as: str | None) -> Record:
 
 
 def printed(records: list[Record], results_dir: Path, width: int = 100) -> str:
-    console = Console(width=width, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(_results(records, results_dir))
-    console.file.close()
-    return console.export_text()
+    console = Console(width=width, file=io.StringIO())
+    with console.capture() as capture:
+        console.print(_results(records, results_dir))
+    return capture.get()
 
 
 def published(folder: Path) -> Path:

@@ -1,7 +1,7 @@
 """What ``bench methods`` says an image costs is what passes through the network."""
 
 import re
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -48,15 +48,15 @@ def test_passes_are_counted(name: str) -> None:
     for stage in method.stages(ctx):
         stage.before_training()
         stage.train()
-        seen: Counter[str] = Counter()
+        seen: dict[str, float] = defaultdict(float)
 
-        def count(module: nn.Module, _: Any, output: Tensor, seen: Counter[str] = seen) -> None:
+        def count(module: nn.Module, _: Any, output: Tensor, seen: dict[str, float] = seen) -> None:
             # A pass begins where an image of three channels enters; patches count as their share of an image.
             if isinstance(module, nn.Conv2d) and module.in_channels == 3:
                 images = output.shape[0] * output.shape[2] * output.shape[3] / (16 * 16)
                 seen["fb" if output.requires_grad else "f"] += images
 
-        handle = register_module_forward_hook(count)  # type: ignore[arg-type]
+        handle = register_module_forward_hook(count)
         try:
             forward(stage, IMAGES[:BATCH], rng.generator(0, "step"), torch.arange(BATCH))
         finally:

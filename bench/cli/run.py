@@ -104,7 +104,8 @@ def _plan(run: "Run", estimates: "list[PhaseEstimate]") -> Table:
     table.add_column("about", justify="right")
     for estimate in estimates:
         left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
-        table.add_row(estimate.phase, estimate.work, duration(estimate.seconds * estimate.left) + left)
+        about = duration(estimate.seconds * estimate.left) + left if estimate.left else "done"
+        table.add_row(estimate.phase, estimate.work, about)
     total = sum(estimate.seconds * estimate.left for estimate in estimates)
     table.add_section()
     table.add_row("all", "", duration(total))
