@@ -1,0 +1,37 @@
+"""Full ``tiny`` runs on digits: each robust method must show its effect. Minutes a method: ``make test-slow``."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.method import METHODS
+from bench.record import Record
+from bench.run import RunRequest, execute, prepare
+
+NON_ROBUST_RA = 0.3
+"""SimCLR's robust accuracy at 16/255 stays below this, and what a robust method must leave behind."""
+
+
+def tiny(method: str, folder: Path) -> Record:
+    overrides = {"evaluate.autoattack": False}
+    run = prepare(RunRequest(method, "digits", "tiny", overrides=overrides, runs_dir=folder / "runs"))
+    return execute(run, folder / "results")[0][0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS.get(name).info.robust])
+def test_ordinary_pretraining_is_not_robust(method: str, tmp_path: Path) -> None:
+    assert tiny(method, tmp_path).ra.outcome.accuracy < NON_ROBUST_RA
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS.get(name).info.robust])
+def test_robust_pretraining_shows_its_effect(method: str, tmp_path: Path) -> None:
+    assert tiny(method, tmp_path).ra.outcome.accuracy > NON_ROBUST_RA
+
+
+@pytest.mark.slow
+def test_deacl_stays_accurate_and_keeps_most_of_it_under_attack(tmp_path: Path) -> None:
+    record = tiny("deacl", tmp_path)
+    assert record.sa.accuracy > 0.93
+    assert record.ra.outcome.accuracy > 0.6
