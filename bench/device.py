@@ -18,8 +18,8 @@ def pick_device(name: str | None = None) -> torch.device:
         return torch.device("cpu") if best.type == "mps" else torch.device(best)
     try:
         device = torch.device(name)
-        torch.empty(1, device=device, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:
+        torch.empty(1, device=device, dtype=torch.float64).cpu()
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as error:
         found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise BenchError(f"device {name!r} cannot be used here. Allowed: {', '.join(found)}.") from error
     return device

@@ -135,4 +135,4 @@ class Method(Protocol):
         """Return the encoder to evaluate: one plain branch, [B, C, H, W] in [0, 1] -> [B, D]."""
 
 
-METHODS: Registry[type[Method]] = Registry("method", group="bench.methods")
+METHODS: Registry[type[Method]] = Registry("method", group="bench.methods", hint="`bench methods` lists them.")

@@ -16,11 +16,13 @@ class Registry(Generic[T]):
     Args:
         kind: what the registry holds, in the singular, for error messages ("method").
         group: entry-point group that other packages may add to.
+        hint: the closing sentence of the error for an unknown name, such as the command that lists them.
     """
 
-    def __init__(self, kind: str, group: str | None = None) -> None:
+    def __init__(self, kind: str, group: str | None = None, hint: str = "") -> None:
         self.kind = kind
         self._group = group
+        self._hint = hint
         self._entries: dict[str, T | str] = {}
         self._plugins_loaded = group is None
 
@@ -35,7 +37,7 @@ class Registry(Generic[T]):
         """Return the object called ``name``, importing it if need be; raises BenchError for an unknown name."""
         self._load_plugins()
         if name not in self._entries:
-            raise unknown(self.kind, name, self._entries, f"`bench {self.kind}s` lists them.")
+            raise unknown(self.kind, name, self._entries, self._hint)
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")

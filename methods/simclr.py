@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from bench.data.views import StrongView
@@ -32,7 +32,7 @@ class SimCLRStageSettings(TrainPlan):
     precision: Literal["fp32", "bf16", "fp16"] = "fp16"
 
     temperature: float = Field(default=0.2, gt=0)
-    projector: tuple[int, ...] = (2048, 256)
+    projector: tuple[PositiveInt, ...] = Field(default=(2048, 256), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(
         order="crop_first",

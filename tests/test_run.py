@@ -28,6 +28,9 @@ SMALL: dict[str, Any] = {
     "alf.epochs": 1,
     "alf.batch_size": 16,
     "alf.steps": 1,
+    "aff.epochs": 1,
+    "aff.batch_size": 8,
+    "aff.steps": 1,
     "evaluate.batch_size": 8,
     "evaluate.pgd_steps": 2,
     "evaluate.autoattack": False,
@@ -201,6 +204,12 @@ def test_another_protocol_reuses_the_encoder_and_leaves_the_first_record(request
     assert both[1][0].protocol == "alf"
     assert both[1][0].encoder_sha256 == slf.encoder_sha256
     assert [phase for phase in listener.phases if phase.startswith("stage")] == ["stage alf"]
+
+
+def test_no_protocol_sees_what_another_did_to_the_encoder(request_: RunRequest, tmp_path: Path, whole: Record) -> None:
+    (aff, _), (slf, _) = carry_out(replace(request_, protocols=("aff", "slf")), tmp_path / "results")
+    assert aff.classifier_sha256 != slf.classifier_sha256
+    assert facts(slf) == facts(whole)
 
 
 def test_a_protocol_named_twice_is_one_record(request_: RunRequest, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Heads: the small networks that pre-training puts on an encoder and evaluation throws away."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -35,6 +36,4 @@ class Classifier(nn.Module):
 
     def prepared(self) -> "Classifier":
         """Return a frozen eval-mode copy that is cheaper to attack; see :meth:`Encoder.prepared`."""
-        head = nn.Linear(self.head.in_features, self.head.out_features).to(self.head.weight.device)
-        head.load_state_dict(self.head.state_dict())
-        return Classifier(self.encoder.prepared(), head).eval().requires_grad_(False)
+        return Classifier(self.encoder.prepared(), deepcopy(self.head)).eval().requires_grad_(False)

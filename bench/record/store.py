@@ -35,7 +35,8 @@ def save_record(folder: Path, record: Record) -> Path:
     first = path = record_path(folder, record)
     number = 1
     while path.exists():
-        if read_json(path).get("sha256") == record.sha256:
+        values = read_json(path)
+        if isinstance(values, dict) and values.get("sha256") == record.sha256:
             return path
         number += 1
         path = first.with_name(f"{first.stem}.{number}.json")
