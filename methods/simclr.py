@@ -49,6 +49,10 @@ class SimCLRStageSettings(TrainPlan):
 class SimCLRStage(Stage):
     """Minimises NT-Xent between the projections of two strong views of each image.
 
+    Both views pass through the network together, so that batch statistics are those of all 2B images and
+    running statistics move once a step; solo-learn passes each view separately, which moves them twice. One
+    pass is SimCLR's own way (its algorithm 1 works on the 2N views) and costs less.
+
     solo-learn trains a linear probe beside it on detached features, for monitoring; it has no effect on the
     encoder and is left out here, where no stage sees a label.
     """
