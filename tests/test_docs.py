@@ -235,7 +235,7 @@ def test_relative_links_resolve(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("docs/")])
 def test_a_page_is_one_idea(name: str) -> None:
     text = (ROOT / name).read_text()
-    assert len(text.splitlines()) < 120
+    assert sum(not line.startswith("|") for line in text.splitlines()) < 120  # tables may be long
     assert len(re.findall(r"^# ", prose(ROOT / name), re.M)) == 1
     assert name == "docs/index.md" or f"]({Path(name).name})" in (ROOT / "docs" / "index.md").read_text()
 
