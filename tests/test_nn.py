@@ -95,14 +95,15 @@ def test_parity_with_torchvision_in_eval_and_train_mode(arch: str, padding: int)
         ours = FACTORIES[arch](width=64, in_channels=3, stem_padding=padding, stem_init="kaiming")
         twin = torchvision_twin(arch, padding)
     twin.load_state_dict(ours.state_dict())  # strict: every name and shape
-    images = make_images(4, size=9)
+    # float64: in train mode batch-norm over four images magnifies what float32 kernels round differently.
+    ours, twin, images = ours.double(), twin.double(), make_images(4, size=9).double()
     for train in (True, False):  # training first, so that eval mode meets moved statistics
         expected, found = twin.train(train)(images), ours.train(train)(images)
         scale = float(expected.detach().abs().max())
         assert scale > 0.01
-        assert float((found - expected).detach().abs().max()) < 1e-5 * max(1.0, scale)
+        assert float((found - expected).detach().abs().max()) < 1e-11 * max(1.0, scale)
     moved, reference = ours.state_dict(), twin.state_dict()
-    assert all(torch.allclose(moved[name], reference[name], rtol=1e-5, atol=1e-6) for name in reference)
+    assert all(torch.allclose(moved[name], reference[name], rtol=1e-11, atol=1e-12) for name in reference)
     assert int(moved["bn1.num_batches_tracked"]) == 1
 
 

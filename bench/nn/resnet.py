@@ -6,6 +6,8 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.nn.projection import Projection
+
 
 class Block(Protocol):
     """The class of a residual block; its shortcut is the block's attribute ``downsample``."""
@@ -142,5 +144,5 @@ def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     """Return the identity, or a 1x1 convolution and batch-norm where the block changes its input's shape."""
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
-    conv = nn.Conv2d(channels_in, channels_out, 1, stride, bias=False)
+    conv = Projection(channels_in, channels_out, stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))

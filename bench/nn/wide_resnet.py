@@ -12,6 +12,8 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from bench.nn.projection import Projection
+
 _WIDENING = 10
 _BLOCKS_PER_GROUP = 4  # (28 - 4) / 6
 _SLOPE = 0.1
@@ -33,7 +35,7 @@ class WideBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1)
         self.bn2 = _norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.downsample = None if channels_in == channels else nn.Conv2d(channels_in, channels, 1, stride)
+        self.downsample = None if channels_in == channels else Projection(channels_in, channels, stride, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C, H / stride, W / stride]."""
