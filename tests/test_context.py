@@ -44,7 +44,7 @@ def test_a_method_is_given_the_images_it_trains_on_and_their_positions(extra: bo
         dataset=dataset_facts(data),
         tier=load_tier("tiny"),
     )
-    run = Run(SimCLR, data, recipe, 0, ("slf",), CPU, RunFolder.of(Path("unused"), recipe, 0))
+    run = Run(SimCLR, data, recipe, 0, ("slf",), CPU, RunFolder.of(Path("unused"), recipe, 0, "npz:unused"))
     assert run.context.images is data.pretraining_images
     assert run.context.index is (None if extra else data.index_train), "other images have no place in the split"
 

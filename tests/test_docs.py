@@ -273,7 +273,7 @@ def test_the_tiers_are_described_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("heading", "schema"),
     [
-        ("## Schema, version 1", Record),
+        ("## Schema, version 2", Record),
         ("**Outcome**", Outcome),
         ("**PGD evaluation**", PGDEvaluation),
         ("**AutoAttack evaluation**", AutoAttackEvaluation),

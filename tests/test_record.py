@@ -185,7 +185,8 @@ def test_the_seal_covers_every_field() -> None:
             "history": {},
             "doctor": {},
         },
-        **{"sa": outcome, "ra": record.ra.model_copy(update={"outcome": outcome}), "schema_version": 2},
+        **{"sa": outcome, "ra": record.ra.model_copy(update={"outcome": outcome}), "schema_version": 1},
+        "pretrained_on": "stl10",
         "aa": make_autoattack(outcome, {}),
         "environment": record.environment.model_copy(update={"python": "4"}),
     }
@@ -242,7 +243,7 @@ def without(key: str) -> Callable[[str], str]:
         (lambda text: text[: len(text) // 2], "cannot read"),
         (lambda text: "", "cannot read"),
         (lambda text: "[1, 2]", "schema version None"),
-        (edited("schema_version", 99), "schema version 99, this program reads 1. Update the bench"),
+        (edited("schema_version", 99), "schema version 99, this program reads 1 to 2. Update the bench"),
         (without("schema_version"), "schema version None"),
         (edited("seed", 1), "checksum does not match"),
         (edited("sha256", "0" * 64), "checksum does not match"),

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from bench.errors import BenchError, InterruptedRunError
+from bench.method import METHODS
 from bench.record import Record, load_record
-from bench.run import Run, RunRequest, execute, prepare, project
+from bench.run import Run, RunRequest, execute, finished_protocols, prepare, project
 from bench.run.listing import list_runs
 from bench.stop import Stop
 
@@ -370,3 +371,30 @@ def test_a_batch_larger_than_the_data_is_found_out_by_the_projection(request_: R
     run = prepare(changed(request_, stage1__batch_size=25))
     with pytest.raises(BenchError, match=r"batches of 25 images but the dataset has 24 .*batch_size"):
         project(run)
+
+
+# Finished protocols, opened again
+
+
+@pytest.mark.parametrize("method", ["simclr", "supervised"])
+def test_a_finished_protocol_gives_back_the_classifier_that_was_judged(
+    request_: RunRequest, tmp_path: Path, method: str
+) -> None:
+    protocols = METHODS.get(method).info.protocols[:1]
+    small = {key: value for key, value in SMALL.items() if method == "simclr" or not key.startswith("stage1")}
+    request = replace(request_, method=method, protocols=protocols, overrides={**small, f"{protocols[0]}.epochs": 1})
+    ((record, _),) = carry_out(request, tmp_path / "results")
+    (finished,) = finished_protocols(request.runs_dir)
+    assert finished.record == record
+    dataset = finished.dataset(request.data_dir)
+    images = dataset.test.images.float().div(255)
+    correct = finished.classifier(dataset, torch.device("cpu"))(images).argmax(1) == dataset.test.labels
+    assert correct.tolist() == record.sa.unpack()
+
+
+def test_data_that_changed_since_are_refused(request_: RunRequest, tmp_path: Path) -> None:
+    carry_out(request_, tmp_path / "results")
+    (finished,) = finished_protocols(request_.runs_dir)
+    folder = replace(finished.folder, spec="digits")
+    with pytest.raises(BenchError, match="digits has changed since"):
+        replace(finished, folder=folder).dataset(request_.data_dir)

@@ -8,7 +8,8 @@ from bench.recipe import Settings, canonical_digest
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
 
-SCHEMA: Literal[1] = 1
+SCHEMA: Literal[2] = 2
+"""Version 2 adds fields that are null in version 1, so both are read alike."""
 
 
 class PhaseCost(Settings):
@@ -19,6 +20,8 @@ class PhaseCost(Settings):
     images_per_second: float | None = None
     flops_per_image: float | None = None
     peak_memory_bytes: int | None = None
+    energy_joules: float | None = None
+    """Where the device reports it."""
     device: str
 
 
@@ -55,17 +58,20 @@ class AutoAttackEvaluation(Settings):
 
 
 class Record(Settings):
-    """One (run, protocol). Schema version 1.
+    """One (run, protocol). Schema version 2.
 
     ``sha256`` is the digest of everything else, so that a truncated or edited file is noticed.
     """
 
-    schema_version: Literal[1] = SCHEMA
+    schema_version: Literal[1, 2] = SCHEMA
     method: str
     title: str
     year: int
     """Of the method's paper."""
     dataset: str
+    """What the classifier was trained and judged on."""
+    pretrained_on: str | None = None
+    """What the encoder was pre-trained on where that is another dataset (transfer)."""
     tier: str
     tier_sha256: str
     """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bench.errors import BenchError
 from bench.files import read_json, write_json
+from bench.recipe import canonical_digest
 from bench.record.record import SCHEMA, Record
 
 
@@ -52,15 +54,23 @@ def load_record(path: Path) -> Record:
     """
     values = read_json(path)
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA:
-        raise BenchError(f"{path}: schema version {version!r}, this program reads {SCHEMA}. Update the bench.")
+    if version not in range(1, SCHEMA + 1):
+        raise BenchError(f"{path}: schema version {version!r}, this program reads 1 to {SCHEMA}. Update the bench.")
     try:
         record = Record.parse(values, str(path))
     except RecursionError:
         raise BenchError(f"{path}: nested too deeply to be a record. Restore or remove it.") from None
-    if record.content_digest() != record.sha256:
+    if _digest(values) != record.sha256:
         raise BenchError(f"{path}: its checksum does not match; it was edited or damaged. Restore or remove it.")
     return record
+
+
+def _digest(values: dict[str, Any]) -> str | None:
+    """Return the digest of the file as it stands: an older version lacks fields that this one would add."""
+    try:
+        return canonical_digest({key: value for key, value in values.items() if key != "sha256"})
+    except ValueError:  # NaN, which is no JSON and which no record was written with
+        return None
 
 
 def record_files(folder: Path) -> Iterator[Path]:

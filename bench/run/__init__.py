@@ -1,8 +1,20 @@
 """A run: one method from raw images to records."""
 
 from bench.run.execute import execute
+from bench.run.finished import Finished, finished_protocols, untrained_encoder
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
 
-__all__ = ["PhaseEstimate", "Run", "RunFolder", "RunRequest", "execute", "prepare", "project"]
+__all__ = [
+    "Finished",
+    "PhaseEstimate",
+    "Run",
+    "RunFolder",
+    "RunRequest",
+    "execute",
+    "finished_protocols",
+    "prepare",
+    "project",
+    "untrained_encoder",
+]

@@ -18,12 +18,14 @@ class RunFolder:
     path: Path
     recipe: Recipe
     seed: int
+    spec: str
+    """What the user called the data; it may be a path, so it is no part of the recipe."""
 
     @classmethod
-    def of(cls, runs_dir: Path, recipe: Recipe, seed: int) -> "RunFolder":
+    def of(cls, runs_dir: Path, recipe: Recipe, seed: int, spec: str) -> "RunFolder":
         """Return the folder that belongs to ``recipe`` and ``seed``; nothing is made yet."""
         parts = [recipe.dataset.name, recipe.method, recipe.tier, recipe.fidelity, f"s{seed}"]
-        return cls(runs_dir / "-".join([*parts, recipe.pretraining_digest()[:8]]), recipe, seed)
+        return cls(runs_dir / "-".join([*parts, recipe.pretraining_digest()[:8]]), recipe, seed, spec)
 
     @property
     def owner(self) -> str:
@@ -58,7 +60,7 @@ class RunFolder:
         description = self.path / "run.json"
         if not description.exists():
             recipe = self.recipe.model_dump(mode="json")
-            write_json(description, {"owner": self.owner, "seed": self.seed, "recipe": recipe})
+            write_json(description, {"owner": self.owner, "seed": self.seed, "spec": self.spec, "recipe": recipe})
             return
         identity = read_json(description)
         if not isinstance(identity, dict) or identity.get("owner") != self.owner:

@@ -85,7 +85,7 @@ def prepare(request: RunRequest) -> Run:
             f"AutoAttack's targeted losses need at least 4 classes; {dataset.name} has {dataset.num_classes}. "
             "Leave it out with --set evaluate.autoattack=false"
         )
-    folder = RunFolder.of(request.runs_dir, recipe, request.seed)
+    folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
     return Run(method, dataset, recipe, request.seed, protocols, device, folder)
 
 
