@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.report import report
 from bench.cli.run import run
 from bench.cli.site import site
 from bench.errors import BenchError, InterruptedRunError
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, leaderboard, site, methods, datasets, tiers, runs):
+for command in (run, leaderboard, site, report, methods, datasets, tiers, runs):
     app.command(command.__name__)(command)
 
 

@@ -32,6 +32,6 @@ def fates(clean: Outcome, attacked: Outcome) -> list[Fate]:
 
 
 def count_fates(found: Sequence[Fate]) -> dict[Fate, int]:
-    """Return how many of the attacked images had each fate."""
+    """Return how many images had each fate, in the order of :class:`Fate`."""
     count = Counter(found)
-    return {fate: count[fate] for fate in (Fate.ROBUST, Fate.BROKEN, Fate.WRONG)}
+    return {fate: count[fate] for fate in Fate}

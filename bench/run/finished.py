@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 
 import torch
@@ -65,13 +66,18 @@ def untrained_encoder(recipe: Recipe, seed: int, dataset: Dataset) -> Encoder:
     return method.result()
 
 
-def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
+def finished_protocols(runs_dir: Path, run: str | None = None) -> Iterator[Finished]:
     """Yield every finished protocol under ``runs_dir``, run by run; what is no run is passed over.
+
+    Args:
+        runs_dir: where runs are kept.
+        run: the name of the folder of the only run to look at; None: all.
 
     Raises:
         BenchError: a record there is damaged.
     """
-    for path in sorted(runs_dir.glob("*/*/record.json")):
+    folders = "*" if run is None else escape(run)
+    for path in sorted(runs_dir.glob(f"{folders}/*/record.json")):
         yield _open(path)
 
 

@@ -2,5 +2,6 @@
 
 from bench.report.charts.curve import curve
 from bench.report.charts.scatter import Point, scatter
+from bench.report.charts.standalone import standalone
 
-__all__ = ["Point", "curve", "scatter"]
+__all__ = ["Point", "curve", "scatter", "standalone"]

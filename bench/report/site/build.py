@@ -4,17 +4,16 @@ from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import quote
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.files import replaced_folder
-from bench.leaderboard.wording import DASH, percent, settings_text
-from bench.report.fates import Fate
+from bench.leaderboard.wording import settings_text
+from bench.report import facts
 from bench.report.reproduce import reproduction
-from bench.report.site import record_page, tables
+from bench.report.site import tables
 from bench.report.site.content import Content, Entry, MethodEntry, read_content
 from bench.report.site.figures_page import cost_figures
+from bench.report.site.record_page import measures
+from bench.report.templating import templates
 
 _PACKAGE = "bench.report.site"
 _STATIC = ("style.css", "site.js")
@@ -57,19 +56,24 @@ def _write(path: Path, content: bytes) -> None:
 
 def _pages(content: Content) -> Iterator[tuple[str, str]]:
     """Yield the path and the text of each page."""
-    pages = _Pages()
+    environment = templates(_PACKAGE)
+
+    def page(path: str, template: str, **values: Any) -> tuple[str, str]:
+        root = "../" * path.count("/")
+        return path, environment.get_template(template).render(root=root, path=path, **values)
+
     measured, published = tables.measured_groups(content), tables.published_groups(content, content.board.published)
-    yield pages.render("index.html", "index.html", content=content, measured=measured, published=published)
+    yield page("index.html", "index.html", content=content, measured=measured, published=published)
     figures = {
         kind: cost_figures(groups, root="", published=kind == "published")
         for kind, groups in (("measured", measured), ("published", published))
     }
-    yield pages.render("figures.html", "figures.html", figures=figures)
-    yield pages.render("methods.html", "methods.html", content=content)
+    yield page("figures.html", "figures.html", figures=figures)
+    yield page("methods.html", "methods.html", content=content)
     for method in content.methods:
-        yield pages.render(method.page, "method.html", **_method_values(content, method))
+        yield page(method.page, "method.html", **_method_values(content, method))
     for entry in content.entries:
-        yield pages.render(entry.page, "record.html", **_record_values(content, entry))
+        yield page(entry.page, "record.html", **_record_values(content, entry))
 
 
 def _method_values(content: Content, method: MethodEntry) -> dict[str, Any]:
@@ -89,36 +93,11 @@ def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
         "method_page": content.method_pages[record.method],
         "overrides": settings_text(record.overrides),
         "newer": content.entry[entry.newer] if entry.newer else None,
-        "measures": record_page.measures(content, entry),
-        "survivals": record_page.survivals(record),
-        "curves": record_page.curves(record),
-        "flags": record_page.flags(record),
-        "costs": record_page.costs(record),
-        "settings": record_page.settings(record),
+        "measures": measures(content, entry),
+        "survivals": facts.survivals(record),
+        "curves": facts.curves(record),
+        "flags": facts.flags(record),
+        "costs": facts.costs(record),
+        "settings": facts.settings(record),
         "reproduction": reproduction(record),
     }
-
-
-class _Pages:
-    """The templates."""
-
-    def __init__(self) -> None:
-        self._environment = Environment(
-            loader=PackageLoader(_PACKAGE),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._environment.filters |= {"url": _url, "percent": lambda outcome: percent(outcome.accuracy, outcome.n)}
-        self._environment.globals |= {"DASH": DASH, "Fate": Fate}
-
-    def render(self, path: str, template: str, **values: Any) -> tuple[str, str]:
-        root = "../" * path.count("/")
-        return path, self._environment.get_template(template).render(root=root, path=path, **values)
-
-
-def _url(page: str) -> str:
-    """Return a page of the site, perhaps with an anchor, as an address."""
-    path, sign, anchor = page.partition("#")
-    return quote(path) + sign + anchor
