@@ -17,6 +17,8 @@ class Point(NamedTuple):
     """One mark."""
 
     name: str
+    details: str
+    """What the label leaves out."""
     cost: float
     accuracy: float
     """In percent."""
@@ -101,7 +103,8 @@ def _mark(point: Point, across: Axis, up: Axis, taken: list[_Box]) -> str:
 
 def _words(point: Point) -> str:
     spread = "" if point.interval is None else f" [{point.interval[0]:.1f}, {point.interval[1]:.1f}]"
-    return f"{point.name}: {point.accuracy:.1f} %{spread}" + (", as published" if point.published else "")
+    name = f"{point.name} ({point.details})" if point.details else point.name
+    return f"{name}: {point.accuracy:.1f} %{spread}" + (", as published" if point.published else "")
 
 
 def _free_spot(name: str, x: float, y: float, taken: list[_Box]) -> tuple[float, float, str] | None:

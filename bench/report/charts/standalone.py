@@ -9,4 +9,4 @@ _STYLE = (
 def standalone(svg: str) -> str:
     """Return the chart ``svg`` with its colours inside, on white."""
     opening, sign, rest = svg.partition(">")
-    return f'{opening}{sign}{_STYLE}<rect width="100%" height="100%" fill="#ffffff"/>{rest}\n'
+    return f'{opening} width="300"{sign}{_STYLE}<rect width="100%" height="100%" fill="#ffffff"/>{rest}\n'

@@ -10,6 +10,7 @@ import torch
 from bench.data import Dataset
 from bench.errors import BenchError, unknown
 from bench.files import replaced_folder
+from bench.recipe import PROTOCOLS
 from bench.report import facts
 from bench.report.charts import standalone
 from bench.report.fates import Fate, count_fates, fates
@@ -49,7 +50,7 @@ def write_report(
         BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
             that is not a report or cannot be written.
     """
-    found = list(finished_protocols(runs_dir, run)) or _refuse(runs_dir, run)
+    found = sorted(finished_protocols(runs_dir, run), key=lambda f: PROTOCOLS.index(f.protocol)) or _refuse(runs_dir, run)
     dataset = found[0].dataset(data_dir)
     files: dict[str, bytes] = {}
     sections = [_section(finished, dataset, device, of_each, files) for finished in found]

@@ -53,8 +53,7 @@ def _point(line: Line, measure: str, root: str, published: bool) -> Point | None
     page, _, anchor = number.page.partition("#")
     href = f"{root}{quote(page)}" + (f"#{anchor}" if anchor else "")
     interval = (number.low, number.high) if number.high > number.low else None
-    name = line.title + (f" ({line.departures})" if line.departures else "")
-    return Point(name, line.cost_sort, number.at, interval, href, published)
+    return Point(line.title, line.departures, line.cost_sort, number.at, interval, href, published)
 
 
 def _draw(group: Group, points: Sequence[Point], measure: str, published: bool) -> str:
