@@ -9,6 +9,8 @@ from bench.recipe.overrides import flatten
 from bench.record import Outcome, PhaseCost, Record
 from bench.report.charts import curve
 
+_JSON = json.JSONEncoder(sort_keys=True)
+
 
 class Attack(NamedTuple):
     """One kind of accuracy of a record."""
@@ -122,4 +124,4 @@ def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else _JSON.encode(value)
