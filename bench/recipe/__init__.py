@@ -2,11 +2,13 @@
 
 from bench.recipe.overrides import parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
+from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
     PROTOCOLS,
     AdversarialSettings,
     AFFSettings,
     ALFSettings,
+    LinearSettings,
     ProtocolSettings,
     SLFSettings,
 )
@@ -23,6 +25,7 @@ from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
+    "PRESETS",
     "PROTOCOLS",
     "AFFSettings",
     "ALFSettings",
@@ -31,6 +34,7 @@ __all__ = [
     "EncoderSettings",
     "EvaluationSettings",
     "Fidelity",
+    "LinearSettings",
     "MethodConfig",
     "Norm",
     "Precision",
@@ -47,5 +51,6 @@ __all__ = [
     "canonical_digest",
     "load_tier",
     "parse_overrides",
+    "preset_overrides",
     "tier_names",
 ]

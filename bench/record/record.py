@@ -87,6 +87,8 @@ class Record(Settings):
     encoder_sha256: str
     """Digest of the pre-trained encoder's weights."""
     classifier_sha256: str
+    selected_epoch: int | None = Field(default=None, ge=1)
+    """The protocol's epoch, from 1 on, whose classifier was judged where one was selected; None: the last."""
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None

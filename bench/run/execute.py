@@ -114,6 +114,7 @@ def _evaluate(
         evaluation,
         {**{f"stage:{name}": done for name, done in stages.items()}, f"protocol:{protocol}": progress},
         weights=(before, digest(classifier.state_dict())),
+        selected_epoch=stage.selected_epoch,
     )
     write_json(place.record, record.model_dump(mode="json"))
     return record
@@ -125,6 +126,7 @@ def _record(
     evaluation: Evaluation,
     phases: Mapping[str, Progress],
     weights: tuple[str, str],
+    selected_epoch: int | None,
 ) -> Record:
     recipe = run.recipe
     started = datetime.fromtimestamp((run.folder.path / "run.json").stat().st_mtime, UTC)
@@ -138,12 +140,13 @@ def _record(
         fidelity=recipe.fidelity,
         seed=run.seed,
         protocol=protocol,
-        overrides=recipe.overrides,
+        overrides=recipe.overrides_of(protocol),
         recipe=recipe.model_dump(mode="json"),
         pretraining_sha256=recipe.pretraining_digest(),
         protocol_sha256=recipe.protocol_digest(protocol),
         encoder_sha256=weights[0],
         classifier_sha256=weights[1],
+        selected_epoch=selected_epoch,
         sa=evaluation.sa,
         ra=evaluation.ra,
         aa=evaluation.aa,
