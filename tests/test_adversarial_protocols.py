@@ -111,11 +111,3 @@ def test_alf_trains_the_classifier_alone(mode: str) -> None:
     assert all(p.grad is None for p in stage.encoder.parameters())
     assert digest(dict(stage.encoder.named_parameters())) == parameters
     assert (digest(stage.encoder.state_dict()) == before) == (mode == "eval")
-
-
-def test_presets_pin_the_learning_rate_and_the_mode() -> None:
-    assert (ALFSettings().lr, ALFSettings().encoder_bn, AFFSettings().lr) == (0.1, "eval", 0.1)
-    old = ALFSettings.parse({"preset": "deacl-2024"}, "alf")
-    assert (old.lr, old.encoder_bn) == (0.01, "train")
-    assert AFFSettings.parse({"preset": "deacl-2024"}, "aff").lr == 0.01
-    assert AFFSettings.parse({"preset": "deacl-2024", "lr": 0.05}, "aff").lr == 0.05
