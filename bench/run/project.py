@@ -16,6 +16,7 @@ from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import build_protocol
 from bench.run.prepare import Run
+from bench.run.stages import StageFolder
 from bench.train import check_plan, forward, stage_progress
 
 _PROBE_IMAGES = 64
@@ -52,7 +53,7 @@ def project(run: Run) -> list[PhaseEstimate]:
     images = run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
-        left = _left(run.folder.path, stage)
+        left = _left(StageFolder.of(run, stage).path, stage)
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
     encoder = method.result().to(run.device)
     for protocol in run.protocols:
