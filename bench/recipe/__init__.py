@@ -1,6 +1,6 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
-from bench.recipe.overrides import parse_overrides
+from bench.recipe.overrides import override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
@@ -50,6 +50,7 @@ __all__ = [
     "build_recipe",
     "canonical_digest",
     "load_tier",
+    "override_text",
     "parse_overrides",
     "preset_overrides",
     "tier_names",

@@ -4,6 +4,16 @@ from bench.record.environment import Environment, describe_environment
 from bench.record.outcome import Outcome, wilson_interval
 from bench.record.record import AutoAttackEvaluation, PGDEvaluation, PhaseCost, Record
 from bench.record.store import load_record, record_files, record_path, save_record
+from bench.record.sweep import (
+    Sweep,
+    SweepSettings,
+    grid_fault,
+    load_sweep,
+    save_sweep,
+    sweep_files,
+    sweep_identity,
+    sweep_path,
+)
 
 __all__ = [
     "AutoAttackEvaluation",
@@ -12,10 +22,18 @@ __all__ = [
     "PGDEvaluation",
     "PhaseCost",
     "Record",
+    "Sweep",
+    "SweepSettings",
     "describe_environment",
+    "grid_fault",
     "load_record",
+    "load_sweep",
     "record_files",
     "record_path",
     "save_record",
+    "save_sweep",
+    "sweep_files",
+    "sweep_identity",
+    "sweep_path",
     "wilson_interval",
 ]

@@ -71,7 +71,13 @@ def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
     Raises:
         BenchError: a record there is damaged.
     """
-    for path in sorted(runs_dir.glob("*/*/record.json")):
+    for run in sorted(path.parent for path in runs_dir.glob("*/run.json")):
+        yield from finished_in(run)
+
+
+def finished_in(run: Path) -> Iterator[Finished]:
+    """Yield the finished protocols of the run in the folder ``run``; see :func:`finished_protocols`."""
+    for path in sorted(run.glob("*/record.json")):
         yield _open(path)
 
 
