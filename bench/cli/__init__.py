@@ -9,7 +9,9 @@ import typer
 
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.report import report
 from bench.cli.run import run
+from bench.cli.site import site
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
 from bench.errors import BenchError, InterruptedRunError
@@ -22,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, sweep_eps, sweep_steps, leaderboard, methods, datasets, tiers, runs):
+for command in (run, sweep_eps, sweep_steps, leaderboard, site, report, methods, datasets, tiers, runs):
     app.command(command.__name__.replace("_", "-"))(command)
 
 
