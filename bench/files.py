@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         BenchError: the folder cannot be made or written, or the disk is full; ``path`` is as it was before.
     """
+    write_stream(path, [content])
+
+
+def write_stream(path: Path, parts: Iterable[bytes]) -> None:
+    """Write what would not fit into memory at once, part by part, as :func:`write_bytes` does."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,15 +31,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED, delete=False
         ) as file:
             temporary = file.name
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
+        raise _refusal(path, error) from error
+    finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise _refusal(path, error) from error
     _sync_folder(path.parent)
 
 
@@ -74,7 +83,7 @@ def read_json(path: Path) -> Any:
 def _refusal(path: Path, error: OSError) -> BenchError:
     return BenchError(
         f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
-        "or choose another with --runs-dir or --results-dir; then run the same command again."
+        "or choose another with --runs-dir, --results-dir or --data-dir; then run the same command again."
     )
 
 
