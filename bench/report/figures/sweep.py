@@ -19,9 +19,7 @@ class SweepLine(NamedTuple):
     """One a value of the grid."""
 
 
-def sweep_figure(
-    lines: Sequence[SweepLine], grid: Sequence[float], *, kind: str, title: str, bands: str
-) -> Figure:
+def sweep_figure(lines: Sequence[SweepLine], grid: Sequence[float], *, kind: str, title: str, bands: str) -> Figure:
     """Return the figure of ``lines`` over ``grid``.
 
     Args:

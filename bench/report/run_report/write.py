@@ -59,7 +59,10 @@ def write_report(
     style = (resources.files("bench.report.site") / "static" / "style.css").read_text("utf-8")
     addresses = {name: data_url(content) for name, content in files.items() if name.endswith(".png")}
     html = environment.get_template("report.html").render(**values, style=style, addresses=addresses)
-    files |= {"report.md": environment.get_template("report.md").render(**values).encode(), "report.html": html.encode()}
+    files |= {
+        "report.md": environment.get_template("report.md").render(**values).encode(),
+        "report.html": html.encode(),
+    }
     with replaced_folder(output, "a report") as folder:
         (folder / "pictures").mkdir()
         for name, content in files.items():
