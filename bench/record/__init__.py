@@ -1,5 +1,6 @@
 """Records: what a run leaves behind, and what every table is made from."""
 
+from bench.record.corruption import CorruptionEvaluation
 from bench.record.environment import Environment, describe_environment
 from bench.record.outcome import Outcome, wilson_interval
 from bench.record.record import AutoAttackEvaluation, PGDEvaluation, PhaseCost, Record
@@ -17,6 +18,7 @@ from bench.record.sweep import (
 
 __all__ = [
     "AutoAttackEvaluation",
+    "CorruptionEvaluation",
     "Environment",
     "Outcome",
     "PGDEvaluation",

@@ -82,7 +82,7 @@ class Outcome(Settings):
         return [position for position, chosen in enumerate(_decode(self.images, test_images)) if chosen]
 
 
-def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 
     Unlike the normal interval it is right for small n and near 0 and 1, where robust accuracies often lie.
