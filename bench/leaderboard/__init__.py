@@ -4,7 +4,8 @@ from bench.leaderboard.board import Leaderboard, build_leaderboard
 from bench.leaderboard.markdown import render_leaderboard, render_readme_block
 from bench.leaderboard.output import check_leaderboard, write_leaderboard
 from bench.leaderboard.published import PublishedNumber, load_published, published_reference
-from bench.leaderboard.rows import LeftOut, Row, Score
+from bench.leaderboard.groups import LeftOut
+from bench.leaderboard.rows import Row, Score
 
 __all__ = [
     "Leaderboard",

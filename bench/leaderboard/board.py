@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bench.errors import BenchError
 from bench.leaderboard.published import PublishedNumber, load_published
-from bench.leaderboard.rows import LeftOut, Row, read_rows
+from bench.leaderboard.groups import LeftOut, read_groups
+from bench.leaderboard.rows import Row, make_rows
 from bench.recipe import Settings
 
 
@@ -34,5 +35,6 @@ def build_leaderboard(results_dir: Path) -> Leaderboard:
             f"there is no results folder {results_dir}. Name one with --results-dir, or let "
             "`bench run deacl --dataset digits` make the first record."
         )
-    rows, left_out = read_rows(results_dir)
-    return Leaderboard(rows=rows, published=load_published(results_dir), left_out=left_out)
+    groups, left_out = read_groups(results_dir)
+    rows = make_rows(groups, results_dir)
+    return Leaderboard(rows=rows, published=load_published(results_dir), left_out=tuple(left_out))

@@ -32,6 +32,11 @@ def duration(seconds: float) -> str:
     return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
 
 
+def flops_text(flops: float) -> str:
+    """Return a number of floating-point operations to three digits, in powers of ten: 1.96e12."""
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{flops:.2e}")
+
+
 def settings_text(settings: Mapping[str, Any]) -> list[str]:
     """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it."""
     return [f"{key}={_value(key, value)}" for key, value in sorted(settings.items())]
