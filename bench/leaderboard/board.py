@@ -3,16 +3,22 @@
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.leaderboard.published import PublishedNumber, load_published
 from bench.leaderboard.groups import LeftOut, read_groups
+from bench.leaderboard.published import PublishedNumber, load_published
 from bench.leaderboard.rows import Row, make_rows
+from bench.leaderboard.sweeps import SweepRow, read_sweeps
 from bench.recipe import Settings
+
+_PICTURES = (".svg", ".png")
 
 
 class Leaderboard(Settings):
     """All that the board shows, in the order in which it is shown, and what had to be left out."""
 
     rows: tuple[Row, ...]
+    sweeps: tuple[SweepRow, ...]
+    figures: tuple[str, ...]
+    """Pictures beside the sweeps, by their paths below the results folder."""
     published: tuple[PublishedNumber, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -36,5 +42,16 @@ def build_leaderboard(results_dir: Path) -> Leaderboard:
             "`bench run deacl --dataset digits` make the first record."
         )
     groups, left_out = read_groups(results_dir)
-    rows = make_rows(groups, results_dir)
-    return Leaderboard(rows=rows, published=load_published(results_dir), left_out=tuple(left_out))
+    sweeps, bad_sweeps = read_sweeps(results_dir)
+    return Leaderboard(
+        rows=make_rows(groups, results_dir),
+        sweeps=sweeps,
+        figures=_figures(results_dir),
+        published=load_published(results_dir),
+        left_out=(*left_out, *bad_sweeps),
+    )
+
+
+def _figures(results_dir: Path) -> tuple[str, ...]:
+    files = (path for kind in _PICTURES for path in results_dir.glob(f"*/sweeps/*{kind}"))
+    return tuple(sorted(path.relative_to(results_dir).as_posix() for path in files))

@@ -49,6 +49,7 @@ def _accuracies(group: Group) -> list[float]:
 
 
 def _differ(a: Measured, b: Measured) -> bool:
-    assert a.record.aa and b.record.aa, "only rows with AA are ranked"
+    assert a.record.aa is not None, "only rows with AA are ranked"
+    assert b.record.aa is not None, "only rows with AA are ranked"
     pairs = shared(a.record.aa.outcome, b.record.aa.outcome, test_images=a.facts.test_images).pairs
     return mcnemar_exact(pairs.only_a, pairs.only_b) < LEVEL

@@ -60,8 +60,10 @@ class Row(Settings):
     """One recipe under one protocol, over all seeds it was run with."""
 
     method: str
+    title: str
+    """The method's name in its paper."""
     label: str
-    """The method's title, followed by all in which the row departs from the tier's recipe."""
+    """The title and year, followed by all in which the row departs from the tier's recipe."""
     dataset: str
     facts: DatasetFacts
     tier: str
@@ -132,6 +134,7 @@ def _row(group: Group, results_dir: Path) -> Row:
     first, facts = records[0], group.seeds[0].facts
     return Row(
         method=first.method,
+        title=first.title,
         label=label(group.seeds[0]),
         dataset=first.dataset,
         facts=facts,
@@ -143,9 +146,9 @@ def _row(group: Group, results_dir: Path) -> Row:
         attack=attack_text(group.seeds[0]),
         protocol_sha256=first.protocol_sha256,
         overrides=first.overrides,
-        sa=_score([record.sa for record in records]),
-        ra=_score([record.ra.outcome for record in records]),
-        aa=_score([aa.outcome for aa in attacked]) if attacked else None,
+        sa=mean_score([record.sa for record in records]),
+        ra=mean_score([record.ra.outcome for record in records]),
+        aa=mean_score([aa.outcome for aa in attacked]) if attacked else None,
         corruptions=_corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
         flags=reliability_flags(group),
@@ -158,7 +161,8 @@ def _row(group: Group, results_dir: Path) -> Row:
     )
 
 
-def _score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
+def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
+    """Return mean and spread of one measurement over the seeds, all of the same number of images."""
     accuracies = [outcome.accuracy for outcome in outcomes]
     alone = len(outcomes) == 1
     return Score(
@@ -176,7 +180,7 @@ def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> Corruptio
         return None
     first = measured[0]
     return CorruptionScore(
-        mean=_score(measured),
+        mean=mean_score(measured),
         accuracies={name: fmean(one.accuracies[name] for one in measured) for name in first.correct},
         images=f"{first.package or first.source}: {first.parametrisation}",
         sha256=first.sha256,
