@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
 from bench.leaderboard.groups import LeftOut, read_groups
 from bench.leaderboard.published import PublishedNumber, load_published
 from bench.leaderboard.rows import Row, make_rows
@@ -26,6 +26,25 @@ class Leaderboard(Settings):
     def records(self) -> int:
         """How many records the rows count."""
         return sum(len(row.records) for row in self.rows)
+
+    def only(
+        self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
+    ) -> "Leaderboard":
+        """Return the board of the measured rows that fit; None fits all.
+
+        Raises:
+            BenchError: no row has such a value, or none has them all.
+        """
+        wanted = {"dataset": dataset, "protocol": protocol, "tier": tier}
+        rows = self.rows
+        for key, value in wanted.items():
+            if value is None:
+                continue
+            fitting = tuple(row for row in rows if getattr(row, key) == value)
+            if not fitting:
+                raise unknown(key, value, {getattr(row, key) for row in rows})
+            rows = fitting
+        return self.model_copy(update={"rows": rows})
 
 
 def build_leaderboard(results_dir: Path) -> Leaderboard:

@@ -64,6 +64,11 @@ def render_leaderboard(board: Leaderboard, *, records_at: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def render_tables(board: Leaderboard, *, records_at: str) -> str:
+    """Return the measured tables of the board alone, each under its heading."""
+    return "\n\n".join(_measured(board.rows, board.published, records_at)) + "\n"
+
+
 def conditions(key: TableKey) -> str:
     """Return what the rows of one table have in common, for its heading."""
     parts = [f"{escape(key.protocol).upper()}, tier {escape(key.tier)}, fidelity {key.fidelity}"]
@@ -77,7 +82,7 @@ def conditions(key: TableKey) -> str:
 
 
 def _measured(rows: Sequence[Row], published: Sequence[PublishedNumber], records_at: str) -> Iterator[str]:
-    for _, same_data in groupby(rows, key=lambda row: row.facts.sha256):
+    for _, same_data in groupby(rows, key=lambda row: (row.dataset, row.facts.sha256)):
         together = list(same_data)
         yield _data_line(together[0])
         for key, table in groupby(together, key=lambda row: row.table):

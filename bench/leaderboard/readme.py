@@ -49,9 +49,8 @@ def _place(row: Row) -> TableKey:
 def _short_table(linear: Sequence[Row], full: Sequence[Row]) -> list[str]:
     flags = Notes("⚑")
     columns = score_columns(linear, flags)
-    by_label = {row.label: row for row in full}
-    finetuned = [by_label.get(row.label) for row in linear]
-    if any(finetuned):
-        columns.append(score_column("AA under AFF", [row and row.aa for row in finetuned]))
+    finetuned = {row.label: row.aa for row in full}
+    if finetuned.keys() & {row.label for row in linear}:
+        columns.append(score_column("AA under AFF", [finetuned.get(row.label) for row in linear]))
     time, _, ratio = cost_columns(linear)
     return [markdown_table([*columns, time, ratio]), *flags.lines()]

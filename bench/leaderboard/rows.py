@@ -101,6 +101,11 @@ class Row(Settings):
     """Older records of the same runs, which do not count."""
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """All that speaks against trusting the row: AutoAttack's own warnings, then the flags."""
+        return (*(f"AutoAttack warned: {warning}" for warning in self.aa_warnings), *self.flags)
+
+    @property
     def table(self) -> TableKey:
         """What rows must have in common to be compared: data, scale, adversary and protocol."""
         return TableKey(

@@ -37,7 +37,7 @@ def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[
 
 def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
     """Return rank, method, AA, RA and SA of ``rows``, whose doubts go to ``flags``."""
-    marks = [flags.mark([*(f"AutoAttack warned: {text}" for text in row.aa_warnings), *row.flags]) for row in rows]
+    marks = [flags.mark(row.doubts) for row in rows]
     return [
         Column("#", [rank_text(row) for row in rows]),
         Column("Method", [escape(name) + mark for name, mark in zip(labels(rows), marks, strict=True)], left=True),

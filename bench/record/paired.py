@@ -100,4 +100,4 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     for k in range(fewer + 1):
         total += ways
         ways = ways * (n - k) // (k + 1)
-    return min(1.0, 2 * total / 2**n)
+    return min(1.0, 2 * total / (1 << n))

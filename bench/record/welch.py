@@ -22,7 +22,8 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     Source: Welch, "The generalization of Student's problem when several different population variances are
     involved", Biometrika 34 (1947).
     """
-    from scipy.special import stdtr, stdtrit  # takes a fifth of a second to import, and only seeds need it
+    # Takes a fifth of a second to import, and only seeds need it.
+    from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
     difference = fmean(a) - fmean(b)
     errors = [variance(values) / len(values) for values in (a, b)]
