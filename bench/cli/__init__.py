@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
 from bench.cli.report import report
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, sweep_eps, sweep_steps, leaderboard, site, report, methods, datasets, tiers, runs):
+for command in (run, sweep_eps, sweep_steps, leaderboard, compare, site, report, methods, datasets, tiers, runs):
     app.command(command.__name__.replace("_", "-"))(command)
 
 
