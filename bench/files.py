@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,11 @@ def write_bytes(path: Path, content: bytes) -> None:
     Raises:
         BenchError: the folder cannot be made or written, or the disk is full; ``path`` is as it was before.
     """
+    write_stream(path, [content])
+
+
+def write_stream(path: Path, parts: Iterable[bytes]) -> None:
+    """Write what would not fit into memory at once, part by part, as :func:`write_bytes` does."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -29,15 +34,18 @@ def write_bytes(path: Path, content: bytes) -> None:
             dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED, delete=False
         ) as file:
             temporary = file.name
-            file.write(content)
+            for part in parts:
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
+        temporary = None
     except OSError as error:
+        raise _refusal(path, error) from error
+    finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise _refusal(path, error) from error
     _sync_folder(path.parent)
 
 
@@ -129,7 +137,7 @@ def _files(folder: Path) -> list[str]:
 def _refusal(path: Path, error: OSError) -> BenchError:
     return BenchError(
         f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
-        "or choose another with --runs-dir, --results-dir or --output; then run the same command again."
+        "or choose another with --runs-dir, --results-dir, --data-dir or --output; then run the same command again."
     )
 
 

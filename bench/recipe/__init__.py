@@ -1,12 +1,15 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
+from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES
 from bench.recipe.overrides import override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
+from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
     PROTOCOLS,
     AdversarialSettings,
     AFFSettings,
     ALFSettings,
+    LinearSettings,
     ProtocolSettings,
     SLFSettings,
 )
@@ -23,7 +26,11 @@ from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
+    "CORRUPTIONS",
+    "FAMILIES",
+    "PRESETS",
     "PROTOCOLS",
+    "SEVERITIES",
     "AFFSettings",
     "ALFSettings",
     "AdversarialSettings",
@@ -31,6 +38,7 @@ __all__ = [
     "EncoderSettings",
     "EvaluationSettings",
     "Fidelity",
+    "LinearSettings",
     "MethodConfig",
     "Norm",
     "Precision",
@@ -48,5 +56,6 @@ __all__ = [
     "load_tier",
     "override_text",
     "parse_overrides",
+    "preset_overrides",
     "tier_names",
 ]

@@ -73,6 +73,11 @@ class Recipe(Settings):
         own = self.model_dump(mode="json", include={protocol, "evaluate", "threat"})
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
+    def overrides_of(self, protocol: str) -> dict[str, Any]:
+        """Return the overrides without those of the other protocols, which have no part in its result."""
+        others = set(PROTOCOLS) - {protocol}
+        return {key: value for key, value in self.overrides.items() if key.split(".")[0] not in others}
+
     @property
     def eval_eps(self) -> float:
         """The radius at which robust accuracy is measured."""

@@ -1,10 +1,12 @@
 """A run: one method from raw images to records."""
 
 from bench.run.execute import execute
-from bench.run.finished import Finished, finished_protocols, untrained_encoder
+from bench.run.finished import Finished, finished_in, finished_protocols, untrained_encoder
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
+from bench.run.select import select_finished
+from bench.run.sweep import SweepRequest, sweep_runs
 
 __all__ = [
     "Finished",
@@ -12,9 +14,13 @@ __all__ = [
     "Run",
     "RunFolder",
     "RunRequest",
+    "SweepRequest",
     "execute",
+    "finished_in",
     "finished_protocols",
     "prepare",
     "project",
+    "select_finished",
+    "sweep_runs",
     "untrained_encoder",
 ]

@@ -15,6 +15,7 @@ from bench.protocol import build_protocol
 from bench.record import PhaseCost, Record, describe_environment, load_record, save_record
 from bench.reporting import Reporter, Silent
 from bench.run.prepare import Run
+from bench.run.stages import StageFolder
 from bench.stop import Stop
 from bench.train import Cost, device_name, train
 from bench.train.checkpoint import Progress
@@ -56,16 +57,18 @@ def _pretrain(run: Run, reporter: Reporter, stop: Stop) -> tuple[Encoder, dict[s
     for stage in method.stages(run.context):
         if stage.name in stages:
             raise BenchError(f"method {run.recipe.method!r} has two stages called {stage.name!r}; rename one.")
-        stages[stage.name] = train(
-            stage,
-            run.dataset.pretraining_images,
-            folder=run.folder.path,
-            owner=run.folder.owner,
-            seed=run.seed,
-            device=run.device,
-            reporter=reporter,
-            stop=stop,
-        )
+        place = StageFolder.of(run, stage)
+        with place.claimed(reporter, stop):
+            stages[stage.name] = train(
+                stage,
+                run.dataset.pretraining_images,
+                folder=place.path,
+                owner=place.owner,
+                seed=run.seed,
+                device=run.device,
+                reporter=reporter,
+                stop=stop,
+            )
     encoder = method.result().to(run.device).eval()
     if not run.folder.encoder.exists():
         metadata = {"owner": run.folder.owner, "seed": run.seed, "recipe": run.recipe.model_dump(mode="json")}
@@ -114,6 +117,7 @@ def _evaluate(
         evaluation,
         {**{f"stage:{name}": done for name, done in stages.items()}, f"protocol:{protocol}": progress},
         weights=(before, digest(classifier.state_dict())),
+        selected_epoch=stage.selected_epoch,
     )
     write_json(place.record, record.model_dump(mode="json"))
     return record
@@ -125,6 +129,7 @@ def _record(
     evaluation: Evaluation,
     phases: Mapping[str, Progress],
     weights: tuple[str, str],
+    selected_epoch: int | None,
 ) -> Record:
     recipe = run.recipe
     started = datetime.fromtimestamp((run.folder.path / "run.json").stat().st_mtime, UTC)
@@ -138,12 +143,13 @@ def _record(
         fidelity=recipe.fidelity,
         seed=run.seed,
         protocol=protocol,
-        overrides=recipe.overrides,
+        overrides=recipe.overrides_of(protocol),
         recipe=recipe.model_dump(mode="json"),
         pretraining_sha256=recipe.pretraining_digest(),
         protocol_sha256=recipe.protocol_digest(protocol),
         encoder_sha256=weights[0],
         classifier_sha256=weights[1],
+        selected_epoch=selected_epoch,
         sa=evaluation.sa,
         ra=evaluation.ra,
         aa=evaluation.aa,

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from glob import escape
 from pathlib import Path
 
 import torch
@@ -66,18 +65,19 @@ def untrained_encoder(recipe: Recipe, seed: int, dataset: Dataset) -> Encoder:
     return method.result()
 
 
-def finished_protocols(runs_dir: Path, run: str | None = None) -> Iterator[Finished]:
+def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
     """Yield every finished protocol under ``runs_dir``, run by run; what is no run is passed over.
-
-    Args:
-        runs_dir: where runs are kept.
-        run: the name of the folder of the only run to look at; None: all.
 
     Raises:
         BenchError: a record there is damaged.
     """
-    folders = "*" if run is None else escape(run)
-    for path in sorted(runs_dir.glob(f"{folders}/*/record.json")):
+    for run in sorted(path.parent for path in runs_dir.glob("*/run.json")):
+        yield from finished_in(run)
+
+
+def finished_in(run: Path) -> Iterator[Finished]:
+    """Yield the finished protocols of the run in the folder ``run``; see :func:`finished_protocols`."""
+    for path in sorted(run.glob("*/record.json")):
         yield _open(path)
 
 

@@ -1,6 +1,5 @@
 """A run's folder: where its weights, its unfinished state and its finished records are."""
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import make_writable, read_json, remove_unfinished, write_json
 from bench.recipe import Recipe, canonical_digest
+from bench.run.lock import locked
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,13 @@ class RunFolder:
             BenchError: another process works in it, it cannot be written, or it holds another run.
         """
         make_writable(self.path)
-        with _locked(self.path / ".lock"):
+        with locked(self.path / ".lock", self._refuse):
             remove_unfinished(self.path)
             self._identify()
             yield
+
+    def _refuse(self) -> None:
+        raise BenchError(f"another process is working on this run ({self.path}). Wait for it, or stop it.")
 
     def _identify(self) -> None:
         """Write whose folder this is, or check it."""
@@ -83,26 +86,3 @@ class ProtocolFolder:
     def record(self) -> Path:
         """The finished record; its copy under ``results/`` is the one that counts."""
         return self.path / "record.json"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the system lets go of it however this process ends."""
-    try:
-        lock = path.open("a")
-    except OSError as error:
-        raise _unlockable(path, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BenchError(
-                f"another process is working on this run ({path.parent}). Wait for it, or stop it."
-            ) from None
-        except OSError as error:
-            raise _unlockable(path, error) from error
-        yield
-
-
-def _unlockable(path: Path, error: OSError) -> BenchError:
-    return BenchError(f"cannot lock {path}: {error.strerror}. Make it writable, or choose another --runs-dir.")

@@ -16,6 +16,7 @@ from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import build_protocol
 from bench.run.prepare import Run
+from bench.run.stages import StageFolder
 from bench.train import check_plan, forward, stage_progress
 
 _PROBE_IMAGES = 64
@@ -52,7 +53,7 @@ def project(run: Run) -> list[PhaseEstimate]:
     images = run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
-        left = _left(run.folder.path, stage)
+        left = _left(StageFolder.of(run, stage).path, stage)
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
     encoder = method.result().to(run.device)
     for protocol in run.protocols:
@@ -73,8 +74,9 @@ def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> P
     plan, stage = stage.plan, stage.to(run.device).train()
     if plan.precision == "fp16" and run.device.type == "cpu":
         stage.plan = plan.model_copy(update={"precision": "fp32"})  # a CPU can tell how long, but not do it
-    check_plan(stage, len(images), run.device)
-    steps = plan.steps_per_epoch(len(images))
+    count = len(stage.positions(len(images)))
+    check_plan(stage, count, run.device)
+    steps = plan.steps_per_epoch(count)
     probe = plan.batch_size if run.device.type != "cpu" else min(plan.batch_size, _PROBE_IMAGES)
     index = torch.arange(probe, device=run.device)
     batch = images[:probe].to(run.device)
@@ -84,7 +86,7 @@ def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> P
         forward(stage, batch, generator, index).total.backward()
 
     per_image = _seconds(step, run.device) / probe
-    processed = plan.epochs * (steps * plan.batch_size if plan.drop_last else len(images))
+    processed = plan.epochs * (steps * plan.batch_size if plan.drop_last else count)
     work = f"{plan.epochs} epochs of {steps} batches of {plan.batch_size}"
     return PhaseEstimate(phase, work, per_image * processed, left)
 

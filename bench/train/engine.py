@@ -83,7 +83,8 @@ class _Training:
         self.reporter, self.stop = reporter, stop
         self.unfinished = unfinished_path(folder, stage.name)
         self.finished = finished_path(folder, stage.name)
-        self.count = len(images)
+        self.positions = stage.positions(len(images)).to(device)
+        self.count = len(self.positions)
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device)
         self.images = images.to(device)
@@ -126,7 +127,7 @@ class _Training:
         """Train from the current step to the end of the epoch, and save."""
         epoch, first, cost = self.progress.epoch, self.progress.step, self.progress.cost
         order = torch.randperm(self.count, generator=rng.generator(self.seed, self.stage.name, "order", epoch))
-        order = order.to(self.device)
+        order = self.positions[order.to(self.device)]
         sums: dict[str, Tensor | float] = dict(self.progress.loss_sum)
         flops, images, lr = cost.flops_per_image, cost.images, 0.0
         with timed(self.device) as clock:
@@ -149,7 +150,9 @@ class _Training:
         means = {name: float(value) for name, value in sums.items()}
         self._refuse_nonfinite(means, epoch)
         done = step + 1 == self.steps
-        entry = {name: value / self.steps for name, value in means.items()} | {"lr": lr}
+        with timed(self.device) as review:
+            noted = self.stage.after_epoch(epoch, self.images) if done else {}
+        entry = {**{name: value / self.steps for name, value in means.items()}, "lr": lr, **noted}
         self.progress = self.progress.model_copy(
             update={
                 "epoch": epoch + done,
@@ -159,7 +162,7 @@ class _Training:
                 "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
                 "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
                 "cost": Cost(
-                    seconds=cost.seconds + clock.seconds,
+                    seconds=cost.seconds + clock.seconds + review.seconds,
                     images=images,
                     flops_per_image=flops,
                     peak_memory_bytes=max(peak_memory(self.device), cost.peak_memory_bytes or 0),

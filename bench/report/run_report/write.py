@@ -18,7 +18,7 @@ from bench.report.pictures import data_url, fate_grid, picture
 from bench.report.reproduce import reproduction
 from bench.report.run_report.examples import Example, examples
 from bench.report.templating import templates
-from bench.run import Finished, finished_protocols
+from bench.run import Finished, finished_in
 from bench.run.listing import list_runs
 
 _PICTURE_SIDE = 96
@@ -50,7 +50,7 @@ def write_report(
         BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
             that is not a report or cannot be written.
     """
-    found = sorted(finished_protocols(runs_dir, run), key=lambda f: PROTOCOLS.index(f.protocol)) or _refuse(runs_dir, run)
+    found = sorted(finished_in(runs_dir / run), key=lambda f: PROTOCOLS.index(f.protocol)) or _refuse(runs_dir, run)
     dataset = found[0].dataset(data_dir)
     files: dict[str, bytes] = {}
     sections = [_section(finished, dataset, device, of_each, files) for finished in found]
@@ -59,7 +59,10 @@ def write_report(
     style = (resources.files("bench.report.site") / "static" / "style.css").read_text("utf-8")
     addresses = {name: data_url(content) for name, content in files.items() if name.endswith(".png")}
     html = environment.get_template("report.html").render(**values, style=style, addresses=addresses)
-    files |= {"report.md": environment.get_template("report.md").render(**values).encode(), "report.html": html.encode()}
+    files |= {
+        "report.md": environment.get_template("report.md").render(**values).encode(),
+        "report.html": html.encode(),
+    }
     with replaced_folder(output, "a report") as folder:
         (folder / "pictures").mkdir()
         for name, content in files.items():

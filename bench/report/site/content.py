@@ -128,7 +128,13 @@ def _records(results_dir: Path, left_out: set[str]) -> Iterator[tuple[str, Recor
 def _run(record: Record) -> tuple[object, ...]:
     """Return what the records of one run share."""
     sizes = (record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None)
-    recipe = record.tier, record.tier_sha256, record.fidelity, record.protocol_sha256, canonical_digest(record.overrides)
+    recipe = (
+        record.tier,
+        record.tier_sha256,
+        record.fidelity,
+        record.protocol_sha256,
+        canonical_digest(record.overrides),
+    )
     return record.method, record.dataset, *recipe, record.protocol, record.seed, *sizes
 
 
