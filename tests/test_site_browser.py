@@ -223,10 +223,13 @@ def test_no_page_is_wider_than_a_phone(site: Site, folder: Path, width: int) -> 
         site.open(page)
         assert site.js("return document.documentElement.scrollWidth") <= width, page
         # Whatever is wider scrolls within a region that the keyboard reaches.
-        assert site.js(
-            "return [...document.querySelectorAll('.scroll, pre')].filter("
-            "e => e.scrollWidth > e.clientWidth && e.tabIndex !== 0).length"
-        ) == 0
+        assert (
+            site.js(
+                "return [...document.querySelectorAll('.scroll, pre')].filter("
+                "e => e.scrollWidth > e.clientWidth && e.tabIndex !== 0).length"
+            )
+            == 0
+        )
         small = site.js(
             "return [...document.querySelectorAll('button, select, input')].filter("
             "e => e.checkVisibility() && e.getBoundingClientRect().height < 16).length"

@@ -2,9 +2,14 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.leaderboard.flags import reliability_flags
+from bench.leaderboard.groups import Group
+from bench.leaderboard.measured import Measured
 from bench.leaderboard.wording import duration, eps_text
+from bench.recipe import DatasetFacts, ThreatSettings
 from bench.recipe.overrides import flatten
 from bench.record import Outcome, PhaseCost, Record
 from bench.report.charts import curve
@@ -71,11 +76,11 @@ def curves(record: Record) -> dict[str, list[Curve]]:
 
 def flags(record: Record) -> list[str]:
     """Return what speaks against trusting the record's numbers."""
+    facts = DatasetFacts.parse(record.recipe["dataset"], "recipe.dataset")
+    threat = ThreatSettings.parse(record.recipe["threat"], "recipe.threat")
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
-    found += [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
-    if record.environment.dirty:
-        found.append("The code had uncommitted changes.")
-    return found
+    found += reliability_flags(Group((Measured(Path(), record, facts, threat),), ()))
+    return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
 
 
 def costs(record: Record) -> list[dict[str, str]]:
