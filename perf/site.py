@@ -14,12 +14,12 @@ from pathlib import Path
 from bench.record import load_record
 from bench.report.site import write_site
 
-TEMPLATE = "results/digits/deacl-tiny-uniform-s0-slf-7c15fcbe.json"
+RECORDS = "deacl-tiny-uniform-s0-slf-*.json"
 
 
 def fill(results: Path, count: int) -> None:
     """Write ``count`` records of five seeds a recipe under ``results``."""
-    template = load_record(Path(TEMPLATE))
+    template = load_record(next(Path("results/digits").glob(RECORDS)))
     (results / "digits").mkdir(parents=True)
     for i in range(count):
         record = template.model_copy(update={"seed": i % 5, "protocol_sha256": f"{i // 5:064}"}).sealed()
