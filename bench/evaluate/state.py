@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
-from bench.files import read_json, write_json
+from bench.files import read_json, set_aside, write_json
 from bench.recipe import Settings, canonical_digest
 from bench.reporting import Reporter
 
@@ -29,7 +29,10 @@ class EvaluationState(Settings):
 
 
 def load_evaluation(path: Path, owner: str, reporter: Reporter) -> EvaluationState:
-    """Return the state in ``path``, or an empty one if there is none, or if it is damaged, which is said."""
+    """Return the state in ``path``, or an empty one if there is none, or if it is damaged.
+
+    A damaged file is set aside, which ``reporter`` is told.
+    """
     fresh = EvaluationState(owner=owner)
     if not path.exists():
         return fresh
@@ -39,7 +42,8 @@ def load_evaluation(path: Path, owner: str, reporter: Reporter) -> EvaluationSta
             raise BenchError("its checksum does not match")
         state = EvaluationState.parse(values["state"], str(path))
     except (BenchError, KeyError, TypeError) as error:
-        reporter.note(f"{path} is damaged ({error}); this evaluation starts again.")
+        aside = set_aside(path)
+        reporter.note(f"{path} is damaged ({error}). It is now {aside.name}, and this evaluation starts again.")
         return fresh
     if state.owner != owner:
         raise BenchError(f"{path} belongs to another run. Move it away, or choose another --runs-dir.")

@@ -10,7 +10,8 @@ from bench.recipe.protocols import (
     ProtocolSettings,
     SLFSettings,
 )
-from bench.recipe.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe
+from bench.recipe.recipe import DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
+from bench.recipe.reevaluate import reevaluated
 from bench.recipe.sections import (
     EncoderSettings,
     EvaluationSettings,
@@ -31,6 +32,7 @@ __all__ = [
     "EncoderSettings",
     "EvaluationSettings",
     "Fidelity",
+    "Finetune",
     "MethodConfig",
     "Norm",
     "Precision",
@@ -47,5 +49,7 @@ __all__ = [
     "canonical_digest",
     "load_tier",
     "parse_overrides",
+    "parse_recipe",
+    "reevaluated",
     "tier_names",
 ]

@@ -1,12 +1,14 @@
 """A run: one method from raw images to records."""
 
+from bench.run.checkpoint import CheckpointRequest, prepare_checkpoint
 from bench.run.execute import execute
-from bench.run.finished import Finished, finished_protocols, untrained_encoder
+from bench.run.finished import Finished, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
 
 __all__ = [
+    "CheckpointRequest",
     "Finished",
     "PhaseEstimate",
     "Run",
@@ -15,6 +17,6 @@ __all__ = [
     "execute",
     "finished_protocols",
     "prepare",
+    "prepare_checkpoint",
     "project",
-    "untrained_encoder",
 ]
