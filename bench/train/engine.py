@@ -93,15 +93,18 @@ class _Training:
         )
 
     def run(self) -> Progress:
-        if self.finished.exists():
-            return load_state(self.finished, self.progress.owner, self.stage, None)
+        owner = self.progress.owner
+        done = load_state(self.finished, owner, self.stage, None, self.reporter)
+        if done is not None:
+            return done
         optimizer = build_optimizer(self.plan, self.stage)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
-        if self.unfinished.exists():
-            self.progress = load_state(self.unfinished, self.progress.owner, self.stage, optimizer)
-            _restore_scaler(scaler, self.progress)
-        else:
+        begun = load_state(self.unfinished, owner, self.stage, optimizer, self.reporter)
+        if begun is None:
             self._prepare()
+        else:
+            self.progress = begun
+            _restore_scaler(scaler, begun)
         self.stage.train()
         self._announce()
         while self.progress.epoch < self.plan.epochs:
