@@ -2,7 +2,7 @@
 
 from bench.run.checkpoint import CheckpointRequest, prepare_checkpoint
 from bench.run.execute import execute
-from bench.run.finished import Finished, finished_in, finished_protocols, untrained_encoder
+from bench.run.finished import Finished, finished_in, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
@@ -25,5 +25,4 @@ __all__ = [
     "project",
     "select_finished",
     "sweep_runs",
-    "untrained_encoder",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import rng
 from bench.attack import Threat, cross_entropy_objective, pgd
 from bench.evaluate import autoattack_images
 from bench.method import Stage
@@ -18,10 +17,14 @@ from bench.protocol import build_protocol
 from bench.run.encoder import plain_encoder
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
-from bench.train import check_plan, forward, stage_progress
+from bench.train import StageProbe, check_plan, stage_progress, time_in_turn
+
+_ROUNDS = 2
+_STAGE_SECONDS = 5.0
+"""What timing the steps of a stage may take, about, where the machine can do it in so little."""
 
 _PROBE_IMAGES = 64
-"""Images a timed batch holds on a CPU, where time is proportional to images and a full batch takes minutes."""
+"""Images that are attacked to time an evaluation."""
 
 # What AutoAttack standard does to an image that survives it all: APGD-CE and APGD-T take 10 x 100 gradients,
 # FAB-T 9 x 100 gradients and about two more forward passes a step, Square 5,000 forward passes.
@@ -76,24 +79,12 @@ def _left(folder: Path, stage: Stage) -> float:
 
 
 def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
-    plan, stage = stage.plan, stage.to(run.device).train()
-    if plan.precision == "fp16" and run.device.type == "cpu":
-        stage.plan = plan.model_copy(update={"precision": "fp32"})  # a CPU can tell how long, but not do it
-    count = len(stage.positions(len(images)))
+    plan, count = stage.plan, len(stage.positions(len(images)))
+    probe = StageProbe(stage, images, device=run.device, seed=run.seed)
     check_plan(stage, count, run.device)
-    steps = plan.steps_per_epoch(count)
-    probe = plan.batch_size if run.device.type != "cpu" else min(plan.batch_size, _PROBE_IMAGES)
-    index = torch.arange(probe, device=run.device)
-    batch = images[:probe].to(run.device)
-
-    def step() -> None:
-        generator = rng.generator(run.seed, "projection", device=run.device)
-        forward(stage, batch, generator, index).total.backward()
-
-    per_image = _seconds(step, run.device) / probe
-    processed = plan.epochs * (steps * plan.batch_size if plan.drop_last else count)
-    work = f"{plan.epochs} epochs of {steps} batches of {plan.batch_size}"
-    return PhaseEstimate(phase, work, per_image * processed, left)
+    (times,) = time_in_turn([probe], rounds=_ROUNDS, seconds=_STAGE_SECONDS)
+    work = f"{plan.epochs} epochs of {plan.steps_per_epoch(count)} batches of {plan.batch_size}"
+    return PhaseEstimate(phase, work, times.of(plan, count), left)
 
 
 def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
