@@ -108,6 +108,24 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def set_aside(path: Path) -> Path:
+    """Rename the damaged file ``path`` to ``<name>.damaged``, with a number if need be, and return where it is now.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    aside = path.with_name(f"{path.name}.damaged")
+    number = 1
+    while aside.exists():
+        number += 1
+        aside = path.with_name(f"{path.name}.damaged.{number}")
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise _refusal(path, error) from error
+    return aside
+
+
 def read_json(path: Path) -> Any:
     """Return the plain values in ``path``; raises BenchError if it is missing, unreadable or not JSON."""
     try:

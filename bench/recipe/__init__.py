@@ -13,7 +13,8 @@ from bench.recipe.protocols import (
     ProtocolSettings,
     SLFSettings,
 )
-from bench.recipe.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe
+from bench.recipe.recipe import DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
+from bench.recipe.reevaluate import reevaluated
 from bench.recipe.sections import (
     EncoderSettings,
     EvaluationSettings,
@@ -38,6 +39,7 @@ __all__ = [
     "EncoderSettings",
     "EvaluationSettings",
     "Fidelity",
+    "Finetune",
     "LinearSettings",
     "MethodConfig",
     "Norm",
@@ -56,6 +58,8 @@ __all__ = [
     "load_tier",
     "override_text",
     "parse_overrides",
+    "parse_recipe",
     "preset_overrides",
+    "reevaluated",
     "tier_names",
 ]

@@ -76,6 +76,8 @@ class Record(Sealed):
     """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""
     fidelity: Literal["uniform", "native"]
     seed: int
+    encoder_seed: int | None = None
+    """The seed of pre-training where protocol and evaluation were given another."""
     protocol: str
     overrides: dict[str, Any]
     """What was changed against the tier's recipe; empty for the recipe as it stands."""
