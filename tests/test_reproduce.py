@@ -60,10 +60,21 @@ def test_the_command_gives_the_recipe_of_the_record() -> None:
 
 
 def test_own_data_are_named_by_their_digest_for_want_of_their_path() -> None:
-    record = template().model_copy(update={"dataset": "mine"})
-    found = reproduction(record)
+    record = template()
+    facts = {**record.recipe["dataset"], "name": "mine"}
+    found = reproduction(record.model_copy(update={"dataset": "mine", "recipe": {**record.recipe, "dataset": facts}}))
     assert parsed(found.command)["dataset"] == "npz:PATH"
-    assert any(record.recipe["dataset"]["sha256"] in note for note in found.notes)
+    assert any("mine is somebody's own data: npz:PATH" in note and facts["sha256"] in note for note in found.notes)
+
+
+def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
+    record = template()
+    recipe = {**record.recipe, "budget": 1.5e12, "finetune": {"dataset": {**record.recipe["dataset"], "name": "stl10"}}}
+    changes = {"dataset": "stl10", "pretrained_on": "digits", "encoder_seed": 4, "seed": 9, "recipe": recipe}
+    found = reproduction(record.model_copy(update=changes))
+    assert "--dataset digits --finetune-dataset stl10" in found.command
+    assert "--budget 1500000000000.0 --protocols slf --seed 4" in found.command
+    assert any("`bench evaluate` with --protocols slf --seed 9" in note for note in found.notes)
 
 
 def changed(**changes: Any) -> Record:

@@ -76,8 +76,9 @@ def curves(record: Record) -> dict[str, list[Curve]]:
 
 def flags(record: Record) -> list[str]:
     """Return what speaks against trusting the record's numbers."""
-    facts = DatasetFacts.parse(record.recipe["dataset"], "recipe.dataset")
-    threat = ThreatSettings.parse(record.recipe["threat"], "recipe.threat")
+    judged_on = record.recipe.get("finetune") or record.recipe
+    facts = DatasetFacts.parse(judged_on["dataset"], "recipe.dataset")
+    threat = ThreatSettings.parse(judged_on["threat"], "recipe.threat")
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
     found += reliability_flags(Group((Measured(Path(), record, facts, threat),), ()))
     return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
