@@ -1,10 +1,10 @@
 """What a run will do and how long that takes here: measured on a throw-away copy before anything starts."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from bench.attack import Threat, cross_entropy_objective, pgd
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
-from bench.protocol import build_protocol
+from bench.protocol import ProtocolStage, build_protocol
 from bench.run.prepare import Run
 from bench.train import check_plan, forward, stage_progress
 
@@ -60,7 +60,9 @@ def project(run: Run) -> list[PhaseEstimate]:
         place = run.folder.protocol(protocol)
         left = _left(place.path, stage)
         estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", left))
-        estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
+        seconds = _attack_seconds(run, stage.classifier())
+        estimates += _selection(stage, len(run.dataset.train.labels), seconds, left)
+        estimates += _evaluation(run, seconds, left=0.0 if place.record.exists() else 1.0)
     return estimates
 
 
@@ -90,8 +92,15 @@ def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> P
     return PhaseEstimate(phase, work, per_image * processed, left)
 
 
-def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
-    settings, test = run.recipe.evaluate, run.dataset.test
+class _AttackSeconds(NamedTuple):
+    """What attacking a classifier costs an image."""
+
+    forward: float
+    gradient: float
+
+
+def _attack_seconds(run: Run, classifier: Classifier) -> _AttackSeconds:
+    test = run.dataset.test
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
     objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
@@ -104,20 +113,32 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
     def value() -> Tensor:
         return objective(images)
 
-    forward_seconds = _seconds(value, run.device) / count
-    gradient_seconds = _seconds(gradient, run.device) / count
+    return _AttackSeconds(_seconds(value, run.device) / count, _seconds(gradient, run.device) / count)
+
+
+def _selection(stage: ProtocolStage[Any], images: int, seconds: _AttackSeconds, left: float) -> Iterator[PhaseEstimate]:
+    """Yield the estimate of measuring held-out images after each epoch, where there are any."""
+    plan, held_out = stage.plan, images - len(stage.positions(images))
+    if held_out:
+        work = f"{plan.epochs} times PGD-{plan.selection_steps} on {held_out} held-out images"
+        each = held_out * (plan.selection_steps * seconds.gradient + seconds.forward)
+        yield PhaseEstimate(f"epoch for {stage.name}", work, plan.epochs * each, left)
+
+
+def _evaluation(run: Run, seconds: _AttackSeconds, *, left: float) -> list[PhaseEstimate]:
+    settings, test = run.recipe.evaluate, run.dataset.test
     passes = settings.pgd_steps * settings.pgd_restarts
     estimates = [
         PhaseEstimate(
             f"RA, PGD-{settings.pgd_steps}",
             f"{len(test.labels)} test images, {settings.pgd_restarts} restart(s)",
-            len(test.labels) * (passes * gradient_seconds + 2 * forward_seconds),
+            len(test.labels) * (passes * seconds.gradient + 2 * seconds.forward),
             left,
         )
     ]
     if settings.autoattack:
         attacked = len(autoattack_images(run.recipe))
-        survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
+        survivor = _AA_GRADIENTS * seconds.gradient + _AA_FORWARDS * seconds.forward
         work = f"standard, {attacked} test images"
         estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
     return estimates
