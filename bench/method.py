@@ -40,6 +40,9 @@ class Stage(nn.Module):
     plan: TrainPlan
     encoder: Encoder
     """What this stage trains and hands on."""
+    shared: ClassVar[bool] = False
+    """Whether class, plan, encoder settings, data and seed decide all that it learns. Runs that contain such a
+    stage train it once. Each class says so for itself, since a subclass may depend on more."""
 
     def before_training(self) -> None:
         """Make what is kept from here on as state (pseudo-labels); called once, before the very first step.

@@ -88,20 +88,22 @@ class _Training:
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device)
         self.images = images.to(device)
-        self.progress = Progress(
-            owner=owner, stage=stage.name, cost=Cost(seconds=0.0, images=0, device=device_name(device))
-        )
+        nothing = Cost(seconds=0.0, images=0, energy_joules=0.0, device=device_name(device))
+        self.progress = Progress(owner=owner, stage=stage.name, cost=nothing)
 
     def run(self) -> Progress:
-        if self.finished.exists():
-            return load_state(self.finished, self.progress.owner, self.stage, None)
+        owner = self.progress.owner
+        done = load_state(self.finished, owner, self.stage, None, self.reporter)
+        if done is not None:
+            return done
         optimizer = build_optimizer(self.plan, self.stage)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
-        if self.unfinished.exists():
-            self.progress = load_state(self.unfinished, self.progress.owner, self.stage, optimizer)
-            _restore_scaler(scaler, self.progress)
-        else:
+        begun = load_state(self.unfinished, owner, self.stage, optimizer, self.reporter)
+        if begun is None:
             self._prepare()
+        else:
+            self.progress = begun
+            _restore_scaler(scaler, begun)
         self.stage.train()
         self._announce()
         while self.progress.epoch < self.plan.epochs:
@@ -114,8 +116,7 @@ class _Training:
     def _prepare(self) -> None:
         with timed(self.device) as clock:
             self.stage.before_training()
-        cost = self.progress.cost.model_copy(update={"seconds": clock.seconds})
-        self.progress = self.progress.model_copy(update={"cost": cost})
+        self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
 
     def _announce(self) -> None:
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
@@ -142,6 +143,7 @@ class _Training:
                 else:
                     loss = take_step()
                 images += len(index)
+                clock.look()
                 for name, value in {"loss": loss.total, **loss.scalars}.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().double()
                 self.reporter.advance(len(index), self._detail(epoch, step, sums))
@@ -161,12 +163,14 @@ class _Training:
                 "history": self.progress.history + ([entry] if done else []),
                 "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
                 "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
-                "cost": Cost(
-                    seconds=cost.seconds + clock.seconds + review.seconds,
-                    images=images,
-                    flops_per_image=flops,
-                    peak_memory_bytes=max(peak_memory(self.device), cost.peak_memory_bytes or 0),
-                    device=cost.device,
+                "cost": cost.plus(clock)
+                .plus(review)
+                .model_copy(
+                    update={
+                        "images": images,
+                        "flops_per_image": flops,
+                        "peak_memory_bytes": max(peak_memory(self.device), cost.peak_memory_bytes or 0),
+                    }
                 ),
             }
         )
@@ -175,13 +179,7 @@ class _Training:
 
     def _step(self, index: Tensor, step: int, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> StepLoss:
         generator = rng.generator(self.seed, self.stage.name, "views", self.progress.epoch, step, device=self.device)
-        loss = forward(self.stage, self.images[index], generator, index)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss.total).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        self.stage.after_step()
-        return loss
+        return take_step(self.stage, self.images[index], index, generator, optimizer, scaler)
 
     def _detail(self, epoch: int, step: int, sums: Mapping[str, Tensor | float]) -> str:
         # Reading the loss waits for the device, so it is done a few times an epoch only.
@@ -204,6 +202,24 @@ def forward(stage: Stage, images: Tensor, generator: torch.Generator, index: Ten
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         loss: StepLoss = stage(stage.views(images, generator, index))
         return loss
+
+
+def take_step(
+    stage: Stage,
+    images: Tensor,
+    index: Tensor,
+    generator: torch.Generator,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> StepLoss:
+    """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss."""
+    loss = forward(stage, images, generator, index)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss.total).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    stage.after_step()
+    return loss
 
 
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:
