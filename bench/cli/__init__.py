@@ -7,8 +7,10 @@ import sys
 
 import typer
 
+from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.plot import plot
 from bench.cli.run import run
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
@@ -22,8 +24,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, sweep_eps, sweep_steps, leaderboard, methods, datasets, tiers, runs):
+COMMANDS = (
+    run,
+    sweep_eps,
+    sweep_steps,
+    leaderboard,
+    compare,
+    methods,
+    datasets,
+    tiers,
+    runs,
+)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(plot, name="plot")
 
 
 def main() -> None:

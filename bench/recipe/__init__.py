@@ -1,5 +1,6 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
+from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES
 from bench.recipe.overrides import override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
 from bench.recipe.protocols import (
@@ -23,7 +24,10 @@ from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
+    "CORRUPTIONS",
+    "FAMILIES",
     "PROTOCOLS",
+    "SEVERITIES",
     "AFFSettings",
     "ALFSettings",
     "AdversarialSettings",

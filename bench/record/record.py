@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bench.recipe import Settings
+from bench.record.corruption import CorruptionEvaluation
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
 from bench.record.sealed import Sealed
@@ -88,6 +89,7 @@ class Record(Sealed):
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None
+    corruptions: CorruptionEvaluation | None = None
     doctor: dict[str, Any] | None = None
     """Verdicts of the evaluation's own checks."""
     cost: dict[str, PhaseCost]

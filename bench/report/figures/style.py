@@ -13,7 +13,13 @@ from matplotlib.figure import Figure
 # Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
-_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.5, 1.2, 1.5)), (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)))
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.4)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
+)
 
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
 
@@ -98,6 +104,11 @@ def percent_axis(axes: Axes, top: float) -> None:
 def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
     """Put the legend to the right of ``axes``, where no curve can run under it."""
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+
+
+def heading(figure: Figure, text: str) -> None:
+    """Put the title of a figure of several panels above them."""
+    figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=10)
 
 
 def caption(figure: Figure, text: str) -> None:
