@@ -11,7 +11,9 @@ from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
 from bench.cli.plot import plot
+from bench.cli.report import report
 from bench.cli.run import run
+from bench.cli.site import site
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
 from bench.errors import BenchError, InterruptedRunError
@@ -30,6 +32,8 @@ COMMANDS = (
     sweep_steps,
     leaderboard,
     compare,
+    site,
+    report,
     methods,
     datasets,
     tiers,

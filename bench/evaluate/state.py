@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.errors import BenchError
-from bench.files import read_json, write_json
+from bench.files import read_json, set_aside, write_json
 from bench.recipe import Settings, canonical_digest
 from bench.reporting import Reporter
 
@@ -37,7 +37,9 @@ S = TypeVar("S", bound=SavedState)
 
 
 def load_state(path: Path, fresh: S, reporter: Reporter) -> S:
-    """Return the state in ``path``, or ``fresh`` if there is none, or if it is damaged, which is said.
+    """Return the state in ``path``, or ``fresh`` if there is none, or if it is damaged.
+
+    A damaged file is set aside, which ``reporter`` is told.
 
     Raises:
         BenchError: the state there has another owner than ``fresh``.
@@ -50,7 +52,8 @@ def load_state(path: Path, fresh: S, reporter: Reporter) -> S:
             raise BenchError("its checksum does not match")
         state = type(fresh).parse(values["state"], str(path))
     except (BenchError, KeyError, TypeError) as error:
-        reporter.note(f"{path} is damaged ({error}); this evaluation starts again.")
+        aside = set_aside(path)
+        reporter.note(f"{path} is damaged ({error}). It is now {aside.name}, and this evaluation starts again.")
         return fresh
     if state.owner != fresh.owner:
         raise BenchError(f"{path} belongs to another run. Move it away, or choose another --runs-dir.")

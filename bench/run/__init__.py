@@ -1,7 +1,8 @@
 """A run: one method from raw images to records."""
 
+from bench.run.checkpoint import CheckpointRequest, prepare_checkpoint
 from bench.run.execute import execute
-from bench.run.finished import Finished, finished_in, finished_protocols, untrained_encoder
+from bench.run.finished import Finished, finished_in, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
@@ -9,6 +10,7 @@ from bench.run.select import select_finished
 from bench.run.sweep import SweepRequest, sweep_runs
 
 __all__ = [
+    "CheckpointRequest",
     "Finished",
     "PhaseEstimate",
     "Run",
@@ -19,8 +21,8 @@ __all__ = [
     "finished_in",
     "finished_protocols",
     "prepare",
+    "prepare_checkpoint",
     "project",
     "select_finished",
     "sweep_runs",
-    "untrained_encoder",
 ]
