@@ -35,7 +35,7 @@ def select_finished(
         found = _on(found, dataset, named=bool(runs))
     if not found:
         raise BenchError(f"no run under {runs_dir} has a finished {protocol}. {_make('deacl', 'digits', protocol)}")
-    datasets = sorted({(each.record.dataset, each.folder.recipe.dataset.sha256) for each in found})
+    datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
     if len(datasets) > 1:
         names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
         how = "Name runs on one of them." if runs else f"Choose one, such as --dataset {datasets[0][0]}, or name runs."
@@ -47,7 +47,7 @@ def select_finished(
 
 def _on(found: Iterable[Finished], dataset: str, *, named: bool) -> list[Finished]:
     found = list(found)
-    chosen = [each for each in found if dataset in (each.record.dataset, each.folder.spec)]
+    chosen = [each for each in found if dataset in (each.record.dataset, each.spec)]
     others = [each for each in found if each not in chosen]
     if named and others:
         first = others[0]

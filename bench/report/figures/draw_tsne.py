@@ -52,7 +52,7 @@ def draw_tsne(
     reporter.begin("t-SNE", len(chosen), unit="runs")
     for finished in chosen:
         stop.check()
-        title, recipe = f"{finished.record.title}, seed {finished.record.seed}", finished.folder.recipe
+        title, recipe = f"{finished.record.title}, seed {finished.record.seed}", finished.recipe
         classifier = finished.classifier(dataset, device)
         features = [clean_features(classifier, shown, recipe, device=device)]
         if adversarial:
