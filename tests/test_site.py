@@ -140,9 +140,7 @@ def test_every_accuracy_of_the_board_links_to_its_record(folder: Path, results: 
         assert (folder / "records" / file).with_suffix(".html").resolve() in method
 
 
-def test_every_record_has_a_page_and_a_copy_to_the_byte(
-    folder: Path, results: Path, pages: dict[str, Page]
-) -> None:
+def test_every_record_has_a_page_and_a_copy_to_the_byte(folder: Path, results: Path, pages: dict[str, Page]) -> None:
     files = list(record_files(results))
     assert len(files) == 6
     for path in files:
@@ -288,7 +286,9 @@ def test_what_a_record_says_is_never_markup(tmp_path: Path) -> None:
     folder = write_site(hostile, tmp_path / "out").folder
     for path in folder.rglob("*.html"):
         page = Page(path)
-        assert [script["src"] for script in page.all("script")] == ["../" * len(path.relative_to(folder).parts[1:]) + "site.js"]
+        assert [script["src"] for script in page.all("script")] == [
+            "../" * len(path.relative_to(folder).parts[1:]) + "site.js"
+        ]
         assert not any("onerror" in element.attributes for element in page.elements)
     assert not list(tmp_path.rglob("*<script>*"))
 
@@ -350,7 +350,14 @@ def test_without_records_the_site_says_what_to_type(tmp_path: Path) -> None:
 def test_serving_answers_on_the_loopback_address_until_interrupted(tmp_path: Path) -> None:
     add(tmp_path / "results", template())
     bench = [sys.executable, "-c", "from bench.cli import main; main()", "site", "--serve", "--port", "0"]
-    process = subprocess.Popen(bench, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(RESULTS.parent)})
+    process = subprocess.Popen(
+        bench,
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(RESULTS.parent)},
+    )
     assert process.stdout is not None
     try:
         lines = [process.stdout.readline() for _ in range(2)]
@@ -368,7 +375,10 @@ def test_serving_answers_on_the_loopback_address_until_interrupted(tmp_path: Pat
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
     with serving(tmp_path, 0) as server:
         assert server.server_address[0] == "127.0.0.1"
-        with pytest.raises(BenchError, match=rf"cannot listen on 127.0.0.1:{server.server_port}.*another --port"), serving(tmp_path, server.server_port):
+        with (
+            pytest.raises(BenchError, match=rf"cannot listen on 127.0.0.1:{server.server_port}.*another --port"),
+            serving(tmp_path, server.server_port),
+        ):
             pass
 
 

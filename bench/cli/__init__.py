@@ -10,6 +10,7 @@ import typer
 from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.plot import plot
 from bench.cli.report import report
 from bench.cli.run import run
 from bench.cli.site import site
@@ -25,8 +26,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, sweep_eps, sweep_steps, leaderboard, compare, site, report, methods, datasets, tiers, runs):
+COMMANDS = (
+    run,
+    sweep_eps,
+    sweep_steps,
+    leaderboard,
+    compare,
+    site,
+    report,
+    methods,
+    datasets,
+    tiers,
+    runs,
+)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(plot, name="plot")
 
 
 def main() -> None:
