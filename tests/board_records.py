@@ -95,7 +95,9 @@ def make_record(
             ),
             "cost": {
                 "stage:ssl": PhaseCost(seconds=3600, images=5000, flops_per_image=flops, device=device),
-                "stage:pseudo_at": PhaseCost(seconds=125, images=1000, flops_per_image=5 * flops, device=device),
+                "stage:pseudo_at": PhaseCost(
+                    seconds=125, images=1000, flops_per_image=flops and 5 * flops, device=device
+                ),
                 "slf": PhaseCost(seconds=9999, images=10**9, flops_per_image=10**9, device=device),
             },
             "history": {},
