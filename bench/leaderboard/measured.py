@@ -46,10 +46,14 @@ def load_measured(path: Path) -> Measured:
         threat=ThreatSettings.parse(record.recipe.get("threat"), "recipe.threat"),
     )
     for name, outcome in measured.outcomes():
-        try:
-            outcome.spread(measured.facts.test_images)
-        except ValueError as error:
-            raise BenchError(f"{path}: {name} disagrees with recipe.dataset: {error}. Restore or remove it.") from None
+        if misfit := outcome.misfit(measured.facts.test_images):
+            raise BenchError(f"{path}: {name} disagrees with recipe.dataset: {misfit}. Restore or remove it.")
+    cells = record.corruptions
+    if cells and cells.n != measured.facts.test_images:
+        raise BenchError(
+            f"{path}: corruptions disagrees with recipe.dataset: {cells.n} images in each cell, "
+            f"{measured.facts.test_images} test images. Restore or remove it."
+        )
     if measured.facts.name != record.dataset:
         raise BenchError(f"{path}: dataset is {record.dataset}, recipe.dataset.name {measured.facts.name}. Restore it.")
     return measured

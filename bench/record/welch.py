@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, variance
+from statistics import fmean
 from typing import NamedTuple
 
 
@@ -12,6 +12,17 @@ class MeanDifference(NamedTuple):
     difference: float
     interval: tuple[float, float]
     p_value: float
+
+
+def sample_std(values: Sequence[float]) -> float:
+    """Return the sample standard deviation of two values or more, exactly 0 where all are equal.
+
+    In floats, where the standard library computes with fractions: a board of thousands of rows is waited for.
+    """
+    if min(values) == max(values):
+        return 0.0
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
@@ -26,7 +37,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
 
     difference = fmean(a) - fmean(b)
-    errors = [variance(values) / len(values) for values in (a, b)]
+    errors = [sample_std(values) ** 2 / len(values) for values in (a, b)]
     error = math.sqrt(sum(errors))
     if error == 0:
         return MeanDifference(difference, (difference, difference), float(difference == 0))
