@@ -34,9 +34,7 @@ class CorruptionEvaluation(Settings):
             if name not in CORRUPTIONS:
                 raise ValueError(str(unknown("corruption", name, CORRUPTIONS)))
             if len(counts) != len(SEVERITIES):
-                raise ValueError(
-                    f"{name} has {len(counts)} counts, one for each of {len(SEVERITIES)} severities is due"
-                )
+                raise ValueError(f"{name} has {len(counts)} counts; each of the {len(SEVERITIES)} severities needs one")
             if not all(0 <= count <= self.n for count in counts):
                 raise ValueError(f"{name} has counts outside 0 to {self.n}, the number of images")
         if (self.source == "generated") != (self.package is not None):

@@ -76,6 +76,8 @@ class Record(Sealed):
     """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""
     fidelity: Literal["uniform", "native"]
     seed: int
+    encoder_seed: int | None = None
+    """The seed of pre-training where protocol and evaluation were given another."""
     protocol: str
     overrides: dict[str, Any]
     """What was changed against the tier's recipe; empty for the recipe as it stands."""
@@ -86,6 +88,8 @@ class Record(Sealed):
     encoder_sha256: str
     """Digest of the pre-trained encoder's weights."""
     classifier_sha256: str
+    selected_epoch: int | None = Field(default=None, ge=1)
+    """The protocol's epoch, from 1 on, whose classifier was judged where one was selected; None: the last."""
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None

@@ -12,8 +12,10 @@ def record_path(folder: Path, record: Record) -> Path:
     name = "-".join(
         [
             record.method,
+            *([] if record.pretrained_on is None else ["from", record.pretrained_on]),
             record.tier,
             record.fidelity,
+            *([] if record.encoder_seed is None else [f"e{record.encoder_seed}"]),
             f"s{record.seed}",
             record.protocol,
             record.protocol_sha256[:8],
