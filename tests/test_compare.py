@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from board_records import fill, make_record
-from scipy.stats import binomtest, ttest_ind  # type: ignore[import-untyped]
+from scipy.stats import binomtest, ttest_ind
 from typer.testing import CliRunner
 
 from bench.cli import app

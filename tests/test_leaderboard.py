@@ -166,6 +166,16 @@ def test_seeds_measured_on_different_images_have_no_common_mean(tmp_path: Path) 
     assert cells == [("50.0", "n=100", "1"), ("40.0", "n=50", "1"), ("–", "–", "1")]
 
 
+def test_seeds_of_the_protocol_alone_are_no_seeds_of_pretraining(tmp_path: Path) -> None:
+    lent = [make_record(seed=seed, encoder_seed=0, aa=20 + seed) for seed in (1, 2)]
+    fill(tmp_path, *(make_record(seed=seed, aa=50 + seed) for seed in (0, 1)), *lent)
+    rows = rows_below(text_of(tmp_path), SLF)
+    assert [(row["Method"], row["AA"].split()[0]) for row in rows] == [
+        ("DeACL 2022", "50.5"),
+        ("DeACL 2022 (encoder of seed 0)", "21.5"),
+    ]
+
+
 def test_of_the_same_run_the_newest_record_counts(tmp_path: Path) -> None:
     times = [
         "2024-01-01T12:00:00+00:00",

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from board_records import SLF, fill, make_record, rows_below, text_of
-from scipy.stats import binomtest, ttest_ind  # type: ignore[import-untyped]
+from scipy.stats import binomtest, ttest_ind
 
 from bench.leaderboard import build_leaderboard
 from bench.record import Record

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, ttest_ind  # type: ignore[import-untyped]
+from scipy.stats import binomtest, ttest_ind
 
 from bench.record import Outcome, Pairs, mcnemar_exact, newcombe_interval, sample_std, shared, welch
 

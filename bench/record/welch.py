@@ -34,7 +34,7 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     involved", Biometrika 34 (1947).
     """
     # Takes a fifth of a second to import, and only seeds need it.
-    from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtr, stdtrit
 
     difference = fmean(a) - fmean(b)
     errors = [sample_std(values) ** 2 / len(values) for values in (a, b)]
