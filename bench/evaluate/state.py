@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError
+from bench.evaluate.corrupted import CorruptionCounts
 from bench.files import read_json, write_json
 from bench.recipe import Settings, canonical_digest
 from bench.reporting import Reporter
@@ -19,6 +20,8 @@ class EvaluationState(Settings):
     """Under PGD."""
     autoattack: dict[str, Any] | None = None
     """The adapter's own state."""
+    corruptions: dict[str, CorruptionCounts] = {}
+    """By corruption."""
     seconds: dict[str, float] = {}
     """Wall-clock by measurement, added up over interruptions."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluate import Evaluation, evaluate
 from bench.files import make_writable, write_json
@@ -14,6 +15,7 @@ from bench.nn import Encoder
 from bench.protocol import build_protocol
 from bench.record import PhaseCost, Record, describe_environment, load_record, save_record
 from bench.reporting import Reporter, Silent
+from bench.run.corrupted import corrupted_images
 from bench.run.prepare import Run
 from bench.stop import Stop
 from bench.train import Cost, device_name, train
@@ -37,10 +39,13 @@ def execute(
     with run.folder.claimed():
         finished = _finished_records(run)
         if len(finished) < len(run.protocols):
+            corrupted = corrupted_images(
+                run.recipe, run.corruption_files, run.dataset, data_dir=run.data_dir, reporter=reporter, stop=stop
+            )
             encoder, stages = _pretrain(run, reporter, stop)
             for protocol in run.protocols:
                 if protocol not in finished:
-                    finished[protocol] = _evaluate(run, protocol, encoder, stages, reporter, stop)
+                    finished[protocol] = _evaluate(run, protocol, encoder, stages, corrupted, reporter, stop)
         return [(finished[name], save_record(results_dir, finished[name])) for name in run.protocols]
 
 
@@ -78,6 +83,7 @@ def _evaluate(
     protocol: str,
     encoder: Encoder,
     stages: Mapping[str, Progress],
+    corrupted: CorruptedImages | None,
     reporter: Reporter,
     stop: Stop,
 ) -> Record:
@@ -107,6 +113,7 @@ def _evaluate(
         device=run.device,
         reporter=reporter,
         stop=stop,
+        corrupted=corrupted,
     )
     record = _record(
         run,
@@ -147,6 +154,7 @@ def _record(
         sa=evaluation.sa,
         ra=evaluation.ra,
         aa=evaluation.aa,
+        corruptions=evaluation.corruptions,
         cost={**{name: _cost(done.cost) for name, done in phases.items()}, **evaluation.cost},
         history={name: done.history for name, done in phases.items()},
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from bench.data import Dataset, load_dataset
+from bench.data.corruptions import CorruptedImages
 from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
 from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier
+from bench.run.corrupted import with_corruptions, with_files
 from bench.run.folder import RunFolder
 
 
@@ -31,6 +33,8 @@ class RunRequest:
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
+    corruptions: str | None = None
+    """none, generate, or the path of a folder of files; None: as the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,9 @@ class Run:
     protocols: Sequence[str]
     device: torch.device
     folder: RunFolder
+    data_dir: Path
+    corruption_files: CorruptedImages | None = None
+    """Files that the recipe asks for."""
 
     @property
     def finished(self) -> bool:
@@ -78,15 +85,16 @@ def prepare(request: RunRequest) -> Run:
         dataset=dataset_facts(dataset),
         tier=tier,
         fidelity=request.fidelity,
-        overrides=request.overrides,
+        overrides=with_corruptions(request.overrides, request.corruptions),
     )
     if recipe.evaluate.autoattack and dataset.num_classes < 4:
         raise BenchError(
             f"AutoAttack's targeted losses need at least 4 classes; {dataset.name} has {dataset.num_classes}. "
             "Leave it out with --set evaluate.autoattack=false"
         )
+    recipe, files = with_files(recipe, request.corruptions, dataset)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
-    return Run(method, dataset, recipe, request.seed, protocols, device, folder)
+    return Run(method, dataset, recipe, request.seed, protocols, device, folder, request.data_dir, files)
 
 
 def _protocols(request: RunRequest, method: type[Method]) -> tuple[str, ...]:
