@@ -11,10 +11,12 @@ from torch import Tensor
 
 from bench import rng
 from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.data.corruptions import corrupt, ungenerated
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import build_protocol
+from bench.recipe import SEVERITIES
 from bench.run.prepare import Run
 from bench.train import check_plan, forward, stage_progress
 
@@ -50,7 +52,7 @@ def project(run: Run) -> list[PhaseEstimate]:
     """
     method = run.method(run.recipe.config)
     images = run.dataset.pretraining_images
-    estimates = []
+    estimates = _corrupted(run)
     for stage in method.stages(run.context):
         left = _left(run.folder.path, stage)
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
@@ -119,7 +121,28 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
         survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
         work = f"standard, {attacked} test images"
         estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
+    if settings.corruptions != "none":
+        cells = len(settings.corruption_names) * len(SEVERITIES)
+        work = f"{cells} x {len(test.labels)} images"
+        estimates.append(PhaseEstimate("common corruptions", work, cells * len(test.labels) * forward_seconds, left))
     return estimates
+
+
+def _corrupted(run: Run) -> list[PhaseEstimate]:
+    """Return the estimate for making the corrupted images, once a dataset, if they are still to be made."""
+    settings, images = run.recipe.evaluate, run.dataset.test.images
+    missing = ungenerated(run.dataset, settings.corruption_names, run.data_dir)
+    if settings.corruptions != "generate" or run.finished or not missing:
+        return []
+    few = images[:_PROBE_IMAGES]
+
+    def work() -> None:
+        for name in missing:
+            corrupt(few, name, 3, generator=rng.generator(run.seed, "projection"))
+
+    cell, total = len(SEVERITIES) * len(images), len(missing) * len(SEVERITIES) * images.numel()
+    seconds = _seconds(work, torch.device("cpu")) / len(few) * cell
+    return [PhaseEstimate("corrupted images", f"{len(missing) * cell} images, {total / 1e6:.0f} MB", seconds)]
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:
