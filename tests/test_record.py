@@ -234,7 +234,7 @@ def test_the_seal_covers_every_field() -> None:
             "doctor": {},
         },
         **{"sa": outcome, "ra": record.ra.model_copy(update={"outcome": outcome}), "schema_version": 1},
-        "pretrained_on": "stl10",
+        **{"pretrained_on": "stl10", "selected_epoch": 3},
         "aa": make_autoattack(outcome, {}),
         "corruptions": make_corruptions(fog=(5, 4, 3, 2, 1)),
         "environment": record.environment.model_copy(update={"python": "4"}),

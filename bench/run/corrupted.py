@@ -1,11 +1,12 @@
 """A run's corrupted test images: what ``--corruptions`` asks for, and where they come from."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.data import Dataset
-from bench.data.corruptions import CorruptedImages, generated_images, open_files
+from bench.data.corruptions import CorruptedImages, generated_images, open_files, ungenerated
 from bench.errors import BenchError
 from bench.recipe import Recipe
 from bench.reporting import Reporter
@@ -23,15 +24,45 @@ def with_corruptions(overrides: Mapping[str, Any], choice: str | None) -> Mappin
     return {**overrides, _KEY: choice if choice in ("none", "generate") else "files"}
 
 
-def with_files(recipe: Recipe, choice: str | None, dataset: Dataset) -> tuple[Recipe, CorruptedImages | None]:
-    """Return ``recipe`` with the digest of the files that it asks for, and the files; else ``recipe`` and None.
+@dataclass(frozen=True)
+class Corruptions:
+    """Where a run's corrupted test images come from."""
+
+    names: Sequence[str]
+    data_dir: Path
+    files: CorruptedImages | None = None
+    """None: they are generated."""
+
+    def images(self, dataset: Dataset, reporter: Reporter, stop: Stop) -> CorruptedImages:
+        """Return the corrupted test images of ``dataset``, made first where need be."""
+        if self.files is not None:
+            return self.files
+        return generated_images(dataset, self.names, data_dir=self.data_dir, reporter=reporter, stop=stop)
+
+    def missing(self, dataset: Dataset) -> list[str]:
+        """Return the corruptions that :meth:`images` would have to make."""
+        return [] if self.files else ungenerated(dataset, self.names, self.data_dir)
+
+
+def plan_corruptions(
+    recipe: Recipe, choice: str | None, dataset: Dataset, data_dir: Path
+) -> tuple[Recipe, Corruptions | None]:
+    """Return what ``recipe`` asks for, None for nothing, and ``recipe`` with the digest of the files, if it is files.
+
+    Args:
+        recipe: made with the overrides of :func:`with_corruptions`.
+        choice: ``--corruptions``.
+        dataset: what the run is judged on.
+        data_dir: where generated images are kept.
 
     Raises:
         BenchError: no path was given, the files are not those of ``dataset`` or of the recipe, or are damaged.
     """
     settings = recipe.evaluate
-    if settings.corruptions != "files":
+    if settings.corruptions == "none":
         return recipe, None
+    if settings.corruptions == "generate":
+        return recipe, Corruptions(settings.corruption_names, data_dir)
     if choice is None:
         raise BenchError(f"{_KEY} is files, but which? Type --corruptions and the path of their folder.")
     files = open_files(Path(choice), dataset, settings.corruption_names)
@@ -41,20 +72,5 @@ def with_files(recipe: Recipe, choice: str | None, dataset: Dataset) -> tuple[Re
             f"{settings.corruption_files}. Name other files, or leave that setting out."
         )
     pinned = settings.model_copy(update={"corruption_files": files.sha256})
-    return recipe.model_copy(update={"evaluate": pinned}), files
-
-
-def corrupted_images(
-    recipe: Recipe,
-    files: CorruptedImages | None,
-    dataset: Dataset,
-    *,
-    data_dir: Path,
-    reporter: Reporter,
-    stop: Stop,
-) -> CorruptedImages | None:
-    """Return the corrupted test images that ``recipe`` asks for, made first where need be, or None."""
-    settings = recipe.evaluate
-    if settings.corruptions != "generate":
-        return files
-    return generated_images(dataset, settings.corruption_names, data_dir=data_dir, reporter=reporter, stop=stop)
+    recipe = recipe.model_copy(update={"evaluate": pinned})
+    return recipe, Corruptions(settings.corruption_names, data_dir, files)

@@ -11,17 +11,23 @@ from torch import Tensor
 
 from bench import rng
 from bench.attack import Threat, cross_entropy_objective, pgd
-from bench.data.corruptions import corrupt, ungenerated
+from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import build_protocol
 from bench.recipe import SEVERITIES
+from bench.run.encoder import plain_encoder
 from bench.run.prepare import Run
-from bench.train import check_plan, forward, stage_progress
+from bench.run.stages import StageFolder
+from bench.train import StageProbe, check_plan, stage_progress, time_in_turn
+
+_ROUNDS = 2
+_STAGE_SECONDS = 5.0
+"""What timing the steps of a stage may take, about, where the machine can do it in so little."""
 
 _PROBE_IMAGES = 64
-"""Images a timed batch holds on a CPU, where time is proportional to images and a full batch takes minutes."""
+"""Images that are attacked to time an evaluation."""
 
 # What AutoAttack standard does to an image that survives it all: APGD-CE and APGD-T take 10 x 100 gradients,
 # FAB-T 9 x 100 gradients and about two more forward passes a step, Square 5,000 forward passes.
@@ -50,19 +56,24 @@ def project(run: Run) -> list[PhaseEstimate]:
     Raises:
         BenchError: a plan that cannot work on this dataset or device.
     """
-    method = run.method(run.recipe.config)
-    images = run.dataset.pretraining_images
     estimates = _corrupted(run)
-    for stage in method.stages(run.context):
-        left = _left(run.folder.path, stage)
-        estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
-    encoder = method.result().to(run.device)
+    estimates += [] if run.checkpoint else _pretraining(run)
+    encoder = plain_encoder(run.recipe).to(run.device)
     for protocol in run.protocols:
-        stage = build_protocol(protocol, run.recipe, encoder, run.dataset.train.labels, run.seed)
-        place = run.folder.protocol(protocol)
+        stage = build_protocol(protocol, run.recipe.downstream, encoder, run.target.train.labels, run.seed)
+        place = run.place(protocol)
         left = _left(place.path, stage)
-        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", left))
+        estimates.append(_stage(run, stage, run.target.train.images, f"protocol {protocol}", left))
         estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
+    return estimates
+
+
+def _pretraining(run: Run) -> list[PhaseEstimate]:
+    method, images = run.method(run.recipe.config), run.dataset.pretraining_images
+    estimates = []
+    for stage in method.stages(run.context):
+        left = _left(StageFolder.of(run, stage).path, stage)
+        estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
     return estimates
 
 
@@ -72,31 +83,21 @@ def _left(folder: Path, stage: Stage) -> float:
 
 
 def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
-    plan, stage = stage.plan, stage.to(run.device).train()
-    if plan.precision == "fp16" and run.device.type == "cpu":
-        stage.plan = plan.model_copy(update={"precision": "fp32"})  # a CPU can tell how long, but not do it
-    check_plan(stage, len(images), run.device)
-    steps = plan.steps_per_epoch(len(images))
-    probe = plan.batch_size if run.device.type != "cpu" else min(plan.batch_size, _PROBE_IMAGES)
-    index = torch.arange(probe, device=run.device)
-    batch = images[:probe].to(run.device)
-
-    def step() -> None:
-        generator = rng.generator(run.seed, "projection", device=run.device)
-        forward(stage, batch, generator, index).total.backward()
-
-    per_image = _seconds(step, run.device) / probe
-    processed = plan.epochs * (steps * plan.batch_size if plan.drop_last else len(images))
-    work = f"{plan.epochs} epochs of {steps} batches of {plan.batch_size}"
-    return PhaseEstimate(phase, work, per_image * processed, left)
+    plan, count = stage.plan, len(stage.positions(len(images)))
+    probe = StageProbe(stage, images, device=run.device, seed=run.seed)
+    check_plan(stage, count, run.device)
+    (times,) = time_in_turn([probe], rounds=_ROUNDS, seconds=_STAGE_SECONDS)
+    work = f"{plan.epochs} epochs of {plan.steps_per_epoch(count)} batches of {plan.batch_size}"
+    return PhaseEstimate(phase, work, times.of(plan, count), left)
 
 
 def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
-    settings, test = run.recipe.evaluate, run.dataset.test
+    recipe, test = run.recipe.downstream, run.target.test
+    settings = recipe.evaluate
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
     objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
-    threat = Threat(norm=run.recipe.threat.norm, eps=run.recipe.eval_eps)
+    threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
 
     def gradient() -> Tensor:
         return pgd(objective, images, threat=threat, steps=1, step_size=0.0, start="clean")
@@ -117,7 +118,7 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
         )
     ]
     if settings.autoattack:
-        attacked = len(autoattack_images(run.recipe))
+        attacked = len(autoattack_images(recipe))
         survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
         work = f"standard, {attacked} test images"
         estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
@@ -130,19 +131,20 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
 
 def _corrupted(run: Run) -> list[PhaseEstimate]:
     """Return the estimate for making the corrupted images, once a dataset, if they are still to be made."""
-    settings, images = run.recipe.evaluate, run.dataset.test.images
-    missing = ungenerated(run.dataset, settings.corruption_names, run.data_dir)
-    if settings.corruptions != "generate" or run.finished or not missing:
+    images = run.target.test.images
+    missing = run.corruptions.missing(run.target) if run.corruptions and not run.finished else []
+    if not missing:
         return []
-    few = images[:_PROBE_IMAGES]
+    few, generator = images[:_PROBE_IMAGES], rng.generator(run.seed, "projection")
 
     def work() -> None:
         for name in missing:
-            corrupt(few, name, 3, generator=rng.generator(run.seed, "projection"))
+            corrupt(few, name, 3, generator=generator)
 
-    cell, total = len(SEVERITIES) * len(images), len(missing) * len(SEVERITIES) * images.numel()
-    seconds = _seconds(work, torch.device("cpu")) / len(few) * cell
-    return [PhaseEstimate("corrupted images", f"{len(missing) * cell} images, {total / 1e6:.0f} MB", seconds)]
+    count = len(missing) * len(SEVERITIES) * len(images)
+    seconds = _seconds(work, torch.device("cpu")) / (len(few) * len(missing)) * count
+    megabytes = count * images[0].numel() / 1e6
+    return [PhaseEstimate("corrupted images", f"{count} images, {megabytes:.0f} MB", seconds)]
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:
