@@ -44,7 +44,7 @@ def evaluate_corrupted(
         batch_size: images a forward pass.
         device: where to work.
         reporter: told about progress.
-        stop: asked after each batch.
+        stop: asked before each batch.
 
     Raises:
         BenchError: the corrupted images cannot be read any more.
@@ -61,13 +61,13 @@ def evaluate_corrupted(
         for severity in SEVERITIES[len(counts[name].correct) :]:
             correct = 0
             for first in range(0, n, batch_size):
+                stop.check()
                 batch = slice(first, first + batch_size)
                 images = corrupted.batch(name, severity, batch).to(device).float().div(255)
                 with torch.no_grad():
                     hits = classifier(images).argmax(1) == labels[batch].to(device)
                 correct += int(hits.sum())
                 reporter.advance(len(images), f"{name}, severity {severity}")
-                stop.check()
             update = {"correct": (*counts[name].correct, correct)}
             counts[name] = counts[name].model_copy(update=update)
             keep(dict(counts))

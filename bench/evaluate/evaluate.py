@@ -56,12 +56,14 @@ def evaluate(
         device: where to work.
         reporter: told about progress.
         stop: asked before each forward pass of an attack.
-        corrupted: corrupted copies of the test split to measure on too.
+        corrupted: corrupted copies of the test split, if the recipe asks for them.
 
     Raises:
         BenchError: an attack that leaves the threat model, logits that are not finite, a foreign state.
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
+    asked = recipe.evaluate.corruptions != "none"
+    assert asked == (corrupted is not None), "the recipe and its corrupted images disagree"
     classifier = classifier.to(device).eval()
     return _Evaluation(classifier, test, recipe, owner, path, seed, device, reporter, stop).run(corrupted)
 

@@ -8,7 +8,7 @@ from typing import Any
 from bench.data import Dataset
 from bench.data.corruptions import CorruptedImages, generated_images, open_files, ungenerated
 from bench.errors import BenchError
-from bench.recipe import Recipe
+from bench.recipe import EvaluationSettings, Recipe
 from bench.reporting import Reporter
 from bench.stop import Stop
 
@@ -47,7 +47,7 @@ class Corruptions:
 def plan_corruptions(
     recipe: Recipe, choice: str | None, dataset: Dataset, data_dir: Path
 ) -> tuple[Recipe, Corruptions | None]:
-    """Return what ``recipe`` asks for, None for nothing, and ``recipe`` with the digest of the files, if it is files.
+    """Return ``recipe`` with the digest of the files that it asks for, if any, and where its images come from.
 
     Args:
         recipe: made with the overrides of :func:`with_corruptions`.
@@ -59,18 +59,19 @@ def plan_corruptions(
         BenchError: no path was given, the files are not those of ``dataset`` or of the recipe, or are damaged.
     """
     settings = recipe.evaluate
-    if settings.corruptions == "none":
-        return recipe, None
-    if settings.corruptions == "generate":
-        return recipe, Corruptions(settings.corruption_names, data_dir)
+    files = _files(settings, choice, dataset) if settings.corruptions == "files" else None
+    known = settings.model_copy(update={"corruption_files": files and files.sha256})
+    plan = None if settings.corruptions == "none" else Corruptions(settings.corruption_names, data_dir, files)
+    return recipe.model_copy(update={"evaluate": known}), plan
+
+
+def _files(settings: EvaluationSettings, choice: str | None, dataset: Dataset) -> CorruptedImages:
     if choice is None:
         raise BenchError(f"{_KEY} is files, but which? Type --corruptions and the path of their folder.")
     files = open_files(Path(choice), dataset, settings.corruption_names)
     if settings.corruption_files not in (None, files.sha256):
         raise BenchError(
             f"{files.folder} has the SHA-256 {files.sha256}, but evaluate.corruption_files asks for "
-            f"{settings.corruption_files}. Name other files, or leave that setting out."
+            f"{settings.corruption_files}. Name those, or type --set evaluate.corruption_files=null"
         )
-    pinned = settings.model_copy(update={"corruption_files": files.sha256})
-    recipe = recipe.model_copy(update={"evaluate": pinned})
-    return recipe, Corruptions(settings.corruption_names, data_dir, files)
+    return files
