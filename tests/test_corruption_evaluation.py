@@ -12,7 +12,15 @@ from bench.data.corruptions import CorruptedImages, generated_images
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluate import Evaluation, evaluate
 from bench.nn import Classifier, Encoder
-from bench.recipe import CORRUPTIONS, SEVERITIES, DatasetFacts, EvaluationSettings, MethodConfig, build_recipe, load_tier
+from bench.recipe import (
+    CORRUPTIONS,
+    SEVERITIES,
+    DatasetFacts,
+    EvaluationSettings,
+    MethodConfig,
+    build_recipe,
+    load_tier,
+)
 from bench.record import CorruptionEvaluation
 from bench.reporting import Silent
 from bench.stop import Stop
