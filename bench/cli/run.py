@@ -43,6 +43,10 @@ def run(
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe; may be repeated."),
     ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder of CIFAR-10-C's form."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, recipe and projected time; stop.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs keep weights and state.")] = Path("runs"),
@@ -58,6 +62,7 @@ def run(
       bench run deacl --dataset digits
       bench run deacl --dataset cifar100 --tier paper --dry-run
       bench run deacl --dataset digits --protocols slf,alf,aff --preset deacl-2024
+      bench run deacl --dataset digits --corruptions generate
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
     """
     from bench.recipe import parse_overrides, preset_overrides
@@ -75,6 +80,7 @@ def run(
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,
+        corruptions=corruptions,
     )
     console = Console(stderr=True)
     with console.status("reading the data"):
@@ -158,6 +164,8 @@ def _results(records: "list[Record]", results_dir: Path) -> Table:
         for measure, outcome, number in rows:
             known = "" if number is None else f"{number:.2f} %"
             table.add_row(record.protocol.upper(), measure, percent(outcome), known)
+        if mean := record.corruptions:
+            table.add_row(record.protocol.upper(), f"mCA, {len(mean.correct)} corruptions", percent(mean), "")
         for warning in record.aa.warnings if record.aa else []:
             table.add_row("", "AutoAttack warns", warning, "")
     return table

@@ -12,6 +12,7 @@ from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
 from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier
+from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.target import Target, load_target
 
@@ -34,6 +35,8 @@ class RunRequest:
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
+    corruptions: str | None = None
+    """none, generate, or the path of a folder of files; None: as the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Run:
     """The data of protocols and evaluation, if not those of pre-training."""
     checkpoint: Path | None = None
     """An encoder that is trained already; ``dataset`` is then what it is judged on, whatever it was trained on."""
+    corruptions: Corruptions | None = None
+    """Where its corrupted images come from; None if the recipe asks for none."""
 
     @property
     def target(self) -> Dataset:
@@ -102,13 +107,17 @@ def prepare(request: RunRequest) -> Run:
         dataset=facts,
         tier=tier,
         fidelity=request.fidelity,
-        overrides=request.overrides,
+        overrides=with_corruptions(request.overrides, request.corruptions),
         finetune=target and dataset_facts(target.dataset),
         resized_from=target and target.resized_from,
     )
     check_autoattack(recipe)
+    finetune = target and target.dataset
+    recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
-    return Run(method, dataset, recipe, request.seed, protocols, device, folder, target and target.dataset)
+    return Run(
+        method, dataset, recipe, request.seed, protocols, device, folder, finetune=finetune, corruptions=corruptions
+    )
 
 
 def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:

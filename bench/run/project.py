@@ -9,11 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bench import rng
 from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import ProtocolStage, build_protocol
+from bench.recipe import SEVERITIES
 from bench.run.encoder import plain_encoder
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
@@ -53,7 +56,8 @@ def project(run: Run) -> list[PhaseEstimate]:
     Raises:
         BenchError: a plan that cannot work on this dataset or device.
     """
-    estimates = [] if run.checkpoint else _pretraining(run)
+    estimates = _corrupted(run)
+    estimates += [] if run.checkpoint else _pretraining(run)
     encoder = plain_encoder(run.recipe).to(run.device)
     for protocol in run.protocols:
         stage = build_protocol(protocol, run.recipe.downstream, encoder, run.target.train.labels, run.seed)
@@ -139,7 +143,29 @@ def _evaluation(run: Run, seconds: _AttackSeconds, *, left: float) -> list[Phase
         survivor = _AA_GRADIENTS * seconds.gradient + _AA_FORWARDS * seconds.forward
         work = f"standard, {attacked} test images"
         estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
+    if settings.corruptions != "none":
+        cells = len(settings.corruption_names) * len(SEVERITIES)
+        work = f"{cells} x {len(test.labels)} images"
+        estimates.append(PhaseEstimate("common corruptions", work, cells * len(test.labels) * seconds.forward, left))
     return estimates
+
+
+def _corrupted(run: Run) -> list[PhaseEstimate]:
+    """Return the estimate for making the corrupted images, once a dataset, if they are still to be made."""
+    images = run.target.test.images
+    missing = run.corruptions.missing(run.target) if run.corruptions and not run.finished else []
+    if not missing:
+        return []
+    few, generator = images[:_PROBE_IMAGES], rng.generator(run.seed, "projection")
+
+    def work() -> None:
+        for name in missing:
+            corrupt(few, name, 3, generator=generator)
+
+    count = len(missing) * len(SEVERITIES) * len(images)
+    seconds = _seconds(work, torch.device("cpu")) / (len(few) * len(missing)) * count
+    megabytes = count * images[0].numel() / 1e6
+    return [PhaseEstimate("corrupted images", f"{count} images, {megabytes:.0f} MB", seconds)]
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:
