@@ -134,9 +134,9 @@ def _row(runs: Sequence[_Run]) -> Row:
         protocol=first.protocol,
         protocol_sha256=first.protocol_sha256,
         overrides=first.overrides,
-        sa=_score([record.sa for record in records]),
-        ra=_score([record.ra.outcome for record in records]),
-        aa=_score([aa.outcome for aa in attacked]) if attacked else None,
+        sa=mean_score([record.sa for record in records]),
+        ra=mean_score([record.ra.outcome for record in records]),
+        aa=mean_score([aa.outcome for aa in attacked]) if attacked else None,
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
         devices=tuple(sorted({record.environment.device for record in records})),
@@ -146,7 +146,8 @@ def _row(runs: Sequence[_Run]) -> Row:
     )
 
 
-def _score(outcomes: Sequence[Outcome]) -> Score:
+def mean_score(outcomes: Sequence[Outcome]) -> Score:
+    """Return the mean over ``outcomes``, one a seed."""
     accuracies = [outcome.accuracy for outcome in outcomes]
     alone = len(outcomes) == 1
     return Score(

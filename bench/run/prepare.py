@@ -58,8 +58,12 @@ class Run:
         return MethodContext(self.recipe, self.seed, self.device, data.pretraining_images, index)
 
 
-def prepare(request: RunRequest) -> Run:
+def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     """Return the run that ``request`` describes; nothing is trained or written yet.
+
+    Args:
+        request: what was asked for.
+        dataset: its data, if they are loaded already.
 
     Raises:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data.
@@ -70,7 +74,7 @@ def prepare(request: RunRequest) -> Run:
         raise BenchError(f"seed {request.seed} is out of range; choose one from 0 to {2**32 - 1}.")
     device = pick_device(request.device)
     tier = load_tier(request.tier or _default_tier(request.dataset, device))
-    dataset = load_dataset(request.dataset, request.data_dir)
+    dataset = dataset or load_dataset(request.dataset, request.data_dir)
     recipe = build_recipe(
         method=request.method,
         config_type=method.config_type,

@@ -15,6 +15,8 @@ from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import build_protocol
+from bench.recipe import TrainPlan, canonical_digest
+from bench.run.folder import ProtocolFolder
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
 from bench.train import check_plan, forward, stage_progress
@@ -41,27 +43,33 @@ class PhaseEstimate:
     """Of the whole phase on this machine."""
     left: float = 1.0
     """Share of it that is still to do."""
+    place: Path = Path()
+    """Where its state is kept. Phases of several runs that have it in common are one: it is done once."""
 
 
-def project(run: Run) -> list[PhaseEstimate]:
+def project(run: Run, timings: dict[str, float] | None = None) -> list[PhaseEstimate]:
     """Return an estimate for each phase of ``run``, from timing a few steps of each on untrained weights.
+
+    Args:
+        run: what to project.
+        timings: what was measured for earlier runs, and is not measured again; this run's are added.
 
     Raises:
         BenchError: a plan that cannot work on this dataset or device.
     """
+    timings = {} if timings is None else timings
     method = run.method(run.recipe.config)
     images = run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
-        left = _left(StageFolder.of(run, stage).path, stage)
-        estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
+        place = StageFolder.of(run, stage).path
+        estimates.append(_stage(run, stage, images, f"stage {stage.name}", place, timings))
     encoder = method.result().to(run.device)
     for protocol in run.protocols:
         stage = build_protocol(protocol, run.recipe, encoder, run.dataset.train.labels, run.seed)
-        place = run.folder.protocol(protocol)
-        left = _left(place.path, stage)
-        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", left))
-        estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
+        home = run.folder.protocol(protocol)
+        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", home.path, timings))
+        estimates += _evaluation(run, stage.classifier(), home, timings)
     return estimates
 
 
@@ -70,7 +78,7 @@ def _left(folder: Path, stage: Stage) -> float:
     return 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
 
 
-def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
+def _stage(run: Run, stage: Stage, images: Tensor, phase: str, place: Path, timings: dict[str, float]) -> PhaseEstimate:
     plan, stage = stage.plan, stage.to(run.device).train()
     if plan.precision == "fp16" and run.device.type == "cpu":
         stage.plan = plan.model_copy(update={"precision": "fp32"})  # a CPU can tell how long, but not do it
@@ -84,13 +92,30 @@ def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> P
         generator = rng.generator(run.seed, "projection", device=run.device)
         forward(stage, batch, generator, index).total.backward()
 
-    per_image = _seconds(step, run.device) / probe
+    key = _speed_key(run, stage)
+    if key not in timings:
+        timings[key] = _seconds(step, run.device) / probe
     processed = plan.epochs * (steps * plan.batch_size if plan.drop_last else len(images))
     work = f"{plan.epochs} epochs of {steps} batches of {plan.batch_size}"
-    return PhaseEstimate(phase, work, per_image * processed, left)
+    return PhaseEstimate(phase, work, timings[key] * processed, _left(place, stage), place)
 
 
-def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
+def _speed_key(run: Run, stage: Stage) -> str:
+    """Return what steps of equal speed have in common; how long and how fast a stage learns is no part of it."""
+    same_speed = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
+    return canonical_digest(
+        {
+            "class": f"{type(stage).__module__}.{type(stage).__qualname__}",
+            "plan": stage.plan.model_dump(mode="json", exclude=set(same_speed)),
+            "encoder": run.recipe.encoder.model_dump(mode="json"),
+            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+        }
+    )
+
+
+def _evaluation(
+    run: Run, classifier: Classifier, home: ProtocolFolder, timings: dict[str, float]
+) -> list[PhaseEstimate]:
     settings, test = run.recipe.evaluate, run.dataset.test
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
@@ -104,8 +129,12 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
     def value() -> Tensor:
         return objective(images)
 
-    forward_seconds = _seconds(value, run.device) / count
-    gradient_seconds = _seconds(gradient, run.device) / count
+    key = canonical_digest([run.recipe.encoder.model_dump(mode="json"), count])
+    for name, work in (("forward", value), ("gradient", gradient)):
+        if name + key not in timings:
+            timings[name + key] = _seconds(work, run.device) / count
+    forward_seconds, gradient_seconds = timings["forward" + key], timings["gradient" + key]
+    left = 0.0 if home.record.exists() else 1.0
     passes = settings.pgd_steps * settings.pgd_restarts
     estimates = [
         PhaseEstimate(
@@ -113,13 +142,14 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
             f"{len(test.labels)} test images, {settings.pgd_restarts} restart(s)",
             len(test.labels) * (passes * gradient_seconds + 2 * forward_seconds),
             left,
+            home.path,
         )
     ]
     if settings.autoattack:
         attacked = len(autoattack_images(run.recipe))
         survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
-        work = f"standard, {attacked} test images"
-        estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
+        seconds = attacked * _AA_SURVIVORS * survivor
+        estimates.append(PhaseEstimate("AA, AutoAttack", f"standard, {attacked} test images", seconds, left, home.path))
     return estimates
 
 
