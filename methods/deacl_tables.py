@@ -23,7 +23,7 @@ def _cells(key: str, variant: str, *rows: tuple[Any, Any, str]) -> tuple[Ablatio
 def _views(clean: str, adversarial: str, published: Mapping[str, str] | None = None) -> AblationCell:
     return AblationCell(
         {"stage2.clean_view": clean, "stage2.adversarial_view": adversarial},
-        f"clean {clean}, adversarial {adversarial}",
+        f"{clean}, {adversarial}",
         published,
     )
 
@@ -53,7 +53,7 @@ TABLES: Mapping[str, AblationTable] = {
         "DeACL, ECCV 2022, Table 3",
     ),
     "4": AblationTable(
-        "Table 4, augmentation in stage 2",
+        "Table 4, augmentation in stage 2 (clean view, adversarial view)",
         (
             _views("weak", "weak", _columns("weak", "weak")),
             _views("strong", "strong", _columns("strong", "strong")),
@@ -109,11 +109,13 @@ TABLES: Mapping[str, AblationTable] = {
     "lambda": AblationTable(
         "lambda, the weight of the adversarial term",
         tuple(AblationCell({"stage2.lam": value}, f"{value:g}") for value in (0.0, 0.5, 1.0, 2.0, 3.0, 5.0)),
+        "DeACL, ECCV 2022, supplement",
         notes=("The paper's study is in its supplement, which we have not seen; the values are ours.",),
     ),
     "loss": AblationTable(
         "form of the loss",
         tuple(AblationCell({"stage2.loss": name}, name) for name in LOSS_FORMS),
+        "DeACL, ECCV 2022, section 3.3",
         notes=(
             "The names are those of the authors' code, which implements the first alone; the others are our reading.",
             "Section 3.3 calls `pgd` worse and cosine better than KL by a large margin; it gives no numbers.",

@@ -105,7 +105,8 @@ def ablate(
     else:
         _print_report(found)
     if found.faults:
-        raise BenchError("\n- ".join([f"{len(found.faults)} runs could not be finished:", *found.faults]))
+        runs = "1 run" if len(found.faults) == 1 else f"{len(found.faults)} runs"
+        raise BenchError("\n- ".join([f"{runs} could not be finished:", *found.faults]))
 
 
 def _seeds(text: str) -> list[int]:
