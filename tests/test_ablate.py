@@ -150,6 +150,7 @@ def test_the_faults_of_all_cells_are_listed_together(base: RunRequest) -> None:
     [
         (["stage2.lamb=1,2"], "^unknown setting 'stage2.lamb'. Did you mean 'stage2.lam'"),
         (["stage2.lam=1,2,1.0"], "the cells stage2.lam=1 and stage2.lam=1.0 are the same run"),
+        (["aff.lr=1,2"], "the cells aff.lr=1 and aff.lr=2 are the same run under slf; keep one"),
         (["stage1.epochs=1,2"], "^--set stage1.epochs: that is what the table varies. Leave it out"),
     ],
 )

@@ -1,22 +1,28 @@
 """Grids and tables: what they expand to, that every cell is a valid recipe, and the paper's numbers beside them."""
 
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
-from bench.ablate import choose_table, parse_grid
+from bench.ablate import choose_table, parse_grid, plan_ablation
 from bench.ablate.paper import PaperColumn
+from bench.cli import app
 from bench.errors import BenchError
 from bench.method import METHODS, AblationCell, AblationTable
-from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier
+from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, parse_overrides
 from bench.run import RunRequest, prepare
 from methods.deacl import DeACL, DeACLConfig
 from methods.deacl_losses import LOSS_FORMS
 from methods.deacl_tables import TABLES
 
-RESULTS = Path(__file__).parents[1] / "results"
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+PAGE = (ROOT / "docs" / "ablations.md").read_text()
 DEFAULT = (45.31, 53.95, 80.17)
 
 PUBLISHED: Mapping[str, Mapping[Any, tuple[float, float, float] | None]] = {
@@ -206,3 +212,24 @@ def test_what_tells_our_numbers_from_the_papers_is_said() -> None:
     (note,) = PaperColumn(TABLES["3"], "DeACL", RESULTS).notes(recipe)
     assert "cifar10, resnet18, SLF" in note
     assert "other data (digits), tier tiny, uniform fidelity" in note
+
+
+# The page
+
+
+def test_the_page_lists_the_tables_and_what_they_vary() -> None:
+    lines = re.findall(r"^\| `(\w+)` \| (.*?) \|", PAGE, re.M)
+    assert {name: re.findall(r"`(.*?)`", keys) for name, keys in lines} == {
+        name: list(table.cells[0].settings) for name, table in TABLES.items()
+    }
+
+
+def test_the_commands_of_the_page_can_be_planned(tmp_path: Path) -> None:
+    command: Any = typer.main.get_command(app).commands["ablate"]  # type: ignore[attr-defined]
+    lines = [shlex.split(line) for line in PAGE.splitlines() if line.startswith("bench ablate")]
+    assert len(lines) == 6
+    for _, _, *arguments in lines:
+        options = command.make_context("ablate", arguments).params
+        method = options["method"]
+        base = RunRequest(method, "digits", overrides=parse_overrides(options["set_"] or []), runs_dir=tmp_path)
+        plan_ablation(base, choose_table(method, options["table"], options["grid"] or []))

@@ -8,8 +8,9 @@ from bench.data import Dataset, load_dataset
 from bench.errors import BenchError
 from bench.leaderboard.wording import settings_text
 from bench.method import AblationCell, AblationTable
-from bench.recipe import Recipe, canonical_digest
+from bench.recipe import Recipe
 from bench.run import Run, RunRequest, prepare
+from bench.run.folder import ProtocolFolder
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -104,9 +105,14 @@ def _numbers(recipe: Recipe) -> Mapping[str, Any]:
 
 
 def _refuse_doubles(cells: Sequence[Cell]) -> None:
-    seen: dict[str, str] = {}
+    """Raise BenchError for cells that differ in nothing that the protocols asked for depend on."""
+    seen: dict[tuple[ProtocolFolder, ...], str] = {}
     for cell in cells:
-        digest = canonical_digest(_numbers(cell.runs[0].recipe))
-        if digest in seen:
-            raise BenchError(f"the cells {seen[digest]} and {cell.label} are the same run; keep one of them.")
-        seen[digest] = cell.label
+        run = cell.runs[0]
+        places = tuple(run.folder.protocol(name) for name in run.protocols)
+        if places in seen:
+            raise BenchError(
+                f"the cells {seen[places]} and {cell.label} are the same run under {','.join(run.protocols)}; "
+                "keep one of them."
+            )
+        seen[places] = cell.label
