@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -204,7 +206,7 @@ def test_stage_1_is_trained_once_for_all_cells(base: RunRequest, tmp_path: Path,
     results = run_all(plan_ablation(base, GRID), tmp_path / "results", listener)
     assert listener.phases.count("stage ssl") == 1
     assert listener.phases.count("stage pseudo_at") == 3
-    assert listener.notes == [f"cell {i} of 3: stage2.lam={i}, seed 0" for i in (1, 2, 3)]
+    assert listener.notes == [f"run {i} of 3: stage2.lam={i}, seed 0" for i in (1, 2, 3)]
     assert len({record.cost["stage:ssl"].seconds for record in records(results)}) == 1
     assert len({record.encoder_sha256 for record in records(results)}) == 3
     assert facts(results) == facts(whole)
@@ -256,6 +258,25 @@ def test_an_ablation_killed_after_its_first_cell_continues_to_the_same_end(
     results = run_all(plan_ablation(base, GRID), tmp_path / "results", listener)
     assert "stage ssl" not in listener.phases
     assert len(listener.notes) <= 3 - finished
+    assert facts(results) == facts(whole)
+
+
+def test_a_cell_that_another_process_works_on_is_left_for_the_end(
+    base: RunRequest, tmp_path: Path, whole: list[CellResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("bench.ablate.work"), "_POLL_SECONDS", 0.01)
+    ablation, listener = plan_ablation(base, GRID), Listener()
+    results: list[CellResult] = []
+    with ablation.cells[0].runs[0].folder.claimed():
+        thread = Thread(target=lambda: results.extend(run_all(ablation, tmp_path / "results", listener)))
+        thread.start()
+        while len(list(tmp_path.glob("results/toy/*.json"))) < 2:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        thread.join(0.2)
+        assert thread.is_alive()
+    thread.join(60)
+    assert listener.notes[1] == "stage2.lam=1, seed 0 is left for the end: another process works on it"
     assert facts(results) == facts(whole)
 
 

@@ -385,6 +385,5 @@ def test_a_finished_protocol_gives_back_the_classifier_that_was_judged(
 def test_data_that_changed_since_are_refused(request_: RunRequest, tmp_path: Path) -> None:
     carry_out(request_, tmp_path / "results")
     (finished,) = finished_protocols(request_.runs_dir)
-    folder = replace(finished.folder, spec="digits")
     with pytest.raises(BenchError, match="digits has changed since"):
-        replace(finished, folder=folder).dataset(request_.data_dir)
+        replace(finished, spec="digits").dataset(request_.data_dir)

@@ -60,11 +60,10 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
     plain = _plain(base, dataset)
 
     def cell(row: AblationCell) -> Cell:
-        asked = replace(base, overrides={**base.overrides, **row.settings})
-        if _numbers(prepare(asked, dataset).recipe) == plain:
-            asked = base
-        runs = tuple(prepare(replace(asked, seed=seed), dataset) for seed in seeds)
-        return Cell(_label(row), row.settings, row.published, runs)
+        run = prepare(replace(base, overrides={**base.overrides, **row.settings}), dataset)
+        if plain and _numbers(run.recipe) == _numbers(plain.recipe):
+            run = plain
+        return Cell(_label(row), row.settings, row.published, tuple(run.with_seed(seed) for seed in seeds))
 
     cells = together(table.cells, cell, _label)
     _refuse_doubles(cells)
@@ -92,10 +91,10 @@ def _label(row: AblationCell) -> str:
     return row.label or ", ".join(settings_text(row.settings))
 
 
-def _plain(base: RunRequest, dataset: Dataset) -> Mapping[str, Any] | None:
-    """Return the numbers of ``base`` itself; None where they make no recipe without those of a cell."""
+def _plain(base: RunRequest, dataset: Dataset) -> Run | None:
+    """Return the run of ``base`` itself; None where its settings make no recipe without those of a cell."""
     try:
-        return _numbers(prepare(base, dataset).recipe)
+        return prepare(base, dataset)
     except BenchError:
         return None
 
@@ -109,7 +108,7 @@ def _refuse_doubles(cells: Sequence[Cell]) -> None:
     seen: dict[tuple[ProtocolFolder, ...], str] = {}
     for cell in cells:
         run = cell.runs[0]
-        places = tuple(run.folder.protocol(name) for name in run.protocols)
+        places = tuple(run.place(name) for name in run.protocols)
         if places in seen:
             raise BenchError(
                 f"the cells {seen[places]} and {cell.label} are the same run under {','.join(run.protocols)}; "

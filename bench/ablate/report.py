@@ -77,6 +77,7 @@ def report(ablation: Ablation, results: Sequence[CellResult], results_dir: Path)
 
 def _row(result: CellResult, protocol: str, paper: PaperColumn) -> AblationRow:
     own = [(record, path) for record, path in result.records if record.protocol == protocol]
+    own.sort(key=lambda found: found[0].seed)
     records = [record for record, _ in own]
     attacked = [record.aa.outcome for record in records if record.aa]
     return AblationRow(

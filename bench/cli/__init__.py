@@ -8,9 +8,14 @@ import sys
 import typer
 
 from bench.cli.ablate import ablate
+from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.report import report
 from bench.cli.run import run
+from bench.cli.site import site
+from bench.cli.sweep_eps import sweep_eps
+from bench.cli.sweep_steps import sweep_steps
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -21,8 +26,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, ablate, leaderboard, methods, datasets, tiers, runs):
-    app.command(command.__name__)(command)
+for command in (
+    run,
+    ablate,
+    sweep_eps,
+    sweep_steps,
+    leaderboard,
+    compare,
+    site,
+    report,
+    methods,
+    datasets,
+    tiers,
+    runs,
+):
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 def main() -> None:

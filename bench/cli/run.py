@@ -34,6 +34,10 @@ def run(
         str | None,
         typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Whose SLF, ALF and AFF: uniform, advcl, deacl-2024 or robustssl-benchmark."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The one seed that everything random derives from.")] = 0,
     set_: Annotated[
         list[str] | None,
@@ -53,9 +57,10 @@ def run(
     Examples:
       bench run deacl --dataset digits
       bench run deacl --dataset cifar100 --tier paper --dry-run
+      bench run deacl --dataset digits --protocols slf,alf,aff --preset deacl-2024
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
     """
-    from bench.recipe import parse_overrides
+    from bench.recipe import parse_overrides, preset_overrides
     from bench.run import RunRequest, execute, prepare, project
     from bench.stop import stop_on_signals
 
@@ -66,7 +71,7 @@ def run(
         fidelity=fidelity,
         protocols=None if protocols is None else [name.strip() for name in protocols.split(",")],
         seed=seed,
-        overrides=parse_overrides(set_ or []),
+        overrides={**(preset_overrides(preset) if preset else {}), **parse_overrides(set_ or [])},
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,

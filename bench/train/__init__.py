@@ -3,5 +3,20 @@
 from bench.train.checkpoint import Progress, stage_progress
 from bench.train.cost import Cost, device_name
 from bench.train.engine import check_plan, forward, train
+from bench.train.probe import Passes, StageProbe
+from bench.train.rounds import StepTimes, line, time_in_turn
 
-__all__ = ["Cost", "Progress", "check_plan", "device_name", "forward", "stage_progress", "train"]
+__all__ = [
+    "Cost",
+    "Passes",
+    "Progress",
+    "StageProbe",
+    "StepTimes",
+    "check_plan",
+    "device_name",
+    "forward",
+    "line",
+    "stage_progress",
+    "time_in_turn",
+    "train",
+]

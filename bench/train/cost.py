@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.recipe import Settings
+from bench.train.energy import EnergyMeter, energy_counters
 
 
 class Cost(Settings):
@@ -26,6 +27,8 @@ class Cost(Settings):
     """Floating-point operations (two a multiply-add) of one training step, divided by its images."""
     peak_memory_bytes: int | None = None
     """Of the device where it reports that, of the whole process otherwise."""
+    energy_joules: float | None = None
+    """Where the device reports it, added up over interruptions; absent once any part of it was not measured."""
     device: str
 
     @property
@@ -33,17 +36,34 @@ class Cost(Settings):
         """Throughput, or None when no time was measured."""
         return self.images / self.seconds if self.seconds > 0 else None
 
+    def plus(self, clock: "Clock") -> "Cost":
+        """Return this cost with the time and energy of ``clock`` added."""
+        energy = None
+        if self.energy_joules is not None and clock.joules is not None:
+            energy = self.energy_joules + clock.joules
+        return self.model_copy(update={"seconds": self.seconds + clock.seconds, "energy_joules": energy})
+
 
 class Clock:
-    """A stopwatch that can start at what earlier, interrupted attempts took."""
+    """A stopwatch, with an energy meter beside it where a device is given that has one."""
 
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._start = time.perf_counter() - seconds
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._meter = EnergyMeter([] if device is None else energy_counters(device))
+        self._start = time.perf_counter()
+
+    def look(self) -> None:
+        """Look at the energy meter, which must happen now and then."""
+        self._meter.look()
 
     @property
     def seconds(self) -> float:
         """Seconds so far."""
         return time.perf_counter() - self._start
+
+    @property
+    def joules(self) -> float | None:
+        """Energy so far; None where the device does not report it."""
+        return self._meter.joules
 
 
 def device_name(device: torch.device) -> str:
@@ -88,10 +108,10 @@ class _FlopCounter(TorchDispatchMode):
 
 @contextmanager
 def timed(device: torch.device) -> Iterator[Clock]:
-    """Yield a clock; the device's queue is drained before the block and at its end."""
+    """Yield a clock of ``device``, whose queue is drained before the block and at its end."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-    clock = Clock()
+    clock = Clock(device)
     yield clock
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -83,24 +83,27 @@ class _Training:
         self.reporter, self.stop = reporter, stop
         self.unfinished = unfinished_path(folder, stage.name)
         self.finished = finished_path(folder, stage.name)
-        self.count = len(images)
+        self.positions = stage.positions(len(images)).to(device)
+        self.count = len(self.positions)
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device)
         self.images = images.to(device)
-        self.progress = Progress(
-            owner=owner, stage=stage.name, cost=Cost(seconds=0.0, images=0, device=device_name(device))
-        )
+        nothing = Cost(seconds=0.0, images=0, energy_joules=0.0, device=device_name(device))
+        self.progress = Progress(owner=owner, stage=stage.name, cost=nothing)
 
     def run(self) -> Progress:
-        if self.finished.exists():
-            return load_state(self.finished, self.progress.owner, self.stage, None)
+        owner = self.progress.owner
+        done = load_state(self.finished, owner, self.stage, None, self.reporter)
+        if done is not None:
+            return done
         optimizer = build_optimizer(self.plan, self.stage)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
-        if self.unfinished.exists():
-            self.progress = load_state(self.unfinished, self.progress.owner, self.stage, optimizer)
-            _restore_scaler(scaler, self.progress)
-        else:
+        begun = load_state(self.unfinished, owner, self.stage, optimizer, self.reporter)
+        if begun is None:
             self._prepare()
+        else:
+            self.progress = begun
+            _restore_scaler(scaler, begun)
         self.stage.train()
         self._announce()
         while self.progress.epoch < self.plan.epochs:
@@ -113,8 +116,7 @@ class _Training:
     def _prepare(self) -> None:
         with timed(self.device) as clock:
             self.stage.before_training()
-        cost = self.progress.cost.model_copy(update={"seconds": clock.seconds})
-        self.progress = self.progress.model_copy(update={"cost": cost})
+        self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
 
     def _announce(self) -> None:
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
@@ -126,7 +128,7 @@ class _Training:
         """Train from the current step to the end of the epoch, and save."""
         epoch, first, cost = self.progress.epoch, self.progress.step, self.progress.cost
         order = torch.randperm(self.count, generator=rng.generator(self.seed, self.stage.name, "order", epoch))
-        order = order.to(self.device)
+        order = self.positions[order.to(self.device)]
         sums: dict[str, Tensor | float] = dict(self.progress.loss_sum)
         flops, images, lr = cost.flops_per_image, cost.images, 0.0
         with timed(self.device) as clock:
@@ -141,6 +143,7 @@ class _Training:
                 else:
                     loss = take_step()
                 images += len(index)
+                clock.look()
                 for name, value in {"loss": loss.total, **loss.scalars}.items():
                     sums[name] = sums.get(name, 0.0) + value.detach().double()
                 self.reporter.advance(len(index), self._detail(epoch, step, sums))
@@ -149,7 +152,9 @@ class _Training:
         means = {name: float(value) for name, value in sums.items()}
         self._refuse_nonfinite(means, epoch)
         done = step + 1 == self.steps
-        entry = {name: value / self.steps for name, value in means.items()} | {"lr": lr}
+        with timed(self.device) as review:
+            noted = self.stage.after_epoch(epoch, self.images) if done else {}
+        entry = {**{name: value / self.steps for name, value in means.items()}, "lr": lr, **noted}
         self.progress = self.progress.model_copy(
             update={
                 "epoch": epoch + done,
@@ -158,12 +163,14 @@ class _Training:
                 "history": self.progress.history + ([entry] if done else []),
                 "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
                 "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
-                "cost": Cost(
-                    seconds=cost.seconds + clock.seconds,
-                    images=images,
-                    flops_per_image=flops,
-                    peak_memory_bytes=max(peak_memory(self.device), cost.peak_memory_bytes or 0),
-                    device=cost.device,
+                "cost": cost.plus(clock)
+                .plus(review)
+                .model_copy(
+                    update={
+                        "images": images,
+                        "flops_per_image": flops,
+                        "peak_memory_bytes": max(peak_memory(self.device), cost.peak_memory_bytes or 0),
+                    }
                 ),
             }
         )
@@ -172,13 +179,7 @@ class _Training:
 
     def _step(self, index: Tensor, step: int, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> StepLoss:
         generator = rng.generator(self.seed, self.stage.name, "views", self.progress.epoch, step, device=self.device)
-        loss = forward(self.stage, self.images[index], generator, index)
-        optimizer.zero_grad(set_to_none=True)
-        scaler.scale(loss.total).backward()
-        scaler.step(optimizer)
-        scaler.update()
-        self.stage.after_step()
-        return loss
+        return take_step(self.stage, self.images[index], index, generator, optimizer, scaler)
 
     def _detail(self, epoch: int, step: int, sums: Mapping[str, Tensor | float]) -> str:
         # Reading the loss waits for the device, so it is done a few times an epoch only.
@@ -201,6 +202,24 @@ def forward(stage: Stage, images: Tensor, generator: torch.Generator, index: Ten
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
         loss: StepLoss = stage(stage.views(images, generator, index))
         return loss
+
+
+def take_step(
+    stage: Stage,
+    images: Tensor,
+    index: Tensor,
+    generator: torch.Generator,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> StepLoss:
+    """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss."""
+    loss = forward(stage, images, generator, index)
+    optimizer.zero_grad(set_to_none=True)
+    scaler.scale(loss.total).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    stage.after_step()
+    return loss
 
 
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:

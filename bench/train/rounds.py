@@ -1,0 +1,115 @@
+"""Timing steps side by side, and what a whole plan takes when its steps take so long."""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+from bench.recipe import TrainPlan
+from bench.train.probe import StageProbe
+
+_ROUGH = (2, 8)
+"""Batches of the steps that decide what the timed ones can hold."""
+_SMALLEST = 8
+_SHARE = 4
+"""The smaller of the two timed batches is this fraction of the larger."""
+
+
+class StepTimes:
+    """Seconds of a stage's steps, by the images in them, a warm-up left out."""
+
+    def __init__(self, seconds: Mapping[int, Sequence[float]]) -> None:
+        self.seconds = {batch: list(values) for batch, values in sorted(seconds.items())}
+
+    @property
+    def batch(self) -> int:
+        """The largest batch that was timed."""
+        return max(self.seconds)
+
+    def at(self, batch: int) -> float:
+        """Return the median seconds of a step on ``batch`` images, or where none was timed what a line says."""
+        medians = {size: median(values) for size, values in self.seconds.items()}
+        return medians[batch] if batch in medians else line(medians, batch)
+
+    def of(self, plan: TrainPlan, images: int) -> float:
+        """Return the seconds of all steps of ``plan`` on ``images`` images."""
+        whole, rest = divmod(images, plan.batch_size)
+        epoch = whole * self.at(plan.batch_size)
+        if rest and not plan.drop_last:
+            epoch += self.at(rest)
+        return plan.epochs * epoch
+
+
+def line(values: Mapping[int, float], batch: int) -> float:
+    """Return where ``batch`` lies on the line through the values at the smallest and at the largest batch.
+
+    A step costs something whatever it holds (the update, calls of kernels), and something for each image. Neither
+    can be negative, so a line that noise has tilted too far is turned back about its far end.
+    """
+    small, large = min(values), max(values)
+    most = values[large] / large
+    slope = most if small == large else (values[large] - values[small]) / (large - small)
+    return values[large] + min(max(slope, 0.0), most) * (batch - large)
+
+
+def time_in_turn(
+    probes: Sequence[StageProbe],
+    *,
+    rounds: int,
+    seconds: float,
+    batch: int | None = None,
+    said: Callable[[str], None] = lambda message: None,
+) -> list[StepTimes]:
+    """Time steps of all ``probes``, one of each, round by round, so that a disturbance falls on all alike.
+
+    Steps hold the plan's batch where that is affordable, and otherwise as many images as are, the same number in
+    all stages, and a quarter of it beside.
+
+    Args:
+        probes: the stages.
+        rounds: how often each step is timed.
+        seconds: what all of it may take, about.
+        batch: images in the larger step; None: as many as fit.
+        said: is told what is being done.
+    """
+    rough = []
+    for number, probe in enumerate(probes, 1):
+        said(f"warming up {number} of {len(probes)}")
+        sizes = {min(size, probe.plan.batch_size) for size in _ROUGH}
+        probe.step(min(sizes))
+        rough.append(StepTimes({size: [probe.seconds(size)] for size in sizes}))
+    largest = batch or _affordable(probes, rough, seconds - _spent(rough), rounds + 1)
+    times: list[dict[int, list[float]]] = [defaultdict(list) for _ in probes]
+    chosen = [_sizes(probe, largest) for probe in probes]
+    for turn in range(rounds + 1):  # the first is warm-up at full size
+        said(f"round {turn} of {rounds}" if turn else "warming up at full size")
+        for probe, own, kept in zip(probes, chosen, times, strict=True):
+            for size in own:
+                taken = probe.seconds(size)
+                if turn:
+                    kept[size].append(taken)
+    return [StepTimes(kept) for kept in times]
+
+
+def _sizes(probe: StageProbe, largest: int) -> list[int]:
+    plan = probe.plan
+    most = min(plan.batch_size, largest)
+    alone = most == plan.batch_size and plan.drop_last
+    return [most] if alone else sorted({max(2, most // _SHARE), most})
+
+
+def _affordable(probes: Sequence[StageProbe], rough: Sequence[StepTimes], seconds: float, rounds: int) -> int:
+    """Return the largest batch, of 8, 12, 16, 24, ..., whose steps in all stages take no more than ``seconds``."""
+
+    def total(batch: int) -> float:
+        steps = zip(probes, rough, strict=True)
+        return rounds * sum(times.at(size) for probe, times in steps for size in _sizes(probe, batch))
+
+    most = max(probe.plan.batch_size for probe in probes)
+    ladder = [_SMALLEST]
+    while ladder[-1] < most:
+        ladder += [3 * ladder[-1] // 2, 2 * ladder[-1]]
+    return max([batch for batch in ladder if total(batch) <= seconds], default=_SMALLEST)
+
+
+def _spent(times: Sequence[StepTimes]) -> float:
+    return sum(sum(values) for each in times for values in each.seconds.values())
