@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from bench.cli.ablate import ablate
 from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    ablate,
     sweep_eps,
     sweep_steps,
     leaderboard,

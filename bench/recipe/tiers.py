@@ -11,7 +11,6 @@ from bench.errors import BenchError, unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.settings import Settings
 
-
 _SHORT = 0.1
 """Below this share of its published epochs a stage takes its ``short_lr``, if it has one."""
 

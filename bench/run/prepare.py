@@ -86,8 +86,12 @@ class Run:
         return MethodContext(self.recipe, self.seed, self.device, data.pretraining_images, index)
 
 
-def prepare(request: RunRequest) -> Run:
+def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     """Return the run that ``request`` describes; nothing is trained or written yet.
+
+    Args:
+        request: what was asked for.
+        dataset: its pre-training data, if they are loaded already.
 
     Raises:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data.
@@ -97,7 +101,7 @@ def prepare(request: RunRequest) -> Run:
     check_seed(request.seed)
     device = pick_device(request.device)
     tier = load_tier(request.tier or _default_tier(request.dataset, device))
-    dataset = load_dataset(request.dataset, request.data_dir)
+    dataset = dataset or load_dataset(request.dataset, request.data_dir)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts)
     recipe = build_recipe(
