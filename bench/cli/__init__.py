@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from bench.cli.evaluate import evaluate
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
 from bench.cli.run import run
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, leaderboard, methods, datasets, tiers, runs):
+for command in (run, evaluate, leaderboard, methods, datasets, tiers, runs):
     app.command(command.__name__)(command)
 
 

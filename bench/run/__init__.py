@@ -6,6 +6,7 @@ from bench.run.finished import Finished, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
+from bench.run.seeds import parse_seeds
 
 __all__ = [
     "CheckpointRequest",
@@ -16,6 +17,7 @@ __all__ = [
     "RunRequest",
     "execute",
     "finished_protocols",
+    "parse_seeds",
     "prepare",
     "prepare_checkpoint",
     "project",

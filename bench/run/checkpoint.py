@@ -69,9 +69,7 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
         # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
         spec, dataset = request.dataset or (home.spec if home else ""), target.dataset
         facts = dataset_facts(dataset)
-        recipe = reevaluated(
-            trained, overrides=request.overrides, finetune=facts, resized_from=target.resized_from
-        )
+        recipe = reevaluated(trained, overrides=request.overrides, finetune=facts, resized_from=target.resized_from)
     check_autoattack(recipe)
     folder = (
         RunFolder(home.path, recipe, home.seed, spec, home.weights)
