@@ -9,6 +9,7 @@ import typer
 
 from bench.cli.ablate import ablate
 from bench.cli.compare import compare
+from bench.cli.evaluate import evaluate
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
 from bench.cli.plot import plot
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    evaluate,
     ablate,
     sweep_eps,
     sweep_steps,
