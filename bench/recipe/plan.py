@@ -69,3 +69,7 @@ class TrainPlan(Settings):
     def steps_per_epoch(self, images: int) -> int:
         """Return the number of batches that ``images`` images make in one epoch."""
         return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
+
+    def images_per_epoch(self, images: int) -> int:
+        """Return how many of ``images`` images one epoch processes."""
+        return self.steps_per_epoch(images) * self.batch_size if self.drop_last else images
