@@ -55,6 +55,8 @@ class Recipe(Settings):
     fidelity: Fidelity
     overrides: dict[str, Any]
     """What the user changed with ``--set``, as written."""
+    budget: float | None = None
+    """Floating-point operations that pre-training was asked to spend, which decided the epochs; None: no budget."""
     encoder: EncoderSettings
     threat: ThreatSettings
     slf: SLFSettings
@@ -71,6 +73,8 @@ class Recipe(Settings):
     def protocol_digest(self, protocol: str) -> str:
         """Return the SHA-256 of all that decides a protocol's result, given the encoder."""
         own = self.model_dump(mode="json", include={protocol, "evaluate", "threat"})
+        if self.budget is not None:  # its record is one of another table, though it may share the encoder
+            own["budget"] = self.budget
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
     @property

@@ -36,17 +36,13 @@ class Tier(Settings):
     def scale(self, plan: TrainPlan) -> dict[str, Any]:
         """Return the values that this tier gives to a stage with the published ``plan``.
 
-        Epochs and batches are rounded to whole ones, at least 1 epoch and 2 images; a warm-up is not, since
-        schedules that move each step can warm up for a part of an epoch.
+        Epochs and batches are rounded to whole ones, at least 1 epoch and 2 images.
         """
         if self.epochs == self.batch_size == 1:
             return dict(self.stages)
-        epochs = max(1, round(plan.epochs * self.epochs))
         return {
-            "epochs": epochs,
+            **plan.stretched(max(1, round(plan.epochs * self.epochs)), self.epochs),
             "batch_size": max(2, round(plan.batch_size * self.batch_size)),
-            "warmup_epochs": min(epochs, round(plan.warmup_epochs * self.epochs, 6)),
-            "decay_epochs": tuple(round(epoch * self.epochs) for epoch in plan.decay_epochs),
             **({"lr_batch": None} if self.sgd_lr == "published" and plan.optimizer == "sgd" else {}),
             **self.stages,
         }
