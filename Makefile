@@ -7,10 +7,10 @@ CODE := bench methods examples perf tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow lint check
+.PHONY: help install demo test test-slow test-browser lint check
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "PYTHON=$(PYTHON) makes .venv; another: make test PYTHON=python3.12"
 
 install: $(INSTALLED) ## Make .venv and install the pinned packages
@@ -20,10 +20,13 @@ demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of the leaderboa
 	$(BIN)/bench leaderboard
 
 test: $(INSTALLED) ## The tests that take seconds
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not browser"
 
 test-slow: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow
+
+test-browser: $(INSTALLED) ## The site in a headless Chromium, where one is installed
+	$(BIN)/python -m pytest -m browser -rs
 
 lint: $(INSTALLED) ## Style, types and spelling
 	$(BIN)/ruff check .

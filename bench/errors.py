@@ -13,6 +13,10 @@ class BenchError(Exception):
     exit_code = 1
 
 
+class DamagedFileError(BenchError):
+    """A file of the bench's own cannot be read back as it was written: cut short, or one of its bits has changed."""
+
+
 class CheckFailedError(BenchError):
     """A check the user asked for did not hold (a stale leaderboard, say): exit code 3."""
 

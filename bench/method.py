@@ -40,12 +40,19 @@ class Stage(nn.Module):
     plan: TrainPlan
     encoder: Encoder
     """What this stage trains and hands on."""
+    shared: ClassVar[bool] = False
+    """Whether class, plan, encoder settings, data and seed decide all that it learns. Runs that contain such a
+    stage train it once. Each class says so for itself, since a subclass may depend on more."""
 
     def before_training(self) -> None:
         """Make what is kept from here on as state (pseudo-labels); called once, before the very first step.
 
         What takes long belongs here and not in the constructor, which every projection and every resume runs.
         """
+
+    def positions(self, count: int) -> Tensor:
+        """Return which of the ``count`` training images this stage trains on, int64 and ascending: all of them."""
+        return torch.arange(count)
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Any:
         """uint8 [B, C, H, W] on the training device -> whatever :meth:`forward` takes.
@@ -60,6 +67,14 @@ class Stage(nn.Module):
 
     def after_step(self) -> None:
         """Move what follows the weights (momentum encoders, queues); called after each optimiser step."""
+
+    def after_epoch(self, epoch: int, images: Tensor) -> Mapping[str, float]:
+        """Look back on the 0-based ``epoch`` before its state is saved, and return named numbers to log with it.
+
+        ``images`` (uint8 [N, C, H, W], on the training device) are all training images, those that
+        :meth:`positions` leaves out included.
+        """
+        return {}
 
 
 @dataclass(frozen=True)

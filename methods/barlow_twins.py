@@ -62,6 +62,7 @@ class BarlowTwinsStage(Stage):
     """Makes each feature agree between two strong views and differ from all other features."""
 
     name = "ssl"
+    shared = True
 
     def __init__(self, settings: BarlowTwinsStageSettings, ctx: MethodContext) -> None:
         super().__init__()

@@ -54,6 +54,7 @@ class BYOLStage(Stage):
     """
 
     name = "ssl"
+    shared = True
 
     def __init__(self, settings: BYOLStageSettings, ctx: MethodContext) -> None:
         super().__init__()

@@ -91,6 +91,7 @@ class MoCoStage(Stage):
     """
 
     name = "ssl"
+    shared = True
     queues: Tensor
     oldest: Tensor
     filled: Tensor

@@ -58,6 +58,7 @@ class SimCLRStage(Stage):
     """
 
     name = "ssl"
+    shared = True
 
     def __init__(self, settings: SimCLRStageSettings, ctx: MethodContext) -> None:
         super().__init__()

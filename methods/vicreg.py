@@ -69,6 +69,7 @@ class VICRegStage(Stage):
     """
 
     name = "ssl"
+    shared = True
 
     def __init__(self, settings: VICRegStageSettings, ctx: MethodContext) -> None:
         super().__init__()

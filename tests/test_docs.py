@@ -25,6 +25,7 @@ from bench.method import METHODS, Method
 from bench.recipe import load_tier, parse_overrides, tier_names
 from bench.record import (
     AutoAttackEvaluation,
+    CorruptionEvaluation,
     Environment,
     Outcome,
     PGDEvaluation,
@@ -277,6 +278,7 @@ def test_the_tiers_are_described_as_they_are() -> None:
         ("**Outcome**", Outcome),
         ("**PGD evaluation**", PGDEvaluation),
         ("**AutoAttack evaluation**", AutoAttackEvaluation),
+        ("**Corruption evaluation**", CorruptionEvaluation),
         ("**Cost**", PhaseCost),
     ],
 )

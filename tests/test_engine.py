@@ -18,7 +18,7 @@ from bench.recipe import TrainPlan
 from bench.reporting import Silent
 from bench.stop import Stop
 from bench.train import Progress, stage_progress, train
-from bench.zoo import load_tensors, save_tensors
+from bench.zoo import digest, load_tensors, save_tensors
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(256, (11, 3, 2, 2), generator=rng.generator(0, "images")).to(torch.uint8)
@@ -92,10 +92,14 @@ class StopAfter(Silent):
 
     def __init__(self, steps: int) -> None:
         self.stop, self._left = Stop(), steps
+        self.notes: list[str] = []
 
     def advance(self, amount: int, detail: str = "") -> None:
         self._left -= 1
         self.stop.requested = self._left <= 0
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
 
 
 def make_plan(**changes: Any) -> TrainPlan:
@@ -106,10 +110,12 @@ def make_plan(**changes: Any) -> TrainPlan:
     return TrainPlan(**{**values, **changes})
 
 
-def run(stage: Stage, folder: Path, *, seed: int = 7, owner: str = "mine", stop_after: int | None = None) -> Progress:
-    """Train in ``folder``; with ``stop_after`` a stop is asked for in that many steps from here."""
+def run(
+    stage: Stage, folder: Path, *, seed: int = 7, owner: str = "mine", reporter: StopAfter | None = None
+) -> Progress:
+    """Train in ``folder``."""
     torch.manual_seed(len(str(folder)))  # whatever the process drew before must not matter
-    reporter = StopAfter(10**9 if stop_after is None else stop_after)
+    reporter = reporter or StopAfter(10**9)
     return train(
         stage, IMAGES, folder=folder, owner=owner, seed=seed, device=CPU, reporter=reporter, stop=reporter.stop
     )
@@ -117,7 +123,7 @@ def run(stage: Stage, folder: Path, *, seed: int = 7, owner: str = "mine", stop_
 
 def stop_at(stage: Stage, folder: Path, steps: int, **changes: Any) -> None:
     with pytest.raises(InterruptedRunError, match=r"state is saved\. The same command continues it"):
-        run(stage, folder, stop_after=steps, **changes)
+        run(stage, folder, reporter=StopAfter(steps), **changes)
 
 
 def state_file(folder: Path) -> Path:
@@ -318,7 +324,9 @@ def test_every_flipped_byte_of_a_file_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_training_does_not_start_from_a_damaged_state(tmp_path: Path, finished: bool) -> None:
+def test_a_damaged_state_is_set_aside_said_and_trained_again(tmp_path: Path, finished: bool) -> None:
+    whole = ToyStage(make_plan())
+    run(whole, tmp_path / "whole")
     if finished:
         run(ToyStage(make_plan()), tmp_path)
     else:
@@ -328,14 +336,14 @@ def test_training_does_not_start_from_a_damaged_state(tmp_path: Path, finished: 
     content[-3] ^= 0x10
     path.write_bytes(content)
     stage = ToyStage(make_plan())
-    with pytest.raises(BenchError, match=r"is damaged: its checksum does not match\. Delete it") as caught:
-        run(stage, tmp_path)
-    assert str(path) in str(caught.value)
-    assert stage.seen == []
-    assert path.read_bytes() == bytes(content)
     assert stage_progress(tmp_path, "toy") is None
-    path.unlink()
-    run(stage, tmp_path)  # and the advice works
+    listener = StopAfter(10**9)
+    run(stage, tmp_path, reporter=listener)
+    assert digest(stage.state_dict()) == digest(whole.state_dict())
+    (note,) = listener.notes
+    assert f"{path} is damaged: its checksum does not match" in note
+    assert (tmp_path / f"{path.name}.damaged").read_bytes() == bytes(content)
+    assert f"It is now {path.name}.damaged" in note
 
 
 @pytest.mark.parametrize("finished", [True, False])
@@ -393,7 +401,7 @@ def test_a_stop_does_not_save_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     stage = ToyStage(make_plan())
     stage.factors = {2: float("nan")}
     with pytest.raises(BenchError, match="not finite in epoch 1"):
-        run(stage, tmp_path, stop_after=2)
+        run(stage, tmp_path, reporter=StopAfter(2))
     assert list(tmp_path.iterdir()) == []
 
 

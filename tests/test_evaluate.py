@@ -411,6 +411,7 @@ def test_damaged_state_is_noticed_said_and_done_again(tmp_path: Path, whole: Eva
     assert str(path) in note
     assert "damaged" in note
     assert "starts again" in note
+    assert (tmp_path / "evaluation.json.damaged").read_text() == damage(text)
     assert recorder.phases[0] == ("SA, clean images", TEST_IMAGES, 0)
 
 

@@ -14,7 +14,7 @@ import torch
 
 from bench import files
 from bench.errors import BenchError
-from bench.files import make_writable, read_json, remove_unfinished, write_bytes, write_json
+from bench.files import make_writable, read_json, remove_unfinished, set_aside, write_bytes, write_json
 from bench.zoo import digest, load_tensors, save_tensors
 
 TENSORS = {
@@ -134,6 +134,15 @@ def test_unreadable_json_is_named(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(BenchError, match=r"cannot read .*x\.json"):
         read_json(path)
+
+
+def test_what_is_set_aside_never_overwrites_what_was_before(tmp_path: Path) -> None:
+    path = tmp_path / "w.safetensors"
+    for content, name in (("a", "w.safetensors.damaged"), ("b", "w.safetensors.damaged.2")):
+        path.write_text(content)
+        assert set_aside(path) == tmp_path / name
+        assert not path.exists()
+    assert [(tmp_path / f"w.safetensors.damaged{end}").read_text() for end in ("", ".2")] == ["a", "b"]
 
 
 def test_tensors_come_back_to_the_bit(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def interrupt(folder: Path, interruption: Interruption) -> Ended:
 def finished(folder: Path, endings: dict[Interruption, Ended]) -> Finished:
     last = finish(start(folder))
     assert last.code == 0, last.stderr
-    (run,), (record,) = folder.glob("runs/*"), folder.glob("results/*/*")
+    (run,), (record,) = folder.glob("runs/toy-deacl-*"), folder.glob("results/*/*")
     return Finished(run, record, endings)
 
 
@@ -158,8 +158,8 @@ def broken(place: Path) -> Finished:
     folder = place / "broken"
     endings = {interruption: interrupt(folder, interruption) for interruption in INTERRUPTIONS}
     # As a process killed in the middle of a write leaves it behind.
-    (run,) = folder.glob("runs/*")
-    (run / ".ssl.safetensors.abc.unfinished").write_bytes(b"half")
+    for place in [*folder.glob("runs/toy-deacl-*"), *folder.glob("runs/stages/*")]:
+        (place / ".ssl.safetensors.abc.unfinished").write_bytes(b"half")
     return finished(folder, endings)
 
 
@@ -178,16 +178,16 @@ def test_each_interruption_ends_as_it_should(broken: Finished, interruption: Int
 
 def test_the_same_files_are_there_and_no_others(unbroken: Finished, broken: Finished) -> None:
     def names(run: Finished) -> list[str]:
-        return sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*"))
+        return sorted(str(path.relative_to(run.folder.parent)) for path in run.folder.parent.rglob("*"))
 
     assert broken.folder.name == unbroken.folder.name
     assert names(broken) == names(unbroken)
     assert not [name for name in names(broken) if "unfinished" in name or "training" in name]
 
 
-@pytest.mark.parametrize("name", ["ssl", "pseudo_at", "encoder", "slf-*/slf"])
+@pytest.mark.parametrize("name", ["stages/*/ssl", "toy-*/pseudo_at", "toy-*/encoder", "toy-*/slf-*/slf"])
 def test_weights_are_bit_identical(unbroken: Finished, broken: Finished, name: str) -> None:
-    (one,), (other,) = (run.folder.glob(f"{name}.safetensors") for run in (unbroken, broken))
+    (one,), (other,) = (run.folder.parent.glob(f"{name}.safetensors") for run in (unbroken, broken))
     expected, found = load_tensors(one).tensors, load_tensors(other).tensors
     assert expected.keys() == found.keys()
     assert [key for key in expected if not torch.equal(expected[key], found[key])] == []

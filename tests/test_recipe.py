@@ -15,7 +15,6 @@ from bench.recipe import (
     Fidelity,
     Recipe,
     Settings,
-    SLFSettings,
     Tier,
     TrainPlan,
     build_recipe,
@@ -103,10 +102,12 @@ SLF = {
     **{"preset": "uniform", "encoder_bn": "eval", "epochs": 25, "batch_size": 512, "drop_last": False, "lr": 0.1},
     **{"lr_batch": None, "optimizer": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 2e-4},
     **{"schedule": "steps", "decay_epochs": (15, 20), "warmup_epochs": 0, "precision": "fp32", "flip_prob": 0.5},
+    **{"head_init": "default", "selection": "last"},
 }
 
 SWITCHED_OFF = {"temperature", "strong_view"}
 """Of ablations: without a contrastive loss or a strong view nothing reads them."""
+SELECTION_ONLY = {"selection_fraction", "selection_steps"}
 LARS_ONLY = {"lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum"}
 WARMUP_ONLY = {"schedule_unit", "warmup_start", "lr_floor"}
 
@@ -131,7 +132,7 @@ def test_the_paper_tier_evaluates_as_published() -> None:
     recipe = recipe_of()
     slf = recipe.slf.model_dump()
     assert {name: slf[name] for name in SLF} == SLF
-    assert slf.keys() - SLF.keys() == LARS_ONLY | WARMUP_ONLY
+    assert slf.keys() - SLF.keys() == LARS_ONLY | WARMUP_ONLY | SELECTION_ONLY
     assert recipe.slf.steps_per_epoch(50_000) == 98
     evaluate = recipe.evaluate
     assert evaluate.model_dump() == {
@@ -381,7 +382,7 @@ def test_all_bad_values_are_named_together_with_what_was_given() -> None:
         ("stage1.batch_size=1", "stage1.batch_size: Input should be greater than or equal to 2"),
         ("stage2.epochs=2.5", "stage2.epochs: Input should be a valid integer"),
         ("stage1.view.crop_scale=[1.0, 0.1]", "the lower end comes first"),
-        ("slf.preset=advlc", "slf.preset: Input should be 'uniform', 'advcl' or 'deacl-2024'"),
+        ("slf.preset=advlc", "slf.preset: Value error, unknown preset 'advlc'. Did you mean 'advcl'?"),
         ("slf.preset=[1]", "slf.preset"),
         ("evaluate.pgd_start=random", "evaluate.pgd_start"),
     ],
@@ -395,44 +396,6 @@ def test_a_value_out_of_range_is_refused(item: str, complaint: str) -> None:
 def test_nesterov_without_momentum_is_refused() -> None:
     with pytest.raises(BenchError, match="nesterov needs momentum above 0"):
         recipe_of("stage2.nesterov=true", "stage2.momentum=0")
-
-
-# Presets
-
-
-# AdvCL repository, SLF script; DeACL repository, evaluation script of 2024 and its README.
-@pytest.mark.parametrize(
-    ("preset", "encoder_bn", "lr"), [("uniform", "eval", 0.1), ("advcl", "eval", 0.01), ("deacl-2024", "train", 0.1)]
-)
-def test_a_preset_pins_what_the_papers_differ_in(preset: str, encoder_bn: str, lr: float) -> None:
-    slf = recipe_of(f"slf.preset={preset}").slf
-    assert (slf.preset, slf.encoder_bn, slf.lr) == (preset, encoder_bn, lr)
-    rest = {"preset", "encoder_bn", "lr"}
-    assert slf.model_dump(exclude=rest) == recipe_of().slf.model_dump(exclude=rest)
-    # A record's recipe is read back as it was written.
-    assert SLFSettings.parse(slf.model_dump(mode="json"), "slf") == slf
-
-
-# DeACL repository, evaluation script of 2024 with its TRADES, and README: lr 0.01 for ALF and AFF.
-@pytest.mark.parametrize("name", ["alf", "aff"])
-def test_the_adversarial_protocols_are_deacls_trades(name: str) -> None:
-    trades = {"loss": "trades", "beta": 6.0, "steps": 10, "step_size": 0.25, "start": "gaussian"}
-    pinned = {"lr": 0.01, "preset": "deacl-2024", **({"encoder_bn": "train"} if name == "alf" else {})}
-    settings = getattr(recipe_of(f"{name}.preset=deacl-2024"), name).model_dump()
-    assert {key: settings[key] for key in trades} == trades
-    assert {key: settings[key] for key in pinned} == pinned
-    shared = SLF.keys() - {"preset", "encoder_bn", "lr"}
-    assert {key: settings[key] for key in shared} == {key: SLF[key] for key in shared}
-    assert settings.keys() - trades.keys() - pinned.keys() - shared == LARS_ONLY | WARMUP_ONLY
-    uniform = getattr(recipe_of(), name).model_dump()
-    assert uniform == {**settings, "preset": "uniform", "lr": 0.1, **({"encoder_bn": "eval"} if name == "alf" else {})}
-
-
-def test_what_is_set_explicitly_beats_the_preset() -> None:
-    slf = recipe_of("slf.preset=deacl-2024", "slf.lr=0.05").slf
-    assert (slf.encoder_bn, slf.lr) == ("train", 0.05)
-    slf = recipe_of("slf.encoder_bn=eval", "slf.preset=deacl-2024").slf
-    assert (slf.encoder_bn, slf.lr) == ("eval", 0.1)
 
 
 # Data that must not be mirrored

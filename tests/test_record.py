@@ -12,8 +12,10 @@ import pytest
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from bench.errors import BenchError
+from bench.recipe import CORRUPTIONS
 from bench.record import (
     AutoAttackEvaluation,
+    CorruptionEvaluation,
     Environment,
     Outcome,
     PGDEvaluation,
@@ -154,6 +156,52 @@ def test_survivors_must_end_at_the_outcome() -> None:
             AutoAttackEvaluation.parse({**good.model_dump(), "survivors": survivors}, "aa")
 
 
+def make_corruptions(n: int = 10, **correct: tuple[int, ...]) -> CorruptionEvaluation:
+    facts = {"source": "files", "parametrisation": "CIFAR-C", "sha256": "6" * 64}
+    return CorruptionEvaluation.parse({**facts, "n": n, "correct": correct}, "corruptions")
+
+
+def test_corruption_accuracy_is_the_mean_of_means() -> None:
+    two = make_corruptions(fog=(10, 8, 6, 4, 2), snow=(5, 5, 5, 5, 0))
+    assert two.accuracies == pytest.approx({"fog": 0.6, "snow": 0.4})
+    assert two.accuracy == pytest.approx(0.5)
+    assert two.interval == pytest.approx(wilson_interval(5, 10))
+    assert two.interval_of(0.6) == pytest.approx(wilson_interval(6, 10))
+    assert not two.complete
+    assert make_corruptions(**dict.fromkeys(CORRUPTIONS, (1, 1, 1, 1, 1))).complete
+
+
+def test_the_interval_of_a_mean_over_cells_holds_what_it_promises() -> None:
+    """Images that are right or wrong in all cells alike are the worst case, and there it is Wilson's own."""
+    rng = np.random.default_rng(0)
+    n, trials, p = 200, 2000, 0.7
+    for shared in (True, False):
+        shape = (trials, n, 1 if shared else 5)
+        means = (rng.random(shape) < p).mean(axis=(1, 2))
+        inside = [low <= p <= high for low, high in map(make_corruptions(n, fog=(0,) * 5).interval_of, means)]
+        assert np.mean(inside) > 0.93
+        assert (np.mean(inside) > 0.99) != shared
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"correct": {"fogg": (1, 1, 1, 1, 1)}}, "unknown corruption 'fogg'. Did you mean 'fog'"),
+        ({"correct": {"fog": (1, 1, 1, 1)}}, "fog has 4 counts; each of the 5 severities needs one"),
+        ({"correct": {"fog": (1, 1, 11, 1, 1)}}, "counts outside 0 to 10"),
+        ({"correct": {"fog": (1, 1, -1, 1, 1)}}, "counts outside 0 to 10"),
+        ({"correct": {}}, "no corruption was measured"),
+        ({"n": 0}, "n:"),
+        ({"source": "generated"}, "generated images have a package"),
+        ({"package": "p"}, "files have none"),
+    ],
+)
+def test_impossible_corruption_counts_are_refused(change: dict[str, Any], complaint: str) -> None:
+    values = make_corruptions(fog=(5, 4, 3, 2, 1)).model_dump()
+    with pytest.raises(BenchError, match=complaint):
+        CorruptionEvaluation.parse({**values, **change}, "corruptions")
+
+
 # Records on disk
 
 
@@ -186,8 +234,9 @@ def test_the_seal_covers_every_field() -> None:
             "doctor": {},
         },
         **{"sa": outcome, "ra": record.ra.model_copy(update={"outcome": outcome}), "schema_version": 1},
-        "pretrained_on": "stl10",
+        **{"pretrained_on": "stl10", "selected_epoch": 3},
         "aa": make_autoattack(outcome, {}),
+        "corruptions": make_corruptions(fog=(5, 4, 3, 2, 1)),
         "environment": record.environment.model_copy(update={"python": "4"}),
     }
     assert other.keys() == Record.model_fields.keys()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
+from bench.attack import Threat
 from bench.nn import Encoder, build_encoder
 from bench.protocol import SLFStage
 from bench.recipe import EncoderSettings, SLFSettings
@@ -16,6 +17,7 @@ from bench.train import Progress, train
 from bench.zoo import digest
 
 CPU = torch.device("cpu")
+THREAT = Threat(eps=16 / 255)
 CLASSES = 3
 LABELS = torch.arange(18) % CLASSES
 BATCH = 8
@@ -49,7 +51,7 @@ class Run:
 
     def __init__(self, folder: Path, encoder: Encoder, **settings: Any) -> None:
         self.plan = SLFSettings(**{"batch_size": BATCH, **settings})
-        self.stage = SLFStage(self.plan, encoder, LABELS, CLASSES, seed=0)
+        self.stage = SLFStage(self.plan, encoder, LABELS, CLASSES, seed=0, threat=THREAT)
         self.start = {name: value.clone() for name, value in self.stage.head.state_dict().items()}
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.stage.register_forward_pre_hook(self._keep)
@@ -198,7 +200,7 @@ def test_history_tells_loss_and_accuracy(tmp_path: Path) -> None:
 
 def test_the_head_starts_from_the_seed_alone() -> None:
     def head(seed: int) -> Tensor:
-        return SLFStage(SLFSettings(), make_encoder(), LABELS, CLASSES, seed=seed).head.weight.detach()
+        return SLFStage(SLFSettings(), make_encoder(), LABELS, CLASSES, seed=seed, threat=THREAT).head.weight.detach()
 
     torch.manual_seed(0)
     first = head(3)
@@ -216,7 +218,7 @@ def test_views_are_flipped_only_where_that_is_allowed() -> None:
     images = ramp.expand(64, 3, 8, 8)
     index = torch.zeros(64, dtype=torch.long)
     for prob, flipped in ((0.0, 0), (0.5, None), (1.0, 64)):
-        stage = SLFStage(SLFSettings(flip_prob=prob), make_encoder(), LABELS, CLASSES, seed=0)
+        stage = SLFStage(SLFSettings(flip_prob=prob), make_encoder(), LABELS, CLASSES, seed=0, threat=THREAT)
         middle = stage.views(images, rng.generator(0, "views"), index).images[:, 0, 4]
         found = int((middle[:, 2] > middle[:, 5]).sum())
         assert 16 < found < 48 if flipped is None else found == flipped

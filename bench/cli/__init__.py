@@ -7,9 +7,14 @@ import sys
 
 import typer
 
+from bench.cli.compare import compare
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.report import report
 from bench.cli.run import run
+from bench.cli.site import site
+from bench.cli.sweep_eps import sweep_eps
+from bench.cli.sweep_steps import sweep_steps
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -20,8 +25,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, leaderboard, methods, datasets, tiers, runs):
-    app.command(command.__name__)(command)
+for command in (run, sweep_eps, sweep_steps, leaderboard, compare, site, report, methods, datasets, tiers, runs):
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 def main() -> None:

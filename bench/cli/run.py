@@ -34,10 +34,21 @@ def run(
         str | None,
         typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Whose SLF, ALF and AFF: uniform, advcl, deacl-2024 or robustssl-benchmark."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="The one seed that everything random derives from.")] = 0,
     set_: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe; may be repeated."),
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOPS|like:METHOD",
+            help="Choose the epochs so that pre-training spends so many operations, or as many as another method's.",
+        ),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print plan, recipe and projected time; stop.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
@@ -53,9 +64,11 @@ def run(
     Examples:
       bench run deacl --dataset digits
       bench run deacl --dataset cifar100 --tier paper --dry-run
+      bench run deacl --dataset digits --protocols slf,alf,aff --preset deacl-2024
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
+      bench run acl --dataset digits --budget like:deacl
     """
-    from bench.recipe import parse_overrides
+    from bench.recipe import parse_overrides, preset_overrides
     from bench.run import RunRequest, execute, prepare, project
     from bench.stop import stop_on_signals
 
@@ -66,7 +79,8 @@ def run(
         fidelity=fidelity,
         protocols=None if protocols is None else [name.strip() for name in protocols.split(",")],
         seed=seed,
-        overrides=parse_overrides(set_ or []),
+        overrides={**(preset_overrides(preset) if preset else {}), **parse_overrides(set_ or [])},
+        budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,
@@ -97,7 +111,8 @@ def _plan(run: "Run", estimates: "list[PhaseEstimate]") -> Table:
     table = Table(
         title=f"{run.method.info.title} on {recipe.dataset.name}, tier {recipe.tier}, "
         f"{recipe.fidelity} fidelity, seed {run.seed}",
-        caption=f"on {run.device}; in {run.folder.path}",
+        caption=f"on {run.device}; in {run.folder.path}"
+        + (f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""),
     )
     table.add_column("phase")
     table.add_column("work")

@@ -2,5 +2,6 @@
 
 from bench.data.dataset import Dataset, Split
 from bench.data.load import DATASETS, Source, load_dataset
+from bench.data.resize import resized
 
-__all__ = ["DATASETS", "Dataset", "Source", "Split", "load_dataset"]
+__all__ = ["DATASETS", "Dataset", "Source", "Split", "load_dataset", "resized"]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack import AutoAttackState, Threat, auto_attack, cross_entropy_objective, pgd
 from bench.data import Split
-from bench.evaluate.state import EvaluationState, load_evaluation
+from bench.evaluate.state import EvaluationState, load_state
 from bench.nn import Classifier
 from bench.recipe import EvaluationSettings, Recipe
 from bench.record import AutoAttackEvaluation, Outcome, PGDEvaluation, PhaseCost
@@ -81,7 +81,7 @@ class _Evaluation:
         self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
         self.subset = autoattack_images(recipe)
         self.reporter, self.stop = reporter, stop
-        self.state: EvaluationState = load_evaluation(path, owner, reporter)
+        self.state = load_state(path, EvaluationState(owner=owner), reporter)
         self.attacked = _Interruptible(classifier.prepared(), stop)
 
     def run(self) -> Evaluation:

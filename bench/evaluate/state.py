@@ -1,19 +1,29 @@
-"""What an evaluation has finished so far, on disk after every batch."""
+"""What a measurement has finished so far, on disk after every batch."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.errors import BenchError
-from bench.files import read_json, write_json
+from bench.files import read_json, set_aside, write_json
 from bench.recipe import Settings, canonical_digest
 from bench.reporting import Reporter
 
 
-class EvaluationState(Settings):
+class SavedState(Settings):
     """Outcomes image by image, in test-split order, of the batches done."""
 
     owner: str
-    """Digest of the protocol, the encoder and the seed that this state belongs to."""
+    """Digest of all that decides the outcomes: no other measurement may continue this state."""
+
+    def save(self, path: Path) -> None:
+        """Write this state to ``path``, atomically, under a checksum."""
+        values = self.model_dump(mode="json")
+        write_json(path, {"sha256": canonical_digest(values), "state": values})
+
+
+class EvaluationState(SavedState):
+    """Of SA, RA and AA; the owner is protocol, encoder and seed."""
+
     clean: tuple[bool, ...] = ()
     robust: tuple[bool, ...] = ()
     """Under PGD."""
@@ -22,25 +32,29 @@ class EvaluationState(Settings):
     seconds: dict[str, float] = {}
     """Wall-clock by measurement, added up over interruptions."""
 
-    def save(self, path: Path) -> None:
-        """Write this state to ``path``, atomically, under a checksum."""
-        values = self.model_dump(mode="json")
-        write_json(path, {"sha256": canonical_digest(values), "state": values})
+
+S = TypeVar("S", bound=SavedState)
 
 
-def load_evaluation(path: Path, owner: str, reporter: Reporter) -> EvaluationState:
-    """Return the state in ``path``, or an empty one if there is none, or if it is damaged, which is said."""
-    fresh = EvaluationState(owner=owner)
+def load_state(path: Path, fresh: S, reporter: Reporter) -> S:
+    """Return the state in ``path``, or ``fresh`` if there is none, or if it is damaged.
+
+    A damaged file is set aside, which ``reporter`` is told.
+
+    Raises:
+        BenchError: the state there has another owner than ``fresh``.
+    """
     if not path.exists():
         return fresh
     try:
         values = read_json(path)
         if canonical_digest(values["state"]) != values["sha256"]:
             raise BenchError("its checksum does not match")
-        state = EvaluationState.parse(values["state"], str(path))
+        state = type(fresh).parse(values["state"], str(path))
     except (BenchError, KeyError, TypeError) as error:
-        reporter.note(f"{path} is damaged ({error}); this evaluation starts again.")
+        aside = set_aside(path)
+        reporter.note(f"{path} is damaged ({error}). It is now {aside.name}, and this evaluation starts again.")
         return fresh
-    if state.owner != owner:
+    if state.owner != fresh.owner:
         raise BenchError(f"{path} belongs to another run. Move it away, or choose another --runs-dir.")
     return state

@@ -2,16 +2,23 @@
 
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
+from bench.leaderboard.groups import LeftOut, read_groups
 from bench.leaderboard.published import PublishedNumber, load_published
-from bench.leaderboard.rows import LeftOut, Row, read_rows
+from bench.leaderboard.rows import Row, make_rows
+from bench.leaderboard.sweeps import SweepRow, read_sweeps
 from bench.recipe import Settings
+
+_PICTURES = (".svg", ".png")
 
 
 class Leaderboard(Settings):
     """All that the board shows, in the order in which it is shown, and what had to be left out."""
 
     rows: tuple[Row, ...]
+    sweeps: tuple[SweepRow, ...]
+    figures: tuple[str, ...]
+    """Pictures beside the sweeps, by their paths below the results folder."""
     published: tuple[PublishedNumber, ...]
     left_out: tuple[LeftOut, ...]
 
@@ -19,6 +26,25 @@ class Leaderboard(Settings):
     def records(self) -> int:
         """How many records the rows count."""
         return sum(len(row.records) for row in self.rows)
+
+    def only(
+        self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
+    ) -> "Leaderboard":
+        """Return the board of the measured rows that fit; None fits all.
+
+        Raises:
+            BenchError: no row has such a value, or none has them all.
+        """
+        wanted = {"dataset": dataset, "protocol": protocol, "tier": tier}
+        rows = self.rows
+        for key, value in wanted.items():
+            if value is None:
+                continue
+            fitting = tuple(row for row in rows if getattr(row, key) == value)
+            if not fitting:
+                raise unknown(key, value, {getattr(row, key) for row in rows})
+            rows = fitting
+        return self.model_copy(update={"rows": rows})
 
 
 def build_leaderboard(results_dir: Path) -> Leaderboard:
@@ -34,5 +60,17 @@ def build_leaderboard(results_dir: Path) -> Leaderboard:
             f"there is no results folder {results_dir}. Name one with --results-dir, or let "
             "`bench run deacl --dataset digits` make the first record."
         )
-    rows, left_out = read_rows(results_dir)
-    return Leaderboard(rows=rows, published=load_published(results_dir), left_out=left_out)
+    groups, left_out = read_groups(results_dir)
+    sweeps, bad_sweeps = read_sweeps(results_dir)
+    return Leaderboard(
+        rows=make_rows(groups, results_dir),
+        sweeps=sweeps,
+        figures=_figures(results_dir),
+        published=load_published(results_dir),
+        left_out=(*left_out, *bad_sweeps),
+    )
+
+
+def _figures(results_dir: Path) -> tuple[str, ...]:
+    files = (path for kind in _PICTURES for path in results_dir.glob(f"*/sweeps/*{kind}"))
+    return tuple(sorted(path.relative_to(results_dir).as_posix() for path in files))

@@ -7,7 +7,8 @@ from pathlib import Path
 from bench.errors import BenchError, CheckFailedError
 from bench.files import write_bytes
 from bench.leaderboard.board import Leaderboard, build_leaderboard
-from bench.leaderboard.markdown import GENERATED, render_leaderboard, render_readme_block
+from bench.leaderboard.markdown import GENERATED, render_leaderboard
+from bench.leaderboard.readme import render_readme_block
 
 _BEGIN, _END = "<!-- leaderboard:begin -->", "<!-- leaderboard:end -->"
 

@@ -65,9 +65,14 @@ def published_reference(results_dir: Path, *, title: str, dataset: str | None, p
     Raises:
         BenchError: as :func:`load_published`.
     """
-    if dataset is None:
-        return None
-    for number in load_published(results_dir):
+    return headline(load_published(results_dir), title=title, dataset=dataset, protocol=protocol)
+
+
+def headline(
+    numbers: Iterable[PublishedNumber], *, title: str, dataset: str | None, protocol: str
+) -> PublishedNumber | None:
+    """Return the first of ``numbers`` that is a method's headline number; see :func:`published_reference`."""
+    for number in numbers:
         names_match = (number.method.casefold(), number.dataset) == (title.casefold(), dataset)
         if names_match and number.protocol.casefold() == protocol.casefold() and _is_headline(number):
             return number

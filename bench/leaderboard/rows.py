@@ -1,20 +1,20 @@
-"""From records to rows: the newest record of each run counts, and seeds of one recipe share a row."""
+"""From groups of records to rows: scores, cost, doubts and rank."""
 
-from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, NamedTuple
 
-from bench.errors import BenchError
-from bench.leaderboard.wording import eps_text, settings_text
-from bench.recipe import DatasetFacts, Settings, ThreatSettings, canonical_digest, tier_names
-from bench.record import Outcome, Record, load_record, record_files
+from bench.leaderboard.flags import reliability_flags
+from bench.leaderboard.groups import Group
+from bench.leaderboard.labels import attack_text, budget_text, label
+from bench.leaderboard.ranks import Place, places
+from bench.recipe import DatasetFacts, Settings, tier_names
+from bench.record import CorruptionEvaluation, Outcome, Record
 
 _FIDELITIES = ("uniform", "native")
 _PROTOCOLS = ("slf", "alf", "aff")
-_PGD_STEPS = 20
-"""RA is accuracy under PGD-20 (DeACL section 4.1); any other number of steps is said in the row."""
 
 
 class Score(Settings):
@@ -30,123 +30,144 @@ class Score(Settings):
     """Test images measured, the same number for each seed."""
 
 
+class CorruptionScore(Settings):
+    """Accuracy under common corruptions over the seeds of a row."""
+
+    mean: Score
+    """Over all corruptions and severities, each weighing the same."""
+    accuracies: dict[str, float]
+    """By corruption, mean over its severities and the seeds."""
+    images: str
+    """Whose images: ``files``, or the package that made them, and whose severities."""
+    sha256: str
+    """Digest of the corrupted images."""
+
+
+class TableKey(NamedTuple):
+    """What rows must have in common to be compared."""
+
+    dataset: str
+    sha256: str
+    tier: str
+    fidelity: str
+    pretrained_on: str | None
+    budget: str | None
+    attack: str
+    protocol: str
+
+
 class Row(Settings):
     """One recipe under one protocol, over all seeds it was run with."""
 
     method: str
+    title: str
+    """The method's name in its paper."""
     label: str
-    """The method's title, followed by all in which the row departs from the tier's recipe."""
+    """The title and year, followed by all in which the row departs from the tier's recipe."""
     dataset: str
     facts: DatasetFacts
     tier: str
     fidelity: Literal["uniform", "native"]
     protocol: str
+    pretrained_on: str | None
+    """Another dataset that the encoder was pre-trained on."""
+    budget: str | None
+    """What pre-training was allowed to spend, where its epochs were set by that."""
+    attack: str
+    """In what the adversary departs from the dataset's default; empty: in nothing."""
     protocol_sha256: str
     overrides: dict[str, Any]
+    rank: int | None = None
+    """Place by AA in its table; rows that no test separates share one. None without AA."""
+    tied: bool = False
+    """Whether it shares its rank."""
     sa: Score
     ra: Score
     aa: Score | None
+    corruptions: CorruptionScore | None
     aa_warnings: tuple[str, ...]
     """What AutoAttack itself warned of, for any of the seeds."""
+    flags: tuple[str, ...]
+    """What else speaks against trusting the row."""
     pretraining_seconds: float | None
     """Wall-clock of all training stages, mean over the seeds; None for a method without one."""
+    pretraining_flops: float | None
+    """Floating-point operations of all training stages, mean over the seeds; None where not all were counted."""
     devices: tuple[str, ...]
     seeds: tuple[int, ...]
     records: tuple[str, ...]
     """The records' paths below the results folder, in the order of the seeds."""
-    superseded: int
+    superseded: tuple[str, ...]
     """Older records of the same runs, which do not count."""
 
     @property
-    def table(self) -> tuple[str, str, str, str, str]:
-        """What rows must have in common to be compared: data, tier, fidelity and protocol."""
-        return self.dataset, self.facts.sha256, self.tier, self.fidelity, self.protocol
+    def doubts(self) -> tuple[str, ...]:
+        """All that speaks against trusting the row: AutoAttack's own warnings, then the flags."""
+        return (*(f"AutoAttack warned: {warning}" for warning in self.aa_warnings), *self.flags)
+
+    @property
+    def table(self) -> TableKey:
+        """What rows must have in common to be compared: data, scale, adversary and protocol."""
+        return TableKey(
+            *(self.dataset, self.facts.sha256, self.tier, self.fidelity),
+            *(self.pretrained_on, self.budget, self.attack, self.protocol),
+        )
 
 
-class LeftOut(Settings):
-    """A file among the records that cannot be trusted, and why."""
-
-    file: str
-    """Its path below the results folder."""
-    reason: str
-
-
-class _Run(NamedTuple):
-    file: str
-    record: Record
-    facts: DatasetFacts
-    threat: ThreatSettings
-
-
-def read_rows(results_dir: Path) -> tuple[tuple[Row, ...], tuple[LeftOut, ...]]:
-    """Return the rows that the records under ``results_dir`` make, and the files that had to be left out.
-
-    Rows of one table stand together, best AA first, rows without AA last and by RA.
-    """
-    groups: dict[Hashable, list[_Run]] = defaultdict(list)
-    left_out = []
-    for path in record_files(results_dir):
-        file = path.relative_to(results_dir).as_posix()
-        try:
-            run = _read(path, file)
-        except BenchError as error:
-            left_out.append(LeftOut(file=file, reason=str(error).removeprefix(f"{path}: ")))
-        else:
-            groups[_recipe_key(run)].append(run)
+def make_rows(groups: Sequence[Group], results_dir: Path) -> tuple[Row, ...]:
+    """Return one row a group: those of one table together, best AA first, rows without AA last and by RA."""
     tiers = tier_names()[::-1]
-    rows = sorted((_row(runs) for runs in groups.values()), key=lambda row: _order(row, tiers))
-    return tuple(rows), tuple(left_out)
+    rows = [(_row(group, results_dir), group) for group in groups]
+    rows.sort(key=lambda pair: _order(pair[0], tiers))
+    ranked: list[Row] = []
+    for _, table in groupby(rows, key=lambda pair: pair[0].table):
+        pairs = list(table)
+        found = places([group for row, group in pairs if row.aa])
+        # Rows without AA come last and keep no rank.
+        ranked += [_placed(row, place) for (row, _), place in zip(pairs, found, strict=False)]
+        ranked += [row for row, _ in pairs[len(found) :]]
+    return tuple(ranked)
 
 
-def _read(path: Path, file: str) -> _Run:
-    record = load_record(path)
-    return _Run(
-        file=file,
-        record=record,
-        facts=DatasetFacts.parse(record.recipe.get("dataset"), "recipe.dataset"),
-        threat=ThreatSettings.parse(record.recipe.get("threat"), "recipe.threat"),
-    )
+def _placed(row: Row, place: Place) -> Row:
+    return row.model_copy(update=place._asdict())
 
 
-def _recipe_key(run: _Run) -> Hashable:
-    record = run.record
-    return (
-        *(record.method, record.dataset, run.facts.sha256, record.tier, record.fidelity, record.protocol),
-        *(record.tier_sha256, record.protocol_sha256, canonical_digest(record.overrides)),
-        # Seeds that were measured on different numbers of images have no common mean.
-        *(record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None),
-    )
-
-
-def _row(runs: Sequence[_Run]) -> Row:
-    by_seed = {run.record.seed: run for run in sorted(runs, key=lambda run: (run.record.finished, run.file))}
-    newest = [by_seed[seed] for seed in sorted(by_seed)]
-    records = [run.record for run in newest]
+def _row(group: Group, results_dir: Path) -> Row:
+    records = [one.record for one in group.seeds]
     attacked = [record.aa for record in records if record.aa]
-    first = records[0]
+    first, facts = records[0], group.seeds[0].facts
     return Row(
         method=first.method,
-        label=_label(newest[0]),
+        title=first.title,
+        label=label(group.seeds[0]),
         dataset=first.dataset,
-        facts=newest[0].facts,
+        facts=facts,
         tier=first.tier,
         fidelity=first.fidelity,
         protocol=first.protocol,
+        pretrained_on=first.pretrained_on,
+        budget=budget_text(first.recipe.get("budget")),
+        attack=attack_text(group.seeds[0]),
         protocol_sha256=first.protocol_sha256,
         overrides=first.overrides,
-        sa=_score([record.sa for record in records]),
-        ra=_score([record.ra.outcome for record in records]),
-        aa=_score([aa.outcome for aa in attacked]) if attacked else None,
+        sa=mean_score([record.sa for record in records]),
+        ra=mean_score([record.ra.outcome for record in records]),
+        aa=mean_score([aa.outcome for aa in attacked]) if attacked else None,
+        corruptions=_corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
+        flags=reliability_flags(group),
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
+        pretraining_flops=_mean_flops(records),
         devices=tuple(sorted({record.environment.device for record in records})),
         seeds=tuple(record.seed for record in records),
-        records=tuple(run.file for run in newest),
-        superseded=len(runs) - len(newest),
+        records=tuple(one.path.relative_to(results_dir).as_posix() for one in group.seeds),
+        superseded=tuple(one.path.relative_to(results_dir).as_posix() for one in group.superseded),
     )
 
 
-def _score(outcomes: Sequence[Outcome]) -> Score:
+def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
+    """Return mean and spread of one measurement over the seeds, all of the same number of images."""
     accuracies = [outcome.accuracy for outcome in outcomes]
     alone = len(outcomes) == 1
     return Score(
@@ -157,24 +178,42 @@ def _score(outcomes: Sequence[Outcome]) -> Score:
     )
 
 
-def _label(run: _Run) -> str:
-    record = run.record
-    departures = settings_text(record.overrides)
-    norm = "L2 " if run.threat.norm == "l2" else ""
-    radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
-    if norm or any(abs(eps - run.facts.eps) > 1e-9 for eps in radii):
-        departures += [f"{norm}eps {eps_text(eps)}" for eps in sorted(radii)]
-    if record.ra.steps != _PGD_STEPS or record.ra.restarts != 1:
-        departures.append(f"PGD-{record.ra.steps}" + (f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""))
-    if record.aa and record.aa.version != "standard":
-        departures.append(f"AutoAttack {record.aa.version}")
-    return f"{record.title} {record.year}" + (f" ({', '.join(departures)})" if departures else "")
+def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> CorruptionScore | None:
+    """Return the mean over the seeds, or None unless all of them met the same corrupted images."""
+    measured = [one for one in found if one]
+    if len(measured) < len(found) or len({(one.sha256, one.n, *sorted(one.correct)) for one in measured}) != 1:
+        return None
+    first = measured[0]
+    return CorruptionScore(
+        mean=mean_score(measured),
+        accuracies={name: fmean(one.accuracies[name] for one in measured) for name in first.correct},
+        images=f"{first.package or first.source}: {first.parametrisation}",
+        sha256=first.sha256,
+    )
+
+
+def _mean_flops(records: Sequence[Record]) -> float | None:
+    totals = [_flops(record) for record in records]
+    counted = [total for total in totals if total]
+    return fmean(counted) if len(counted) == len(totals) else None
+
+
+def _flops(record: Record) -> float | None:
+    """Return what all training stages took, or None where a stage was not counted."""
+    total = 0.0
+    for phase, cost in record.cost.items():
+        if phase.startswith("stage:"):
+            if cost.flops_per_image is None or cost.images is None:
+                return None
+            total += cost.flops_per_image * cost.images
+    return total
 
 
 def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
     return (
         *(row.dataset, row.facts.sha256),
-        *(_rank(tiers, row.tier), _rank(_FIDELITIES, row.fidelity), _rank(_PROTOCOLS, row.protocol)),
+        *(_rank(tiers, row.tier), _rank(_FIDELITIES, row.fidelity)),
+        *(row.pretrained_on or "", row.budget or "", row.attack, _rank(_PROTOCOLS, row.protocol)),
         *(-row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
         *(row.label, row.protocol_sha256, row.records),
     )

@@ -1,123 +1,128 @@
-"""Tables in Markdown: one line a row of the board, or a published number."""
+"""Tables of measured rows in Markdown."""
 
 from collections import Counter
 from collections.abc import Sequence
 from urllib.parse import quote
 
-from bench.leaderboard.published import PublishedNumber
-from bench.leaderboard.rows import Row, Score
-from bench.leaderboard.wording import DASH, duration, escape, percent, settings_text
+from bench.leaderboard.grid import Column, Notes, markdown_table, score_column, seed_links
+from bench.leaderboard.published import PublishedNumber, headline
+from bench.leaderboard.rows import Row
+from bench.leaderboard.sweeps import SweepRow
+from bench.leaderboard.wording import DASH, duration, eps_text, escape, flops_text, percent
 
-_SHORT_COLUMNS = ("Method", "AA", "RA", "SA", "Pre-training")
-_COLUMNS = (*_SHORT_COLUMNS, "Device", "Seeds", "Records")
-_PUBLISHED_COLUMNS = ("Method", "AA", "RA", "SA", "GPU-days", "Encoder", "Source")
-_LEFT_ALIGNED = {"Method", "Device", "Records", "Encoder", "Source"}
+REFERENCE = "deacl"
+"""The method whose pre-training cost is 1: "is that better than DeACL?" is what the bench is asked."""
 
 
-def measured_table(rows: Sequence[Row], records_at: str | None = None) -> list[str]:
+def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[PublishedNumber] = ()) -> list[str]:
     """Return the paragraphs of one table of the board: the table itself, then the notes below it.
 
     Args:
         rows: all rows of the table, sorted.
-        records_at: the results folder as seen from the text, for the links; None: the short table without
-            devices, seeds and records.
+        records_at: the results folder as seen from the text, for the links.
+        published: numbers of papers; the headline AA of a row's method gets a column of its own.
     """
-    flags = _Notes("⚑", "AutoAttack warned: ")
-    lines = [_short_cells(row, label, flags) for row, label in zip(rows, _labels(rows), strict=True)]
-    if records_at is None:
-        return [_table(_SHORT_COLUMNS, lines), *flags.lines()]
-    for row, line in zip(rows, lines, strict=True):
-        line += [escape("; ".join(row.devices)), str(len(row.seeds)), _links(row, records_at)]
-    return [_table(_COLUMNS, lines), *flags.lines(), *_superseded(sum(row.superseded for row in rows))]
+    flags = Notes("⚑")
+    columns = [*score_columns(rows, flags), *cost_columns(rows)]
+    references = [_published_aa(row, published) for row in rows]
+    if any(reference != DASH for reference in references):
+        columns.insert(5, Column("*Published AA*", references))
+    columns += [
+        Column("Device", [escape("; ".join(row.devices)) for row in rows], left=True),
+        Column("Seeds", [str(len(row.seeds)) for row in rows]),
+        Column("Records", [seed_links(row.seeds, row.records, records_at) for row in rows], left=True),
+    ]
+    return [markdown_table(columns), *flags.lines(), *_superseded(rows, records_at)]
 
 
-def published_table(numbers: Sequence[PublishedNumber]) -> list[str]:
-    """Return the paragraphs of one table of published numbers, sorted by AA: the table, then its notes."""
-    notes = _Notes("†")
-    lines = [_published_cells(number, notes) for number in sorted(numbers, key=_published_order)]
-    return [_table(_PUBLISHED_COLUMNS, lines), *notes.lines()]
-
-
-class _Notes:
-    """Numbered remarks below a table; a text that is given twice keeps its number."""
-
-    def __init__(self, sign: str, prefix: str = "") -> None:
-        self._sign, self._prefix = sign, prefix
-        self._texts: list[str] = []
-
-    def mark(self, texts: Sequence[str]) -> str:
-        self._texts += [text for text in texts if text not in self._texts]
-        return "".join(f" {self._sign}{self._texts.index(text) + 1}" for text in texts)
-
-    def lines(self) -> list[str]:
-        return [f"{self._sign}{i} {self._prefix}{escape(text)}" for i, text in enumerate(self._texts, 1)]
-
-
-def _short_cells(row: Row, label: str, flags: _Notes) -> list[str]:
+def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
+    """Return rank, method, AA, RA and SA of ``rows``, whose doubts go to ``flags``."""
+    marks = [flags.mark(row.doubts) for row in rows]
     return [
-        escape(label),
-        _score(row.aa) + flags.mark(row.aa_warnings),
-        _score(row.ra),
-        _score(row.sa),
-        DASH if row.pretraining_seconds is None else duration(row.pretraining_seconds),
+        Column("#", [rank_text(row) for row in rows]),
+        Column("Method", [escape(name) + mark for name, mark in zip(labels(rows), marks, strict=True)], left=True),
+        score_column("AA", [row.aa for row in rows]),
+        score_column("RA", [row.ra for row in rows]),
+        score_column("SA", [row.sa for row in rows]),
     ]
 
 
-def _score(score: Score | None) -> str:
-    if score is None:
-        return DASH
-    value = percent(score.accuracy, score.n)
-    if score.std is not None:
-        return f"{value} ± {percent(score.std, score.n)} n={score.n}"
-    assert score.interval is not None, "a score of one seed has an interval"
-    low, high = (percent(end, score.n) for end in score.interval)
-    return f"{value} [{low}, {high}] n={score.n}"
+def cost_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return what pre-training took: time, operations, and these as a multiple of DeACL's."""
+    return [
+        Column("Pre-training", [_seconds(row) for row in rows]),
+        Column("FLOPs", [DASH if row.pretraining_flops is None else flops_text(row.pretraining_flops) for row in rows]),
+        Column("x DeACL", cost_ratios(rows)),
+    ]
 
 
-def _labels(rows: Sequence[Row]) -> list[str]:
-    # A default that changed between two versions gives two recipes one name; the hash tells them apart.
+def cost_ratios(rows: Sequence[Row]) -> list[str]:
+    """Return each row's pre-training FLOPs as a multiple of those of DeACL's own recipe in the same table."""
+    own = [row.pretraining_flops for row in rows if row.method == REFERENCE and not row.overrides]
+    reference = own[0] if len(own) == 1 else None
+    return [f"{row.pretraining_flops / reference:.2f}" if reference and row.pretraining_flops else DASH for row in rows]
+
+
+def rank_text(row: Row) -> str:
+    """Return the rank of a row, with an equals sign where it is shared."""
+    return DASH if row.rank is None else f"{row.rank}{'=' * row.tied}"
+
+
+def labels(rows: Sequence[Row]) -> list[str]:
+    """Return what to call each row of one table.
+
+    A default that changed between two versions gives two recipes one name; the hash tells them apart.
+    """
     count = Counter(row.label for row in rows)
     return [row.label if count[row.label] == 1 else f"{row.label}, recipe {row.protocol_sha256[:8]}" for row in rows]
 
 
-def _links(row: Row, records_at: str) -> str:
-    targets = [quote(f"{records_at}/{record}") for record in row.records]
-    return " ".join(f"[seed {seed}]({target})" for seed, target in zip(row.seeds, targets, strict=True))
-
-
-def _superseded(count: int) -> list[str]:
-    if not count:
-        return []
-    return [f"Superseded by newer records of the same runs, and left out: {count} record{'s' * (count > 1)}."]
-
-
-def _published_order(number: PublishedNumber) -> tuple[float, float, str, str]:
-    aa, ra = (-1.0 if value is None else value for value in (number.aa, number.ra))
-    return -aa, -ra, number.method, number.source
-
-
-def _published_cells(number: PublishedNumber, notes: _Notes) -> list[str]:
-    departures = settings_text(number.variant)
-    if number.pretrain_dataset not in (None, number.dataset):
-        departures.append(f"pre-trained on {number.pretrain_dataset}")
-    label = f"{number.method} ({', '.join(departures)})" if departures else number.method
-    return [
-        escape(label) + notes.mark([number.note] if number.note else []),
-        _published_value(number.aa, number.aa_std),
-        _published_value(number.ra, number.ra_std),
-        _published_value(number.sa, number.sa_std),
-        DASH if number.total_gpu_days is None else f"{number.total_gpu_days:g}",
-        escape(number.encoder),
-        escape(number.source),
+def corruption_table(rows: Sequence[Row], *, records_at: str) -> str:
+    """Return the table of accuracies under common corruptions of ``rows``, which all met the same images."""
+    scored = sorted(
+        ((name, row, row.corruptions) for name, row in zip(labels(rows), rows, strict=True) if row.corruptions),
+        key=lambda one: -one[2].mean.accuracy,
+    )
+    kinds = list(dict.fromkeys(kind for _, _, found in scored for kind in found.accuracies))
+    columns = [
+        Column("Method", [escape(name) for name, _, _ in scored], left=True),
+        score_column("Mean", [found.mean for _, _, found in scored]),
+        score_column("SA", [row.sa for _, row, _ in scored]),
     ]
+    for kind in kinds:
+        shares = [found.accuracies.get(kind) for _, _, found in scored]
+        cells = [DASH if share is None else f"{100 * share:.1f}" for share in shares]
+        columns.append(Column(kind.replace("_", " "), cells))
+    links = [seed_links(row.seeds, row.records, records_at) for _, row, _ in scored]
+    return markdown_table([*columns, Column("Records", links, left=True)])
 
 
-def _published_value(value: float | None, std: float | None) -> str:
-    if value is None:
+def sweep_table(rows: Sequence[SweepRow], *, records_at: str) -> str:
+    """Return the table of one grid: accuracy in percent at each of its values."""
+    settings = rows[0].key.settings
+    write = eps_text if settings.kind == "eps" else "{:g}".format
+    columns = [Column("Method", [escape(row.label) for row in rows], left=True)]
+    for place, value in enumerate(settings.grid):
+        scores = [row.scores[place] for row in rows]
+        columns.append(Column(write(value), [percent(score.accuracy, score.n) for score in scores]))
+    links = [seed_links(row.seeds, row.files, records_at) for row in rows]
+    return markdown_table([*columns, Column("Sweeps", links, left=True)])
+
+
+def _seconds(row: Row) -> str:
+    return DASH if row.pretraining_seconds is None else duration(row.pretraining_seconds)
+
+
+def _published_aa(row: Row, published: Sequence[PublishedNumber]) -> str:
+    if row.overrides or row.pretrained_on or row.budget or row.attack:
         return DASH
-    return f"{value:.2f}" if std is None else f"{value:.2f} ± {std:g}"
+    number = headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
+    return DASH if number is None or number.aa is None else f"*{number.aa:.2f}*"
 
 
-def _table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    rule = ["---" if column in _LEFT_ALIGNED else "---:" for column in columns]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [columns, rule, *lines])
+def _superseded(rows: Sequence[Row], records_at: str) -> list[str]:
+    files = [file for row in rows for file in row.superseded]
+    if not files:
+        return []
+    links = ", ".join(f"[{escape(file.rpartition('/')[2])}]({quote(f'{records_at}/{file}')})" for file in files)
+    return [f"Superseded by newer records of the same runs, and left out: {links}."]

@@ -8,6 +8,12 @@ from typing import Any
 DASH = "–"
 """What stands for a number that was not measured; it is never shown as 0."""
 
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "{}$&#_%"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--"},
+}
+
 
 def percent(share: float, n: int) -> str:
     """Return a share of ``n`` images in percent, with no more decimals than so many images can tell apart."""
@@ -32,9 +38,19 @@ def duration(seconds: float) -> str:
     return f"{f'{days} d ' if days else ''}{hour}:{minute:02}:{second:02}"
 
 
+def flops_text(flops: float) -> str:
+    """Return a number of floating-point operations to three digits, in powers of ten: 1.96e12."""
+    return re.sub(r"e\+?(-?)0*", r"e\1", f"{flops:.2e}")
+
+
 def settings_text(settings: Mapping[str, Any]) -> list[str]:
     """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it."""
     return [f"{key}={_value(key, value)}" for key, value in sorted(settings.items())]
+
+
+def escape_latex(text: str) -> str:
+    """Return ``text`` on one line, with what LaTeX would read as markup made literal."""
+    return re.sub(r"[\\{}$&#_%~^<>±|–]", lambda found: _LATEX[found[0]], " ".join(text.split()))
 
 
 def escape(text: str) -> str:

@@ -1,5 +1,8 @@
 """Protocols: from a pre-trained encoder to a classifier, the same way for every method."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor
 
 from bench.attack import Threat
@@ -12,7 +15,7 @@ from bench.recipe import Recipe
 __all__ = ["AFFStage", "ALFStage", "ProtocolStage", "SLFStage", "build_protocol", "divergence"]
 
 
-def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, seed: int) -> ProtocolStage:
+def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, seed: int) -> ProtocolStage[Any]:
     """Return the stage of the protocol ``name`` (one of ``PROTOCOLS``) as the recipe asks.
 
     Args:
@@ -21,11 +24,13 @@ def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, 
         encoder: what to evaluate; changed in place where the protocol says so.
         labels: int64 [N], of the training images.
         seed: the run's seed.
+
+    Raises:
+        BenchError: too few training images to select an epoch on, where that is what the recipe asks.
     """
-    classes, threat = recipe.dataset.num_classes, Threat(**recipe.threat.model_dump())
-    if name == "slf":
-        return SLFStage(recipe.slf, encoder, labels, classes, seed)
-    if name == "alf":
-        return ALFStage(recipe.alf, encoder, labels, classes, seed, threat)
-    assert name == "aff", f"no protocol {name!r}"
-    return AFFStage(recipe.aff, encoder, labels, classes, seed, threat)
+    settings = getattr(recipe, name)
+    threat = Threat(**recipe.threat.model_dump())
+    return _STAGES[name](settings, encoder, labels, recipe.dataset.num_classes, seed, threat)
+
+
+_STAGES: Mapping[str, type[ProtocolStage[Any]]] = {"slf": SLFStage, "alf": ALFStage, "aff": AFFStage}

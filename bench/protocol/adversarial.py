@@ -1,67 +1,54 @@
 """ALF and AFF: adversarial finetuning of the linear classifier, or of everything."""
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.attack import Objective, Threat, cross_entropy_objective, pgd
 from bench.method import StepLoss
-from bench.nn import Classifier, Encoder
+from bench.nn import Classifier, Encoder, branches
 from bench.protocol.stage import Labelled, ProtocolStage, accuracy
 from bench.recipe import AdversarialSettings, AFFSettings, ALFSettings
 
+A = TypeVar("A", bound=AdversarialSettings)
 
-class AdversarialStage(ProtocolStage):
+
+class AdversarialStage(ProtocolStage[A]):
     """Trains with TRADES, or with cross-entropy on adversarial images (PGD-AT).
 
     The attack sees the classifier in eval mode. The clean and the adversarial batch pass through the network
-    separately, the clean one once: TRADES' released code computes it twice, which changes no gradient and
-    only moves batch-norm's running statistics further towards clean images.
+    separately, in this order, and so does the clean one again where ``clean_passes`` is 2.
 
     Source: TRADES (Zhang et al., ICML 2019), algorithm 1; DeACL's ``trades/trades.py`` at 3fb81e3.
     """
 
-    def __init__(
-        self,
-        name: str,
-        settings: AdversarialSettings,
-        encoder: Encoder,
-        labels: Tensor,
-        num_classes: int,
-        seed: int,
-        threat: Threat,
-    ) -> None:
-        super().__init__(name, settings, encoder, labels, num_classes, seed)
-        self.plan: AdversarialSettings = settings
-        self._threat = threat
+    @property
+    def clean_encoder(self) -> Encoder:
+        """What clean images pass through in training."""
+        return self.encoder
 
     def forward(self, views: Labelled) -> StepLoss:
         """Return the loss of one step: TRADES' equation 3 as a batch mean, or the adversarial cross-entropy."""
         images, labels, generator = views
         adversarial = self._attack(images, labels, generator)
         if self.plan.loss == "pgd":
-            logits = self._logits(adversarial)
+            logits = self.head(self.encoder(adversarial))
             return StepLoss(F.cross_entropy(logits, labels), {"robust accuracy": accuracy(logits, labels)})
-        clean, attacked = self._logits(images), self._logits(adversarial)
+        clean, attacked = self.head(self.clean_encoder(images)), self.head(self.encoder(adversarial))
+        if self.plan.clean_passes == 2:
+            with torch.no_grad():
+                self.clean_encoder(images)
         total = F.cross_entropy(clean, labels) + self.plan.beta * divergence(clean, attacked).mean()
         scalars = {"accuracy": accuracy(clean, labels), "robust accuracy": accuracy(attacked, labels)}
         return StepLoss(total, scalars)
 
-    def _logits(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.encoder(images))
-        return logits
-
     def _attack(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         attacked = Classifier(self.encoder, self.head).prepared()
-        if self.plan.loss == "pgd":
-            objective = cross_entropy_objective(attacked, labels)
-        else:
-            with torch.no_grad():
-                clean = attacked(images)
-
-            def objective(x: Tensor) -> Tensor:
-                return divergence(clean, attacked(x))
-
+        objective = (
+            cross_entropy_objective(attacked, labels) if self.plan.loss == "pgd" else self._away(images, attacked)
+        )
         return pgd(
             objective,
             images,
@@ -72,43 +59,36 @@ class AdversarialStage(ProtocolStage):
             generator=generator,
         )
 
+    @torch.no_grad()
+    def _away(self, images: Tensor, attacked: Classifier) -> Objective:
+        """Return TRADES' objective: the divergence of the attacked prediction from that of the clean images."""
+        same = self.clean_encoder is self.encoder
+        clean = (attacked if same else Classifier(self.clean_encoder, self.head).prepared())(images)
+        return lambda x: divergence(clean, attacked(x))
 
-class ALFStage(AdversarialStage):
+
+class ALFStage(AdversarialStage[ALFSettings]):
     """Adversarial linear finetuning: the encoder gets no gradient; its batch-norm as in SLF."""
 
-    def __init__(
-        self,
-        settings: ALFSettings,
-        encoder: Encoder,
-        labels: Tensor,
-        num_classes: int,
-        seed: int,
-        threat: Threat,
-    ) -> None:
-        super().__init__("alf", settings, encoder.requires_grad_(False), labels, num_classes, seed, threat)
-        self._encoder_trains = settings.encoder_bn == "train"
 
-    def _logits(self, images: Tensor) -> Tensor:
-        self.encoder.train(self._encoder_trains)
-        with torch.no_grad():
-            features = self.encoder(images)
-        logits: Tensor = self.head(features)
-        return logits
+class AFFStage(AdversarialStage[AFFSettings]):
+    """Adversarial full finetuning: encoder and classifier are trained together.
 
-
-class AFFStage(AdversarialStage):
-    """Adversarial full finetuning: encoder and classifier are trained together."""
+    Under ``bn = "dual"`` clean images pass through a branch with its own batch-norm, in the attack too, and the
+    adversarial branch is the one evaluated. Both start from the one branch that a method hands over; where DynACL
+    fine-tunes so (``test_AFF.py``), they start from pre-training's own two.
+    """
 
     def __init__(
-        self,
-        settings: AFFSettings,
-        encoder: Encoder,
-        labels: Tensor,
-        num_classes: int,
-        seed: int,
-        threat: Threat,
+        self, settings: AFFSettings, encoder: Encoder, labels: Tensor, num_classes: int, seed: int, threat: Threat
     ) -> None:
-        super().__init__("aff", settings, encoder.requires_grad_(True), labels, num_classes, seed, threat)
+        super().__init__(settings, encoder, labels, num_classes, seed, threat)
+        self.clean_branch = branches(self.encoder, 2)[1] if settings.bn == "dual" else None
+
+    @property
+    def clean_encoder(self) -> Encoder:
+        """The clean branch, or the encoder itself under ``bn = "single"``."""
+        return self.encoder if self.clean_branch is None else self.clean_branch
 
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:

@@ -1,15 +1,20 @@
 """What the protocols share: a labelled training stage that ends in a classifier."""
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Generic, NamedTuple, Self, TypeVar
 
 import torch
 from torch import Tensor
 
 from bench import rng
+from bench.attack import Threat
 from bench.data.views import WeakView
 from bench.method import Stage
 from bench.nn import Classifier, Encoder
-from bench.recipe import ProtocolSettings
+from bench.protocol.selection import BestEpoch, held_out
+from bench.recipe import LinearSettings, ProtocolSettings
+
+S = TypeVar("S", bound=ProtocolSettings)
 
 
 class Labelled(NamedTuple):
@@ -23,37 +28,72 @@ class Labelled(NamedTuple):
     """For what is drawn later in the step: the attack's start."""
 
 
-class ProtocolStage(Stage):
+class ProtocolStage(Stage, Generic[S]):
     """A linear classifier on an encoder; subclasses say what is trained, and by which loss.
 
     Args:
-        name: the protocol's name.
-        settings: its numbers.
+        settings: the protocol's numbers.
         encoder: what to evaluate; the stage works on it in place.
         labels: int64 [N], of the training images.
         num_classes: C.
-        seed: the run's seed, for the classifier's initialisation.
+        seed: the run's seed, for the classifier's initialisation and the images held out.
+        threat: what training and selection attack with.
+
+    Raises:
+        BenchError: too few images to select on.
     """
 
     def __init__(
-        self, name: str, settings: ProtocolSettings, encoder: Encoder, labels: Tensor, num_classes: int, seed: int
+        self, settings: S, encoder: Encoder, labels: Tensor, num_classes: int, seed: int, threat: Threat
     ) -> None:
         super().__init__()
-        self.name = name
-        self.plan: ProtocolSettings = settings
-        self.encoder = encoder
-        with rng.scoped(seed, "init", name):
+        self.name = settings.section
+        self.plan: S = settings
+        self.encoder = encoder.requires_grad_(not isinstance(settings, LinearSettings))
+        with rng.scoped(seed, "init", self.name):
             self.head = torch.nn.Linear(encoder.feature_dim, num_classes)
+        if settings.head_init == "zero":
+            torch.nn.init.zeros_(self.head.weight)
+            torch.nn.init.zeros_(self.head.bias)
         self.register_buffer("labels", labels, persistent=False)
         self._view = WeakView(flip_prob=settings.flip_prob)
+        self._threat = threat
+        self.best: BestEpoch | None = None
+        if settings.selection == "best":
+            chosen = held_out(settings, len(labels), num_classes, seed)
+            self.best = BestEpoch(Classifier(self.encoder, self.head), chosen, settings, threat, seed)
+
+    def train(self, mode: bool = True) -> Self:
+        """Set the mode, except that a frozen encoder is in train mode only where ``encoder_bn`` asks for it."""
+        super().train(mode)
+        if isinstance(self.plan, LinearSettings):
+            self.encoder.train(mode and self.plan.encoder_bn == "train")
+        return self
+
+    def positions(self, count: int) -> Tensor:
+        """Return all positions but those held out to select the epoch on."""
+        everything = super().positions(count)
+        return everything if self.best is None else everything[~torch.isin(everything, self.best.chosen.cpu())]
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Labelled:
         """uint8 [B, C, H, W] -> weak views with their labels."""
         return Labelled(self._view(images, generator), self.get_buffer("labels")[index], generator)
 
+    def after_epoch(self, epoch: int, images: Tensor) -> Mapping[str, float]:
+        """Keep the classifier if it is the best so far, where that is what the settings ask for."""
+        if self.best is None:
+            return {}
+        return self.best.judge(Classifier(self.encoder, self.head), epoch, images, self.get_buffer("labels"))
+
     def classifier(self) -> Classifier:
-        """Return the classifier to evaluate."""
-        return Classifier(self.encoder, self.head).eval()
+        """Return the classifier to evaluate, in eval mode."""
+        last = Classifier(self.encoder, self.head)
+        return (last if self.best is None else self.best.classifier).eval()
+
+    @property
+    def selected_epoch(self) -> int | None:
+        """The epoch whose classifier is evaluated, from 1 on, if one was selected; None: the last."""
+        return None if self.best is None else int(self.best.epoch)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,16 +1,20 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
-from bench.recipe.overrides import parse_overrides
+from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES
+from bench.recipe.overrides import override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
+from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
     PROTOCOLS,
     AdversarialSettings,
     AFFSettings,
     ALFSettings,
+    LinearSettings,
     ProtocolSettings,
     SLFSettings,
 )
-from bench.recipe.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe
+from bench.recipe.recipe import DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
+from bench.recipe.reevaluate import reevaluated
 from bench.recipe.sections import (
     EncoderSettings,
     EvaluationSettings,
@@ -23,7 +27,11 @@ from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
+    "CORRUPTIONS",
+    "FAMILIES",
+    "PRESETS",
     "PROTOCOLS",
+    "SEVERITIES",
     "AFFSettings",
     "ALFSettings",
     "AdversarialSettings",
@@ -31,6 +39,8 @@ __all__ = [
     "EncoderSettings",
     "EvaluationSettings",
     "Fidelity",
+    "Finetune",
+    "LinearSettings",
     "MethodConfig",
     "Norm",
     "Precision",
@@ -46,6 +56,10 @@ __all__ = [
     "build_recipe",
     "canonical_digest",
     "load_tier",
+    "override_text",
     "parse_overrides",
+    "parse_recipe",
+    "preset_overrides",
+    "reevaluated",
     "tier_names",
 ]

@@ -1,5 +1,6 @@
 """``--set section.key=value``: from what the user typed to nested plain values."""
 
+import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
@@ -26,6 +27,14 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             raise BenchError(f"--set {key} is given twice; keep one of them.")
         parsed[key] = _value(value.strip())
     return parsed
+
+
+def override_text(key: str, value: Any) -> str:
+    """Return what to type behind ``--set`` for :func:`parse_overrides` to read ``value`` back, to the last bit."""
+    levels = round(value * 255) if isinstance(value, float) else 0
+    if key.split(".")[-1] == "eps" and 0 < levels < 255 and levels / 255 == value:
+        return f"{key}={levels}/255"
+    return f"{key}={_text(value)}"
 
 
 def insert(values: dict[str, Any], key: str, value: Any) -> None:
@@ -56,3 +65,22 @@ def _value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return None if text == "null" else text  # "none" is a word: encoder.normalisation=none
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, str) and value == value.strip() and _value(value) == value:
+        return value  # a bare word
+    return _toml(value)
+
+
+def _toml(value: Any) -> str:
+    """Return ``value`` as TOML writes it on one line."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_toml(key)} = {_toml(entry)}' for key, entry in value.items())}}}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")

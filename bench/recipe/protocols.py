@@ -2,63 +2,79 @@
 
 Their shared skeleton (25 epochs, batches of 512, SGD, weak views, the rate a tenth from epochs 15 and 20) is
 AdvCL's (NeurIPS 2021), which DeACL follows (section 4.1). Papers differ in the rest, and a preset named after
-its origin pins that; a key set beside a preset wins over it.
+its origin pins all of it (``bench.recipe.presets``); a key set beside a preset wins over it, and so does what a
+tier says about a protocol.
 """
 
-from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from bench.errors import unknown
 from bench.recipe.plan import Schedule, TrainPlan
+from bench.recipe.presets import LOSSES, PRESETS
 from bench.recipe.sections import Start
 
 
 class ProtocolSettings(TrainPlan):
     """What the three protocols have in common."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {}
+    section: ClassVar[str]
+    """The protocol's name, which is also its section of the recipe."""
 
+    preset: str = "uniform"
+    """Whose protocol this is: ``uniform``, ``advcl``, ``deacl-2024`` or ``robustssl-benchmark``."""
     epochs: int = Field(default=25, ge=1)
     batch_size: int = Field(default=512, ge=2)
     drop_last: bool = False
+    lr: float = Field(default=0.1, gt=0)
     weight_decay: float = Field(default=2e-4, ge=0)
     schedule: Schedule = "steps"
     decay_epochs: tuple[int, ...] = (15, 20)
     flip_prob: float = Field(default=0.5, ge=0, le=1)
     """Of the weak view; 0 where the data must not be mirrored."""
+    head_init: Literal["default", "zero"] = "default"
+    """The linear layer's first weights: the framework's random ones, or none."""
+    selection: Literal["last", "best"] = "last"
+    """Whose classifier is evaluated: the last epoch's, or that of the epoch with the highest robust accuracy on
+    training images held out for the purpose, the earliest of equals. The test images have no say in it."""
+    selection_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Under ``best``, the share held out, drawn from the run's seed; ACL holds out 5,000 of CIFAR's 50,000."""
+    selection_steps: int = Field(default=20, ge=0)
+    """Under ``best``, the steps of PGD on them: of eps/4, from one uniform start, at the threat model's radius."""
 
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
-        return {**cls.presets.get(str(values.get("preset", "uniform")), {}), **values}
+        preset = PRESETS.get(str(values.get("preset", "uniform")), PRESETS["uniform"])[cls.section]
+        loss = values.get("loss")
+        attack = LOSSES.get(str(loss), {}) if loss != preset.get("loss") else {}
+        return {**preset, **attack, **values}
+
+    @field_validator("preset")
+    @classmethod
+    def _preset_exists(cls, name: str) -> str:
+        if name not in PRESETS:
+            raise ValueError(str(unknown("preset", name, PRESETS)))
+        return name
 
 
-class SLFSettings(ProtocolSettings):
-    """Standard linear finetuning: a linear classifier on the frozen encoder, trained on clean images."""
+class LinearSettings(ProtocolSettings):
+    """What SLF and ALF share: the encoder's parameters are frozen, and only the linear layer learns."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "uniform": {"encoder_bn": "eval", "lr": 0.1},
-        "advcl": {"encoder_bn": "eval", "lr": 0.01},
-        "deacl-2024": {"encoder_bn": "train", "lr": 0.1},
-    }
-
-    preset: Literal["uniform", "advcl", "deacl-2024"] = "uniform"
-    """``uniform``: encoder in eval mode, lr 0.1. ``advcl``: eval mode, lr 0.01, the paper-era protocol.
-    ``deacl-2024``: DeACL's current script: lr 0.1, batch-norm statistics rewritten by clean images."""
     encoder_bn: Literal["eval", "train"] = "eval"
     """``eval``: the encoder stays frozen to the bit. ``train``: its batch-norm layers use batch statistics and
-    overwrite their running statistics."""
-    lr: float = Field(default=0.1, gt=0)
+    overwrite their running statistics with those of what SLF or ALF trains on."""
 
 
 class AdversarialSettings(ProtocolSettings):
     """What ALF and AFF share: the loss on adversarial images, and the attack that makes them.
 
     Source: TRADES (Zhang et al., ICML 2019), equation 3 and algorithm 1, with the constants of DeACL's
-    ``trades/trades.py`` at 3fb81e3: beta 6, ten steps of 2/255 at 8/255.
+    ``trades/trades.py`` at 3fb81e3: beta 6, ten steps of 2/255 at 8/255. PGD-AT (Madry et al., ICLR 2018) took 7
+    steps of 2/255; its ten here are those of GodXuxilie/RobustSSL_Benchmark at 05f778a.
     """
 
     loss: Literal["trades", "pgd"] = "trades"
@@ -68,35 +84,39 @@ class AdversarialSettings(ProtocolSettings):
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "gaussian"
-    """TRADES starts from the image plus 0.001 N(0, 1); PGD-AT usually from ``uniform``."""
+    """TRADES starts from the image plus 0.001 N(0, 1), and ``loss=pgd`` from ``uniform``."""
+    clean_passes: Literal[1, 2] = 1
+    """How often TRADES passes the clean batch through the network. Its released code does so before and after the
+    adversarial one; the second changes no gradient, but moves batch-norm's statistics further towards clean images."""
 
 
-class ALFSettings(AdversarialSettings):
+class SLFSettings(LinearSettings):
+    """Standard linear finetuning: a linear classifier on the frozen encoder, trained on clean images."""
+
+    section: ClassVar[str] = "slf"
+
+
+class ALFSettings(AdversarialSettings, LinearSettings):
     """Adversarial linear finetuning: a linear classifier on the frozen encoder, trained adversarially."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "uniform": {"encoder_bn": "eval", "lr": 0.1},
-        "deacl-2024": {"encoder_bn": "train", "lr": 0.01},
-    }
-
-    preset: Literal["uniform", "deacl-2024"] = "uniform"
-    encoder_bn: Literal["eval", "train"] = "eval"
-    """As in SLF; under ``train`` the statistics move towards those of clean and adversarial images."""
-    lr: float = Field(default=0.1, gt=0)
+    section: ClassVar[str] = "alf"
 
 
 class AFFSettings(AdversarialSettings):
     """Adversarial full finetuning: encoder and classifier together, trained adversarially."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, object]]] = {
-        "uniform": {"lr": 0.1},
-        "deacl-2024": {"lr": 0.01},
-    }
+    section: ClassVar[str] = "aff"
 
-    preset: Literal["uniform", "deacl-2024"] = "uniform"
-    """``uniform``: lr 0.1, which also trains from scratch. ``deacl-2024``: DeACL's current script, lr 0.01."""
-    lr: float = Field(default=0.1, gt=0)
+    bn: Literal["single", "dual"] = "single"
+    """``dual``: clean and adversarial images pass through branches with a batch-norm of their own, both begun as
+    the encoder's; the adversarial branch is evaluated, as in DynACL (ICLR 2023)."""
+
+    @model_validator(mode="after")
+    def _both_branches_are_trained(self) -> Self:
+        if self.bn == "dual" and self.loss == "pgd":
+            raise ValueError("bn=dual needs the clean images of loss=trades; PGD-AT trains on adversarial ones alone")
+        return self
 
 
-PROTOCOLS = ("slf", "alf", "aff")
+PROTOCOLS = (SLFSettings.section, ALFSettings.section, AFFSettings.section)
 """The protocols there are, in the order in which they run; each is a section of the recipe."""

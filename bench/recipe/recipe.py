@@ -1,6 +1,6 @@
 """The recipe: every number of a run, resolved from method, dataset, tier, fidelity and ``--set``."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import Field, SerializeAsAny, create_model
@@ -13,7 +13,8 @@ from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity,
 from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.tiers import Tier
 
-_SHARED = ("encoder", "threat", *PROTOCOLS, "evaluate")
+SHARED = ("encoder", "threat", *PROTOCOLS, "evaluate")
+"""The sections that all methods have; the others are a method's own."""
 
 
 class MethodConfig(Settings):
@@ -44,6 +45,17 @@ class DatasetFacts(Settings):
     std: tuple[float, ...]
 
 
+class Finetune(Settings):
+    """Where protocols and evaluation depart from pre-training: in the data (transfer), or in the threat alone."""
+
+    dataset: DatasetFacts
+    """Of the images as the classifier sees them."""
+    threat: ThreatSettings
+    resized_from: tuple[int, int] | None = None
+    """Height and width that the images had before they were brought to the size of the pre-training images, by
+    bilinear interpolation with antialiasing; None: they had it already."""
+
+
 class Recipe(Settings):
     """Every number of a run except its seed."""
 
@@ -63,6 +75,8 @@ class Recipe(Settings):
     alf: ALFSettings
     aff: AFFSettings
     evaluate: EvaluationSettings
+    finetune: Finetune | None = None
+    """None: protocols and evaluation use the data and the threat model of pre-training."""
 
     def pretraining_digest(self) -> str:
         """Return the SHA-256 of all that decides the encoder; runs that share it share their weights."""
@@ -72,10 +86,32 @@ class Recipe(Settings):
 
     def protocol_digest(self, protocol: str) -> str:
         """Return the SHA-256 of all that decides a protocol's result, given the encoder."""
-        own = self.model_dump(mode="json", include={protocol, "evaluate", "threat"})
+        sections = {protocol, "evaluate", "threat"} | ({"finetune"} if self.finetune else set())
+        own = self.model_dump(mode="json", include=sections)
         if self.budget is not None:  # its record is one of another table, though it may share the encoder
             own["budget"] = self.budget
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
+
+    def overrides_of(self, protocol: str) -> dict[str, Any]:
+        """Return the overrides without those of the other protocols, which have no part in its result."""
+        others = set(PROTOCOLS) - {protocol}
+        return {key: value for key, value in self.overrides.items() if key.split(".")[0] not in others}
+
+    @property
+    def downstream(self) -> "Recipe":
+        """This recipe as protocols and evaluation read it, with the data and the threat model that are theirs.
+
+        For its numbers only: digests are those of the whole recipe.
+        """
+        if self.finetune is None:
+            return self
+        return self.model_copy(update={"dataset": self.finetune.dataset, "threat": self.finetune.threat})
+
+    @property
+    def pretrained_on(self) -> str | None:
+        """The name of the pre-training data, where protocols use others (transfer)."""
+        transfer = self.finetune and self.finetune.dataset.sha256 != self.dataset.sha256
+        return self.dataset.name if transfer else None
 
     @property
     def eval_eps(self) -> float:
@@ -92,6 +128,8 @@ def build_recipe(
     tier: Tier,
     fidelity: Fidelity = "uniform",
     overrides: Mapping[str, Any] | None = None,
+    finetune: DatasetFacts | None = None,
+    resized_from: tuple[int, int] | None = None,
 ) -> Recipe:
     """Return the recipe of ``method`` on ``dataset``.
 
@@ -106,6 +144,8 @@ def build_recipe(
         tier: how far to scale.
         fidelity: ``uniform`` or ``native``.
         overrides: dotted keys to values, from :func:`bench.recipe.parse_overrides`.
+        finetune: facts about the data of protocols and evaluation, if they are others.
+        resized_from: height and width of their images before they were resized.
 
     Raises:
         BenchError: listing every unknown key or, after that, every bad value together.
@@ -121,15 +161,29 @@ def build_recipe(
         "config": _fitted(_scaled(config_type, tier, overrides), dataset),
         "encoder": {**tier.encoder, **(native_encoder if fidelity == "native" else {})},
         "threat": {"eps": dataset.eps},
-        **{name: _fitted({"flip_prob": 0.5, **getattr(tier, name)}, dataset) for name in PROTOCOLS},
+        **{name: protocol_section(name, tier, finetune or dataset) for name in PROTOCOLS},
         "evaluate": dict(tier.evaluate),
     }
+    if finetune:
+        values["finetune"] = {"dataset": finetune, "threat": {"eps": finetune.eps}, "resized_from": resized_from}
     what = f"recipe {method}/{tier.name}"
-    typed = create_model("Recipe", __base__=Recipe, config=(config_type, ...))
-    _refuse_unknown(overrides, typed.parse(values, what))
+    refuse_unknown(overrides, parse_recipe(values, config_type, what), (*SHARED, "config"))
     for key, value in overrides.items():
         insert(values, _full_key(key), value)
+        if finetune and key.startswith("threat."):
+            insert(values, f"finetune.{key}", value)
+    return parse_recipe(values, config_type, what)
+
+
+def parse_recipe(values: Any, config_type: type[MethodConfig], what: str) -> Recipe:
+    """Return the recipe that nested plain ``values`` hold; raises BenchError that lists every fault."""
+    typed = create_model("Recipe", __base__=Recipe, config=(config_type, ...))
     return typed.parse(values, what)
+
+
+def protocol_section(name: str, tier: Tier, dataset: DatasetFacts) -> dict[str, Any]:
+    """Return what ``tier`` and the data of the protocol ``name`` give its section, the rest being default."""
+    return _fitted({"flip_prob": 0.5, **getattr(tier, name)}, dataset)
 
 
 def _scaled(config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,12 +208,13 @@ def _fitted(values: dict[str, Any], dataset: DatasetFacts) -> dict[str, Any]:
 
 
 def _full_key(key: str) -> str:
-    return key if key.split(".")[0] in _SHARED else f"config.{key}"
+    return key if key.split(".")[0] in SHARED else f"config.{key}"
 
 
-def _refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe) -> None:
-    dump = recipe.model_dump(mode="json")
-    allowed = [key for key, _ in flatten({**{name: dump[name] for name in _SHARED}, **dump["config"]})]
+def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Sequence[str]) -> None:
+    """Raise BenchError, listing all of them, for ``overrides`` that are no keys of ``sections`` of ``recipe``."""
+    dump = recipe.model_dump(mode="json", include=set(sections))
+    allowed = [key for key, _ in flatten({**dump.pop("config", {}), **dump})]
     faults = []
     for key in overrides:
         if any(known.startswith(f"{key}.") for known in allowed):

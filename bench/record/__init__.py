@@ -1,21 +1,50 @@
 """Records: what a run leaves behind, and what every table is made from."""
 
+from bench.record.corruption import CorruptionEvaluation
 from bench.record.environment import Environment, describe_environment
 from bench.record.outcome import Outcome, wilson_interval
+from bench.record.paired import Pairs, Shared, mcnemar_exact, newcombe_interval, shared
 from bench.record.record import AutoAttackEvaluation, PGDEvaluation, PhaseCost, Record
 from bench.record.store import load_record, record_files, record_path, save_record
+from bench.record.sweep import (
+    Sweep,
+    SweepSettings,
+    grid_fault,
+    load_sweep,
+    save_sweep,
+    sweep_files,
+    sweep_identity,
+    sweep_path,
+)
+from bench.record.welch import MeanDifference, welch
 
 __all__ = [
     "AutoAttackEvaluation",
+    "CorruptionEvaluation",
     "Environment",
+    "MeanDifference",
     "Outcome",
     "PGDEvaluation",
+    "Pairs",
     "PhaseCost",
     "Record",
+    "Shared",
+    "Sweep",
+    "SweepSettings",
     "describe_environment",
+    "grid_fault",
     "load_record",
+    "load_sweep",
+    "mcnemar_exact",
+    "newcombe_interval",
     "record_files",
     "record_path",
     "save_record",
+    "save_sweep",
+    "shared",
+    "sweep_files",
+    "sweep_identity",
+    "sweep_path",
+    "welch",
     "wilson_interval",
 ]

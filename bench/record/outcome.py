@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bench.recipe import Settings
@@ -81,8 +82,29 @@ class Outcome(Settings):
             return list(range(self.n))
         return [position for position, chosen in enumerate(_decode(self.images, test_images)) if chosen]
 
+    def spread(self, test_images: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Return which images of a test split of ``test_images`` were measured, and which of them came out right.
 
-def wilson_interval(correct: int, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
+        Both are bool [test_images].
+
+        Raises:
+            ValueError: the outcome is of a test split of another size.
+        """
+        if self.images is None:
+            mask = np.ones(self.n, dtype=bool)
+        else:
+            flags = _flags(self.images)
+            mask = flags[:test_images]
+            if len(flags) != 8 * -(-test_images // 8) or mask.sum() != self.n:
+                raise ValueError(f"its bitmap of measured images is not over {test_images} test images")
+        if len(mask) != test_images:
+            raise ValueError(f"it has outcomes of {self.n} images, and there are {test_images} test images")
+        correct = np.zeros(test_images, dtype=bool)
+        correct[mask] = _flags(self.bits)[: self.n]
+        return mask, correct
+
+
+def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 
     Unlike the normal interval it is right for small n and near 0 and 1, where robust accuracies often lie.
@@ -101,5 +123,9 @@ def _encode(flags: np.ndarray) -> str:
 
 
 def _decode(text: str, count: int) -> list[bool]:
-    packed = np.frombuffer(base64.b64decode(text), dtype=np.uint8)
-    return [bool(bit) for bit in np.unpackbits(packed)[:count]]
+    decoded: list[bool] = _flags(text)[:count].tolist()
+    return decoded
+
+
+def _flags(text: str) -> NDArray[np.bool_]:
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8)).astype(bool)

@@ -4,9 +4,11 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from bench.recipe import Settings, canonical_digest
+from bench.recipe import Settings
+from bench.record.corruption import CorruptionEvaluation
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
+from bench.record.sealed import Sealed
 
 SCHEMA: Literal[2] = 2
 """Version 2 adds fields that are null in version 1, so both are read alike."""
@@ -57,11 +59,8 @@ class AutoAttackEvaluation(Settings):
         return self
 
 
-class Record(Settings):
-    """One (run, protocol). Schema version 2.
-
-    ``sha256`` is the digest of everything else, so that a truncated or edited file is noticed.
-    """
+class Record(Sealed):
+    """One (run, protocol). Schema version 2."""
 
     schema_version: Literal[1, 2] = SCHEMA
     method: str
@@ -77,6 +76,8 @@ class Record(Settings):
     """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""
     fidelity: Literal["uniform", "native"]
     seed: int
+    encoder_seed: int | None = None
+    """The seed of pre-training where protocol and evaluation were given another."""
     protocol: str
     overrides: dict[str, Any]
     """What was changed against the tier's recipe; empty for the recipe as it stands."""
@@ -87,9 +88,12 @@ class Record(Settings):
     encoder_sha256: str
     """Digest of the pre-trained encoder's weights."""
     classifier_sha256: str
+    selected_epoch: int | None = Field(default=None, ge=1)
+    """The protocol's epoch, from 1 on, whose classifier was judged where one was selected; None: the last."""
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None
+    corruptions: CorruptionEvaluation | None = None
     doctor: dict[str, Any] | None = None
     """Verdicts of the evaluation's own checks."""
     cost: dict[str, PhaseCost]
@@ -99,15 +103,6 @@ class Record(Settings):
     environment: Environment
     started: AwareDatetime
     finished: AwareDatetime
-    sha256: str = ""
-
-    def sealed(self) -> "Record":
-        """Return this record with its digest filled in."""
-        return self.model_copy(update={"sha256": self.content_digest()})
-
-    def content_digest(self) -> str:
-        """Return the digest of everything but ``sha256``."""
-        return canonical_digest(self.model_dump(mode="json", exclude={"sha256"}))
 
     @property
     def pretraining_seconds(self) -> float:

@@ -1,20 +1,28 @@
 """A run: one method from raw images to records."""
 
+from bench.run.checkpoint import CheckpointRequest, prepare_checkpoint
 from bench.run.execute import execute
-from bench.run.finished import Finished, finished_protocols, untrained_encoder
+from bench.run.finished import Finished, finished_in, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
+from bench.run.select import select_finished
+from bench.run.sweep import SweepRequest, sweep_runs
 
 __all__ = [
+    "CheckpointRequest",
     "Finished",
     "PhaseEstimate",
     "Run",
     "RunFolder",
     "RunRequest",
+    "SweepRequest",
     "execute",
+    "finished_in",
     "finished_protocols",
     "prepare",
+    "prepare_checkpoint",
     "project",
-    "untrained_encoder",
+    "select_finished",
+    "sweep_runs",
 ]

@@ -15,7 +15,14 @@ LIKE = "like:"
 """Before a method's name: as much as that method spends."""
 
 
-def at_budget(recipe: Recipe, asked: str, dataset: Dataset, reference: Callable[[str], Recipe]) -> Recipe:
+RecipeOf = Callable[[str, Mapping[str, Any]], Recipe]
+"""From a method's name and overrides to its recipe, under the conditions of the run."""
+
+_COMMON = ("encoder", "threat")
+"""Sections whose overrides hold for the method that is to be equalled too."""
+
+
+def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf) -> Recipe:
     """Return ``recipe`` with epochs for which pre-training spends what was ``asked``, as near as whole ones come.
 
     All stages are stretched by one factor, each to at least one epoch, and with them their warm-up and decays;
@@ -27,7 +34,8 @@ def at_budget(recipe: Recipe, asked: str, dataset: Dataset, reference: Callable[
         recipe: as it is without a budget.
         asked: a number of floating-point operations, two a multiply-add, or ``like:METHOD``.
         dataset: its data.
-        reference: gives the recipe of another method under the same conditions.
+        recipe_of: gives the recipe of the method that is to be equalled. Of the overrides it gets those of
+            encoder and threat model alone, so that ``like:deacl`` is DeACL as published.
 
     Raises:
         BenchError: not a number and no method, a method without pre-training, epochs set besides, or a budget
@@ -40,7 +48,7 @@ def at_budget(recipe: Recipe, asked: str, dataset: Dataset, reference: Callable[
     if typed:
         raise BenchError(f"--budget chooses the epochs, and so does --set {typed[0]}. Leave out one of them.")
     costs = epoch_flops(recipe, dataset)
-    budget = _operations(asked, dataset, reference)
+    budget = _operations(recipe, asked, dataset, recipe_of)
     epochs = nearest_epochs([plan.epochs for plan in plans.values()], costs, budget)
     if epochs is None:
         raise BenchError(
@@ -91,15 +99,16 @@ def nearest_epochs(epochs: Sequence[int], costs: Sequence[float], budget: float)
     return min(at(low), at(high), key=lambda counts: abs(spent(counts) - budget))
 
 
-def _operations(asked: str, dataset: Dataset, reference: Callable[[str], Recipe]) -> float:
+def _operations(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf) -> float:
     if not asked.startswith(LIKE):
         return _number(asked)
     name = asked.removeprefix(LIKE)
-    recipe = reference(name)
-    plans = recipe.config.plans()
+    common = {key: value for key, value in recipe.overrides.items() if key.split(".")[0] in _COMMON}
+    other = recipe_of(name, common)
+    plans = other.config.plans()
     if not plans:
         raise BenchError(f"{name} has no pre-training to be equal to. Type, say, --budget like:deacl")
-    costs = epoch_flops(recipe, dataset)
+    costs = epoch_flops(other, dataset)
     return sum(plan.epochs * cost for plan, cost in zip(plans.values(), costs, strict=True))
 
 

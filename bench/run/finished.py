@@ -5,17 +5,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import create_model
 
-from bench.data import Dataset, load_dataset
+from bench.data import Dataset
 from bench.errors import BenchError
 from bench.files import read_json
-from bench.method import METHODS, MethodContext
-from bench.nn import Classifier, Encoder
+from bench.method import METHODS
+from bench.nn import Classifier
 from bench.protocol import build_protocol
-from bench.recipe import Recipe
+from bench.recipe import Recipe, parse_recipe
 from bench.record import Record, load_record
+from bench.run.encoder import plain_encoder
 from bench.run.folder import RunFolder
+from bench.run.target import load_target
 from bench.zoo import digest, load_tensors
 
 
@@ -27,14 +28,22 @@ class Finished:
     """The run's; its recipe has this protocol's settings."""
     protocol: str
     record: Record
+    spec: str
+    """What the user called the data that it was judged on."""
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe as protocol and evaluation read it: data and threat model are those of the judgement."""
+        return self.folder.recipe.downstream
 
     def dataset(self, data_dir: Path) -> Dataset:
-        """Return the data of the run; raises BenchError if they are gone, or are others by now."""
-        dataset = load_dataset(self.folder.spec, data_dir)
-        if dataset.sha256 != self.folder.recipe.dataset.sha256:
+        """Return the data that it was judged on; raises BenchError if they are gone, or are others by now."""
+        dataset = load_target(self.spec, data_dir, self.folder.recipe.dataset).dataset
+        expected = self.recipe.dataset.sha256
+        if dataset.sha256 != expected:
             raise BenchError(
-                f"{self.folder.spec} has changed since {self.folder.path.name} was run: its SHA-256 was "
-                f"{self.folder.recipe.dataset.sha256[:12]} and is {dataset.sha256[:12]}. Restore it, or run again."
+                f"{self.spec} has changed since {self.folder.path.name} was run: its SHA-256 was "
+                f"{expected[:12]} and is {dataset.sha256[:12]}. Restore it, or run again."
             )
         return dataset
 
@@ -44,10 +53,9 @@ class Finished:
         Raises:
             BenchError: its weights are missing or damaged, or are not those of the record.
         """
-        recipe = self.folder.recipe
-        encoder = untrained_encoder(recipe, self.folder.seed, dataset)
-        stage = build_protocol(self.protocol, recipe, encoder, dataset.train.labels, self.folder.seed)
-        place = self.folder.protocol(self.protocol)
+        encoder = plain_encoder(self.folder.recipe)
+        stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
+        place = self.folder.protocol(self.protocol, self.record.seed)
         tensors = load_tensors(place.path / f"{stage.name}.safetensors").tensors
         stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
         classifier = stage.classifier()
@@ -56,36 +64,34 @@ class Finished:
         return classifier.to(device)
 
 
-def untrained_encoder(recipe: Recipe, seed: int, dataset: Dataset) -> Encoder:
-    """Return an encoder of the form that the run evaluates, with the weights that training starts from."""
-    index = dataset.index_train if dataset.pretrain is None else None
-    method = METHODS.get(recipe.method)(recipe.config)
-    for _ in method.stages(MethodContext(recipe, seed, torch.device("cpu"), dataset.pretraining_images, index)):
-        pass
-    return method.result()
-
-
 def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
     """Yield every finished protocol under ``runs_dir``, run by run; what is no run is passed over.
 
     Raises:
         BenchError: a record there is damaged.
     """
-    for path in sorted(runs_dir.glob("*/*/record.json")):
+    for run in sorted(path.parent for path in runs_dir.glob("*/run.json")):
+        yield from finished_in(run)
+
+
+def finished_in(run: Path) -> Iterator[Finished]:
+    """Yield the finished protocols of the run in the folder ``run``; see :func:`finished_protocols`."""
+    for path in sorted(run.glob("*/record.json")):
         yield _open(path)
 
 
 def _open(path: Path) -> Finished:
     record = load_record(path)
-    values = read_json(path.parents[1] / "run.json")
+    recipe = parse_recipe(record.recipe, METHODS.get(record.method).config_type, f"the recipe of {record.method}")
+    seed = record.seed if record.encoder_seed is None else record.encoder_seed
+    folder = RunFolder(path.parents[1], recipe, seed, _spec(path.parents[1] / "run.json"))
+    target = folder.protocol(record.protocol, record.seed).target
+    return Finished(folder, record.protocol, record, _spec(target) if recipe.pretrained_on else folder.spec)
+
+
+def _spec(path: Path) -> str:
+    values = read_json(path)
     spec = values.get("spec") if isinstance(values, dict) else None
     if not isinstance(spec, str):
-        raise BenchError(f"{path.parents[1] / 'run.json'} does not say which data it is about. Run it again.")
-    folder = RunFolder(path.parents[1], _recipe(record), record.seed, spec)
-    return Finished(folder, record.protocol, record)
-
-
-def _recipe(record: Record) -> Recipe:
-    config_type = METHODS.get(record.method).config_type
-    typed = create_model("Recipe", __base__=Recipe, config=(config_type, ...))
-    return typed.parse(record.recipe, f"the recipe of {record.method}")
+        raise BenchError(f"{path} does not say which data it is about. Run it again.")
+    return spec

@@ -1,6 +1,6 @@
 """A run's folder: where its weights, its unfinished state and its finished records are."""
 
-import fcntl
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import make_writable, read_json, remove_unfinished, write_json
 from bench.recipe import Recipe, canonical_digest
+from bench.run.lock import locked
 
 
 @dataclass(frozen=True)
@@ -19,28 +20,52 @@ class RunFolder:
     recipe: Recipe
     seed: int
     spec: str
-    """What the user called the data; it may be a path, so it is no part of the recipe."""
+    """What the user called the pre-training data; it may be a path, so it is no part of the recipe."""
+    weights: str | None = None
+    """Digest of an encoder that was not trained in this folder but brought here; it is one of several that the
+    recipe and the seed may lead to, on other machines."""
 
     @classmethod
-    def of(cls, runs_dir: Path, recipe: Recipe, seed: int, spec: str) -> "RunFolder":
+    def of(cls, runs_dir: Path, recipe: Recipe, seed: int, spec: str, weights: str | None = None) -> "RunFolder":
         """Return the folder that belongs to ``recipe`` and ``seed``; nothing is made yet."""
         parts = [recipe.dataset.name, recipe.method, recipe.tier, recipe.fidelity, f"s{seed}"]
-        return cls(runs_dir / "-".join([*parts, recipe.pretraining_digest()[:8]]), recipe, seed, spec)
+        parts += [recipe.pretraining_digest()[:8], *([f"w{weights[:8]}"] if weights else [])]
+        return cls(runs_dir / "-".join(parts), recipe, seed, spec, weights)
 
     @property
     def owner(self) -> str:
         """The digest of all that decides the encoder, the seed included."""
-        return canonical_digest([self.recipe.pretraining_digest(), self.seed])
+        return canonical_digest([self.recipe.pretraining_digest(), self.seed, *self._brought])
+
+    @property
+    def _brought(self) -> list[str]:
+        return [self.weights] if self.weights else []
+
+    @property
+    def description(self) -> Path:
+        """Whose folder it is; made when the run begins."""
+        return self.path / "run.json"
 
     @property
     def encoder(self) -> Path:
         """The pre-trained encoder's weights."""
         return self.path / "encoder.safetensors"
 
-    def protocol(self, name: str) -> "ProtocolFolder":
-        """Return the place of the protocol ``name`` with the recipe's settings of it."""
-        digest = self.recipe.protocol_digest(name)
-        return ProtocolFolder(self.path / f"{name}-{digest[:8]}", canonical_digest([digest, self.seed]))
+    def protocol(self, name: str, seed: int | None = None) -> "ProtocolFolder":
+        """Return the place of the protocol ``name`` with the recipe's settings of it.
+
+        Args:
+            name: the protocol.
+            seed: of protocol and evaluation; None: that of the encoder.
+        """
+        digest, parts, own = self.recipe.protocol_digest(name), [name], [*self._brought]
+        if self.recipe.finetune and self.recipe.pretrained_on:
+            parts.append(self.recipe.finetune.dataset.name)
+        if seed is not None and seed != self.seed:
+            parts.append(f"s{seed}")
+            own.append(seed)
+        owner = canonical_digest([digest, self.seed, *own])
+        return ProtocolFolder(self.path / "-".join([*parts, digest[:8]]), owner)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -50,21 +75,27 @@ class RunFolder:
             BenchError: another process works in it, it cannot be written, or it holds another run.
         """
         make_writable(self.path)
-        with _locked(self.path / ".lock"):
+        with locked(self.path / ".lock", self._refuse):
             remove_unfinished(self.path)
             self._identify()
             yield
 
+    def _refuse(self) -> None:
+        raise BenchError(f"another process is working on this run ({self.path}). Wait for it, or stop it.")
+
     def _identify(self) -> None:
-        """Write whose folder this is, or check it."""
-        description = self.path / "run.json"
-        if not description.exists():
+        """Write whose folder this is, or check it; where the data have moved, write where they are now."""
+        if not self.description.exists():
             recipe = self.recipe.model_dump(mode="json")
-            write_json(description, {"owner": self.owner, "seed": self.seed, "spec": self.spec, "recipe": recipe})
+            write_json(self.description, {"owner": self.owner, "seed": self.seed, "spec": self.spec, "recipe": recipe})
             return
-        identity = read_json(description)
+        identity = read_json(self.description)
         if not isinstance(identity, dict) or identity.get("owner") != self.owner:
             raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
+        if self.spec and identity.get("spec") != self.spec:
+            started = self.description.stat().st_mtime
+            write_json(self.description, {**identity, "spec": self.spec})
+            os.utime(self.description, (started, started))  # it says when the run began
 
 
 @dataclass(frozen=True)
@@ -80,29 +111,11 @@ class ProtocolFolder:
         return self.path / "evaluation.json"
 
     @property
+    def target(self) -> Path:
+        """What the user called the protocol's data, where they are not those of pre-training."""
+        return self.path / "target.json"
+
+    @property
     def record(self) -> Path:
         """The finished record; its copy under ``results/`` is the one that counts."""
         return self.path / "record.json"
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``; the system lets go of it however this process ends."""
-    try:
-        lock = path.open("a")
-    except OSError as error:
-        raise _unlockable(path, error) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BenchError(
-                f"another process is working on this run ({path.parent}). Wait for it, or stop it."
-            ) from None
-        except OSError as error:
-            raise _unlockable(path, error) from error
-        yield
-
-
-def _unlockable(path: Path, error: OSError) -> BenchError:
-    return BenchError(f"cannot lock {path}: {error.strerror}. Make it writable, or choose another --runs-dir.")

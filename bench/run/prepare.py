@@ -1,7 +1,7 @@
 """From what the user asked for to a run that is checked and ready to start."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
 from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier
-from bench.run.folder import RunFolder
+from bench.run.budget import at_budget
+from bench.run.folder import ProtocolFolder, RunFolder
+from bench.run.target import Target, load_target
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,13 @@ class RunRequest:
     """None: ``tiny`` for digits, otherwise ``mini`` on a CPU and ``short`` on a GPU."""
     fidelity: Fidelity = "uniform"
     protocols: Sequence[str] | None = None
-    """None: SLF, or, for a method without pre-training, the first protocol that it can be evaluated under."""
+    """None: all that the method can be evaluated under."""
+    finetune_dataset: str | None = None
+    """Data for protocols and evaluation (transfer); None: those of pre-training."""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    budget: str | None = None
+    """What pre-training is to spend: floating-point operations, or ``like:METHOD``; it decides the epochs."""
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
@@ -44,15 +50,35 @@ class Run:
     protocols: Sequence[str]
     device: torch.device
     folder: RunFolder
+    finetune: Dataset | None = None
+    """The data of protocols and evaluation, if not those of pre-training."""
+    checkpoint: Path | None = None
+    """An encoder that is trained already; ``dataset`` is then what it is judged on, whatever it was trained on."""
+
+    @property
+    def target(self) -> Dataset:
+        """The data of protocols and evaluation."""
+        return self.finetune or self.dataset
 
     @property
     def finished(self) -> bool:
         """Whether every protocol asked for has its record."""
-        return all(self.folder.protocol(name).record.exists() for name in self.protocols)
+        return all(self.place(name).record.exists() for name in self.protocols)
+
+    def place(self, protocol: str) -> ProtocolFolder:
+        """Return where ``protocol`` keeps its state."""
+        return self.folder.protocol(protocol, self.seed)
+
+    def with_seed(self, seed: int) -> "Run":
+        """Return the run that differs in its seed alone: that of the same request with this seed."""
+        check_seed(seed)
+        folder = RunFolder.of(self.folder.path.parent, self.recipe, seed, self.folder.spec)
+        return replace(self, seed=seed, folder=folder)
 
     @property
     def context(self) -> MethodContext:
         """What the method is told."""
+        assert self.checkpoint is None, "an encoder that is trained already needs no images to train on"
         data = self.dataset
         index = data.index_train if data.pretrain is None else None
         return MethodContext(self.recipe, self.seed, self.device, data.pretraining_images, index)
@@ -65,43 +91,73 @@ def prepare(request: RunRequest) -> Run:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data.
     """
     method = METHODS.get(request.method)
-    protocols = _protocols(request, method)
-    if not 0 <= request.seed < 2**32:
-        raise BenchError(f"seed {request.seed} is out of range; choose one from 0 to {2**32 - 1}.")
+    protocols = chosen_protocols(request.protocols, request.method, method)
+    check_seed(request.seed)
     device = pick_device(request.device)
     tier = load_tier(request.tier or _default_tier(request.dataset, device))
     dataset = load_dataset(request.dataset, request.data_dir)
-    recipe = build_recipe(
-        method=request.method,
-        config_type=method.config_type,
-        native_encoder=method.native_encoder,
-        dataset=dataset_facts(dataset),
-        tier=tier,
-        fidelity=request.fidelity,
-        overrides=request.overrides,
-    )
-    if recipe.evaluate.autoattack and dataset.num_classes < 4:
+    facts = dataset_facts(dataset)
+    target = other_target(request.finetune_dataset, request.data_dir, facts)
+
+    def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
+        return build_recipe(
+            method=name,
+            config_type=METHODS.get(name).config_type,
+            native_encoder=METHODS.get(name).native_encoder,
+            dataset=facts,
+            tier=tier,
+            fidelity=request.fidelity,
+            overrides=overrides,
+            finetune=target and dataset_facts(target.dataset),
+            resized_from=target and target.resized_from,
+        )
+
+    recipe = recipe_of(request.method, request.overrides)
+    check_autoattack(recipe)
+    if request.budget is not None:
+        recipe = at_budget(recipe, request.budget, dataset, recipe_of)
+    folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
+    return Run(method, dataset, recipe, request.seed, protocols, device, folder, target and target.dataset)
+
+
+def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
+    """Return the data called ``spec`` as the encoder takes them; None for none, or for those of pre-training."""
+    target = None if spec is None else load_target(spec, data_dir, pretraining)
+    return None if target is None or target.dataset.sha256 == pretraining.sha256 else target
+
+
+def check_seed(seed: int) -> None:
+    """Raise BenchError if ``seed`` is out of range."""
+    if not 0 <= seed < 2**32:
+        raise BenchError(f"seed {seed} is out of range; choose one from 0 to {2**32 - 1}.")
+
+
+def check_autoattack(recipe: Recipe) -> None:
+    """Raise BenchError if AutoAttack is asked for on too few classes."""
+    data = recipe.downstream.dataset
+    if recipe.evaluate.autoattack and data.num_classes < 4:
         raise BenchError(
-            f"AutoAttack's targeted losses need at least 4 classes; {dataset.name} has {dataset.num_classes}. "
+            f"AutoAttack's targeted losses need at least 4 classes; {data.name} has {data.num_classes}. "
             "Leave it out with --set evaluate.autoattack=false"
         )
-    folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
-    return Run(method, dataset, recipe, request.seed, protocols, device, folder)
 
 
-def _protocols(request: RunRequest, method: type[Method]) -> tuple[str, ...]:
+def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:
+    """Return the protocols called ``names``, each once; None: all that ``method``, called ``title``, allows.
+
+    Raises:
+        BenchError: an unknown protocol, or one that makes no sense for the method.
+    """
     possible = method.info.protocols
-    if request.protocols is None:
-        return possible[:1]
-    for protocol in request.protocols:
+    for protocol in names or ():
         if protocol not in PROTOCOLS:
             raise unknown("protocol", protocol, PROTOCOLS)
         if protocol not in possible:
             raise BenchError(
-                f"{request.method} cannot be evaluated under {protocol}: it has no pre-trained features. "
+                f"{title} cannot be evaluated under {protocol}: it has no pre-trained features. "
                 f"Type --protocols {','.join(possible)}"
             )
-    return tuple(dict.fromkeys(request.protocols))
+    return tuple(possible if names is None else dict.fromkeys(names))
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:

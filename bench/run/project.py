@@ -14,7 +14,9 @@ from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import build_protocol
+from bench.run.encoder import plain_encoder
 from bench.run.prepare import Run
+from bench.run.stages import StageFolder
 from bench.train import StageProbe, check_plan, stage_progress, time_in_turn
 
 _ROUNDS = 2
@@ -51,19 +53,23 @@ def project(run: Run) -> list[PhaseEstimate]:
     Raises:
         BenchError: a plan that cannot work on this dataset or device.
     """
-    method = run.method(run.recipe.config)
-    images = run.dataset.pretraining_images
+    estimates = [] if run.checkpoint else _pretraining(run)
+    encoder = plain_encoder(run.recipe).to(run.device)
+    for protocol in run.protocols:
+        stage = build_protocol(protocol, run.recipe.downstream, encoder, run.target.train.labels, run.seed)
+        place = run.place(protocol)
+        left = _left(place.path, stage)
+        estimates.append(_stage(run, stage, run.target.train.images, f"protocol {protocol}", left))
+        estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
+    return estimates
+
+
+def _pretraining(run: Run) -> list[PhaseEstimate]:
+    method, images = run.method(run.recipe.config), run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
-        left = _left(run.folder.path, stage)
+        left = _left(StageFolder.of(run, stage).path, stage)
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
-    encoder = method.result().to(run.device)
-    for protocol in run.protocols:
-        stage = build_protocol(protocol, run.recipe, encoder, run.dataset.train.labels, run.seed)
-        place = run.folder.protocol(protocol)
-        left = _left(place.path, stage)
-        estimates.append(_stage(run, stage, run.dataset.train.images, f"protocol {protocol}", left))
-        estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
     return estimates
 
 
@@ -73,20 +79,21 @@ def _left(folder: Path, stage: Stage) -> float:
 
 
 def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
-    plan = stage.plan
+    plan, count = stage.plan, len(stage.positions(len(images)))
     probe = StageProbe(stage, images, device=run.device, seed=run.seed)
-    check_plan(stage, len(images), run.device)
+    check_plan(stage, count, run.device)
     (times,) = time_in_turn([probe], rounds=_ROUNDS, seconds=_STAGE_SECONDS)
-    work = f"{plan.epochs} epochs of {plan.steps_per_epoch(len(images))} batches of {plan.batch_size}"
-    return PhaseEstimate(phase, work, times.of(plan, len(images)), left)
+    work = f"{plan.epochs} epochs of {plan.steps_per_epoch(count)} batches of {plan.batch_size}"
+    return PhaseEstimate(phase, work, times.of(plan, count), left)
 
 
 def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
-    settings, test = run.recipe.evaluate, run.dataset.test
+    recipe, test = run.recipe.downstream, run.target.test
+    settings = recipe.evaluate
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
     objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
-    threat = Threat(norm=run.recipe.threat.norm, eps=run.recipe.eval_eps)
+    threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
 
     def gradient() -> Tensor:
         return pgd(objective, images, threat=threat, steps=1, step_size=0.0, start="clean")
@@ -107,7 +114,7 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
         )
     ]
     if settings.autoattack:
-        attacked = len(autoattack_images(run.recipe))
+        attacked = len(autoattack_images(recipe))
         survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
         work = f"standard, {attacked} test images"
         estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))

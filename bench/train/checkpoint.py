@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFileError
+from bench.files import set_aside
 from bench.method import Stage
 from bench.recipe import Settings
+from bench.reporting import Reporter
 from bench.train.cost import Cost
-from bench.zoo import load_tensors, save_tensors
+from bench.zoo import TensorFile, load_tensors, save_tensors
 
 
 class Progress(Settings):
@@ -47,13 +49,21 @@ def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: 
     save_tensors(path, tensors, progress.model_dump(mode="json"))
 
 
-def load_state(path: Path, owner: str, stage: Stage, optimizer: Optimizer | None) -> Progress:
+def load_state(
+    path: Path, owner: str, stage: Stage, optimizer: Optimizer | None, reporter: Reporter
+) -> Progress | None:
     """Restore ``stage`` and ``optimizer`` in place from ``path`` and return how far they had come.
 
+    None, and nothing restored, where there is no such file, or where it is damaged: then it is set aside, which
+    ``reporter`` is told.
+
     Raises:
-        BenchError: the file is damaged, or belongs to another recipe, seed or stage.
+        BenchError: the file belongs to another recipe, seed or stage.
     """
-    tensors, metadata = load_tensors(path)
+    file = intact_tensors(path, reporter)
+    if file is None:
+        return None
+    tensors, metadata = file
     progress = Progress.parse(metadata, str(path))
     if (progress.owner, progress.stage) != (owner, stage.name):
         raise BenchError(
@@ -71,6 +81,18 @@ def load_state(path: Path, owner: str, stage: Stage, optimizer: Optimizer | None
                 # empty_like keeps the parameter's memory format, on which the speed of the update depends.
                 optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momenta[name])
     return progress
+
+
+def intact_tensors(path: Path, reporter: Reporter) -> TensorFile | None:
+    """Return what ``path`` holds, None where it is missing, or damaged and now set aside, which is said."""
+    if not path.exists():
+        return None
+    try:
+        return load_tensors(path)
+    except DamagedFileError as error:
+        aside = set_aside(path)
+        reporter.note(f"{error} It is now {aside.name}, and what it held is made again.")
+        return None
 
 
 def stage_progress(folder: Path, stage: str) -> Progress | None:

@@ -83,7 +83,8 @@ class _Training:
         self.reporter, self.stop = reporter, stop
         self.unfinished = unfinished_path(folder, stage.name)
         self.finished = finished_path(folder, stage.name)
-        self.count = len(images)
+        self.positions = stage.positions(len(images)).to(device)
+        self.count = len(self.positions)
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device)
         self.images = images.to(device)
@@ -91,15 +92,18 @@ class _Training:
         self.progress = Progress(owner=owner, stage=stage.name, cost=nothing)
 
     def run(self) -> Progress:
-        if self.finished.exists():
-            return load_state(self.finished, self.progress.owner, self.stage, None)
+        owner = self.progress.owner
+        done = load_state(self.finished, owner, self.stage, None, self.reporter)
+        if done is not None:
+            return done
         optimizer = build_optimizer(self.plan, self.stage)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
-        if self.unfinished.exists():
-            self.progress = load_state(self.unfinished, self.progress.owner, self.stage, optimizer)
-            _restore_scaler(scaler, self.progress)
-        else:
+        begun = load_state(self.unfinished, owner, self.stage, optimizer, self.reporter)
+        if begun is None:
             self._prepare()
+        else:
+            self.progress = begun
+            _restore_scaler(scaler, begun)
         self.stage.train()
         self._announce()
         while self.progress.epoch < self.plan.epochs:
@@ -124,7 +128,7 @@ class _Training:
         """Train from the current step to the end of the epoch, and save."""
         epoch, first, cost = self.progress.epoch, self.progress.step, self.progress.cost
         order = torch.randperm(self.count, generator=rng.generator(self.seed, self.stage.name, "order", epoch))
-        order = order.to(self.device)
+        order = self.positions[order.to(self.device)]
         sums: dict[str, Tensor | float] = dict(self.progress.loss_sum)
         flops, images, lr = cost.flops_per_image, cost.images, 0.0
         with timed(self.device) as clock:
@@ -148,7 +152,9 @@ class _Training:
         means = {name: float(value) for name, value in sums.items()}
         self._refuse_nonfinite(means, epoch)
         done = step + 1 == self.steps
-        entry = {name: value / self.steps for name, value in means.items()} | {"lr": lr}
+        with timed(self.device) as review:
+            noted = self.stage.after_epoch(epoch, self.images) if done else {}
+        entry = {**{name: value / self.steps for name, value in means.items()}, "lr": lr, **noted}
         self.progress = self.progress.model_copy(
             update={
                 "epoch": epoch + done,
@@ -157,7 +163,9 @@ class _Training:
                 "history": self.progress.history + ([entry] if done else []),
                 "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
                 "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
-                "cost": cost.plus(clock).model_copy(
+                "cost": cost.plus(clock)
+                .plus(review)
+                .model_copy(
                     update={
                         "images": images,
                         "flops_per_image": flops,

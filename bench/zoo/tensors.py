@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFileError
 from bench.files import write_bytes
 
 _FORMAT = "bench-1"
@@ -39,19 +39,22 @@ def load_tensors(path: Path) -> TensorFile:
     """Return the tensors (on the CPU) and metadata of ``path``.
 
     Raises:
-        BenchError: the file is missing, truncated, not ours, or one of its bits has changed.
+        DamagedFileError: the file is truncated, one of its bits has changed, or it is not ours.
+        BenchError: it is missing, or the disk does not give it.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except (OSError, SafetensorError) as error:
-        raise BenchError(f"cannot read {path}: {error}. Delete it; the same command makes it again.") from error
+    except SafetensorError as error:
+        raise DamagedFileError(f"cannot read {path}: it is damaged, or no safetensors file ({error}).") from error
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error}.") from error
     if header.get("format") != _FORMAT:
-        raise BenchError(f"{path} was not written by this program (no {_FORMAT!r} header).")
+        raise DamagedFileError(f"{path} was not written by this program (no {_FORMAT!r} header), or is damaged.")
     text = header.get("metadata", "")
     if digest(tensors, text) != header.get("sha256"):
-        raise BenchError(f"{path} is damaged: its checksum does not match. Delete it; the same command makes it again.")
+        raise DamagedFileError(f"{path} is damaged: its checksum does not match.")
     return TensorFile(tensors, json.loads(text))
 
 

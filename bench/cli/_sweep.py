@@ -1,0 +1,103 @@
+"""What `bench sweep-eps` and `bench sweep-steps` share: their options, the work, and the tables."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli._progress import reporting
+
+if TYPE_CHECKING:
+    from bench.record import Outcome, Sweep
+    from bench.run import SweepRequest
+
+Runs = Annotated[list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")]
+OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only runs on this dataset.")]
+UnderProtocol = Annotated[str, typer.Option("--protocol", help="Whose classifiers to attack: slf, alf or aff.")]
+StepSize = Annotated[float, typer.Option("--step-size", help="Of PGD, in units of eps; 0.25 is 2/255 at 8/255.")]
+Output = Annotated[Path | None, typer.Option("--output", help="Folder for the figure; default: none is drawn.")]
+OnDevice = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1; default: the best there is.")]
+RunsDir = Annotated[Path, typer.Option("--runs-dir", help="Where runs keep weights and state.")]
+ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where sweeps go, beside the records.")]
+DataDir = Annotated[Path, typer.Option("--data-dir", help="Where datasets are downloaded to.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the sweeps as JSON on stdout.")]
+
+_COLUMNS = 3
+"""Runs side by side in a table: what 80 columns hold."""
+
+
+def carry_out(
+    request: "SweepRequest",
+    runs: list[str] | None,
+    dataset: str | None,
+    protocol: str,
+    *,
+    runs_dir: Path,
+    results_dir: Path,
+    data_dir: Path,
+    device: str | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Sweep the chosen runs, and print or draw what came out."""
+    from bench.device import pick_device
+    from bench.run import select_finished, sweep_runs
+    from bench.stop import stop_on_signals
+
+    chosen = select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol)
+    with stop_on_signals() as stop, reporting(Console(stderr=True)) as reporter:
+        found = sweep_runs(
+            chosen,
+            request,
+            results_dir,
+            data_dir=data_dir,
+            device=pick_device(device),
+            reporter=reporter,
+            stop=stop,
+        )
+    sweeps = [sweep for sweep, _ in found]
+    if as_json:
+        print(json.dumps([sweep.model_dump(mode="json") for sweep in sweeps], indent=1))
+    else:
+        for first in range(0, len(sweeps), _COLUMNS):
+            for table in _tables(sweeps[first : first + _COLUMNS]):
+                Console().print(table)
+        for _, path in found:
+            print(f"sweep: {path}")
+
+
+def _tables(sweeps: "list[Sweep]") -> list[Table]:
+    first = sweeps[0]
+    settings = first.settings
+    tables = [_table(sweeps, [sweep.outcomes for sweep in sweeps], _attack(first))]
+    if settings.kind == "steps":
+        worst = [sweep.worst or () for sweep in sweeps]
+        tables.append(_table(sweeps, worst, "the same, right at every iterate up to there"))
+    return tables
+
+
+def _attack(sweep: "Sweep") -> str:
+    settings = sweep.settings
+    if settings.kind == "eps":
+        return f"accuracy under PGD-{settings.steps[0]}, step size {settings.step_size:g} eps"
+    return f"accuracy under PGD at {255 * settings.eps[0]:.3g}/255, step size {settings.step_size:g} eps"
+
+
+def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: str) -> Table:
+    first = sweeps[0]
+    table = Table(title=f"{first.dataset}, {first.protocol.upper()}: {title}", caption="percent with 95 % interval")
+    table.add_column("eps x 255" if first.settings.kind == "eps" else "steps", justify="right")
+    for sweep in sweeps:
+        table.add_column(f"{sweep.title} {sweep.tier} s{sweep.seed}", justify="right")
+    for number, value in enumerate(first.settings.grid):
+        size = f"{255 * value:.3g}" if first.settings.kind == "eps" else str(value)
+        table.add_row(size, *(_cell(outcomes[number]) for outcomes in columns))
+    return table
+
+
+def _cell(outcome: "Outcome") -> str:
+    low, high = outcome.interval
+    return f"{100 * outcome.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"

@@ -1,0 +1,135 @@
+"""``bench compare``: two records image by image, or two methods over their seeds."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from bench.compare import Measure, RecordComparison, SeedComparison
+
+_SHOWN_DIFFERENCES = 12
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="A record: its file, its name, or its run's; with --dataset, a method.")],
+    b: Annotated[str, typer.Argument(help="The other. Differences are A less B.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="A and B are methods: compare them over their seeds on this dataset.")
+    ] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="Which of a run's records to take: slf, alf or aff; for methods slf.")
+    ] = None,
+    tier: Annotated[str | None, typer.Option(help="Of methods: the tier, where there are several.")] = None,
+    fidelity: Annotated[Literal["uniform", "native"], typer.Option(help="Of methods: the fidelity.")] = "uniform",
+    measures: Annotated[str, typer.Option(help="What to compare, with commas.")] = "sa,ra,aa",
+    across_protocols: Annotated[
+        bool, typer.Option("--across-protocols", help="Compare records of different protocols.")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images", help="Print the images that only one of the two got right.")
+    ] = False,
+    results_dir: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON on stdout.")] = False,
+) -> None:
+    """Say how far apart two results are, and whether that may be chance.
+
+    Records are compared on the images that both met: the difference of their accuracies with a 95 % interval, and
+    McNemar's exact test. Methods are compared over their seeds: means, standard deviations, Welch's interval.
+
+    Examples:
+      bench compare deacl-tiny-uniform-s0-slf-7c15fcbe simclr-tiny-uniform-s0-slf-7ad6c157 --images
+      bench compare a.json b.json --measures aa
+      bench compare deacl simclr --dataset digits --protocol slf
+    """
+    from bench.compare import compare_records, compare_seeds, find_record, find_seeds
+
+    chosen = _measures(measures)
+    if dataset is None:
+        first, second = (find_record(name, results_dir, protocol=protocol) for name in (a, b))
+        pair = compare_records(first, second, measures=chosen, across_protocols=across_protocols)
+        if as_json:
+            print(json.dumps(pair.model_dump(mode="json"), indent=1))
+        else:
+            _show_records(pair, images)
+        return
+    groups = [
+        find_seeds(name, results_dir, dataset=dataset, protocol=protocol or "slf", tier=tier, fidelity=fidelity)
+        for name in (a, b)
+    ]
+    seeds = compare_seeds(*groups, measures=chosen)
+    if as_json:
+        print(json.dumps(seeds.model_dump(mode="json"), indent=1))
+    else:
+        _show_seeds(seeds)
+
+
+def _measures(text: str) -> "list[Measure]":
+    from bench.compare import MEASURES
+    from bench.errors import unknown
+
+    names = [name.strip().lower() for name in text.split(",")]
+    for name in names:
+        if name not in MEASURES:
+            raise unknown("measure", name, MEASURES)
+    return [measure for measure in MEASURES if measure in names]
+
+
+def _show_records(found: "RecordComparison", images: bool) -> None:
+    table = _table("A", "B", "A - B", "95 % interval", "p", "only A", "only B", "n")
+    for measure, one in found.measures.items():
+        table.add_row(
+            *(measure.upper(), _percent(one.a), _percent(one.b), *_difference(one.difference, one.interval)),
+            *(_p_value(one.p_value), str(len(one.only_a)), str(len(one.only_b)), str(one.n)),
+        )
+    _show(table, found)
+    print("percent of the n images that both met; interval: Newcombe 1998, method 10; p: McNemar's exact test")
+    if images:
+        for measure, one in found.measures.items():
+            for side, positions in (("A", one.only_a), ("B", one.only_b)):
+                print(f"{measure.upper()}, only {side} is right: {', '.join(map(str, positions)) or 'none'}")
+
+
+def _show_seeds(found: "SeedComparison") -> None:
+    table = _table("A", "B", "A - B", "95 % interval", "p")
+    for measure, one in found.measures.items():
+        spreads = [f"{_percent(spread.mean)} ± {100 * spread.std:.2f}, n = {spread.n}" for spread in (one.a, one.b)]
+        table.add_row(measure.upper(), *spreads, *_difference(one.difference, one.interval), _p_value(one.p_value))
+    _show(table, found)
+    print("percent: mean ± sample standard deviation over n seeds; interval and p: Welch's t test")
+
+
+def _table(*columns: str) -> Table:
+    table = Table("", box=box.SIMPLE)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _show(table: Table, found: "RecordComparison | SeedComparison") -> None:
+    print(f"A: {found.a}\nB: {found.b}\non {found.dataset}")
+    Console().print(table)
+    for measure, reason in found.missing.items():
+        print(f"{measure.upper()}: {reason}")
+    shown = found.differences[:_SHOWN_DIFFERENCES]
+    if shown:
+        more = len(found.differences) - len(shown)
+        print("they also differ in " + "; ".join(f"{key}: {a}, {b}" for key, a, b in shown), end="")
+        print(f"; and {more} more (--json)" if more else "")
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.2f}"
+
+
+def _difference(difference: float, interval: tuple[float, float]) -> tuple[str, str]:
+    low, high = interval
+    return f"{100 * difference:+.2f}", f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+
+
+def _p_value(p: float) -> str:
+    return f"{p:.1e}" if p < 0.001 else f"{p:.3f}"

@@ -1,0 +1,60 @@
+"""``bench sweep-eps``: accuracy of finished runs against the radius of the attack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli._grid import parse_eps
+from bench.cli._sweep import (
+    AsJson,
+    DataDir,
+    OnDataset,
+    OnDevice,
+    Output,
+    ResultsDir,
+    Runs,
+    RunsDir,
+    StepSize,
+    UnderProtocol,
+    carry_out,
+)
+
+
+def sweep_eps(
+    runs: Runs = None,
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = "slf",
+    eps: Annotated[
+        str | None, typer.Option(help="Radii in pixels, as 0,2/255,4/255; default: nine, up to twice the usual.")
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
+    step_size: StepSize = 0.25,
+    output: Output = None,
+    device: OnDevice = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Attack finished runs by PGD at growing eps (DeACL, figure 3).
+
+    Examples:
+      bench sweep-eps
+      bench sweep-eps --dataset digits --eps 0,8/255,16/255
+    """
+    from bench.run import SweepRequest
+
+    request = SweepRequest("eps", parse_eps(eps) if eps is not None else None, (steps,), step_size)
+    carry_out(
+        request,
+        runs,
+        dataset,
+        protocol,
+        runs_dir=runs_dir,
+        results_dir=results_dir,
+        data_dir=data_dir,
+        device=device,
+        output=output,
+        as_json=as_json,
+    )

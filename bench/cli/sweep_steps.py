@@ -1,0 +1,63 @@
+"""``bench sweep-steps``: accuracy of finished runs against the steps of the attack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli._grid import parse_eps, parse_steps
+from bench.cli._sweep import (
+    AsJson,
+    DataDir,
+    OnDataset,
+    OnDevice,
+    Output,
+    ResultsDir,
+    Runs,
+    RunsDir,
+    StepSize,
+    UnderProtocol,
+    carry_out,
+)
+
+
+def sweep_steps(
+    runs: Runs = None,
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = "slf",
+    steps: Annotated[str | None, typer.Option(help="Numbers of steps; default: 1,2,5,10,20,50,100.")] = None,
+    eps: Annotated[str | None, typer.Option(help="The one radius, as 8/255; default: the dataset's usual one.")] = None,
+    step_size: StepSize = 0.25,
+    output: Output = None,
+    device: OnDevice = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Attack finished runs by PGD with ever more steps (DeACL, figure 3), all read off one trajectory.
+
+    Examples:
+      bench sweep-steps
+      bench sweep-steps --dataset digits --steps 1,5,20
+    """
+    from bench.run import SweepRequest
+
+    request = SweepRequest(
+        "steps",
+        parse_eps(eps) if eps is not None else None,
+        parse_steps(steps) if steps is not None else None,
+        step_size,
+    )
+    carry_out(
+        request,
+        runs,
+        dataset,
+        protocol,
+        runs_dir=runs_dir,
+        results_dir=results_dir,
+        data_dir=data_dir,
+        device=device,
+        output=output,
+        as_json=as_json,
+    )

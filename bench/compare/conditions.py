@@ -1,0 +1,109 @@
+"""What has to be equal before two results may be compared, and what else is different between them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, NamedTuple
+
+from bench.errors import BenchError
+from bench.leaderboard.measured import Measured
+from bench.leaderboard.wording import eps_text
+from bench.recipe.overrides import flatten
+
+Measure = Literal["sa", "ra", "aa"]
+MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
+
+_ABSENT = "absent"
+_RADII = ("eps", "step_size")
+
+
+class Difference(NamedTuple):
+    """One setting that A and B do not share."""
+
+    key: str
+    a: str
+    b: str
+
+
+def refuse_incomparable(a: Measured, b: Measured, *, measures: Sequence[Measure], across_protocols: bool) -> None:
+    """Raise BenchError, with every reason, if a difference between ``a`` and ``b`` would mean nothing."""
+    _refuse_other_test_set(a, b)
+    reasons = []
+    if not across_protocols and a.record.protocol != b.record.protocol:
+        reasons.append(
+            f"A was judged under {a.record.protocol.upper()}, B under {b.record.protocol.upper()}. "
+            "If that is the comparison you want, add --across-protocols."
+        )
+    knobs = {measure: list(_different_knobs(a, b, measure)) for measure in measures}
+    rest = ",".join(measure for measure in measures if not knobs[measure])
+    for measure in measures:
+        if knobs[measure]:
+            listing = "; ".join(f"{knob.key} {knob.a} and {knob.b}" for knob in knobs[measure])
+            way_out = f" Compare the rest with --measures {rest}." if rest else ""
+            reasons.append(f"{measure.upper()} was measured under different attacks: {listing}.{way_out}")
+    if reasons:
+        raise BenchError("these two cannot be compared:\n  - " + "\n  - ".join(reasons))
+
+
+def other_differences(a: Measured, b: Measured) -> tuple[Difference, ...]:
+    """Return what else ``a`` and ``b`` do not share, which may be what the difference comes from.
+
+    Of the recipe, all but the methods' own settings where the methods differ; beyond it, the seed, what the
+    encoder was pre-trained on, and the packages that decide numbers.
+    """
+    left, right = (_settings(one, own=a.record.method == b.record.method) for one in (a, b))
+    keys = dict.fromkeys([*left, *right])
+    pairs = ((key, left.get(key), right.get(key)) for key in keys)
+    return tuple(
+        Difference(key, _text(key, one), _text(key, other)) for key, one, other in pairs if not _equal(one, other)
+    )
+
+
+def _refuse_other_test_set(a: Measured, b: Measured) -> None:
+    if a.facts.sha256 != b.facts.sha256:
+        one, other = (
+            f"{facts.name} ({facts.test_images:,} images, SHA-256 {facts.sha256[:12]})" for facts in (a.facts, b.facts)
+        )
+        raise BenchError(
+            f"these two cannot be compared: A was judged on {one}, B on {other}. A comparison needs the same test "
+            "images: run one of the two on the data of the other."
+        )
+
+
+def _different_knobs(a: Measured, b: Measured, measure: Measure) -> Iterator[Difference]:
+    left, right = _knobs(a, measure), _knobs(b, measure)
+    for key in left if right else ():
+        if not _equal(left[key], right[key]):
+            yield Difference(key, _text(key, left[key]), _text(key, right[key]))
+
+
+def _knobs(one: Measured, measure: Measure) -> dict[str, Any]:
+    """Return what decides how strong the attack behind a measure is; empty where there is none."""
+    record = one.record
+    if measure == "ra":
+        return {"norm": one.threat.norm, **record.ra.model_dump(exclude={"outcome"})}
+    if measure == "aa" and record.aa:
+        return {"norm": one.threat.norm, **record.aa.model_dump(include={"eps", "version", "targets"})}
+    return {}
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return math.isclose(a, b, rel_tol=1e-9)
+    return bool(a == b)
+
+
+def _settings(one: Measured, *, own: bool) -> dict[str, Any]:
+    record = one.record
+    sections = ["config"] * own + ["encoder", "threat", record.protocol, "evaluate"]
+    return {
+        **{"method": record.method, "tier": record.tier, "fidelity": record.fidelity, "protocol": record.protocol},
+        **{"seed": record.seed, "pretrained_on": record.pretrained_on, "budget": record.recipe.get("budget")},
+        **dict(flatten({name: record.recipe.get(name, {}) for name in sections})),
+        **{f"package {name}": version for name, version in record.environment.packages.items()},
+    }
+
+
+def _text(key: str, value: Any) -> str:
+    if value is None:
+        return _ABSENT
+    return eps_text(value) if isinstance(value, float) and key.rpartition(".")[2] in _RADII else str(value)

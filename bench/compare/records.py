@@ -1,0 +1,109 @@
+"""Two records compared image by image."""
+
+from collections.abc import Sequence
+
+from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
+from bench.errors import BenchError
+from bench.leaderboard.measured import Measured
+from bench.recipe import Settings
+from bench.record import Outcome, mcnemar_exact, newcombe_interval, shared
+
+
+class MeasureComparison(Settings):
+    """SA, RA or AA of two classifiers on the images that both measured; shares of 1."""
+
+    n: int
+    """Images that both measured."""
+    a: float
+    b: float
+    """Accuracies on those images, so they may differ from the records' own."""
+    difference: float
+    """Of A less B."""
+    interval: tuple[float, float]
+    """95 % interval of the difference: Newcombe's for paired proportions."""
+    p_value: float
+    """Of McNemar's exact test, two-sided."""
+    both: int
+    """Images that both got right."""
+    only_a: tuple[int, ...]
+    only_b: tuple[int, ...]
+    """Positions in the test split of the images that only one of the two got right."""
+    neither: int
+
+
+class RecordComparison(Settings):
+    """Two records compared on the same images."""
+
+    a: str
+    b: str
+    """Title, year and seed of each."""
+    dataset: str
+    measures: dict[Measure, MeasureComparison]
+    missing: dict[Measure, str]
+    """What could not be compared, and why."""
+    differences: tuple[Difference, ...]
+    """Settings that the two do not share."""
+
+
+def compare_records(
+    a: Measured, b: Measured, *, measures: Sequence[Measure] = MEASURES, across_protocols: bool = False
+) -> RecordComparison:
+    """Compare two records image by image.
+
+    Args:
+        a: the first record; differences are of its accuracy less that of ``b``.
+        b: the second.
+        measures: what to compare.
+        across_protocols: whether the two may have been judged under different protocols.
+
+    Raises:
+        BenchError: they are one record, of different test sets or protocols, or were attacked differently.
+    """
+    if a.record.sha256 == b.record.sha256:
+        raise BenchError(f"{a.path} and {b.path} are the same record. Name two different ones.")
+    refuse_incomparable(a, b, measures=measures, across_protocols=across_protocols)
+    outcomes_a, outcomes_b = ({name.lower(): outcome for name, outcome in one.outcomes()} for one in (a, b))
+    compared: dict[Measure, MeasureComparison] = {}
+    missing: dict[Measure, str] = {}
+    for measure in measures:
+        without = [name for name, found in (("A", outcomes_a), ("B", outcomes_b)) if measure not in found]
+        if without:
+            missing[measure] = f"not measured for {' and '.join(without)}"
+            continue
+        one = _compare(outcomes_a[measure], outcomes_b[measure], a.facts.test_images)
+        if one is None:
+            missing[measure] = "the two were measured on different images"
+        else:
+            compared[measure] = one
+    return RecordComparison(
+        a=_name(a),
+        b=_name(b),
+        dataset=a.record.dataset,
+        measures=compared,
+        missing=missing,
+        differences=other_differences(a, b),
+    )
+
+
+def _compare(a: Outcome, b: Outcome, test_images: int) -> MeasureComparison | None:
+    both = shared(a, b, test_images=test_images)
+    pairs = both.pairs
+    if not pairs.n:
+        return None
+    return MeasureComparison(
+        n=pairs.n,
+        a=(pairs.both + pairs.only_a) / pairs.n,
+        b=(pairs.both + pairs.only_b) / pairs.n,
+        difference=pairs.difference,
+        interval=newcombe_interval(pairs),
+        p_value=mcnemar_exact(pairs.only_a, pairs.only_b),
+        both=pairs.both,
+        only_a=tuple(both.positions[both.a & ~both.b].tolist()),
+        only_b=tuple(both.positions[~both.a & both.b].tolist()),
+        neither=pairs.neither,
+    )
+
+
+def _name(one: Measured) -> str:
+    record = one.record
+    return f"{record.title} {record.year}, {record.protocol.upper()}, seed {record.seed}"

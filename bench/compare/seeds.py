@@ -1,0 +1,94 @@
+"""Two methods compared over the seeds that each was run with."""
+
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
+from bench.errors import BenchError
+from bench.leaderboard.groups import Group
+from bench.leaderboard.labels import label
+from bench.recipe import Settings
+from bench.record import welch
+
+
+class Spread(Settings):
+    """One kind of accuracy over the seeds of a method, as shares of 1."""
+
+    mean: float
+    std: float
+    """Sample standard deviation over the seeds."""
+    n: int
+    """Seeds."""
+
+
+class SeedMeasure(Settings):
+    """SA, RA or AA of two methods over their seeds."""
+
+    a: Spread
+    b: Spread
+    difference: float
+    """Of A's mean less B's."""
+    interval: tuple[float, float]
+    """95 % interval of the difference: Welch's."""
+    p_value: float
+    """Of Welch's t test, two-sided."""
+
+
+class SeedComparison(Settings):
+    """Two methods compared over their seeds, on one test set."""
+
+    a: str
+    b: str
+    dataset: str
+    protocol: str
+    seeds_a: tuple[int, ...]
+    seeds_b: tuple[int, ...]
+    measures: dict[Measure, SeedMeasure]
+    missing: dict[Measure, str]
+    """What could not be compared, and why."""
+    differences: tuple[Difference, ...]
+    """Settings that the two do not share, beside the seeds."""
+
+
+def compare_seeds(a: Group, b: Group, *, measures: Sequence[Measure] = MEASURES) -> SeedComparison:
+    """Compare two recipes over their seeds: means, standard deviations, and Welch's interval of the difference.
+
+    Raises:
+        BenchError: one of them has a single seed, or they were judged on other data or under other attacks.
+    """
+    first_a, first_b = a.seeds[0], b.seeds[0]
+    for one in (a, b):
+        if len(one.seeds) < 2:
+            raise BenchError(
+                f"{label(one.seeds[0])} has one seed there, {one.seeds[0].record.seed}, and one has no spread. "
+                f"Run more with --seed, or compare single records: bench compare {first_a.path} {first_b.path}"
+            )
+    refuse_incomparable(first_a, first_b, measures=measures, across_protocols=False)
+    values = {measure: (_accuracies(a, measure), _accuracies(b, measure)) for measure in measures}
+    return SeedComparison(
+        a=label(first_a),
+        b=label(first_b),
+        dataset=first_a.record.dataset,
+        protocol=first_a.record.protocol,
+        seeds_a=tuple(one.record.seed for one in a.seeds),
+        seeds_b=tuple(one.record.seed for one in b.seeds),
+        measures={measure: _compare(*both) for measure, both in values.items() if all(both)},
+        missing={measure: "not measured for both" for measure, both in values.items() if not all(both)},
+        differences=tuple(found for found in other_differences(first_a, first_b) if found.key != "seed"),
+    )
+
+
+def _accuracies(group: Group, measure: Measure) -> list[float]:
+    found = [dict(one.outcomes()).get(measure.upper()) for one in group.seeds]
+    return [outcome.accuracy for outcome in found if outcome]
+
+
+def _compare(a: Sequence[float], b: Sequence[float]) -> SeedMeasure:
+    result = welch(a, b)
+    return SeedMeasure(
+        a=Spread(mean=fmean(a), std=stdev(a), n=len(a)),
+        b=Spread(mean=fmean(b), std=stdev(b), n=len(b)),
+        difference=result.difference,
+        interval=result.interval,
+        p_value=result.p_value,
+    )

@@ -1,0 +1,7 @@
+"""Common corruptions of a test split: from published files, or made here."""
+
+from bench.data.corruptions.corrupt import corrupt
+from bench.data.corruptions.files import CorruptedImages, open_files
+from bench.data.corruptions.generated import generated_images
+
+__all__ = ["CorruptedImages", "corrupt", "generated_images", "open_files"]

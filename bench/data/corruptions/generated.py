@@ -1,0 +1,110 @@
+"""Corrupted test images that are made here, once a dataset, and kept in the form of the published files."""
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+
+from bench import __version__, rng
+from bench.data.corruptions.corrupt import PARAMETRISATION, VERSION, corrupt
+from bench.data.corruptions.files import CorruptedImages, open_array, pixels_digest
+from bench.data.dataset import Dataset
+from bench.errors import BenchError
+from bench.files import read_json, write_bytes, write_json, write_stream
+from bench.recipe import SEVERITIES, canonical_digest
+from bench.reporting import Reporter
+from bench.stop import Stop
+
+_CHUNK = 500
+"""Images that share a generator; part of what decides the pixels."""
+
+
+def generated_images(
+    dataset: Dataset, names: Sequence[str], *, data_dir: Path, reporter: Reporter, stop: Stop
+) -> CorruptedImages:
+    """Return corrupted copies of the dataset's test split; those that are not there yet are made.
+
+    What is drawn depends on the data alone, so that every method and seed is judged on the same images.
+
+    Args:
+        dataset: whose test split.
+        names: which corruptions.
+        data_dir: they are kept in its ``cache/corruptions``.
+        reporter: told about progress.
+        stop: asked after each few hundred images.
+
+    Raises:
+        BenchError: the folder cannot be written, or the disk is full.
+        InterruptedRunError: a stop was requested; the finished corruptions are kept.
+    """
+    key = canonical_digest([dataset.sha256, VERSION])[:16]
+    folder = data_dir / "cache" / "corruptions" / f"{dataset.name}-{key}"
+    digests = {name: digest for name in names if (digest := _kept(folder, name, reporter))}
+    missing = [name for name in names if name not in digests]
+    if missing:
+        write_bytes(folder / "labels.npy", _labels(dataset))
+        cell = len(SEVERITIES) * len(dataset.test)
+        reporter.begin("corrupted images", len(names) * cell, done=len(digests) * cell)
+        for name in missing:
+            digests[name] = _make(folder, name, dataset, reporter, stop)
+        reporter.end()
+    package = ("ssl-robustness-bench", __version__)
+    return CorruptedImages(folder, len(dataset.test), digests, PARAMETRISATION, package)
+
+
+def _kept(folder: Path, name: str, reporter: Reporter) -> str | None:
+    """Return the digest of a corruption that was made before, or None if it is absent, or damaged, which is said."""
+    note = folder / f"{name}.json"
+    if not note.exists():
+        return None
+    with suppress(BenchError, KeyError, TypeError):
+        digest = pixels_digest(name, open_array(folder / f"{name}.npy"))
+        if digest == read_json(note)["sha256"]:
+            return digest
+    reporter.note(f"{folder / name}.npy is damaged; it is made again.")
+    return None
+
+
+def _make(folder: Path, name: str, dataset: Dataset, reporter: Reporter, stop: Stop) -> str:
+    """Write one corruption, and then its digest, which says that it is whole; return the digest."""
+    test = dataset.test.images
+    shape = (len(SEVERITIES) * len(test), *test.permute(0, 2, 3, 1).shape[1:])
+    digest = hashlib.sha256(f"{name}\n".encode())
+
+    def parts() -> Iterator[bytes]:
+        yield _header(shape)
+        for pixels in _chunks(name, dataset, reporter, stop):
+            digest.update(pixels)
+            yield pixels
+
+    write_stream(folder / f"{name}.npy", parts())
+    write_json(folder / f"{name}.json", {"sha256": digest.hexdigest()})
+    return digest.hexdigest()
+
+
+def _chunks(name: str, dataset: Dataset, reporter: Reporter, stop: Stop) -> Iterator[bytes]:
+    images = dataset.test.images
+    for severity in SEVERITIES:
+        for first in range(0, len(images), _CHUNK):
+            generator = rng.generator(0, "corruption", dataset.sha256, name, severity, first)
+            corrupted = corrupt(images[first : first + _CHUNK], name, severity, generator=generator)
+            yield corrupted.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
+            reporter.advance(len(corrupted), f"{name}, severity {severity}")
+            stop.check()
+
+
+def _header(shape: tuple[int, ...]) -> bytes:
+    file = io.BytesIO()
+    npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+def _labels(dataset: Dataset) -> bytes:
+    file = io.BytesIO()
+    np.save(file, torch.tile(dataset.test.labels, (len(SEVERITIES),)).numpy())
+    return file.getvalue()

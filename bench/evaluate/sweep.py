@@ -1,0 +1,170 @@
+"""Accuracy under PGD along a grid: of eps, one attack a value; of steps, one trajectory for all values."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench import rng
+from bench.attack import Threat, iterates
+from bench.data import Split
+from bench.evaluate.state import SavedState, load_state
+from bench.nn import Classifier
+from bench.record import Outcome, PhaseCost, SweepSettings
+from bench.reporting import Reporter
+from bench.stop import Stop
+from bench.train.cost import Clock, device_name
+
+
+class Swept(NamedTuple):
+    """What was measured of one classifier, one outcome a value of the grid."""
+
+    outcomes: tuple[Outcome, ...]
+    worst: tuple[Outcome, ...] | None
+    cost: PhaseCost
+
+
+class _State(SavedState):
+    """One row a value of the grid."""
+
+    last: tuple[tuple[bool, ...], ...]
+    worst: tuple[tuple[bool, ...], ...]
+    seconds: float = 0.0
+
+
+def sweep(
+    classifier: Classifier,
+    test: Split,
+    settings: SweepSettings,
+    *,
+    owner: str,
+    path: Path,
+    seed: int,
+    device: torch.device,
+    reporter: Reporter,
+    stop: Stop,
+    name: str = "sweep",
+) -> Swept:
+    """Measure ``classifier`` on the test split along the grid of ``settings``.
+
+    The noise of each batch is that of RA (:func:`bench.evaluate.evaluate`), so with RA's eps, steps, step size,
+    start and batch size a sweep meets RA image by image.
+
+    Args:
+        classifier: judged in eval mode; attacked through its prepared copy.
+        test: the test split.
+        settings: grid and attack.
+        owner: digest that ``path`` must belong to.
+        path: the state file, written after each batch.
+        seed: the run's seed; every batch draws from a generator of its own.
+        device: where to work.
+        reporter: told about progress.
+        stop: asked before each step of the attack.
+        name: what to call the work on the screen.
+
+    Raises:
+        BenchError: a foreign state.
+        InterruptedRunError: a stop was requested; the finished batches are saved.
+    """
+    attack = _Attack(classifier.to(device).eval(), settings, seed, stop)
+    empty = ((),) * len(settings.grid)
+    state = load_state(path, _State(owner=owner, last=empty, worst=empty), reporter)
+    count, batch = len(test.labels), settings.batch_size
+    steps = len(settings.steps)
+    done = sum(len(state.last[row]) for row in range(0, len(empty), steps))
+    reporter.begin(name, count * len(settings.eps), done=done)
+    for number, eps in enumerate(settings.eps):
+        rows = range(number * steps, (number + 1) * steps)
+        for first in range(len(state.last[rows.start]), count, batch):
+            clock = Clock()
+            images = test.images[first : first + batch].to(device).float().div(255)
+            verdicts = attack(images, test.labels[first : first + batch].to(device), eps, first)
+            state = _State(
+                owner=owner,
+                last=_extended(state.last, rows, [verdict.last for verdict in verdicts]),
+                worst=_extended(state.worst, rows, [verdict.worst for verdict in verdicts]),
+                seconds=state.seconds + clock.seconds,
+            )
+            state.save(path)
+            reporter.advance(len(images))
+    reporter.end()
+    cost = PhaseCost(seconds=state.seconds, images=count * len(settings.eps), device=device_name(device))
+    return Swept(_packed(state.last), _packed(state.worst) if settings.kind == "steps" else None, cost)
+
+
+class _Verdict(NamedTuple):
+    """Of one batch after some number of steps: bool [B] each."""
+
+    last: Tensor
+    """Whether the iterate of that step is classified right."""
+    worst: Tensor
+    """Whether that holds for every iterate up to there."""
+
+
+class _Attack:
+    """PGD on one classifier, judged at each number of steps of the grid."""
+
+    def __init__(self, classifier: Classifier, settings: SweepSettings, seed: int, stop: Stop) -> None:
+        self._classifier, self._settings, self._seed, self._stop = classifier, settings, seed, stop
+        self._attacked = classifier.prepared()
+
+    def __call__(self, images: Tensor, labels: Tensor, eps: float, first: int) -> list[_Verdict]:
+        """Return a verdict for each number of steps.
+
+        Args:
+            images: [B, C, H, W], float in [0, 1].
+            labels: int64 [B].
+            eps: the radius.
+            first: the position of the first image in the test split.
+        """
+        settings = self._settings
+        if eps == 0:  # every iterate is the image
+            right = _judge(self._classifier, images, labels)
+            return [_Verdict(right, right)] * len(settings.steps)
+        seen: list[Tensor] = []
+
+        def objective(x: Tensor) -> Tensor:
+            logits = self._attacked(x)
+            seen.append(logits.detach().argmax(1) == labels)
+            return F.cross_entropy(logits, labels, reduction="none")
+
+        run = iterates(
+            objective,
+            images,
+            threat=Threat(norm=settings.norm, eps=eps),
+            steps=settings.steps[-1],
+            step_size=settings.step_size * eps,
+            start=settings.start,
+            generator=rng.generator(self._seed, "pgd", first, 0, device=images.device),
+        )
+        return list(self._verdicts(run, labels, seen))
+
+    def _verdicts(self, run: Iterator[Tensor], labels: Tensor, seen: list[Tensor]) -> Iterator[_Verdict]:
+        worst = torch.ones_like(labels, dtype=torch.bool)
+        for step, x_adv in enumerate(run):
+            self._stop.check()
+            # The gradient of this step has just judged the iterate before, at no cost. The first one judged
+            # the raw start, which need not be an image.
+            if step > 1:
+                worst = worst & seen[-1]
+            if step in self._settings.steps:
+                last = _judge(self._classifier, x_adv, labels)
+                worst = worst & last
+                yield _Verdict(last, worst)
+
+
+@torch.no_grad()
+def _judge(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return model(images).argmax(1) == labels
+
+
+def _extended(table: tuple[tuple[bool, ...], ...], rows: range, columns: list[Tensor]) -> tuple[tuple[bool, ...], ...]:
+    added = dict(zip(rows, columns, strict=True))
+    return tuple(row + tuple(added[i].tolist()) if i in added else row for i, row in enumerate(table))
+
+
+def _packed(table: tuple[tuple[bool, ...], ...]) -> tuple[Outcome, ...]:
+    return tuple(Outcome.pack(row, test_images=len(row)) for row in table)

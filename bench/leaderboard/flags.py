@@ -1,0 +1,39 @@
+"""Reasons to distrust a row, found in its records."""
+
+from collections.abc import Iterator
+
+from bench.leaderboard.groups import Group
+from bench.record import Record, shared
+
+MASKING_GAP = 0.20
+"""By how much RA may exceed AA on the same images. Among the published numbers the largest gap is 0.16 (RoCL's
+on CIFAR-10); a loss that hides its gradients from PGD makes one of 0.5 and more."""
+
+
+def reliability_flags(group: Group) -> tuple[str, ...]:
+    """Return what speaks against trusting the numbers of ``group``, but for AutoAttack's own warnings."""
+    return tuple([*_masking(group), *_dirty(group)])
+
+
+def _masking(group: Group) -> Iterator[str]:
+    gaps = [_gap(one.record, one.facts.test_images) for one in group.seeds]
+    largest = max((gap for gap in gaps if gap is not None), default=0.0)
+    if largest > MASKING_GAP:
+        yield (
+            f"RA exceeds AA by {100 * largest:.0f} points on the same images: gradient masking suspected, "
+            "so RA says little"
+        )
+
+
+def _gap(record: Record, test_images: int) -> float | None:
+    """Return RA less AA on the images that both attacked, with one radius."""
+    if record.aa is None or record.aa.eps != record.ra.eps:
+        return None
+    both = shared(record.ra.outcome, record.aa.outcome, test_images=test_images)
+    return both.pairs.difference if len(both.positions) else None
+
+
+def _dirty(group: Group) -> Iterator[str]:
+    seeds = [str(one.record.seed) for one in group.seeds if one.record.environment.dirty]
+    if seeds:
+        yield f"the code had uncommitted changes (seed {', '.join(seeds)}), so nobody can repeat it"

@@ -1,0 +1,36 @@
+"""What a row is called: its method, and all in which it departs from what its table says."""
+
+from bench.leaderboard.measured import Measured
+from bench.leaderboard.wording import eps_text, flops_text, settings_text
+
+_PGD_STEPS = 20
+"""RA is accuracy under PGD-20 (DeACL section 4.1); any other number of steps is said in the row."""
+
+
+def label(measured: Measured) -> str:
+    """Return the method's title and year, followed by its overrides and by any other PGD than RA's own."""
+    record = measured.record
+    departures = settings_text(record.overrides)
+    if record.ra.steps != _PGD_STEPS or record.ra.restarts != 1:
+        departures.append(f"PGD-{record.ra.steps}" + (f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""))
+    return f"{record.title} {record.year}" + (f" ({', '.join(departures)})" if departures else "")
+
+
+def attack_text(measured: Measured) -> str:
+    """Return in what the adversary departs from the dataset's default: norm, radius, AutoAttack's version."""
+    record = measured.record
+    norm = "L2 " if measured.threat.norm == "l2" else ""
+    radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
+    departures = []
+    if norm or any(abs(eps - measured.facts.eps) > 1e-9 for eps in radii):
+        departures += [f"{norm}eps {eps_text(eps)}" for eps in sorted(radii)]
+    if record.aa and record.aa.version != "standard":
+        departures.append(f"AutoAttack {record.aa.version}")
+    return ", ".join(departures)
+
+
+def budget_text(budget: object) -> str | None:
+    """Return a recipe's ``budget`` as a user would type it, or None where there is none."""
+    if budget is None:
+        return None
+    return flops_text(budget) if isinstance(budget, int | float) else str(budget)

@@ -1,0 +1,110 @@
+"""The board in LaTeX: what a paper's table needs, with booktabs and citations."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+
+from bench.leaderboard.board import Leaderboard
+from bench.leaderboard.citations import citation_key
+from bench.leaderboard.markdown import GENERATED
+from bench.leaderboard.rows import Row, Score, TableKey
+from bench.leaderboard.tables import cost_ratios, labels
+from bench.leaderboard.wording import DASH, duration, eps_text, escape_latex, percent
+
+_HEAD = f"% {GENERATED.removeprefix('<!-- ').removesuffix(' -->')}\n% In the preamble: \\usepackage{{booktabs}}"
+_COLUMNS = r"Method & AA & RA & SA & Pre-training & FLOPs / DeACL \\"
+_BOLD = (
+    r"Bold: AA not separated from the best by a test at 5\,\% "
+    r"(McNemar's exact test; Welch's $t$ test over several seeds), uncorrected for the number of comparisons."
+)
+
+
+def render_latex(board: Leaderboard, entries: Mapping[str, str]) -> str:
+    """Return one table environment for each table of measured rows.
+
+    Args:
+        board: whose rows to show.
+        entries: BibTeX by method, for the citations.
+    """
+    keys = {method: citation_key(entry) for method, entry in entries.items()}
+    tables = [_table(key, list(rows), keys) for key, rows in groupby(board.rows, key=lambda row: row.table)]
+    return "\n\n".join([_HEAD, *tables]) + "\n"
+
+
+def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
+    doubts = list(dict.fromkeys(doubt for row in rows for doubt in row.doubts))
+    names = [
+        _method(name, cited.get(row.method), [doubts.index(doubt) + 1 for doubt in row.doubts])
+        for name, row in zip(labels(rows), rows, strict=True)
+    ]
+    lines = [
+        " & ".join([name, _aa(row), _score(row.ra), _score(row.sa), _time(row), escape_latex(ratio)]) + r" \\"
+        for name, row, ratio in zip(names, rows, cost_ratios(rows), strict=True)
+    ]
+    label = "-".join(filter(None, (key.dataset, key.tier, key.fidelity, key.protocol, key.attack)))
+    return "\n".join(
+        [
+            r"\begin{table}",
+            r"\centering",
+            rf"\caption{{{_caption(key, rows)}}}",
+            rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in label)}}}",
+            r"\begin{tabular}{lccccc}",
+            r"\toprule",
+            _COLUMNS,
+            r"\midrule",
+            *lines,
+            r"\bottomrule",
+            r"\end{tabular}",
+            *(rf"\par\footnotesize\textsuperscript{{{i}}}{escape_latex(doubt)}" for i, doubt in enumerate(doubts, 1)),
+            r"\end{table}",
+        ]
+    )
+
+
+def _caption(key: TableKey, rows: Sequence[Row]) -> str:
+    facts = rows[0].facts
+    parts = [f"{key.dataset}, {key.protocol.upper()}, tier {key.tier}, fidelity {key.fidelity}"]
+    parts.append(key.attack or f"eps {eps_text(facts.eps)}")
+    if key.pretrained_on:
+        parts.append(f"transfer from {key.pretrained_on}")
+    if key.budget:
+        parts.append(f"at equal compute ({key.budget})")
+    scores = {name: {s.n for row in rows if (s := getattr(row, name))} for name in ("aa", "ra", "sa")}
+    images = ", ".join(f"{name.upper()} {_range(counts)}" for name, counts in scores.items() if counts)
+    seeds = _range({len(row.seeds) for row in rows})
+    return (
+        f"{escape_latex(', '.join(parts))}. Percent of test images ({images}); seeds: {seeds}; one seed with its "
+        rf"95\,\% Wilson interval, several as mean $\pm$ standard deviation. {_BOLD}"
+    )
+
+
+def _range(counts: set[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{low}" if low == high else f"{low}--{high}"
+
+
+def _method(name: str, key: str | None, doubts: Sequence[int]) -> str:
+    cite = rf"~\cite{{{key}}}" if key else ""
+    return escape_latex(name) + cite + "".join(rf"\textsuperscript{{{number}}}" for number in doubts)
+
+
+def _aa(row: Row) -> str:
+    text = _score(row.aa)
+    if row.aa is None or row.rank != 1:
+        return text
+    value, space, rest = text.partition(" ")
+    return rf"\textbf{{{value}}}{space}{rest}"
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return escape_latex(DASH)
+    value = percent(score.accuracy, score.n)
+    if score.std is not None:
+        return rf"{value} {{\scriptsize$\pm$ {percent(score.std, score.n)}}}"
+    assert score.interval is not None, "a score of one seed has an interval"
+    low, high = (percent(end, score.n) for end in score.interval)
+    return rf"{value} {{\scriptsize [{low}, {high}]}}"
+
+
+def _time(row: Row) -> str:
+    return escape_latex(DASH if row.pretraining_seconds is None else duration(row.pretraining_seconds))

@@ -1,0 +1,39 @@
+"""The board in CSV: one line a (row, measure), for other programs."""
+
+import csv
+import io
+
+from bench.leaderboard.board import Leaderboard
+from bench.leaderboard.rows import Row, Score
+
+_COLUMNS = (
+    *("dataset", "data_sha256", "tier", "fidelity", "protocol", "pretrained_on", "budget", "attack"),
+    *("method", "label", "rank", "tied", "measure", "accuracy", "std", "low", "high", "n", "seeds"),
+    *("pretraining_seconds", "pretraining_flops", "flags", "records"),
+)
+
+
+def render_csv(board: Leaderboard) -> str:
+    """Return a header and one line a (row, measure); accuracies are shares of 1, what is missing is empty.
+
+    Several seeds, flags or records of a row stand in one cell, with semicolons.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for row in board.rows:
+        corrupted = row.corruptions and row.corruptions.mean
+        for measure, score in (("aa", row.aa), ("ra", row.ra), ("sa", row.sa), ("corruptions", corrupted)):
+            if score:
+                writer.writerow(_line(row, measure, score))
+    return text.getvalue()
+
+
+def _line(row: Row, measure: str, score: Score) -> list[object]:
+    low, high = score.interval or (None, None)
+    return [
+        *(row.dataset, row.facts.sha256, row.tier, row.fidelity, row.protocol, row.pretrained_on, row.budget),
+        *(row.attack, row.method, row.label, row.rank, row.tied, measure, score.accuracy, score.std, low, high),
+        *(score.n, ";".join(map(str, row.seeds)), row.pretraining_seconds, row.pretraining_flops),
+        *("; ".join(row.doubts), ";".join(row.records)),
+    ]

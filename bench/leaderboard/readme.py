@@ -1,0 +1,56 @@
+"""The board in short: the tables of a README, measured numbers only."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from urllib.parse import quote
+
+from bench.leaderboard.board import Leaderboard
+from bench.leaderboard.grid import Notes, markdown_table, score_column
+from bench.leaderboard.markdown import GENERATED
+from bench.leaderboard.rows import Row, TableKey
+from bench.leaderboard.tables import cost_columns, score_columns
+from bench.leaderboard.wording import eps_text, escape
+
+_NO_ROWS = "No measured results yet: `bench run deacl --dataset digits` makes the first."
+
+
+def render_readme_block(board: Leaderboard, *, details_at: str) -> str:
+    """Return the short tables of a README: one a (dataset, tier), standard linear finetuning, and AA under AFF.
+
+    Rows of transfer, of equal compute and under another adversary are left to the details.
+
+    Args:
+        board: what to show.
+        details_at: LEADERBOARD.md as seen from the README.
+    """
+    plain = [row for row in board.rows if not (row.pretrained_on or row.budget or row.attack)]
+    parts = [GENERATED]
+    for key, table in groupby(plain, key=_place):
+        rows = list(table)
+        linear = [row for row in rows if row.protocol == "slf"]
+        if linear:
+            eps = eps_text(rows[0].facts.eps)
+            parts.append(
+                f"**{escape(key.dataset)}** (eps {eps}): SLF, tier {escape(key.tier)}, fidelity {key.fidelity}"
+            )
+            parts += _short_table(linear, [row for row in rows if row.protocol == "aff"])
+    if len(parts) == 1:
+        parts.append(_NO_ROWS)
+    elif any(row.tied for row in plain):
+        parts.append("Rows that share a rank (=) are not separated by a test at 5 %.")
+    link = f"[{escape(details_at)}]({quote(details_at)})"
+    return "\n\n".join([*parts, f"Every record, every protocol, and what the columns mean: {link}."])
+
+
+def _place(row: Row) -> TableKey:
+    return row.table._replace(protocol="")
+
+
+def _short_table(linear: Sequence[Row], full: Sequence[Row]) -> list[str]:
+    flags = Notes("⚑")
+    columns = score_columns(linear, flags)
+    finetuned = {row.label: row.aa for row in full}
+    if finetuned.keys() & {row.label for row in linear}:
+        columns.append(score_column("AA under AFF", [finetuned.get(row.label) for row in linear]))
+    time, _, ratio = cost_columns(linear)
+    return [markdown_table([*columns, time, ratio]), *flags.lines()]

@@ -1,0 +1,104 @@
+"""From sweeps to rows: accuracy along a grid of eps or steps, the seeds of one recipe together."""
+
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.errors import BenchError
+from bench.leaderboard.groups import LeftOut
+from bench.leaderboard.rows import Score, mean_score
+from bench.leaderboard.wording import settings_text
+from bench.recipe import Settings
+from bench.record import Sweep, SweepSettings, load_sweep, sweep_files
+
+
+class SweepKey(NamedTuple):
+    """What sweeps must have in common to be compared."""
+
+    dataset: str
+    dataset_sha256: str
+    tier: str
+    fidelity: str
+    pretrained_on: str | None
+    protocol: str
+    settings: SweepSettings
+
+
+class SweepRow(Settings):
+    """One recipe under one protocol along one grid, over all seeds that were swept."""
+
+    key: SweepKey
+    method: str
+    label: str
+    scores: tuple[Score, ...]
+    """One a value of the grid."""
+    seeds: tuple[int, ...]
+    files: tuple[str, ...]
+    """The sweeps' paths below the results folder, in the order of the seeds."""
+
+
+class _Read(NamedTuple):
+    file: str
+    sweep: Sweep
+
+
+def read_sweeps(results_dir: Path) -> tuple[tuple[SweepRow, ...], list[LeftOut]]:
+    """Return the rows that the sweeps under ``results_dir`` make, and the files that had to be left out.
+
+    Rows of one table stand together, most accurate in the mean over the grid first.
+    """
+    groups: dict[Hashable, list[_Read]] = defaultdict(list)
+    left_out: list[LeftOut] = []
+    first_file: dict[str, str] = {}
+    for path in sweep_files(results_dir):
+        file = path.relative_to(results_dir).as_posix()
+        try:
+            sweep = load_sweep(path)
+        except BenchError as error:
+            left_out.append(LeftOut(file=file, reason=str(error).removeprefix(f"{path}: ")))
+            continue
+        if sweep.sha256 in first_file:
+            reason = f"the same sweep as {first_file[sweep.sha256]}. Remove one of the two."
+            left_out.append(LeftOut(file=file, reason=reason))
+            continue
+        first_file[sweep.sha256] = file
+        groups[(_key(sweep), sweep.method, sweep.protocol_sha256, _label(sweep), sweep.outcomes[0].n)].append(
+            _Read(file, sweep)
+        )
+    rows = sorted((_row(swept) for swept in groups.values()), key=_order)
+    return tuple(rows), left_out
+
+
+def _key(sweep: Sweep) -> SweepKey:
+    return SweepKey(
+        *(sweep.dataset, sweep.dataset_sha256, sweep.tier, sweep.fidelity),
+        *(sweep.pretrained_on, sweep.protocol, sweep.settings),
+    )
+
+
+def _label(sweep: Sweep) -> str:
+    departures = ", ".join(settings_text(sweep.overrides))
+    return f"{sweep.title} {sweep.year}" + (f" ({departures})" if departures else "")
+
+
+def _row(swept: Sequence[_Read]) -> SweepRow:
+    in_time = sorted(swept, key=lambda one: (one.sweep.finished, one.file))
+    newest = {one.sweep.seed: one for one in in_time}
+    seeds = sorted(newest)
+    sweeps = [newest[seed].sweep for seed in seeds]
+    return SweepRow(
+        key=_key(sweeps[0]),
+        method=sweeps[0].method,
+        label=_label(sweeps[0]),
+        scores=tuple(mean_score(outcomes) for outcomes in zip(*(s.outcomes for s in sweeps), strict=True)),
+        seeds=tuple(seeds),
+        files=tuple(newest[seed].file for seed in seeds),
+    )
+
+
+def _order(row: SweepRow) -> tuple[object, ...]:
+    key = row.key
+    place = (key.dataset, key.dataset_sha256, key.tier, key.fidelity, key.pretrained_on or "", key.protocol)
+    mean = sum(score.accuracy for score in row.scores) / len(row.scores)
+    return (*place, key.settings.model_dump_json(), -mean, row.label, row.files)

@@ -1,0 +1,94 @@
+"""Model selection: the epoch that is most robust on training images held out for the purpose."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from bench import rng
+from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.errors import BenchError
+from bench.nn import Classifier
+from bench.recipe import ProtocolSettings
+
+_STEP_SIZE = 0.25  # of eps, as in RA
+
+
+def held_out(settings: ProtocolSettings, count: int, num_classes: int, seed: int) -> Tensor:
+    """Return the positions of the held-out among ``count`` training images: int64, ascending, by the seed alone.
+
+    Raises:
+        BenchError: fewer of them than classes.
+    """
+    wanted = round(settings.selection_fraction * count)
+    if wanted < num_classes:
+        raise BenchError(
+            f"{settings.section}.selection_fraction={settings.selection_fraction:g} holds out {wanted} of {count} "
+            f"training images, fewer than there are classes ({num_classes}): too few to select an epoch on. Set a "
+            f"larger fraction, or {settings.section}.selection=last, with --set."
+        )
+    order = torch.randperm(count, generator=rng.generator(seed, "held out"))
+    return order[:wanted].sort().values
+
+
+class BestEpoch(nn.Module):
+    """The best classifier so far, and how good it was: part of the stage's state, so that resuming is exact.
+
+    Args:
+        classifier: the stage's; what is kept is a copy.
+        chosen: int64 [M], the positions of the held-out images.
+        settings: of the protocol.
+        threat: what robust accuracy is measured against.
+        seed: the run's; every epoch is attacked from the same random starts.
+    """
+
+    chosen: Tensor
+    epoch: Tensor
+    """Of the best classifier, from 1 on; 0 before the first."""
+    accuracy: Tensor
+    """Its robust accuracy on the held-out images."""
+
+    def __init__(
+        self, classifier: Classifier, chosen: Tensor, settings: ProtocolSettings, threat: Threat, seed: int
+    ) -> None:
+        super().__init__()
+        self.classifier = deepcopy(classifier).requires_grad_(False)
+        self.register_buffer("chosen", chosen, persistent=False)
+        self.register_buffer("epoch", torch.tensor(0))
+        self.register_buffer("accuracy", torch.tensor(-1.0, dtype=torch.float64))
+        self._settings, self._threat, self._seed = settings, threat, seed
+
+    def judge(self, classifier: Classifier, epoch: int, images: Tensor, labels: Tensor) -> Mapping[str, float]:
+        """Measure ``classifier`` after the 0-based ``epoch``, and keep a copy if no earlier one was as good.
+
+        Args:
+            classifier: left as it is.
+            epoch: the one just finished.
+            images: uint8 [N, C, H, W], all training images.
+            labels: int64 [N].
+        """
+        accuracy = self._robust_accuracy(classifier.prepared(), images[self.chosen], labels[self.chosen])
+        if accuracy > float(self.accuracy):
+            self.classifier.load_state_dict(classifier.state_dict())
+            self.accuracy.fill_(accuracy)
+            self.epoch.fill_(epoch + 1)
+        return {"held-out robust accuracy": accuracy}
+
+    def _robust_accuracy(self, attacked: Classifier, images: Tensor, labels: Tensor) -> float:
+        right = 0
+        generator = rng.generator(self._seed, self._settings.section, "selection", device=images.device)
+        size = self._settings.batch_size
+        for batch, target in zip(images.split(size), labels.split(size), strict=True):
+            adversarial = pgd(
+                cross_entropy_objective(attacked, target),
+                batch.float() / 255,
+                threat=self._threat,
+                steps=self._settings.selection_steps,
+                step_size=_STEP_SIZE * self._threat.eps,
+                start="uniform",
+                generator=generator,
+            )
+            with torch.no_grad():
+                right += int((attacked(adversarial).argmax(1) == target).sum())
+        return right / len(labels)

@@ -1,0 +1,163 @@
+"""The sweep: one classifier under PGD along a grid of eps or of steps (DeACL, figure 3)."""
+
+import base64
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from bench.recipe import Norm, Settings, Start, canonical_digest
+from bench.record.environment import Environment
+from bench.record.outcome import Outcome
+from bench.record.record import PhaseCost
+from bench.record.sealed import Sealed, load_sealed, save_sealed
+
+SWEEP_SCHEMA: Literal[1] = 1
+
+SweepKind = Literal["eps", "steps"]
+
+
+def grid_fault(grid: Sequence[float]) -> str | None:
+    """Return what is wrong with the values of a grid, which must be 0 or more and ascend, or None."""
+    if not grid:
+        return "is empty; give at least one value"
+    if min(grid) < 0:
+        return f"has the negative value {min(grid):g}; values are 0 or more"
+    for earlier, later in pairwise(grid):
+        if later == earlier:
+            return f"has the value {later:g} twice; give each once"
+        if later < earlier:
+            return f"is not in ascending order: {later:g} comes after {earlier:g}"
+    return None
+
+
+class SweepSettings(Settings):
+    """How a sweep attacks: by PGD with cross-entropy, one start. One of ``eps`` and ``steps`` is the grid."""
+
+    kind: SweepKind
+    norm: Norm = "linf"
+    eps: tuple[float, ...]
+    """Radii in pixels on the [0, 1] scale; a single one when the steps vary."""
+    steps: tuple[int, ...]
+    """Numbers of steps; a single one when eps varies."""
+    step_size: float = Field(default=0.25, gt=0)
+    """In units of eps, so it grows with eps: 0.25 is 2/255 at 8/255, the step of RA."""
+    start: Start = "uniform"
+    batch_size: int = Field(default=256, ge=1)
+    """Images attacked together; each batch draws noise of its own, so this decides the numbers too."""
+
+    @model_validator(mode="after")
+    def _one_grid(self) -> Self:
+        for name, values in (("eps", self.eps), ("steps", self.steps)):
+            if fault := grid_fault(values):
+                raise ValueError(f"the grid of {name} {fault}")
+            if name != self.kind and len(values) != 1:
+                raise ValueError(f"a sweep of {self.kind} has one value of {name}, not {len(values)}")
+        if self.norm == "linf" and self.eps[-1] > 1:
+            raise ValueError(f"eps {self.eps[-1]:g} is above 1; images live in [0, 1], so write 8/255")
+        if self.steps[0] < 1:
+            raise ValueError("0 steps are no attack; the smallest number of steps is 1")
+        return self
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values that vary."""
+        return self.eps if self.kind == "eps" else self.steps
+
+
+class Sweep(Sealed):
+    """One classifier along one grid. Schema version 1."""
+
+    schema_version: Literal[1] = SWEEP_SCHEMA
+    method: str
+    title: str
+    year: int
+    dataset: str
+    dataset_sha256: str
+    pretrained_on: str | None = None
+    """As in the record: another dataset that the encoder was pre-trained on."""
+    tier: str
+    fidelity: Literal["uniform", "native"]
+    seed: int
+    protocol: str
+    overrides: dict[str, Any]
+    """What the run changed against the tier's recipe."""
+    pretraining_sha256: str
+    protocol_sha256: str
+    classifier_sha256: str
+    record_sha256: str
+    """Of the record that the attacked classifier belongs to."""
+    settings: SweepSettings
+    outcomes: tuple[Outcome, ...]
+    """One a grid value, in its order: the images that the attack of just that size leaves right."""
+    worst: tuple[Outcome, ...] | None = None
+    """Of steps only: the images that no iterate up to there got wrong. It never rises."""
+    cost: PhaseCost
+    environment: Environment
+    finished: AwareDatetime
+
+    @model_validator(mode="after")
+    def _one_outcome_a_value(self) -> Self:
+        if (self.worst is None) != (self.settings.kind == "eps"):
+            raise ValueError("worst belongs to a sweep of steps, and to no other")
+        for outcomes in (self.outcomes, self.worst or self.outcomes):
+            if len(outcomes) != len(self.settings.grid):
+                raise ValueError(f"{len(outcomes)} outcomes for {len(self.settings.grid)} values of the grid")
+        if len({outcome.n for outcome in self.outcomes + (self.worst or ())}) != 1:
+            raise ValueError("the outcomes are not all of the same images")
+        worst = self.worst or ()
+        if not all(map(_contains, self.outcomes, worst)) or not all(_contains(*pair) for pair in pairwise(worst)):
+            raise ValueError("an image that was lost earlier counts as right in worst")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """The digest of all that decides the outcomes; see :func:`sweep_identity`."""
+        return sweep_identity(self.classifier_sha256, self.dataset_sha256, self.seed, self.settings)
+
+
+def sweep_identity(classifier_sha256: str, dataset_sha256: str, seed: int, settings: SweepSettings) -> str:
+    """Return the digest of all that decides a sweep's outcomes: whoever finds it need not measure again."""
+    return canonical_digest([classifier_sha256, dataset_sha256, seed, settings.model_dump(mode="json")])
+
+
+def sweep_path(folder: Path, sweep: Sweep) -> Path:
+    """Return where ``sweep`` belongs under ``folder``, whether or not it is there."""
+    run = f"{sweep.method}-{sweep.tier}-{sweep.fidelity}-s{sweep.seed}-{sweep.protocol}"
+    return folder / sweep.dataset / "sweeps" / f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json"
+
+
+def save_sweep(folder: Path, sweep: Sweep) -> Path:
+    """Write ``sweep`` under ``folder`` and return its path; one that is there already stays.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    return save_sealed(sweep_path(folder, sweep), sweep)
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Return the sweep in ``path``.
+
+    Raises:
+        BenchError: unreadable, of an unknown schema version, incomplete, or edited after it was written.
+    """
+    return load_sealed(path, Sweep, schema=SWEEP_SCHEMA)
+
+
+def sweep_files(folder: Path) -> Iterator[Path]:
+    """Yield the files under ``folder`` that should be sweeps, in a stable order."""
+    for path in sorted(folder.glob("*/sweeps/*.json")):
+        if not path.name.startswith("."):
+            yield path
+
+
+def _contains(larger: Outcome, smaller: Outcome) -> bool:
+    """Return whether every image that is right in ``smaller`` is right in ``larger``."""
+    return not _bits(smaller) & ~_bits(larger)
+
+
+def _bits(outcome: Outcome) -> int:
+    return int.from_bytes(base64.b64decode(outcome.bits))

@@ -1,0 +1,125 @@
+"""What a page says of one record: its curves, its cost, its settings, and what speaks against it."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from bench.leaderboard.wording import duration, eps_text
+from bench.recipe.overrides import flatten
+from bench.record import Outcome, PhaseCost, Record
+from bench.report.charts import curve
+
+
+class Attack(NamedTuple):
+    """One kind of accuracy of a record."""
+
+    name: str
+    """AA, RA or SA."""
+    what: str
+    """The attack and its radius."""
+    outcome: Outcome
+
+
+class Survival(NamedTuple):
+    """How many images one attack of AutoAttack left right."""
+
+    attack: str
+    survivors: int
+    share: float
+
+
+class Curve(NamedTuple):
+    """One quantity of a phase, epoch by epoch."""
+
+    name: str
+    svg: str
+
+
+class Setting(NamedTuple):
+    """One number of the recipe."""
+
+    key: str
+    value: str
+    changed: bool
+    """By ``--set``."""
+
+
+def attacks(record: Record) -> list[Attack]:
+    """Return AA, RA and SA of a record, strongest attack first; SA is the attack that does nothing."""
+    ra, aa = record.ra, record.aa
+    restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
+    found = [Attack("RA", f"PGD-{ra.steps}{restarts}, eps {eps_text(ra.eps)}", ra.outcome)]
+    if aa is not None:
+        found.insert(0, Attack("AA", f"AutoAttack {aa.version}, eps {eps_text(aa.eps)}", aa.outcome))
+    return [*found, Attack("SA", "clean images", record.sa)]
+
+
+def survivals(record: Record) -> list[Survival]:
+    """Return what each attack of AutoAttack left, in order."""
+    if record.aa is None:
+        return []
+    n = record.aa.outcome.n
+    return [Survival(attack, count, 100 * count / n) for attack, count in record.aa.survivors.items()]
+
+
+def curves(record: Record) -> dict[str, list[Curve]]:
+    """Return the charts of each phase that was trained."""
+    return {phase_name(name): list(_phase_curves(name, epochs)) for name, epochs in record.history.items() if epochs}
+
+
+def flags(record: Record) -> list[str]:
+    """Return what speaks against trusting the record's numbers."""
+    found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
+    found += [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
+    if record.environment.dirty:
+        found.append("The code had uncommitted changes.")
+    return found
+
+
+def costs(record: Record) -> list[dict[str, str]]:
+    """Return the cost of each phase as text; what was not measured is empty."""
+    return [_cost(name, cost) for name, cost in record.cost.items()]
+
+
+def settings(record: Record) -> dict[str, list[Setting]]:
+    """Return every number of the recipe, section by section."""
+    recipe = {**record.recipe}
+    sections = {**recipe.pop("config", {}), **recipe}
+    found: dict[str, list[Setting]] = {}
+    for key, value in flatten({name: part for name, part in sections.items() if name != "overrides"}):
+        section, _, rest = key.partition(".")
+        setting = Setting(rest or section, _plain(value), key in record.overrides)
+        found.setdefault(section if rest else "recipe", []).append(setting)
+    return found
+
+
+def phase_name(name: str) -> str:
+    """Return how a phase of cost or history reads."""
+    kind, _, own = name.partition(":")
+    return {"stage": f"Stage {own}", "protocol": own.upper(), "evaluate": f"Evaluation, {own.upper()}"}.get(kind, name)
+
+
+def _phase_curves(phase: str, epochs: list[dict[str, float]]) -> Iterator[Curve]:
+    for name in dict.fromkeys(key for epoch in epochs for key in epoch):
+        values = [epoch[name] for epoch in epochs if name in epoch]
+        yield Curve(name, curve(values, name=f"{phase_name(phase)}: {name}"))
+
+
+def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
+    def written(value: float | None, unit: float, form: str = ",.1f") -> str:
+        return "" if value is None else format(value / unit, form)
+
+    return {
+        "phase": phase_name(name),
+        "time": duration(cost.seconds),
+        "images": written(cost.images, 1, ",.0f"),
+        "images_per_second": written(cost.images_per_second, 1, ",.0f"),
+        "flops": written(cost.flops_per_image, 1e6),
+        "memory": written(cost.peak_memory_bytes, 2**20, ",.0f"),
+        "energy": written(cost.energy_joules, 1e3),
+        "device": cost.device,
+    }
+
+
+def _plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)

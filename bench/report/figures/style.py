@@ -1,0 +1,111 @@
+"""How figures look: colours that colour-blind readers tell apart, and marks that survive a black and white print."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from matplotlib import rc_context, rcdefaults, rcParams
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+_DASHES: tuple[Any, ...] = (
+    "-",
+    (0, (5, 1.6)),
+    (0, (1.2, 1.4)),
+    (0, (6, 1.5, 1.2, 1.5)),
+    (0, (3, 1.2, 1.2, 1.2, 1.2, 1.2)),
+)
+
+INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
+
+_STYLE: Mapping[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.labelsize": 9,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.grid": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.6,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "text.color": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "legend.handlelength": 3.2,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 4.5,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "ssl-robustness-bench",  # element names in an SVG derive from it, not from chance
+}
+
+
+class Mark(NamedTuple):
+    """How one line or point set is told from the others: by colour, and again without it."""
+
+    colour: str
+    marker: str
+    dash: Any
+
+
+def mark(number: int) -> Mark:
+    """Return the mark of the ``number``-th line of a figure; the first 385 differ."""
+    return Mark(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], _DASHES[number % len(_DASHES)])
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in the house style inside the block, whatever the user's matplotlibrc says, and leave it as it was."""
+    with rc_context():
+        rcdefaults()
+        rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Return an empty figure of this size in inches, drawn by Agg and known to no global state."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+class Band(NamedTuple):
+    """A mean accuracy and what surrounds it, in percent."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def percent_axis(axes: Axes, top: float) -> None:
+    """Let the y axis of ``axes`` run from 0 to a round number of percent above ``top``."""
+    axes.set_ylim(0, min(100, 10 * int(top / 10 + 1.05)))
+    axes.set_ylabel("accuracy [%]")
+
+
+def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
+    """Put the legend to the right of ``axes``, where no curve can run under it."""
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+
+
+def caption(figure: Figure, text: str) -> None:
+    """Put small print below ``figure``."""
+    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)

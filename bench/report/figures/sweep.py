@@ -1,0 +1,85 @@
+"""Accuracy along a grid of eps or of steps, one line a method (DeACL, figure 3)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
+
+from bench.report.figures.style import Band, caption, legend_beside, mark, new_figure, percent_axis, styled
+
+
+class SweepLine(NamedTuple):
+    """One method along the grid."""
+
+    label: str
+    bands: Sequence[Band]
+    """One a value of the grid."""
+
+
+def sweep_figure(lines: Sequence[SweepLine], grid: Sequence[float], *, kind: str, title: str, bands: str) -> Figure:
+    """Return the figure of ``lines`` over ``grid``.
+
+    Args:
+        lines: at least one; drawn and listed in their order.
+        grid: radii in pixels (kind "eps"), drawn in units of 1/255; or steps, at least 1 (kind "steps").
+        kind: "eps" or "steps".
+        title: what all lines have in common.
+        bands: what the bands around the lines are.
+    """
+    with styled():
+        figure = new_figure(6.6, 3.5)
+        axes = figure.add_subplot()
+        x = [255 * value for value in grid] if kind == "eps" else list(grid)
+        handles = [_line(axes, number, x, line) for number, line in enumerate(lines)]
+        axes.set_title(title)
+        percent_axis(axes, max(band.high for line in lines for band in line.bands))
+        (_eps_axis if kind == "eps" else _steps_axis)(axes, x)
+        legend_beside(axes, handles)
+        caption(figure, bands)
+        return figure
+
+
+def _line(axes: Axes, number: int, x: Sequence[float], line: SweepLine) -> Line2D:
+    style = mark(number)
+    axes.fill_between(
+        x,
+        [band.low for band in line.bands],
+        [band.high for band in line.bands],
+        color=style.colour,
+        alpha=0.16,
+        linewidth=0,
+    )
+    (handle,) = axes.plot(
+        x,
+        [band.mean for band in line.bands],
+        color=style.colour,
+        marker=style.marker,
+        linestyle=style.dash,
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        label=line.label,
+        clip_on=False,  # a marker at 0 % is a marker, not half of one
+        zorder=3,
+    )
+    return handle
+
+
+def _eps_axis(axes: Axes, x: Sequence[float]) -> None:
+    axes.set_xlabel("radius of the attack, ε x 255")
+    axes.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
+    if len(x) <= 12:
+        axes.xaxis.set_major_locator(FixedLocator(list(x)))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{value:.3g}" for value in x]))
+
+
+def _steps_axis(axes: Axes, x: Sequence[float]) -> None:
+    axes.set_xlabel("steps of PGD (logarithmic)")
+    axes.set_xscale("log")
+    axes.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
+    axes.xaxis.set_minor_locator(NullLocator())
+    if len(x) <= 12:
+        axes.xaxis.set_major_locator(FixedLocator(list(x)))
+        axes.xaxis.set_major_formatter(FixedFormatter([f"{value:g}" for value in x]))

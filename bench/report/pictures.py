@@ -1,0 +1,48 @@
+"""Pictures as PNG: what became of the test images, and images themselves, enlarged without blur."""
+
+import base64
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from bench.report.fates import Fate
+
+FATE_COLOURS: dict[Fate, tuple[int, int, int, int]] = {
+    Fate.ROBUST: (0x2A, 0x9D, 0x8F, 255),
+    Fate.BROKEN: (0xDF, 0x61, 0x38, 255),
+    Fate.WRONG: (0x8B, 0x91, 0x9B, 255),
+    Fate.ABSENT: (0x8B, 0x91, 0x9B, 40),
+}
+"""RGBA that can be told apart on white and on black, and without seeing red from green."""
+
+
+def fate_grid(fates: Sequence[Fate]) -> bytes:
+    """Return a PNG of one pixel an image, row by row in the order of ``fates``, nearly square."""
+    columns = math.ceil(math.sqrt(len(fates)))
+    pixels = np.zeros((math.ceil(len(fates) / columns) * columns, 4), dtype=np.uint8)
+    pixels[: len(fates)] = [FATE_COLOURS[fate] for fate in fates]
+    return _png(pixels.reshape(-1, columns, 4))
+
+
+def picture(image: np.ndarray, *, side: int) -> bytes:
+    """Return a PNG of ``image``, uint8 [C, H, W] of 1 or 3 channels, at least ``side`` pixels high.
+
+    It is enlarged by a whole factor, so that each of its pixels stays one square.
+    """
+    factor = max(1, math.ceil(side / image.shape[1]))
+    large = image.repeat(factor, axis=1).repeat(factor, axis=2).transpose(1, 2, 0)
+    return _png(large[:, :, 0] if large.shape[2] == 1 else large)
+
+
+def data_url(png: bytes) -> str:
+    """Return ``png`` as an address that needs no file."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
+    return file.getvalue()

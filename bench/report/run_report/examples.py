@@ -1,0 +1,87 @@
+"""Test images as the attack found and left them, a few of each fate."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bench import rng
+from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.data import Dataset
+from bench.report.fates import Fate, fates
+from bench.run import Finished
+
+
+class Example(NamedTuple):
+    """One test image under PGD; pictures are uint8 [C, H, W]."""
+
+    position: int
+    """In the test split."""
+    fate: Fate
+    """As the record has it."""
+    label: str
+    clean: np.ndarray
+    clean_prediction: str
+    adversarial: np.ndarray
+    adversarial_prediction: str
+    perturbation: np.ndarray
+    """Amplified; grey is no change."""
+    amplified: float
+    """By how much."""
+
+
+def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_each: int) -> list[Example]:
+    """Return the first ``of_each`` test images of each fate under PGD, attacked again.
+
+    The attack is the record's but for its random start, which is drawn for these images alone, so that here and
+    there an image may end otherwise than in the record.
+
+    Raises:
+        BenchError: the classifier's weights are missing, damaged, or not those of the record.
+    """
+    record = finished.record
+    found = fates(record.sa, record.ra.outcome)
+    chosen = [place for fate in Fate for place in [i for i, each in enumerate(found) if each is fate][:of_each]]
+    classifier = finished.classifier(dataset, device)
+    images = dataset.test.images[chosen].to(device).float().div(255)
+    labels = dataset.test.labels[chosen].to(device)
+    threat = Threat(norm=finished.folder.recipe.threat.norm, eps=record.ra.eps)
+    adversarial = pgd(
+        cross_entropy_objective(classifier.prepared(), labels),
+        images,
+        threat=threat,
+        steps=record.ra.steps,
+        step_size=record.ra.step_size,
+        start=finished.folder.recipe.evaluate.pgd_start,
+        generator=rng.generator(record.seed, "report", finished.protocol, device=device),
+    )
+    with torch.no_grad():
+        predictions = [classifier(batch).argmax(1).tolist() for batch in (images, adversarial)]
+    factor = _amplification(adversarial - images)
+    pictures = [_pixels(x) for x in (images, adversarial, 0.5 + factor * (adversarial - images))]
+    return [
+        Example(
+            position=place,
+            fate=found[place],
+            label=dataset.classes[labels[i]],
+            clean=pictures[0][i],
+            clean_prediction=dataset.classes[predictions[0][i]],
+            adversarial=pictures[1][i],
+            adversarial_prediction=dataset.classes[predictions[1][i]],
+            perturbation=pictures[2][i],
+            amplified=factor,
+        )
+        for i, place in enumerate(chosen)
+    ]
+
+
+def _amplification(perturbations: Tensor) -> float:
+    """Return the factor that makes the largest change of a pixel as large as black or white is from grey."""
+    largest = float(perturbations.abs().max())
+    return 0.5 / largest if largest else 1.0
+
+
+def _pixels(images: Tensor) -> np.ndarray:
+    pixels: np.ndarray = images.mul(255).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return pixels

@@ -1,0 +1,132 @@
+"""The report on disk: Markdown with its pictures beside it, and one HTML file that needs nothing else."""
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bench.data import Dataset
+from bench.errors import BenchError, unknown
+from bench.files import replaced_folder
+from bench.recipe import PROTOCOLS
+from bench.report import facts
+from bench.report.charts import standalone
+from bench.report.fates import Fate, count_fates, fates
+from bench.report.pictures import data_url, fate_grid, picture
+from bench.report.reproduce import reproduction
+from bench.report.run_report.examples import Example, examples
+from bench.report.templating import templates
+from bench.run import Finished, finished_in
+from bench.run.listing import list_runs
+
+_PICTURE_SIDE = 96
+_PARTS = ("clean", "adversarial", "perturbation")
+
+
+class Report(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    protocols: Sequence[str]
+    pictures: int
+
+
+def write_report(
+    runs_dir: Path, run: str, output: Path, *, data_dir: Path, device: torch.device, of_each: int = 4
+) -> Report:
+    """Write the report of every finished protocol of a run to the folder ``output``.
+
+    Args:
+        runs_dir: where runs are kept.
+        run: the name of the run's folder.
+        output: ``report.md``, its ``pictures``, and ``report.html`` go there.
+        data_dir: where downloaded datasets are.
+        device: where the attack runs again.
+        of_each: how many test images of each fate are shown.
+
+    Raises:
+        BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
+            that is not a report or cannot be written.
+    """
+    found = sorted(finished_in(runs_dir / run), key=lambda f: PROTOCOLS.index(f.protocol)) or _refuse(runs_dir, run)
+    dataset = found[0].dataset(data_dir)
+    files: dict[str, bytes] = {}
+    sections = [_section(finished, dataset, device, of_each, files) for finished in found]
+    values = {"run": run, "record": found[0].record, "sections": sections, "parts": _PARTS}
+    environment = templates(__package__)
+    style = (resources.files("bench.report.site") / "static" / "style.css").read_text("utf-8")
+    addresses = {name: data_url(content) for name, content in files.items() if name.endswith(".png")}
+    html = environment.get_template("report.html").render(**values, style=style, addresses=addresses)
+    files |= {
+        "report.md": environment.get_template("report.md").render(**values).encode(),
+        "report.html": html.encode(),
+    }
+    with replaced_folder(output, "a report") as folder:
+        (folder / "pictures").mkdir()
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+    return Report(output, [finished.protocol for finished in found], sum(len(s["shown"]) for s in sections))
+
+
+def _section(
+    finished: Finished, dataset: Dataset, device: torch.device, of_each: int, files: dict[str, bytes]
+) -> dict[str, Any]:
+    """Return what the templates say of one protocol, and add its pictures to ``files``."""
+    record = finished.record
+    name = finished.folder.protocol(finished.protocol).path.name
+    curves = facts.curves(record)
+    for phase, shown in curves.items():
+        for curve in shown:
+            files[_curve_file(name, phase, curve.name)] = standalone(curve.svg).encode()
+    outcomes = []
+    for attack in facts.attacks(record):
+        found = fates(record.sa, attack.outcome)
+        file = f"pictures/{name}-{attack.name.lower()}.png"
+        files[file] = fate_grid(found)
+        outcomes.append((attack, count_fates(found), file))
+    shown = examples(finished, dataset, device, of_each=of_each)
+    files |= dict(_pictures(name, shown))
+    return {
+        "name": name,
+        "record": record,
+        "outcomes": outcomes,
+        "shown": shown,
+        "by_fate": {fate: [example for example in shown if example.fate is fate] for fate in Fate},
+        "curves": curves,
+        "curve_file": lambda phase, curve: _curve_file(name, phase, curve),
+        "picture_file": lambda example, part: _picture_file(name, example, part),
+        "costs": facts.costs(record),
+        "survivals": facts.survivals(record),
+        "flags": facts.flags(record),
+        "reproduction": reproduction(record),
+    }
+
+
+def _pictures(name: str, shown: Sequence[Example]) -> Iterator[tuple[str, bytes]]:
+    for example in shown:
+        for part in _PARTS:
+            yield _picture_file(name, example, part), picture(getattr(example, part), side=_PICTURE_SIDE)
+
+
+def _picture_file(name: str, example: Example, part: str) -> str:
+    return f"pictures/{name}-{example.position}-{part}.png"
+
+
+def _curve_file(name: str, phase: str, quantity: str) -> str:
+    words = "-".join(f"{name} {phase} {quantity}".lower().replace(",", "").split())
+    return f"pictures/{words.replace('/', '-')}.svg"
+
+
+def _refuse(runs_dir: Path, run: str) -> list[Finished]:
+    """Raise the error for a run without a finished protocol."""
+    names = [summary.name for summary in list_runs(runs_dir)]
+    if not names:
+        raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
+    if run not in names:
+        raise unknown("run", run, names, "`bench runs` lists them.")
+    raise BenchError(
+        f"the run {run} has no finished protocol yet. Type the `bench run` command that began it once more: "
+        "it goes on where it stopped."
+    )

@@ -1,0 +1,103 @@
+"""The site on disk: every page rendered, every record copied, the folder replaced as a whole."""
+
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.files import replaced_folder
+from bench.leaderboard.wording import settings_text
+from bench.report import facts
+from bench.report.reproduce import reproduction
+from bench.report.site import tables
+from bench.report.site.content import Content, Entry, MethodEntry, read_content
+from bench.report.site.figures_page import cost_figures
+from bench.report.site.record_page import measures
+from bench.report.templating import templates
+
+_PACKAGE = "bench.report.site"
+_STATIC = ("style.css", "site.js")
+
+
+class Site(NamedTuple):
+    """What was written."""
+
+    folder: Path
+    records: int
+    methods: int
+    left_out: Sequence[tuple[str, str]]
+    """Files that cannot be trusted, each with the reason."""
+
+
+def write_site(results_dir: Path, output: Path) -> Site:
+    """Write the site of ``results_dir`` to the folder ``output``, the same to the byte for the same records.
+
+    Raises:
+        BenchError: no such results folder, faulty published numbers, or an ``output`` that is not a site, or
+            cannot be written.
+    """
+    content = read_content(results_dir)
+    with replaced_folder(output, "a site") as folder:
+        for name in _STATIC:
+            _write(folder / name, (resources.files(_PACKAGE) / "static" / name).read_bytes())
+        for path, text in _pages(content):
+            _write(folder / path, text.encode())
+        for entry in content.entries:
+            _write(folder / entry.copy, (results_dir / entry.file).read_bytes())
+    left_out = [(bad.file, bad.reason) for bad in content.board.left_out]
+    return Site(output, len(content.entries), len(content.methods), left_out)
+
+
+def _write(path: Path, content: bytes) -> None:
+    # Not synced one by one: the folder takes its place only when all are there, and it can be made again.
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+
+
+def _pages(content: Content) -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each page."""
+    environment = templates(_PACKAGE)
+
+    def page(path: str, template: str, **values: Any) -> tuple[str, str]:
+        root = "../" * path.count("/")
+        return path, environment.get_template(template).render(root=root, path=path, **values)
+
+    measured, published = tables.measured_groups(content), tables.published_groups(content, content.board.published)
+    yield page("index.html", "index.html", content=content, measured=measured, published=published)
+    figures = {
+        kind: cost_figures(groups, root="", published=kind == "published")
+        for kind, groups in (("measured", measured), ("published", published))
+    }
+    yield page("figures.html", "figures.html", figures=figures)
+    yield page("methods.html", "methods.html", content=content)
+    for method in content.methods:
+        yield page(method.page, "method.html", **_method_values(content, method))
+    for entry in content.entries:
+        yield page(entry.page, "record.html", **_record_values(content, entry))
+
+
+def _method_values(content: Content, method: MethodEntry) -> dict[str, Any]:
+    return {
+        "method": method,
+        "lines": [(row, tables.measured_line(content, row)) for row in method.rows],
+        "records": [[content.entry[file] for file in row.records] for row in method.rows],
+        "published": tables.published_groups(content, method.published),
+    }
+
+
+def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
+    record = entry.record
+    return {
+        "entry": entry,
+        "record": record,
+        "method_page": content.method_pages[record.method],
+        "overrides": settings_text(record.overrides),
+        "newer": content.entry[entry.newer] if entry.newer else None,
+        "measures": measures(content, entry),
+        "survivals": facts.survivals(record),
+        "curves": facts.curves(record),
+        "flags": facts.flags(record),
+        "costs": facts.costs(record),
+        "settings": facts.settings(record),
+        "reproduction": reproduction(record),
+    }

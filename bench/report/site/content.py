@@ -1,0 +1,144 @@
+"""What the site shows: the board, every record that can be trusted, and every method that either speaks of."""
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from bench.leaderboard import Leaderboard, PublishedNumber, Row, build_leaderboard, published_reference
+from bench.method import METHODS, MethodInfo
+from bench.recipe import canonical_digest
+from bench.record import Record, load_record, record_files
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A record and its page."""
+
+    file: str
+    """The record's path below the results folder."""
+    record: Record
+    newer: str | None
+    """The file of the record of the same run that counts in its place."""
+
+    @property
+    def page(self) -> str:
+        """The page's path in the site."""
+        return f"records/{self.file.removesuffix('.json')}.html"
+
+    @property
+    def copy(self) -> str:
+        """The path in the site of the copied record."""
+        return f"records/{self.file}"
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method and its page."""
+
+    name: str | None
+    """As registered or recorded; None: papers alone speak of it."""
+    title: str
+    info: MethodInfo | None
+    """None: it is not installed here."""
+    rows: tuple[Row, ...]
+    published: tuple[PublishedNumber, ...]
+
+    @property
+    def page(self) -> str:
+        """The page's path in the site."""
+        return f"methods/{_file_name(self.name or self.title)}.html"
+
+
+@dataclass(frozen=True)
+class Content:
+    """All that the site shows."""
+
+    results_dir: Path
+    board: Leaderboard
+    entries: tuple[Entry, ...]
+
+    @cached_property
+    def entry(self) -> dict[str, Entry]:
+        """The entries by file."""
+        return {entry.file: entry for entry in self.entries}
+
+    @cached_property
+    def methods(self) -> tuple[MethodEntry, ...]:
+        """The registered, the measured and the published methods, by title."""
+        titles = {entry.record.method: entry.record.title for entry in self.entries}
+        infos = {name: METHODS.get(name).info for name in METHODS}
+        titles |= {name: info.title for name, info in infos.items()}
+        found = [self._method(name, title, infos.get(name)) for name, title in titles.items()]
+        known = {title.casefold() for title in titles.values()}
+        others = {number.method for number in self.board.published if number.method.casefold() not in known}
+        found += [self._method(None, title, None) for title in others]
+        return tuple(sorted(found, key=lambda method: (method.title.casefold(), method.name or "")))
+
+    @cached_property
+    def method_pages(self) -> dict[str, str]:
+        """The pages of methods, by registered name and by the title in lower case."""
+        pages = {method.title.casefold(): method.page for method in self.methods}
+        return pages | {method.name: method.page for method in self.methods if method.name}
+
+    @cached_property
+    def _references(self) -> dict[tuple[str, str | None, str], PublishedNumber | None]:
+        return {}
+
+    def reference(self, record: Record) -> PublishedNumber | None:
+        """Return the headline number that was published for the method, data and protocol of ``record``."""
+        key = (record.title, record.recipe["dataset"].get("published_as"), record.protocol)
+        if key not in self._references:
+            title, dataset, protocol = key
+            found = published_reference(self.results_dir, title=title, dataset=dataset, protocol=protocol)
+            self._references[key] = found
+        return self._references[key]
+
+    def _method(self, name: str | None, title: str, info: MethodInfo | None) -> MethodEntry:
+        rows = tuple(row for row in self.board.rows if row.method == name)
+        published = tuple(n for n in self.board.published if n.method.casefold() == title.casefold())
+        return MethodEntry(name, title, info, rows, published)
+
+
+def read_content(results_dir: Path) -> Content:
+    """Return what the records and the published numbers under ``results_dir`` give.
+
+    Raises:
+        BenchError: there is no such folder, or its published numbers are faulty.
+    """
+    board = build_leaderboard(results_dir)
+    records = dict(_records(results_dir, {bad.file for bad in board.left_out}))
+    counted = {_run(records[file]): file for row in board.rows for file in row.records}
+    entries = []
+    for file, record in records.items():
+        newest = counted.get(_run(record), file)
+        entries.append(Entry(file, record, None if newest == file else newest))
+    return Content(results_dir, board, tuple(entries))
+
+
+def _records(results_dir: Path, left_out: set[str]) -> Iterator[tuple[str, Record]]:
+    for path in record_files(results_dir):
+        file = path.relative_to(results_dir).as_posix()
+        if file not in left_out:
+            yield file, load_record(path)
+
+
+def _run(record: Record) -> tuple[object, ...]:
+    """Return what the records of one run share."""
+    sizes = (record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None)
+    recipe = (
+        record.tier,
+        record.tier_sha256,
+        record.fidelity,
+        record.protocol_sha256,
+        canonical_digest(record.overrides),
+    )
+    return record.method, record.dataset, *recipe, record.protocol, record.seed, *sizes
+
+
+def _file_name(name: str) -> str:
+    """Return a file name for a page about ``name``: that itself where it can be one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")

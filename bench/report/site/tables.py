@@ -1,0 +1,132 @@
+"""The board as the index shows it: one group of rows a set of conditions, since only those compare."""
+
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from bench.leaderboard import PublishedNumber, Row
+from bench.leaderboard.wording import duration, eps_text, settings_text
+from bench.report.site.content import Content
+from bench.report.site.numbers import Number, of_published, of_score
+
+MEASURES = ("aa", "ra", "sa")
+_PROTOCOLS = ("SLF", "ALF", "AFF")
+
+
+class SeedLink(NamedTuple):
+    """A seed and the page of its record."""
+
+    seed: int
+    page: str
+
+
+class Line(NamedTuple):
+    """One line of a table."""
+
+    anchor: str
+    title: str
+    departures: str
+    """In what it departs from the recipe."""
+    page: str
+    """The method's."""
+    numbers: dict[str, Number | None]
+    """By measure."""
+    cost: str
+    cost_sort: float | None
+    seeds: tuple[SeedLink, ...] = ()
+    devices: str = ""
+    warnings: tuple[str, ...] = ()
+    reference: Number | None = None
+    """The headline AA of the method's paper."""
+    source: str = ""
+    encoder: str = ""
+    note: str = ""
+
+
+class Group(NamedTuple):
+    """Lines that may be compared."""
+
+    dataset: str
+    protocol: str
+    tier: str
+    fidelity: str
+    facts: str
+    lines: tuple[Line, ...]
+
+
+def measured_groups(content: Content) -> list[Group]:
+    """Return the groups of what was measured here, in the order of the board."""
+    return [_measured(content, list(rows)) for _, rows in groupby(content.board.rows, key=lambda row: row.table)]
+
+
+def published_groups(content: Content, numbers: Iterable[PublishedNumber]) -> list[Group]:
+    """Return the groups of published ``numbers``, by dataset and protocol, best AA first in each."""
+    groups = []
+    for (dataset, protocol), same in groupby(sorted(numbers, key=_published_order), key=_published_group):
+        lines = tuple(_published_line(content, number) for number in same)
+        groups.append(Group(dataset, protocol, "", "", "", lines))
+    return groups
+
+
+def measured_line(content: Content, row: Row) -> Line:
+    """Return the line of a row; a mean over seeds links to where the method's page lists them."""
+    seeds = tuple(SeedLink(seed, content.entry[file].page) for seed, file in zip(row.seeds, row.records, strict=True))
+    first = content.entry[row.records[0]]
+    page, anchor = content.method_pages[row.method], f"row-{first.record.protocol}-{first.record.sha256[:10]}"
+    target = first.page if len(seeds) == 1 else f"{page}#{anchor}"
+    scores = {measure: getattr(row, measure) for measure in MEASURES}
+    paper = content.reference(first.record)
+    title = f"{first.record.title} {first.record.year}"
+    return Line(
+        anchor=anchor,
+        title=title,
+        departures=row.label.removeprefix(title).strip(" ()"),
+        page=page,
+        numbers={measure: score and of_score(score, target) for measure, score in scores.items()},
+        cost="" if row.pretraining_seconds is None else duration(row.pretraining_seconds),
+        cost_sort=row.pretraining_seconds,
+        seeds=seeds,
+        devices="; ".join(row.devices),
+        warnings=row.aa_warnings,
+        reference=paper and of_published(paper, "aa", f"{page}#published"),
+    )
+
+
+def _published_line(content: Content, number: PublishedNumber) -> Line:
+    page = content.method_pages[number.method.casefold()]
+    departures = settings_text(number.variant)
+    if number.pretrain_dataset not in (None, number.dataset):
+        departures.append(f"pre-trained on {number.pretrain_dataset}")
+    days = number.total_gpu_days
+    return Line(
+        anchor="",
+        title=number.method,
+        departures=", ".join(departures),
+        page=page,
+        numbers={measure: of_published(number, measure, f"{page}#published") for measure in MEASURES},
+        cost="" if days is None else f"{days:g} GPU-days",
+        cost_sort=days,
+        source=number.source,
+        encoder=number.encoder,
+        note=number.note or "",
+    )
+
+
+def _measured(content: Content, rows: Sequence[Row]) -> Group:
+    first = rows[0]
+    facts = (
+        f"{first.facts.train_images:,} training and {first.facts.test_images:,} test images of "
+        f"{first.facts.num_classes} classes, eps {eps_text(first.facts.eps)}"
+    )
+    lines = tuple(measured_line(content, row) for row in rows)
+    return Group(first.dataset, first.protocol.upper(), first.tier, first.fidelity, facts, lines)
+
+
+def _published_group(number: PublishedNumber) -> tuple[str, str]:
+    return number.dataset, number.protocol
+
+
+def _published_order(number: PublishedNumber) -> tuple[object, ...]:
+    protocol = _PROTOCOLS.index(number.protocol) if number.protocol in _PROTOCOLS else len(_PROTOCOLS)
+    aa, ra = (-1.0 if value is None else value for value in (number.aa, number.ra))
+    return number.dataset, protocol, number.protocol, -aa, -ra, number.method.casefold(), number.source

@@ -1,0 +1,33 @@
+"""Pages from templates: the one way in which values become text."""
+
+from urllib.parse import quote
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from bench.leaderboard.wording import DASH, escape, percent
+from bench.record import Outcome
+from bench.report.fates import Fate
+
+
+def templates(package: str) -> Environment:
+    """Return the templates that come with ``package``; in its HTML whatever a record says is text, never markup."""
+    environment = Environment(
+        loader=PackageLoader(package),
+        autoescape=lambda name: name is not None and name.endswith(".html"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"url": _url, "percent": _percent, "markdown": escape}
+    environment.globals |= {"DASH": DASH, "Fate": Fate}
+    return environment
+
+
+def _url(page: str) -> str:
+    """Return a page of a site, perhaps with an anchor, as an address."""
+    path, sign, anchor = page.partition("#")
+    return quote(path) + sign + anchor
+
+
+def _percent(outcome: Outcome) -> str:
+    return percent(outcome.accuracy, outcome.n)

@@ -1,0 +1,112 @@
+"""From an encoder file and what the user asks about it to a run that has its pre-training behind it."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.data import DATASETS, Dataset, load_dataset
+from bench.device import pick_device
+from bench.errors import BenchError
+from bench.files import read_json
+from bench.method import METHODS
+from bench.recipe import Recipe, reevaluated
+from bench.run.encoder import EncoderFile, load_encoder
+from bench.run.folder import RunFolder
+from bench.run.prepare import (
+    Run,
+    check_autoattack,
+    check_seed,
+    chosen_protocols,
+    dataset_facts,
+    other_target,
+)
+
+
+@dataclass(frozen=True)
+class CheckpointRequest:
+    """What ``bench evaluate`` was asked to do."""
+
+    checkpoint: Path
+    dataset: str | None = None
+    """Where the pre-training data are; None: where they were."""
+    finetune_dataset: str | None = None
+    """Data for protocols and evaluation; None: those of pre-training."""
+    protocols: Sequence[str] | None = None
+    """None: all that the method can be evaluated under."""
+    seed: int | None = None
+    """Of protocols and evaluation; None: that of pre-training."""
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Keys of the protocols, of ``evaluate`` and of ``threat``."""
+    runs_dir: Path = Path("runs")
+    data_dir: Path = Path("data")
+    device: str | None = None
+
+
+def prepare_checkpoint(request: CheckpointRequest) -> Run:
+    """Return the run that judges the encoder in ``request.checkpoint``; nothing is trained or written yet.
+
+    It is the run that trained the encoder if the file lies in that run's folder, so that nothing finished is done
+    again; otherwise one with a folder of its own under ``runs_dir``.
+
+    Raises:
+        BenchError: a file that is no encoder of ours or is damaged, settings that pre-training has used already,
+            data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
+    """
+    file = load_encoder(request.checkpoint)
+    trained = file.recipe
+    method = METHODS.get(trained.method)
+    protocols = chosen_protocols(request.protocols, trained.method, method)
+    seed = file.origin.seed if request.seed is None else request.seed
+    check_seed(seed)
+    device = pick_device(request.device)
+    home = _home(request.checkpoint, file, trained)
+    target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
+    if target is None:
+        spec, dataset = _pretraining_data(request, home, trained)
+        recipe = reevaluated(trained, overrides=request.overrides)
+    else:
+        # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
+        spec, dataset = request.dataset or (home.spec if home else ""), target.dataset
+        facts = dataset_facts(dataset)
+        recipe = reevaluated(trained, overrides=request.overrides, finetune=facts, resized_from=target.resized_from)
+    check_autoattack(recipe)
+    folder = (
+        RunFolder(home.path, recipe, home.seed, spec, home.weights)
+        if home
+        else RunFolder.of(request.runs_dir, recipe, file.origin.seed, spec, file.sha256)
+    )
+    return Run(method, dataset, recipe, seed, protocols, device, folder, checkpoint=request.checkpoint)
+
+
+def _home(path: Path, file: EncoderFile, recipe: Recipe) -> RunFolder | None:
+    """Return the run's folder that ``path`` is the encoder of, None where it lies elsewhere."""
+    description = path.parent / "run.json"
+    if not description.exists():
+        return None
+    values = read_json(description)
+    if not isinstance(values, dict):
+        return None
+    for weights in (None, file.sha256):
+        folder = RunFolder(path.parent, recipe, file.origin.seed, str(values.get("spec", "")), weights)
+        if folder.encoder == path and folder.owner == values.get("owner"):
+            return folder
+    return None
+
+
+def _pretraining_data(request: CheckpointRequest, home: RunFolder | None, recipe: Recipe) -> tuple[str, Dataset]:
+    """Return what to call the data that the encoder was trained on, and the data."""
+    name, expected = recipe.dataset.name, recipe.dataset.sha256
+    spec = request.dataset or (home.spec if home else "") or (name if name in DATASETS else "")
+    if not spec:
+        raise BenchError(
+            f"the encoder in {request.checkpoint} was trained on {name!r}, and nothing beside it says where these data "
+            f"are. Say so with --dataset npz:PATH, or name others to judge it on with --finetune-dataset."
+        )
+    dataset = load_dataset(spec, request.data_dir)
+    if dataset.sha256 != expected:
+        raise BenchError(
+            f"{spec} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "
+            f"{expected[:12]}. To judge the encoder on other data, type --finetune-dataset {spec}"
+        )
+    return spec, dataset

@@ -1,0 +1,174 @@
+"""Sweeps of finished runs: each classifier along the same grid, whatever was measured before read from results."""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.data import Dataset
+from bench.evaluate import Swept, sweep
+from bench.files import make_writable
+from bench.record import (
+    Sweep,
+    SweepSettings,
+    describe_environment,
+    load_sweep,
+    save_sweep,
+    sweep_files,
+    sweep_identity,
+)
+from bench.record.sweep import SweepKind
+from bench.reporting import Reporter, Silent
+from bench.run.finished import Finished
+from bench.stop import Stop
+from bench.train import device_name
+
+DEFAULT_STEPS = (1, 2, 5, 10, 20, 50, 100)
+_EPS_VALUES = 9
+"""Of the default grid, from 0 to twice the usual radius: 0, 2/255, ..., 16/255 on CIFAR."""
+_PGD_STEPS = 20
+
+
+class SweepRequest(NamedTuple):
+    """What `bench sweep-eps` and `bench sweep-steps` were asked to do; None stands for the default."""
+
+    kind: SweepKind
+    eps: tuple[float, ...] | None = None
+    """In pixels on the [0, 1] scale. The steps vary: one, by default the dataset's. Eps varies: the grid."""
+    steps: tuple[int, ...] | None = None
+    """Eps varies: one, by default 20. The steps vary: the grid."""
+    step_size: float = 0.25
+    """In units of eps."""
+
+    def settings(self, finished: Finished) -> SweepSettings:
+        """Return the attack on ``finished``, the same for all runs on a dataset under one norm.
+
+        Raises:
+            BenchError: a grid that does not ascend, or values that are out of range.
+        """
+        recipe = finished.folder.recipe
+        usual = recipe.dataset.eps if recipe.threat.norm == "linf" else recipe.eval_eps
+        grid = tuple(2 * usual * value / (_EPS_VALUES - 1) for value in range(_EPS_VALUES))
+        values = {
+            "kind": self.kind,
+            "norm": recipe.threat.norm,
+            "eps": self.eps or (grid if self.kind == "eps" else (usual,)),
+            "steps": self.steps or (DEFAULT_STEPS if self.kind == "steps" else (_PGD_STEPS,)),
+            "step_size": self.step_size,
+            "batch_size": recipe.evaluate.batch_size,
+        }
+        return SweepSettings.parse(values, f"sweep of {self.kind}")
+
+
+def sweep_runs(
+    chosen: Sequence[Finished],
+    request: SweepRequest,
+    results_dir: Path,
+    *,
+    data_dir: Path,
+    device: torch.device,
+    reporter: Reporter | None = None,
+    stop: Stop | None = None,
+) -> list[tuple[Sweep, Path]]:
+    """Return the sweep of each of ``chosen``, and its file under ``results_dir``.
+
+    What the results hold already is not measured again, and an interrupted sweep is continued.
+
+    Raises:
+        BenchError: settings that make no sense, missing data or weights, damaged results, a full disk.
+        InterruptedRunError: a stop was requested; the same call continues.
+    """
+    reporter, stop = reporter or Silent(), stop or Stop()
+    attacks = [request.settings(finished) for finished in chosen]
+    make_writable(results_dir)
+    known = _known(results_dir)
+    load = _loader(data_dir)
+    found = []
+    for number, (finished, settings) in enumerate(zip(chosen, attacks, strict=True), 1):
+        identity = _identity(finished, settings)
+        if identity not in known:
+            name = f"{number}/{len(chosen)} {finished.record.title}, seed {finished.record.seed}"
+            swept = _sweep(finished, settings, load(finished), device, reporter, stop, name)
+            made = _described(finished, settings, swept, device).sealed()
+            known[identity] = made, save_sweep(results_dir, made)
+        found.append(known[identity])
+    return found
+
+
+def _known(results_dir: Path) -> dict[str, tuple[Sweep, Path]]:
+    sweeps = ((load_sweep(path), path) for path in sweep_files(results_dir))
+    return {sweep.identity: (sweep, path) for sweep, path in sweeps}
+
+
+def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:
+    """Return what reads the data of a run, and reads the same data once."""
+    loaded: dict[tuple[str, str], Dataset] = {}
+
+    def load(finished: Finished) -> Dataset:
+        key = finished.folder.spec, finished.folder.recipe.dataset.sha256
+        if key not in loaded:
+            loaded[key] = finished.dataset(data_dir)
+        return loaded[key]
+
+    return load
+
+
+def _identity(finished: Finished, settings: SweepSettings) -> str:
+    record = finished.record
+    data = finished.folder.recipe.dataset.sha256
+    return sweep_identity(record.classifier_sha256, data, record.seed, settings)
+
+
+def _sweep(
+    finished: Finished,
+    settings: SweepSettings,
+    dataset: Dataset,
+    device: torch.device,
+    reporter: Reporter,
+    stop: Stop,
+    name: str,
+) -> Swept:
+    identity = _identity(finished, settings)
+    place = finished.folder.protocol(finished.protocol).path
+    with finished.folder.claimed():
+        return sweep(
+            finished.classifier(dataset, device),
+            dataset.test,
+            settings,
+            owner=identity,
+            path=place / f"sweep-{settings.kind}-{identity[:8]}.json",
+            seed=finished.folder.seed,
+            device=device,
+            reporter=reporter,
+            stop=stop,
+            name=name,
+        )
+
+
+def _described(finished: Finished, settings: SweepSettings, swept: Swept, device: torch.device) -> Sweep:
+    record = finished.record
+    return Sweep(
+        method=record.method,
+        title=record.title,
+        year=record.year,
+        dataset=record.dataset,
+        dataset_sha256=finished.folder.recipe.dataset.sha256,
+        pretrained_on=record.pretrained_on,
+        tier=record.tier,
+        fidelity=record.fidelity,
+        seed=record.seed,
+        protocol=record.protocol,
+        overrides=record.overrides,
+        pretraining_sha256=record.pretraining_sha256,
+        protocol_sha256=record.protocol_sha256,
+        classifier_sha256=record.classifier_sha256,
+        record_sha256=record.sha256,
+        settings=settings,
+        outcomes=swept.outcomes,
+        worst=swept.worst,
+        cost=swept.cost,
+        environment=describe_environment(device_name(device), torch.get_num_threads()),
+        finished=datetime.now(UTC).replace(microsecond=0),
+    )

@@ -1,0 +1,171 @@
+"""Presets: every knob of every protocol, number by number as the sources give it, and what wins over what."""
+
+from typing import Any
+
+import pytest
+
+from bench.errors import BenchError
+from bench.method import METHODS
+from bench.recipe import (
+    PRESETS,
+    PROTOCOLS,
+    AFFSettings,
+    ALFSettings,
+    DatasetFacts,
+    ProtocolSettings,
+    Recipe,
+    SLFSettings,
+    build_recipe,
+    load_tier,
+    parse_overrides,
+    preset_overrides,
+)
+
+SECTIONS: dict[str, type[ProtocolSettings]] = {"slf": SLFSettings, "alf": ALFSettings, "aff": AFFSettings}
+IDLE = {
+    *("lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum"),  # of LARS
+    *("schedule_unit", "warmup_epochs", "warmup_start", "lr_floor"),  # of schedules other than steps
+    *("selection_fraction", "selection_steps"),  # of selection=best
+}
+"""Knobs that take no part in any preset."""
+
+# What all four sources share: 25 epochs of SGD with momentum 0.9, weight decay 2e-4, a tenth of the rate from the
+# 16th and the 21st epoch on, crop and flip, every image of an epoch, the last epoch's classifier.
+SHARED = {
+    **{"epochs": 25, "drop_last": False, "precision": "fp32", "flip_prob": 0.5, "selection": "last"},
+    **{"optimizer": "sgd", "lr_batch": None, "momentum": 0.9, "nesterov": False, "weight_decay": 2e-4},
+    **{"schedule": "steps", "decay_epochs": (15, 20)},
+}
+TRADES = {"loss": "trades", "beta": 6.0, "steps": 10, "step_size": 0.25, "start": "gaussian"}
+PGD = {"loss": "pgd", "beta": 6.0, "step_size": 0.25, "start": "uniform", "clean_passes": 1}
+LARGE = {"batch_size": 512, "head_init": "default"}
+EXPECTED: dict[tuple[str, str], dict[str, Any]] = {
+    ("uniform", "slf"): {**LARGE, "encoder_bn": "eval", "lr": 0.1},
+    ("uniform", "alf"): {**LARGE, **TRADES, "encoder_bn": "eval", "lr": 0.1, "clean_passes": 1},
+    ("uniform", "aff"): {**LARGE, **TRADES, "bn": "single", "lr": 0.1, "clean_passes": 1},
+    # AdvCL at 24cb7a6 (SLF); A-InfoNCE at b28763e, Asym-AdvCL, which adds ALF (PGD-20) and AFF at rate 0.1.
+    ("advcl", "slf"): {**LARGE, "encoder_bn": "eval", "lr": 0.01},
+    ("advcl", "alf"): {**LARGE, **PGD, "encoder_bn": "eval", "lr": 0.1, "steps": 20},
+    ("advcl", "aff"): {**LARGE, **TRADES, "bn": "single", "lr": 0.1, "clean_passes": 1},
+    # DeACL at 3fb81e3: train-mode encoder, TRADES' own three forward passes, README's rates.
+    ("deacl-2024", "slf"): {**LARGE, "encoder_bn": "train", "lr": 0.1},
+    ("deacl-2024", "alf"): {**LARGE, **TRADES, "encoder_bn": "train", "lr": 0.01, "clean_passes": 2},
+    ("deacl-2024", "aff"): {**LARGE, **TRADES, "bn": "single", "lr": 0.01, "clean_passes": 2},
+    # RobustSSL_Benchmark at 05f778a, its values for DeACL and AdvCL: classifier from zero, batches of 128 in AFF.
+    ("robustssl-benchmark", "slf"): {"batch_size": 512, "head_init": "zero", "encoder_bn": "eval", "lr": 0.01},
+    ("robustssl-benchmark", "alf"): {
+        **{**PGD, "steps": 10},
+        **{"batch_size": 512, "head_init": "zero", "encoder_bn": "eval", "lr": 0.01},
+    },
+    ("robustssl-benchmark", "aff"): {
+        **{**TRADES, "clean_passes": 1},
+        **{"batch_size": 128, "head_init": "zero", "bn": "single", "lr": 0.1},
+    },
+}
+
+
+def recipe_of(*sets: str, tier: str = "paper", mirror: bool = True, preset: str | None = None) -> Recipe:
+    method = METHODS.get("deacl")
+    facts = DatasetFacts(
+        **{"name": "cifar10", "sha256": "a" * 64, "image_shape": (3, 32, 32), "num_classes": 10, "eps": 8 / 255},
+        **{"train_images": 50_000, "test_images": 10_000, "mean": (0.5,) * 3, "std": (0.2,) * 3, "mirror": mirror},
+    )
+    return build_recipe(
+        method="deacl",
+        config_type=method.config_type,
+        native_encoder=method.native_encoder,
+        dataset=facts,
+        tier=load_tier(tier),
+        overrides={**(preset_overrides(preset) if preset else {}), **parse_overrides(sets)},
+    )
+
+
+def knobs(settings: ProtocolSettings) -> dict[str, Any]:
+    return {key: value for key, value in settings.model_dump().items() if key not in IDLE}
+
+
+def test_the_table_is_complete() -> None:
+    assert EXPECTED.keys() == {(preset, protocol) for preset in PRESETS for protocol in PROTOCOLS}
+
+
+@pytest.mark.parametrize(("preset", "protocol"), EXPECTED)
+def test_a_preset_is_its_source_knob_by_knob(preset: str, protocol: str) -> None:
+    settings = getattr(recipe_of(f"{protocol}.preset={preset}"), protocol)
+    assert knobs(settings) == {"preset": preset, **SHARED, **EXPECTED[preset, protocol]}
+    # A record's recipe is read back as it was written.
+    assert SECTIONS[protocol].parse(settings.model_dump(mode="json"), protocol) == settings
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "uniform"])
+def test_a_preset_of_others_leaves_no_knob_to_our_defaults(preset: str, protocol: str) -> None:
+    assert PRESETS[preset][protocol].keys() == SECTIONS[protocol].model_fields.keys() - IDLE - {"preset"}
+
+
+def test_uniform_is_what_nothing_asked_for_gives() -> None:
+    assert recipe_of(preset="uniform").model_dump(exclude={"overrides"}) == recipe_of().model_dump(
+        exclude={"overrides"}
+    )
+
+
+def test_one_name_fills_all_three_sections() -> None:
+    recipe = recipe_of(preset="robustssl-benchmark")
+    for protocol in PROTOCOLS:
+        assert getattr(recipe, protocol) == getattr(recipe_of(f"{protocol}.preset=robustssl-benchmark"), protocol), (
+            protocol
+        )
+    assert recipe.pretraining_digest() == recipe_of().pretraining_digest()
+    assert len({r.protocol_digest("slf") for r in (recipe, recipe_of(), recipe_of("slf.lr=0.01"))}) == 3
+    assert recipe.overrides_of("alf") == {"alf.preset": "robustssl-benchmark"}
+
+
+def test_what_is_set_wins_over_the_preset_whatever_the_order() -> None:
+    slf = recipe_of("slf.lr=0.05", "slf.weight_decay=0.0", preset="deacl-2024").slf
+    assert (slf.preset, slf.encoder_bn, slf.lr, slf.weight_decay) == ("deacl-2024", "train", 0.05, 0.0)
+    recipe = recipe_of("slf.preset=uniform", preset="deacl-2024")
+    assert (recipe.slf.encoder_bn, recipe.alf.encoder_bn) == ("eval", "train")
+    assert recipe_of("slf.encoder_bn=eval", "slf.preset=deacl-2024").slf.encoder_bn == "eval"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize(("tier", "batch"), [("tiny", 64), ("mini", 128)])
+def test_a_tier_touches_the_batch_size_alone(tier: str, batch: int, preset: str) -> None:
+    scaled, published = recipe_of(tier=tier, preset=preset), recipe_of(preset=preset)
+    for protocol in PROTOCOLS:
+        expected = {**getattr(published, protocol).model_dump(), "batch_size": batch}
+        assert getattr(scaled, protocol).model_dump() == expected
+    assert recipe_of(f"aff.batch_size={batch + 1}", tier=tier, preset=preset).aff.batch_size == batch + 1
+
+
+def test_data_that_must_not_be_mirrored_are_not_flipped_by_a_preset() -> None:
+    recipe = recipe_of(preset="deacl-2024", mirror=False)
+    assert {getattr(recipe, protocol).flip_prob for protocol in PROTOCOLS} == {0.0}
+
+
+@pytest.mark.parametrize("protocol", ["alf", "aff"])
+def test_a_loss_brings_its_attack_along(protocol: str) -> None:
+    attack = ("loss", "steps", "step_size", "start")
+
+    def of(*sets: str) -> tuple[Any, ...]:
+        settings = getattr(recipe_of(*(f"{protocol}.{item}" for item in sets)), protocol)
+        return tuple(getattr(settings, knob) for knob in attack)
+
+    assert of("loss=pgd") == of("loss=pgd", "preset=deacl-2024") == ("pgd", 10, 0.25, "uniform")
+    assert of("loss=pgd", "start=clean", "steps=7") == ("pgd", 7, 0.25, "clean")
+    assert of("loss=trades", "preset=advcl") == ("trades", 10, 0.25, "gaussian")
+    # A loss that is the preset's anyway changes nothing of it.
+    expected = ("pgd", 20, 0.25, "uniform") if protocol == "alf" else ("pgd", 10, 0.25, "uniform")
+    assert of("loss=pgd", "preset=advcl") == expected
+
+
+def test_a_name_that_is_no_preset_is_answered_with_the_nearest() -> None:
+    message = r"unknown preset 'deacl2024'\. Did you mean 'deacl-2024'.*Allowed: advcl, deacl-2024, robustssl-benchm"
+    with pytest.raises(BenchError, match=message):
+        preset_overrides("deacl2024")
+    with pytest.raises(BenchError, match=r"alf\.preset: Value error, " + message):
+        recipe_of("alf.preset=deacl2024")
+
+
+def test_dual_batch_norm_without_clean_images_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"aff: Value error, bn=dual needs the clean images of loss=trades"):
+        recipe_of("aff.bn=dual", "aff.loss=pgd")

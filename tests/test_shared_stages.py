@@ -1,0 +1,291 @@
+"""Shared stages: trained once for all runs that contain them, and never taken for one another."""
+
+import fcntl
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.errors import BenchError, InterruptedRunError
+from bench.method import METHODS, Stage
+from bench.record import Record
+from bench.run import RunRequest, execute, prepare, project
+from bench.run.stages import StageFolder
+from bench.stop import Stop
+from bench.train import train
+from bench.zoo import digest, load_tensors
+from methods.frameworks import FRAMEWORKS
+from methods.simclr import SimCLRStage
+
+SMALL: dict[str, Any] = {
+    "encoder.width": 1,
+    "stage1.epochs": 2,
+    "stage1.batch_size": 8,
+    "stage1.warmup_epochs": 0,
+    "stage1.projector": [4, 4],
+    "slf.epochs": 1,
+    "slf.batch_size": 8,
+    "evaluate.pgd_steps": 1,
+    "evaluate.autoattack": False,
+}
+STAGE_2 = {"stage2.epochs": 1, "stage2.batch_size": 8, "stage2.steps": 1, "stage2.warmup_epochs": 0}
+VARYING = {"environment", "started", "finished", "sha256", "cost"}
+
+
+class Listener:
+    """Keeps what it is told; asks for a stop at the ``stop_at``-th word of progress, or at the first note."""
+
+    def __init__(self, stop_at: int | None = None, *, stop_at_note: bool = False) -> None:
+        self.phases: list[str] = []
+        self.notes: list[str] = []
+        self.stop = Stop()
+        self._left, self._stop_at_note = stop_at, stop_at_note
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        self.phases.append(phase)
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        if self._left is not None:
+            self._left -= 1
+            self.stop.requested |= self._left == 0
+
+    def end(self) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+        self.stop.requested |= self._stop_at_note
+
+
+def toy(path: Path, seed: int = 0) -> str:
+    rng = np.random.default_rng(seed)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 24), ("test", 16)):
+        arrays |= {
+            f"x_{split}": rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8),
+            f"y_{split}": np.arange(count) % 2,
+        }
+    np.savez(path, allow_pickle=False, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy(tmp_path_factory.mktemp("data") / "toy.npz")
+
+
+@pytest.fixture
+def simclr(data: str, tmp_path: Path) -> RunRequest:
+    return RunRequest(
+        "simclr", data, protocols=("slf",), overrides=SMALL, runs_dir=tmp_path / "runs", device="cpu", tier="tiny"
+    )
+
+
+@pytest.fixture
+def deacl(simclr: RunRequest) -> RunRequest:
+    return changed(replace(simclr, method="deacl"), STAGE_2)
+
+
+def changed(request: RunRequest, overrides: Mapping[str, Any]) -> RunRequest:
+    return replace(request, overrides={**request.overrides, **overrides})
+
+
+def carry_out(request: RunRequest, listener: Listener | None = None) -> Record:
+    listener = listener or Listener()
+    results = request.runs_dir.parent / "results"
+    ((record, _),) = execute(prepare(request), results, reporter=listener, stop=listener.stop)
+    return record
+
+
+def first_stage(request: RunRequest) -> Stage:
+    run = prepare(request)
+    return next(iter(run.method(run.recipe.config).stages(run.context)))
+
+
+def folder(request: RunRequest) -> StageFolder:
+    return StageFolder.of(prepare(request), first_stage(request))
+
+
+# Trained once
+
+
+def test_a_method_and_another_that_starts_from_it_train_the_stage_once(simclr: RunRequest, deacl: RunRequest) -> None:
+    alone, listener = carry_out(simclr), Listener()
+    first = carry_out(deacl, listener)
+    assert "stage ssl" not in listener.phases
+    assert "stage pseudo_at" in listener.phases
+    second = carry_out(changed(deacl, {"stage2.lam": 3}), listener)
+    assert listener.phases.count("stage pseudo_at") == 2
+    assert "stage ssl" not in listener.phases
+    for record in (first, second):
+        assert record.cost["stage:ssl"] == alone.cost["stage:ssl"]
+        assert record.history["stage:ssl"] == alone.history["stage:ssl"]
+    assert first.encoder_sha256 != second.encoder_sha256
+
+
+def test_pseudo_labels_come_from_the_same_encoder(simclr: RunRequest) -> None:
+    carry_out(simclr)
+    settings = {"stage2.epochs": 1, "stage2.batch_size": 8, "stage2.steps": 1, "stage2.clusters": [2]}
+    listener = Listener()
+    carry_out(changed(replace(simclr, method="advcl"), settings), listener)
+    assert [phase for phase in listener.phases if phase.startswith("stage")] == ["stage advcl", "stage slf"]
+
+
+def test_a_record_is_the_same_whether_its_stage_was_shared_or_not(
+    simclr: RunRequest, deacl: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out(simclr)
+    shared = carry_out(deacl)
+    monkeypatch.setattr(SimCLRStage, "shared", False)
+    listener = Listener()
+    private = carry_out(replace(deacl, runs_dir=tmp_path / "private" / "runs"), listener)
+    assert "stage ssl" in listener.phases
+    assert not list(tmp_path.glob("private/runs/stages"))
+    assert shared.model_dump(exclude=VARYING) == private.model_dump(exclude=VARYING)
+    assert [cost.images for cost in shared.cost.values()] == [cost.images for cost in private.cost.values()]
+    assert shared.cost.keys() == private.cost.keys()
+
+
+def test_the_projection_knows_that_another_run_trained_it(simclr: RunRequest, deacl: RunRequest) -> None:
+    carry_out(simclr)
+    left = {estimate.phase: estimate.left for estimate in project(prepare(deacl))}
+    assert (left["stage ssl"], left["stage pseudo_at"]) == (0, 1)
+
+
+def test_a_run_stopped_in_a_shared_stage_is_continued_by_either(simclr: RunRequest, deacl: RunRequest) -> None:
+    whole = carry_out(replace(simclr, runs_dir=simclr.runs_dir.parent / "whole"))
+    with pytest.raises(InterruptedRunError):
+        carry_out(deacl, Listener(4))  # in the second of two epochs of three batches
+    ((path, progress),) = [
+        (path, load_tensors(path).metadata) for path in simclr.runs_dir.glob("stages/*/*.training.safetensors")
+    ]
+    assert (progress["epoch"], progress["step"]) == (1, 1)
+    assert carry_out(simclr).encoder_sha256 == whole.encoder_sha256
+    assert not path.exists()
+    listener = Listener()
+    carry_out(deacl, listener)
+    assert "stage ssl" not in listener.phases
+
+
+# Whoever needs it while another process trains it
+
+
+def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
+    simclr: RunRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("bench.run.stages"), "_POLL_SECONDS", 0.01)
+    place = folder(simclr)
+    place.path.mkdir(parents=True)
+    listener = Listener()
+    with (place.path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        thread = threading.Thread(target=carry_out, args=(simclr, listener))
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        assert listener.phases == []
+        run = prepare(simclr)
+        train(
+            first_stage(simclr),
+            run.dataset.pretraining_images,
+            folder=place.path,
+            owner=place.owner,
+            seed=0,
+            device=run.device,
+        )
+    thread.join(60)
+    assert listener.notes == [f"waiting: another process trains this stage for both ({place.path})"]
+    assert [phase for phase in listener.phases if phase.startswith("stage")] == ["stage slf"]
+
+
+def test_who_waits_can_be_stopped(simclr: RunRequest) -> None:
+    place = folder(simclr)
+    place.path.mkdir(parents=True)
+    with (place.path / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InterruptedRunError):
+            carry_out(simclr, Listener(stop_at_note=True))
+
+
+# Never taken for one another
+
+
+def test_what_decides_the_stage_decides_its_folder(deacl: RunRequest, data: str, tmp_path: Path) -> None:
+    same = [
+        deacl,
+        changed(deacl, {"stage2.lam": 5, "stage2.weight_decay": 0, "student_init": "scratch"}),
+        changed(deacl, {"slf.lr": 1, "alf.beta": 1, "evaluate.pgd_steps": 7}),
+        changed(deacl, {"threat.eps": 0.5}),
+        replace(deacl, method="simclr", overrides=SMALL),
+        replace(deacl, protocols=("aff", "alf")),
+    ]
+    assert len({folder(request).path for request in same}) == 1
+    byol = {"ssl": "byol", "stage1.predictor": [4]}
+    other_frameworks: list[dict[str, Any]] = [{"ssl": "mocov2"}, byol, {"ssl": "barlow_twins"}, {"ssl": "vicreg"}]
+    settings = [
+        *({"stage1.epochs": 3}, {"stage1.batch_size": 6}, {"stage1.lr": 0.1}, {"stage1.temperature": 0.3}),
+        *({"stage1.projector": [4, 5]}, {"stage1.view.blur_prob": 0.4}, {"stage1.precision": "bf16"}),
+        *({"encoder.width": 2}, {"encoder.stem_padding": 2}, {"encoder.normalisation": "cifar"}),
+    ]
+    others = [
+        deacl,
+        *(changed(deacl, change) for change in [*settings, *other_frameworks]),
+        replace(deacl, seed=1),
+        replace(deacl, fidelity="native"),
+        replace(deacl, dataset=toy(tmp_path / "toy.npz", seed=1)),
+    ]
+    places = [folder(request) for request in others]
+    assert len({place.path for place in places}) == len({place.owner for place in places}) == len(others)
+
+
+def test_every_field_of_the_plan_is_part_of_the_identity(simclr: RunRequest) -> None:
+    place, plan = folder(simclr), first_stage(simclr).plan
+    assert place.identity is not None
+    assert place.identity["plan"] == plan.model_dump(mode="json")
+
+
+class Heir(SimCLRStage):
+    """Learns something else from the same settings."""
+
+
+def test_a_subclass_is_not_taken_for_its_parent(simclr: RunRequest) -> None:
+    run = prepare(simclr)
+    heir = Heir(run.recipe.config.plans()["stage1"], run.context)  # type: ignore[arg-type]
+    assert StageFolder.of(run, heir) == StageFolder(run.folder.path, run.folder.owner)
+
+
+def test_a_foreign_state_in_a_stages_folder_is_refused(simclr: RunRequest) -> None:
+    carry_out(simclr)
+    other = changed(simclr, {"stage1.lr": 0.1})
+    folder(other).path.mkdir()
+    (folder(other).path / "ssl.safetensors").write_bytes((folder(simclr).path / "ssl.safetensors").read_bytes())
+    with pytest.raises(BenchError, match=r"ssl\.safetensors belongs to another run"):
+        carry_out(other)
+
+
+# What may be shared
+
+
+def shared_methods() -> list[str]:
+    return [name for name in METHODS if name in FRAMEWORKS]
+
+
+@pytest.mark.parametrize("name", shared_methods())
+def test_a_shared_stage_looks_at_nothing_but_what_identifies_it(name: str, deacl: RunRequest, tmp_path: Path) -> None:
+    """On its own and inside DeACL, under other threats and protocols: the same weights, bit for bit."""
+    predictor = {"stage1.predictor": [4]} if name == "byol" else {}
+    alone = changed(replace(deacl, method=name, overrides=SMALL), predictor)
+    inside = changed(deacl, {"ssl": name, "threat.eps": 0.5, "stage2.lam": 7, "slf.lr": 1, **predictor})
+    digests = []
+    for request in (alone, inside):
+        run, stage = prepare(request), first_stage(request)
+        place = tmp_path / request.method
+        train(stage, run.dataset.pretraining_images, folder=place, owner="", seed=0, device=torch.device("cpu"))
+        digests.append(digest(stage.state_dict()))
+    assert digests[0] == digests[1]
+    assert folder(alone) == folder(inside)

@@ -1,0 +1,386 @@
+"""The site: every link leads somewhere, every number to its record, and nothing a record says is markup."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
+
+import pytest
+from site_records import RESULTS, add, fill, robust, template
+
+from bench.errors import BenchError
+from bench.leaderboard import build_leaderboard
+from bench.record import load_record, record_files
+from bench.report.site import serving, write_site
+
+VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+
+class Element(NamedTuple):
+    tag: str
+    attributes: dict[str, str]
+    path: tuple[str, ...]
+
+
+class Page(HTMLParser):
+    """A page as a strict reader sees it: elements that are not closed in order are an error."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+        self.elements: list[Element] = []
+        self.texts: list[tuple[tuple[str, ...], str]] = []
+        self._open: list[str] = []
+        self.feed(file.read_text("utf-8"))
+        assert not self._open, f"{file}: {self._open} left open"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attrs)) == len(attrs), f"{self.file}: {tag} has an attribute twice"
+        self.elements.append(Element(tag, {key: value or "" for key, value in attrs}, tuple(self._open)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append(Element(tag, {key: value or "" for key, value in attrs}, tuple(self._open)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open
+        assert self._open.pop() == tag, f"{self.file}:{self.getpos()[0]} closes {tag}"
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append((tuple(self._open), data))
+
+    def all(self, tag: str) -> list[dict[str, str]]:
+        return [element.attributes for element in self.elements if element.tag == tag]
+
+    @property
+    def ids(self) -> list[str]:
+        return [element.attributes["id"] for element in self.elements if "id" in element.attributes]
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fill(tmp_path_factory.mktemp("site") / "results")
+
+
+@pytest.fixture(scope="module")
+def folder(results: Path) -> Path:
+    return write_site(results, results.parent / "out").folder
+
+
+@pytest.fixture(scope="module")
+def pages(folder: Path) -> dict[str, Page]:
+    return {path.relative_to(folder).as_posix(): Page(path) for path in sorted(folder.rglob("*.html"))}
+
+
+def targets(page: Page) -> list[str]:
+    links = [element.attributes.get("href", element.attributes.get("src")) for element in page.elements]
+    return [link for link in links if link is not None and not link.startswith("data:")]
+
+
+def aim(page: Page, link: str) -> tuple[Path, str]:
+    """The file that a link leads to, and the anchor in it."""
+    parts = urlsplit(link)
+    assert not parts.scheme, link
+    assert not parts.netloc, link
+    assert not parts.path.startswith("/"), f"{link} would not work below a path or from a file"
+    target = (page.file.parent / unquote(parts.path)).resolve() if parts.path else page.file
+    return target, parts.fragment
+
+
+# Links
+
+
+def test_every_link_is_relative_and_leads_to_something_in_the_folder(folder: Path, pages: dict[str, Page]) -> None:
+    count = 0
+    for page in pages.values():
+        for link in targets(page):
+            target, anchor = aim(page, link)
+            assert target.is_file(), f"{page.file}: {link}"
+            assert folder.resolve() in target.parents
+            if anchor:
+                assert anchor in pages[target.relative_to(folder.resolve()).as_posix()].ids, link
+            count += 1
+    assert count > 300
+
+
+def test_nothing_comes_from_the_network(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.suffix in {".html", ".css", ".js"}:
+            addresses = set(re.findall(r"https?://[^\s\"'<)]+", path.read_text()))
+            assert addresses <= {"http://www.w3.org/2000/svg"}, path
+            assert "@import" not in path.read_text()
+
+
+def test_every_accuracy_of_the_board_links_to_its_record(folder: Path, results: Path, pages: dict[str, Page]) -> None:
+    index = pages["index.html"]
+    measured = [e for e in index.elements if e.tag == "a" and e.attributes.get("class") == "number"]
+    links = {aim(index, e.attributes["href"]) for e in measured}
+    board = build_leaderboard(results)
+    rows = {row.method + row.protocol: row for row in board.rows}
+    for row in rows.values():
+        if len(row.seeds) == 1:
+            page = (folder / "records" / row.records[0]).with_suffix(".html").resolve()
+            assert (page, "") in links
+    # A mean leads to where its seeds stand, and each of those to its record.
+    (mean,) = [(page, anchor) for page, anchor in links if anchor.startswith("row-")]
+    assert mean[0] == (folder / "methods" / "deacl.html").resolve()
+    method = {aim(pages["methods/deacl.html"], link)[0] for link in targets(pages["methods/deacl.html"])}
+    for file in rows["deaclslf"].records:
+        assert (folder / "records" / file).with_suffix(".html").resolve() in method
+
+
+def test_every_record_has_a_page_and_a_copy_to_the_byte(
+    folder: Path, results: Path, pages: dict[str, Page]
+) -> None:
+    files = list(record_files(results))
+    assert len(files) == 6
+    for path in files:
+        file = path.relative_to(results)
+        copy = folder / "records" / file
+        assert copy.read_bytes() == path.read_bytes()
+        page = pages[copy.with_suffix(".html").relative_to(folder).as_posix()]
+        assert copy.resolve() in {aim(page, link)[0] for link in targets(page)}
+
+
+def test_every_method_has_a_page_with_its_citation(pages: dict[str, Page]) -> None:
+    text = "".join(data for path, data in pages["methods/deacl.html"].texts if "pre" in path)
+    assert "@inproceedings{zhang2022deacl" in text
+    listed = {Path(link).name for link in targets(pages["methods.html"]) if link.startswith("methods/")}
+    assert {"deacl.html", "simclr.html", "supervised.html", "DynACL.html"} <= listed
+    assert {f"methods/{name}" for name in listed} == {name for name in pages if name.startswith("methods/")}
+
+
+# Measured and published
+
+
+def test_published_numbers_stand_only_inside_what_is_marked_published(pages: dict[str, Page]) -> None:
+    index = (pages["index.html"].file).read_text()
+    before, _, after = index.partition('<section class="published"')
+    assert "not measured here" in after
+    for number in ("46.99", "50.39"):  # of DynACL-AIR++ and of DeACL under AFF: nobody measured them here
+        assert number in after
+        assert number not in before
+
+
+def test_the_papers_number_stands_beside_ours_on_the_papers_data_only(tmp_path: Path) -> None:
+    record = template()
+    facts = {**record.recipe["dataset"], "published_as": "cifar10"}
+    results = fill(tmp_path / "results")
+    file = add(results, record, dataset="cifar10", recipe={**record.recipe, "dataset": facts})
+    folder = write_site(results, tmp_path / "out").folder
+    beside = re.compile(r'<td class="n published" data-sort="45.31">')
+    assert len(beside.findall((folder / "index.html").read_text())) == 1
+    page = (folder / "records" / file.relative_to(results)).with_suffix(".html").read_text()
+    assert '<p class="paper published">45.31 <span class="badge">published</span>' in page
+
+
+# Structure, for those who do not see the page
+
+
+def test_ids_are_unique_and_references_to_them_hold(pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        assert max(Counter(page.ids).values()) == 1, name
+        for element in page.elements:
+            assert element.attributes.get("aria-labelledby", page.ids[0]) in page.ids, (name, element)
+
+
+def test_headings_go_down_one_by_one_from_a_single_h1(pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        levels = [int(element.tag[1]) for element in page.elements if re.fullmatch(r"h[1-6]", element.tag)]
+        assert levels.count(1) == 1, name
+        assert levels[0] == 1
+        assert all(after <= before + 1 for before, after in zip(levels, levels[1:], strict=False)), (name, levels)
+
+
+def test_tables_pictures_and_regions_are_named(pages: dict[str, Page]) -> None:
+    for name, page in pages.items():
+        (html,) = page.all("html")
+        assert html["lang"] == "en"
+        assert all("scope" in cell for cell in page.all("th")), name
+        assert all(image["alt"] for image in page.all("img")), name
+        assert all("aria-label" in svg for svg in page.all("svg")), name
+        assert all("aria-label" in nav for nav in page.all("nav")), name
+        scrolled = [e.attributes for e in page.elements if e.attributes.get("class") == "scroll"]
+        assert all(e["tabindex"] == "0" and (e.keys() & {"aria-label", "aria-labelledby"}) for e in scrolled), name
+        controls = [e for e in page.elements if e.tag in {"input", "select"}]
+        assert all("label" in control.path for control in controls), name
+        assert page.all("a")[0] == {"class": "skip", "href": "#main"}
+
+
+def test_the_table_is_complete_without_the_script(pages: dict[str, Page], results: Path) -> None:
+    bodies = [e.attributes for e in pages["index.html"].elements if e.tag == "tbody"]
+    assert {(b["data-dataset"], b["data-protocol"]) for b in bodies if b["data-tier"]} == {
+        ("digits", "SLF"),
+        ("digits", "ALF"),
+        ("digits", "AFF"),
+    }
+    text = pages["index.html"].file.read_text()
+    assert "AutoAttack warned: the model is randomized" in text
+    assert '<form id="filter" class="filter" role="search" aria-label="Filter the tables" hidden>' in text
+
+
+# What a record shows
+
+
+def test_the_page_of_a_record_says_what_became_of_the_images(results: Path, pages: dict[str, Page]) -> None:
+    record = load_record(next(results.glob("digits/deacl-tiny-uniform-s1-slf-*.json")))
+    name = next(name for name in pages if "deacl-tiny-uniform-s1-slf" in name)
+    alts = [image["alt"] for image in pages[name].all("img")]
+    assert len(alts) == 3
+    robust, broken, wrong = record.ra.outcome.correct, 0, 0
+    for before, after in zip(record.sa.unpack(), record.ra.outcome.unpack(), strict=True):
+        broken += before and not after
+        wrong += not before and not after
+    words = f"{robust} right under the attack, {broken} broken by the attack, {wrong} already wrong"
+    assert any(words in alt for alt in alts)
+    labels = [svg["aria-label"] for svg in pages[name].all("svg")]
+    loss = record.history["stage:ssl"]
+    assert f"Stage ssl: loss over 40 epochs, from {loss[0]['loss']:.4g} to {loss[-1]['loss']:.4g}" in labels
+    text = " ".join(data for _, data in pages[name].texts)
+    assert "bench run deacl --dataset digits --tier tiny --fidelity uniform --protocols slf --seed 1" in text
+
+
+def test_a_superseded_record_says_so_and_leads_to_the_newer_one(tmp_path: Path) -> None:
+    record = template()
+    old = add(tmp_path / "results", record)
+    new = add(tmp_path / "results", record, finished="2030-01-01T00:00:00+00:00", **robust(record, 1))
+    folder = write_site(tmp_path / "results", tmp_path / "out").folder
+    texts = {path: (folder / "records" / "digits" / path.name).with_suffix(".html").read_text() for path in (old, new)}
+    assert f'Superseded: <a href="../../records/digits/{new.stem}.html">' in texts[old]
+    assert "Superseded" not in texts[new]
+
+
+def test_a_record_that_cannot_be_trusted_is_named_and_has_no_page(tmp_path: Path) -> None:
+    path = add(tmp_path / "results", template())
+    bad = path.with_name("bad<b>.json")
+    bad.write_text(json.dumps({**json.loads(path.read_text()), "seed": 7}))
+    site = write_site(tmp_path / "results", tmp_path / "out")
+    assert [file for file, _ in site.left_out] == ["digits/bad<b>.json"]
+    assert "digits/bad&lt;b&gt;.json</code>: its checksum does not match" in (site.folder / "index.html").read_text()
+    assert len(list((site.folder / "records").rglob("*.html"))) == 1
+
+
+def test_what_a_record_says_is_never_markup(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'&--><img src=x onerror=alert(2)>"
+    record = template()
+    assert record.aa is not None
+    changes = {
+        "method": f"../../{evil}",
+        "title": evil,
+        "overrides": {"stage1.lr": evil},
+        "aa": record.aa.model_copy(update={"warnings": [evil]}),
+        "history": {f"stage:{evil}": [{evil: 1.0}, {evil: 2.0}]},
+        "environment": record.environment.model_copy(update={"device": evil, "commit": evil}),
+        "recipe": {**record.recipe, evil: {evil: evil}},
+    }
+    hostile = Record_with_a_plain_path(tmp_path, changes)
+    folder = write_site(hostile, tmp_path / "out").folder
+    for path in folder.rglob("*.html"):
+        page = Page(path)
+        assert [script["src"] for script in page.all("script")] == ["../" * len(path.relative_to(folder).parts[1:]) + "site.js"]
+        assert not any("onerror" in element.attributes for element in page.elements)
+    assert not list(tmp_path.rglob("*<script>*"))
+
+
+def Record_with_a_plain_path(tmp_path: Path, changes: dict[str, object]) -> Path:
+    record = template().model_copy(update=changes).sealed()
+    path = tmp_path / "results" / "digits" / "x%20#?.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(record.model_dump_json())
+    return tmp_path / "results"
+
+
+# The folder
+
+
+def test_the_same_records_give_the_same_folder_to_the_byte(tmp_path: Path, results: Path, folder: Path) -> None:
+    again = write_site(results, tmp_path / "elsewhere").folder
+    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert files == {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()}
+
+
+def test_a_site_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    first = add(tmp_path / "results", template())
+    folder = write_site(tmp_path / "results", tmp_path / "out").folder
+    add(tmp_path / "results", template(), seed=1)
+    first.unlink()
+    write_site(tmp_path / "results", tmp_path / "out")
+    assert [path.stem.split("-")[3] for path in (folder / "records").rglob("*.html")] == ["s1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
+
+
+def test_a_folder_that_is_not_a_site_stays_as_it_is(tmp_path: Path) -> None:
+    add(tmp_path / "results", template())
+    with pytest.raises(BenchError, match=r"results holds digits/.*so it stays. Choose another --output"):
+        write_site(tmp_path / "results", tmp_path / "results")
+    out = write_site(tmp_path / "results", tmp_path / "out").folder
+    (out / "CNAME").write_text("my.domain")
+    before = (out / "index.html").stat().st_mtime_ns
+    with pytest.raises(BenchError, match="out holds CNAME"):
+        write_site(tmp_path / "results", out)
+    assert (out / "index.html").stat().st_mtime_ns == before
+
+
+def test_no_results_folder_is_an_error_and_leaves_no_site(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="no results folder"):
+        write_site(tmp_path / "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_records_the_site_says_what_to_type(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    folder = write_site(tmp_path / "results", tmp_path / "out").folder
+    assert "bench run deacl --dataset digits" in (folder / "index.html").read_text()
+
+
+# The command
+
+
+def test_serving_answers_on_the_loopback_address_until_interrupted(tmp_path: Path) -> None:
+    add(tmp_path / "results", template())
+    bench = [sys.executable, "-c", "from bench.cli import main; main()", "site", "--serve", "--port", "0"]
+    process = subprocess.Popen(bench, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(RESULTS.parent)})
+    assert process.stdout is not None
+    try:
+        lines = [process.stdout.readline() for _ in range(2)]
+        assert lines[0].startswith("site/index.html written (records: 1, methods: "), process.stderr
+        address = re.findall(r"http://127\.0\.0\.1:\d+/", lines[1])[0]
+        assert b"<h1>" in urlopen(f"{address}index.html").read()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert (process.returncode, out, err) == (0, "stopped\n", "")
+
+
+def test_a_taken_port_is_named(tmp_path: Path) -> None:
+    with serving(tmp_path, 0) as server:
+        assert server.server_address[0] == "127.0.0.1"
+        with pytest.raises(BenchError, match=rf"cannot listen on 127.0.0.1:{server.server_port}.*another --port"), serving(tmp_path, server.server_port):
+            pass
+
+
+def test_a_hundred_records_take_seconds(tmp_path: Path) -> None:
+    # perf/site.py measures a thousand; a quadratic step would show here already.
+    path = add(tmp_path / "results", template())
+    record = load_record(path)
+    for i in range(100):
+        seed = record.model_copy(update={"seed": i % 5, "protocol_sha256": f"{i // 5:064}"}).sealed()
+        path.with_name(f"{i}.json").write_text(seed.model_dump_json())
+    write_site(tmp_path / "results", tmp_path / "warm")
+    shutil.rmtree(tmp_path / "warm")
+    start = time.perf_counter()
+    assert write_site(tmp_path / "results", tmp_path / "out").records == 101
+    assert time.perf_counter() - start < 10
