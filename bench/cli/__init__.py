@@ -15,6 +15,7 @@ from bench.cli.run import run
 from bench.cli.site import site
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
+from bench.cli.timing import timing
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -25,7 +26,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, sweep_eps, sweep_steps, leaderboard, compare, site, report, methods, datasets, tiers, runs):
+for command in (
+    run,
+    sweep_eps,
+    sweep_steps,
+    leaderboard,
+    compare,
+    timing,
+    site,
+    report,
+    methods,
+    datasets,
+    tiers,
+    runs,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

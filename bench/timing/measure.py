@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from bench.method import Stage
-from bench.timing.model import StageTiming
-from bench.timing.subject import Subject
-from bench.train import Passes, StageProbe, StepTimes, line, time_in_turn
+from bench.recipe import Fidelity, Tier
+from bench.timing.model import StageTiming, Timing, compare
+from bench.timing.published import PublishedCosts
+from bench.timing.subject import Data, Subject, subject
+from bench.train import Passes, StageProbe, StepTimes, device_name, line, time_in_turn
 
 _PREPARED_IMAGES = 512
 """What precedes the first step is timed on so many images, and taken to grow with their number."""
@@ -25,6 +28,53 @@ class _Counted:
 
 
 def time_methods(
+    names: Sequence[str],
+    data: Data,
+    *,
+    tier: Tier,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    results_dir: Path,
+    fidelity: Fidelity = "uniform",
+    width: int | None = None,
+    batch: int | None = None,
+    said: Callable[[str], None] = lambda message: None,
+) -> Timing:
+    """Time methods side by side, and set their projected pre-training beside what papers say.
+
+    Args:
+        names: the methods.
+        data: whose sizes to take.
+        tier: how far recipes are scaled.
+        device: where to measure.
+        rounds: how often each step is timed.
+        seconds: what all of it may take, about.
+        results_dir: where the published numbers are.
+        fidelity: whose encoder settings.
+        width: of the encoder; None: the tier's.
+        batch: images in a timed step, at most; None: as many as fit.
+        said: is told what is being done.
+
+    Raises:
+        BenchError: an unknown method, or one without pre-training.
+    """
+    overrides = {} if width is None else {"encoder.width": width}
+    subjects = [subject(name, data, tier=tier, fidelity=fidelity, overrides=overrides) for name in names]
+    stages = time_pretraining(subjects, device=device, rounds=rounds, seconds=seconds, batch=batch, said=said)
+    return Timing(
+        dataset=data.facts.name,
+        tier=tier.name,
+        fidelity=fidelity,
+        width=subjects[0].recipe.encoder.width,
+        device=device_name(device),
+        torch=torch.__version__,
+        rounds=rounds,
+        methods=compare(dict(zip(names, stages, strict=True)), PublishedCosts.under(results_dir)),
+    )
+
+
+def time_pretraining(
     subjects: Sequence[Subject],
     *,
     device: torch.device,
@@ -48,28 +98,25 @@ def time_methods(
     """
     end = time.perf_counter() + seconds
     probes, counted, owners = [], [], []
-    for subject in subjects:
-        said(f"building {subject.recipe.method} and counting its operations")
-        images = subject.data.random_images()
-        preparations = _preparations(subject, device)
-        for stage, preparation in zip(subject.stages(device), preparations, strict=True):
+    for owner in subjects:
+        said(f"building {owner.recipe.method} and counting its operations")
+        images = owner.data.random_images()
+        for stage, preparation in zip(owner.stages(device), _preparations(owner, device), strict=True):
             probe = StageProbe(stage, images, device=device)
             probes.append(probe)
             counted.append(_Counted(probe.flops_per_image(), probe.passes(), preparation))
-            owners.append(subject)
+            owners.append(owner)
     # Memory is counted in untimed steps of the same sizes: one round more than is timed.
     share = (rounds + 1) / (rounds + 2)
     left = (end - time.perf_counter()) * share
     times = time_in_turn(probes, rounds=rounds, seconds=left, batch=batch, said=said)
     said("counting memory")
-    found: dict[int, list[StageTiming]] = {id(subject): [] for subject in subjects}
-    for subject, probe, facts, steps in zip(owners, probes, counted, times, strict=True):
-        found[id(subject)].append(_timing(subject, probe, facts, steps))
-    return list(found.values())
+    rows = [_timing(*each) for each in zip(owners, probes, counted, times, strict=True)]
+    return [[row for row, owner in zip(rows, owners, strict=True) if owner is one] for one in subjects]
 
 
-def _timing(subject: Subject, probe: StageProbe, counted: _Counted, times: StepTimes) -> StageTiming:
-    plan, images = probe.plan, subject.data.images
+def _timing(owner: Subject, probe: StageProbe, counted: _Counted, times: StepTimes) -> StageTiming:
+    plan, images = probe.plan, owner.data.images
     memory = {size: probe.memory(size) for size in times.seconds}
     return StageTiming(
         stage=probe.stage.name,
@@ -90,16 +137,16 @@ def _timing(subject: Subject, probe: StageProbe, counted: _Counted, times: StepT
     )
 
 
-def _preparations(subject: Subject, device: torch.device) -> list[float | None]:
+def _preparations(owner: Subject, device: torch.device) -> list[float | None]:
     """Return the projected seconds before the first step of each stage, None for a stage that has nothing to do."""
-    idle = [type(stage).before_training is Stage.before_training for stage in subject.stages(device)]
+    idle = [type(stage).before_training is Stage.before_training for stage in owner.stages(device)]
     if all(idle):
         return [None] * len(idle)
-    few = min(subject.data.images, _PREPARED_IMAGES)
+    few = min(owner.data.images, _PREPARED_IMAGES)
     seconds: list[float | None] = []
-    for stage, nothing in zip(subject.stages(device, few), idle, strict=True):
+    for stage, nothing in zip(owner.stages(device, few), idle, strict=True):
         stage.to(device)
-        seconds.append(None if nothing else _second_call(stage.before_training) * subject.data.images / few)
+        seconds.append(None if nothing else _second_call(stage.before_training) * owner.data.images / few)
     return seconds
 
 
