@@ -18,6 +18,7 @@ from bench.cli.run import run
 from bench.cli.site import site
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
+from bench.cli.timing import timing
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -36,6 +37,7 @@ COMMANDS = (
     sweep_steps,
     leaderboard,
     compare,
+    timing,
     site,
     report,
     methods,

@@ -69,7 +69,8 @@ def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]")
     table = Table(
         title=f"{run.method.info.title} on {recipe.dataset.name}{transfer}, tier {recipe.tier}, "
         f"{recipe.fidelity} fidelity, {seeds}",
-        caption=f"on {run.device}; in {run.folder.path}{_resizing(run)}",
+        caption=f"on {run.device}; in {run.folder.path}{_resizing(run)}"
+        + (f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""),
     )
     table.add_column("phase")
     table.add_column("work")

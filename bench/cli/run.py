@@ -49,6 +49,13 @@ def run(
     ] = None,
     set_: Set = None,
     corruptions: Corruptions = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FLOPS|like:METHOD",
+            help="Choose the epochs so that pre-training spends so many operations, or as many as another method's.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
     device: Device = None,
     threads: Threads = None,
@@ -69,6 +76,7 @@ def run(
       bench run deacl --dataset digits --preset deacl-2024
       bench run deacl --dataset digits --corruptions generate
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
+      bench run acl --dataset digits --budget like:deacl
     """
     from bench.device import use_threads
     from bench.errors import BenchError
@@ -87,6 +95,7 @@ def run(
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
         overrides=overrides(preset, set_),
+        budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,

@@ -12,6 +12,7 @@ from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
 from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier
+from bench.run.budget import at_budget
 from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.target import Target, load_target
@@ -32,6 +33,8 @@ class RunRequest:
     """Data for protocols and evaluation (transfer); None: those of pre-training."""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    budget: str | None = None
+    """What pre-training is to spend: floating-point operations, or ``like:METHOD``; it decides the epochs."""
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
@@ -104,18 +107,24 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     dataset = dataset or load_dataset(request.dataset, request.data_dir)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts)
-    recipe = build_recipe(
-        method=request.method,
-        config_type=method.config_type,
-        native_encoder=method.native_encoder,
-        dataset=facts,
-        tier=tier,
-        fidelity=request.fidelity,
-        overrides=with_corruptions(request.overrides, request.corruptions),
-        finetune=target and dataset_facts(target.dataset),
-        resized_from=target and target.resized_from,
-    )
+
+    def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
+        return build_recipe(
+            method=name,
+            config_type=METHODS.get(name).config_type,
+            native_encoder=METHODS.get(name).native_encoder,
+            dataset=facts,
+            tier=tier,
+            fidelity=request.fidelity,
+            overrides=overrides,
+            finetune=target and dataset_facts(target.dataset),
+            resized_from=target and target.resized_from,
+        )
+
+    recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     check_autoattack(recipe)
+    if request.budget is not None:
+        recipe = at_budget(recipe, request.budget, dataset, recipe_of)
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
