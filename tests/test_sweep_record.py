@@ -1,10 +1,13 @@
 """Sweeps on disk: sealed like records, and refused where the outcomes contradict each other."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from test_docs import ROOT, column
 
 from bench.errors import BenchError
 from bench.record import (
@@ -131,3 +134,16 @@ def test_outcomes_that_contradict_each_other_are_refused(change: dict[str, Any],
     values = make_sweep(settings=STEPS, outcomes=LAST, worst=WORST).model_dump()
     with pytest.raises(BenchError, match=complaint):
         Sweep.parse({**values, **change}, "sweep")
+
+
+@pytest.mark.parametrize(("heading", "schema"), [("**Sweep**", Sweep), ("**Settings**", SweepSettings)])
+def test_the_file_is_described_field_by_field(heading: str, schema: type[BaseModel]) -> None:
+    assert sorted(column(ROOT / "docs" / "sweeps.md", heading)) == sorted(schema.model_fields)
+
+
+def test_a_sweep_lies_where_the_page_says() -> None:
+    sweep = make_sweep()
+    pattern = re.findall(r"`(results/<\S+)`", (ROOT / "docs" / "sweeps.md").read_text())[0]
+    facts = sweep.model_dump() | {"digest": sweep.identity[:8], "kind": sweep.settings.kind}
+    expected = re.sub(r"<(\w+)>", lambda field: str(facts[field[1]]), pattern)
+    assert sweep_path(Path("results"), sweep).as_posix() == expected
