@@ -7,7 +7,9 @@ import sys
 
 import typer
 
+from bench.cli.ablate import ablate
 from bench.cli.compare import compare
+from bench.cli.evaluate import evaluate
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
 from bench.cli.plot import plot
@@ -16,6 +18,7 @@ from bench.cli.run import run
 from bench.cli.site import site
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
+from bench.cli.timing import timing
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -28,10 +31,13 @@ app = typer.Typer(
 )
 COMMANDS = (
     run,
+    evaluate,
+    ablate,
     sweep_eps,
     sweep_steps,
     leaderboard,
     compare,
+    timing,
     site,
     report,
     methods,
