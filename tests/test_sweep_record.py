@@ -88,7 +88,7 @@ def test_an_edited_sweep_is_refused(tmp_path: Path) -> None:
 
 def test_the_identity_covers_all_that_decides_the_outcomes_and_nothing_else() -> None:
     sweep = make_sweep()
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"classifier_sha256": "5" * 64},
         {"dataset_sha256": "5" * 64},
         {"seed": 1},
@@ -96,7 +96,8 @@ def test_the_identity_covers_all_that_decides_the_outcomes_and_nothing_else() ->
             {"settings": EPS.model_copy(update=change)}
             for change in ({"steps": (10,)}, {"step_size": 0.1}, {"start": "clean"}, {"norm": "l2"}, {"batch_size": 2})
         ),
-    ):
+    ]
+    for change in changes:
         assert make_sweep(**change).identity != sweep.identity, change
     assert make_sweep(finished="2025-01-01T01:00:00+00:00", record_sha256="5" * 64).identity == sweep.identity
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from bench.report.figures.style import GREY, Band, Mark, caption, legend_beside, mark, new_figure, percent_axis, styled
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_TICKS = {
+_TICKS: dict[float, str] = {
     **{seconds: f"{seconds:g} s" for seconds in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)},
     **{minutes * _MINUTE: f"{minutes} min" for minutes in (1, 2, 5, 10, 20, 30)},
     **{hours * _HOUR: f"{hours} h" for hours in (1, 2, 4, 8, 12)},

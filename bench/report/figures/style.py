@@ -1,6 +1,6 @@
 """How figures look: colours that colour-blind readers tell apart, and marks that survive a black and white print."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ _DASHES: tuple[Any, ...] = (
 
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
     "font.size": 9,
     "axes.titlesize": 10,
