@@ -19,7 +19,8 @@ _TICKS: dict[float, str] = {
 }
 """Durations that people use, and so the only ones on the axis."""
 
-_MAX_TICKS = 9
+_ROOM = 0.11
+"""Of the axis, that a tick's text needs."""
 _SHIFT = 0.018
 """Of the axis."""
 
@@ -95,8 +96,10 @@ def _time_axis(axes: Axes, seconds: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_xlabel("pre-training time, wall-clock (logarithmic)")
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    ticks = ticks[:: -(-len(ticks) // _MAX_TICKS) or 1]
+    ticks: list[float] = []
+    for tick in _TICKS:
+        if low <= tick <= high and (not ticks or tick / ticks[-1] > (high / low) ** _ROOM):
+            ticks.append(tick)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([_TICKS[tick] for tick in ticks]))

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p", "h", "P", "X")
 _DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.6)),
