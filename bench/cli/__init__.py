@@ -7,9 +7,12 @@ import sys
 
 import typer
 
+from bench.cli.ablate import ablate
 from bench.cli.compare import compare
+from bench.cli.evaluate import evaluate
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.plot import plot
 from bench.cli.report import report
 from bench.cli.run import run
 from bench.cli.site import site
@@ -26,8 +29,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (
+COMMANDS = (
     run,
+    evaluate,
+    ablate,
     sweep_eps,
     sweep_steps,
     leaderboard,
@@ -39,8 +44,10 @@ for command in (
     datasets,
     tiers,
     runs,
-):
+)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(plot, name="plot")
 
 
 def main() -> None:

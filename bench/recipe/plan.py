@@ -26,6 +26,9 @@ class TrainPlan(Settings):
     optimizer: Literal["sgd", "lars"] = "sgd"
     lr: float = Field(gt=0)
     """Peak learning rate, as published for batches of ``lr_batch`` images."""
+    short_lr: float | None = Field(default=None, gt=0)
+    """``lr`` in tiers that keep less than a tenth of the published epochs, where the published rate gets nowhere
+    in so few steps; None: no other."""
     lr_batch: int | None = Field(default=None, ge=1)
     """The linear scaling rule's reference batch; None: ``lr`` holds for any batch."""
     momentum: float = Field(default=0.9, ge=0, lt=1)

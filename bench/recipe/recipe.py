@@ -99,7 +99,7 @@ class Recipe(Settings):
 
     @property
     def downstream(self) -> "Recipe":
-        """This recipe as protocols and evaluation read it, with the data and the threat model that are theirs.
+        """The recipe as protocols and evaluation read it, with the data and the threat model that are theirs.
 
         For its numbers only: digests are those of the whole recipe.
         """
