@@ -29,7 +29,7 @@ FLOORS = [
     {"errors", "files", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
     {"attack", "data", "nn", "method", "zoo"},
     {"run", "train", "protocol", "evaluate"},
-    {"leaderboard", "report", "compare", "timing", "doctor"},
+    {"ablate", "leaderboard", "report", "compare", "timing", "doctor"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}

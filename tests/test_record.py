@@ -226,6 +226,7 @@ def test_the_seal_covers_every_field() -> None:
             **texts,
             **times,
             "seed": 1,
+            "encoder_seed": 1,
             "year": 2023,
             "overrides": {},
             "recipe": {},

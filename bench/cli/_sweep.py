@@ -59,14 +59,23 @@ def carry_out(
             stop=stop,
         )
     sweeps = [sweep for sweep, _ in found]
+    figures = _drawn(sweeps[0], results_dir, output) if output else []
     if as_json:
         print(json.dumps([sweep.model_dump(mode="json") for sweep in sweeps], indent=1))
-    else:
-        for first in range(0, len(sweeps), _COLUMNS):
-            for table in _tables(sweeps[first : first + _COLUMNS]):
-                Console().print(table)
-        for _, path in found:
-            print(f"sweep: {path}")
+        return
+    for first in range(0, len(sweeps), _COLUMNS):
+        for table in _tables(sweeps[first : first + _COLUMNS]):
+            Console().print(table)
+    for _, path in found:
+        print(f"sweep: {path}")
+    for path in figures:
+        print(f"figure: {path}")
+
+
+def _drawn(sweep: "Sweep", results_dir: Path, output: Path) -> list[Path]:
+    from bench.report.figures import Choice, draw_sweeps
+
+    return draw_sweeps(results_dir, output, sweep.settings.kind, Choice(sweep.dataset, sweep.protocol)).files
 
 
 def _tables(sweeps: "list[Sweep]") -> list[Table]:

@@ -11,7 +11,6 @@ from bench.errors import BenchError, unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.settings import Settings
 
-
 _SHORT = 0.1
 """Below this share of its published epochs a stage takes its ``short_lr``, if it has one."""
 
@@ -43,19 +42,15 @@ class Tier(Settings):
     def scale(self, plan: TrainPlan) -> dict[str, Any]:
         """Return the values that this tier gives to a stage with the published ``plan``.
 
-        Epochs and batches are rounded to whole ones, at least 1 epoch; a warm-up is not, since schedules that
-        move each step can warm up for a part of an epoch.
+        Epochs and batches are rounded to whole ones, at least 1 epoch.
         """
         if self.epochs == self.batch_size == 1:
             return dict(self.stages)
-        epochs = max(1, round(plan.epochs * self.epochs))
         smallest = min(plan.batch_size, self.smallest_batch)
         return {
-            "epochs": epochs,
+            **plan.stretched(max(1, round(plan.epochs * self.epochs)), self.epochs),
             "batch_size": max(smallest, round(plan.batch_size * self.batch_size)),
             **({} if plan.short_lr is None or self.epochs >= _SHORT else {"lr": plan.short_lr}),
-            "warmup_epochs": min(epochs, round(plan.warmup_epochs * self.epochs, 6)),
-            "decay_epochs": tuple(round(epoch * self.epochs) for epoch in plan.decay_epochs),
             **({"lr_batch": None} if self.sgd_lr == "published" and plan.optimizer == "sgd" else {}),
             **self.stages,
         }

@@ -2,12 +2,19 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.leaderboard.flags import reliability_flags
+from bench.leaderboard.groups import Group
+from bench.leaderboard.measured import Measured
 from bench.leaderboard.wording import duration, eps_text
+from bench.recipe import DatasetFacts, ThreatSettings
 from bench.recipe.overrides import flatten
 from bench.record import Outcome, PhaseCost, Record
 from bench.report.charts import curve
+
+_JSON = json.JSONEncoder(sort_keys=True)
 
 
 class Attack(NamedTuple):
@@ -69,11 +76,12 @@ def curves(record: Record) -> dict[str, list[Curve]]:
 
 def flags(record: Record) -> list[str]:
     """Return what speaks against trusting the record's numbers."""
+    judged_on = record.recipe.get("finetune") or record.recipe
+    facts = DatasetFacts.parse(judged_on["dataset"], "recipe.dataset")
+    threat = ThreatSettings.parse(judged_on["threat"], "recipe.threat")
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
-    found += [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
-    if record.environment.dirty:
-        found.append("The code had uncommitted changes.")
-    return found
+    found += reliability_flags(Group((Measured(Path(), record, facts, threat),), ()))
+    return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
 
 
 def costs(record: Record) -> list[dict[str, str]]:
@@ -122,4 +130,4 @@ def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return value if isinstance(value, str) else _JSON.encode(value)

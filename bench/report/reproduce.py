@@ -1,6 +1,7 @@
 """How to make a record again: the exact command, read back from the record."""
 
 import shlex
+from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
@@ -21,27 +22,47 @@ class Reproduction(NamedTuple):
 
 def reproduction(record: Record) -> Reproduction:
     """Return the command that makes ``record`` again, on the machine of whoever has its data."""
-    data, data_note = _dataset(record)
+    recipe, overrides = record.recipe, sorted(record.overrides.items())
     tier, tier_note = _tier(record)
-    words = ["bench", "run", record.method, "--dataset", data, "--tier", tier, "--fidelity", record.fidelity]
-    words += ["--protocols", record.protocol, "--seed", str(record.seed)]
-    for key, value in sorted(record.overrides.items()):
-        words += ["--set", override_text(key, value)]
-    notes = [data_note, tier_note]
-    if record.environment.commit is None:
-        notes.append(f"The code did not run from a checkout; it was version {record.environment.bench}.")
-    if record.environment.dirty:
-        notes.append("The code had uncommitted changes, so the commit alone may not give the same numbers.")
-    return Reproduction(record.environment.commit, shlex.join(words), tuple(note for note in notes if note))
+    encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
+    words = ["bench", "run", record.method, "--dataset", _data(record.pretrained_on or record.dataset)]
+    words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
+    words += ["--tier", tier, "--fidelity", record.fidelity]
+    words += [] if recipe.get("budget") is None else ["--budget", repr(recipe["budget"])]
+    words += ["--protocols", record.protocol, "--seed", str(encoder_seed)]
+    words += [word for key, value in overrides for word in ("--set", override_text(key, value))]
+    notes = [*_data_notes(record), tier_note, _seed_note(record), *_code_notes(record)]
+    return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
 
-def _dataset(record: Record) -> tuple[str, str]:
-    if record.dataset in DATASETS:
-        return record.dataset, ""
-    return "npz:PATH", (
-        f"{record.dataset} is somebody's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
-        f"Its SHA-256, as the bench computes it, is {record.recipe['dataset']['sha256']}."
+def _data(name: str) -> str:
+    return name if name in DATASETS else "npz:PATH"
+
+
+def _data_notes(record: Record) -> Iterator[str]:
+    for section in (record.recipe, record.recipe.get("finetune") or {}):
+        facts = section.get("dataset")
+        if facts and facts["name"] not in DATASETS:
+            yield (
+                f"{facts['name']} is somebody's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
+                f"Its SHA-256, as the bench computes it, is {facts['sha256']}."
+            )
+
+
+def _seed_note(record: Record) -> str:
+    if record.encoder_seed is None:
+        return ""
+    return (
+        f"Protocol and evaluation drew from seed {record.seed}: give the encoder that this makes to `bench evaluate` "
+        f"with --protocols {record.protocol} --seed {record.seed}."
     )
+
+
+def _code_notes(record: Record) -> Iterator[str]:
+    if record.environment.commit is None:
+        yield f"The code did not run from a checkout; it was version {record.environment.bench}."
+    if record.environment.dirty:
+        yield "The code had uncommitted changes, so the commit alone may not give the same numbers."
 
 
 def _tier(record: Record) -> tuple[str, str]:

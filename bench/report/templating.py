@@ -18,7 +18,7 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"url": _url, "percent": _percent, "markdown": escape}
+    environment.filters |= {"url": _url, "percent": _percent, "markdown": escape, "zip": zip}
     environment.globals |= {"DASH": DASH, "Fate": Fate}
     return environment
 

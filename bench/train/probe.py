@@ -27,10 +27,6 @@ class Passes(NamedTuple):
     forward: float
     """Forward only."""
 
-    def __str__(self) -> str:
-        words = [f"{number:g} {kind}" for number, kind in ((self.both, "fb"), (self.forward, "f")) if number]
-        return " + ".join(words) or "none"
-
 
 class StageProbe:
     """A stage with its optimiser, on untrained weights, ready to take steps that leave no trace.

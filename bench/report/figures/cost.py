@@ -33,28 +33,30 @@ class CostPoint(NamedTuple):
     ra: Band
     aa: Band | None
     """None where AutoAttack was not run."""
+    mark: int
+    """Which colour and marker; another for each point."""
 
 
-def cost_figure(points: Sequence[CostPoint], *, title: str, bands: str) -> Figure:
+def cost_figure(points: Sequence[CostPoint], *, title: str, note: str) -> Figure:
     """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, a hair to the right for its bar.
 
     Args:
         points: at least one; listed in their order.
         title: what all points have in common.
-        bands: what the bars are, and on which device the time was taken.
+        note: small print: what the bars are, and on which device the time was taken.
     """
     with styled():
         figure = new_figure(6.6, 3.6)
         axes = figure.add_subplot()
         _time_axis(axes, [point.seconds for point in points])
-        handles = [_point(axes, mark(number), point) for number, point in enumerate(points)]
+        handles = [_point(axes, mark(point.mark), point) for point in points]
         handles += [_key("RA, PGD", filled=True)]
         if any(point.aa for point in points):
             handles += [_key("AA, AutoAttack", filled=False)]
         axes.set_title(title)
         percent_axis(axes, max(band.high for point in points for band in (point.ra, point.aa) if band))
         legend_beside(axes, handles)
-        caption(figure, bands)
+        caption(figure, note)
         return figure
 
 

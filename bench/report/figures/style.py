@@ -106,6 +106,11 @@ def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
     axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
 
 
+def heading(figure: Figure, text: str) -> None:
+    """Put the title of a figure of several panels above them."""
+    figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=10)
+
+
 def caption(figure: Figure, text: str) -> None:
     """Put small print below ``figure``."""
     figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)

@@ -46,14 +46,14 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     classifier = finished.classifier(dataset, device)
     images = dataset.test.images[chosen].to(device).float().div(255)
     labels = dataset.test.labels[chosen].to(device)
-    threat = Threat(norm=finished.folder.recipe.threat.norm, eps=record.ra.eps)
+    threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
     adversarial = pgd(
         cross_entropy_objective(classifier.prepared(), labels),
         images,
         threat=threat,
         steps=record.ra.steps,
         step_size=record.ra.step_size,
-        start=finished.folder.recipe.evaluate.pgd_start,
+        start=finished.recipe.evaluate.pgd_start,
         generator=rng.generator(record.seed, "report", finished.protocol, device=device),
     )
     with torch.no_grad():

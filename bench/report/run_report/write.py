@@ -51,9 +51,8 @@ def write_report(
             that is not a report or cannot be written.
     """
     found = sorted(finished_in(runs_dir / run), key=lambda f: PROTOCOLS.index(f.protocol)) or _refuse(runs_dir, run)
-    dataset = found[0].dataset(data_dir)
     files: dict[str, bytes] = {}
-    sections = [_section(finished, dataset, device, of_each, files) for finished in found]
+    sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
     values = {"run": run, "record": found[0].record, "sections": sections, "parts": _PARTS}
     environment = templates(__package__)
     style = (resources.files("bench.report.site") / "static" / "style.css").read_text("utf-8")
@@ -70,12 +69,16 @@ def write_report(
     return Report(output, [finished.protocol for finished in found], sum(len(s["shown"]) for s in sections))
 
 
+def _order(finished: Finished) -> tuple[int, str]:
+    return PROTOCOLS.index(finished.protocol), finished.record.protocol_sha256
+
+
 def _section(
     finished: Finished, dataset: Dataset, device: torch.device, of_each: int, files: dict[str, bytes]
 ) -> dict[str, Any]:
     """Return what the templates say of one protocol, and add its pictures to ``files``."""
     record = finished.record
-    name = finished.folder.protocol(finished.protocol).path.name
+    name = finished.folder.protocol(finished.protocol, record.seed).path.name
     curves = facts.curves(record)
     for phase, shown in curves.items():
         for curve in shown:

@@ -11,7 +11,7 @@ from bench.report import facts
 from bench.report.reproduce import reproduction
 from bench.report.site import tables
 from bench.report.site.content import Content, Entry, MethodEntry, read_content
-from bench.report.site.figures_page import cost_figures
+from bench.report.site.figures_page import cost_figures, sweep_figures
 from bench.report.site.record_page import measures
 from bench.report.templating import templates
 
@@ -42,8 +42,9 @@ def write_site(results_dir: Path, output: Path) -> Site:
             _write(folder / name, (resources.files(_PACKAGE) / "static" / name).read_bytes())
         for path, text in _pages(content):
             _write(folder / path, text.encode())
-        for entry in content.entries:
-            _write(folder / entry.copy, (results_dir / entry.file).read_bytes())
+        swept = [file for row in content.board.sweeps for file in row.files]
+        for file in [*(entry.file for entry in content.entries), *swept]:
+            _write(folder / "records" / file, (results_dir / file).read_bytes())
     left_out = [(bad.file, bad.reason) for bad in content.board.left_out]
     return Site(output, len(content.entries), len(content.methods), left_out)
 
@@ -68,7 +69,7 @@ def _pages(content: Content) -> Iterator[tuple[str, str]]:
         kind: cost_figures(groups, root="", published=kind == "published")
         for kind, groups in (("measured", measured), ("published", published))
     }
-    yield page("figures.html", "figures.html", figures=figures)
+    yield page("figures.html", "figures.html", figures=figures, sweeps=sweep_figures(content.board))
     yield page("methods.html", "methods.html", content=content)
     for method in content.methods:
         yield page(method.page, "method.html", **_method_values(content, method))

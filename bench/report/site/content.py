@@ -2,15 +2,16 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 
-from bench.leaderboard import Leaderboard, PublishedNumber, Row, build_leaderboard, published_reference
+from bench.leaderboard import Leaderboard, PublishedNumber, Row, build_leaderboard
+from bench.leaderboard.published import headline
+from bench.leaderboard.tables import labels
 from bench.method import METHODS, MethodInfo
-from bench.recipe import canonical_digest
-from bench.record import Record, load_record, record_files
+from bench.record import Record, load_record
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,14 @@ class Entry:
     file: str
     """The record's path below the results folder."""
     record: Record
-    newer: str | None
-    """The file of the record of the same run that counts in its place."""
+    row: Row
+    """The row of the board that it belongs to."""
+
+    @property
+    def newer(self) -> str | None:
+        """The file of the record of the same run that counts in its place."""
+        counted = dict(zip(self.row.seeds, self.row.records, strict=True))[self.record.seed]
+        return None if counted == self.file else counted
 
     @property
     def page(self) -> str:
@@ -66,6 +73,15 @@ class Content:
         return {entry.file: entry for entry in self.entries}
 
     @cached_property
+    def labels(self) -> dict[str, str]:
+        """What each row is called, by the first of its records."""
+        found = {}
+        for _, same in groupby(self.board.rows, key=lambda row: row.table):
+            rows = list(same)
+            found |= {row.records[0]: label for row, label in zip(rows, labels(rows), strict=True)}
+        return found
+
+    @cached_property
     def methods(self) -> tuple[MethodEntry, ...]:
         """The registered, the measured and the published methods, by title."""
         titles = {entry.record.method: entry.record.title for entry in self.entries}
@@ -83,18 +99,12 @@ class Content:
         pages = {method.title.casefold(): method.page for method in self.methods}
         return pages | {method.name: method.page for method in self.methods if method.name}
 
-    @cached_property
-    def _references(self) -> dict[tuple[str, str | None, str], PublishedNumber | None]:
-        return {}
-
-    def reference(self, record: Record) -> PublishedNumber | None:
-        """Return the headline number that was published for the method, data and protocol of ``record``."""
-        key = (record.title, record.recipe["dataset"].get("published_as"), record.protocol)
-        if key not in self._references:
-            title, dataset, protocol = key
-            found = published_reference(self.results_dir, title=title, dataset=dataset, protocol=protocol)
-            self._references[key] = found
-        return self._references[key]
+    def reference(self, row: Row) -> PublishedNumber | None:
+        """Return the headline number that was published for the method, data and protocol of ``row``."""
+        if row.overrides or row.pretrained_on or row.budget or row.attack:
+            return None
+        published_as = row.facts.published_as
+        return headline(self.board.published, title=row.title, dataset=published_as, protocol=row.protocol)
 
     def _method(self, name: str | None, title: str, info: MethodInfo | None) -> MethodEntry:
         rows = tuple(row for row in self.board.rows if row.method == name)
@@ -109,33 +119,12 @@ def read_content(results_dir: Path) -> Content:
         BenchError: there is no such folder, or its published numbers are faulty.
     """
     board = build_leaderboard(results_dir)
-    records = dict(_records(results_dir, {bad.file for bad in board.left_out}))
-    counted = {_run(records[file]): file for row in board.rows for file in row.records}
-    entries = []
-    for file, record in records.items():
-        newest = counted.get(_run(record), file)
-        entries.append(Entry(file, record, None if newest == file else newest))
+    entries = [
+        Entry(file, load_record(results_dir / file), row)
+        for row in board.rows
+        for file in (*row.records, *row.superseded)
+    ]
     return Content(results_dir, board, tuple(entries))
-
-
-def _records(results_dir: Path, left_out: set[str]) -> Iterator[tuple[str, Record]]:
-    for path in record_files(results_dir):
-        file = path.relative_to(results_dir).as_posix()
-        if file not in left_out:
-            yield file, load_record(path)
-
-
-def _run(record: Record) -> tuple[object, ...]:
-    """Return what the records of one run share."""
-    sizes = (record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None)
-    recipe = (
-        record.tier,
-        record.tier_sha256,
-        record.fidelity,
-        record.protocol_sha256,
-        canonical_digest(record.overrides),
-    )
-    return record.method, record.dataset, *recipe, record.protocol, record.seed, *sizes
 
 
 def _file_name(name: str) -> str:

@@ -1,9 +1,14 @@
-"""The figures: what robustness costs, board by board, as measured here and as published."""
+"""The figures: what robustness costs, as measured here and as published, and how it ends as the attack grows."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from typing import NamedTuple
 from urllib.parse import quote
 
+from bench.leaderboard import Leaderboard, SweepRow
+from bench.leaderboard.sweeps import SweepKey
+from bench.leaderboard.wording import eps_text, percent
+from bench.report import charts
 from bench.report.charts import Point, scatter
 from bench.report.site.tables import Group, Line
 
@@ -25,6 +30,42 @@ class Figure(NamedTuple):
     svg: str
     without: tuple[str, ...]
     """Lines of the group that have no place in it: their cost was not measured, or is none."""
+
+
+class SweepFigure(NamedTuple):
+    """Accuracy along one grid: the chart, and the table of the same numbers."""
+
+    key: SweepKey
+    attack: str
+    svg: str
+    marks: tuple[str, ...]
+    """The values of the grid, as they read."""
+    rows: tuple[tuple[SweepRow, tuple[str, ...]], ...]
+    """Each with its accuracies."""
+
+
+def sweep_figures(board: Leaderboard) -> list[SweepFigure]:
+    """Return the sweeps of ``board``, grid by grid."""
+    return [_sweep(key, list(rows)) for key, rows in groupby(board.sweeps, key=lambda row: row.key)]
+
+
+def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
+    settings = key.settings
+    by_eps, norm = settings.kind == "eps", "L2 " if settings.norm == "l2" else ""
+    marks = tuple(eps_text(value) if by_eps else f"{value:g}" for value in settings.grid)
+    attack = f"PGD-{settings.steps[0]} at growing {norm}eps"
+    if not by_eps:
+        attack = f"PGD at {norm}eps {eps_text(settings.eps[0])} with ever more steps"
+    svg = charts.lines(
+        [charts.Line(row.label, [100 * score.accuracy for score in row.scores]) for row in rows],
+        settings.grid,
+        marks,
+        title=f"RA under {attack}: {key.dataset}, {key.protocol.upper()}, tier {key.tier}, {key.fidelity}",
+        x="radius eps of the attack" if by_eps else "steps of PGD, logarithmic",
+        log=not by_eps,
+    )
+    accuracies = [tuple(percent(score.accuracy, score.n) for score in row.scores) for row in rows]
+    return SweepFigure(key, attack, svg, marks, tuple(zip(rows, accuracies, strict=True)))
 
 
 def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list[Figure]:

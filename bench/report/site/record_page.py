@@ -28,7 +28,7 @@ class Measure(NamedTuple):
 
 def measures(content: Content, entry: Entry) -> list[Measure]:
     """Return AA, RA and SA of a record, strongest attack first."""
-    record, paper = entry.record, content.reference(entry.record)
+    record, paper = entry.record, content.reference(entry.row)
     method_page = f"{content.method_pages[record.method]}#published"
 
     shown = []

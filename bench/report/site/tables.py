@@ -5,7 +5,8 @@ from itertools import groupby
 from typing import NamedTuple
 
 from bench.leaderboard import PublishedNumber, Row
-from bench.leaderboard.wording import duration, eps_text, settings_text
+from bench.leaderboard.tables import rank_text
+from bench.leaderboard.wording import duration, eps_text, flops_text, settings_text
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
 
@@ -35,7 +36,10 @@ class Line(NamedTuple):
     cost_sort: float | None
     seeds: tuple[SeedLink, ...] = ()
     devices: str = ""
-    warnings: tuple[str, ...] = ()
+    flops: str = ""
+    rank: str = ""
+    flags: tuple[str, ...] = ()
+    corruptions: Number | None = None
     reference: Number | None = None
     """The headline AA of the method's paper."""
     source: str = ""
@@ -50,6 +54,8 @@ class Group(NamedTuple):
     protocol: str
     tier: str
     fidelity: str
+    departures: tuple[str, ...]
+    """What else sets the group apart: the adversary, transfer, a budget."""
     facts: str
     lines: tuple[Line, ...]
 
@@ -64,7 +70,7 @@ def published_groups(content: Content, numbers: Iterable[PublishedNumber]) -> li
     groups = []
     for (dataset, protocol), same in groupby(sorted(numbers, key=_published_order), key=_published_group):
         lines = tuple(_published_line(content, number) for number in same)
-        groups.append(Group(dataset, protocol, "", "", "", lines))
+        groups.append(Group(dataset, protocol, "", "", (), "", lines))
     return groups
 
 
@@ -75,19 +81,22 @@ def measured_line(content: Content, row: Row) -> Line:
     page, anchor = content.method_pages[row.method], f"row-{first.record.protocol}-{first.record.sha256[:10]}"
     target = first.page if len(seeds) == 1 else f"{page}#{anchor}"
     scores = {measure: getattr(row, measure) for measure in MEASURES}
-    paper = content.reference(first.record)
-    title = f"{first.record.title} {first.record.year}"
+    paper = content.reference(row)
+    title = f"{row.title} {first.record.year}"
     return Line(
         anchor=anchor,
         title=title,
-        departures=row.label.removeprefix(title).strip(" ()"),
+        departures=_without_brackets(content.labels[row.records[0]].removeprefix(title).lstrip(" ,")),
         page=page,
         numbers={measure: score and of_score(score, target) for measure, score in scores.items()},
         cost="" if row.pretraining_seconds is None else duration(row.pretraining_seconds),
         cost_sort=row.pretraining_seconds,
         seeds=seeds,
         devices="; ".join(row.devices),
-        warnings=row.aa_warnings,
+        flops="" if row.pretraining_flops is None else flops_text(row.pretraining_flops),
+        rank=rank_text(row) if row.rank else "",
+        flags=(*(f"AutoAttack warned: {warning}" for warning in row.aa_warnings), *row.flags),
+        corruptions=row.corruptions and of_score(row.corruptions.mean, target),
         reference=paper and of_published(paper, "aa", f"{page}#published"),
     )
 
@@ -119,7 +128,15 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
         f"{first.facts.num_classes} classes, eps {eps_text(first.facts.eps)}"
     )
     lines = tuple(measured_line(content, row) for row in rows)
-    return Group(first.dataset, first.protocol.upper(), first.tier, first.fidelity, facts, lines)
+    key = first.table
+    transfer = f"transfer from {key.pretrained_on}" if key.pretrained_on else ""
+    budget = f"at equal compute ({key.budget})" if key.budget else ""
+    departures = tuple(filter(None, (key.attack, transfer, budget)))
+    return Group(key.dataset, key.protocol.upper(), key.tier, key.fidelity, departures, facts, lines)
+
+
+def _without_brackets(text: str) -> str:
+    return text[1:-1] if text.startswith("(") and text.endswith(")") else text
 
 
 def _published_group(number: PublishedNumber) -> tuple[str, str]:

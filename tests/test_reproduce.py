@@ -1,0 +1,100 @@
+"""The command that a record says to type is read back as the recipe it was made with."""
+
+import re
+import shlex
+from math import pi
+from typing import Any
+
+import pytest
+import typer
+from site_records import template
+
+from bench.cli import app
+from bench.recipe import load_tier, override_text, parse_overrides
+from bench.record import Record
+from bench.report.reproduce import reproduction
+
+
+def parsed(command: str) -> dict[str, Any]:
+    """What the command line understands."""
+    program, name, *words = shlex.split(command)
+    assert program == "bench"
+    cli: Any = typer.main.get_command(app)
+    options: dict[str, Any] = cli.commands[name].make_context(name, words).params
+    return options
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(0, -3, 10**20, 0.1, 1e-05, 1e16, 2.5e-300, pi, True, False, None),
+        *("byol", "none", "null", "true", "1.5", "8/255", "", " padded ", 'quo"ted', "two words", "a=b", "it's"),
+        *("line\nbreak", "tab\t", "back\\slash", "\x7f", "é", "😀", "#no comment", "[not a list", "inf", "2024-01-01"),
+        *([], [1, 2], [0.08, 1.0], ["a", "b c"], [[1], [2]], {"a": 1, "b c": [True]}),
+    ],
+)
+def test_an_override_is_read_back_to_the_last_bit(value: Any) -> None:
+    text = override_text("stage1.key", value)
+    (words,) = parse_overrides(shlex.split(shlex.quote(text))).items()
+    assert words == ("stage1.key", value)
+    assert type(words[1]) is type(value)
+
+
+def test_a_radius_is_written_as_papers_write_it_and_nothing_else_is() -> None:
+    assert override_text("threat.eps", 8 / 255) == "threat.eps=8/255"
+    assert override_text("threat.eps", 0.031) == "threat.eps=0.031"
+    assert override_text("stage1.lr", 0.2) == "stage1.lr=0.2"  # which is 51/255 as well
+    assert parse_overrides([override_text("threat.eps", 3 / 255)]) == {"threat.eps": 3 / 255}
+
+
+def test_the_command_gives_the_recipe_of_the_record() -> None:
+    overrides = {"threat.eps": 4 / 255, "stage1.lr": 0.1 + 0.2, "ssl": "byol", "stage1.projector": [4, 4], "x": None}
+    record = template().model_copy(update={"overrides": overrides, "seed": 7, "fidelity": "native"})
+    found = reproduction(record)
+    options = parsed(found.command)
+    assert parse_overrides(options["set_"]) == overrides
+    expected = {"method": "deacl", "dataset": "digits", "tier": "tiny", "fidelity": "native", "protocols": "slf"}
+    assert {name: options[name] for name in expected} == expected
+    assert options["seed"] == 7
+    assert found.commit == record.environment.commit
+
+
+def test_own_data_are_named_by_their_digest_for_want_of_their_path() -> None:
+    record = template()
+    facts = {**record.recipe["dataset"], "name": "mine"}
+    found = reproduction(record.model_copy(update={"dataset": "mine", "recipe": {**record.recipe, "dataset": facts}}))
+    assert parsed(found.command)["dataset"] == "npz:PATH"
+    assert any("mine is somebody's own data: npz:PATH" in note and facts["sha256"] in note for note in found.notes)
+
+
+def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
+    record = template()
+    recipe = {**record.recipe, "budget": 1.5e12, "finetune": {"dataset": {**record.recipe["dataset"], "name": "stl10"}}}
+    changes = {"dataset": "stl10", "pretrained_on": "digits", "encoder_seed": 4, "seed": 9, "recipe": recipe}
+    found = reproduction(record.model_copy(update=changes))
+    assert "--dataset digits --finetune-dataset stl10" in found.command
+    assert "--budget 1500000000000.0 --protocols slf --seed 4" in found.command
+    assert any("`bench evaluate` with --protocols slf --seed 9" in note for note in found.notes)
+
+
+def changed(**changes: Any) -> Record:
+    record = template()
+    return record.model_copy(update={"environment": record.environment.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("record", "note"),
+    [
+        (changed(dirty=True), "uncommitted changes"),
+        (changed(commit=None, dirty=None), r"not run from a checkout; it was version 0\.1\.0"),
+        (template().model_copy(update={"tier_sha256": "0" * 64}), "tier is another one by now"),
+        (template().model_copy(update={"tier": "mine"}), f"file of somebody's own, of digest {template().tier_sha256}"),
+    ],
+)
+def test_what_the_command_cannot_say_stands_beside_it(record: Record, note: str) -> None:
+    assert any(re.search(note, text) for text in reproduction(record).notes)
+
+
+def test_a_record_of_clean_code_on_named_data_needs_no_note() -> None:
+    record = changed(commit="1" * 40, dirty=False).model_copy(update={"tier_sha256": load_tier("tiny").digest()})
+    assert reproduction(record).notes == ()

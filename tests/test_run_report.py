@@ -1,0 +1,147 @@
+"""The report of a run: its pictures are what the attack did, and its counts are those of the record."""
+
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bench.data import load_dataset
+from bench.errors import BenchError
+from bench.record import Record
+from bench.report.fates import Fate
+from bench.report.run_report import examples, write_report
+from bench.run import RunRequest, execute, finished_in, prepare
+
+SMALL: dict[str, Any] = {
+    "encoder.width": 2,
+    "stage1.epochs": 1,
+    "stage1.batch_size": 8,
+    "stage1.projector": [4, 4],
+    "slf.epochs": 4,
+    "slf.batch_size": 8,
+    "aff.epochs": 1,
+    "aff.batch_size": 16,
+    "aff.steps": 1,
+    "evaluate.pgd_steps": 3,
+    "evaluate.autoattack": False,
+}
+EPS = 8 / 255
+CPU = torch.device("cpu")
+
+
+class Made(NamedTuple):
+    runs: Path
+    run: str
+    spec: str
+    record: Record
+    channels: int
+
+
+@pytest.fixture(scope="module", params=[1, 3])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """A finished run on 24 + 30 images of this many channels, in two classes that noise mixes up."""
+    root, channels = tmp_path_factory.mktemp("report"), request.param
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 24), ("test", 30)):
+        labels = np.arange(count) % 2
+        shape = (count, 8, 8) if channels == 1 else (count, 8, 8, 3)
+        images = rng.integers(0, 240, shape) + 15 * labels.reshape(-1, *[1] * (len(shape) - 1))
+        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+    np.savez(root / "toy.npz", allow_pickle=False, **arrays)
+    spec = f"npz:{root / 'toy.npz'}"
+    request_ = RunRequest(
+        "simclr", spec, protocols=("slf", "aff"), overrides=SMALL, runs_dir=root / "runs", data_dir=root, device="cpu"
+    )
+    run = prepare(request_)
+    record = execute(run, root / "results")[0][0]
+    return Made(root / "runs", run.folder.path.name, spec, record, channels)
+
+
+def written(made: Made, output: Path, **options: Any) -> Path:
+    write_report(made.runs, made.run, output, data_dir=output.parent, device=CPU, **options)
+    return output
+
+
+def pixels(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path)).astype(int)
+
+
+def test_pictures_are_the_test_images_and_stay_within_eps(made: Made, tmp_path: Path) -> None:
+    folder = written(made, tmp_path / "out", of_each=2)
+    test = load_dataset(made.spec, tmp_path).test.images.numpy().astype(int)
+    found = list(folder.glob("pictures/slf-*-clean.png"))
+    assert 2 <= len(found) <= 6
+    for path in found:
+        position = int(path.stem.split("-")[2])
+        clean, adversarial = pixels(path), pixels(path.with_name(path.name.replace("clean", "adversarial")))
+        assert clean.shape == (96, 96, 3)[: clean.ndim]
+        small = clean[::12, ::12].reshape(8, 8, -1).transpose(2, 0, 1)
+        assert (small == test[position][: small.shape[0]]).all()
+        assert abs(adversarial - clean).max() <= 8  # grey levels: eps is 8/255
+        assert abs(adversarial - clean).max() >= 4
+
+
+def test_examples_are_the_first_of_each_fate_and_amplified_to_full_range(made: Made, tmp_path: Path) -> None:
+    (finished,) = [each for each in finished_in(made.runs / made.run) if each.protocol == "slf"]
+    shown = examples(finished, finished.dataset(tmp_path), CPU, of_each=2)
+    clean, robust = made.record.sa.unpack(), made.record.ra.outcome.unpack()
+    for fate in (Fate.ROBUST, Fate.BROKEN, Fate.WRONG):
+        want = {Fate.ROBUST: (None, True), Fate.BROKEN: (True, False), Fate.WRONG: (False, False)}[fate]
+        fitting = [i for i in range(30) if robust[i] == want[1] and want[0] in (None, clean[i])]
+        assert [example.position for example in shown if example.fate is fate] == fitting[:2]
+    for example in shown:
+        right = example.clean_prediction == example.label
+        assert right == clean[example.position]
+        change = example.adversarial.astype(int) - example.clean.astype(int)
+        grey = example.perturbation.astype(int) - 127.5
+        # The picture is the change times the factor, up to the rounding of both to grey levels.
+        assert abs(grey - change * example.amplified).max() <= example.amplified / 2 + 2
+    largest = max(abs(example.perturbation.astype(int) - 127.5).max() for example in shown)
+    assert largest == pytest.approx(127.5, abs=1)
+    assert shown[0].amplified == pytest.approx(0.5 / EPS, rel=1e-4)
+
+
+def test_the_counts_are_those_of_the_record(made: Made, tmp_path: Path) -> None:
+    text = (written(made, tmp_path / "out") / "report.md").read_text()
+    row = next(line for line in text.splitlines() if line.startswith("| **RA**"))
+    right, broken, wrong = map(int, re.findall(r"\| (\d+) ", row)[-3:])
+    robust = made.record.ra.outcome.correct
+    assert (right, right + broken + wrong) == (robust, 30)
+    assert text.index("\n## SLF\n") < text.index("\n## AFF\n")  # in the order of the protocols
+    assert f"bench run simclr --dataset npz:PATH --tier {made.record.tier}" in text
+
+
+def test_every_picture_of_the_markdown_is_there_and_none_is_left_over(made: Made, tmp_path: Path) -> None:
+    folder = written(made, tmp_path / "out")
+    linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (folder / "report.md").read_text()))
+    assert linked <= {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert any(link.endswith("-loss.svg") for link in linked)
+    html = (folder / "report.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:)', html)  # one file, which can be sent to somebody
+    assert html.count("<img") > 10
+
+
+def test_the_same_run_gives_the_same_report(made: Made, tmp_path: Path) -> None:
+    first, second = written(made, tmp_path / "a"), written(made, tmp_path / "b")
+    for path in first.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+def test_a_missing_run_names_those_there_are_and_none_the_command_that_makes_one(made: Made, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=rf"unknown run 'nope'.*{made.run}.*`bench runs` lists them"):
+        write_report(made.runs, "nope", tmp_path / "out", data_dir=tmp_path, device=CPU)
+    with pytest.raises(BenchError, match=r"no runs in .*`bench run deacl --dataset digits` makes one"):
+        write_report(tmp_path, "nope", tmp_path / "out", data_dir=tmp_path, device=CPU)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unfinished_run_says_what_to_type(made: Made, tmp_path: Path) -> None:
+    (tmp_path / "half").mkdir()
+    (tmp_path / "half" / "run.json").write_bytes((made.runs / made.run / "run.json").read_bytes())
+    with pytest.raises(BenchError, match=r"half has no finished protocol yet.*once more"):
+        write_report(tmp_path, "half", tmp_path / "out", data_dir=tmp_path, device=CPU)

@@ -1,0 +1,266 @@
+"""The site in a real headless Chromium: sorting, filtering, themes, a phone, and nobody shut out."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from site_records import fill
+
+from bench.report.site import write_site
+
+pytest.importorskip("selenium", reason="selenium is not installed: python -m pip install -e '.[dev]'")
+from selenium import webdriver
+from selenium.webdriver.support.wait import WebDriverWait
+
+CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
+DRIVER = shutil.which("chromedriver")
+MISSING = [name for name, found in (("chromium", CHROMIUM), ("chromedriver", DRIVER)) if not found]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}; Debian has chromium-driver"),
+]
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+FLAGS += ["--disable-background-networking", "--disable-component-update", "--window-size=1280,1000"]
+
+# How far the texts of a page stand out, as WCAG 2.1 computes it; and what a screen reader would miss.
+CONTRASTS = """
+const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
+function over(colour, below) {
+  canvas.fillStyle = `rgb(${below})`; canvas.fillRect(0, 0, 1, 1);
+  canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1);
+  return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+}
+function ground(element) {
+  const chain = [];
+  for (let e = element; e; e = e.parentElement) chain.unshift(getComputedStyle(e).backgroundColor);
+  return chain.reduce((below, colour) => over(colour, below), [255, 255, 255]);
+}
+function light(rgb) {
+  const [r, g, b] = rgb.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+}
+const found = [];
+const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+while (walker.nextNode()) {
+  const element = walker.currentNode.parentElement, style = getComputedStyle(element);
+  if (!walker.currentNode.data.trim() || !element.checkVisibility() || element.closest("script")) continue;
+  const below = ground(element);
+  const colour = element.closest("svg") ? style.fill : style.color;
+  const [a, b] = [light(over(colour, below)), light(below)];
+  found.push([(Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05), walker.currentNode.data.trim()]);
+}
+return found;
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("browser")
+    return write_site(fill(root / "results"), root / "out").folder
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(CHROMIUM)
+    for flag in [*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"]:
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+class Site:
+    """The site in the browser."""
+
+    def __init__(self, driver: Any, folder: Path) -> None:
+        self.driver, self.folder = driver, folder
+
+    def open(self, page: str = "index.html") -> None:
+        self.driver.get("about:blank")  # so that a page that differs in its anchor alone loads anew
+        self.driver.get(f"{self.folder.as_uri()}/{page}")
+
+    def js(self, script: str, *arguments: Any) -> Any:
+        return self.driver.execute_script(script, *arguments)
+
+    def all(self, selector: str) -> list[Any]:
+        found: list[Any] = self.driver.find_elements("css selector", selector)
+        return found
+
+    def one(self, selector: str) -> Any:
+        return self.driver.find_element("css selector", selector)
+
+    def rows(self) -> list[str]:
+        """The visible rows of the measured table, as block and method."""
+        words: list[str] = self.js(
+            "return [...document.querySelectorAll('table.board')[0].tBodies].flatMap(body => "
+            "[...body.rows].slice(1).filter(row => row.checkVisibility()).map(row => "
+            "body.dataset.protocol + ' ' + row.cells[0].querySelector('a').textContent))"
+        )
+        return words
+
+    def device(self, width: int, scheme: str = "light") -> None:
+        metrics = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+        # Reduced motion: a smooth scroll would still be under way when the next click falls.
+        features = {"prefers-color-scheme": scheme, "prefers-reduced-motion": "reduce"}
+        media = {"features": [{"name": name, "value": value} for name, value in features.items()]}
+        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+
+
+@pytest.fixture
+def site(chromium: Any, folder: Path) -> Iterator[Site]:
+    site = Site(chromium, folder)
+    site.device(1280)
+    chromium.get_log("browser")
+    yield site
+    site.js("localStorage.clear()")
+    assert [entry["message"] for entry in chromium.get_log("browser")] == []
+
+
+def pages(folder: Path) -> list[str]:
+    record = next((folder / "records").rglob("*.html"))
+    return ["index.html", "methods.html", "figures.html", "methods/deacl.html", record.relative_to(folder).as_posix()]
+
+
+def heading(site: Site, name: str) -> Any:
+    return next(th for th in site.all("table.board thead th") if th.text == name)
+
+
+def test_a_heading_sorts_the_rows_of_each_block_and_says_so(site: Site) -> None:
+    site.open()
+    assert site.rows() == ["SLF DeACL 2022", "SLF SimCLR 2020", "ALF SimCLR 2020", "AFF DeACL 2022"]
+    aa = heading(site, "AA")
+    button = aa.find_element("css selector", "button")
+    assert aa.get_attribute("aria-sort") is None
+    button.click()
+    assert aa.get_attribute("aria-sort") == "descending"
+    assert site.rows()[:2] == ["SLF DeACL 2022", "SLF SimCLR 2020"]
+    button.send_keys("\n")  # from the keyboard
+    assert aa.get_attribute("aria-sort") == "ascending"
+    assert site.rows()[:2] == ["SLF SimCLR 2020", "SLF DeACL 2022"]
+    method = heading(site, "Method")
+    method.find_element("css selector", "button").click()
+    assert (method.get_attribute("aria-sort"), aa.get_attribute("aria-sort")) == ("ascending", None)
+    assert site.rows()[:2] == ["SLF DeACL 2022", "SLF SimCLR 2020"]
+
+
+def test_filters_narrow_the_tables_count_the_rows_and_stand_in_the_address(site: Site) -> None:
+    site.open()
+    assert site.one("#count").text == "99 of 99 rows"
+    site.one("[name=q]").send_keys("simclr digits")
+    assert site.rows() == ["SLF SimCLR 2020", "ALF SimCLR 2020"]
+    assert site.one("#count").text == "2 of 99 rows"
+    site.one("[name=protocol]").send_keys("ALF")
+    assert site.rows() == ["ALF SimCLR 2020"]
+    address = site.driver.current_url
+    assert address.endswith("#q=simclr+digits&protocol=ALF")
+    site.driver.get("about:blank")
+    site.driver.get(address)
+    assert site.rows() == ["ALF SimCLR 2020"]
+    site.one("button[type=reset]").click()
+    WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 4)
+    site.one("[name=q]").send_keys("no such method")
+    assert site.one("#count").text == "0 of 99 rows"
+
+
+def test_a_number_opens_its_record_and_the_record_its_file(site: Site) -> None:
+    site.open()
+    site.one("[name=q]").send_keys("simclr")
+    next(link for link in site.all("a.number") if link.is_displayed()).click()
+    assert "/records/digits/simclr-tiny-uniform-s0-slf-" in site.driver.current_url
+    assert site.one("h1").text.startswith("SimCLR")
+    assert all(site.js("return [...document.images].map(image => image.complete && image.naturalWidth > 1)"))
+    site.one("#file ~ p a").click()
+    assert site.driver.current_url.endswith(".json")
+    assert '"schema_version"' in site.driver.page_source
+
+
+def test_the_citation_can_be_copied(site: Site) -> None:
+    site.open("methods/deacl.html")
+    button = site.one(".copyable button")
+    button.click()
+    # A page that is a file may lack the permission; then the text is selected, ready for Ctrl-C.
+    WebDriverWait(site.driver, 5).until(lambda _: button.text in {"Copied", "Selected"})
+    if button.text == "Selected":
+        assert site.js("return String(getSelection())").startswith("@inproceedings{zhang2022deacl")
+
+
+def test_dark_is_the_systems_choice_or_the_readers(site: Site, folder: Path) -> None:
+    def ground() -> str:
+        return str(site.js("return getComputedStyle(document.body).backgroundColor"))
+
+    site.open()
+    light = ground()
+    site.device(1280, "dark")
+    dark = ground()
+    assert light != dark
+    toggle = site.one("#theme")
+    assert toggle.get_attribute("aria-label") == "Switch to the light theme"
+    toggle.click()
+    assert ground() == light
+    site.open("methods.html")  # remembered
+    assert ground() == light
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_stand_out(site: Site, folder: Path, scheme: str) -> None:
+    site.device(1280, scheme)
+    for page in pages(folder):
+        site.open(page)
+        found = site.js(CONTRASTS)
+        assert len(found) > 20
+        assert [(text, ratio) for ratio, text in found if ratio < 4.5] == [], page
+
+
+@pytest.mark.parametrize("width", [320, 390, 768])
+def test_no_page_is_wider_than_a_phone(site: Site, folder: Path, width: int) -> None:
+    site.device(width)
+    for page in pages(folder):
+        site.open(page)
+        assert site.js("return document.documentElement.scrollWidth") <= width, page
+        # Whatever is wider scrolls within a region that the keyboard reaches.
+        assert (
+            site.js(
+                "return [...document.querySelectorAll('.scroll, pre')].filter("
+                "e => e.scrollWidth > e.clientWidth && e.tabIndex !== 0).length"
+            )
+            == 0
+        )
+        small = site.js(
+            "return [...document.querySelectorAll('button, select, input')].filter("
+            "e => e.checkVisibility() && e.getBoundingClientRect().height < 16).length"
+        )
+        assert small == 0, page
+
+
+def test_the_keyboard_reaches_the_content_first_and_shows_where_it_is(site: Site) -> None:
+    site.open()
+    body = site.one("body")
+    body.send_keys("\t")
+    skip = site.driver.switch_to.active_element
+    assert skip.text == "Skip to the content"
+    assert site.js("return getComputedStyle(arguments[0]).outlineStyle", skip) == "solid"
+    skip.send_keys("\n")
+    assert site.driver.switch_to.active_element.get_attribute("id") == "main"
+
+
+def test_controls_have_names(site: Site, folder: Path) -> None:
+    for page in pages(folder):
+        site.open(page)
+        for element in site.all("button, input, select, img, [role=region], .scatter a"):
+            assert element.accessible_name.strip() or not element.is_displayed(), element.get_attribute("outerHTML")
+
+
+def test_the_tables_stand_without_the_script(site: Site, folder: Path) -> None:
+    site.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        site.open()
+        assert not site.one("#filter").is_displayed()
+        assert not site.one("#theme").is_displayed()
+        assert sum(row.is_displayed() for row in site.all("table.board tbody tr:not(.group)")) == 99
+    finally:
+        site.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
