@@ -16,7 +16,7 @@ help: ## List the targets
 install: $(INSTALLED) ## Make .venv and install the pinned packages
 
 demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of the leaderboard
-	$(BIN)/bench run deacl --dataset digits
+	$(BIN)/bench run deacl --dataset digits --protocols slf
 	$(BIN)/bench leaderboard
 
 test: $(INSTALLED) ## The tests that take seconds

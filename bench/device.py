@@ -23,3 +23,9 @@ def pick_device(name: str | None = None) -> torch.device:
         found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise BenchError(f"device {name!r} cannot be used here. Allowed: {', '.join(found)}.") from error
     return device
+
+
+def use_threads(count: int | None) -> None:
+    """Let this process compute with ``count`` CPU threads; None: as many as PyTorch chooses."""
+    if count is not None:
+        torch.set_num_threads(count)

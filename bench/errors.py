@@ -17,6 +17,10 @@ class DamagedFileError(BenchError):
     """A file of the bench's own cannot be read back as it was written: cut short, or one of its bits has changed."""
 
 
+class BusyRunError(BenchError):
+    """Another process works on the run."""
+
+
 class CheckFailedError(BenchError):
     """A check the user asked for did not hold (a stale leaderboard, say): exit code 3."""
 

@@ -6,7 +6,7 @@ configuration, yields its training stages one after the other, and hands over th
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -106,6 +106,32 @@ class MethodContext:
 
 
 @dataclass(frozen=True)
+class AblationCell:
+    """One row of an ablation: the settings that make it, and where the paper's numbers for it stand."""
+
+    settings: Mapping[str, Any]
+    """Dotted keys to values, as behind ``--set``; every cell of a table sets the same keys."""
+    label: str = ""
+    """Empty: the settings themselves."""
+    published: Mapping[str, Any] | None = None
+    """The variant under which the numbers are listed in ``results/published``; None: the paper gives none."""
+
+
+@dataclass(frozen=True)
+class AblationTable:
+    """A table of ablations, of a paper or of anybody's."""
+
+    title: str
+    cells: tuple[AblationCell, ...]
+    source: str | None = None
+    """The paper's table, as listed in ``results/published``."""
+    unplaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Labels to variants of the paper's lines of which it is not known to which cell they belong."""
+    notes: tuple[str, ...] = ()
+    """What a reader has to know."""
+
+
+@dataclass(frozen=True)
 class MethodInfo:
     """How a method is listed and cited."""
 
@@ -126,6 +152,8 @@ class MethodInfo:
     """The protocols it can be evaluated under; the first is the default."""
     robust: bool = True
     """Whether pre-training is meant to make the encoder adversarially robust."""
+    tables: Mapping[str, AblationTable] = field(default_factory=dict)
+    """The ablations of its paper, by what ``bench ablate --table`` calls them."""
 
 
 class Method(Protocol):

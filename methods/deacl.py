@@ -19,6 +19,7 @@ from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder
 from bench.recipe import MethodConfig, Start, TrainPlan
 from methods.deacl_losses import LOSS_FORMS, LossName
+from methods.deacl_tables import TABLES
 from methods.frameworks import FRAMEWORKS, FrameworkName, FrameworkSettings, FrameworkStage
 from methods.losses import negative_cosine, nt_xent
 from methods.simclr import SimCLRStageSettings
@@ -194,6 +195,7 @@ class DeACL:
         views="2, then 1",
         passes="2 fb, then 7 fb + 1 f",
         outside="its own stage-1 encoder as teacher",
+        tables=TABLES,
         bibtex="""@inproceedings{zhang2022deacl,
   title = {Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial Robustness},
   author = {Zhang, Chaoning and Zhang, Kang and Zhang, Chenshuang and Niu, Axi and Feng, Jiu and

@@ -18,7 +18,7 @@ from rich.console import Console
 from bench.cli import main
 from bench.cli._format import duration
 from bench.cli._progress import _Live, reporting
-from bench.cli.run import _results
+from bench.cli._results import results_table
 from bench.method import METHODS
 from bench.record import AutoAttackEvaluation, Environment, Outcome, PGDEvaluation, Record, load_record
 from bench.reporting import Reporter
@@ -33,6 +33,7 @@ SMALL = {
     "evaluate.pgd_steps": "1",
     "evaluate.autoattack": "false",
 }
+COMMANDS = ("run", "evaluate", "leaderboard", "methods", "datasets", "tiers", "runs")
 
 
 class Said(NamedTuple):
@@ -89,7 +90,7 @@ def save(path: Path, **changes: Any) -> None:
 def small(*, without: str = "") -> list[str]:
     """Return the options of the smallest run."""
     settings = [f"{key}={value}" for key, value in SMALL.items() if key != without]
-    return [part for setting in settings for part in ("--set", setting)] + ["--device", "cpu"]
+    return [part for setting in settings for part in ("--set", setting)] + ["--device", "cpu", "--protocols", "slf"]
 
 
 def files(folder: Path) -> set[str]:
@@ -244,6 +245,8 @@ def test_weights_of_another_recipe_in_the_stages_folder(bench: Bench, tmp_path: 
     assert bench(*other).code == 0
     for file in (tmp_path / "runs").glob("toy-*-s0-*/slf-*/*"):
         file.unlink()
+    for file in (tmp_path / "runs").glob("toy-*-s0-*/encoder.safetensors"):
+        file.unlink()
     mine, theirs = sorted((tmp_path / "runs" / "stages").iterdir())
     (mine / "ssl.safetensors").write_bytes((theirs / "ssl.safetensors").read_bytes())
     message = complaint(bench("run", "simclr", "--dataset", toy, *small()))
@@ -275,11 +278,13 @@ def test_without_arguments_help_is_printed(bench: Bench) -> None:
     said = bench()
     text = said.stdout + said.stderr
     assert "Usage: bench" in text
-    assert all(command in text for command in ("run", "leaderboard", "methods", "datasets", "tiers", "runs"))
+    assert all(
+        command in text for command in ("run", "evaluate", "leaderboard", "methods", "datasets", "tiers", "runs")
+    )
     assert "bench run deacl --dataset digits" in text
 
 
-@pytest.mark.parametrize("command", ["run", "leaderboard", "methods", "datasets", "tiers", "runs"])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_examples(bench: Bench, command: str) -> None:
     said = bench(command, "--help")
     assert said.code == 0
@@ -329,7 +334,7 @@ def test_every_printed_setting_can_be_set(bench: Bench, toy: str) -> None:
     settings = [line.replace(" = ", "=", 1) for line in printed if line.startswith(sections)]
     assert len(settings) > 40
     again = [part for setting in settings for part in ("--set", setting)]
-    said = bench("run", "simclr", "--dataset", toy, *again, "--dry-run", "--device", "cpu")
+    said = bench("run", "simclr", "--dataset", toy, *again, "--dry-run", "--device", "cpu", "--protocols", "slf")
     assert said.code == 0, said.stderr
     assert [line for line in said.stdout.splitlines() if line.startswith(sections)] == [
         line for line in printed if line.startswith(sections)
@@ -498,7 +503,7 @@ def record(published_as: str | None) -> Record:
 def printed(records: list[Record], results_dir: Path, width: int = 100) -> str:
     console = Console(width=width, file=io.StringIO())
     with console.capture() as capture:
-        console.print(_results(records, results_dir))
+        console.print(results_table(records, results_dir))
     return capture.get()
 
 

@@ -99,7 +99,8 @@ def contribution(tmp_path_factory: pytest.TempPathFactory) -> Contribution:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         patch.setattr(import_module("bench.run.prepare"), "METHODS", registry)
-        request = RunRequest("rotnet", "digits", overrides={**SMALL, "stage1.epochs": 1}, runs_dir=folder, device="cpu")
+        overrides = {**SMALL, "stage1.epochs": 1}
+        request = RunRequest("rotnet", "digits", protocols=["slf"], overrides=overrides, runs_dir=folder, device="cpu")
         ((record, path),) = execute(prepare(request), folder / "results")
     sys.modules.pop("rotnet")
     return Contribution(record, path)

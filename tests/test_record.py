@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest  # type: ignore[import-untyped]
+from scipy.stats import binomtest
 
 from bench.errors import BenchError
 from bench.recipe import CORRUPTIONS
@@ -226,6 +226,7 @@ def test_the_seal_covers_every_field() -> None:
             **texts,
             **times,
             "seed": 1,
+            "encoder_seed": 1,
             "year": 2023,
             "overrides": {},
             "recipe": {},

@@ -2,107 +2,31 @@
 
 import fcntl
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from toy_runs import SMALL, Listener, carry_out, changed, facts, toy_data, toy_request
 
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS
 from bench.record import Record, load_record
 from bench.run import Run, RunRequest, execute, finished_protocols, prepare, project
 from bench.run.listing import list_runs
-from bench.stop import Stop
-
-SMALL: dict[str, Any] = {
-    "encoder.width": 1,
-    "stage1.epochs": 2,
-    "stage1.batch_size": 8,
-    "stage1.projector": [4, 4],
-    "slf.epochs": 2,
-    "slf.batch_size": 8,
-    "alf.epochs": 1,
-    "alf.batch_size": 16,
-    "alf.steps": 1,
-    "aff.epochs": 1,
-    "aff.batch_size": 8,
-    "aff.steps": 1,
-    "evaluate.batch_size": 8,
-    "evaluate.pgd_steps": 2,
-    "evaluate.autoattack": False,
-}
-VARYING = {"cost", "environment", "started", "finished", "sha256"}
-
-
-class Listener:
-    """Keeps what it is told, and asks for a stop at the ``stop_at``-th word of progress."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.phases: list[str] = []
-        self.notes: list[str] = []
-        self.stop = Stop()
-        self._left = stop_at
-
-    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
-        assert 0 <= done <= total
-        self.phases.append(phase)
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        if self._left is not None:
-            self._left -= 1
-            self.stop.requested |= self._left == 0
-
-    def end(self) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """Return the name of a dataset of 24 + 16 images in two classes."""
-    path = tmp_path_factory.mktemp("data") / "toy.npz"
-    rng = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 24), ("test", 16)):
-        labels = np.arange(count) % 2
-        images = rng.integers(0, 128, (count, 8, 8, 3)) + 127 * labels[:, None, None, None]
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    np.savez(path, allow_pickle=False, **arrays)
-    return f"npz:{path}"
+    return toy_data(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.fixture
 def request_(data: str, tmp_path: Path) -> RunRequest:
-    return RunRequest(
-        method="simclr",
-        dataset=data,
-        protocols=("slf",),
-        overrides=SMALL,
-        runs_dir=tmp_path / "runs",
-        data_dir=tmp_path / "data",
-        device="cpu",
-    )
-
-
-def changed(request: RunRequest, **overrides: Any) -> RunRequest:
-    keys = {key.replace("__", "."): value for key, value in overrides.items()}
-    return replace(request, overrides={**request.overrides, **keys})
-
-
-def carry_out(request: RunRequest, results: Path, listener: Listener | None = None) -> list[tuple[Record, Path]]:
-    listener = listener or Listener()
-    return execute(prepare(request), results, reporter=listener, stop=listener.stop)
-
-
-def facts(record: Record) -> Mapping[str, Any]:
-    """Return what two runs of the same recipe and seed must agree on."""
-    return record.model_dump(exclude=VARYING)
+    return toy_request(data, tmp_path)
 
 
 # What is asked for
@@ -256,8 +180,7 @@ def test_a_run_stopped_at_any_step_continues_to_the_same_end(
 def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Record:
     """Return the record of the run that nobody stopped."""
     place = tmp_path_factory.mktemp("whole")
-    request = RunRequest("simclr", data, protocols=("slf",), overrides=SMALL, runs_dir=place, device="cpu")
-    ((record, _),) = carry_out(request, place / "results")
+    ((record, _),) = carry_out(toy_request(data, place), place / "results")
     return record
 
 

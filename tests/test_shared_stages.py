@@ -278,7 +278,7 @@ def shared_methods() -> list[str]:
 @pytest.mark.parametrize("name", shared_methods())
 def test_a_shared_stage_looks_at_nothing_but_what_identifies_it(name: str, deacl: RunRequest, tmp_path: Path) -> None:
     """On its own and inside DeACL, under other threats and protocols: the same weights, bit for bit."""
-    predictor = {"stage1.predictor": [4]} if name == "byol" else {}
+    predictor: dict[str, Any] = {"stage1.predictor": [4]} if name == "byol" else {}
     alone = changed(replace(deacl, method=name, overrides=SMALL), predictor)
     inside = changed(deacl, {"ssl": name, "threat.eps": 0.5, "stage2.lam": 7, "slf.lr": 1, **predictor})
     digests = []

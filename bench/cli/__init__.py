@@ -7,14 +7,18 @@ import sys
 
 import typer
 
+from bench.cli.ablate import ablate
 from bench.cli.compare import compare
+from bench.cli.evaluate import evaluate
 from bench.cli.leaderboard import leaderboard
 from bench.cli.listings import datasets, methods, runs, tiers
+from bench.cli.plot import plot
 from bench.cli.report import report
 from bench.cli.run import run
 from bench.cli.site import site
 from bench.cli.sweep_eps import sweep_eps
 from bench.cli.sweep_steps import sweep_steps
+from bench.cli.timing import timing
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -25,8 +29,25 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-for command in (run, sweep_eps, sweep_steps, leaderboard, compare, site, report, methods, datasets, tiers, runs):
+COMMANDS = (
+    run,
+    evaluate,
+    ablate,
+    sweep_eps,
+    sweep_steps,
+    leaderboard,
+    compare,
+    timing,
+    site,
+    report,
+    methods,
+    datasets,
+    tiers,
+    runs,
+)
+for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
+app.add_typer(plot, name="plot")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.record import Outcome
+    from bench.record import CorruptionEvaluation, Outcome
 
 
 def duration(seconds: float) -> str:
@@ -19,7 +19,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 86400:.1f} days"
 
 
-def percent(outcome: "Outcome") -> str:
+def percent(outcome: "Outcome | CorruptionEvaluation") -> str:
     """Return an accuracy in percent with its interval and the number of images."""
     low, high = outcome.interval
     return f"{100 * outcome.accuracy:.2f} % [{100 * low:.1f}, {100 * high:.1f}], n = {outcome.n}"

@@ -58,9 +58,7 @@ def leaderboard(
         _print_tables(board, format_, output, bibtex, results_dir)
         return
     if any(option is not None for option in (dataset, protocol, tier, bibtex)):
-        raise BenchError(
-            "--dataset, --protocol, --tier and --bibtex choose what --format prints. Add --format markdown."
-        )
+        raise BenchError("--dataset, --protocol, --tier and --bibtex belong to --format. Add, say, --format latex.")
     path = output or _DEFAULT
     board = check_leaderboard(results_dir, path) if check else write_leaderboard(results_dir, path)
     if as_json:

@@ -94,10 +94,14 @@ def _equal(a: Any, b: Any) -> bool:
 
 def _settings(one: Measured, *, own: bool) -> dict[str, Any]:
     record = one.record
-    sections = ["config"] * own + ["encoder", "threat", record.protocol, "evaluate"]
+    sections = ["config"] * own + ["encoder", record.protocol, "evaluate"]
     return {
-        **{"method": record.method, "tier": record.tier, "fidelity": record.fidelity, "protocol": record.protocol},
-        **{"seed": record.seed, "pretrained_on": record.pretrained_on, "budget": record.recipe.get("budget")},
+        **record.model_dump(
+            include={"method", "tier", "fidelity", "protocol", "seed", "encoder_seed", "pretrained_on"}
+        ),
+        "budget": record.recipe.get("budget"),
+        "threat.norm": one.threat.norm,
+        "threat.eps": one.threat.eps,
         **dict(flatten({name: record.recipe.get(name, {}) for name in sections})),
         **{f"package {name}": version for name, version in record.environment.packages.items()},
     }

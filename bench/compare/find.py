@@ -93,4 +93,5 @@ def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str) -> bo
 
 def _as_it_stands(group: Group) -> bool:
     record = group.seeds[0].record
-    return not record.overrides and record.pretrained_on is None and record.recipe.get("budget") is None
+    lent = record.pretrained_on is not None or record.encoder_seed is not None
+    return not record.overrides and not lent and record.recipe.get("budget") is None

@@ -1,14 +1,14 @@
 """Two methods compared over the seeds that each was run with."""
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
 from bench.errors import BenchError
 from bench.leaderboard.groups import Group
 from bench.leaderboard.labels import label
 from bench.recipe import Settings
-from bench.record import welch
+from bench.record import sample_std, welch
 
 
 class Spread(Settings):
@@ -86,8 +86,8 @@ def _accuracies(group: Group, measure: Measure) -> list[float]:
 def _compare(a: Sequence[float], b: Sequence[float]) -> SeedMeasure:
     result = welch(a, b)
     return SeedMeasure(
-        a=Spread(mean=fmean(a), std=stdev(a), n=len(a)),
-        b=Spread(mean=fmean(b), std=stdev(b), n=len(b)),
+        a=Spread(mean=fmean(a), std=sample_std(a), n=len(a)),
+        b=Spread(mean=fmean(b), std=sample_std(b), n=len(b)),
         difference=result.difference,
         interval=result.interval,
         p_value=result.p_value,

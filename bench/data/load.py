@@ -23,6 +23,7 @@ class Source:
         test: number of test images.
         origin: where the data come from (a home page, a package).
         load: reads the data, from or into the data directory it is given.
+        pretrain: number of images to pre-train on, where those are others than ``train``.
     """
 
     summary: str
@@ -32,6 +33,7 @@ class Source:
     test: int
     origin: str
     load: Callable[[Path], Dataset]
+    pretrain: int | None = None
 
 
 DATASETS: Registry[Source] = Registry("dataset", group="bench.datasets")

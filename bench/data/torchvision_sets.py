@@ -150,4 +150,5 @@ STL10 = Source(
     test=8_000,
     origin=_STL10_HOME,
     load=_load_stl10,
+    pretrain=105_000,
 )

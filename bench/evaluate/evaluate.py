@@ -1,4 +1,4 @@
-"""SA, RA and AA of a classifier, image by image, able to stop after any batch and continue."""
+"""SA, RA, AA and corruption accuracy of a classifier, able to stop after any batch and continue."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack import AutoAttackState, Threat, auto_attack, cross_entropy_objective, pgd
 from bench.data import Split
+from bench.data.corruptions import CorruptedImages
+from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
 from bench.evaluate.state import EvaluationState, load_state
 from bench.nn import Classifier
 from bench.recipe import EvaluationSettings, Recipe
-from bench.record import AutoAttackEvaluation, Outcome, PGDEvaluation, PhaseCost
+from bench.record import AutoAttackEvaluation, CorruptionEvaluation, Outcome, PGDEvaluation, PhaseCost
 from bench.reporting import Reporter
 from bench.stop import Stop
 from bench.train.cost import Clock, device_name
@@ -25,6 +27,7 @@ class Evaluation(NamedTuple):
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None
+    corruptions: CorruptionEvaluation | None
     cost: dict[str, PhaseCost]
 
 
@@ -39,6 +42,7 @@ def evaluate(
     device: torch.device,
     reporter: Reporter,
     stop: Stop,
+    corrupted: CorruptedImages | None = None,
 ) -> Evaluation:
     """Measure ``classifier`` on the test split as the recipe's ``evaluate`` section asks.
 
@@ -52,12 +56,16 @@ def evaluate(
         device: where to work.
         reporter: told about progress.
         stop: asked before each forward pass of an attack.
+        corrupted: corrupted copies of the test split, if the recipe asks for them.
 
     Raises:
         BenchError: an attack that leaves the threat model, logits that are not finite, a foreign state.
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
-    return _Evaluation(classifier.to(device).eval(), test, recipe, owner, path, seed, device, reporter, stop).run()
+    asked = recipe.evaluate.corruptions != "none"
+    assert asked == (corrupted is not None), "the recipe and its corrupted images disagree"
+    classifier = classifier.to(device).eval()
+    return _Evaluation(classifier, test, recipe, owner, path, seed, device, reporter, stop).run(corrupted)
 
 
 class _Evaluation:
@@ -84,10 +92,11 @@ class _Evaluation:
         self.state = load_state(path, EvaluationState(owner=owner), reporter)
         self.attacked = _Interruptible(classifier.prepared(), stop)
 
-    def run(self) -> Evaluation:
+    def run(self, corrupted: CorruptedImages | None) -> Evaluation:
         self._clean()
         self._pgd()
         aa = self._autoattack() if self.settings.autoattack else None
+        corruptions = self._corruptions(corrupted) if corrupted else None
         count = len(self.test.labels)
         settings = self.settings
         ra = PGDEvaluation(
@@ -98,7 +107,7 @@ class _Evaluation:
             start=settings.pgd_start,
             restarts=settings.pgd_restarts,
         )
-        return Evaluation(Outcome.pack(self.state.clean, test_images=count), ra, aa, self._cost())
+        return Evaluation(Outcome.pack(self.state.clean, test_images=count), ra, aa, corruptions, self._cost())
 
     def _clean(self) -> None:
         self.reporter.begin("SA, clean images", len(self.test.labels), done=len(self.state.clean))
@@ -174,6 +183,26 @@ class _Evaluation:
             warnings=list(result.warnings),
         )
 
+    def _corruptions(self, corrupted: CorruptedImages) -> CorruptionEvaluation:
+        clock = Clock()
+
+        def keep(counts: dict[str, CorruptionCounts]) -> None:
+            nonlocal clock
+            self._save("corruptions", clock, corruptions=counts)
+            clock = Clock()
+
+        return evaluate_corrupted(
+            self.classifier,
+            corrupted,
+            self.test.labels,
+            done=self.state.corruptions,
+            keep=keep,
+            batch_size=self.settings.batch_size,
+            device=self.device,
+            reporter=self.reporter,
+            stop=self.stop,
+        )
+
     def _batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
         for start in range(first, len(self.test.labels), self.settings.batch_size):
             batch = slice(start, start + self.settings.batch_size)
@@ -189,7 +218,13 @@ class _Evaluation:
         self.state.save(self.path)
 
     def _cost(self) -> dict[str, PhaseCost]:
-        images = {"sa": len(self.state.clean), "ra": len(self.state.robust), "aa": len(self.subset)}
+        cells = sum(len(counts.correct) for counts in self.state.corruptions.values())
+        images = {
+            "sa": len(self.state.clean),
+            "ra": len(self.state.robust),
+            "aa": len(self.subset),
+            "corruptions": cells * len(self.test.labels),
+        }
         return {
             f"evaluate:{name}": PhaseCost(seconds=seconds, images=images[name], device=device_name(self.device))
             for name, seconds in self.state.seconds.items()

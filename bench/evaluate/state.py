@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.errors import BenchError
+from bench.evaluate.corrupted import CorruptionCounts
 from bench.files import read_json, set_aside, write_json
 from bench.recipe import Settings, canonical_digest
 from bench.reporting import Reporter
@@ -22,13 +23,15 @@ class SavedState(Settings):
 
 
 class EvaluationState(SavedState):
-    """Of SA, RA and AA; the owner is protocol, encoder and seed."""
+    """Of SA, RA, AA and corruptions; the owner is protocol, encoder and seed."""
 
     clean: tuple[bool, ...] = ()
     robust: tuple[bool, ...] = ()
     """Under PGD."""
     autoattack: dict[str, Any] | None = None
     """The adapter's own state."""
+    corruptions: dict[str, CorruptionCounts] = {}
+    """By corruption."""
     seconds: dict[str, float] = {}
     """Wall-clock by measurement, added up over interruptions."""
 

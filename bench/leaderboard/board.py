@@ -10,6 +10,7 @@ from bench.leaderboard.sweeps import SweepRow, read_sweeps
 from bench.recipe import Settings
 
 _PICTURES = (".svg", ".png")
+"""What counts as a figure; of two forms of one figure, the first is shown."""
 
 
 class Leaderboard(Settings):
@@ -72,5 +73,9 @@ def build_leaderboard(results_dir: Path) -> Leaderboard:
 
 
 def _figures(results_dir: Path) -> tuple[str, ...]:
-    files = (path for kind in _PICTURES for path in results_dir.glob(f"*/sweeps/*{kind}"))
-    return tuple(sorted(path.relative_to(results_dir).as_posix() for path in files))
+    found: dict[str, str] = {}
+    for kind in _PICTURES:
+        for path in results_dir.glob(f"*/sweeps/*{kind}"):
+            file = path.relative_to(results_dir)
+            found.setdefault(file.with_suffix("").as_posix(), file.as_posix())
+    return tuple(found[name] for name in sorted(found))

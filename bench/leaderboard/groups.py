@@ -83,6 +83,8 @@ def _recipe_key(measured: Measured) -> Hashable:
     return (
         *(record.method, record.dataset, measured.facts.sha256, record.tier, record.fidelity, record.protocol),
         *(record.tier_sha256, record.protocol_sha256, record.pretrained_on, canonical_digest(record.overrides)),
+        # Seeds of the protocol alone, on one encoder, say nothing about the chance of pre-training.
+        record.encoder_seed,
         # Seeds that were measured on different numbers of images have no common mean.
         *(record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None),
     )

@@ -8,9 +8,11 @@ _PGD_STEPS = 20
 
 
 def label(measured: Measured) -> str:
-    """Return the method's title and year, followed by its overrides and by any other PGD than RA's own."""
+    """Return the method's title and year, followed by overrides, a lent encoder, and any PGD but RA's own."""
     record = measured.record
     departures = settings_text(record.overrides)
+    if record.encoder_seed is not None:
+        departures.append(f"encoder of seed {record.encoder_seed}")
     if record.ra.steps != _PGD_STEPS or record.ra.restarts != 1:
         departures.append(f"PGD-{record.ra.steps}" + (f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""))
     return f"{record.title} {record.year}" + (f" ({', '.join(departures)})" if departures else "")

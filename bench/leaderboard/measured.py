@@ -1,6 +1,6 @@
 """Records that can be trusted: sealed, and in agreement with what they say about their own data."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from bench.record import Outcome, Record, load_record
 
 
 class Measured(NamedTuple):
-    """A record, with what its recipe says about the data and the adversary."""
+    """A record, with what its recipe says about the data and the adversary that its classifier met."""
 
     path: Path
     record: Record
@@ -39,17 +39,26 @@ def load_measured(path: Path) -> Measured:
         BenchError: unreadable, of an unknown schema version, incomplete, edited, or in disagreement with itself.
     """
     record = load_record(path)
+    # Protocols and evaluation may use other data, and another adversary, than pre-training.
+    finetune = record.recipe.get("finetune")
+    section, where = (finetune, "recipe.finetune") if isinstance(finetune, Mapping) else (record.recipe, "recipe")
     measured = Measured(
         path=path,
         record=record,
-        facts=DatasetFacts.parse(record.recipe.get("dataset"), "recipe.dataset"),
-        threat=ThreatSettings.parse(record.recipe.get("threat"), "recipe.threat"),
+        facts=DatasetFacts.parse(section.get("dataset"), f"{where}.dataset"),
+        threat=ThreatSettings.parse(section.get("threat"), f"{where}.threat"),
     )
     for name, outcome in measured.outcomes():
-        try:
-            outcome.spread(measured.facts.test_images)
-        except ValueError as error:
-            raise BenchError(f"{path}: {name} disagrees with recipe.dataset: {error}. Restore or remove it.") from None
+        if misfit := outcome.misfit(measured.facts.test_images):
+            raise BenchError(f"{path}: {name} disagrees with {where}.dataset: {misfit}. Restore or remove it.")
+    cells = record.corruptions
+    if cells and cells.n != measured.facts.test_images:
+        raise BenchError(
+            f"{path}: corruptions disagrees with {where}.dataset: {cells.n} images in each cell, "
+            f"{measured.facts.test_images} test images. Restore or remove it."
+        )
     if measured.facts.name != record.dataset:
-        raise BenchError(f"{path}: dataset is {record.dataset}, recipe.dataset.name {measured.facts.name}. Restore it.")
+        raise BenchError(
+            f"{path}: dataset is {record.dataset}, {where}.dataset.name {measured.facts.name}. Restore it."
+        )
     return measured

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from bench.leaderboard.flags import reliability_flags
@@ -11,7 +11,7 @@ from bench.leaderboard.groups import Group
 from bench.leaderboard.labels import attack_text, budget_text, label
 from bench.leaderboard.ranks import Place, places
 from bench.recipe import DatasetFacts, Settings, tier_names
-from bench.record import CorruptionEvaluation, Outcome, Record
+from bench.record import CorruptionEvaluation, Outcome, Record, sample_std
 
 _FIDELITIES = ("uniform", "native")
 _PROTOCOLS = ("slf", "alf", "aff")
@@ -172,7 +172,7 @@ def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
     alone = len(outcomes) == 1
     return Score(
         accuracy=fmean(accuracies),
-        std=None if alone else stdev(accuracies),
+        std=None if alone else sample_std(accuracies),
         interval=outcomes[0].interval if alone else None,
         n=outcomes[0].n,
     )

@@ -1,6 +1,6 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
-from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES
+from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
 from bench.recipe.overrides import override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
@@ -35,6 +35,7 @@ __all__ = [
     "AFFSettings",
     "ALFSettings",
     "AdversarialSettings",
+    "CorruptionSource",
     "DatasetFacts",
     "EncoderSettings",
     "EvaluationSettings",

@@ -5,6 +5,7 @@ Perturbations", ICLR 2019, section 4.1. Its four extra corruptions, meant for va
 """
 
 from collections.abc import Mapping
+from typing import Literal
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
     "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
@@ -16,3 +17,6 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
 
 CORRUPTIONS = tuple(name for names in FAMILIES.values() for name in names)
 SEVERITIES = (1, 2, 3, 4, 5)
+
+CorruptionSource = Literal["none", "generate", "files"]
+"""Where corrupted test images come from: nowhere, made by the bench, or files that the user has."""

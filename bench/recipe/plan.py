@@ -1,6 +1,6 @@
 """The training plan: how one stage is optimised, as numbers."""
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,9 @@ class TrainPlan(Settings):
     optimizer: Literal["sgd", "lars"] = "sgd"
     lr: float = Field(gt=0)
     """Peak learning rate, as published for batches of ``lr_batch`` images."""
+    short_lr: float | None = Field(default=None, gt=0)
+    """``lr`` in tiers that keep less than a tenth of the published epochs, where the published rate gets nowhere
+    in so few steps; None: no other."""
     lr_batch: int | None = Field(default=None, ge=1)
     """The linear scaling rule's reference batch; None: ``lr`` holds for any batch."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -69,3 +72,20 @@ class TrainPlan(Settings):
     def steps_per_epoch(self, images: int) -> int:
         """Return the number of batches that ``images`` images make in one epoch."""
         return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
+
+    def images_per_epoch(self, images: int) -> int:
+        """Return how many of ``images`` images one epoch processes."""
+        return self.steps_per_epoch(images) * self.batch_size if self.drop_last else images
+
+    def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
+        """Return the settings that make this plan ``epochs`` long, its warm-up and decays in proportion.
+
+        A warm-up is not rounded to whole epochs, since schedules that move each step can warm up for a part of one.
+        ``factor`` is by what the rest grows where that is not the ratio of the epochs, which are whole.
+        """
+        factor = epochs / self.epochs if factor is None else factor
+        return {
+            "epochs": epochs,
+            "warmup_epochs": min(epochs, round(self.warmup_epochs * factor, 6)),
+            "decay_epochs": tuple(round(epoch * factor) for epoch in self.decay_epochs),
+        }

@@ -67,6 +67,8 @@ class Recipe(Settings):
     fidelity: Fidelity
     overrides: dict[str, Any]
     """What the user changed with ``--set``, as written."""
+    budget: float | None = None
+    """Floating-point operations that pre-training was asked to spend, which decided the epochs; None: no budget."""
     encoder: EncoderSettings
     threat: ThreatSettings
     slf: SLFSettings
@@ -86,6 +88,8 @@ class Recipe(Settings):
         """Return the SHA-256 of all that decides a protocol's result, given the encoder."""
         sections = {protocol, "evaluate", "threat"} | ({"finetune"} if self.finetune else set())
         own = self.model_dump(mode="json", include=sections)
+        if self.budget is not None:  # its record is one of another table, though it may share the encoder
+            own["budget"] = self.budget
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
@@ -95,7 +99,7 @@ class Recipe(Settings):
 
     @property
     def downstream(self) -> "Recipe":
-        """This recipe as protocols and evaluation read it, with the data and the threat model that are theirs.
+        """The recipe as protocols and evaluation read it, with the data and the threat model that are theirs.
 
         For its numbers only: digests are those of the whole recipe.
         """

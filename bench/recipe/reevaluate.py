@@ -40,8 +40,8 @@ def reevaluated(
         resized_from: height and width of their images before they were resized.
 
     Raises:
-        BenchError: unknown keys, keys that the encoder was trained with, bad values, or a preset or data for which
-            a protocol's settings cannot be found because the tier has changed.
+        BenchError: unknown keys, keys that the encoder was trained with, bad values, or a preset, a loss or data for
+            which a protocol's settings cannot be found because the tier has changed.
     """
     _refuse_pretraining(overrides, recipe)
     refuse_unknown(overrides, recipe, _CHANGEABLE)
@@ -49,9 +49,9 @@ def reevaluated(
     merged = {**recipe.overrides, **asked}
     values, data = recipe.model_dump(), finetune or recipe.dataset
     for name in PROTOCOLS:
-        # The recorded section hides what the tier leaves to a preset, and to whether images may be mirrored.
+        # The recorded section hides what the tier leaves to a preset or a loss, and to whether images may be mirrored.
         remirrored = data.mirror != recipe.downstream.dataset.mirror and f"{name}.flip_prob" not in merged
-        if remirrored or f"{name}.preset" in asked:
+        if remirrored or {f"{name}.preset", f"{name}.loss"} & asked.keys():
             values[name] = _section(name, recipe, data)
     for key, value in merged.items():
         if key.split(".")[0] in (*PROTOCOLS, "evaluate"):
@@ -85,7 +85,7 @@ def _section(name: str, recipe: Recipe, dataset: DatasetFacts) -> dict[str, Any]
     if tier is None or tier.digest() != recipe.tier_sha256:
         raise BenchError(
             f"the tier {recipe.tier!r} that this encoder was trained with has changed since or is not here, so what "
-            f"it gave to {name} is not known apart from the preset and the data. Set the keys themselves, such as "
+            f"it gave to {name} is not known apart from preset, loss and data. Set the keys themselves, such as "
             f"--set {name}.lr=0.1 in place of a preset, or --set {name}.flip_prob=0.5 for data that may be mirrored."
         )
     return protocol_section(name, tier, dataset)

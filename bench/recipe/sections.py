@@ -3,8 +3,10 @@
 from fractions import Fraction
 from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from bench.errors import unknown
+from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
 from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
@@ -57,7 +59,7 @@ class ThreatSettings(Settings):
 
 
 class EvaluationSettings(Settings):
-    """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1)."""
+    """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1); and common corruptions."""
 
     eps: float | None = Field(default=None, ge=0, le=1)
     """Radius to evaluate at; None: the threat model's."""
@@ -72,3 +74,18 @@ class EvaluationSettings(Settings):
     autoattack_images: int | None = Field(default=None, ge=1)
     """Attack a seeded random subset of this many test images; None: all of them."""
     autoattack_batch: int = Field(default=256, ge=1)
+    corruptions: CorruptionSource = "none"
+    """``files`` are named by ``--corruptions PATH``; the path is no part of the recipe, their digest is."""
+    corruption_names: tuple[str, ...] = CORRUPTIONS
+    corruption_files: str | None = None
+    """SHA-256 of the corrupted images in the files; filled in when they are read."""
+
+    @field_validator("corruption_names")
+    @classmethod
+    def _names_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if not names:
+            raise ValueError("name at least one corruption, or type --corruptions none")
+        for name in names:
+            if name not in CORRUPTIONS:
+                raise ValueError(str(unknown("corruption", name, CORRUPTIONS)))
+        return tuple(name for name in CORRUPTIONS if name in names)

@@ -11,6 +11,9 @@ from bench.errors import BenchError, unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.settings import Settings
 
+_SHORT = 0.1
+"""Below this share of its published epochs a stage takes its ``short_lr``, if it has one."""
+
 
 class Tier(Settings):
     """One file of ``bench/recipes/``, or a user's own TOML file of the same form."""
@@ -22,6 +25,9 @@ class Tier(Settings):
     """Factor on the published epochs of every stage of every method."""
     batch_size: float = Field(default=1.0, gt=0)
     """Factor on the published batch sizes; learning rates follow each method's own scaling rule."""
+    smallest_batch: int = Field(default=2, ge=2)
+    """No batch is scaled below this, or below its published size where that is smaller: the statistics of a few
+    images say little, and a step on them costs hardly less."""
     sgd_lr: Literal["scaled", "published"] = "scaled"
     """``published``: plain SGD keeps its published rate at the smaller batch. Few epochs on few images leave it
     too few steps to get anywhere at a scaled rate; LARS, which adapts its rates itself, is scaled all the same."""
@@ -36,17 +42,15 @@ class Tier(Settings):
     def scale(self, plan: TrainPlan) -> dict[str, Any]:
         """Return the values that this tier gives to a stage with the published ``plan``.
 
-        Epochs and batches are rounded to whole ones, at least 1 epoch and 2 images; a warm-up is not, since
-        schedules that move each step can warm up for a part of an epoch.
+        Epochs and batches are rounded to whole ones, at least 1 epoch.
         """
         if self.epochs == self.batch_size == 1:
             return dict(self.stages)
-        epochs = max(1, round(plan.epochs * self.epochs))
+        smallest = min(plan.batch_size, self.smallest_batch)
         return {
-            "epochs": epochs,
-            "batch_size": max(2, round(plan.batch_size * self.batch_size)),
-            "warmup_epochs": min(epochs, round(plan.warmup_epochs * self.epochs, 6)),
-            "decay_epochs": tuple(round(epoch * self.epochs) for epoch in plan.decay_epochs),
+            **plan.stretched(max(1, round(plan.epochs * self.epochs)), self.epochs),
+            "batch_size": max(smallest, round(plan.batch_size * self.batch_size)),
+            **({} if plan.short_lr is None or self.epochs >= _SHORT else {"lr": plan.short_lr}),
             **({"lr_batch": None} if self.sgd_lr == "published" and plan.optimizer == "sgd" else {}),
             **self.stages,
         }

@@ -16,7 +16,7 @@ from bench.record.sweep import (
     sweep_identity,
     sweep_path,
 )
-from bench.record.welch import MeanDifference, welch
+from bench.record.welch import MeanDifference, sample_std, welch
 
 __all__ = [
     "AutoAttackEvaluation",
@@ -39,6 +39,7 @@ __all__ = [
     "newcombe_interval",
     "record_files",
     "record_path",
+    "sample_std",
     "save_record",
     "save_sweep",
     "shared",

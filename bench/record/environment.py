@@ -8,7 +8,17 @@ from pathlib import Path
 from bench import __version__
 from bench.recipe import Settings
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "accelerate", "pyautoattack", "autoattack")
+_PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "pillow",
+    "scikit-learn",
+    "accelerate",
+    "pyautoattack",
+    "autoattack",
+)
 
 
 class Environment(Settings):

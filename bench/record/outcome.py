@@ -82,26 +82,29 @@ class Outcome(Settings):
             return list(range(self.n))
         return [position for position, chosen in enumerate(_decode(self.images, test_images)) if chosen]
 
+    def misfit(self, test_images: int) -> str | None:
+        """Return why this cannot be the outcome of a test split of ``test_images`` images, or None."""
+        if self.images is None:
+            return None if self.n == test_images else f"{self.n} outcomes for {test_images} test images"
+        flags = _flags(self.images)
+        if len(flags) != 8 * -(-test_images // 8) or flags[test_images:].any():
+            return f"its bitmap of measured images is not over {test_images} test images"
+        return None
+
     def spread(self, test_images: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Return which images of a test split of ``test_images`` were measured, and which of them came out right.
 
         Both are bool [test_images].
-
-        Raises:
-            ValueError: the outcome is of a test split of another size.
         """
+        misfit = self.misfit(test_images)
+        assert misfit is None, misfit
+        correct = _flags(self.bits)[: self.n]
         if self.images is None:
-            mask = np.ones(self.n, dtype=bool)
-        else:
-            flags = _flags(self.images)
-            mask = flags[:test_images]
-            if len(flags) != 8 * -(-test_images // 8) or mask.sum() != self.n:
-                raise ValueError(f"its bitmap of measured images is not over {test_images} test images")
-        if len(mask) != test_images:
-            raise ValueError(f"it has outcomes of {self.n} images, and there are {test_images} test images")
-        correct = np.zeros(test_images, dtype=bool)
-        correct[mask] = _flags(self.bits)[: self.n]
-        return mask, correct
+            return np.ones(test_images, dtype=bool), correct
+        mask = _flags(self.images)[:test_images]
+        spread = np.zeros(test_images, dtype=bool)
+        spread[mask] = correct
+        return mask, spread
 
 
 def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:

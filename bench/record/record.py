@@ -108,3 +108,11 @@ class Record(Sealed):
     def pretraining_seconds(self) -> float:
         """Wall-clock of all training stages, protocol and evaluation excluded."""
         return sum(cost.seconds for phase, cost in self.cost.items() if phase.startswith("stage:"))
+
+    @property
+    def pretraining_flops(self) -> float | None:
+        """Floating-point operations of all training stages; None where one of them was not measured."""
+        stages = [cost for phase, cost in self.cost.items() if phase.startswith("stage:")]
+        if not all(cost.flops_per_image and cost.images for cost in stages):
+            return None
+        return sum((cost.flops_per_image or 0) * (cost.images or 0) for cost in stages)

@@ -83,7 +83,7 @@ class Sweep(Sealed):
     seed: int
     protocol: str
     overrides: dict[str, Any]
-    """What the run changed against the tier's recipe."""
+    """What the run changed against the tier's recipe, but for its evaluation, which has no part in this."""
     pretraining_sha256: str
     protocol_sha256: str
     classifier_sha256: str

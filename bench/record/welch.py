@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from statistics import fmean, variance
+from statistics import fmean
 from typing import NamedTuple
 
 
@@ -14,6 +14,17 @@ class MeanDifference(NamedTuple):
     p_value: float
 
 
+def sample_std(values: Sequence[float]) -> float:
+    """Return the sample standard deviation of two values or more, exactly 0 where all are equal.
+
+    In floats, where the standard library computes with fractions: a board of thousands of rows is waited for.
+    """
+    if min(values) == max(values):
+        return 0.0
+    mean = fmean(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
 def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     """Compare the means of ``a`` and ``b``, at least two values each, whose spreads may differ.
 
@@ -23,10 +34,10 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     involved", Biometrika 34 (1947).
     """
     # Takes a fifth of a second to import, and only seeds need it.
-    from scipy.special import stdtr, stdtrit  # type: ignore[import-untyped]
+    from scipy.special import stdtr, stdtrit
 
     difference = fmean(a) - fmean(b)
-    errors = [variance(values) / len(values) for values in (a, b)]
+    errors = [sample_std(values) ** 2 / len(values) for values in (a, b)]
     error = math.sqrt(sum(errors))
     if error == 0:
         return MeanDifference(difference, (difference, difference), float(difference == 0))

@@ -6,6 +6,7 @@ from bench.run.finished import Finished, finished_in, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
+from bench.run.seeds import parse_seeds
 from bench.run.select import select_finished
 from bench.run.sweep import SweepRequest, sweep_runs
 
@@ -20,6 +21,7 @@ __all__ = [
     "execute",
     "finished_in",
     "finished_protocols",
+    "parse_seeds",
     "prepare",
     "prepare_checkpoint",
     "project",

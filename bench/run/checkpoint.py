@@ -11,6 +11,7 @@ from bench.errors import BenchError
 from bench.files import read_json
 from bench.method import METHODS
 from bench.recipe import Recipe, reevaluated
+from bench.run.corrupted import plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, load_encoder
 from bench.run.folder import RunFolder
 from bench.run.prepare import (
@@ -41,6 +42,8 @@ class CheckpointRequest:
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
+    corruptions: str | None = None
+    """none, generate, or the path of a folder of files; None: as the recipe says."""
 
 
 def prepare_checkpoint(request: CheckpointRequest) -> Run:
@@ -62,21 +65,33 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
     device = pick_device(request.device)
     home = _home(request.checkpoint, file, trained)
     target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
+    overrides = with_corruptions(request.overrides, request.corruptions)
     if target is None:
         spec, dataset = _pretraining_data(request, home, trained)
-        recipe = reevaluated(trained, overrides=request.overrides)
+        recipe = reevaluated(trained, overrides=overrides)
     else:
         # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
         spec, dataset = request.dataset or (home.spec if home else ""), target.dataset
         facts = dataset_facts(dataset)
-        recipe = reevaluated(trained, overrides=request.overrides, finetune=facts, resized_from=target.resized_from)
+        recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
     check_autoattack(recipe)
+    recipe, corruptions = plan_corruptions(recipe, request.corruptions, dataset, request.data_dir)
     folder = (
         RunFolder(home.path, recipe, home.seed, spec, home.weights)
         if home
         else RunFolder.of(request.runs_dir, recipe, file.origin.seed, spec, file.sha256)
     )
-    return Run(method, dataset, recipe, seed, protocols, device, folder, checkpoint=request.checkpoint)
+    return Run(
+        method,
+        dataset,
+        recipe,
+        seed,
+        protocols,
+        device,
+        folder,
+        checkpoint=request.checkpoint,
+        corruptions=corruptions,
+    )
 
 
 def _home(path: Path, file: EncoderFile, recipe: Recipe) -> RunFolder | None:

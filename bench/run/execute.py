@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluate import Evaluation, evaluate
 from bench.files import make_writable, write_json
@@ -39,10 +40,11 @@ def execute(
     with run.folder.claimed():
         finished = _finished_records(run)
         if len(finished) < len(run.protocols):
+            corrupted = run.corruptions and run.corruptions.images(run.target, reporter, stop)
             encoder, stages = _pretrained(run, reporter, stop)
             for protocol in run.protocols:
                 if protocol not in finished:
-                    finished[protocol] = _evaluate(run, protocol, encoder, stages, reporter, stop)
+                    finished[protocol] = _evaluate(run, protocol, encoder, stages, corrupted, reporter, stop)
         return [(finished[name], save_record(results_dir, finished[name])) for name in run.protocols]
 
 
@@ -95,6 +97,7 @@ def _evaluate(
     protocol: str,
     encoder: Encoder,
     stages: Sequence[Progress],
+    corrupted: CorruptedImages | None,
     reporter: Reporter,
     stop: Stop,
 ) -> Record:
@@ -126,6 +129,7 @@ def _evaluate(
         device=run.device,
         reporter=reporter,
         stop=stop,
+        corrupted=corrupted,
     )
     record = _record(
         run,
@@ -171,6 +175,7 @@ def _record(
         sa=evaluation.sa,
         ra=evaluation.ra,
         aa=evaluation.aa,
+        corruptions=evaluation.corruptions,
         cost={**{name: _cost(done.cost) for name, done in phases.items()}, **evaluation.cost},
         history={name: done.history for name, done in phases.items()},
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),

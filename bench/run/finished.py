@@ -27,6 +27,8 @@ class Finished:
     folder: RunFolder
     """The run's; its recipe has this protocol's settings."""
     protocol: str
+    place: Path
+    """The protocol's own folder in it, as found: a later version may give the same recipe another name."""
     record: Record
     spec: str
     """What the user called the data that it was judged on."""
@@ -55,12 +57,11 @@ class Finished:
         """
         encoder = plain_encoder(self.folder.recipe)
         stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
-        place = self.folder.protocol(self.protocol, self.record.seed)
-        tensors = load_tensors(place.path / f"{stage.name}.safetensors").tensors
+        tensors = load_tensors(self.place / f"{stage.name}.safetensors").tensors
         stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
         classifier = stage.classifier()
         if digest(classifier.state_dict()) != self.record.classifier_sha256:
-            raise BenchError(f"{place.path} holds other weights than its record was made with. Run it again.")
+            raise BenchError(f"{self.place} holds other weights than its record was made with. Run it again.")
         return classifier.to(device)
 
 
@@ -85,8 +86,8 @@ def _open(path: Path) -> Finished:
     recipe = parse_recipe(record.recipe, METHODS.get(record.method).config_type, f"the recipe of {record.method}")
     seed = record.seed if record.encoder_seed is None else record.encoder_seed
     folder = RunFolder(path.parents[1], recipe, seed, _spec(path.parents[1] / "run.json"))
-    target = folder.protocol(record.protocol, record.seed).target
-    return Finished(folder, record.protocol, record, _spec(target) if recipe.pretrained_on else folder.spec)
+    spec = _spec(path.with_name("target.json")) if recipe.pretrained_on else folder.spec
+    return Finished(folder, record.protocol, path.parent, record, spec)
 
 
 def _spec(path: Path) -> str:

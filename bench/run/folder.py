@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.errors import BenchError
+from bench.errors import BenchError, BusyRunError
 from bench.files import make_writable, read_json, remove_unfinished, write_json
 from bench.recipe import Recipe, canonical_digest
 from bench.run.lock import locked
@@ -81,7 +81,7 @@ class RunFolder:
             yield
 
     def _refuse(self) -> None:
-        raise BenchError(f"another process is working on this run ({self.path}). Wait for it, or stop it.")
+        raise BusyRunError(f"another process is working on this run ({self.path}). Wait for it, or stop it.")
 
     def _identify(self) -> None:
         """Write whose folder this is, or check it; where the data have moved, write where they are now."""

@@ -19,24 +19,28 @@ class RunSummary(Settings):
     """Whether pre-training is finished."""
     records: str
     """The protocols that are finished."""
+    targets: str
+    """What the user called the other data that the encoder is judged on (transfer)."""
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
     """Return the runs under ``runs_dir`` by name; folders that are not runs are passed over."""
     found = []
     for description in sorted(runs_dir.glob("*/run.json")):
+        folder = description.parent
         try:
             values = read_json(description)
             recipe = values["recipe"]
             found.append(
                 RunSummary(
-                    name=description.parent.name,
+                    name=folder.name,
                     method=recipe["method"],
                     dataset=recipe["dataset"]["name"],
                     tier=recipe["tier"],
                     seed=values["seed"],
-                    encoder=(description.parent / "encoder.safetensors").exists(),
-                    records=", ".join(sorted(path.parent.name for path in description.parent.glob("*/record.json"))),
+                    encoder=(folder / "encoder.safetensors").exists(),
+                    records=", ".join(sorted(path.parent.name for path in folder.glob("*/record.json"))),
+                    targets=", ".join(sorted({read_json(path)["spec"] for path in folder.glob("*/target.json")})),
                 )
             )
         except (BenchError, KeyError, TypeError):

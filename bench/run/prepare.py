@@ -12,6 +12,8 @@ from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
 from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier
+from bench.run.budget import at_budget
+from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.target import Target, load_target
 
@@ -31,9 +33,13 @@ class RunRequest:
     """Data for protocols and evaluation (transfer); None: those of pre-training."""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    budget: str | None = None
+    """What pre-training is to spend: floating-point operations, or ``like:METHOD``; it decides the epochs."""
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
+    corruptions: str | None = None
+    """none, generate, or the path of a folder of files; None: as the recipe says."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,8 @@ class Run:
     """The data of protocols and evaluation, if not those of pre-training."""
     checkpoint: Path | None = None
     """An encoder that is trained already; ``dataset`` is then what it is judged on, whatever it was trained on."""
+    corruptions: Corruptions | None = None
+    """Where its corrupted images come from; None if the recipe asks for none."""
 
     @property
     def target(self) -> Dataset:
@@ -81,8 +89,12 @@ class Run:
         return MethodContext(self.recipe, self.seed, self.device, data.pretraining_images, index)
 
 
-def prepare(request: RunRequest) -> Run:
+def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     """Return the run that ``request`` describes; nothing is trained or written yet.
+
+    Args:
+        request: what was asked for.
+        dataset: its pre-training data, if they are loaded already.
 
     Raises:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data.
@@ -92,23 +104,33 @@ def prepare(request: RunRequest) -> Run:
     check_seed(request.seed)
     device = pick_device(request.device)
     tier = load_tier(request.tier or _default_tier(request.dataset, device))
-    dataset = load_dataset(request.dataset, request.data_dir)
+    dataset = dataset or load_dataset(request.dataset, request.data_dir)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts)
-    recipe = build_recipe(
-        method=request.method,
-        config_type=method.config_type,
-        native_encoder=method.native_encoder,
-        dataset=facts,
-        tier=tier,
-        fidelity=request.fidelity,
-        overrides=request.overrides,
-        finetune=target and dataset_facts(target.dataset),
-        resized_from=target and target.resized_from,
-    )
+
+    def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
+        return build_recipe(
+            method=name,
+            config_type=METHODS.get(name).config_type,
+            native_encoder=METHODS.get(name).native_encoder,
+            dataset=facts,
+            tier=tier,
+            fidelity=request.fidelity,
+            overrides=overrides,
+            finetune=target and dataset_facts(target.dataset),
+            resized_from=target and target.resized_from,
+        )
+
+    recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     check_autoattack(recipe)
+    if request.budget is not None:
+        recipe = at_budget(recipe, request.budget, dataset, recipe_of)
+    finetune = target and target.dataset
+    recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
-    return Run(method, dataset, recipe, request.seed, protocols, device, folder, target and target.dataset)
+    return Run(
+        method, dataset, recipe, request.seed, protocols, device, folder, finetune=finetune, corruptions=corruptions
+    )
 
 
 def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:

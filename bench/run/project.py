@@ -1,23 +1,26 @@
 """What a run will do and how long that takes here: measured on a throw-away copy before anything starts."""
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bench import rng
 from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
-from bench.protocol import build_protocol
+from bench.protocol import ProtocolStage, build_protocol
+from bench.recipe import SEVERITIES, TrainPlan, canonical_digest
 from bench.run.encoder import plain_encoder
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
-from bench.train import StageProbe, check_plan, stage_progress, time_in_turn
+from bench.train import StageProbe, StepTimes, check_plan, stage_progress, time_in_turn
 
 _ROUNDS = 2
 _STAGE_SECONDS = 5.0
@@ -45,31 +48,41 @@ class PhaseEstimate:
     """Of the whole phase on this machine."""
     left: float = 1.0
     """Share of it that is still to do."""
+    place: Path = Path()
+    """Where its state is kept. Phases of several runs that have it in common are one: it is done once."""
 
 
-def project(run: Run) -> list[PhaseEstimate]:
+def project(run: Run, timings: dict[str, StepTimes] | None = None) -> list[PhaseEstimate]:
     """Return an estimate for each phase of ``run``, from timing a few steps of each on untrained weights.
+
+    Args:
+        run: what to project.
+        timings: of stages of earlier runs, which are not timed again; this run's are added.
 
     Raises:
         BenchError: a plan that cannot work on this dataset or device.
     """
-    estimates = [] if run.checkpoint else _pretraining(run)
+    timings = {} if timings is None else timings
+    estimates = _corrupted(run)
+    estimates += [] if run.checkpoint else _pretraining(run, timings)
     encoder = plain_encoder(run.recipe).to(run.device)
     for protocol in run.protocols:
         stage = build_protocol(protocol, run.recipe.downstream, encoder, run.target.train.labels, run.seed)
         place = run.place(protocol)
-        left = _left(place.path, stage)
-        estimates.append(_stage(run, stage, run.target.train.images, f"protocol {protocol}", left))
-        estimates += _evaluation(run, stage.classifier(), left=0.0 if place.record.exists() else 1.0)
+        training = _stage(run, stage, run.target.train.images, f"protocol {protocol}", place.path, timings)
+        seconds = _attack_seconds(run, stage.classifier())
+        estimates += [training, *_selection(stage, len(run.target.train.labels), seconds, training.left)]
+        left = 0.0 if place.record.exists() else 1.0
+        estimates += [replace(each, left=left, place=place.path) for each in _evaluation(run, seconds)]
     return estimates
 
 
-def _pretraining(run: Run) -> list[PhaseEstimate]:
+def _pretraining(run: Run, timings: dict[str, StepTimes]) -> list[PhaseEstimate]:
     method, images = run.method(run.recipe.config), run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
-        left = _left(StageFolder.of(run, stage).path, stage)
-        estimates.append(_stage(run, stage, images, f"stage {stage.name}", left))
+        place = StageFolder.of(run, stage).path
+        estimates.append(_stage(run, stage, images, f"stage {stage.name}", place, timings))
     return estimates
 
 
@@ -78,18 +91,41 @@ def _left(folder: Path, stage: Stage) -> float:
     return 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
 
 
-def _stage(run: Run, stage: Stage, images: Tensor, phase: str, left: float) -> PhaseEstimate:
+def _stage(
+    run: Run, stage: Stage, images: Tensor, phase: str, place: Path, timings: dict[str, StepTimes]
+) -> PhaseEstimate:
     plan, count = stage.plan, len(stage.positions(len(images)))
     probe = StageProbe(stage, images, device=run.device, seed=run.seed)
     check_plan(stage, count, run.device)
-    (times,) = time_in_turn([probe], rounds=_ROUNDS, seconds=_STAGE_SECONDS)
+    key = _speed(run, stage)
+    if key not in timings:
+        (timings[key],) = time_in_turn([probe], rounds=_ROUNDS, seconds=_STAGE_SECONDS)
     work = f"{plan.epochs} epochs of {plan.steps_per_epoch(count)} batches of {plan.batch_size}"
-    return PhaseEstimate(phase, work, times.of(plan, count), left)
+    return PhaseEstimate(phase, work, timings[key].of(plan, count), _left(place, stage), place)
 
 
-def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseEstimate]:
+def _speed(run: Run, stage: Stage) -> str:
+    """Return a digest of what decides how long a step takes: not for how long and at which rate it learns."""
+    irrelevant = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
+    return canonical_digest(
+        {
+            "class": f"{type(stage).__module__}.{type(stage).__qualname__}",
+            "plan": stage.plan.model_dump(mode="json", exclude=set(irrelevant)),
+            "encoder": run.recipe.encoder.model_dump(mode="json"),
+            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+        }
+    )
+
+
+class _AttackSeconds(NamedTuple):
+    """What attacking a classifier costs an image."""
+
+    forward: float
+    gradient: float
+
+
+def _attack_seconds(run: Run, classifier: Classifier) -> _AttackSeconds:
     recipe, test = run.recipe.downstream, run.target.test
-    settings = recipe.evaluate
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
     objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
@@ -102,23 +138,57 @@ def _evaluation(run: Run, classifier: Classifier, *, left: float) -> list[PhaseE
     def value() -> Tensor:
         return objective(images)
 
-    forward_seconds = _seconds(value, run.device) / count
-    gradient_seconds = _seconds(gradient, run.device) / count
+    return _AttackSeconds(_seconds(value, run.device) / count, _seconds(gradient, run.device) / count)
+
+
+def _selection(stage: ProtocolStage[Any], images: int, seconds: _AttackSeconds, left: float) -> Iterator[PhaseEstimate]:
+    """Yield the estimate of measuring held-out images after each epoch, where there are any."""
+    plan, held_out = stage.plan, images - len(stage.positions(images))
+    if held_out:
+        work = f"{plan.epochs} times PGD-{plan.selection_steps} on {held_out} held-out images"
+        each = held_out * (plan.selection_steps * seconds.gradient + seconds.forward)
+        yield PhaseEstimate(f"epoch for {stage.name}", work, plan.epochs * each, left)
+
+
+def _evaluation(run: Run, seconds: _AttackSeconds) -> list[PhaseEstimate]:
+    recipe, test = run.recipe.downstream, run.target.test
+    settings = recipe.evaluate
     passes = settings.pgd_steps * settings.pgd_restarts
     estimates = [
         PhaseEstimate(
             f"RA, PGD-{settings.pgd_steps}",
             f"{len(test.labels)} test images, {settings.pgd_restarts} restart(s)",
-            len(test.labels) * (passes * gradient_seconds + 2 * forward_seconds),
-            left,
+            len(test.labels) * (passes * seconds.gradient + 2 * seconds.forward),
         )
     ]
     if settings.autoattack:
         attacked = len(autoattack_images(recipe))
-        survivor = _AA_GRADIENTS * gradient_seconds + _AA_FORWARDS * forward_seconds
+        survivor = _AA_GRADIENTS * seconds.gradient + _AA_FORWARDS * seconds.forward
         work = f"standard, {attacked} test images"
-        estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor, left))
+        estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor))
+    if settings.corruptions != "none":
+        cells = len(settings.corruption_names) * len(SEVERITIES)
+        work = f"{cells} x {len(test.labels)} images"
+        estimates.append(PhaseEstimate("common corruptions", work, cells * len(test.labels) * seconds.forward))
     return estimates
+
+
+def _corrupted(run: Run) -> list[PhaseEstimate]:
+    """Return the estimate for making the corrupted images, once a dataset, if they are still to be made."""
+    images = run.target.test.images
+    missing = run.corruptions.missing(run.target) if run.corruptions and not run.finished else []
+    if not missing:
+        return []
+    few, generator = images[:_PROBE_IMAGES], rng.generator(run.seed, "projection")
+
+    def work() -> None:
+        for name in missing:
+            corrupt(few, name, 3, generator=generator)
+
+    count = len(missing) * len(SEVERITIES) * len(images)
+    seconds = _seconds(work, torch.device("cpu")) / (len(few) * len(missing)) * count
+    megabytes = count * images[0].numel() / 1e6
+    return [PhaseEstimate("corrupted images", f"{count} images, {megabytes:.0f} MB", seconds)]
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:

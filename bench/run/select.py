@@ -30,30 +30,30 @@ def select_finished(
     if runs:
         found = [each for run in dict.fromkeys(runs) for each in _named(runs_dir, run, protocol)]
     else:
-        found = [each for each in finished_protocols(runs_dir) if each.protocol == protocol]
+        found = list(finished_protocols(runs_dir))
     if dataset is not None:
         found = _on(found, dataset, named=bool(runs))
+    others, found = found, [each for each in found if each.protocol == protocol]
     if not found:
-        raise BenchError(f"no run under {runs_dir} has a finished {protocol}. {_make('deacl', 'digits', protocol)}")
-    datasets = sorted({(each.record.dataset, each.folder.recipe.dataset.sha256) for each in found})
+        example = _command(others[0].folder.path, protocol) if others else _make("deacl", "digits", protocol)
+        where = f"on {dataset} in {runs_dir}" if dataset else f"in {runs_dir}"
+        raise BenchError(f"no run {where} has a finished {protocol}. {example}")
+    datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
     if len(datasets) > 1:
         names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
         how = "Name runs on one of them." if runs else f"Choose one, such as --dataset {datasets[0][0]}, or name runs."
-        raise BenchError(
-            f"these runs are on several datasets: {names}; numbers on different images do not compare. {how}"
-        )
+        raise BenchError(f"these runs are on several datasets: {names}; their numbers do not compare. {how}")
     return _newest(found)
 
 
-def _on(found: Iterable[Finished], dataset: str, *, named: bool) -> list[Finished]:
-    found = list(found)
-    chosen = [each for each in found if dataset in (each.record.dataset, each.folder.spec)]
-    others = [each for each in found if each not in chosen]
-    if named and others:
-        first = others[0]
-        raise BenchError(f"{first.folder.path.name} is on {first.record.dataset}, not on {dataset}. Leave it out.")
+def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finished]:
+    chosen = [each for each in found if dataset in (each.record.dataset, each.spec)]
+    left = {each.folder.path for each in chosen}
+    for each in found if named else ():
+        if each.folder.path not in left:
+            raise BenchError(f"{each.folder.path.name} is on {each.record.dataset}, not on {dataset}. Leave it out.")
     if not chosen:
-        raise unknown("dataset", dataset, {each.record.dataset for each in found}, "Runs there are on others.")
+        raise unknown("dataset of a finished run", dataset, {each.record.dataset for each in found})
     return chosen
 
 
@@ -69,8 +69,8 @@ def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
     folder = runs_dir / run if (runs_dir / run).is_dir() else Path(run)
     if not (folder / "run.json").is_file():
         raise unknown("run", run, (path.parent.name for path in runs_dir.glob("*/run.json")), _listing(runs_dir))
-    found = [each for each in finished_in(folder) if each.protocol == protocol]
-    if not found:
+    found = list(finished_in(folder))
+    if protocol not in {each.protocol for each in found}:
         raise BenchError(f"the run {folder.name} has no finished {protocol}. {_command(folder, protocol)}")
     return found
 
@@ -88,7 +88,7 @@ def _command(folder: Path, protocol: str) -> str:
         for key, value in recipe["overrides"].items():
             options += ["--set", override_text(key, value)]
         options += ["--runs-dir", str(folder.parent)]
-        return _make(recipe["method"], values.get("spec", recipe["dataset"]["name"]), protocol, *options)
+        return _make(recipe["method"], values.get("spec") or recipe["dataset"]["name"], protocol, *options)
     except (KeyError, TypeError, AttributeError):
         raise BenchError(f"{folder / 'run.json'} is damaged. Move {folder} away and run it again.") from None
 

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 
 from bench.data import Dataset
+from bench.errors import BenchError
 from bench.evaluate import Swept, sweep
-from bench.files import make_writable
+from bench.files import make_writable, remove_unfinished
 from bench.record import (
     Sweep,
     SweepSettings,
@@ -22,6 +23,7 @@ from bench.record import (
 from bench.record.sweep import SweepKind
 from bench.reporting import Reporter, Silent
 from bench.run.finished import Finished
+from bench.run.lock import locked
 from bench.stop import Stop
 from bench.train import device_name
 
@@ -48,7 +50,7 @@ class SweepRequest(NamedTuple):
         Raises:
             BenchError: a grid that does not ascend, or values that are out of range.
         """
-        recipe = finished.folder.recipe
+        recipe = finished.recipe
         usual = recipe.dataset.eps if recipe.threat.norm == "linf" else recipe.eval_eps
         grid = tuple(2 * usual * value / (_EPS_VALUES - 1) for value in range(_EPS_VALUES))
         values = {
@@ -107,7 +109,7 @@ def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:
     loaded: dict[tuple[str, str], Dataset] = {}
 
     def load(finished: Finished) -> Dataset:
-        key = finished.folder.spec, finished.folder.recipe.dataset.sha256
+        key = finished.spec, finished.recipe.dataset.sha256
         if key not in loaded:
             loaded[key] = finished.dataset(data_dir)
         return loaded[key]
@@ -117,8 +119,7 @@ def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:
 
 def _identity(finished: Finished, settings: SweepSettings) -> str:
     record = finished.record
-    data = finished.folder.recipe.dataset.sha256
-    return sweep_identity(record.classifier_sha256, data, record.seed, settings)
+    return sweep_identity(record.classifier_sha256, finished.recipe.dataset.sha256, record.seed, settings)
 
 
 def _sweep(
@@ -131,20 +132,25 @@ def _sweep(
     name: str,
 ) -> Swept:
     identity = _identity(finished, settings)
-    place = finished.folder.protocol(finished.protocol).path
-    with finished.folder.claimed():
+    place = finished.place
+    with locked(place / ".lock", lambda: _refuse(place)):
+        remove_unfinished(place)
         return sweep(
             finished.classifier(dataset, device),
             dataset.test,
             settings,
             owner=identity,
             path=place / f"sweep-{settings.kind}-{identity[:8]}.json",
-            seed=finished.folder.seed,
+            seed=finished.record.seed,
             device=device,
             reporter=reporter,
             stop=stop,
             name=name,
         )
+
+
+def _refuse(place: Path) -> None:
+    raise BenchError(f"another process is sweeping this run ({place}). Wait for it, or stop it.")
 
 
 def _described(finished: Finished, settings: SweepSettings, swept: Swept, device: torch.device) -> Sweep:
@@ -154,13 +160,13 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         title=record.title,
         year=record.year,
         dataset=record.dataset,
-        dataset_sha256=finished.folder.recipe.dataset.sha256,
+        dataset_sha256=finished.recipe.dataset.sha256,
         pretrained_on=record.pretrained_on,
         tier=record.tier,
         fidelity=record.fidelity,
         seed=record.seed,
         protocol=record.protocol,
-        overrides=record.overrides,
+        overrides={key: value for key, value in record.overrides.items() if not key.startswith("evaluate.")},
         pretraining_sha256=record.pretraining_sha256,
         protocol_sha256=record.protocol_sha256,
         classifier_sha256=record.classifier_sha256,

@@ -26,8 +26,10 @@ class PretextSettings(TrainPlan):
     batch_size: int = Field(default=80, ge=2)
     drop_last: bool = False
     lr: float = Field(default=0.001, gt=0)
-    """For the published 84,000 steps. A few hundred get nowhere with it: at ``tiny`` the pretext tasks stay at
-    chance under attack, and the encoder as robust as an untrained one; the single tasks' 0.1 does learn there."""
+    """For the published 84,000 steps."""
+    short_lr: float | None = Field(default=0.1, gt=0)
+    """The single tasks' rate. At ``tiny``, with 0.001, the pretext tasks stay at chance under attack, and the
+    encoder as robust as an untrained one."""
     lr_floor: float = Field(default=1e-8, ge=0)
     nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)

@@ -2,6 +2,6 @@
 
 from bench.data.corruptions.corrupt import corrupt
 from bench.data.corruptions.files import CorruptedImages, open_files
-from bench.data.corruptions.generated import generated_images
+from bench.data.corruptions.generated import generated_images, ungenerated
 
-__all__ = ["CorruptedImages", "corrupt", "generated_images", "open_files"]
+__all__ = ["CorruptedImages", "corrupt", "generated_images", "open_files", "ungenerated"]

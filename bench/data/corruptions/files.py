@@ -121,5 +121,5 @@ def pixels_digest(name: str, pixels: Iterable[NDArray[Any]]) -> str:
     """Return the SHA-256 of a corruption's name, a line feed, and its images in order, uint8 [H, W, C] each."""
     digest = hashlib.sha256(f"{name}\n".encode())
     for image in pixels:
-        digest.update(np.ascontiguousarray(image))
+        digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()

@@ -42,8 +42,7 @@ def generated_images(
         BenchError: the folder cannot be written, or the disk is full.
         InterruptedRunError: a stop was requested; the finished corruptions are kept.
     """
-    key = canonical_digest([dataset.sha256, VERSION])[:16]
-    folder = data_dir / "cache" / "corruptions" / f"{dataset.name}-{key}"
+    folder = _folder(dataset, data_dir)
     digests = {name: digest for name in names if (digest := _kept(folder, name, reporter))}
     missing = [name for name in names if name not in digests]
     if missing:
@@ -57,16 +56,30 @@ def generated_images(
     return CorruptedImages(folder, len(dataset.test), digests, PARAMETRISATION, package)
 
 
+def ungenerated(dataset: Dataset, names: Sequence[str], data_dir: Path) -> list[str]:
+    """Return those of the corruptions called ``names`` that :func:`generated_images` would have to make."""
+    return [name for name in names if not _note(_folder(dataset, data_dir), name).exists()]
+
+
+def _folder(dataset: Dataset, data_dir: Path) -> Path:
+    key = canonical_digest([dataset.sha256, VERSION])[:16]
+    return data_dir / "cache" / "corruptions" / f"{dataset.name}-{key}"
+
+
+def _note(folder: Path, name: str) -> Path:
+    """Return the file that says that a corruption is whole, and its digest."""
+    return folder / f"{name}.json"
+
+
 def _kept(folder: Path, name: str, reporter: Reporter) -> str | None:
     """Return the digest of a corruption that was made before, or None if it is absent, or damaged, which is said."""
-    note = folder / f"{name}.json"
-    if not note.exists():
+    if not _note(folder, name).exists():
         return None
     with suppress(BenchError, KeyError, TypeError):
         digest = pixels_digest(name, open_array(folder / f"{name}.npy"))
-        if digest == read_json(note)["sha256"]:
+        if digest == read_json(_note(folder, name))["sha256"]:
             return digest
-    reporter.note(f"{folder / name}.npy is damaged; it is made again.")
+    reporter.note(f"{folder / f'{name}.npy'} is damaged or missing; it is made again.")
     return None
 
 
@@ -83,7 +96,7 @@ def _make(folder: Path, name: str, dataset: Dataset, reporter: Reporter, stop: S
             yield pixels
 
     write_stream(folder / f"{name}.npy", parts())
-    write_json(folder / f"{name}.json", {"sha256": digest.hexdigest()})
+    write_json(_note(folder, name), {"sha256": digest.hexdigest()})
     return digest.hexdigest()
 
 

@@ -91,7 +91,7 @@ def _random_field(shape: tuple[int, int, int], exponents: Tensor, generator: tor
     noise = torch.fft.rfft2(torch.randn((batch, *size), generator=generator))
     frequency = torch.hypot(torch.fft.fftfreq(size[0])[:, None], torch.fft.rfftfreq(size[1]))
     frequency[0, 0] = 1.0
-    field = torch.fft.irfft2(noise * frequency ** (-exponents[:, None, None] / 2), size)[:, :height, :width]
+    field: Tensor = torch.fft.irfft2(noise * frequency ** (-exponents[:, None, None] / 2), size)[:, :height, :width]
     field = field - field.mean((1, 2), keepdim=True)
     return field / field.std((1, 2), keepdim=True)
 

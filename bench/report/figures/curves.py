@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from bench.report.figures.style import GREY, mark, new_figure, styled
+from bench.report.figures.style import GREY, heading, mark, new_figure, styled
 
 History = Mapping[str, Sequence[Mapping[str, float]]]
 """By phase, in order: one entry an epoch; as in a record."""
@@ -38,7 +38,7 @@ def curves_figure(histories: Mapping[str, History], *, title: str) -> Figure:
                     axes.set_axis_off()
             row[0].set_ylabel(_phase_name(phase), fontweight="bold")
         figure.align_ylabels(panels[:, 0])
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
+        heading(figure, title)
         if len(histories) > 1:
             handles = [_handle(number, label) for number, label in enumerate(histories)]
             figure.legend(handles=handles, loc="outside lower left", ncols=6)

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from bench.record.sweep import SweepKind
 from bench.report.figures.style import Band, caption, legend_beside, mark, new_figure, percent_axis, styled
 
 
@@ -17,9 +18,13 @@ class SweepLine(NamedTuple):
     label: str
     bands: Sequence[Band]
     """One a value of the grid."""
+    mark: int
+    """Which colour, marker and dashes; another for each line."""
 
 
-def sweep_figure(lines: Sequence[SweepLine], grid: Sequence[float], *, kind: str, title: str, bands: str) -> Figure:
+def sweep_figure(
+    lines: Sequence[SweepLine], grid: Sequence[float], *, kind: SweepKind, title: str, note: str
+) -> Figure:
     """Return the figure of ``lines`` over ``grid``.
 
     Args:
@@ -27,23 +32,23 @@ def sweep_figure(lines: Sequence[SweepLine], grid: Sequence[float], *, kind: str
         grid: radii in pixels (kind "eps"), drawn in units of 1/255; or steps, at least 1 (kind "steps").
         kind: "eps" or "steps".
         title: what all lines have in common.
-        bands: what the bands around the lines are.
+        note: small print: what the bands around the lines are.
     """
     with styled():
         figure = new_figure(6.6, 3.5)
         axes = figure.add_subplot()
         x = [255 * value for value in grid] if kind == "eps" else list(grid)
-        handles = [_line(axes, number, x, line) for number, line in enumerate(lines)]
+        handles = [_line(axes, x, line) for line in lines]
         axes.set_title(title)
         percent_axis(axes, max(band.high for line in lines for band in line.bands))
         (_eps_axis if kind == "eps" else _steps_axis)(axes, x)
         legend_beside(axes, handles)
-        caption(figure, bands)
+        caption(figure, note)
         return figure
 
 
-def _line(axes: Axes, number: int, x: Sequence[float], line: SweepLine) -> Line2D:
-    style = mark(number)
+def _line(axes: Axes, x: Sequence[float], line: SweepLine) -> Line2D:
+    style = mark(line.mark)
     axes.fill_between(
         x,
         [band.low for band in line.bands],

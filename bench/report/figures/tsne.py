@@ -7,9 +7,10 @@ import numpy as np
 from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from bench.report.figures.style import COLOURS, MARKERS, caption, new_figure, styled
+from bench.report.figures.style import RULE, heading, mark, new_figure, styled
 
 Points = NDArray[np.float32]
 """[N, 2]."""
@@ -41,16 +42,16 @@ def embed(features: NDArray[np.float32]) -> Points:
     return np.asarray(tsne.fit_transform(features), dtype=np.float32)
 
 
-def tsne_figure(panels: Sequence[Panel], classes: Sequence[str], *, title: str, note: str) -> Figure:
+def tsne_figure(panels: Sequence[Panel], classes: Sequence[str], *, title: str, across: int = _ACROSS) -> Figure:
     """Return the figure of ``panels``, points coloured and shaped by class.
 
     Args:
         panels: at least one.
         classes: the names of the classes.
         title: what all panels have in common.
-        note: small print.
+        across: panels in a row.
     """
-    across = min(len(panels), _ACROSS)
+    across = min(len(panels), across)
     down = -(-len(panels) // across)
     with styled():
         figure = new_figure(max(2.5 * across, 4.0), 2.6 * down + 0.6)
@@ -59,8 +60,14 @@ def tsne_figure(panels: Sequence[Panel], classes: Sequence[str], *, title: str, 
             axes.set_axis_off()
         for axes, panel in zip(grid, panels, strict=False):
             _draw(axes, panel, classes)
-        figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=10)
-        caption(figure, note)
+        heading(figure, title)
+        figure.legend(
+            handles=_legend(classes),
+            loc="outside lower left",
+            ncols=min(len(classes), 5 * across),
+            handlelength=1,
+            columnspacing=1.4,
+        )
         return figure
 
 
@@ -69,6 +76,8 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_aspect("equal", adjustable="datalim")
+    axes.spines[:].set(visible=True, color=RULE)
+    size = min(12.0, 4000 / len(panel.points))
     for number, name in enumerate(classes):
         points = panel.points[panel.labels == number]
         if not len(points):
@@ -76,14 +85,22 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
         axes.scatter(
             points[:, 0],
             points[:, 1],
-            s=9,
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
+            s=size,
+            color=mark(number).colour,
+            marker=mark(number).marker,
             linewidths=0,
             alpha=0.75,
         )
         if len(classes) <= _NAMED:
             _name(axes, points, name)
+
+
+def _legend(classes: Sequence[str]) -> list[Line2D]:
+    marks = map(mark, range(len(classes)))
+    return [
+        Line2D([], [], color=style.colour, marker=style.marker, linestyle="", label=name)
+        for style, name in zip(marks, classes, strict=True)
+    ]
 
 
 def _name(axes: Axes, points: Points, name: str) -> None:

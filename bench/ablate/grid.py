@@ -1,0 +1,77 @@
+"""Where a grid comes from: a table of the method's paper, or ``--grid key=v1,v2``."""
+
+import re
+from collections.abc import Iterator, Sequence
+from itertools import product
+from math import prod
+from typing import Any
+
+from bench.errors import BenchError, unknown
+from bench.method import METHODS, AblationCell, AblationTable
+from bench.recipe import parse_overrides
+
+_MOST_CELLS = 1000
+
+
+def choose_table(method: str, table: str | None, grid: Sequence[str]) -> AblationTable:
+    """Return the table of ``method`` called ``table``, or else the one that ``grid`` spans.
+
+    Raises:
+        BenchError: unknown method or table, a faulty grid, or not exactly one of the two.
+    """
+    tables = METHODS.get(method).info.tables
+    if table is None and not grid:
+        listed = f"--table {'|'.join(tables)}, or " if tables else ""
+        raise BenchError(f"nothing to vary. Type {listed}a grid of your own, as --grid KEY=VALUE,VALUE")
+    if table is None:
+        return parse_grid(grid)
+    if grid:
+        raise BenchError("--table and --grid exclude each other; type one of them. What all cells share: --set")
+    if table not in tables:
+        own = "a grid of your own: --grid KEY=VALUE,VALUE"
+        raise unknown(f"table of {method}", table, tables, f"Or type {own}")
+    return tables[table]
+
+
+def parse_grid(items: Sequence[str]) -> AblationTable:
+    """Return all combinations of the values in ``items``, such as ``["stage2.lam=1,2", "ssl=simclr,byol"]``.
+
+    The last key varies fastest, and values keep their order. Each is read like one behind ``--set``; a comma
+    within brackets or quotes is part of a value.
+
+    Raises:
+        BenchError: no such form, a key given twice, a value missing, or too many cells.
+    """
+    axes: dict[str, list[Any]] = {}
+    for item in items:
+        key, equals, text = (part.strip() for part in item.partition("="))
+        if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
+            raise BenchError(f"--grid {item!r} is not of the form KEY=VALUE,VALUE. Type, say, --grid stage2.lam=1,2,3")
+        if key in axes:
+            raise BenchError(f"--grid {key} is given twice; write all its values behind one.")
+        values = list(_split(text))
+        if "" in values:
+            raise BenchError(f"--grid {item!r}: a value is missing. Type, say, --grid {key}=1,2,3")
+        axes[key] = [parse_overrides([f"{key}={value}"])[key] for value in values]
+    cells = prod(map(len, axes.values()))
+    if cells > _MOST_CELLS:
+        raise BenchError(f"the grid has {cells} cells, more than {_MOST_CELLS}. Vary fewer settings at a time.")
+    combinations = (dict(zip(axes, values, strict=True)) for values in product(*axes.values()))
+    return AblationTable(f"grid over {', '.join(axes)}", tuple(AblationCell(cell) for cell in combinations))
+
+
+def _split(text: str) -> Iterator[str]:
+    """Yield the parts of ``text`` between commas that stand outside brackets and quotes."""
+    part, depth, quote = "", 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "\"'":
+            quote = character
+        elif character == "," and depth == 0:
+            yield part.strip()
+            part = ""
+            continue
+        depth += 0 if quote else (character in "[{") - (character in "]}")
+        part += character
+    yield part.strip()

@@ -1,0 +1,117 @@
+"""From a table to runs that are checked and ready: every recipe is built before anything starts."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from bench.data import Dataset, load_dataset
+from bench.errors import BenchError
+from bench.leaderboard.wording import settings_text
+from bench.method import AblationCell, AblationTable
+from bench.recipe import Recipe
+from bench.run import Run, RunRequest, prepare
+from bench.run.folder import ProtocolFolder
+
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of an ablation, ready to run."""
+
+    label: str
+    settings: Mapping[str, Any]
+    published: Mapping[str, Any] | None
+    """The variant of the paper's line."""
+    runs: tuple[Run, ...]
+    """One a seed."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """A table whose cells can all run."""
+
+    table: AblationTable
+    cells: tuple[Cell, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether every run has its records."""
+        return all(run.finished for cell in self.cells for run in cell.runs)
+
+
+def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] = (0,)) -> Ablation:
+    """Return the runs of ``table``: ``base`` with the settings of each cell, for each of ``seeds``.
+
+    A cell that is ``base`` itself is run as such, so it is the run that ``bench run`` makes. The data are read once.
+
+    Raises:
+        BenchError: what ``base`` sets and the table varies, cells that are the same run, a seed given twice, and
+            whatever keeps a cell from being run: the faults of all cells together.
+    """
+    varied = dict.fromkeys(key for cell in table.cells for key in cell.settings)
+    clash = [key for key in varied if key in base.overrides]
+    if clash:
+        raise BenchError(f"--set {', '.join(clash)}: that is what the table varies. Leave it out.")
+    if len(set(seeds)) < len(seeds):
+        raise BenchError(f"seeds {','.join(map(str, seeds))}: one is given twice; keep one of them.")
+    dataset = load_dataset(base.dataset, base.data_dir)
+    plain = _plain(base, dataset)
+
+    def cell(row: AblationCell) -> Cell:
+        run = prepare(replace(base, overrides={**base.overrides, **row.settings}), dataset)
+        if plain and _numbers(run.recipe) == _numbers(plain.recipe):
+            run = plain
+        return Cell(_label(row), row.settings, row.published, tuple(run.with_seed(seed) for seed in seeds))
+
+    cells = together(table.cells, cell, _label)
+    _refuse_doubles(cells)
+    return Ablation(table, tuple(cells))
+
+
+def together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
+    """Return ``work`` of each of ``items``; raises one BenchError that lists the faults of all, by ``label``."""
+    done, faults = [], dict[str, list[str]]()
+    for item in items:
+        try:
+            done.append(work(item))
+        except BenchError as error:
+            faults.setdefault(str(error), []).append(label(item))
+    if not faults:
+        return done
+    count = len(items) - len(done)
+    if len(faults) == 1 and not done:
+        raise BenchError(next(iter(faults)))
+    lines = [f"{'; '.join(cells)}: {fault}" for fault, cells in faults.items()]
+    raise BenchError("\n- ".join([f"{count} of {len(items)} cells cannot be run:", *lines]))
+
+
+def _label(row: AblationCell) -> str:
+    return row.label or ", ".join(settings_text(row.settings))
+
+
+def _plain(base: RunRequest, dataset: Dataset) -> Run | None:
+    """Return the run of ``base`` itself; None where its settings make no recipe without those of a cell."""
+    try:
+        return prepare(base, dataset)
+    except BenchError:
+        return None
+
+
+def _numbers(recipe: Recipe) -> Mapping[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"overrides"})
+
+
+def _refuse_doubles(cells: Sequence[Cell]) -> None:
+    """Raise BenchError for cells that differ in nothing that the protocols asked for depend on."""
+    seen: dict[tuple[ProtocolFolder, ...], str] = {}
+    for cell in cells:
+        run = cell.runs[0]
+        places = tuple(run.place(name) for name in run.protocols)
+        if places in seen:
+            raise BenchError(
+                f"the cells {seen[places]} and {cell.label} are the same run under {','.join(run.protocols)}; "
+                "keep one of them."
+            )
+        seen[places] = cell.label

@@ -1,0 +1,46 @@
+"""Options that several commands share, so that they read the same everywhere."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+FinetuneDataset = Annotated[
+    str | None,
+    typer.Option(help="Evaluate on these data instead of those of pre-training (transfer); named like --dataset."),
+]
+Protocols = Annotated[
+    str | None,
+    typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: all that apply."),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Whose SLF, ALF and AFF: uniform, advcl, deacl-2024 or robustssl-benchmark."),
+]
+Corruptions = Annotated[
+    str | None,
+    typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder of CIFAR-10-C's form."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe; may be repeated."),
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print plan, recipe and projected time; stop.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with; default: PyTorch's choice.")]
+RunsDir = Annotated[Path, typer.Option(help="Where runs keep weights and state.")]
+ResultsDir = Annotated[Path, typer.Option(help="Where records go.")]
+DataDir = Annotated[Path, typer.Option(help="Where datasets are downloaded to.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")]
+
+
+def names(text: str | None) -> list[str] | None:
+    """Return the names in ``text``, which stand between commas; None for None."""
+    return None if text is None else [name.strip() for name in text.split(",")]
+
+
+def overrides(preset: str | None, set_: list[str] | None) -> dict[str, Any]:
+    """Return what ``--preset`` and ``--set`` ask for; a key set beside a preset wins over it."""
+    from bench.recipe import parse_overrides, preset_overrides
+
+    return {**(preset_overrides(preset) if preset else {}), **parse_overrides(set_ or [])}

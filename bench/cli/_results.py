@@ -1,0 +1,81 @@
+"""The table of results at the end of a command."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from bench.cli._format import percent
+
+if TYPE_CHECKING:
+    from bench.record import CorruptionEvaluation, Outcome, Record
+
+
+def results_table(records: "Sequence[Record]", results_dir: Path) -> Table:
+    """Return the accuracies of ``records``, which differ in protocol and seed alone, beside the paper's.
+
+    Several seeds share a row, with their mean and sample standard deviation.
+    """
+    first, seeds = records[0], list(dict.fromkeys(record.seed for record in records))
+    alone = len(seeds) == 1
+    origin = f", pre-trained on {first.pretrained_on}" if first.pretrained_on else ""
+    named = ", ".join(map(str, seeds))
+    table = Table(
+        title=f"{first.title} on {first.dataset}{origin}, tier {first.tier}, {first.fidelity} fidelity, "
+        f"seed{'' if alone else 's'} {named}",
+        caption="percent with 95 % interval"
+        if alone
+        else f"percent; mean ± standard deviation over {len(seeds)} seeds",
+    )
+    for column in ("protocol", "measure", *(["accuracy"] if alone else [f"seeds {named}", "mean ± sd"]), "paper"):
+        table.add_column(column)
+    for protocol in dict.fromkeys(record.protocol for record in records):
+        _add(table, [record for record in records if record.protocol == protocol], results_dir)
+    return table
+
+
+def _add(table: Table, records: "Sequence[Record]", results_dir: Path) -> None:
+    """Add the rows of one protocol, a record a seed."""
+    from bench.leaderboard import published_reference
+
+    first = records[0]
+    paper = None
+    if not first.pretrained_on:  # nobody published numbers on transfer that we know of
+        paper = published_reference(
+            results_dir,
+            title=first.title,
+            dataset=first.recipe["dataset"]["published_as"],
+            protocol=first.protocol,
+        )
+    for measure, outcomes, key in _measures(records):
+        number = paper and getattr(paper, key, None)
+        known = "" if number is None else f"{number:.2f} %"
+        table.add_row(first.protocol.upper(), measure, *_cells(outcomes), known)
+    blank = [""] * (len(table.columns) - 3)
+    for warning in dict.fromkeys(warning for record in records if record.aa for warning in record.aa.warnings):
+        table.add_row("", "AutoAttack warns", warning, *blank)
+
+
+def _measures(
+    records: "Sequence[Record]",
+) -> "Iterator[tuple[str, Sequence[Outcome | CorruptionEvaluation], str]]":
+    """Yield what was measured: in words, one outcome a record, and the name that published numbers have for it."""
+    ra = records[0].ra
+    yield "SA", [record.sa for record in records], "sa"
+    yield f"RA, PGD-{ra.steps} at {255 * ra.eps:.3g}/255", [record.ra.outcome for record in records], "ra"
+    attacked = [record.aa for record in records if record.aa]
+    if attacked:
+        yield f"AA at {255 * attacked[0].eps:.3g}/255", [aa.outcome for aa in attacked], "aa"
+    corrupted = [record.corruptions for record in records if record.corruptions]
+    if corrupted:
+        yield f"mCA, {len(corrupted[0].correct)} corruptions", corrupted, "mca"
+
+
+def _cells(outcomes: "Sequence[Outcome | CorruptionEvaluation]") -> list[str]:
+    if len(outcomes) == 1:
+        return [percent(outcomes[0])]
+    shares = [100 * outcome.accuracy for outcome in outcomes]
+    each = ", ".join(f"{share:.2f}" for share in shares)
+    return [each, f"{fmean(shares):.2f} ± {stdev(shares):.2f} %, n = {outcomes[0].n}"]

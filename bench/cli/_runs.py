@@ -1,0 +1,108 @@
+"""What ``bench run`` and ``bench evaluate`` do once they know what to run: announce it, do it, show what came out."""
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli._format import duration
+from bench.cli._progress import reporting
+from bench.cli._results import results_table
+
+if TYPE_CHECKING:
+    from bench.run import PhaseEstimate, Run
+
+
+def reading() -> AbstractContextManager[object]:
+    """Return a context in which the screen says that the data are being read."""
+    return Console(stderr=True).status("reading the data")
+
+
+def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_json: bool) -> None:
+    """Take ``runs``, which differ in their seed alone, to their end, one after the other, and print the records."""
+    from bench.run import execute
+    from bench.stop import stop_on_signals
+
+    console = Console(stderr=True)
+    pending = [run for run in runs if not run.finished] or [*runs[:1]] * dry_run
+    if pending:
+        with console.status("measuring this machine"):
+            estimates = _estimates(pending)
+        console.print(_plan(pending, estimates))
+    if dry_run:
+        _print_recipe(runs[0], as_json)
+        return
+    records = []
+    with stop_on_signals() as stop, reporting(console) as reporter:
+        for run in runs:
+            if len(runs) > 1 and run in pending:
+                reporter.note(f"seed {run.seed}")
+            records += execute(run, results_dir, reporter=reporter, stop=stop)
+    if as_json:
+        print(json.dumps([record.model_dump(mode="json") for record, _ in records], indent=1))
+        return
+    Console().print(results_table([record for record, _ in records], results_dir))
+    for _, path in records:
+        print(f"record: {path}")
+    for run in runs:
+        print(f"encoder: {run.folder.encoder}")
+
+
+def _estimates(runs: "Sequence[Run]") -> "list[list[PhaseEstimate]]":
+    """Return the phases of each run; a seed that has not begun takes what the first takes, and is not measured."""
+    from bench.run import project
+
+    first = project(runs[0])
+    whole = [replace(estimate, left=1.0) for estimate in first]
+    return [first, *(project(run) if run.folder.path.exists() else whole for run in runs[1:])]
+
+
+def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]") -> Table:
+    run, recipe = runs[0], runs[0].recipe
+    transfer = f", judged on {recipe.downstream.dataset.name}" if recipe.pretrained_on else ""
+    seeds = f"seed{'s' * (len(runs) > 1)} {', '.join(str(each.seed) for each in runs)}"
+    table = Table(
+        title=f"{run.method.info.title} on {recipe.dataset.name}{transfer}, tier {recipe.tier}, "
+        f"{recipe.fidelity} fidelity, {seeds}",
+        caption=f"on {run.device}; in {run.folder.path}{_resizing(run)}"
+        + (f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""),
+    )
+    table.add_column("phase")
+    table.add_column("work")
+    table.add_column("about", justify="right")
+    for estimate in estimates[0]:
+        left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
+        about = duration(estimate.seconds * estimate.left) + left if estimate.left else "done"
+        table.add_row(estimate.phase, estimate.work, about)
+    totals = [sum(estimate.seconds * estimate.left for estimate in each) for each in estimates]
+    table.add_section()
+    if len(runs) > 1:
+        for each, total in zip(runs, totals, strict=True):
+            table.add_row(f"seed {each.seed}", "", duration(total))
+    table.add_row("all", "", duration(sum(totals)))
+    return table
+
+
+def _resizing(run: "Run") -> str:
+    recipe = run.recipe
+    if not recipe.finetune or not recipe.finetune.resized_from:
+        return ""
+    before, after = recipe.finetune.resized_from, recipe.dataset.image_shape[1:]
+    sizes = " to ".join(f"{height}x{width}" for height, width in (before, after))
+    return f"; images of {recipe.finetune.dataset.name} resized from {sizes}"
+
+
+def _print_recipe(run: "Run", as_json: bool) -> None:
+    from bench.recipe.overrides import flatten
+
+    recipe = run.recipe.model_dump(mode="json")
+    if as_json:
+        print(json.dumps(recipe, indent=1))
+        return
+    for key, value in flatten({**recipe.pop("config"), **recipe}):
+        print(f"{key} = {json.dumps(value)}")

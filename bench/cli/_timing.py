@@ -1,0 +1,132 @@
+"""The tables of ``bench timing``."""
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from bench.cli._format import duration
+
+if TYPE_CHECKING:
+    from bench.timing import MeasuredTable, StageTiming, Timing
+
+
+def steps_table(timing: "Timing") -> Table:
+    """Return the steps as they were timed, a line a stage."""
+    table = _table(
+        f"A training step: {_conditions(timing)}, encoder width {timing.width}",
+        ("method", "stage", "precision"),
+        ("batch", "seconds", "spread", "images/s", "passes", "GFLOPs/image", "memory"),
+        f"{timing.device}, torch {timing.torch}; median and spread of {timing.rounds} steps, update included.\n"
+        "batch: images in the timed step, of those in the recipe's. images/s and memory: at the recipe's batch.\n"
+        "passes of an image in a step, counted; fb: forward and backward, f: forward only.",
+    )
+    for method in timing.methods:
+        for stage in method.stages:
+            seconds = stage.seconds[stage.batch]
+            table.add_row(
+                method.title,
+                stage.stage,
+                stage.precision,
+                _batch(stage),
+                f"{stage.step_seconds:.3g}",
+                f"{min(seconds):.3g} to {max(seconds):.3g}",
+                f"{stage.images_per_second:,.3g}",
+                _passes(stage),
+                f"{stage.flops_per_image / 1e9:.3g}",
+                memory(stage.peak_memory_bytes),
+            )
+    return table
+
+
+def whole_table(timing: "Timing") -> Table:
+    """Return the whole recipes as the steps project them, a line a method, beside the papers' word."""
+    depth = max(len(method.stages) for method in timing.methods)
+    table = _table(
+        f"Projected pre-training: {_conditions(timing)}",
+        ("method",),
+        (
+            *(f"stage {number}" for number in range(1, depth + 1)),
+            *("pseudo-labels", "all", "x DeACL", "FLOPs", "x DeACL", "paper, GPU-days", "x DeACL"),
+        ),
+        "\n".join(
+            [
+                f"on {timing.device}; what papers say is of GPUs that they do not name",
+                *(f"{each.title} uses {each.outside}" for each in timing.methods if each.outside != "nothing"),
+            ]
+        ),
+    )
+    for method in timing.methods:
+        ahead = [stage.preparation_seconds for stage in method.stages if stage.preparation_seconds is not None]
+        table.add_row(
+            method.title,
+            *(duration(stage.training_seconds) for stage in method.stages),
+            *[""] * (depth - len(method.stages)),
+            duration(sum(ahead)) if ahead else "",
+            duration(method.total_seconds),
+            _ratio(method.to_deacl),
+            f"{method.total_flops:.3g}",
+            _ratio(method.flops_to_deacl),
+            "" if method.paper_gpu_days is None else f"{method.paper_gpu_days:g}",
+            _ratio(method.paper_to_deacl),
+        )
+    return table
+
+
+def measured_table(costs: "MeasuredTable") -> Table:
+    """Return what runs took on one machine, a line a stage; totals stand beside the last."""
+    table = _table(
+        f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity",
+        ("method", "seeds", "stage"),
+        ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", "x DeACL"),
+        f"{costs.device}; {costs.threads} threads; means over the seeds; nothing where not measured",
+    )
+    for row in costs.rows:
+        for place, stage in enumerate(row.stages):
+            last = place == len(row.stages) - 1
+            table.add_row(
+                *((row.label, str(row.seeds)) if place == 0 else ("", "")),
+                stage.stage,
+                duration(stage.seconds),
+                "" if stage.images_per_second is None else f"{stage.images_per_second:,.3g}",
+                "" if stage.flops_per_image is None else f"{stage.flops_per_image / 1e9:.3g}",
+                memory(stage.peak_memory_bytes),
+                "" if stage.energy_joules is None else f"{stage.energy_joules / 3600:.3g} Wh",
+                duration(row.total_seconds) if last else "",
+                _ratio(row.to_deacl) if last else "",
+            )
+    return table
+
+
+def memory(size: float | None) -> str:
+    """Return bytes in the unit that suits them."""
+    if size is None:
+        return ""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
+
+
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], caption: str) -> Table:
+    table = Table(title=title, caption=caption, caption_justify="left")
+    for name in texts:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _conditions(timing: "Timing") -> str:
+    return f"{timing.dataset}, tier {timing.tier}, {timing.fidelity} fidelity"
+
+
+def _batch(stage: "StageTiming") -> str:
+    if stage.batch == stage.published_batch:
+        return str(stage.batch)
+    return f"{stage.batch} of {stage.published_batch}"
+
+
+def _passes(stage: "StageTiming") -> str:
+    kinds = ((stage.forward_backward, "fb"), (stage.forward, "f"))
+    return " + ".join(f"{number:g} {kind}" for number, kind in kinds if number)
+
+
+def _ratio(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

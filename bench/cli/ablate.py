@@ -1,0 +1,196 @@
+"""``bench ablate``: a table of the paper, or a grid of one's own, as one command."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from bench.cli._format import duration
+from bench.cli._progress import reporting
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.ablate import Ablation, AblationReport, Projection
+    from bench.leaderboard import PublishedNumber, Score
+
+_MEASURES = ("AA", "RA", "SA")
+
+
+def ablate(
+    method: Annotated[str, typer.Argument(help="The method; `bench methods` lists them.")],
+    table: Annotated[
+        str | None,
+        typer.Option(help="A table of the method's paper; for deacl: 1, 3, 4, 5, 6, 9, lambda, loss."),
+    ] = None,
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", metavar="KEY=V1,V2", help="Vary a setting; may be repeated, for all combinations."),
+    ] = None,
+    dataset: Annotated[
+        str,
+        typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH or folder:PATH."),
+    ] = "digits",
+    tier: Annotated[
+        str | None,
+        typer.Option(help="How far to scale the published recipe; default: tiny, mini or short by data and device."),
+    ] = None,
+    fidelity: Annotated[
+        Literal["uniform", "native"],
+        typer.Option(help="uniform: one encoder for all methods; native: the paper's own."),
+    ] = "uniform",
+    protocols: Annotated[
+        str | None,
+        typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
+    ] = None,
+    seeds: Annotated[str, typer.Option(help="Seeds to run every cell with, with commas.")] = "0",
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a number in all cells; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
+    runs_dir: Annotated[Path, typer.Option(help="Where runs keep weights and state.")] = Path("runs"),
+    results_dir: Annotated[Path, typer.Option(help="Where records go; published numbers are read there.")] = Path(
+        "results"
+    ),
+    data_dir: Annotated[Path, typer.Option(help="Where datasets are downloaded to.")] = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
+) -> None:
+    """Run a grid of settings, and print it as a table beside the paper's numbers.
+
+    Stages that cells share are trained once. The same command continues what was interrupted.
+
+    Examples:
+      bench ablate deacl --table 3
+      bench ablate deacl --table 9 --dataset cifar10 --tier short --seeds 0,1,2
+      bench ablate deacl --grid stage2.weight_decay=1e-6,1e-5 --grid stage2.lam=1,2
+    """
+    from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
+    from bench.recipe import parse_overrides
+    from bench.run import RunRequest
+    from bench.stop import stop_on_signals
+
+    base = RunRequest(
+        method=method,
+        dataset=dataset,
+        tier=tier,
+        fidelity=fidelity,
+        protocols=None if protocols is None else [name.strip() for name in protocols.split(",")],
+        overrides=parse_overrides(set_ or []),
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        device=device,
+    )
+    chosen = choose_table(method, table, grid or [])
+    console = Console(stderr=True)
+    with console.status("reading the data and building every recipe"):
+        ablation = plan_ablation(base, chosen, _seeds(seeds))
+    with console.status("measuring this machine"):
+        projection = project_ablation(ablation)
+    if dry_run or not ablation.finished:
+        console.print(_plan(ablation, projection))
+    if dry_run:
+        if as_json:
+            print(json.dumps({**asdict(projection), "seconds": projection.seconds}, indent=1))
+        return
+    with stop_on_signals() as stop, reporting(console) as reporter:
+        results = carry_out(ablation, results_dir, reporter=reporter, stop=stop)
+    found = report(ablation, results, results_dir)
+    if as_json:
+        print(json.dumps(found.model_dump(mode="json"), indent=1))
+    else:
+        _print_report(found)
+    if found.faults:
+        runs = "1 run" if len(found.faults) == 1 else f"{len(found.faults)} runs"
+        raise BenchError("\n- ".join([f"{runs} could not be finished:", *found.faults]))
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        return [int(seed) for seed in text.split(",")]
+    except ValueError:
+        raise BenchError(f"--seeds {text!r} is no list of whole numbers. Type, say, --seeds 0,1,2") from None
+
+
+def _plan(ablation: "Ablation", projection: "Projection") -> Table:
+    cells = len(ablation.cells)
+    run = ablation.cells[0].runs[0]
+    runs = sum(len(cell.runs) for cell in ablation.cells)
+    table = Table(
+        title=f"{run.method.info.title}: {ablation.table.title}, on {run.recipe.dataset.name}, tier {run.recipe.tier}",
+        caption=f"{cells} cells, {runs} runs, on {run.device}; in {run.folder.path.parent}",
+    )
+    table.add_column("to do")
+    table.add_column("about", justify="right")
+    for what, seconds in projection.shared.items():
+        table.add_row(f"once: {what}", _about(seconds))
+    for label, seconds in projection.cells.items():
+        table.add_row(label, _about(seconds))
+    table.add_section()
+    table.add_row("all", _about(projection.seconds))
+    return table
+
+
+def _about(seconds: float) -> str:
+    return duration(seconds) if seconds else "done"
+
+
+def _print_report(found: "AblationReport") -> None:
+    several = len({row.protocol for row in found.rows}) > 1
+    seeds = sorted({seed for row in found.rows for seed in row.seeds})
+    table = Table(
+        title=f"{found.method}: {found.title}, on {found.dataset}, tier {found.tier}, {found.fidelity} fidelity, "
+        f"seeds {', '.join(map(str, seeds)) or 'none'}",
+        caption=_precision(found),
+    )
+    table.add_column("cell", overflow="fold")
+    for column in [*(["protocol"] if several else []), *_MEASURES, *(f"paper {m}" for m in _MEASURES if found.paper)]:
+        table.add_column(column, justify="right")
+    for row in found.rows:
+        protocol = [row.protocol.upper()] if several else []
+        ours = [_score(score) for score in (row.aa, row.ra, row.sa)]
+        if not row.seeds:
+            ours = ["failed", "", ""]
+        table.add_row(row.label, *protocol, *ours, *(_published(row.paper) if found.paper else []))
+    if found.unplaced:
+        table.add_section()
+        for label, number in found.unplaced.items():
+            table.add_row(f"paper: {label}", *([""] if several else []), "", "", "", *_published(number))
+    Console().print(table)
+    for note in found.notes:
+        Console().print(f"- {note}", highlight=False, markup=False)
+
+
+def _score(score: "Score | None") -> str:
+    if score is None:
+        return "–"
+    spread = "" if score.std is None else f" ± {_percent(score.std, score.n)}"
+    return f"{_percent(score.accuracy, score.n)}{spread}"
+
+
+def _published(number: "PublishedNumber | None") -> list[str]:
+    values = (number.aa, number.ra, number.sa) if number else (None, None, None)
+    return ["n/a" if value is None else f"{value:.2f}" for value in values]
+
+
+def _precision(found: "AblationReport") -> str:
+    """Return what the figures are worth: the widest interval of each measure, or what ± means."""
+    if any(len(row.seeds) > 1 for row in found.rows):
+        return "percent; mean ± standard deviation over the seeds"
+    widest = []
+    for measure in _MEASURES:
+        scores = [score for row in found.rows if (score := getattr(row, measure.lower())) and score.interval]
+        if scores:
+            half = max((score.interval[1] - score.interval[0]) / 2 for score in scores)
+            widest.append(f"{measure} ± {100 * half:.1f} (n = {scores[0].n})")
+    return f"percent; 95 % intervals at most: {', '.join(widest)}" if widest else ""
+
+
+def _percent(share: float, n: int) -> str:
+    from bench.leaderboard.wording import percent
+
+    return percent(share, n)

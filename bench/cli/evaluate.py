@@ -1,0 +1,76 @@
+"""``bench evaluate``: protocols and attacks on an encoder that is trained already."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli._options import (
+    AsJson,
+    Corruptions,
+    DataDir,
+    Device,
+    DryRun,
+    FinetuneDataset,
+    Preset,
+    Protocols,
+    ResultsDir,
+    RunsDir,
+    Set,
+    Threads,
+    names,
+    overrides,
+)
+from bench.cli._runs import carry_out, reading
+
+
+def evaluate(
+    checkpoint: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote.")],
+    dataset: Annotated[
+        str | None, typer.Option(help="Where the data of pre-training are now; default: where they were.")
+    ] = None,
+    finetune_dataset: FinetuneDataset = None,
+    protocols: Protocols = None,
+    preset: Preset = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of protocols and attacks; default: that of pre-training.")
+    ] = None,
+    set_: Set = None,
+    corruptions: Corruptions = None,
+    dry_run: DryRun = False,
+    device: Device = None,
+    threads: Threads = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Evaluate an encoder file, and write one record a protocol.
+
+    In its run's folder, the work is that run's; a file from elsewhere gets a folder of its own in --runs-dir.
+
+    Examples:
+      bench evaluate runs/NAME/encoder.safetensors --protocols alf,aff
+      bench evaluate runs/NAME/encoder.safetensors --set evaluate.pgd_steps=100 --set threat.eps=4/255
+      bench evaluate runs/NAME/encoder.safetensors --finetune-dataset stl10
+      bench evaluate encoder.safetensors --dataset npz:my.npz
+    """
+    from bench.device import use_threads
+    from bench.run import CheckpointRequest, prepare_checkpoint
+
+    use_threads(threads)
+    request = CheckpointRequest(
+        checkpoint=checkpoint,
+        dataset=dataset,
+        finetune_dataset=finetune_dataset,
+        protocols=names(protocols),
+        seed=seed,
+        overrides=overrides(preset, set_),
+        runs_dir=runs_dir,
+        data_dir=data_dir,
+        device=device,
+        corruptions=corruptions,
+    )
+    with reading():
+        run = prepare_checkpoint(request)
+    carry_out([run], results_dir, dry_run=dry_run, as_json=as_json)

@@ -1,0 +1,150 @@
+"""``bench plot``: figures from sweeps, records and runs."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from bench.cli._options import DataDir, Device, RunsDir
+from bench.cli._progress import reporting
+
+if TYPE_CHECKING:
+    from bench.record.sweep import SweepKind
+    from bench.report.figures import Drawn
+
+plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, cost, curves or tsne.")
+
+OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only results on this dataset; default: all.")]
+UnderProtocol = Annotated[str | None, typer.Option("--protocol", help="Only under slf, alf or aff; default: all.")]
+ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Folder of the records and the sweeps.")]
+Output = Annotated[Path, typer.Option("--output", help="Folder for the figures.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the figures' paths as JSON on stdout.")]
+
+_FIGURES, _RESULTS = Path("figures"), Path("results")
+
+
+@plot.command()
+def eps(
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = None,
+    results_dir: ResultsDir = _RESULTS,
+    output: Output = _FIGURES,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy against the radius of the attack, from `bench sweep-eps` (DeACL, figure 3).
+
+    Examples: `bench plot eps`, `bench plot eps --dataset digits --output results/digits/sweeps`
+    """
+    _sweeps("eps", dataset, protocol, results_dir, output, as_json)
+
+
+@plot.command()
+def steps(
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = None,
+    results_dir: ResultsDir = _RESULTS,
+    output: Output = _FIGURES,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy against the steps of the attack, from `bench sweep-steps` (DeACL, figure 3).
+
+    Examples: `bench plot steps`, `bench plot steps --dataset digits --output results/digits/sweeps`
+    """
+    _sweeps("steps", dataset, protocol, results_dir, output, as_json)
+
+
+@plot.command()
+def cost(
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = None,
+    results_dir: ResultsDir = _RESULTS,
+    output: Output = _FIGURES,
+    as_json: AsJson = False,
+) -> None:
+    """Robustness against pre-training time, from the records (DeACL, figure 1).
+
+    Examples: `bench plot cost`, `bench plot cost --protocol slf`
+    """
+    from bench.report.figures import Choice, draw_cost
+
+    _say(draw_cost(results_dir, output, Choice(dataset, protocol)), as_json)
+
+
+@plot.command()
+def curves(
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = None,
+    results_dir: ResultsDir = _RESULTS,
+    output: Output = _FIGURES,
+    as_json: AsJson = False,
+) -> None:
+    """Losses, accuracies and learning rates of training, epoch by epoch, from the records.
+
+    Examples: `bench plot curves`, `bench plot curves --dataset digits --protocol slf`
+    """
+    from bench.report.figures import Choice, draw_curves
+
+    _say(draw_curves(results_dir, output, Choice(dataset, protocol)), as_json)
+
+
+@plot.command()
+def tsne(
+    runs: Annotated[
+        list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only runs on this dataset.")] = None,
+    protocol: Annotated[str, typer.Option(help="Whose encoders to show: slf, alf or aff.")] = "slf",
+    adversarial: Annotated[
+        bool, typer.Option("--adversarial", help="Show the images attacked as for RA, too, in a row below.")
+    ] = False,
+    images: Annotated[int, typer.Option(min=4, help="How many test images to show at most.")] = 2000,
+    output: Output = _FIGURES,
+    device: Device = None,
+    runs_dir: RunsDir = Path("runs"),
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Draw the features of test images in the plane, one panel a run (DeACL, figure 4).
+
+    Examples: `bench plot tsne`, `bench plot tsne --dataset digits --adversarial`
+    """
+    from bench.device import pick_device
+    from bench.report.figures import Drawn, draw_tsne
+    from bench.run import select_finished
+    from bench.stop import stop_on_signals
+
+    chosen = select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol)
+    with stop_on_signals() as stop, reporting(Console(stderr=True)) as reporter:
+        files = draw_tsne(
+            chosen,
+            output,
+            data_dir=data_dir,
+            device=pick_device(device),
+            images=images,
+            adversarial=adversarial,
+            reporter=reporter,
+            stop=stop,
+        )
+    _say(Drawn(files, ()), as_json)
+
+
+def _sweeps(
+    kind: "SweepKind", dataset: str | None, protocol: str | None, results_dir: Path, output: Path, as_json: bool
+) -> None:
+    from bench.report.figures import Choice, draw_sweeps
+
+    _say(draw_sweeps(results_dir, output, kind, Choice(dataset, protocol)), as_json)
+
+
+def _say(drawn: "Drawn", as_json: bool) -> None:
+    """Print where the figures are, and on stderr what had to be left out of them."""
+    for bad in drawn.left_out:
+        print(f"left out {bad.file}: {bad.reason}", file=sys.stderr)
+    if as_json:
+        print(json.dumps([str(path) for path in drawn.files], indent=1))
+        return
+    for path in drawn.files:
+        print(f"figure: {path}")

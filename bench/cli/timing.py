@@ -1,0 +1,87 @@
+"""``bench timing``: what methods cost, side by side, and what records say that they did."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+
+from bench.cli._timing import measured_table, steps_table, whole_table
+
+
+def timing(
+    methods: Annotated[list[str] | None, typer.Argument(help="Which to compare; default: all.")] = None,
+    dataset: Annotated[
+        str, typer.Option(help="Whose shape and size to take; named data need not be there.")
+    ] = "cifar10",
+    tier: Annotated[str, typer.Option(help="How far to scale the published recipes.")] = "paper",
+    fidelity: Annotated[
+        Literal["uniform", "native"],
+        typer.Option(help="uniform: one encoder for all methods; native: each paper's own."),
+    ] = "uniform",
+    width: Annotated[int | None, typer.Option(min=1, help="The encoder's; default: the tier's.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each step is timed.")] = 3,
+    batch: Annotated[
+        int | None, typer.Option(min=2, help="Images in a timed step, at most; default: as many as the time allows.")
+    ] = None,
+    time_limit: Annotated[float, typer.Option(min=0.1, help="What all of it may take, in minutes, about.")] = 9,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
+    from_results: Annotated[
+        bool, typer.Option("--from-results", help="Measure nothing: table what the runs of the records took.")
+    ] = False,
+    output: Annotated[Path | None, typer.Option(help="Also write the figures to this file, as JSON.")] = None,
+    results_dir: Annotated[Path, typer.Option(help="Where records and published numbers are.")] = Path("results"),
+    data_dir: Annotated[Path, typer.Option(help="Where datasets are kept.")] = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
+) -> None:
+    """Time a step of every stage of every method, turn and turn about, and project the whole recipes.
+
+    Examples:
+      bench timing
+      bench timing deacl acl --fidelity native
+      bench timing deacl --dataset digits --tier tiny
+      bench timing --from-results
+    """
+    from bench.files import write_json
+    from bench.timing import data_like, measured_costs, time_methods, timed_methods
+
+    if from_results:
+        costs, left_out = measured_costs(results_dir, methods or None)
+        values: Any = {
+            "tables": [table.model_dump(mode="json") for table in costs],
+            "left_out": [bad.model_dump(mode="json") for bad in left_out],
+        }
+        tables, notes = (
+            [measured_table(table) for table in costs],
+            [f"left out {bad.file}: {bad.reason}" for bad in left_out],
+        )
+    else:
+        from bench.device import pick_device
+        from bench.recipe import load_tier
+
+        with Console(stderr=True).status("reading the data") as status:
+            found = time_methods(
+                list(dict.fromkeys(methods or timed_methods())),
+                data_like(dataset, data_dir),
+                tier=load_tier(tier),
+                device=pick_device(device),
+                rounds=rounds,
+                seconds=60 * time_limit,
+                results_dir=results_dir,
+                fidelity=fidelity,
+                width=width,
+                batch=batch,
+                said=status.update,
+            )
+        values, tables, notes = found.model_dump(mode="json"), [steps_table(found), whole_table(found)], []
+    if output is not None:
+        write_json(output, values)
+    if as_json:
+        print(json.dumps(values, indent=1))
+        return
+    console = Console()
+    for table in tables:
+        console.print(table)
+    for note in notes or ([] if tables else [f"no record under {results_dir} tells of pre-training"]):
+        print(note)

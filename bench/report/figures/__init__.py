@@ -1,0 +1,31 @@
+"""Figures: rendering takes numbers and returns a matplotlib figure; drawing takes results and writes files."""
+
+from bench.report.figures.cost import CostPoint, cost_figure
+from bench.report.figures.curves import History, curves_figure
+from bench.report.figures.draw import Choice, Drawn, draw_cost, draw_curves, draw_sweeps
+from bench.report.figures.draw_tsne import draw_tsne
+from bench.report.figures.files import encoded, save_figure
+from bench.report.figures.style import Band
+from bench.report.figures.sweep import SweepLine, sweep_figure
+from bench.report.figures.tsne import Panel, embed, tsne_figure
+
+__all__ = [
+    "Band",
+    "Choice",
+    "CostPoint",
+    "Drawn",
+    "History",
+    "Panel",
+    "SweepLine",
+    "cost_figure",
+    "curves_figure",
+    "draw_cost",
+    "draw_curves",
+    "draw_sweeps",
+    "draw_tsne",
+    "embed",
+    "encoded",
+    "save_figure",
+    "sweep_figure",
+    "tsne_figure",
+]

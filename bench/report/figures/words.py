@@ -1,0 +1,60 @@
+"""What figures say: titles, legends, small print and file names."""
+
+from collections.abc import Iterable, Sequence
+from textwrap import fill
+
+from bench.leaderboard import Score
+from bench.leaderboard.wording import eps_text
+from bench.record import SweepSettings
+from bench.report.figures.style import Band
+
+_LETTERS = 30
+"""Of a line of the legend."""
+
+
+def conditions(dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str) -> str:
+    """Return what the lines of a figure have in common: "digits, tiny, SLF"."""
+    data = f"{pretrained_on} to {dataset}" if pretrained_on else dataset
+    return ", ".join([data, tier, *(["native"] if fidelity == "native" else []), protocol.upper()])
+
+
+def file_name(
+    kind: str, dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str, *more: str
+) -> str:
+    """Return the name of the figure of these conditions."""
+    data = f"{pretrained_on}-to-{dataset}" if pretrained_on else dataset
+    return "-".join([kind, data, tier, fidelity, protocol, *more])
+
+
+def attack_text(settings: SweepSettings) -> str:
+    """Return what varies not in a sweep: "PGD-20" or "PGD at 8/255"."""
+    norm = "L2 " if settings.norm == "l2" else ""
+    if settings.kind == "eps":
+        return f"{norm}PGD-{settings.steps[0]}"
+    return f"{norm}PGD at {eps_text(settings.eps[0])}"
+
+
+def legend_text(label: str, seeds: Sequence[int]) -> str:
+    """Return ``label`` and how many seeds, broken into lines that a legend has room for."""
+    return fill(label + (f", {len(seeds)} seeds" if len(seeds) > 1 else ""), _LETTERS, subsequent_indent="  ")
+
+
+def band(score: Score) -> Band:
+    """Return mean and spread of ``score`` in percent: the interval of one seed, or the deviation of several."""
+    mean = 100 * score.accuracy
+    if score.interval is not None:
+        return Band(mean, 100 * score.interval[0], 100 * score.interval[1])
+    spread = 100 * (score.std or 0.0)
+    return Band(mean, max(0.0, mean - spread), min(100.0, mean + spread))
+
+
+def spread_text(scores: Iterable[Score]) -> str:
+    """Return what the bands of ``scores`` are."""
+    scores = list(scores)
+    images = sorted({score.n for score in scores if score.interval is not None})
+    parts = []
+    if images:
+        parts.append(f"95 % interval over {' or '.join(map(str, images))} images")
+    if any(score.std is not None for score in scores):
+        parts.append("one standard deviation over seeds")
+    return "; of several seeds, ".join(parts)

@@ -1,0 +1,137 @@
+"""Equal compute: epochs that make a method's pre-training spend a given number of operations."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from bench.data import Dataset
+from bench.errors import BenchError
+from bench.method import METHODS, MethodContext
+from bench.recipe import Recipe
+from bench.train import StageProbe
+
+LIKE = "like:"
+"""Before a method's name: as much as that method spends."""
+
+
+RecipeOf = Callable[[str, Mapping[str, Any]], Recipe]
+"""From a method's name and overrides to its recipe, under the conditions of the run."""
+
+_COMMON = ("encoder", "threat")
+"""Sections whose overrides hold for the method that is to be equalled too."""
+
+
+def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf) -> Recipe:
+    """Return ``recipe`` with epochs for which pre-training spends what was ``asked``, as near as whole ones come.
+
+    All stages are stretched by one factor, each to at least one epoch, and with them their warm-up and decays;
+    a number that was set with ``--set`` stays. Operations are counted on the CPU, in a few steps on untrained
+    weights, so that every machine finds the same epochs. What a method does outside its steps (AdvCL's k-means and
+    the features for it) is not counted.
+
+    Args:
+        recipe: as it is without a budget.
+        asked: a number of floating-point operations, two a multiply-add, or ``like:METHOD``.
+        dataset: its data.
+        recipe_of: gives the recipe of the method that is to be equalled. Of the overrides it gets those of
+            encoder and threat model alone, so that ``like:deacl`` is DeACL as published.
+
+    Raises:
+        BenchError: not a number and no method, a method without pre-training, epochs set besides, or a budget
+            that is less than one epoch of every stage.
+    """
+    plans = recipe.config.plans()
+    if not plans:
+        raise BenchError(f"{recipe.method} has no pre-training, so --budget means nothing to it. Leave it out.")
+    typed = [f"{name}.epochs" for name in plans if f"{name}.epochs" in recipe.overrides]
+    if typed:
+        raise BenchError(f"--budget chooses the epochs, and so does --set {typed[0]}. Leave out one of them.")
+    costs = epoch_flops(recipe, dataset)
+    budget = _operations(recipe, asked, dataset, recipe_of)
+    epochs = nearest_epochs([plan.epochs for plan in plans.values()], costs, budget)
+    if epochs is None:
+        raise BenchError(
+            f"--budget {asked} is {budget:.4g} operations, less than one epoch of every stage of {recipe.method}. "
+            f"The smallest that works here is --budget {_rounded_up(sum(costs))}"
+        )
+    return _with_epochs(recipe, dict(zip(plans, epochs, strict=True)), budget)
+
+
+def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
+    """Return the operations of one epoch of each stage, as a record would count them."""
+    images, cpu = dataset.pretraining_images, torch.device("cpu")
+    index = dataset.index_train if dataset.pretrain is None else None
+    method = METHODS.get(recipe.method)(recipe.config)
+    flops = []
+    for stage in method.stages(MethodContext(recipe, 0, cpu, images, index)):
+        per_image = StageProbe(stage, images, device=cpu).flops_per_image()
+        flops.append(per_image * stage.plan.images_per_epoch(len(images)))
+    return flops
+
+
+def nearest_epochs(epochs: Sequence[int], costs: Sequence[float], budget: float) -> list[int] | None:
+    """Return ``epochs``, all times one factor and rounded, at which they cost ``budget`` as nearly as can be.
+
+    Args:
+        epochs: of each stage, at factor 1.
+        costs: of one epoch of each.
+        budget: in the same unit, and in favour of which the lower of two equally near answers is returned.
+
+    Returns:
+        whole epochs, at least 1 each; None if even those are more than ``budget``.
+    """
+
+    def at(factor: float) -> list[int]:
+        return [max(1, int(count * factor + 0.5)) for count in epochs]
+
+    def spent(counts: Sequence[int]) -> float:
+        return sum(count * cost for count, cost in zip(counts, costs, strict=True))
+
+    if spent(at(0)) > budget:
+        return None
+    low, high = 0.0, 1.0
+    while spent(at(high)) <= budget:
+        low, high = high, 2 * high
+    # Between neighbouring floats only one rounding can lie: the last that is affordable, the first that is not.
+    while (middle := (low + high) / 2) not in (low, high):
+        low, high = (middle, high) if spent(at(middle)) <= budget else (low, middle)
+    return min(at(low), at(high), key=lambda counts: abs(spent(counts) - budget))
+
+
+def _operations(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf) -> float:
+    if not asked.startswith(LIKE):
+        return _number(asked)
+    name = asked.removeprefix(LIKE)
+    common = {key: value for key, value in recipe.overrides.items() if key.split(".")[0] in _COMMON}
+    other = recipe_of(name, common)
+    plans = other.config.plans()
+    if not plans:
+        raise BenchError(f"{name} has no pre-training to be equal to. Type, say, --budget like:deacl")
+    costs = epoch_flops(other, dataset)
+    return sum(plan.epochs * cost for plan, cost in zip(plans.values(), costs, strict=True))
+
+
+def _number(asked: str) -> float:
+    try:
+        budget = float(asked)
+        if 0 < budget < float("inf"):
+            return budget
+    except ValueError:
+        pass
+    raise BenchError(f"--budget {asked!r} is no number of operations. Type, say, --budget 1e15 or like:deacl") from None
+
+
+def _rounded_up(flops: float) -> str:
+    """Return ``flops`` to four digits, and not less than it is."""
+    text = f"{flops:.3e}"
+    return text if float(text) >= flops else f"{flops * 1.001:.3e}"
+
+
+def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Recipe:
+    values: dict[str, Any] = recipe.model_dump()
+    for stage, plan in recipe.config.plans().items():
+        for key, value in plan.stretched(epochs[stage]).items():
+            if f"{stage}.{key}" not in recipe.overrides:
+                values["config"][stage][key] = value
+    return type(recipe).parse({**values, "budget": budget}, f"recipe {recipe.method}/{recipe.tier}")

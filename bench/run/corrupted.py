@@ -1,0 +1,77 @@
+"""A run's corrupted test images: what ``--corruptions`` asks for, and where they come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.data import Dataset
+from bench.data.corruptions import CorruptedImages, generated_images, open_files, ungenerated
+from bench.errors import BenchError
+from bench.recipe import EvaluationSettings, Recipe
+from bench.reporting import Reporter
+from bench.stop import Stop
+
+_KEY = "evaluate.corruptions"
+
+
+def with_corruptions(overrides: Mapping[str, Any], choice: str | None) -> Mapping[str, Any]:
+    """Return ``overrides`` with the ``choice`` of ``--corruptions``: none, generate or a path; None: as they are."""
+    if choice is None:
+        return overrides
+    if _KEY in overrides:
+        raise BenchError(f"--corruptions {choice} and --set {_KEY} are both given; keep one of them.")
+    return {**overrides, _KEY: choice if choice in ("none", "generate") else "files"}
+
+
+@dataclass(frozen=True)
+class Corruptions:
+    """Where a run's corrupted test images come from."""
+
+    names: Sequence[str]
+    data_dir: Path
+    files: CorruptedImages | None = None
+    """None: they are generated."""
+
+    def images(self, dataset: Dataset, reporter: Reporter, stop: Stop) -> CorruptedImages:
+        """Return the corrupted test images of ``dataset``, made first where need be."""
+        if self.files is not None:
+            return self.files
+        return generated_images(dataset, self.names, data_dir=self.data_dir, reporter=reporter, stop=stop)
+
+    def missing(self, dataset: Dataset) -> list[str]:
+        """Return the corruptions that :meth:`images` would have to make."""
+        return [] if self.files else ungenerated(dataset, self.names, self.data_dir)
+
+
+def plan_corruptions(
+    recipe: Recipe, choice: str | None, dataset: Dataset, data_dir: Path
+) -> tuple[Recipe, Corruptions | None]:
+    """Return ``recipe`` with the digest of the files that it asks for, if any, and where its images come from.
+
+    Args:
+        recipe: made with the overrides of :func:`with_corruptions`.
+        choice: ``--corruptions``.
+        dataset: what the run is judged on.
+        data_dir: where generated images are kept.
+
+    Raises:
+        BenchError: no path was given, the files are not those of ``dataset`` or of the recipe, or are damaged.
+    """
+    settings = recipe.evaluate
+    files = _files(settings, choice, dataset) if settings.corruptions == "files" else None
+    known = settings.model_copy(update={"corruption_files": files and files.sha256})
+    plan = None if settings.corruptions == "none" else Corruptions(settings.corruption_names, data_dir, files)
+    return recipe.model_copy(update={"evaluate": known}), plan
+
+
+def _files(settings: EvaluationSettings, choice: str | None, dataset: Dataset) -> CorruptedImages:
+    if choice is None:
+        raise BenchError(f"{_KEY} is files, but which? Type --corruptions and the path of their folder.")
+    files = open_files(Path(choice), dataset, settings.corruption_names)
+    if settings.corruption_files not in (None, files.sha256):
+        raise BenchError(
+            f"{files.folder} has the SHA-256 {files.sha256}, but evaluate.corruption_files asks for "
+            f"{settings.corruption_files}. Name those, or type --set evaluate.corruption_files=null"
+        )
+    return files

@@ -1,0 +1,158 @@
+"""Timing methods side by side, and projecting what their whole pre-training takes."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bench.method import Stage
+from bench.recipe import Fidelity, Tier
+from bench.timing.model import StageTiming, Timing, compare
+from bench.timing.published import PublishedCosts
+from bench.timing.subject import Data, Subject, subject
+from bench.train import Passes, StageProbe, StepTimes, device_name, line, time_in_turn
+
+_PREPARED_IMAGES = 512
+"""What precedes the first step is timed on so many images, and taken to grow with their number."""
+
+
+@dataclass(frozen=True)
+class _Counted:
+    """What no clock is needed for."""
+
+    flops_per_image: float
+    passes: Passes
+    preparation: float | None
+
+
+def time_methods(
+    names: Sequence[str],
+    data: Data,
+    *,
+    tier: Tier,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    results_dir: Path,
+    fidelity: Fidelity = "uniform",
+    width: int | None = None,
+    batch: int | None = None,
+    said: Callable[[str], None] = lambda message: None,
+) -> Timing:
+    """Time methods side by side, and set their projected pre-training beside what papers say.
+
+    Args:
+        names: the methods.
+        data: whose sizes to take.
+        tier: how far recipes are scaled.
+        device: where to measure.
+        rounds: how often each step is timed.
+        seconds: what all of it may take, about.
+        results_dir: where the published numbers are.
+        fidelity: whose encoder settings.
+        width: of the encoder; None: the tier's.
+        batch: images in a timed step, at most; None: as many as fit.
+        said: is told what is being done.
+
+    Raises:
+        BenchError: an unknown method, or one without pre-training.
+    """
+    overrides = {} if width is None else {"encoder.width": width}
+    subjects = [subject(name, data, tier=tier, fidelity=fidelity, overrides=overrides) for name in names]
+    stages = time_pretraining(subjects, device=device, rounds=rounds, seconds=seconds, batch=batch, said=said)
+    return Timing(
+        dataset=data.facts.name,
+        tier=tier.name,
+        fidelity=fidelity,
+        width=subjects[0].recipe.encoder.width,
+        device=device_name(device),
+        torch=torch.__version__,
+        rounds=rounds,
+        methods=compare(dict(zip(names, stages, strict=True)), PublishedCosts.under(results_dir)),
+    )
+
+
+def time_pretraining(
+    subjects: Sequence[Subject],
+    *,
+    device: torch.device,
+    rounds: int,
+    seconds: float,
+    batch: int | None = None,
+    said: Callable[[str], None] = lambda message: None,
+) -> list[list[StageTiming]]:
+    """Time every stage of all ``subjects`` in turn, and project the whole of each.
+
+    Args:
+        subjects: methods under their recipes.
+        device: where to measure.
+        rounds: how often each step is timed.
+        seconds: what all of it may take, about; decides how many images a step holds.
+        batch: how many it holds at most; None: as many as fit.
+        said: is told what is being done.
+
+    Returns:
+        the stages of each subject.
+    """
+    end = time.perf_counter() + seconds
+    probes, counted, owners = [], [], []
+    for owner in subjects:
+        said(f"building {owner.recipe.method} and counting its operations")
+        images = owner.data.random_images()
+        for stage, preparation in zip(owner.stages(device), _preparations(owner, device), strict=True):
+            probe = StageProbe(stage, images, device=device)
+            probes.append(probe)
+            counted.append(_Counted(probe.flops_per_image(), probe.passes(), preparation))
+            owners.append(owner)
+    # Memory is counted in untimed steps of the same sizes: one round more than is timed.
+    share = (rounds + 1) / (rounds + 2)
+    left = (end - time.perf_counter()) * share
+    times = time_in_turn(probes, rounds=rounds, seconds=left, batch=batch, said=said)
+    said("counting memory")
+    rows = [_timing(*each) for each in zip(owners, probes, counted, times, strict=True)]
+    return [[row for row, owner in zip(rows, owners, strict=True) if owner is one] for one in subjects]
+
+
+def _timing(owner: Subject, probe: StageProbe, counted: _Counted, times: StepTimes) -> StageTiming:
+    plan, images = probe.plan, owner.data.images
+    memory = {size: probe.memory(size) for size in times.seconds}
+    return StageTiming(
+        stage=probe.stage.name,
+        epochs=plan.epochs,
+        images_per_epoch=plan.images_per_epoch(images),
+        published_batch=plan.batch_size,
+        precision=probe.stage.plan.precision,
+        batch=times.batch,
+        seconds={size: tuple(values) for size, values in times.seconds.items()},
+        step_seconds=times.at(times.batch),
+        images_per_second=plan.batch_size / times.at(plan.batch_size),
+        forward_backward=counted.passes.both,
+        forward=counted.passes.forward,
+        flops_per_image=counted.flops_per_image,
+        peak_memory_bytes=round(line(memory, plan.batch_size)),
+        preparation_seconds=counted.preparation,
+        training_seconds=times.of(plan, images),
+    )
+
+
+def _preparations(owner: Subject, device: torch.device) -> list[float | None]:
+    """Return the projected seconds before the first step of each stage, None for a stage that has nothing to do."""
+    idle = [type(stage).before_training is Stage.before_training for stage in owner.stages(device)]
+    if all(idle):
+        return [None] * len(idle)
+    few = min(owner.data.images, _PREPARED_IMAGES)
+    seconds: list[float | None] = []
+    for stage, nothing in zip(owner.stages(device, few), idle, strict=True):
+        stage.to(device)
+        seconds.append(None if nothing else _second_call(stage.before_training) * owner.data.images / few)
+    return seconds
+
+
+def _second_call(work: Callable[[], None]) -> float:
+    """Return the seconds of ``work`` when it is done again; the first time pays for imports."""
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start

@@ -1,0 +1,41 @@
+"""What papers say that methods cost."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.leaderboard import PublishedNumber, load_published
+
+_REFERENCE = "DeACL"
+
+
+class PublishedCost(NamedTuple):
+    """A paper's word, on GPUs of its own."""
+
+    gpu_days: float
+    gpus: int | None
+    source: str
+
+
+class PublishedCosts:
+    """The first cost that the published numbers give for each method."""
+
+    def __init__(self, numbers: tuple[PublishedNumber, ...]) -> None:
+        self._costs: dict[str, PublishedCost] = {}
+        for number in numbers:
+            if number.total_gpu_days is not None and not number.variant:
+                cost = PublishedCost(number.total_gpu_days, number.gpus, number.source)
+                self._costs.setdefault(number.method.casefold(), cost)
+
+    @classmethod
+    def under(cls, results_dir: Path) -> "PublishedCosts":
+        """Return the costs under ``results_dir``: none where there is no such folder."""
+        return cls(load_published(results_dir))
+
+    def of(self, title: str) -> PublishedCost | None:
+        """Return the cost of the method called ``title``, None where no paper gives one."""
+        return self._costs.get(title.casefold())
+
+    def to_deacl(self, title: str) -> float | None:
+        """Return it in units of DeACL's."""
+        cost, reference = self.of(title), self.of(_REFERENCE)
+        return cost.gpu_days / reference.gpu_days if cost and reference else None

@@ -1,0 +1,167 @@
+"""What runs took, as their records say: only what one machine did on the same terms stands in one table."""
+
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from bench.leaderboard.groups import LeftOut, read_groups
+from bench.leaderboard.labels import budget_text
+from bench.leaderboard.measured import Measured
+from bench.leaderboard.wording import settings_text
+from bench.recipe import PROTOCOLS, Settings
+from bench.record import PhaseCost, Record
+
+_STAGE = "stage:"
+_EVALUATION = {*PROTOCOLS, "evaluate"}
+"""Sections of the recipe that pre-training does not read."""
+
+
+class MeasuredStage(Settings):
+    """One stage, mean over the seeds; what any of them did not measure is absent."""
+
+    stage: str
+    seconds: float
+    images_per_second: float | None
+    flops_per_image: float | None
+    peak_memory_bytes: float | None
+    energy_joules: float | None
+
+
+class MeasuredCost(Settings):
+    """The pre-training of one recipe."""
+
+    method: str
+    label: str
+    """The method's title, followed by what pre-training departs in from the tier's recipe."""
+    seeds: int
+    stages: tuple[MeasuredStage, ...]
+    total_seconds: float
+    total_flops: float | None
+    energy_joules: float | None
+    to_deacl: float | None
+    """Its seconds in units of DeACL's in the same table; None where that is not there."""
+
+
+class MeasuredTable(Settings):
+    """Recipes on the same data, tier, fidelity and machine, the cheapest first."""
+
+    dataset: str
+    sha256: str
+    """Of the data."""
+    tier: str
+    fidelity: str
+    device: str
+    threads: int
+    rows: tuple[MeasuredCost, ...]
+
+
+def measured_costs(
+    results_dir: Path, methods: Sequence[str] | None = None
+) -> tuple[list[MeasuredTable], list[LeftOut]]:
+    """Return the costs of all pre-training that the records under ``results_dir`` tell of.
+
+    Args:
+        results_dir: the results folder.
+        methods: which to show; DeACL is what they are compared with, shown or not. None: all.
+
+    Returns:
+        the tables, and the files that had to be left out.
+    """
+    groups, left_out = read_groups(results_dir)
+    measured = [one for group in groups for one in group.seeds if _stages(one.record)]
+    tables = [_table(same) for same in _grouped(measured, _conditions)]
+    if methods is not None:
+        kept = [[row for row in table.rows if row.method in methods] for table in tables]
+        tables = [
+            table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
+        ]
+    return sorted(tables, key=lambda table: (table.dataset, table.sha256, table.tier, table.device)), left_out
+
+
+def _conditions(one: Measured) -> Hashable:
+    record = one.record
+    data = record.recipe["dataset"]  # of pre-training, which in transfer is not what the record is about
+    devices = sorted({cost.device for cost in _stages(record).values()})
+    return (
+        *(data["name"], data["sha256"], record.tier, record.tier_sha256, record.fidelity),
+        *(" and ".join(devices), record.environment.threads),
+    )
+
+
+def _table(measured: Sequence[Measured]) -> MeasuredTable:
+    dataset, sha256, tier, _, fidelity, device, threads = _conditions(measured[0])  # type: ignore[misc]
+    costs = [_cost(same) for same in _grouped(measured, _pretraining)]
+    plain = next((cost for cost in costs if (cost.method, cost.label) == ("deacl", "DeACL")), None)
+    if plain is not None:
+        costs = [cost.model_copy(update={"to_deacl": cost.total_seconds / plain.total_seconds}) for cost in costs]
+    return MeasuredTable(
+        dataset=dataset,
+        sha256=sha256,
+        tier=tier,
+        fidelity=fidelity,
+        device=device,
+        threads=threads,
+        rows=tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label))),
+    )
+
+
+def _pretraining(one: Measured) -> Hashable:
+    return one.record.pretraining_sha256, one.record.recipe.get("budget")
+
+
+def _cost(measured: Sequence[Measured]) -> MeasuredCost:
+    """Return the cost of one recipe's pre-training, from all records that tell of it."""
+    # A run has a record for each protocol, and all of them repeat what its stages took.
+    runs = list({one.record.encoder_sha256: one.record for one in measured}.values())
+    stages = tuple(_stage(name, [_stages(record)[name] for record in runs]) for name in _stages(runs[0]))
+    first = runs[0]
+    return MeasuredCost(
+        method=first.method,
+        label=_label(first),
+        seeds=len(runs),
+        stages=stages,
+        total_seconds=fmean(record.pretraining_seconds for record in runs),
+        total_flops=_mean(record.pretraining_flops for record in runs),
+        energy_joules=_sum(stage.energy_joules for stage in stages),
+        to_deacl=None,
+    )
+
+
+def _stage(name: str, costs: Sequence[PhaseCost]) -> MeasuredStage:
+    return MeasuredStage(
+        stage=name,
+        seconds=fmean(cost.seconds for cost in costs),
+        images_per_second=_mean(cost.images_per_second for cost in costs),
+        flops_per_image=_mean(cost.flops_per_image for cost in costs),
+        peak_memory_bytes=_mean(cost.peak_memory_bytes for cost in costs),
+        energy_joules=_mean(cost.energy_joules for cost in costs),
+    )
+
+
+def _stages(record: Record) -> dict[str, PhaseCost]:
+    return {phase.removeprefix(_STAGE): cost for phase, cost in record.cost.items() if phase.startswith(_STAGE)}
+
+
+def _label(record: Record) -> str:
+    own = {key: value for key, value in record.overrides.items() if key.split(".")[0] not in _EVALUATION}
+    budget = budget_text(record.recipe.get("budget"))
+    departures = [*settings_text(own), *([f"budget {budget}"] if budget else [])]
+    return record.title + (f" ({', '.join(departures)})" if departures else "")
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else fmean(value for value in known if value is not None)
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    known = list(values)
+    return None if None in known else sum(value for value in known if value is not None)
+
+
+def _grouped(measured: Iterable[Measured], key: Callable[[Measured], Hashable]) -> Iterable[list[Measured]]:
+    groups: dict[Hashable, list[Measured]] = defaultdict(list)
+    for one in measured:
+        groups[key(one)].append(one)
+    return groups.values()

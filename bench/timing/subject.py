@@ -1,0 +1,112 @@
+"""What is timed: every method's stages, built on random images of a dataset's shape."""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import rng
+from bench.data import DATASETS, load_dataset
+from bench.data.dataset import CIFAR_EPS
+from bench.errors import BenchError
+from bench.method import METHODS, Method, MethodContext, Stage
+from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset without its pixels: what a step costs does not depend on them."""
+
+    facts: DatasetFacts
+    images: int
+    """How many there are to pre-train on."""
+
+    def random_images(self, count: int | None = None) -> Tensor:
+        """Return uint8 [count, C, H, W] of noise, by default as many as the dataset has, in little memory.
+
+        Each image begins one byte after its predecessor in one long string of noise.
+        """
+        size, count = prod(self.facts.image_shape), count or self.images
+        noise = torch.randint(0, 256, (count + size - 1,), dtype=torch.uint8, generator=rng.generator(0, "images"))
+        return noise.unfold(0, size, 1).unflatten(1, self.facts.image_shape)
+
+
+def data_like(spec: str, data_dir: Path) -> Data:
+    """Return the sizes of the dataset ``spec``: of a named one as listed, of your own as found.
+
+    Raises:
+        BenchError: an unknown name, or data of your own that cannot be read.
+    """
+    if spec in DATASETS:
+        source = DATASETS.get(spec)
+        facts = random_facts(spec, source.image_shape, source.num_classes, source.train, source.test)
+        return Data(facts, source.pretrain or source.train)
+    found = load_dataset(spec, data_dir)
+    facts = random_facts(found.name, found.image_shape, found.num_classes, len(found.train), len(found.test))
+    return Data(facts, len(found.pretraining_images))
+
+
+def random_facts(
+    name: str, image_shape: tuple[int, int, int], num_classes: int, train_images: int, test_images: int = 1
+) -> DatasetFacts:
+    """Return what a recipe asks about data, for noise."""
+    channels = image_shape[0]
+    return DatasetFacts(
+        name=name,
+        sha256="0" * 64,
+        image_shape=image_shape,
+        num_classes=num_classes,
+        train_images=train_images,
+        test_images=test_images,
+        eps=CIFAR_EPS,
+        mean=(0.5,) * channels,
+        std=(0.25,) * channels,
+    )
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A method under a recipe."""
+
+    method: type[Method]
+    recipe: Recipe
+    data: Data
+
+    def stages(self, device: torch.device, images: int | None = None) -> Iterator[Stage]:
+        """Yield the stages untrained, each a copy of its own: a later one may freeze what it got from an earlier."""
+        ctx = MethodContext(self.recipe, 0, device, self.data.random_images(images))
+        for stage in self.method(self.recipe.config).stages(ctx):
+            yield deepcopy(stage)
+
+
+def subject(
+    name: str, data: Data, *, tier: Tier, fidelity: Fidelity = "uniform", overrides: Mapping[str, Any] | None = None
+) -> Subject:
+    """Return the method called ``name`` under the recipe that a run would have.
+
+    Raises:
+        BenchError: no such method, a method without pre-training, or a recipe with faults.
+    """
+    method = METHODS.get(name)
+    if not method.config_type().plans():
+        raise BenchError(f"{name} has no pre-training to time. Leave it out.")
+    recipe = build_recipe(
+        method=name,
+        config_type=method.config_type,
+        native_encoder=method.native_encoder,
+        dataset=data.facts,
+        tier=tier,
+        fidelity=fidelity,
+        overrides=overrides,
+    )
+    return Subject(method, recipe, data)
+
+
+def timed_methods() -> list[str]:
+    """Return the names of all methods that have pre-training."""
+    return [name for name in METHODS if METHODS.get(name).config_type().plans()]

@@ -1,0 +1,404 @@
+"""Ablations carried out: planned as a whole, shared stages trained once, continued after anything, reported in rows."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report
+from bench.cli import main
+from bench.errors import BenchError, InterruptedRunError
+from bench.method import AblationTable
+from bench.record import Record, load_record
+from bench.run import RunRequest, execute, prepare
+from bench.stop import Stop
+from methods.deacl_tables import TABLES
+
+ROOT = Path(__file__).parents[1]
+SMALL: dict[str, Any] = {
+    "encoder.width": 1,
+    "stage1.epochs": 2,
+    "stage1.batch_size": 8,
+    "stage1.warmup_epochs": 0,
+    "stage1.projector": [4, 4],
+    "stage2.epochs": 1,
+    "stage2.batch_size": 8,
+    "stage2.steps": 1,
+    "stage2.warmup_epochs": 0,
+    "slf.epochs": 1,
+    "slf.batch_size": 8,
+    "evaluate.pgd_steps": 1,
+    "evaluate.autoattack": False,
+}
+GRID = parse_grid(["stage2.lam=1,2,3"])
+VARYING = {"cost", "environment", "started", "finished", "sha256"}
+
+
+class Listener:
+    """Keeps what it is told, and asks for a stop at the ``stop_at``-th word of progress."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.phases: list[str] = []
+        self.notes: list[str] = []
+        self.stop = Stop()
+        self._left = stop_at
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        self.phases.append(phase)
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        if self._left is not None:
+            self._left -= 1
+            self.stop.requested |= self._left == 0
+
+    def end(self) -> None: ...
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("data") / "toy.npz"
+    rng = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 24), ("test", 16)):
+        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 2
+    np.savez(path, allow_pickle=False, **arrays)
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def base(data: str, tmp_path: Path) -> RunRequest:
+    return RunRequest("deacl", data, tier="tiny", overrides=SMALL, runs_dir=tmp_path / "runs", device="cpu")
+
+
+@pytest.fixture
+def options(base: RunRequest, tmp_path: Path) -> list[str]:
+    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
+    places = ["--runs-dir", str(tmp_path / "runs"), "--results-dir", str(tmp_path / "results")]
+    return ["--dataset", base.dataset, "--tier", "tiny", "--device", "cpu", *places, *settings]
+
+
+def run_all(ablation: Ablation, results: Path, listener: Listener | None = None) -> list[CellResult]:
+    listener = listener or Listener()
+    return carry_out(ablation, results, reporter=listener, stop=listener.stop)
+
+
+def facts(results: Sequence[CellResult]) -> list[list[dict[str, Any]]]:
+    """Return what two ablations of the same grid must agree on."""
+    return [[record.model_dump(exclude=VARYING) for record, _ in result.records] for result in results]
+
+
+def records(results: Sequence[CellResult]) -> list[Record]:
+    return [record for result in results for record, _ in result.records]
+
+
+@pytest.fixture(scope="module")
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[CellResult]:
+    """Return the results of the grid that nobody stopped."""
+    place = tmp_path_factory.mktemp("whole")
+    base = RunRequest("deacl", data, tier="tiny", overrides=SMALL, runs_dir=place / "runs", device="cpu")
+    return run_all(plan_ablation(base, GRID), place / "results")
+
+
+# The plan
+
+
+def test_the_cell_that_is_the_recipe_itself_is_the_plain_run(base: RunRequest) -> None:
+    cells = plan_ablation(base, GRID).cells
+    assert [cell.runs[0].recipe.overrides.get("stage2.lam") for cell in cells] == [1, None, 3]
+    assert cells[1].runs[0].folder.path == prepare(base).folder.path
+    assert [cell.label for cell in cells] == ["stage2.lam=1", "stage2.lam=2", "stage2.lam=3"]
+
+
+def test_a_cell_may_be_valid_where_the_recipe_without_it_is_not(base: RunRequest) -> None:
+    overrides = {**SMALL, "stage1.predictor": [4]}
+    ablation = plan_ablation(replace(base, overrides=overrides), parse_grid(["ssl=byol"]))
+    assert ablation.cells[0].runs[0].recipe.overrides == {**overrides, "ssl": "byol"}
+
+
+def test_planning_and_projecting_write_nothing(base: RunRequest, tmp_path: Path) -> None:
+    ablation = plan_ablation(base, GRID, (0, 1))
+    project_ablation(ablation)
+    assert not ablation.finished
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_faults_of_all_cells_are_listed_together(base: RunRequest) -> None:
+    with pytest.raises(BenchError) as raised:
+        plan_ablation(base, parse_grid(["stage2.lr=-1,1,x", "stage2.lam=1,2"]))
+    first, *lines = str(raised.value).split("\n- ")
+    assert first == "4 of 6 cells cannot be run:"
+    assert len(lines) == 2
+    assert lines[0].startswith("stage2.lam=1, stage2.lr=-1; stage2.lam=2, stage2.lr=-1: recipe deacl/tiny: stage2.lr")
+    assert "(given: 'x')" in lines[1]
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        (["stage2.lamb=1,2"], "^unknown setting 'stage2.lamb'. Did you mean 'stage2.lam'"),
+        (["stage2.lam=1,2,1.0"], "the cells stage2.lam=1 and stage2.lam=1.0 are the same run"),
+        (["aff.lr=1,2"], "the cells aff.lr=1 and aff.lr=2 are the same run under slf; keep one"),
+        (["stage1.epochs=1,2"], "^--set stage1.epochs: that is what the table varies. Leave it out"),
+    ],
+)
+def test_a_grid_that_makes_no_sense_is_refused(base: RunRequest, grid: list[str], message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        plan_ablation(base, parse_grid(grid))
+
+
+def test_seeds_are_checked(base: RunRequest) -> None:
+    with pytest.raises(BenchError, match="seeds 0,1,0: one is given twice"):
+        plan_ablation(base, GRID, (0, 1, 0))
+    with pytest.raises(BenchError, match=r"^seed -1 is out of range"):
+        plan_ablation(base, GRID, (0, -1))
+
+
+def test_a_plan_that_cannot_work_on_the_data_is_found_before_anything_starts(base: RunRequest) -> None:
+    overrides = {key: value for key, value in SMALL.items() if key != "stage2.batch_size"}
+    ablation = plan_ablation(replace(base, overrides=overrides), parse_grid(["stage2.batch_size=8,25"]))
+    with pytest.raises(BenchError, match=r"1 of 2 cells cannot be run:\n- stage2.batch_size=25: .*batches of 25"):
+        project_ablation(ablation)
+
+
+# The projection
+
+
+def test_what_is_shared_is_counted_once_and_what_is_done_not_at_all(base: RunRequest, tmp_path: Path) -> None:
+    projection = project_ablation(plan_ablation(base, GRID))
+    ((what, seconds),) = projection.shared.items()
+    assert what.startswith("stage ssl (toy-ssl-s0-")
+    assert what.endswith(", for 3 runs")
+    assert seconds > 0
+    assert list(projection.cells) == ["stage2.lam=1", "stage2.lam=2", "stage2.lam=3"]
+    assert projection.seconds == pytest.approx(seconds + sum(projection.cells.values()))
+    execute(prepare(base), tmp_path / "results")  # the second cell
+    later = project_ablation(plan_ablation(base, GRID))
+    assert list(later.shared.values()) == [0]
+    assert [seconds > 0 for seconds in later.cells.values()] == [True, False, True]
+
+
+def test_cells_that_share_all_of_pretraining_share_it_in_the_projection(base: RunRequest) -> None:
+    projection = project_ablation(plan_ablation(base, parse_grid(["slf.lr=0.1,0.2"]), (0, 1)))
+    assert [what.split(" (")[0] for what in projection.shared] == ["stage ssl", "stage pseudo_at"] * 2
+    assert len(projection.cells) == 2
+
+
+# The work
+
+
+def test_stage_1_is_trained_once_for_all_cells(base: RunRequest, tmp_path: Path, whole: list[CellResult]) -> None:
+    listener = Listener()
+    results = run_all(plan_ablation(base, GRID), tmp_path / "results", listener)
+    assert listener.phases.count("stage ssl") == 1
+    assert listener.phases.count("stage pseudo_at") == 3
+    assert listener.notes == [f"run {i} of 3: stage2.lam={i}, seed 0" for i in (1, 2, 3)]
+    assert len({record.cost["stage:ssl"].seconds for record in records(results)}) == 1
+    assert len({record.encoder_sha256 for record in records(results)}) == 3
+    assert facts(results) == facts(whole)
+    assert sorted((tmp_path / "results" / "toy").iterdir()) == sorted(path for r in results for _, path in r.records)
+
+
+def test_a_finished_ablation_does_nothing_anew(base: RunRequest, tmp_path: Path) -> None:
+    first = run_all(plan_ablation(base, GRID), tmp_path / "results")
+    ablation, listener = plan_ablation(base, GRID), Listener()
+    assert ablation.finished
+    assert project_ablation(ablation).seconds == 0
+    assert [result.records for result in run_all(ablation, tmp_path / "results", listener)] == [
+        result.records for result in first
+    ]
+    assert (listener.phases, listener.notes) == ([], [])
+
+
+@pytest.mark.parametrize("stop_at", [2, 6, 8, 15, 17, 25])
+def test_an_ablation_stopped_anywhere_continues_to_the_same_end(
+    base: RunRequest, tmp_path: Path, whole: list[CellResult], stop_at: int
+) -> None:
+    with pytest.raises(InterruptedRunError, match="The same command continues it"):
+        run_all(plan_ablation(base, GRID), tmp_path / "results", Listener(stop_at))
+    finished = len(list(tmp_path.glob("results/toy/*")))
+    listener = Listener()
+    results = run_all(plan_ablation(base, GRID), tmp_path / "results", listener)
+    assert len(listener.notes) == 3 - finished
+    assert facts(results) == facts(whole)
+
+
+def test_an_ablation_killed_after_its_first_cell_continues_to_the_same_end(
+    base: RunRequest, tmp_path: Path, whole: list[CellResult], options: list[str]
+) -> None:
+    command = [sys.executable, "-c", "from bench.cli import main; main()", "ablate", "deacl"]
+    process = subprocess.Popen(
+        [*command, "--grid", "stage2.lam=1,2,3", *options],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/toy/*.json")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    finished = len(list(tmp_path.glob("results/toy/*.json")))
+    assert 1 <= finished < 3
+    listener = Listener()
+    results = run_all(plan_ablation(base, GRID), tmp_path / "results", listener)
+    assert "stage ssl" not in listener.phases
+    assert len(listener.notes) <= 3 - finished
+    assert facts(results) == facts(whole)
+
+
+def test_a_cell_that_another_process_works_on_is_left_for_the_end(
+    base: RunRequest, tmp_path: Path, whole: list[CellResult], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(import_module("bench.ablate.work"), "_POLL_SECONDS", 0.01)
+    ablation, listener = plan_ablation(base, GRID), Listener()
+    results: list[CellResult] = []
+    with ablation.cells[0].runs[0].folder.claimed():
+        thread = Thread(target=lambda: results.extend(run_all(ablation, tmp_path / "results", listener)))
+        thread.start()
+        while len(list(tmp_path.glob("results/toy/*.json"))) < 2:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        thread.join(0.2)
+        assert thread.is_alive()
+    thread.join(60)
+    assert listener.notes[1] == "stage2.lam=1, seed 0 is left for the end: another process works on it"
+    assert facts(results) == facts(whole)
+
+
+def test_a_cell_that_diverges_leaves_the_others_alone(base: RunRequest, tmp_path: Path) -> None:
+    table = parse_grid(["stage2.lr=1e30,0.5"])
+    listener = Listener()
+    results = run_all(plan_ablation(base, table), tmp_path / "results", listener)
+    assert [len(result.records) for result in results] == [0, 1]
+    (fault,) = results[0].faults
+    assert fault.startswith("seed 0: the loss of stage 'pseudo_at' is not finite")
+    found = report(plan_ablation(base, table), results, tmp_path / "results")
+    assert found.faults == [f"stage2.lr=1e+30, {fault}"]
+    assert found.rows[0].ra is None
+
+
+# The report
+
+
+def test_seeds_are_averaged_and_protocols_stand_apart(base: RunRequest, tmp_path: Path) -> None:
+    overrides = {**SMALL, "aff.epochs": 1, "aff.batch_size": 8, "aff.steps": 1}
+    asked = replace(base, protocols=("slf", "aff"), overrides=overrides)
+    ablation = plan_ablation(asked, parse_grid(["stage2.lam=1,3"]), (0, 2))
+    results = run_all(ablation, tmp_path / "results")
+    found = report(ablation, results, tmp_path / "results")
+    assert [(row.label, row.protocol) for row in found.rows] == [
+        (f"stage2.lam={lam}", protocol) for protocol in ("slf", "aff") for lam in (1, 3)
+    ]
+    for row in found.rows:
+        own = [load_record(Path(path)) for path in row.records]
+        assert {record.recipe["config"]["stage2"]["lam"] for record in own} == {row.settings["stage2.lam"]}
+        assert [record.protocol for record in own] == [row.protocol] * 2
+        assert row.seeds == (0, 2)
+        assert row.aa is None
+        assert row.sa is not None
+        assert row.sa.accuracy == pytest.approx(sum(record.sa.accuracy for record in own) / 2)
+        assert row.sa.std == pytest.approx(abs(own[0].sa.accuracy - own[1].sa.accuracy) / 2**0.5)
+    assert not found.paper
+
+
+# The command
+
+
+def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["bench", "ablate", *arguments])
+    capsys.readouterr()
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as end:
+        code = end.code or 0
+    return code, *capsys.readouterr()
+
+
+def test_a_table_is_printed_beside_the_papers_numbers(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "published").symlink_to(ROOT / "results" / "published")
+    code, text, log = call(capsys, monkeypatch, "deacl", "--table", "4", *options)
+    assert code == 0
+    assert "once: stage ssl" in log
+    assert "stage ssl: 0/48 images" in log
+    assert text.count("n/a") == 6  # the two mixed cells
+    assert "paper: column 1 strong, column 2 weak" in text
+    assert "7.62" in text
+    assert "other data (toy), tier tiny, uniform fidelity. Compare the order of the rows" in text
+    assert "not known to us" in text
+    code, text, log = call(capsys, monkeypatch, "deacl", "--table", "4", "--json", *options)
+    values = json.loads(text)
+    assert (code, log) == (0, "")  # nothing to do, nothing to plan
+    assert [row["label"] for row in values["rows"]] == ["weak, weak", "strong, strong", "weak, strong", "strong, weak"]
+    assert [row["paper"] and row["paper"]["aa"] for row in values["rows"]] == [45.31, 6.93, None, None]
+    assert {label: line["aa"] for label, line in values["unplaced"].items()} == {
+        "column 1 weak, column 2 strong": 34.47,
+        "column 1 strong, column 2 weak": 7.62,
+    }
+
+
+def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, text, log = call(capsys, monkeypatch, "deacl", "--table", "1", "--dry-run", "--json", *options)
+    assert code == 0
+    assert "2 cells, 2 runs" in log
+    assert list(json.loads(text)["cells"]) == ["from the teacher", "from scratch"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_cell_is_shown_and_ends_with_1(
+    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, text, log = call(capsys, monkeypatch, "deacl", "--grid", "stage2.lr=1e30,0.5", *options)
+    assert code == 1
+    assert "failed" in text
+    assert log.splitlines()[-1].startswith("- stage2.lr=1e+30, seed 0: the loss of stage 'pseudo_at' is not finite")
+    assert log.count("bench: 1 run could not be finished") == 1
+    assert "Traceback" not in log
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("deacl", "nothing to vary"),
+        ("deacl --table 7", "unknown table of deacl '7'"),
+        ("deacl --table 1 --seeds 0,x", "--seeds '0,x' is no list of whole numbers. Type, say, --seeds 0,1,2"),
+        ("deacl --table 1 --set student_init=scratch", "that is what the table varies"),
+        ("simclr --grid stage1.lr=1,2 --protocols slx", "unknown protocol 'slx'"),
+    ],
+)
+def test_a_mistake_is_one_message(
+    arguments: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, text, log = call(capsys, monkeypatch, *arguments.split())
+    assert (code, text) == (1, "")
+    assert message in log
+    assert log.count("bench: ") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_table_is_named_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(TABLES["1"], AblationTable)
+    _, text, _ = call(capsys, monkeypatch, "--help")
+    assert f"for deacl: {', '.join(TABLES)}." in text

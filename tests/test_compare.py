@@ -1,0 +1,211 @@
+"""bench compare: what may be compared, what a name means, and what is said about the difference."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from board_records import fill, make_record
+from scipy.stats import binomtest, ttest_ind
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.compare import compare_records, compare_seeds, find_record, find_seeds
+from bench.errors import BenchError
+from bench.leaderboard.groups import Group
+from bench.leaderboard.measured import Measured, load_measured
+from bench.record import Outcome, Record, record_files, save_record
+
+
+def measured(folder: Path, record: Record) -> Measured:
+    return load_measured(save_record(folder, record))
+
+
+def group(folder: Path, *records: Record) -> Group:
+    return Group(tuple(measured(folder, record) for record in records), ())
+
+
+def coin(n: int, seed: int) -> list[bool]:
+    return [bool(flip) for flip in np.random.default_rng(seed).random(n) < 0.6]
+
+
+# Two records
+
+
+def test_two_records_are_compared_on_the_images_that_both_met(tmp_path: Path) -> None:
+    ra_a, ra_b, aa_a, aa_b = coin(200, 1), coin(200, 2), coin(100, 3), coin(60, 4)
+    a = measured(tmp_path, make_record(method="a", title="A", sa=150, ra=ra_a, aa=aa_a))
+    b = measured(tmp_path, make_record(method="b", title="B", sa=160, ra=ra_b, aa=aa_b, aa_n=60, seed=3))
+    found = compare_records(a, b)
+    assert (found.a, found.b) == ("A 2022, SLF, seed 0", "B 2022, SLF, seed 3")
+    for measure, left, right in [("ra", ra_a, ra_b), ("aa", aa_a[:60], aa_b)]:
+        one = found.measures[measure]  # type: ignore[index]
+        assert one.n == len(left)
+        assert (one.a, one.b) == (sum(left) / len(left), sum(right) / len(right))
+        assert one.difference == pytest.approx(one.a - one.b, abs=1e-12)
+        assert one.only_a == tuple(i for i, (x, y) in enumerate(zip(left, right, strict=True)) if x and not y)
+        assert one.only_b == tuple(i for i, (x, y) in enumerate(zip(left, right, strict=True)) if y and not x)
+        assert one.both + one.neither + len(one.only_a) + len(one.only_b) == one.n
+        assert one.p_value == pytest.approx(binomtest(len(one.only_a), len(one.only_a) + len(one.only_b)).pvalue)
+        assert one.interval[0] < one.difference < one.interval[1]
+    sa = found.measures["sa"]
+    assert (sa.only_a, sa.only_b, sa.both, sa.neither) == ((), tuple(range(150, 160)), 150, 40)
+
+
+def test_what_was_not_measured_is_said_and_not_compared(tmp_path: Path) -> None:
+    a, b = measured(tmp_path, make_record(aa=None)), measured(tmp_path, make_record(seed=1))
+    found = compare_records(a, b)
+    assert (set(found.measures), found.missing) == ({"sa", "ra"}, {"aa": "not measured for A"})
+
+
+def test_all_other_differences_are_listed(tmp_path: Path) -> None:
+    plain = make_record()
+    recipe = {**plain.recipe, "slf": {"lr": 0.1}, "config": {"stage2": {"lam": 2.0}}}
+    other = {**recipe, "slf": {"lr": 0.01}, "config": {"stage2": {"lam": 3.0}}}
+    a = measured(tmp_path, plain.model_copy(update={"recipe": recipe}))
+    b = measured(tmp_path, plain.model_copy(update={"recipe": other, "seed": 4, "tier": "tiny"}))
+    c = measured(tmp_path, plain.model_copy(update={"recipe": other, "method": "simclr"}))
+    expected = [("tier", "mini", "tiny"), ("seed", "0", "4"), ("config.stage2.lam", "2.0", "3.0")]
+    assert [*compare_records(a, b).differences] == [*expected, ("slf.lr", "0.1", "0.01")]
+    # Two methods have settings of their own, which is what is being compared.
+    assert [*compare_records(a, c).differences] == [("method", "deacl", "simclr"), ("slf.lr", "0.1", "0.01")]
+
+
+def attack(**changes: Any) -> Record:
+    record = make_record(method="b")
+    return record.model_copy(update={"ra": record.ra.model_copy(update=changes)})
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        (make_record(data="e" * 64), r"A was judged on cifar10 .*d{12}\), B on cifar10 .*e{12}\)"),
+        (make_record(protocol="aff"), r"A was judged under SLF, B under AFF.*--across-protocols"),
+        (attack(eps=4 / 255), r"RA was .* eps 8/255 and 4/255\. Compare the rest with --measures sa,aa"),
+        (attack(steps=10), r"RA was .* attacks: steps 20 and 10\."),
+        (attack(step_size=1 / 255), r"RA was .* attacks: step_size 2/255 and 1/255\."),
+        (attack(restarts=5, start="clean"), r"RA was .* attacks: start uniform and clean; restarts 1 and 5\."),
+        (make_record(eps=4 / 255), r"(?s)RA was .*--measures sa.*AA was .* eps 8/255 and 4/255"),
+    ],
+)
+def test_what_would_mean_nothing_is_refused_with_the_reason(tmp_path: Path, other: Record, reason: str) -> None:
+    a, b = measured(tmp_path, make_record()), measured(tmp_path, other)
+    with pytest.raises(BenchError, match=reason):
+        compare_records(a, b)
+    with pytest.raises(BenchError, match="the same record"):
+        compare_records(a, a)
+
+
+def test_a_refused_part_leaves_the_rest_and_protocols_can_be_crossed(tmp_path: Path) -> None:
+    a, b = measured(tmp_path, make_record()), measured(tmp_path, attack(steps=10))
+    assert set(compare_records(a, b, measures=("sa", "aa")).measures) == {"sa", "aa"}
+    c = measured(tmp_path, make_record(protocol="aff"))
+    assert compare_records(a, c, across_protocols=True).differences[0] == ("protocol", "slf", "aff")
+
+
+# Seeds
+
+
+def test_methods_are_compared_by_the_spread_of_their_seeds(tmp_path: Path) -> None:
+    hits = {"a": [60, 63, 61], "b": [50, 55, 51, 57]}
+    a, b = (
+        group(tmp_path, *(make_record(method=name, title=name, seed=seed, aa=aa) for seed, aa in enumerate(found)))
+        for name, found in hits.items()
+    )
+    found = compare_seeds(a, b)
+    expected = ttest_ind(np.array(hits["a"]) / 100, np.array(hits["b"]) / 100, equal_var=False)
+    aa = found.measures["aa"]
+    assert aa.p_value == pytest.approx(expected.pvalue, rel=1e-9)
+    assert aa.interval == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-12)
+    assert (aa.a.n, aa.b.n, found.seeds_a, found.seeds_b) == (3, 4, (0, 1, 2), (0, 1, 2, 3))
+    assert (aa.b.mean, aa.b.std) == pytest.approx((np.mean(hits["b"]) / 100, np.std(hits["b"], ddof=1) / 100))
+    assert found.differences == (("method", "a", "b"),)
+    with pytest.raises(BenchError, match=r"a 2022 has one seed there, 0.*--seed"):
+        compare_seeds(Group(a.seeds[:1], ()), b)
+
+
+def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
+    fill(
+        tmp_path,
+        *(make_record(seed=seed) for seed in (0, 1)),
+        make_record(overrides={"stage2.lam": 3.0}, protocol_sha256="6" * 64),
+        make_record(tier="tiny", protocol_sha256="7" * 64),
+        make_record(protocol="aff"),
+    )
+    where = {"dataset": "cifar10"}
+    assert [one.record.seed for one in find_seeds("deacl", tmp_path, tier="mini", **where).seeds] == [0, 1]
+    assert find_seeds("deacl", tmp_path, protocol="aff", **where).seeds[0].record.protocol == "aff"
+    with pytest.raises(BenchError, match=r"(?s)records of 2 recipes there:.*s0.*s1.*Choose with --tier"):
+        find_seeds("deacl", tmp_path, **where)
+    with pytest.raises(BenchError, match=r"unknown method 'decal'. Did you mean 'deacl'"):
+        find_seeds("decal", tmp_path, **where)
+    with pytest.raises(BenchError, match=r"unknown dataset 'cifar'. Did you mean 'cifar10'"):
+        find_seeds("deacl", tmp_path, dataset="cifar")
+
+
+# Names
+
+
+def test_a_record_has_several_names(tmp_path: Path) -> None:
+    fill(tmp_path, make_record(), make_record(seed=1), make_record(seed=1, protocol="aff"))
+    path = tmp_path / "cifar10" / "deacl-mini-uniform-s1-slf-22222222.json"
+    run = "cifar10-deacl-mini-uniform-s1-11111111"
+    for name in (str(path), path.name, path.stem, f"cifar10/{path.stem}", "deacl-mini-uniform-s1-slf"):
+        assert find_record(name, tmp_path).path.name == path.name
+    assert find_record(run, tmp_path, protocol="slf").path == path
+    assert find_record(run, tmp_path, protocol="aff").record.protocol == "aff"
+    with pytest.raises(BenchError, match=r"(?s)means 2 records:.*-aff-.*-slf-.*--protocol"):
+        find_record(run, tmp_path)
+    with pytest.raises(BenchError, match="means 3 records"):
+        find_record("deacl-mini", tmp_path)
+    with pytest.raises(BenchError, match=r"unknown record 'deacl-mini-uniform-s2.*Did you mean 'deacl-mini"):
+        find_record("deacl-mini-uniform-s2-slf-22222222", tmp_path)
+
+
+# The command
+
+
+def invoke(results: Path, *arguments: str) -> str:
+    done = CliRunner().invoke(app, ["compare", *arguments, "--results-dir", str(results)])
+    assert done.exit_code == 0, done.exception
+    return done.stdout
+
+
+def test_the_command_says_it_in_words_and_in_json(tmp_path: Path) -> None:
+    fill(tmp_path, make_record(aa=50), make_record(method="simclr", title="SimCLR", aa=40))
+    names = [path.stem for path in record_files(tmp_path)]
+    text = invoke(tmp_path, *names, "--images")
+    assert "+10.00" in text
+    assert "they also differ in method: deacl, simclr\n" in text
+    assert "AA, only A is right: 40, 41, 42, 43, 44, 45, 46, 47, 48, 49\nAA, only B is right: none\n" in text
+    values = json.loads(invoke(tmp_path, *names, "--json", "--measures", "aa"))
+    assert values["measures"]["aa"]["only_a"] == [*range(40, 50)]
+    assert values["measures"]["aa"]["p_value"] == pytest.approx(binomtest(0, 10).pvalue)
+    assert "only A is right" not in invoke(tmp_path, *names)
+    wrong = CliRunner().invoke(app, ["compare", *names, "--measures", "ab", "--results-dir", str(tmp_path)])
+    assert isinstance(wrong.exception, BenchError)
+
+
+def test_the_command_compares_methods_over_seeds(tmp_path: Path) -> None:
+    for name, aa in [("a", 60), ("b", 50)]:
+        fill(tmp_path, *(make_record(method=name, title=name, seed=seed, aa=aa + seed) for seed in (0, 1)))
+    text = invoke(tmp_path, "a", "b", "--dataset", "cifar10")
+    assert "60.50 ± 0.71, n = 2" in text
+    assert json.loads(invoke(tmp_path, "a", "b", "--dataset", "cifar10", "--json"))["seeds_b"] == [0, 1]
+
+
+def test_a_comparison_of_ten_thousand_images_is_quick(tmp_path: Path) -> None:
+    start = time.process_time()
+    a, b = (measured(tmp_path, big_record(seed)) for seed in (0, 1))
+    compare_records(a, b)
+    assert time.process_time() - start < 1
+
+
+def big_record(seed: int) -> Record:
+    record = make_record(seed=seed, aa=None)
+    fates = Outcome.pack(coin(10_000, seed), test_images=10_000)
+    facts = {**record.recipe["dataset"], "test_images": 10_000}
+    changes = {"sa": fates, "ra": record.ra.model_copy(update={"outcome": fates})}
+    return record.model_copy(update={**changes, "recipe": {**record.recipe, "dataset": facts}})

@@ -1,0 +1,219 @@
+"""Corrupted images on disk: the published form, what is refused, and sets that are made once and kept."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.data import Dataset, Split
+from bench.data.corruptions import CorruptedImages, corrupt, generated_images, open_files, ungenerated
+from bench.errors import BenchError, InterruptedRunError
+from bench.recipe import CORRUPTIONS, SEVERITIES
+from bench.reporting import Silent
+from bench.rng import generator
+from bench.stop import Stop
+
+N, NAMES = 12, ("gaussian_noise", "fog")
+
+
+def dataset(seed: int = 0, **facts: Any) -> Dataset:
+    g = torch.Generator().manual_seed(seed)
+    splits = [
+        Split(torch.randint(0, 256, (N, 3, 8, 10), generator=g, dtype=torch.uint8), torch.arange(N) % 3)
+        for _ in range(2)
+    ]
+    return Dataset("toy", "toy", *splits, classes=("a", "b", "c"), **facts)
+
+
+class Listener(Silent):
+    """Keeps notes and counts, and asks for a stop at the ``stop_at``-th word of progress."""
+
+    def __init__(self, stop_at: int | None = None) -> None:
+        self.notes: list[str] = []
+        self.total = self.count = 0
+        self.stop = Stop()
+        self._left = stop_at
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        self.total, self.count = total, done
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        self.count += amount
+        if self._left is not None:
+            self._left -= 1
+            self.stop.requested |= self._left == 0
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def generate(folder: Path, listener: Listener | None = None, data: Dataset | None = None) -> CorruptedImages:
+    listener = listener or Listener()
+    return generated_images(data or dataset(), NAMES, data_dir=folder, reporter=listener, stop=listener.stop)
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A folder of CIFAR-10-C's form, of random images."""
+    rng = np.random.default_rng(0)
+    for name in NAMES:
+        np.save(tmp_path / f"{name}.npy", rng.integers(0, 256, (5 * N, 8, 10, 3), dtype=np.uint8))
+    np.save(tmp_path / "labels.npy", np.tile(np.arange(N) % 3, 5).astype(np.uint8))
+    return tmp_path
+
+
+# Files
+
+
+def test_files_are_read_severity_by_severity(published: Path) -> None:
+    files = open_files(published, dataset(), NAMES)
+    for name in NAMES:
+        whole = np.load(published / f"{name}.npy")
+        for severity in SEVERITIES:
+            for batch in (slice(0, 5), slice(5, 10), slice(10, 15)):
+                expected = whole[(severity - 1) * N : severity * N][batch].transpose(0, 3, 1, 2)
+                assert np.array_equal(files.batch(name, severity, batch).numpy(), expected)
+    assert (files.images, files.package, tuple(files.digests)) == (N, None, NAMES)
+
+
+def test_the_digest_is_of_pixels_and_names(published: Path, tmp_path: Path) -> None:
+    first = open_files(published, dataset(), NAMES)
+    assert open_files(published, dataset(), NAMES[::-1]).sha256 == first.sha256
+    assert open_files(published, dataset(), NAMES[:1]).sha256 != first.sha256
+    pixels = np.load(published / "fog.npy")
+    np.save(published / "fog.npy", np.asfortranarray(pixels))
+    assert open_files(published, dataset(), NAMES).sha256 == first.sha256
+    pixels[-1, -1, -1, -1] ^= 1
+    np.save(published / "fog.npy", pixels)
+    assert open_files(published, dataset(), NAMES).sha256 != first.sha256
+
+
+def test_the_folder_above_will_do_for_cifar(published: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    above = tmp_path_factory.mktemp("data")
+    (above / "CIFAR-10-C").symlink_to(published)
+    cifar = dataset(published_as="cifar10")
+    assert open_files(above, cifar, NAMES).sha256 == open_files(published, cifar, NAMES).sha256
+    with pytest.raises(BenchError, match=r"Unpack CIFAR-10-C.tar of https://\S+ and name its folder"):
+        open_files(above / "nowhere", cifar, NAMES)
+    with pytest.raises(BenchError, match=r"nowhere: no such folder\. .*or type --corruptions generate"):
+        open_files(above / "nowhere", dataset(), NAMES)
+
+
+def resaved(name: str, change: Callable[[Any], Any], **options: Any) -> Callable[[Path], None]:
+    return lambda folder: np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")), **options)
+
+
+def cut(folder: Path) -> None:
+    path = folder / "fog.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize(
+    ("damage", "complaint"),
+    [
+        (lambda folder: (folder / "fog.npy").unlink(), "fog.npy is missing"),
+        (lambda folder: (folder / "labels.npy").unlink(), "labels.npy is missing"),
+        (cut, "fog.npy cannot be read, or was cut short"),
+        (lambda folder: (folder / "fog.npy").write_bytes(b"no array"), "fog.npy cannot be read"),
+        (lambda folder: (folder / "fog.npy").write_bytes(b""), "fog.npy cannot be read"),
+        (resaved("fog", lambda x: x.astype(object), allow_pickle=True), "fog.npy cannot be read"),
+        (resaved("fog", lambda x: x[:-N]), r"fog.npy is uint8 \[48, 8, 10, 3\], not uint8 \[60, 8, 10, 3\]"),
+        (resaved("fog", lambda x: x.transpose(0, 3, 1, 2)), r"fog.npy is uint8 \[60, 3, 8, 10\], not uint8"),
+        (resaved("fog", lambda x: x / 255), r"fog.npy is float64 \[60, 8, 10, 3\], not uint8"),
+        (resaved("labels", lambda y: y[:N]), r"labels.npy is \[12\], not \[60\]: 5 times the test split"),
+        (
+            resaved("labels", lambda y: y[::-1]),
+            "disagrees with the test split in 40 of 60 labels, first at 0: 2, not 0",
+        ),
+    ],
+)
+def test_files_that_are_not_what_they_should_be(published: Path, damage: Callable[[Path], Any], complaint: str) -> None:
+    damage(published)
+    with pytest.raises(BenchError, match=complaint) as raised:
+        open_files(published, dataset(), NAMES)
+    assert str(raised.value).startswith(f"corrupted images of toy in {published}: ")
+
+
+def test_all_faults_are_listed_together(published: Path) -> None:
+    (published / "labels.npy").unlink()
+    cut(published)
+    with pytest.raises(BenchError, match=r"(?s)15 faults.*labels\.npy is missing.*shot_noise\.npy.*fog\.npy cannot"):
+        open_files(published, dataset(), CORRUPTIONS)
+
+
+# Made here
+
+
+def test_generated_images_have_the_published_form_and_own_draws(tmp_path: Path) -> None:
+    data = dataset()
+    made = generate(tmp_path)
+    again = open_files(made.folder, data, NAMES)
+    assert again.digests == made.digests
+    for name in NAMES:
+        for severity in SEVERITIES:
+            draws = generator(0, "corruption", data.sha256, name, severity, 0)
+            expected = corrupt(data.test.images, name, severity, generator=draws)
+            assert torch.equal(made.batch(name, severity, slice(0, N)), expected)
+    assert made.package is not None
+    assert "CIFAR-C" in made.parametrisation
+
+
+def test_images_are_made_once(tmp_path: Path) -> None:
+    assert ungenerated(dataset(), NAMES, tmp_path) == [*NAMES]
+    assert list(tmp_path.iterdir()) == []
+    first = generate(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir()}
+    listener = Listener()
+    assert generate(tmp_path, listener) == first
+    assert {path: path.stat().st_mtime_ns for path in first.folder.iterdir()} == before
+    assert (listener.total, listener.notes) == (0, [])
+    assert ungenerated(dataset(), (*NAMES, "snow"), tmp_path) == ["snow"]
+
+
+def test_other_data_are_other_images(tmp_path: Path) -> None:
+    first, second = generate(tmp_path), generate(tmp_path, data=dataset(1))
+    assert first.folder != second.folder
+    assert first.sha256 != second.sha256
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 6, 9])
+def test_stopped_anywhere_it_continues_to_the_same_images(tmp_path: Path, stop_at: int) -> None:
+    whole = generate(tmp_path / "whole")
+    with pytest.raises(InterruptedRunError):
+        generate(tmp_path / "parts", Listener(stop_at))
+    folder = tmp_path / "parts" / "cache" / "corruptions" / whole.folder.name
+    assert {path.name for path in folder.iterdir()} <= {path.name for path in whole.folder.iterdir()}
+    listener = Listener()
+    assert generate(tmp_path / "parts", listener).digests == whole.digests
+    assert listener.total == listener.count == 2 * 5 * N
+    assert listener.notes == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda folder: cut(folder),
+        lambda folder: (folder / "fog.npy").unlink(),
+        lambda folder: (folder / "fog.json").write_text("{}"),
+        resaved("fog", lambda x: x ^ 1),
+    ],
+    ids=["cut", "deleted", "no digest", "flipped bits"],
+)
+def test_damaged_images_are_noticed_said_and_made_again(tmp_path: Path, damage: Callable[[Path], Any]) -> None:
+    first = generate(tmp_path)
+    damage(first.folder)
+    listener = Listener()
+    assert generate(tmp_path, listener) == first
+    assert listener.count == listener.total
+    (note,) = listener.notes
+    assert f"{first.folder / 'fog.npy'} is damaged or missing; it is made again" in note
+    assert open_files(first.folder, dataset(), NAMES).digests == first.digests
+
+
+def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("mine")
+    with pytest.raises(BenchError, match=r"cannot write .*--data-dir"):
+        generate(tmp_path)

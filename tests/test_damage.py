@@ -1,0 +1,104 @@
+"""Damage to what a run keeps: noticed, said, set aside, made again, and the record is what it would have been."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from toy_runs import Listener, carry_out, facts, toy_data, toy_request
+
+from bench.errors import BenchError, InterruptedRunError
+from bench.record import Record
+from bench.run import prepare
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return toy_data(tmp_path_factory.mktemp("data") / "toy.npz")
+
+
+@pytest.fixture(scope="module")
+def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> Record:
+    """The record of the run that nothing happened to."""
+    place = tmp_path_factory.mktemp("whole")
+    ((record, _),) = carry_out(toy_request(data, place), place / "results")
+    return record
+
+
+def damage(path: Path, how: str) -> bytes:
+    """Damage the file, and return what it holds now."""
+    content = bytearray(path.read_bytes())
+    if how == "flipped":
+        content[-2] ^= 0x10
+    elif how == "cut":
+        del content[len(content) // 2 :]
+    else:
+        content.clear()
+    path.write_bytes(bytes(content))
+    return bytes(content)
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
+@pytest.mark.parametrize(
+    ("stop_at", "file", "again"),
+    [
+        (4, "ssl.training.safetensors", ["stage ssl", "stage slf"]),
+        (9, "slf-*/slf.training.safetensors", ["stage slf"]),
+        (9, "encoder.safetensors", ["stage slf"]),
+        (13, "slf-*/slf.safetensors", ["stage slf"]),
+        (14, "slf-*/evaluation.json", []),
+    ],
+)
+def test_damaged_state_is_set_aside_and_made_again(
+    data: str, tmp_path: Path, whole: Record, stop_at: int, file: str, again: list[str], how: str
+) -> None:
+    asked = toy_request(data, tmp_path)
+    with pytest.raises(InterruptedRunError):
+        carry_out(asked, tmp_path / "results", Listener(stop_at))
+    (path,) = prepare(asked).folder.path.glob(file)
+    left = damage(path, how)
+    listener = Listener()
+    ((record, _),) = carry_out(asked, tmp_path / "results", listener)
+    assert facts(record) == facts(whole)
+    (note,) = listener.notes
+    assert str(path) in note
+    assert f"It is now {path.name}.damaged" in note
+    assert path.with_name(f"{path.name}.damaged").read_bytes() == left
+    assert [phase for phase in listener.phases if phase.startswith("stage")] == again
+
+
+def test_a_sound_encoder_is_enough(data: str, tmp_path: Path, whole: Record) -> None:
+    """What made it is not read again, so its damage does not matter."""
+    asked = toy_request(data, tmp_path)
+    with pytest.raises(InterruptedRunError):
+        carry_out(asked, tmp_path / "results", Listener(9))
+    damage(prepare(asked).folder.path / "ssl.safetensors", "cut")
+    listener = Listener()
+    ((record, _),) = carry_out(asked, tmp_path / "results", listener)
+    assert listener.notes == []
+    assert facts(record) == facts(whole)
+    assert record.cost.keys() == whole.cost.keys()
+
+
+def test_an_encoder_and_its_stage_both_damaged_are_trained_again(data: str, tmp_path: Path, whole: Record) -> None:
+    asked = toy_request(data, tmp_path)
+    with pytest.raises(InterruptedRunError):
+        carry_out(asked, tmp_path / "results", Listener(9))
+    for name in ("encoder", "ssl"):
+        damage(prepare(asked).folder.path / f"{name}.safetensors", "flipped")
+    listener = Listener()
+    ((record, _),) = carry_out(asked, tmp_path / "results", listener)
+    assert [note.split(" is damaged")[0].rsplit("/", 1)[1] for note in listener.notes] == [
+        *("encoder.safetensors", "ssl.safetensors")
+    ]
+    assert listener.phases[0] == "stage ssl"
+    assert facts(record) == facts(whole)
+
+
+def test_an_encoder_of_another_run_is_refused(data: str, tmp_path: Path) -> None:
+    asked = toy_request(data, tmp_path)
+    carry_out(asked, tmp_path / "results")
+    other = prepare(replace(asked, seed=1)).folder
+    other.path.mkdir()
+    other.encoder.write_bytes(prepare(asked).folder.encoder.read_bytes())
+    with pytest.raises(BenchError, match=r"encoder\.safetensors belongs to another run"):
+        carry_out(replace(asked, seed=1), tmp_path / "results")

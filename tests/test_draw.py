@@ -1,0 +1,179 @@
+"""Figures from results: what compares shares one, what does not has its own, and mistakes are said."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from site_records import add, fill, template
+from test_sweep_record import STEPS, make_sweep, outcome
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.errors import BenchError
+from bench.record import save_sweep
+from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne
+from bench.report.figures import draw as drawing
+from bench.run import RunRequest, execute, prepare, select_finished
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """Return what the rendering functions were given, in order."""
+    calls: list[dict[str, Any]] = []
+    for name in ("sweep_figure", "cost_figure", "curves_figure"):
+        render = getattr(drawing, name)
+
+        def spy(data: Any, *rest: Any, render: Any = render, **words: Any) -> Any:
+            calls.append({"data": data, "rest": rest, **words})
+            return render(data, *rest, **words)
+
+        monkeypatch.setattr(drawing, name, spy)
+    return calls
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Return results with sweeps of two methods, one of them with two seeds."""
+    folder = tmp_path / "results"
+    for seed, last in ((0, (0, 1)), (1, (0, 1, 2, 3))):
+        outcomes = (outcome(0, 1, 2, 3, 4), outcome(*last), outcome(0))
+        save_sweep(folder, make_sweep(seed=seed, classifier_sha256=str(seed) * 64, outcomes=outcomes))
+    save_sweep(folder, make_sweep(method="acl", title="ACL", year=2020, classifier_sha256="a" * 64))
+    return folder
+
+
+def test_seeds_share_a_line_of_their_mean(results: Path, tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    found = draw_sweeps(results, tmp_path / "out", "eps")
+    assert [path.name for path in found.files] == ["eps-digits-tiny-uniform-slf.png", "eps-digits-tiny-uniform-slf.svg"]
+    (call,) = drawn
+    lines = {line.label: line for line in call["data"]}
+    assert lines.keys() == {"DeACL 2022, 2 seeds", "ACL 2020"}
+    mean, low, high = lines["DeACL 2022, 2 seeds"].bands[1]
+    assert (mean, low, high) == pytest.approx((30, 30 - 200**0.5, 30 + 200**0.5))  # of 20 and 40
+    assert lines["DeACL 2022, 2 seeds"].bands[2] == (10, 10, 10)
+    assert lines["ACL 2020"].bands[1] == pytest.approx((20, *(100 * end for end in outcome(0, 1).interval)))
+    assert lines["ACL 2020"].mark == 0
+    assert lines["DeACL 2022, 2 seeds"].mark == 1
+    assert call["note"].endswith(
+        "bands: 95 % interval over 10 images; of several seeds, one standard deviation over seeds"
+    )
+    assert call["title"] == "digits, tiny, SLF: accuracy under PGD-20"
+
+
+def test_what_does_not_compare_has_a_figure_of_its_own(results: Path, tmp_path: Path) -> None:
+    finer = make_sweep().settings.model_copy(update={"eps": (0.0, 1 / 255, 2 / 255)})
+    changes: list[dict[str, Any]] = [
+        {"dataset": "cifar10"},
+        {"tier": "mini"},
+        {"fidelity": "native"},
+        {"protocol": "alf"},
+        {"pretrained_on": "stl10"},
+        {"settings": finer},
+    ]
+    for number, change in enumerate(changes):
+        save_sweep(results, make_sweep(classifier_sha256=f"{number:x}f" * 32, **change))
+    found = draw_sweeps(results, tmp_path / "out", "eps")
+    names = {path.stem for path in found.files}
+    assert len(found.files) == 2 * len(names) == 2 * (1 + len(changes))
+    assert {"eps-cifar10-tiny-uniform-slf", "eps-stl10-to-digits-tiny-uniform-slf"} <= names
+    assert len([name for name in names if name.startswith("eps-digits-tiny-uniform-slf")]) == 2
+    chosen = draw_sweeps(results, tmp_path / "out", "eps", Choice("digits", "alf")).files
+    assert {path.stem for path in chosen} == {"eps-digits-tiny-uniform-alf"}
+
+
+def test_steps_and_eps_are_drawn_apart(results: Path, tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    last = (outcome(0, 1), outcome(0, 1), outcome(0))
+    save_sweep(results, make_sweep(settings=STEPS, outcomes=last, worst=last))
+    draw_sweeps(results, tmp_path / "out", "steps")
+    (call,) = drawn
+    assert call["rest"] == ((1, 5, 20),)
+    assert call["title"].endswith("accuracy under PGD at 8/255")
+
+
+def test_a_damaged_sweep_is_left_out_and_named(results: Path, tmp_path: Path) -> None:
+    path = next((results / "digits" / "sweeps").glob("acl-*"))
+    path.write_text(path.read_text().replace("ACL", "ADCL"))
+    done = CliRunner().invoke(
+        app, ["plot", "eps", "--results-dir", str(results), "--output", str(tmp_path / "out"), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert f"left out digits/sweeps/{path.name}: its checksum does not match" in done.stderr
+    assert all(Path(name).is_file() for name in json.loads(done.stdout))
+
+
+def test_cost_has_a_point_a_recipe_and_a_figure_a_table(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    results = fill(tmp_path / "results")
+    found = draw_cost(results, tmp_path / "out", Choice(protocol="slf"))
+    assert {path.stem for path in found.files} == {"cost-digits-tiny-uniform-slf"}
+    (call,) = drawn
+    record = template()
+    points = {point.label: point for point in call["data"]}
+    assert points.keys() == {"DeACL 2022, 3 seeds", "SimCLR 2020"}
+    assert points["SimCLR 2020"].seconds == record.pretraining_seconds
+    assert points["SimCLR 2020"].ra.mean == 100 * record.ra.outcome.accuracy
+    assert points["SimCLR 2020"].aa.mean == 5
+    assert record.environment.device in call["note"]
+
+
+def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path) -> None:
+    record = template()
+    results = tmp_path / "results"
+    add(results, record)
+    elsewhere = record.environment.model_copy(update={"device": "another machine"})
+    add(results, record, title="SimCLR", method="simclr", protocol_sha256="a" * 64, environment=elsewhere)
+    files = draw_cost(results, tmp_path / "out").files
+    assert len({path.stem for path in files}) == 2
+
+
+def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    results = fill(tmp_path / "results")
+    found = draw_curves(results, tmp_path / "out", Choice("digits", "slf"))
+    assert len(found.files) == 2 * len(drawn) == 4
+    deacl = next(call for call in drawn if "DeACL" in call["title"])
+    assert deacl["data"] == {f"seed {seed}": template().history for seed in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("figure", "message"),
+    [
+        ("eps", "no sweep of eps on letters in .*. Type bench sweep-eps"),
+        ("steps", "no sweep of steps on letters in .*. Type bench sweep-steps"),
+        ("cost", "no record of a pre-training on letters in .*. Type bench run deacl --dataset digits"),
+        ("curves", "no record on letters in .*. Type bench run deacl --dataset digits"),
+    ],
+)
+def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure: str, message: str) -> None:
+    results = fill(tmp_path / "results")
+    output = tmp_path / "out"
+    arguments = ["plot", figure, "--results-dir", str(results), "--output", str(output), "--dataset", "letters"]
+    done = CliRunner().invoke(app, arguments)
+    with pytest.raises(BenchError, match=message):
+        raise done.exception or AssertionError(done.output)
+    assert not output.exists()
+
+
+def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path) -> None:
+    small = {"encoder.width": 1, "stage1.epochs": 1, "stage1.batch_size": 256, "slf.epochs": 1}
+    for seed in (0, 1):
+        overrides = {**small, "evaluate.pgd_steps": 1, "evaluate.autoattack": False}
+        request = RunRequest("simclr", "digits", protocols=["slf"], seed=seed, overrides=overrides, device="cpu")
+        execute(prepare(RunRequest(**{**vars(request), "runs_dir": tmp_path / "runs"})), tmp_path / "results")
+    chosen = select_finished(tmp_path / "runs")
+    where: dict[str, Any] = {"data_dir": tmp_path, "device": CPU, "images": 20}
+    first = draw_tsne(chosen, tmp_path / "out", **where)
+    attacked = draw_tsne(chosen, tmp_path / "out", **where, adversarial=True)
+    assert [path.stem for path in first] == ["tsne-digits-tiny-uniform-slf"] * 2
+    assert [path.stem for path in attacked] == ["tsne-digits-tiny-uniform-slf-attacked"] * 2
+    once, again = (draw_tsne(chosen[:1], tmp_path / name, **where)[1].read_bytes() for name in ("once", "again"))
+    assert once == again != first[1].read_bytes()
+    shutil.rmtree(tmp_path / "out")
+    done = CliRunner().invoke(
+        app, ["plot", "tsne", "nobody", "--runs-dir", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]
+    )
+    assert "unknown run 'nobody'" in str(done.exception)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,140 @@
+"""The board on disk: LEADERBOARD.md, the README's block, and the command that writes or checks them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer
+from board_records import PUBLISHED, SLF, fill, make_record, table_below, text_of
+from typer.testing import CliRunner
+
+from bench.cli.leaderboard import leaderboard
+from bench.errors import BenchError, CheckFailedError
+from bench.leaderboard import check_leaderboard, render_readme_block, write_leaderboard
+
+README = "# Title\n\nbefore <!-- leaderboard:begin -->old<!-- leaderboard:end --> after\n"
+
+
+def test_a_stale_or_missing_board_fails_the_check(tmp_path: Path) -> None:
+    results, path = fill(tmp_path / "results", make_record()), tmp_path / "LEADERBOARD.md"
+    command = f"Type: bench leaderboard --results-dir {results} --output {path}"
+    with pytest.raises(CheckFailedError, match=re.escape(command)):
+        check_leaderboard(results, path)
+    board = write_leaderboard(results, path)
+    assert check_leaderboard(results, path) == board
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    assert check_leaderboard(results, path) == board
+    fill(results, make_record(seed=1, aa=99))
+    with pytest.raises(CheckFailedError, match="stale or missing"):
+        check_leaderboard(results, path)
+
+
+def test_links_lead_from_the_board_to_the_records(tmp_path: Path) -> None:
+    results = fill(tmp_path / "my results", make_record(), make_record(seed=1))
+    for path in (tmp_path / "LEADERBOARD.md", tmp_path / "deep" / "er" / "board.md"):
+        write_leaderboard(results, path)
+        links = re.findall(r"\]\(([^)]*\.json)\)", path.read_text())
+        assert len(links) == 2
+        assert all((path.parent / link.replace("%20", " ")).is_file() for link in links)
+
+
+def test_the_readme_gets_short_slf_tables_between_its_markers(tmp_path: Path) -> None:
+    results, path, readme = tmp_path / "results", tmp_path / "LEADERBOARD.md", tmp_path / "README.md"
+    fill(results, make_record(aa=71), make_record(protocol="aff", aa=66), make_record(tier="tiny", aa=11))
+    (results / "published").mkdir()
+    (results / "published" / "p.json").write_text((PUBLISHED / "published" / "published.json").read_text())
+    readme.write_text(README)
+    board = write_leaderboard(results, path)
+    text = readme.read_text()
+    block = render_readme_block(board, details_at="LEADERBOARD.md")
+    assert text == README.replace("old", f"\n{block}\n")
+    assert block.count("| --- |") == 2
+    linear = "| 1 | DeACL 2022 | 71.0 [61.5, 79.0] | 50.0 [43.1, 56.9] | 80.0 [73.9, 85.0] |"
+    assert f"{linear} 66.0 [56.3, 74.5] | 1:02:05 | 1.00 |" in text
+    assert "ECCV" not in block
+    assert check_leaderboard(results, path) == board
+    readme.write_text(text.replace("71.0", "99.0"))
+    with pytest.raises(CheckFailedError, match=r"stale or missing: [^ ]*README.md\."):
+        check_leaderboard(results, path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<!-- leaderboard:begin -->",
+        "<!-- leaderboard:end -->",
+        "<!-- leaderboard:end --><!-- leaderboard:begin -->",
+        "<!-- leaderboard:end -->" + README,
+        README + "<!-- leaderboard:begin -->",
+        README + README,
+    ],
+)
+def test_broken_markers_change_no_file(tmp_path: Path, text: str) -> None:
+    results, path = fill(tmp_path / "results", make_record()), tmp_path / "LEADERBOARD.md"
+    (tmp_path / "README.md").write_text(text)
+    with pytest.raises(BenchError, match="each exactly once"):
+        write_leaderboard(results, path)
+    assert (tmp_path / "README.md").read_text() == text
+    assert not path.exists()
+
+
+def test_a_file_that_is_no_leaderboard_stays(tmp_path: Path) -> None:
+    results, path = fill(tmp_path / "results", make_record()), tmp_path / "README.md"
+    path.write_text("my own words")
+    with pytest.raises(BenchError, match="not a generated leaderboard"):
+        write_leaderboard(results, path)
+    assert path.read_text() == "my own words"
+
+
+def test_a_missing_results_folder_is_an_error_not_an_empty_board(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"no results folder .*nowhere.*--results-dir"):
+        write_leaderboard(tmp_path / "nowhere", tmp_path / "LEADERBOARD.md")
+    assert not (tmp_path / "LEADERBOARD.md").exists()
+
+
+def test_a_title_cannot_break_out_of_its_cell(tmp_path: Path) -> None:
+    title = "Evil | x |\n<!-- leaderboard:end -->"
+    results, readme = fill(tmp_path / "results", make_record(title=title)), tmp_path / "README.md"
+    readme.write_text(README)
+    write_leaderboard(results, tmp_path / "LEADERBOARD.md")
+    write_leaderboard(results, tmp_path / "LEADERBOARD.md")
+    assert len(table_below(text_of(results), SLF)[0]) == 11
+    assert readme.read_text().endswith("<!-- leaderboard:end --> after\n")
+
+
+# The command
+
+
+@pytest.fixture
+def app() -> typer.Typer:
+    app = typer.Typer()
+    app.command()(leaderboard)
+    return app
+
+
+def test_the_command_writes_checks_and_names_what_it_left_out(tmp_path: Path, app: typer.Typer) -> None:
+    results, path = (
+        fill(tmp_path / "results", make_record(), make_record(seed=1)),
+        tmp_path / "LEADERBOARD.md",
+    )
+    arguments = ["--results-dir", str(results), "--output", str(path)]
+    stale = CliRunner().invoke(app, [*arguments, "--check"])
+    assert isinstance(stale.exception, CheckFailedError)
+    assert stale.exception.exit_code == 3
+    done = CliRunner().invoke(app, arguments)
+    assert done.stdout == f"{path} written (records: 2, rows: 1)\n"
+    checked = CliRunner().invoke(app, [*arguments, "--check"])
+    assert (checked.exit_code, checked.stdout) == (0, f"{path} is up to date (records: 2, rows: 1)\n")
+    (results / "cifar10" / "bad.json").write_text("{}")
+    assert "\nleft out cifar10/bad.json: schema version None" in CliRunner().invoke(app, arguments).stdout
+
+
+def test_the_command_prints_rows_as_json(tmp_path: Path, app: typer.Typer) -> None:
+    results = fill(tmp_path / "results", make_record(aa=71))
+    arguments = ["--results-dir", str(results), "--output", str(tmp_path / "LEADERBOARD.md"), "--json"]
+    printed = json.loads(CliRunner().invoke(app, arguments).stdout)
+    assert printed["left_out"] == []
+    assert [row["aa"]["accuracy"] for row in printed["rows"]] == [0.71]
+    assert printed["rows"][0]["records"] == ["cifar10/deacl-mini-uniform-s0-slf-22222222.json"]
+    assert (tmp_path / "LEADERBOARD.md").exists()

@@ -1,0 +1,122 @@
+"""Which records the board does not show, which rows it flags, and that it says so."""
+
+import json
+from pathlib import Path
+
+import pytest
+from board_records import SLF, fill, make_record, rows_below, text_of
+
+from bench.errors import CheckFailedError
+from bench.leaderboard import build_leaderboard, check_leaderboard, write_leaderboard
+from bench.record import Outcome
+
+
+def break_some(results: Path) -> dict[str, str]:
+    """Damage files below ``results`` in every way; returns their names, each with what must be said of it."""
+    good = json.loads(next(results.glob("cifar10/*.json")).read_text())
+    no_facts = make_record(seed=9, recipe={"threat": {"eps": 0.1}})
+    texts = {
+        "truncated": (json.dumps(good)[:500], "cannot read"),
+        "future": (json.dumps({**good, "schema_version": 3}), "schema version 3"),
+        "edited": (json.dumps({**good, "seed": 5}), "checksum"),
+        "disagrees": (json.dumps({**good, "sa": {**good["sa"], "accuracy": 0.99}}), "disagrees"),
+        "nan": (json.dumps({**good, "recipe": {"x": float("nan")}}), "checksum"),
+        "nested": ("[" * 100_000, "recursion"),
+        "time": (json.dumps({**good, "finished": "yesterday"}), "finished: Input should be a valid datetime"),
+        "zone": (json.dumps({**good, "started": "2024-01-01T00:00:00"}), "started: Input should have timezone info"),
+        "facts": (no_facts.sealed().model_dump_json(), "recipe.dataset"),
+    }
+    for name, (text, _) in texts.items():
+        (results / "cifar10" / f"{name}.json").write_text(text)
+    return {f"cifar10/{name}.json": complaint for name, (_, complaint) in texts.items()}
+
+
+def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
+    results = fill(tmp_path / "results", make_record())
+    before = text_of(results)
+    expected = break_some(results)
+    board = build_leaderboard(results)
+    assert text_of(results) == before
+    assert {bad.file for bad in board.left_out} == set(expected)
+    for bad in board.left_out:
+        assert expected[bad.file] in bad.reason
+        assert not bad.reason.startswith(str(results))
+
+
+def test_the_check_names_every_bad_record(tmp_path: Path) -> None:
+    results, path = fill(tmp_path / "results", make_record()), tmp_path / "LEADERBOARD.md"
+    write_leaderboard(results, path)
+    names = break_some(results)
+    with pytest.raises(CheckFailedError) as caught:
+        check_leaderboard(results, path)
+    assert all(name in str(caught.value) for name in names)
+    assert "stale" not in str(caught.value)
+
+
+def test_the_same_record_under_two_names_counts_once_and_fails_the_check(tmp_path: Path) -> None:
+    results, path = fill(tmp_path / "results", make_record()), tmp_path / "LEADERBOARD.md"
+    (record,) = results.glob("cifar10/*.json")
+    write_leaderboard(results, path)
+    (results / "cifar10" / "zz-copy.json").write_bytes(record.read_bytes())
+    board = build_leaderboard(results)
+    assert (board.records, [bad.file for bad in board.left_out]) == (1, ["cifar10/zz-copy.json"])
+    with pytest.raises(CheckFailedError, match=rf"zz-copy.json: the same record as {record.name}"):
+        check_leaderboard(results, path)
+
+
+def test_two_records_of_one_run_of_which_none_is_the_newest_are_both_left_out(tmp_path: Path) -> None:
+    results = fill(tmp_path, make_record(aa=40), make_record(aa=90), make_record(aa=30, seed=1))
+    board = build_leaderboard(results)
+    assert [row.seeds for row in board.rows] == [(1,)]
+    assert len(board.left_out) == 2
+    assert all("the same run, finished at the same moment" in bad.reason for bad in board.left_out)
+
+
+def test_outcomes_of_another_number_of_images_than_the_data_have_are_left_out(tmp_path: Path) -> None:
+    record = make_record()
+    facts = record.recipe["dataset"]
+    for name, size in [("short", 199), ("long", 300), ("byte", 208)]:
+        recipe = {**record.recipe, "dataset": {**facts, "test_images": size}}
+        fill(tmp_path, record.model_copy(update={"recipe": recipe, "method": name}))
+    subset = make_record(method="subset", aa=20, aa_n=50)
+    assert subset.aa
+    longer = Outcome.pack([True] * 50, images=range(50), test_images=400)
+    aa = subset.aa.model_copy(update={"outcome": longer})
+    fill(tmp_path, subset.model_copy(update={"aa": aa}), make_record(method="good"))
+    board = build_leaderboard(tmp_path)
+    assert [row.method for row in board.rows] == ["good"]
+    reasons = {bad.file.split("/")[1].split("-")[0]: bad.reason for bad in board.left_out}
+    assert reasons.keys() == {"short", "long", "byte", "subset"}
+    assert all("disagrees with recipe.dataset" in reason for reason in reasons.values())
+    assert reasons["subset"].startswith("AA")
+
+
+# Flags
+
+
+@pytest.mark.parametrize(("ra", "flagged"), [(35, False), (55, False), (56, True), (90, True)])
+def test_an_ra_far_above_aa_on_the_same_images_is_suspected_of_masking(tmp_path: Path, ra: int, flagged: bool) -> None:
+    # 35 of 100 survive AutoAttack. The other hundred images, all right under PGD, say nothing about the gap.
+    on_both = [i < ra for i in range(100)]
+    fill(tmp_path, make_record(aa=35, ra=[*on_both, *[True] * 100]))
+    (row,) = build_leaderboard(tmp_path).rows
+    assert bool(row.flags) == flagged
+    text = text_of(tmp_path)
+    assert (f"\n⚑1 RA exceeds AA by {ra - 35} points on the same images" in text) == flagged
+    assert rows_below(text, SLF)[0]["Method"] == "DeACL 2022" + " ⚑1" * flagged
+
+
+def test_ra_and_aa_at_different_radii_say_nothing_about_masking(tmp_path: Path) -> None:
+    record = make_record(aa=10, ra=[True] * 200)
+    weaker = record.ra.model_copy(update={"eps": record.ra.eps / 8})
+    fill(tmp_path, record.model_copy(update={"ra": weaker}))
+    assert build_leaderboard(tmp_path).rows[0].flags == ()
+
+
+def test_changed_code_is_flagged_with_its_seeds(tmp_path: Path) -> None:
+    for seed, dirty in [(0, False), (1, True), (2, None), (3, True)]:
+        record = make_record(seed=seed)
+        fill(
+            tmp_path, record.model_copy(update={"environment": record.environment.model_copy(update={"dirty": dirty})})
+        )
+    assert "\n⚑1 the code had uncommitted changes (seed 1, 3), so nobody can repeat it\n" in text_of(tmp_path)
