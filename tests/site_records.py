@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from bench.record import Outcome, Record, load_record, save_record
+from bench.record import Outcome, Record, Sweep, SweepSettings, load_record, save_record, save_sweep
 
 RESULTS = Path(__file__).parents[1] / "results"
 
@@ -27,8 +27,22 @@ def add(results: Path, record: Record, **changes: Any) -> Path:
     return save_record(results, Record.model_validate({**dict(record), **changes}))
 
 
+def add_sweep(results: Path, record: Record, correct: list[int], **changes: Any) -> Path:
+    """Write the sweep of ``record`` over eps that leaves the first so many images right; return its file."""
+    grid = tuple(4 * place / 255 for place in range(len(correct)))
+    outcomes = tuple(Outcome.pack([i < count for i in range(100)], test_images=100) for count in correct)
+    shared = {name: getattr(record, name) for name in Sweep.model_fields.keys() & Record.model_fields.keys()}
+    sweep = {
+        **{name: value for name, value in shared.items() if name not in ("schema_version", "sha256")},
+        **{"dataset_sha256": record.recipe["dataset"]["sha256"], "record_sha256": record.sha256},
+        **{"settings": SweepSettings(kind="eps", eps=grid, steps=(20,)), "outcomes": outcomes},
+        **{"cost": next(iter(record.cost.values()))},
+    }
+    return save_sweep(results, Sweep(**{**sweep, **changes}))
+
+
 def fill(results: Path) -> Path:
-    """Write a board of two methods, three seeds, two protocols and a warning; return ``results``."""
+    """Write a board of two methods, three seeds, three protocols, a warning and a sweep; return ``results``."""
     record = template()
     assert record.aa is not None
     for seed in range(3):
@@ -38,6 +52,9 @@ def fill(results: Path) -> Path:
     warned = record.aa.model_copy(update={"warnings": ["the model is randomized"]})
     add(results, record, **{**other, "protocol": "alf", "protocol_sha256": "b" * 64}, aa=warned)
     add(results, record, protocol="aff", protocol_sha256="c" * 64, aa=None, overrides={"threat.eps": 8 / 255})
+    for seed in range(2):
+        add_sweep(results, record, [95, 80, 60 + seed], seed=seed)
+    add_sweep(results, record, [97, 5, 0], method="simclr", title="SimCLR", year=2020)
     (results / "published").mkdir()
     published = (RESULTS / "published" / "published.json").read_bytes()
     (results / "published" / "published.json").write_bytes(published)

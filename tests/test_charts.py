@@ -116,9 +116,9 @@ def test_labels_never_cover_each_other() -> None:
     crowd = [mark(f"method {i}", 10 + i % 7, 40 + i % 5) for i in range(60)]
     boxes = []
     for text in (text for link in drawn(*crowd).iter(f"{SVG}a") for text in link.iter(f"{SVG}text")):
-        x, y, width = float(text.get("x", "")), float(text.get("y", "")), 7.0 * len(text.text or "")
+        x, y, width = float(text.get("x", "")), float(text.get("y", "")), 6.8 * len(text.text or "")
         left = x - width if text.get("text-anchor") == "end" else x
-        boxes.append((left, y - 12, left + width, y + 3))
+        boxes.append((left, y - 11, left + width, y + 3))
     assert 3 < len(boxes) < 60  # where there is no room, the name is in the title alone
     for i, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[:i]:

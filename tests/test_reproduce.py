@@ -72,9 +72,23 @@ def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
     recipe = {**record.recipe, "budget": 1.5e12, "finetune": {"dataset": {**record.recipe["dataset"], "name": "stl10"}}}
     changes = {"dataset": "stl10", "pretrained_on": "digits", "encoder_seed": 4, "seed": 9, "recipe": recipe}
     found = reproduction(record.model_copy(update=changes))
-    assert "--dataset digits --finetune-dataset stl10" in found.command
-    assert "--budget 1500000000000.0 --protocols slf --seed 4" in found.command
+    options = parsed(found.command)
+    expected = {"dataset": "digits", "finetune_dataset": "stl10", "protocols": "slf", "seed": 4}
+    assert {name: options[name] for name in expected} == expected
+    assert float(options["budget"]) == 1.5e12
     assert any("`bench evaluate` with --protocols slf --seed 9" in note for note in found.notes)
+
+
+def test_corrupted_images_on_disk_are_named_by_their_digest() -> None:
+    record = template()
+    recipe = {**record.recipe, "evaluate": {**record.recipe["evaluate"], "corruption_files": "f" * 64}}
+    overrides = {"evaluate.corruptions": "files", "stage1.epochs": 3}
+    found = reproduction(record.model_copy(update={"overrides": overrides, "recipe": recipe}))
+    options = parsed(found.command)
+    assert (options["corruptions"], options["set_"]) == ("PATH", ["stage1.epochs=3"])
+    assert any("f" * 64 in note for note in found.notes)
+    generated = reproduction(record.model_copy(update={"overrides": {"evaluate.corruptions": "generate"}}))
+    assert parsed(generated.command)["set_"] == ["evaluate.corruptions=generate"]
 
 
 def changed(**changes: Any) -> Record:

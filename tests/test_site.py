@@ -1,28 +1,20 @@
 """The site: every link leads somewhere, every number to its record, and nothing a record says is markup."""
 
 import json
-import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
-from urllib.request import urlopen
 
 import pytest
-from site_records import RESULTS, add, fill, robust, template
+from site_records import add, fill, robust, template
 
-from bench.errors import BenchError
 from bench.leaderboard import build_leaderboard
 from bench.record import load_record, record_files
-from bench.report.site import serving, write_site
+from bench.report.site import write_site
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
@@ -158,6 +150,17 @@ def test_every_method_has_a_page_with_its_citation(pages: dict[str, Page]) -> No
     listed = {Path(link).name for link in targets(pages["all-methods.html"]) if link.startswith("methods/")}
     assert {"deacl.html", "simclr.html", "supervised.html", "DynACL.html"} <= listed
     assert {f"methods/{name}" for name in listed} == {name for name in pages if name.startswith("methods/")}
+
+
+def test_a_sweep_is_drawn_and_listed_with_links_to_its_files(folder: Path, pages: dict[str, Page]) -> None:
+    page = pages["figures.html"]
+    (chart,) = [svg for svg in page.all("svg") if svg["class"] == "lines"]
+    assert chart["aria-label"] == "RA under PGD-20 at growing eps: digits, SLF, tier tiny, uniform"
+    cells = [data.strip() for path, data in page.texts if path[-1] == "td" and data.strip()]
+    assert cells[:6] == ["95.0", "80.0", "60.5", "97.0", "5.0", "0.0"]  # the first is the mean of two seeds
+    copies = {aim(page, link)[0] for link in targets(page) if link.endswith(".json")}
+    assert copies == {path.resolve() for path in folder.glob("records/digits/sweeps/*.json")}
+    assert len(copies) == 3
 
 
 # Measured and published
@@ -300,98 +303,3 @@ def hostile_results(tmp_path: Path, changes: dict[str, object]) -> Path:
     path.parent.mkdir(parents=True)
     path.write_text(record.model_dump_json())
     return tmp_path / "results"
-
-
-# The folder
-
-
-def test_the_same_records_give_the_same_folder_to_the_byte(tmp_path: Path, results: Path, folder: Path) -> None:
-    again = write_site(results, tmp_path / "elsewhere").folder
-    files = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    assert files == {path.relative_to(again): path.read_bytes() for path in again.rglob("*") if path.is_file()}
-
-
-def test_a_site_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    first = add(tmp_path / "results", template())
-    folder = write_site(tmp_path / "results", tmp_path / "out").folder
-    add(tmp_path / "results", template(), seed=1)
-    first.unlink()
-    write_site(tmp_path / "results", tmp_path / "out")
-    assert [path.stem.split("-")[3] for path in (folder / "records").rglob("*.html")] == ["s1"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "results"]
-
-
-def test_a_folder_that_is_not_a_site_stays_as_it_is(tmp_path: Path) -> None:
-    add(tmp_path / "results", template())
-    with pytest.raises(BenchError, match=r"results holds digits/.*so it stays. Choose another --output"):
-        write_site(tmp_path / "results", tmp_path / "results")
-    out = write_site(tmp_path / "results", tmp_path / "out").folder
-    (out / "CNAME").write_text("my.domain")
-    before = (out / "index.html").stat().st_mtime_ns
-    with pytest.raises(BenchError, match="out holds CNAME"):
-        write_site(tmp_path / "results", out)
-    assert (out / "index.html").stat().st_mtime_ns == before
-
-
-def test_no_results_folder_is_an_error_and_leaves_no_site(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="no results folder"):
-        write_site(tmp_path / "nowhere", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_without_records_the_site_says_what_to_type(tmp_path: Path) -> None:
-    (tmp_path / "results").mkdir()
-    folder = write_site(tmp_path / "results", tmp_path / "out").folder
-    assert "bench run deacl --dataset digits" in (folder / "index.html").read_text()
-
-
-# The command
-
-
-def test_serving_answers_on_the_loopback_address_until_interrupted(tmp_path: Path) -> None:
-    add(tmp_path / "results", template())
-    bench = [sys.executable, "-c", "from bench.cli import main; main()", "site", "--serve", "--port", "0"]
-    process = subprocess.Popen(
-        bench,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(RESULTS.parent)},
-    )
-    assert process.stdout is not None
-    try:
-        lines = [process.stdout.readline() for _ in range(2)]
-        assert lines[0].startswith("site/index.html written (records: 1, methods: "), process.stderr
-        address = re.findall(r"http://127\.0\.0\.1:\d+/", lines[1])[0]
-        assert b"<h1>" in urlopen(f"{address}index.html").read()
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
-
-
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
-    with serving(tmp_path, 0) as server:
-        assert server.server_address[0] == "127.0.0.1"
-        with (
-            pytest.raises(BenchError, match=rf"cannot listen on 127.0.0.1:{server.server_port}.*another --port"),
-            serving(tmp_path, server.server_port),
-        ):
-            pass
-
-
-def test_a_hundred_records_take_seconds(tmp_path: Path) -> None:
-    # perf/site.py measures a thousand; a quadratic step would show here already.
-    path = add(tmp_path / "results", template())
-    record = load_record(path)
-    for i in range(100):
-        seed = record.model_copy(update={"seed": i % 5, "protocol_sha256": f"{i // 5:064}"}).sealed()
-        path.with_name(f"{i}.json").write_text(seed.model_dump_json())
-    write_site(tmp_path / "results", tmp_path / "warm")
-    shutil.rmtree(tmp_path / "warm")
-    start = time.perf_counter()
-    assert write_site(tmp_path / "results", tmp_path / "out").records == 101
-    assert time.perf_counter() - start < 10

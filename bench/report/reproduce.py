@@ -9,6 +9,8 @@ from bench.data import DATASETS
 from bench.recipe import load_tier, override_text, tier_names
 from bench.record import Record
 
+_CORRUPTIONS = "evaluate.corruptions"
+
 
 class Reproduction(NamedTuple):
     """What to type to make a record again."""
@@ -22,7 +24,7 @@ class Reproduction(NamedTuple):
 
 def reproduction(record: Record) -> Reproduction:
     """Return the command that makes ``record`` again, on the machine of whoever has its data."""
-    recipe, overrides = record.recipe, sorted(record.overrides.items())
+    recipe, overrides = record.recipe, dict(sorted(record.overrides.items()))
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
     words = ["bench", "run", record.method, "--dataset", _data(record.pretrained_on or record.dataset)]
@@ -30,7 +32,10 @@ def reproduction(record: Record) -> Reproduction:
     words += ["--tier", tier, "--fidelity", record.fidelity]
     words += [] if recipe.get("budget") is None else ["--budget", repr(recipe["budget"])]
     words += ["--protocols", record.protocol, "--seed", str(encoder_seed)]
-    words += [word for key, value in overrides for word in ("--set", override_text(key, value))]
+    if overrides.get(_CORRUPTIONS) == "files":  # which the recipe names by their digest alone
+        words += ["--corruptions", "PATH"]
+        del overrides[_CORRUPTIONS]
+    words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
     notes = [*_data_notes(record), tier_note, _seed_note(record), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
@@ -47,6 +52,10 @@ def _data_notes(record: Record) -> Iterator[str]:
                 f"{facts['name']} is somebody's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
                 f"Its SHA-256, as the bench computes it, is {facts['sha256']}."
             )
+
+    if record.overrides.get(_CORRUPTIONS) == "files":
+        digest = record.recipe["evaluate"]["corruption_files"]
+        yield f"--corruptions PATH stands for the folder of your corrupted test images, of SHA-256 {digest}."
 
 
 def _seed_note(record: Record) -> str:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from bench.report.charts.axis import Axis, linear_ticks, log_ticks
 
-_WIDTH, _HEIGHT = 720, 400
+_WIDTH, _HEIGHT = 560, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 24, 18, 52
-_LETTER, _LINE = 7.0, 15.0
+_LETTER, _LINE = 6.8, 14.0
 """About how wide a letter of a label is, and how high a line."""
 
 

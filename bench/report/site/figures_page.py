@@ -1,6 +1,6 @@
 """The figures: what robustness costs, as measured here and as published, and how it ends as the attack grows."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
 from urllib.parse import quote
@@ -12,24 +12,35 @@ from bench.report import charts
 from bench.report.charts import Point, scatter
 from bench.report.site.tables import Group, Line
 
-_SECONDS = {
+_SECONDS: Mapping[float, str] = {
     **{1: "1 s", 3: "3 s", 10: "10 s", 30: "30 s", 60: "1 min", 180: "3 min", 600: "10 min", 1800: "30 min"},
     **{3600: "1 h", 10800: "3 h", 36000: "10 h", 86400: "1 day", 3 * 86400: "3 days", 10 * 86400: "10 days"},
     **{30 * 86400: "30 days", 100 * 86400: "100 days"},
 }
-_DAYS = {0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1: "1", 2: "2", 5: "5", 10: "10", 20: "20", 50: "50", 100: "100"}
+_DAYS: Mapping[float, str] = {
+    0.1: "0.1",
+    0.2: "0.2",
+    0.5: "0.5",
+    1: "1",
+    2: "2",
+    5: "5",
+    10: "10",
+    20: "20",
+    50: "50",
+    100: "100",
+}
 _FEWEST = 2
 """Points below which a chart says nothing that its table does not."""
 
 
-class Figure(NamedTuple):
-    """One chart."""
+class CostFigure(NamedTuple):
+    """The charts of one group."""
 
     group: Group
-    measure: str
-    svg: str
+    charts: tuple[str, ...]
+    """AA and RA, as far as there is enough of either."""
     without: int
-    """Lines of the group that have no place in it: their cost was not measured, or is none."""
+    """Lines of the group that have no place in any: their cost was not measured, or is none."""
 
 
 class SweepFigure(NamedTuple):
@@ -68,7 +79,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
     return SweepFigure(key, attack, svg, marks, tuple(zip(rows, accuracies, strict=True)))
 
 
-def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list[Figure]:
+def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list[CostFigure]:
     """Return robustness against the cost of pre-training for each of ``groups`` that has enough of both.
 
     Args:
@@ -78,12 +89,15 @@ def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list
     """
     figures = []
     for group in groups:
-        # AutoAttack tells more, where it was measured at all.
-        measure = "aa" if sum(line.numbers["aa"] is not None for line in group.lines) >= _FEWEST else "ra"
-        points = [point for line in group.lines if (point := _point(line, measure, root, published))]
-        if len(points) >= _FEWEST:
-            svg = _draw(group, points, measure, published)
-            figures.append(Figure(group, measure.upper(), svg, len(group.lines) - len(points)))
+        points = [[_point(line, measure, root, published) for line in group.lines] for measure in ("aa", "ra")]
+        drawn = tuple(
+            _draw(group, [point for point in found if point], measure, published)
+            for measure, found in zip(("AA", "RA"), points, strict=True)
+            if sum(map(bool, found)) >= _FEWEST
+        )
+        if drawn:
+            without = sum(not any(of_line) for of_line in zip(*points, strict=True))
+            figures.append(CostFigure(group, drawn, without))
     return figures
 
 
@@ -100,7 +114,7 @@ def _point(line: Line, measure: str, root: str, published: bool) -> Point | None
 def _draw(group: Group, points: Sequence[Point], measure: str, published: bool) -> str:
     conditions = f"{group.dataset}, {group.protocol}"
     if published:
-        title = f"{measure.upper()} against GPU-days, as published: {conditions}"
-        return scatter(points, title=title, x="pre-training, GPU-days", y=f"{measure.upper()}, %", marks=_DAYS)
-    title = f"{measure.upper()} against pre-training time: {conditions}, tier {group.tier}, {group.fidelity}"
-    return scatter(points, title=title, x="pre-training, wall-clock", y=f"{measure.upper()}, %", marks=_SECONDS)
+        title = f"{measure} against GPU-days, as published: {conditions}"
+        return scatter(points, title=title, x="pre-training, GPU-days", y=f"{measure}, %", marks=_DAYS)
+    title = f"{measure} against pre-training time: {conditions}, tier {group.tier}, {group.fidelity}"
+    return scatter(points, title=title, x="pre-training, wall-clock", y=f"{measure}, %", marks=_SECONDS)
