@@ -71,7 +71,7 @@ def ablate(
     """
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
     from bench.recipe import parse_overrides
-    from bench.run import RunRequest
+    from bench.run import RunRequest, parse_seeds
     from bench.stop import stop_on_signals
 
     base = RunRequest(
@@ -88,7 +88,7 @@ def ablate(
     chosen = choose_table(method, table, grid or [])
     console = Console(stderr=True)
     with console.status("reading the data and building every recipe"):
-        ablation = plan_ablation(base, chosen, _seeds(seeds))
+        ablation = plan_ablation(base, chosen, parse_seeds(seeds))
     with console.status("measuring this machine"):
         projection = project_ablation(ablation)
     if dry_run or not ablation.finished:
@@ -107,13 +107,6 @@ def ablate(
     if found.faults:
         runs = "1 run" if len(found.faults) == 1 else f"{len(found.faults)} runs"
         raise BenchError("\n- ".join([f"{runs} could not be finished:", *found.faults]))
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise BenchError(f"--seeds {text!r} is no list of whole numbers. Type, say, --seeds 0,1,2") from None
 
 
 def _plan(ablation: "Ablation", projection: "Projection") -> Table:
