@@ -42,7 +42,8 @@ def project_ablation(ablation: Ablation) -> Projection:
     for phase in (phase for own in phases for phase in own if runs[_identity(phase)] > 1):
         if _identity(phase) not in seen:
             seen.add(_identity(phase))
-            what = f"{phase.phase} ({phase.place.name}), for {runs[_identity(phase)]} runs"
+            place = f" ({phase.place.name})" if phase.place.name else ""
+            what = f"{phase.phase}{place}, for {runs[_identity(phase)]} runs"
             shared[what] = phase.seconds * phase.left
     cells = {
         cell.label: sum(phase.seconds * phase.left for phase in own if runs[_identity(phase)] == 1)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli._format import duration
+from bench.cli._options import DataDir, Device, Preset, ResultsDir, RunsDir, Set, Threads, names, overrides
 from bench.cli._progress import reporting
 from bench.errors import BenchError
 
@@ -46,18 +47,15 @@ def ablate(
         str | None,
         typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
     ] = None,
+    preset: Preset = None,
     seeds: Annotated[str, typer.Option(help="Seeds to run every cell with, with commas.")] = "0",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a number in all cells; may be repeated."),
-    ] = None,
+    set_: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs keep weights and state.")] = Path("runs"),
-    results_dir: Annotated[Path, typer.Option(help="Where records go; published numbers are read there.")] = Path(
-        "results"
-    ),
-    data_dir: Annotated[Path, typer.Option(help="Where datasets are downloaded to.")] = Path("data"),
+    device: Device = None,
+    threads: Threads = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
 ) -> None:
     """Run a grid of settings, and print it as a table beside the paper's numbers.
@@ -71,16 +69,18 @@ def ablate(
     """
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
     from bench.recipe import parse_overrides
+    from bench.device import use_threads
     from bench.run import RunRequest, parse_seeds
     from bench.stop import stop_on_signals
 
+    use_threads(threads)
     base = RunRequest(
         method=method,
         dataset=dataset,
         tier=tier,
         fidelity=fidelity,
-        protocols=None if protocols is None else [name.strip() for name in protocols.split(",")],
-        overrides=parse_overrides(set_ or []),
+        protocols=names(protocols),
+        overrides=overrides(preset, set_),
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,
