@@ -28,7 +28,7 @@ class Figure(NamedTuple):
     group: Group
     measure: str
     svg: str
-    without: tuple[str, ...]
+    without: int
     """Lines of the group that have no place in it: their cost was not measured, or is none."""
 
 
@@ -57,7 +57,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
     if not by_eps:
         attack = f"PGD at {norm}eps {eps_text(settings.eps[0])} with ever more steps"
     svg = charts.lines(
-        [charts.Line(row.label, [100 * score.accuracy for score in row.scores]) for row in rows],
+        [charts.Line(row.label.partition(" (")[0], [100 * score.accuracy for score in row.scores]) for row in rows],
         settings.grid,
         marks,
         title=f"RA under {attack}: {key.dataset}, {key.protocol.upper()}, tier {key.tier}, {key.fidelity}",
@@ -82,8 +82,8 @@ def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list
         measure = "aa" if sum(line.numbers["aa"] is not None for line in group.lines) >= _FEWEST else "ra"
         points = [point for line in group.lines if (point := _point(line, measure, root, published))]
         if len(points) >= _FEWEST:
-            without = tuple(line.title for line in group.lines if not _point(line, measure, root, published))
-            figures.append(Figure(group, measure.upper(), _draw(group, points, measure, published), without))
+            svg = _draw(group, points, measure, published)
+            figures.append(Figure(group, measure.upper(), svg, len(group.lines) - len(points)))
     return figures
 
 
