@@ -123,7 +123,13 @@ def site(chromium: Any, folder: Path) -> Iterator[Site]:
 
 def pages(folder: Path) -> list[str]:
     record = next((folder / "records").rglob("*.html"))
-    return ["index.html", "all-methods.html", "figures.html", "methods/deacl.html", record.relative_to(folder).as_posix()]
+    return [
+        "index.html",
+        "all-methods.html",
+        "figures.html",
+        "methods/deacl.html",
+        record.relative_to(folder).as_posix(),
+    ]
 
 
 def heading(site: Site, name: str) -> Any:

@@ -30,7 +30,7 @@ def project_ablation(ablation: Ablation) -> Projection:
     Raises:
         BenchError: plans that cannot work on this dataset or device, of all cells together.
     """
-    timings: dict[str, float] = {}
+    timings: dict[str, StepTimes] = {}
 
     def estimate(cell: Cell) -> list[PhaseEstimate]:
         return [phase for run in cell.runs if not run.finished for phase in project(run, timings)]

@@ -68,7 +68,6 @@ def ablate(
       bench ablate deacl --grid stage2.weight_decay=1e-6,1e-5 --grid stage2.lam=1,2
     """
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
-    from bench.recipe import parse_overrides
     from bench.device import use_threads
     from bench.run import RunRequest, parse_seeds
     from bench.stop import stop_on_signals
