@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell, together
 from bench.run import PhaseEstimate, project
+from bench.train import StepTimes
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from bench.leaderboard.groups import LeftOut, read_groups
 from bench.leaderboard.labels import budget_text

@@ -12,12 +12,23 @@ from bench.report import charts
 from bench.report.charts import Point, scatter
 from bench.report.site.tables import Group, Line
 
-_SECONDS = {
+_SECONDS: dict[float, str] = {
     **{1: "1 s", 3: "3 s", 10: "10 s", 30: "30 s", 60: "1 min", 180: "3 min", 600: "10 min", 1800: "30 min"},
     **{3600: "1 h", 10800: "3 h", 36000: "10 h", 86400: "1 day", 3 * 86400: "3 days", 10 * 86400: "10 days"},
     **{30 * 86400: "30 days", 100 * 86400: "100 days"},
 }
-_DAYS = {0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1: "1", 2: "2", 5: "5", 10: "10", 20: "20", 50: "50", 100: "100"}
+_DAYS: dict[float, str] = {
+    0.1: "0.1",
+    0.2: "0.2",
+    0.5: "0.5",
+    1: "1",
+    2: "2",
+    5: "5",
+    10: "10",
+    20: "20",
+    50: "50",
+    100: "100",
+}
 _FEWEST = 2
 """Points below which a chart says nothing that its table does not."""
 
