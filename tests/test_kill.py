@@ -86,16 +86,7 @@ def toy_dataset(path: Path) -> None:
 
 def start(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "deacl", "--protocols", "slf"]
-    command += [
-        "--dataset",
-        f"npz:{folder.parent / 'toy.npz'}",
-        "--device",
-        "cpu",
-        "--tier",
-        "tiny",
-        "--protocols",
-        "slf",
-    ]
+    command += ["--dataset", f"npz:{folder.parent / 'toy.npz'}", "--device", "cpu", "--tier", "tiny"]
     command += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
