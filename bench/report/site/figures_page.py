@@ -17,18 +17,7 @@ _SECONDS: Mapping[float, str] = {
     **{3600: "1 h", 10800: "3 h", 36000: "10 h", 86400: "1 day", 3 * 86400: "3 days", 10 * 86400: "10 days"},
     **{30 * 86400: "30 days", 100 * 86400: "100 days"},
 }
-_DAYS: Mapping[float, str] = {
-    0.1: "0.1",
-    0.2: "0.2",
-    0.5: "0.5",
-    1: "1",
-    2: "2",
-    5: "5",
-    10: "10",
-    20: "20",
-    50: "50",
-    100: "100",
-}
+_DAYS = {days: f"{days:g}" for days in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)}
 _FEWEST = 2
 """Points below which a chart says nothing that its table does not."""
 
