@@ -156,7 +156,7 @@ def test_a_sweep_is_drawn_and_listed_with_links_to_its_files(folder: Path, pages
     page = pages["figures.html"]
     (chart,) = [svg for svg in page.all("svg") if svg["class"] == "lines"]
     assert chart["aria-label"] == "RA under PGD-20 at growing eps: digits, SLF, tier tiny, uniform"
-    cells = [data.strip() for path, data in page.texts if path[-1] == "td" and data.strip()]
+    cells = [data.strip() for path, data in page.texts if path[-1:] == ("td",) and data.strip()]
     assert cells[:6] == ["95.0", "80.0", "60.5", "97.0", "5.0", "0.0"]  # the first is the mean of two seeds
     copies = {aim(page, link)[0] for link in targets(page) if link.endswith(".json")}
     assert copies == {path.resolve() for path in folder.glob("records/digits/sweeps/*.json")}

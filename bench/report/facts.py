@@ -130,4 +130,7 @@ def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
 
 
 def _plain(value: Any) -> str:
-    return value if isinstance(value, str) else _JSON.encode(value)
+    if isinstance(value, str):
+        return value
+    # Most are plain numbers, which repr writes as JSON does, in a tenth of the time.
+    return repr(value) if type(value) in (int, float) else _JSON.encode(value)

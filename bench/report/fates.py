@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 
 from bench.record import Outcome
 
 
-class Fate(Enum):
+class Fate(StrEnum):
     """Of one test image; the value is how it reads."""
 
     ROBUST = "right under the attack"

@@ -18,13 +18,19 @@ FATE_COLOURS: dict[Fate, tuple[int, int, int, int]] = {
 }
 """RGBA that can be told apart on white and on black, and without seeing red from green."""
 
+_PLACE = {fate: place for place, fate in enumerate(FATE_COLOURS)}
+_NOTHING = len(_PLACE)
+_PALETTE = bytes(value for colour in FATE_COLOURS.values() for value in colour) + bytes(4)
+
 
 def fate_grid(fates: Sequence[Fate]) -> bytes:
     """Return a PNG of one pixel an image, row by row in the order of ``fates``, nearly square."""
     columns = math.ceil(math.sqrt(len(fates)))
-    pixels = np.zeros((math.ceil(len(fates) / columns) * columns, 4), dtype=np.uint8)
-    pixels[: len(fates)] = [FATE_COLOURS[fate] for fate in fates]
-    return _png(pixels.reshape(-1, columns, 4))
+    places = bytearray([_NOTHING]) * (math.ceil(len(fates) / columns) * columns)
+    places[: len(fates)] = bytes(map(_PLACE.__getitem__, fates))
+    image = Image.frombytes("P", (columns, len(places) // columns), bytes(places))
+    image.putpalette(_PALETTE, "RGBA")
+    return _encoded(image)
 
 
 def picture(image: np.ndarray, *, side: int) -> bytes:
@@ -34,7 +40,8 @@ def picture(image: np.ndarray, *, side: int) -> bytes:
     """
     factor = max(1, math.ceil(side / image.shape[1]))
     large = image.repeat(factor, axis=1).repeat(factor, axis=2).transpose(1, 2, 0)
-    return _png(large[:, :, 0] if large.shape[2] == 1 else large)
+    pixels = large[:, :, 0] if large.shape[2] == 1 else large
+    return _encoded(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def data_url(png: bytes) -> str:
@@ -42,7 +49,7 @@ def data_url(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
-def _png(pixels: np.ndarray) -> bytes:
+def _encoded(image: Image.Image) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(file, "PNG", optimize=True)
+    image.save(file, "PNG")
     return file.getvalue()

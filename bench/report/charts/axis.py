@@ -17,7 +17,9 @@ class Axis:
 
     def place(self, value: float) -> float:
         """Return where ``value`` is drawn, to a tenth of a unit."""
-        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, value))
+        low, high = self.low, self.high
+        if self.log:
+            low, high, value = math.log(low), math.log(high), math.log(value)
         share = (value - low) / (high - low) if high > low else 0.5
         return round(self.start + share * (self.end - self.start), 1)
 
