@@ -119,7 +119,7 @@ def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
 
     return {
         "phase": phase_name(name),
-        "time": duration(cost.seconds),
+        "time": duration(cost.seconds) if cost.seconds >= 0.05 else "< 0.1 s",
         "images": written(cost.images, 1, ",.0f"),
         "images_per_second": written(cost.images_per_second, 1, ",.0f"),
         "flops": written(cost.flops_per_image, 1e6),

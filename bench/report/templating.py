@@ -18,12 +18,12 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"url": _url, "percent": _percent, "markdown": escape, "zip": zip}
+    environment.filters |= {"url": url, "percent": _percent, "markdown": escape, "zip": zip}
     environment.globals |= {"DASH": DASH, "Fate": Fate}
     return environment
 
 
-def _url(page: str) -> str:
+def url(page: str) -> str:
     """Return a page of a site, perhaps with an anchor, as an address."""
     path, sign, anchor = page.partition("#")
     return quote(path) + sign + anchor

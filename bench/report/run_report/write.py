@@ -50,7 +50,7 @@ def write_report(
         BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
             that is not a report or cannot be written.
     """
-    found = sorted(finished_in(runs_dir / run), key=lambda f: PROTOCOLS.index(f.protocol)) or _refuse(runs_dir, run)
+    found = sorted(finished_in(runs_dir / run), key=_order) or _refuse(runs_dir, run)
     files: dict[str, bytes] = {}
     sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
     values = {"run": run, "record": found[0].record, "sections": sections, "parts": _PARTS}

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import NamedTuple
-from urllib.parse import quote
 
 from bench.leaderboard import Leaderboard, SweepRow
 from bench.leaderboard.sweeps import SweepKey
@@ -11,6 +10,7 @@ from bench.leaderboard.wording import eps_text, percent
 from bench.report import charts
 from bench.report.charts import Point, scatter
 from bench.report.site.tables import Group, Line
+from bench.report.templating import url
 
 _SECONDS: Mapping[float, str] = {
     **{1: "1 s", 3: "3 s", 10: "10 s", 30: "30 s", 60: "1 min", 180: "3 min", 600: "10 min", 1800: "30 min"},
@@ -94,10 +94,8 @@ def _point(line: Line, measure: str, root: str, published: bool) -> Point | None
     number = line.numbers[measure]
     if number is None or not line.cost_sort:
         return None
-    page, _, anchor = number.page.partition("#")
-    href = f"{root}{quote(page)}" + (f"#{anchor}" if anchor else "")
     interval = (number.low, number.high) if number.high > number.low else None
-    return Point(line.title, line.departures, line.cost_sort, number.at, interval, href, published)
+    return Point(line.title, line.departures, line.cost_sort, number.at, interval, root + url(number.page), published)
 
 
 def _draw(group: Group, points: Sequence[Point], measure: str, published: bool) -> str:
