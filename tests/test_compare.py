@@ -177,7 +177,8 @@ def test_the_command_says_it_in_words_and_in_json(tmp_path: Path) -> None:
     fill(tmp_path, make_record(aa=50), make_record(method="simclr", title="SimCLR", aa=40))
     names = [path.stem for path in record_files(tmp_path)]
     text = invoke(tmp_path, *names, "--images")
-    assert "+10.00" in text
+    (line,) = (line for line in text.splitlines() if "+10.00" in line)
+    assert (line.split()[0], line.split()[-1], len(line) <= 80) == ("AA", "100", True)
     assert "they also differ in method: deacl, simclr\n" in text
     assert "AA, only A is right: 40, 41, 42, 43, 44, 45, 46, 47, 48, 49\nAA, only B is right: none\n" in text
     values = json.loads(invoke(tmp_path, *names, "--json", "--measures", "aa"))

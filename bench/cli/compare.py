@@ -104,8 +104,8 @@ def _show_seeds(found: "SeedComparison") -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table("", box=box.SIMPLE)
-    for column in columns:
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))  # fits 80 columns
+    for column in ("", *columns):
         table.add_column(column, justify="right", no_wrap=True)
     return table
 
