@@ -193,7 +193,9 @@ def test_the_command_compares_methods_over_seeds(tmp_path: Path) -> None:
     for name, aa in [("a", 60), ("b", 50)]:
         fill(tmp_path, *(make_record(method=name, title=name, seed=seed, aa=aa + seed) for seed in (0, 1)))
     text = invoke(tmp_path, "a", "b", "--dataset", "cifar10")
-    assert "60.50 ± 0.71, n = 2" in text
+    (line,) = (line for line in text.splitlines() if "60.50 ± 0.71" in line)
+    assert (line.split()[0], len(line) <= 80) == ("AA", True)
+    assert "\nA: n = 2, seeds 0, 1\n" in text
     assert json.loads(invoke(tmp_path, "a", "b", "--dataset", "cifar10", "--json"))["seeds_b"] == [0, 1]
 
 
