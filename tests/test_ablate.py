@@ -160,7 +160,7 @@ def test_what_is_shared_is_counted_once_and_what_is_done_not_at_all(base: RunReq
     assert seconds > 0
     assert list(projection.cells) == ["stage2.lam=1", "stage2.lam=2", "stage2.lam=3"]
     assert projection.seconds == pytest.approx(seconds + sum(projection.cells.values()))
-    execute(prepare(base), tmp_path / "results")  # the second cell
+    execute(prepare(replace(base, protocols=("slf",))), tmp_path / "results")  # the second cell
     later = project_ablation(plan_ablation(base, GRID))
     assert list(later.shared.values()) == [0]
     assert [seconds > 0 for seconds in later.cells.values()] == [True, False, True]
@@ -198,7 +198,7 @@ def test_a_finished_ablation_does_nothing_anew(base: RunRequest, tmp_path: Path)
     assert (listener.phases, listener.notes) == ([], [])
 
 
-@pytest.mark.parametrize("stop_at", [2, 6, 8, 15, 17, 25])
+@pytest.mark.parametrize("stop_at", [2, 8, 15])
 def test_an_ablation_stopped_anywhere_continues_to_the_same_end(
     base: RunRequest, tmp_path: Path, whole: list[CellResult], stop_at: int
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell, together
 from bench.run import PhaseEstimate, project
+from bench.train import StepTimes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def project_ablation(ablation: Ablation) -> Projection:
     Raises:
         BenchError: plans that cannot work on this dataset or device, of all cells together.
     """
-    timings: dict[str, float] = {}
+    timings: dict[str, StepTimes] = {}
 
     def estimate(cell: Cell) -> list[PhaseEstimate]:
         return [phase for run in cell.runs if not run.finished for phase in project(run, timings)]
