@@ -357,7 +357,7 @@ def test_a_failed_cell_is_shown_and_ends_with_1(
     [
         ("deacl", "nothing to vary"),
         ("deacl --table 7", "unknown table of deacl '7'"),
-        ("deacl --table 1 --seeds 0,x", "'x' is not a seed. Type whole numbers, as in --seeds 0,1,2"),
+        ("deacl --table 1 --seeds 0,x", "--seeds '0,x': 'x' is not a seed. Type whole numbers, as in --seeds 0,1,2"),
         ("deacl --table 1 --set student_init=scratch", "that is what the table varies"),
         ("simclr --grid stage1.lr=1,2 --protocols slx", "unknown protocol 'slx'"),
     ],
