@@ -211,7 +211,11 @@ def test_what_tells_our_numbers_from_the_papers_is_said() -> None:
     recipe = prepare(RunRequest("deacl", "digits")).recipe
     (note,) = PaperColumn(TABLES["3"], "DeACL", RESULTS).notes(recipe)
     assert "cifar10, resnet18, SLF" in note
-    assert "other data (digits), tier tiny, uniform fidelity" in note
+    assert "other data (digits), tier tiny, uniform fidelity. Compare the order" in note
+    paper = cifar10("paper", {})
+    facts = paper.dataset.model_copy(update={"published_as": "cifar10"})
+    (note,) = PaperColumn(TABLES["3"], "DeACL", RESULTS).notes(paper.model_copy(update={"dataset": facts}))
+    assert note.endswith("Ours: the same data, tier paper, uniform fidelity.")
 
 
 # The page

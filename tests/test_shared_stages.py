@@ -182,7 +182,7 @@ def test_what_decides_the_stage_decides_its_folder(deacl: RunRequest, data: str,
         replace(deacl, protocols=("aff", "alf")),
     ]
     assert len({folder(request).path for request in same}) == 1
-    byol = {"ssl": "byol", "stage1.predictor": [4]}
+    byol: dict[str, Any] = {"ssl": "byol", "stage1.predictor": [4]}
     other_frameworks: list[dict[str, Any]] = [{"ssl": "mocov2"}, byol, {"ssl": "barlow_twins"}, {"ssl": "vicreg"}]
     settings: list[dict[str, Any]] = [
         *({"stage1.epochs": 3}, {"stage1.batch_size": 6}, {"stage1.lr": 0.1}, {"stage1.temperature": 0.3}),

@@ -49,12 +49,13 @@ class PaperColumn:
         if not self._numbers:
             return []
         first = self._numbers[0]
-        other = [] if recipe.dataset.published_as == first.dataset else [f"other data ({recipe.dataset.name})"]
-        other += [] if recipe.tier == "paper" else [f"tier {recipe.tier}"]
-        other += [f"{recipe.fidelity} fidelity"]
+        same_data = recipe.dataset.published_as == first.dataset
+        data = "the same data" if same_data else f"other data ({recipe.dataset.name})"
+        comparable = same_data and recipe.tier == "paper"
         return [
-            f"Paper: {first.source}; {first.dataset}, {first.encoder}, {first.protocol}. Ours: {', '.join(other)}. "
-            "Compare the order of the rows, not the numbers."
+            f"Paper: {first.source}; {first.dataset}, {first.encoder}, {first.protocol}. "
+            f"Ours: {data}, tier {recipe.tier}, {recipe.fidelity} fidelity."
+            + ("" if comparable else " Compare the order of the rows, not the numbers.")
         ]
 
     @property

@@ -48,8 +48,8 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
     so it is the run that ``bench run`` makes. The data are read once.
 
     Raises:
-        BenchError: what ``base`` sets and the table varies, cells that are the same run, and
-            whatever keeps a cell from being run: the faults of all cells together.
+        BenchError: what ``base`` sets and the table varies, cells that are the same run, and whatever keeps a cell
+            from being run: the faults of all cells together.
     """
     varied = dict.fromkeys(key for cell in table.cells for key in cell.settings)
     clash = [key for key in varied if key in base.overrides]

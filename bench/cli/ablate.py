@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench.cli._format import duration
@@ -119,9 +120,9 @@ def _plan(ablation: "Ablation", projection: "Projection") -> Table:
     table.add_column("to do")
     table.add_column("about", justify="right")
     for what, seconds in projection.shared.items():
-        table.add_row(f"once: {what}", _about(seconds))
+        table.add_row(escape(f"once: {what}"), _about(seconds))
     for label, seconds in projection.cells.items():
-        table.add_row(label, _about(seconds))
+        table.add_row(escape(label), _about(seconds))
     table.add_section()
     table.add_row("all", _about(projection.seconds))
     return table
@@ -147,7 +148,7 @@ def _print_report(found: "AblationReport") -> None:
         ours = [_score(score) for score in (row.aa, row.ra, row.sa)]
         if not row.seeds:
             ours = ["failed", "", ""]
-        table.add_row(row.label, *protocol, *ours, *(_published(row.paper) if found.paper else []))
+        table.add_row(escape(row.label), *protocol, *ours, *(_published(row.paper) if found.paper else []))
     if found.unplaced:
         table.add_section()
         for label, number in found.unplaced.items():
