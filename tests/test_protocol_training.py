@@ -173,16 +173,22 @@ class Reference:
 
     def loss(self, batch: Batch) -> Tensor:
         plan, moves = self.plan, getattr(self.plan, "encoder_bn", "train") == "train"
-        rows, beta = range(len(batch.labels)), float(getattr(self.plan, "beta", 0))
-        adversarial = batch.images if plan.section == "slf" else self.attacked(batch)
-        if plan.section == "slf" or plan.loss == "pgd":
-            q = self.logits(adversarial, self.norm, batch_statistics=moves).log_softmax(1)
-            return -q[rows, batch.labels].mean()
+        rows = range(len(batch.labels))
+        if plan.section == "slf":
+            return (
+                -self.logits(batch.images, self.norm, batch_statistics=moves).log_softmax(1)[rows, batch.labels].mean()
+            )
+        adversarial = self.attacked(batch)
+        if plan.loss == "pgd":
+            return (
+                -self.logits(adversarial, self.norm, batch_statistics=moves).log_softmax(1)[rows, batch.labels].mean()
+            )
         p = self.logits(batch.images, self.clean_norm, batch_statistics=moves).log_softmax(1)
         q = self.logits(adversarial, self.norm, batch_statistics=moves).log_softmax(1)
         if plan.clean_passes == 2:
             self.logits(batch.images, self.clean_norm, batch_statistics=moves)
-        return -p[rows, batch.labels].mean() + beta * (p.exp() * (p - q)).sum() / len(rows)
+        total: Tensor = -p[rows, batch.labels].mean() + plan.beta * (p.exp() * (p - q)).sum() / len(rows)
+        return total
 
     def step(self, batch: Batch, lr: float) -> None:
         for tensor in self.learnt:

@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from bench.leaderboard.groups import LeftOut, read_groups
 from bench.leaderboard.labels import budget_text
@@ -79,7 +80,7 @@ def measured_costs(
     return sorted(tables, key=lambda table: (table.dataset, table.sha256, table.tier, table.device)), left_out
 
 
-def _conditions(one: Measured) -> Hashable:
+def _conditions(one: Measured) -> tuple[Any, ...]:
     record = one.record
     data = record.recipe["dataset"]  # of pre-training, which in transfer is not what the record is about
     devices = sorted({cost.device for cost in _stages(record).values()})
@@ -90,7 +91,7 @@ def _conditions(one: Measured) -> Hashable:
 
 
 def _table(measured: Sequence[Measured]) -> MeasuredTable:
-    dataset, sha256, tier, _, fidelity, device, threads = _conditions(measured[0])  # type: ignore[misc]
+    dataset, sha256, tier, _, fidelity, device, threads = _conditions(measured[0])
     costs = [_cost(same) for same in _grouped(measured, _pretraining)]
     plain = next((cost for cost in costs if (cost.method, cost.label) == ("deacl", "DeACL")), None)
     if plain is not None:

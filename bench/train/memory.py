@@ -31,7 +31,7 @@ def step_memory(work: Callable[[], Any], resident: Iterable[Tensor], device: tor
         return sum(storages.values()) + int(torch.cuda.max_memory_allocated(device)) - before
     with _LiveTensors(storages) as live:
         work()
-    return sum(storages.values()) + live.peak
+    return sum(storages.values()) + int(live.peak)
 
 
 class _LiveTensors(TorchDispatchMode):

@@ -16,8 +16,6 @@ from bench.train.engine import take_step
 from bench.train.memory import step_memory
 from bench.train.optim import build_optimizer
 
-_COUNTED = (2, 3, 4)
-
 
 class Passes(NamedTuple):
     """How often an image passes a network in one step; a patch counts as its share of an image."""
@@ -76,14 +74,15 @@ class StageProbe:
     def flops(self, batch: int) -> int:
         """Return the floating-point operations of a step on ``batch`` images, from steps on a few.
 
-        A step's count is a quadratic in its images, as each of them costs the same and losses compare them in
-        pairs; three points on it give it everywhere, exactly.
+        Networks and losses take a quadratic in the images, as each costs the same and losses compare them in pairs;
+        three points on it give it everywhere, exactly. They are even, as RoCL compares inside the halves of a batch,
+        and so should ``batch`` be. Views, which blur some images and spare others, are counted at the size asked
+        for; that costs next to nothing.
         """
+        two, four, six = (self._learning_flops(few) for few in (2, 4, 6))
         b = batch
-        if b <= max(_COUNTED):
-            return count_flops(lambda: self.step(b))[1]
-        two, three, four = (self.flops(few) for few in _COUNTED)
-        return (b - 3) * (b - 4) // 2 * two - (b - 2) * (b - 4) * three + (b - 2) * (b - 3) // 2 * four
+        eightfold = (b - 4) * (b - 6) * two - 2 * (b - 2) * (b - 6) * four + (b - 2) * (b - 4) * six
+        return eightfold // 8 + self._view_flops(batch)
 
     def flops_per_image(self) -> float:
         """Return the operations of a step at the plan's batch size, divided by its images."""
@@ -119,13 +118,22 @@ class StageProbe:
         self._restore()
         return peak
 
+    def _learning_flops(self, batch: int) -> int:
+        return count_flops(lambda: self.step(batch))[1] - self._view_flops(batch)
+
+    def _view_flops(self, batch: int) -> int:
+        images, index = self._batch(batch)
+        return count_flops(lambda: self.stage.views(images, self._generator(), index))[1]
+
     def _batch(self, batch: int) -> tuple[Tensor, Tensor]:
         index = torch.arange(batch) % len(self.images)
         return self.images[index].to(self.device), index.to(self.device)
 
     def _step(self, images: Tensor, index: Tensor) -> None:
-        generator = rng.generator(self._seed, "probe", device=self.device)
-        take_step(self.stage, images, index, generator, self._optimizer, self._scaler)
+        take_step(self.stage, images, index, self._generator(), self._optimizer, self._scaler)
+
+    def _generator(self) -> torch.Generator:
+        return rng.generator(self._seed, "probe", device=self.device)
 
     def _restore(self) -> None:
         self.stage.load_state_dict(self._start)
