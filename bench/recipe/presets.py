@@ -30,7 +30,7 @@ _PGD: Knobs = {**_TRADES, **LOSSES["pgd"]}
 PRESETS: Mapping[str, Mapping[str, Knobs]] = {
     "uniform": {"slf": {}, "alf": {}, "aff": {}},
     # SLF: LijieFan/AdvCL at 24cb7a6, finetuning_advCL_SLF.py. It has no ALF and no AFF; these are those of
-    # yqy2001/A-InfoNCE at b28763e, which adds them to that script and runs them "following the settings in AdvCL"
+    # yqy2001/A-InfoNCE at b28763e, which adds them to that script to "follow the settings in AdvCL"
     # (Asym-AdvCL/finetuning_advCL_SLF.py, trades.py, shell/cifar10/advcl-cifar10.sh). Its ALF trains on PGD-20.
     "advcl": {
         "slf": {**_COMMON, "encoder_bn": "eval", "lr": 0.01},
