@@ -113,7 +113,7 @@ def _pretraining(one: Measured) -> Hashable:
 def _cost(measured: Sequence[Measured]) -> MeasuredCost:
     """Return the cost of one recipe's pre-training, from all records that tell of it."""
     # A run has a record for each protocol, and all of them repeat what its stages took.
-    runs = list({one.record.encoder_sha256: one.record for one in measured}.values())
+    runs = list({_seed(one.record): one.record for one in measured}.values())
     stages = tuple(_stage(name, [_stages(record)[name] for record in runs]) for name in _stages(runs[0]))
     first = runs[0]
     return MeasuredCost(
@@ -126,6 +126,11 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
         energy_joules=_sum(stage.energy_joules for stage in stages),
         to_deacl=None,
     )
+
+
+def _seed(record: Record) -> int:
+    """Return the seed of the encoder's training, which further seeds of the protocol share."""
+    return record.seed if record.encoder_seed is None else record.encoder_seed
 
 
 def _stage(name: str, costs: Sequence[PhaseCost]) -> MeasuredStage:
