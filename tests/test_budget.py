@@ -1,5 +1,6 @@
 """Equal compute: epochs for a budget of operations."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from bench.run import Run, prepare
 from bench.run.budget import epoch_flops, nearest_epochs
 
 TIER = """
-summary = "DeACL in 10 + 3 epochs of batches of 8, on one channel"
+summary = "DeACL in 10 + 3 epochs of batches of 8, on eight channels"
 epochs = 0.01
 batch_size = 0.03125
 stages = {precision = "fp32", schedule_unit = "step"}
-encoder = {width = 1}
+encoder = {width = 8}
 slf = {epochs = 1, batch_size = 8}
 evaluate = {autoattack = false, pgd_steps = 1}
 """
@@ -99,7 +100,7 @@ def test_a_budget_is_met_within_an_epoch(bench: Bench, method: str) -> None:
 
 
 def test_settings_of_all_methods_hold_for_the_one_that_is_equalled(bench: Bench) -> None:
-    narrow, wide = (bench.run("acl", "like:deacl", encoder__width=width, stage1__steps=1) for width in (1, 2))
+    narrow, wide = (bench.run("acl", "like:deacl", encoder__width=width, stage1__steps=1) for width in (8, 16))
     assert narrow.recipe.budget == bench.run("acl", "like:deacl").recipe.budget, "its steps are ACL's own"
     assert wide.recipe.budget is not None
     assert wide.recipe.budget > 1.5 * (narrow.recipe.budget or 0)
@@ -157,6 +158,7 @@ def test_the_smallest_budget_works_as_it_is_printed(bench: Bench) -> None:
 
 
 def test_a_method_without_pre_training_has_no_budget(bench: Bench) -> None:
-    request = toy_request(bench.data, bench.folder, method="supervised", protocols=("aff",), overrides={}, budget="1e9")
+    request = toy_request(bench.data, bench.folder, method="supervised", protocols=("aff",), budget="1e9")
+    request = replace(request, overrides={"evaluate.autoattack": False})
     with pytest.raises(BenchError, match="supervised has no pre-training, so --budget means nothing to it"):
         prepare(request)

@@ -193,20 +193,8 @@ def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> Corruptio
 
 
 def _mean_flops(records: Sequence[Record]) -> float | None:
-    totals = [_flops(record) for record in records]
-    counted = [total for total in totals if total]
-    return fmean(counted) if len(counted) == len(totals) else None
-
-
-def _flops(record: Record) -> float | None:
-    """Return what all training stages took, or None where a stage was not counted."""
-    total = 0.0
-    for phase, cost in record.cost.items():
-        if phase.startswith("stage:"):
-            if cost.flops_per_image is None or cost.images is None:
-                return None
-            total += cost.flops_per_image * cost.images
-    return total
+    counted = [record.pretraining_flops for record in records if record.pretraining_flops is not None]
+    return fmean(counted) if len(counted) == len(records) else None
 
 
 def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
