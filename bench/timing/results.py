@@ -76,7 +76,11 @@ def measured_costs(
         tables = [
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
-    return sorted(tables, key=lambda table: (table.dataset, table.sha256, table.tier, table.device)), left_out
+    return sorted(tables, key=_order), left_out
+
+
+def _order(table: MeasuredTable) -> tuple[str | int, ...]:
+    return table.dataset, table.sha256, table.tier, table.fidelity, table.device, table.threads
 
 
 def _conditions(one: Measured) -> Hashable:
