@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-import numpy as np
 import pytest
+from toy_runs import VARYING, Listener, toy_data
 
 from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report
 from bench.cli import main
@@ -22,7 +22,6 @@ from bench.errors import BenchError, InterruptedRunError
 from bench.method import AblationTable
 from bench.record import Record, load_record
 from bench.run import RunRequest, execute, prepare
-from bench.stop import Stop
 from methods.deacl_tables import TABLES
 
 ROOT = Path(__file__).parents[1]
@@ -42,42 +41,11 @@ SMALL: dict[str, Any] = {
     "evaluate.autoattack": False,
 }
 GRID = parse_grid(["stage2.lam=1,2,3"])
-VARYING = {"cost", "environment", "started", "finished", "sha256"}
-
-
-class Listener:
-    """Keeps what it is told, and asks for a stop at the ``stop_at``-th word of progress."""
-
-    def __init__(self, stop_at: int | None = None) -> None:
-        self.phases: list[str] = []
-        self.notes: list[str] = []
-        self.stop = Stop()
-        self._left = stop_at
-
-    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
-        self.phases.append(phase)
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        if self._left is not None:
-            self._left -= 1
-            self.stop.requested |= self._left == 0
-
-    def end(self) -> None: ...
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    path = tmp_path_factory.mktemp("data") / "toy.npz"
-    rng = np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 24), ("test", 16)):
-        arrays[f"x_{split}"] = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
-        arrays[f"y_{split}"] = np.arange(count) % 2
-    np.savez(path, allow_pickle=False, **arrays)
-    return f"npz:{path}"
+    return toy_data(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.fixture
@@ -162,10 +130,16 @@ def test_a_grid_that_makes_no_sense_is_refused(base: RunRequest, grid: list[str]
 
 
 def test_seeds_are_checked(base: RunRequest) -> None:
-    with pytest.raises(BenchError, match="seeds 0,1,0: one is given twice"):
-        plan_ablation(base, GRID, (0, 1, 0))
-    with pytest.raises(BenchError, match=r"^seed -1 is out of range"):
-        plan_ablation(base, GRID, (0, -1))
+    with pytest.raises(BenchError, match=r"^seed 4294967296 is out of range"):
+        plan_ablation(base, GRID, (0, 2**32))
+
+
+def test_the_protocol_is_slf_where_that_applies(base: RunRequest) -> None:
+    def protocols(request: RunRequest) -> object:
+        return plan_ablation(request, parse_grid(["threat.eps=0.1"])).cells[0].runs[0].protocols
+
+    assert protocols(base) == ("slf",)
+    assert protocols(replace(base, method="supervised", overrides={"evaluate.autoattack": False})) == ("aff",)
 
 
 def test_a_plan_that_cannot_work_on_the_data_is_found_before_anything_starts(base: RunRequest) -> None:
@@ -186,7 +160,7 @@ def test_what_is_shared_is_counted_once_and_what_is_done_not_at_all(base: RunReq
     assert seconds > 0
     assert list(projection.cells) == ["stage2.lam=1", "stage2.lam=2", "stage2.lam=3"]
     assert projection.seconds == pytest.approx(seconds + sum(projection.cells.values()))
-    execute(prepare(base), tmp_path / "results")  # the second cell
+    execute(prepare(replace(base, protocols=("slf",))), tmp_path / "results")  # the second cell
     later = project_ablation(plan_ablation(base, GRID))
     assert list(later.shared.values()) == [0]
     assert [seconds > 0 for seconds in later.cells.values()] == [True, False, True]
@@ -268,14 +242,15 @@ def test_a_cell_that_another_process_works_on_is_left_for_the_end(
     ablation, listener = plan_ablation(base, GRID), Listener()
     results: list[CellResult] = []
     with ablation.cells[0].runs[0].folder.claimed():
-        thread = Thread(target=lambda: results.extend(run_all(ablation, tmp_path / "results", listener)))
-        thread.start()
+        work = Thread(target=lambda: results.extend(run_all(ablation, tmp_path / "results", listener)), daemon=True)
+        work.start()
+        deadline = time.monotonic() + 60
         while len(list(tmp_path.glob("results/toy/*.json"))) < 2:
-            assert thread.is_alive()
+            assert time.monotonic() < deadline
             time.sleep(0.01)
-        thread.join(0.2)
-        assert thread.is_alive()
-    thread.join(60)
+        work.join(0.2)
+        assert work.is_alive()
+    work.join(60)
     assert listener.notes[1] == "stage2.lam=1, seed 0 is left for the end: another process works on it"
     assert facts(results) == facts(whole)
 
@@ -382,7 +357,7 @@ def test_a_failed_cell_is_shown_and_ends_with_1(
     [
         ("deacl", "nothing to vary"),
         ("deacl --table 7", "unknown table of deacl '7'"),
-        ("deacl --table 1 --seeds 0,x", "--seeds '0,x' is no list of whole numbers. Type, say, --seeds 0,1,2"),
+        ("deacl --table 1 --seeds 0,x", "--seeds '0,x': 'x' is not a seed. Type whole numbers, as in --seeds 0,1,2"),
         ("deacl --table 1 --set student_init=scratch", "that is what the table varies"),
         ("simclr --grid stage1.lr=1,2 --protocols slx", "unknown protocol 'slx'"),
     ],

@@ -44,7 +44,11 @@ def copy(encoder: Path, tmp_path: Path) -> Path:
 
 
 def asked(encoder: Path, **changes: Any) -> CheckpointRequest:
-    place = {"runs_dir": encoder.parent / "other runs", "data_dir": encoder.parent / "data", "device": "cpu"}
+    place: dict[str, Any] = {
+        "runs_dir": encoder.parent / "other runs",
+        "data_dir": encoder.parent / "data",
+        "device": "cpu",
+    }
     return replace(CheckpointRequest(encoder, protocols=("slf",), **place), **changes)
 
 

@@ -21,11 +21,9 @@ N, NAMES = 12, ("gaussian_noise", "fog")
 
 def dataset(seed: int = 0, **facts: Any) -> Dataset:
     g = torch.Generator().manual_seed(seed)
-    splits = [
-        Split(torch.randint(0, 256, (N, 3, 8, 10), generator=g, dtype=torch.uint8), torch.arange(N) % 3)
-        for _ in range(2)
-    ]
-    return Dataset("toy", "toy", *splits, classes=("a", "b", "c"), **facts)
+    train, test = torch.randint(0, 256, (2, N, 3, 8, 10), generator=g, dtype=torch.uint8)
+    labels = torch.arange(N) % 3
+    return Dataset("toy", "toy", Split(train, labels), Split(test, labels), classes=("a", "b", "c"), **facts)
 
 
 class Listener(Silent):

@@ -12,7 +12,7 @@ from bench.cli import main
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record, load_record
 from bench.reporting import Silent
-from bench.run import RunRequest, execute, prepare, project
+from bench.run import CheckpointRequest, RunRequest, execute, prepare, prepare_checkpoint, project
 from bench.stop import Stop
 
 N = 12
@@ -50,7 +50,7 @@ class Listener(Silent):
 @pytest.fixture
 def request_(tmp_path: Path) -> RunRequest:
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         **{f"x_{split}": rng.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8) for split in ("train", "test")},
         **{f"y_{split}": np.arange(N) % 2 for split in ("train", "test")},
     }
@@ -176,6 +176,27 @@ def test_what_cannot_be_is_refused_before_any_work(
     with pytest.raises(BenchError, match=message):
         prepare(replace(request_, corruptions=choice, overrides=overrides))
     assert not request_.runs_dir.exists()
+
+
+def test_an_encoder_that_is_trained_already_is_measured_alike(request_: RunRequest, published: Path) -> None:
+    (plain,) = carry_out(replace(request_, corruptions="none"))
+    encoder = prepare(request_).folder.encoder
+    asked = CheckpointRequest(
+        encoder,
+        protocols=("slf",),
+        runs_dir=request_.runs_dir,
+        data_dir=request_.data_dir,
+        device="cpu",
+        corruptions="generate",
+    )
+    results = request_.runs_dir.parent / "results"
+    ((record, _),) = execute(prepare_checkpoint(asked), results)
+    assert record.encoder_sha256 == plain.encoder_sha256
+    (whole,) = carry_out(replace(request_, runs_dir=request_.runs_dir / "whole"))
+    assert record.corruptions == whole.corruptions is not None
+    ((other, _),) = execute(prepare_checkpoint(replace(asked, corruptions=str(published))), results)
+    assert other.corruptions is not None
+    assert other.corruptions.source == "files"
 
 
 # What it will cost

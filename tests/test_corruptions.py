@@ -78,10 +78,9 @@ def test_a_higher_severity_is_further_from_the_clean_image(name: str) -> None:
     assert 0 < 1.1 * away[0] < away[-1]
 
 
-@pytest.mark.parametrize("name", CORRUPTIONS)
+# Without draws: which draw an image gets depends on its place.
+@pytest.mark.parametrize("name", sorted({*CORRUPTIONS} - DRAWN))
 def test_images_do_not_mix(name: str) -> None:
-    if name in DRAWN:
-        pytest.skip("which draw an image gets depends on its place")
     images = photos(4, 16, 16)
     assert torch.equal(make(images, name), torch.cat([make(image[None], name) for image in images]))
 

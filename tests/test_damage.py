@@ -54,7 +54,7 @@ def test_damaged_state_is_set_aside_and_made_again(
     asked = toy_request(data, tmp_path)
     with pytest.raises(InterruptedRunError):
         carry_out(asked, tmp_path / "results", Listener(stop_at))
-    (path,) = prepare(asked).folder.path.glob(file)
+    (path,) = asked.runs_dir.rglob(file)
     left = damage(path, how)
     listener = Listener()
     ((record, _),) = carry_out(asked, tmp_path / "results", listener)
@@ -71,7 +71,8 @@ def test_a_sound_encoder_is_enough(data: str, tmp_path: Path, whole: Record) -> 
     asked = toy_request(data, tmp_path)
     with pytest.raises(InterruptedRunError):
         carry_out(asked, tmp_path / "results", Listener(9))
-    damage(prepare(asked).folder.path / "ssl.safetensors", "cut")
+    (stage,) = asked.runs_dir.rglob("ssl.safetensors")
+    damage(stage, "cut")
     listener = Listener()
     ((record, _),) = carry_out(asked, tmp_path / "results", listener)
     assert listener.notes == []
@@ -83,8 +84,9 @@ def test_an_encoder_and_its_stage_both_damaged_are_trained_again(data: str, tmp_
     asked = toy_request(data, tmp_path)
     with pytest.raises(InterruptedRunError):
         carry_out(asked, tmp_path / "results", Listener(9))
-    for name in ("encoder", "ssl"):
-        damage(prepare(asked).folder.path / f"{name}.safetensors", "flipped")
+    for name in ("encoder.safetensors", "ssl.safetensors"):
+        (file,) = asked.runs_dir.rglob(name)
+        damage(file, "flipped")
     listener = Listener()
     ((record, _),) = carry_out(asked, tmp_path / "results", listener)
     assert [note.split(" is damaged")[0].rsplit("/", 1)[1] for note in listener.notes] == [

@@ -14,7 +14,15 @@ import torch
 
 from bench import files
 from bench.errors import BenchError
-from bench.files import make_writable, read_json, remove_unfinished, set_aside, write_bytes, write_json
+from bench.files import (
+    make_writable,
+    read_json,
+    remove_unfinished,
+    replaced_folder,
+    set_aside,
+    write_bytes,
+    write_json,
+)
 from bench.zoo import digest, load_tensors, save_tensors
 
 TENSORS = {
@@ -194,3 +202,53 @@ def test_checksum_covers_names_types_shapes_and_metadata(tmp_path: Path) -> None
         digest({"x": x}, json.dumps({"epoch": 1})),
     ]
     assert len(set(variants)) == len(variants)
+
+
+# Folders as a whole
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text() for path in folder.iterdir()}
+
+
+def test_a_folder_is_replaced_as_a_whole_and_lists_what_is_in_it(tmp_path: Path) -> None:
+    for text in ("old", "new"):
+        with replaced_folder(tmp_path / "deep" / "out", "a site") as folder:
+            (folder / text).write_text(text)
+            if text == "new":
+                assert contents(tmp_path / "deep" / "out") == {"old": "old", "CONTENTS": "old\n"}
+    assert contents(tmp_path / "deep" / "out") == {"new": "new", "CONTENTS": "new\n"}
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_a_failure_leaves_the_folder_as_it_was_and_nothing_else(tmp_path: Path) -> None:
+    with replaced_folder(tmp_path / "out", "a site") as folder:
+        (folder / "page").write_text("good")
+    with pytest.raises(UnicodeEncodeError), replaced_folder(tmp_path / "out", "a site") as folder:
+        (folder / "page").write_text("half of what \ud800 stops", "utf-8")
+    assert contents(tmp_path / "out") == {"page": "good", "CONTENTS": "page\n"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("left", [".out.unfinished", ".out.unfinished.old"])
+def test_what_a_killed_process_left_is_cleared_away(tmp_path: Path, left: str) -> None:
+    (tmp_path / left).mkdir()
+    (tmp_path / left / "page").write_text("half")
+    with replaced_folder(tmp_path / "out", "a site") as folder:
+        (folder / "page").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_folder_with_files_of_others_is_refused(tmp_path: Path) -> None:
+    with replaced_folder(tmp_path / "out", "a site") as folder:
+        (folder / "page").write_text("ours")
+    (tmp_path / "out" / "mine").write_text("yours")
+    with pytest.raises(BenchError, match=r"out holds mine, which is not from a site made here"):
+        replaced_folder(tmp_path / "out", "a site").__enter__()
+    assert (tmp_path / "out" / "mine").read_text() == "yours"
+    (tmp_path / "file").write_text("yours")
+    with pytest.raises(BenchError, match=r"file is a file"):
+        replaced_folder(tmp_path / "file", "a site").__enter__()
+    (tmp_path / "empty").mkdir()
+    with replaced_folder(tmp_path / "empty", "a site"):
+        pass

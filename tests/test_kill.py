@@ -86,16 +86,7 @@ def toy_dataset(path: Path) -> None:
 
 def start(folder: Path) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "deacl", "--protocols", "slf"]
-    command += [
-        "--dataset",
-        f"npz:{folder.parent / 'toy.npz'}",
-        "--device",
-        "cpu",
-        "--tier",
-        "tiny",
-        "--protocols",
-        "slf",
-    ]
+    command += ["--dataset", f"npz:{folder.parent / 'toy.npz'}", "--device", "cpu", "--tier", "tiny"]
     command += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
@@ -167,7 +158,7 @@ def broken(place: Path) -> Finished:
     folder = place / "broken"
     endings = {interruption: interrupt(folder, interruption) for interruption in INTERRUPTIONS}
     # As a process killed in the middle of a write leaves it behind.
-    for place in [*folder.glob("runs/toy-deacl-*"), *folder.glob("runs/stages/*")]:
+    for place in folder.glob("runs/toy-deacl-*"):
         (place / ".ssl.safetensors.abc.unfinished").write_bytes(b"half")
     return finished(folder, endings)
 

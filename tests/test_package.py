@@ -180,7 +180,7 @@ for arguments in [[], *([name] for name in get_command(app).commands)]:
         app([*arguments, "--help"])
     except SystemExit as end:
         assert end.code == 0, arguments
-    heavy = {"accelerate", "numpy", "sklearn", "torch", "torchvision"} & sys.modules.keys()
+    heavy = {"accelerate", "matplotlib", "numpy", "sklearn", "torch", "torchvision"} & sys.modules.keys()
     print("help of", *arguments or ["bench"], "imported", *sorted(heavy) or ["nothing heavy"])
 """
 

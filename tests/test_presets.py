@@ -1,9 +1,14 @@
 """Presets: every knob of every protocol, number by number as the sources give it, and what wins over what."""
 
+import json
+import sys
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from bench.cli import main
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.recipe import (
@@ -19,12 +24,14 @@ from bench.recipe import (
     load_tier,
     parse_overrides,
     preset_overrides,
+    reevaluated,
 )
 
 SECTIONS: dict[str, type[ProtocolSettings]] = {"slf": SLFSettings, "alf": ALFSettings, "aff": AFFSettings}
 IDLE = {
     *("lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum"),  # of LARS
     *("schedule_unit", "warmup_epochs", "warmup_start", "lr_floor"),  # of schedules other than steps
+    "short_lr",  # of pre-training: protocols are not scaled
     *("selection_fraction", "selection_steps"),  # of selection=best
 }
 """Knobs that take no part in any preset."""
@@ -102,6 +109,22 @@ def test_a_preset_of_others_leaves_no_knob_to_our_defaults(preset: str, protocol
     assert PRESETS[preset][protocol].keys() == SECTIONS[protocol].model_fields.keys() - IDLE - {"preset"}
 
 
+def test_the_page_has_the_same_table() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "protocols.md").read_text("utf-8")
+    head, _, *rows = [
+        [cell.strip(" `") for cell in line.strip("|").split("|")]
+        for line in page.splitlines()
+        if line.startswith(("| preset ", "| --- | --- | --- | --- | --- | --- | --- | --- |", "| `"))
+    ]
+    assert [tuple(row[:2]) for row in rows] == list(EXPECTED)
+    for preset, protocol, *cells in rows:
+        expected = EXPECTED[preset, protocol]
+        assert dict(zip(head[2:], cells, strict=True)) == {key: str(expected.get(key, "")) for key in head[2:]}
+        # What is in no column is the same for all, and said above the table.
+        assert expected.keys() - set(head) <= {"beta", "step_size"}
+    assert all(f"`{key}=" in page for key in (*SHARED, "beta", "step_size"))
+
+
 def test_uniform_is_what_nothing_asked_for_gives() -> None:
     assert recipe_of(preset="uniform").model_dump(exclude={"overrides"}) == recipe_of().model_dump(
         exclude={"overrides"}
@@ -158,6 +181,21 @@ def test_a_loss_brings_its_attack_along(protocol: str) -> None:
     assert of("loss=pgd", "preset=advcl") == expected
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ([], ["alf.loss=pgd"]),
+        (["alf.loss=pgd"], ["alf.loss=trades"]),
+        (["alf.preset=advcl"], ["alf.preset=deacl-2024"]),
+        (["alf.lr=0.3"], ["alf.preset=advcl", "alf.steps=3"]),
+    ],
+)
+def test_on_a_finished_encoder_it_is_as_if_asked_for_from_the_start(before: list[str], after: list[str]) -> None:
+    again = reevaluated(recipe_of(*before, tier="tiny"), overrides=parse_overrides(after))
+    asked = {**parse_overrides(before), **parse_overrides(after)}
+    assert again.alf == recipe_of(*(f"{key}={value}" for key, value in asked.items()), tier="tiny").alf
+
+
 def test_a_name_that_is_no_preset_is_answered_with_the_nearest() -> None:
     message = r"unknown preset 'deacl2024'\. Did you mean 'deacl-2024'.*Allowed: advcl, deacl-2024, robustssl-benchm"
     with pytest.raises(BenchError, match=message):
@@ -169,3 +207,40 @@ def test_a_name_that_is_no_preset_is_answered_with_the_nearest() -> None:
 def test_dual_batch_norm_without_clean_images_is_refused() -> None:
     with pytest.raises(BenchError, match=r"aff: Value error, bn=dual needs the clean images of loss=trades"):
         recipe_of("aff.bn=dual", "aff.loss=pgd")
+
+
+# On the command line
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command_takes_a_preset(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    images, labels = np.zeros((16, 8, 8, 3), np.uint8), np.arange(16) % 2
+    np.savez(tmp_path / "toy.npz", allow_pickle=False, x_train=images, y_train=labels, x_test=images, y_test=labels)
+    small = ["encoder.width=1", "aff.batch_size=8", "aff.steps=1", "evaluate.autoattack=false"]
+    options = [part for item in small for part in ("--set", item)] + ["--device", "cpu", "--dry-run", "--json"]
+    data = ["--dataset", f"npz:{tmp_path / 'toy.npz'}", "--runs-dir", str(tmp_path / "runs")]
+    assert command(monkeypatch, "run", "supervised", *data, "--preset", "robustssl-benchmark", *options) == 0
+    recipe = json.loads(capsys.readouterr().out)
+    for protocol in PROTOCOLS:
+        expected = {**SHARED, **EXPECTED["robustssl-benchmark", protocol], "preset": "robustssl-benchmark"}
+        expected |= {"batch_size": 8, "steps": 1} if protocol == "aff" else {"batch_size": 128}  # --set; tier mini
+        found = recipe[protocol]
+        assert {key: found[key] for key in expected} == {**expected, "decay_epochs": [15, 20]}
+    assert recipe["overrides"]["slf.preset"] == "robustssl-benchmark"
+
+
+def test_the_command_answers_an_unknown_preset(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(monkeypatch, "run", "deacl", "--preset", "deacl") == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("bench: unknown preset 'deacl'. Did you mean 'deacl-2024'")

@@ -22,7 +22,7 @@ def test_equals_the_strided_convolution(stride: int, bias: bool) -> None:
     inputs = [x.clone().requires_grad_(), x.clone().requires_grad_()]
     results = [conv(part) for conv, part in zip((ours, theirs), inputs, strict=True)]
     assert results[0].shape == results[1].shape
-    assert torch.allclose(*results, rtol=0, atol=1e-14)
+    assert torch.allclose(results[0], results[1], rtol=0, atol=1e-14)
     for result in results:
         result.square().sum().backward()
     assert inputs[0].grad is not None

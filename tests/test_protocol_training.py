@@ -187,7 +187,8 @@ class Reference:
         q = self.logits(adversarial, self.norm, batch_statistics=moves).log_softmax(1)
         if plan.clean_passes == 2:
             self.logits(batch.images, self.clean_norm, batch_statistics=moves)
-        return -p[rows, batch.labels].mean() + plan.beta * (p.exp() * (p - q)).sum() / len(rows)
+        total: Tensor = -p[rows, batch.labels].mean() + plan.beta * (p.exp() * (p - q)).sum() / len(rows)
+        return total
 
     def step(self, batch: Batch, lr: float) -> None:
         for tensor in self.learnt:

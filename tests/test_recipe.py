@@ -109,6 +109,7 @@ SWITCHED_OFF = {"temperature", "strong_view"}
 """Of ablations: without a contrastive loss or a strong view nothing reads them."""
 SELECTION_ONLY = {"selection_fraction", "selection_steps"}
 LARS_ONLY = {"lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum"}
+SHORT_ONLY = {"short_lr"}
 WARMUP_ONLY = {"schedule_unit", "warmup_start", "lr_floor"}
 
 
@@ -120,8 +121,8 @@ def test_the_paper_tier_is_deacl_as_published() -> None:
     assert {name: config["stage2"][name] for name in PSEUDO_AT} == PSEUDO_AT
     # Nothing that the sources do not speak of takes part.
     assert config.keys() == {"stage1", "stage2"}
-    assert config["stage1"].keys() == SIMCLR.keys()
-    assert config["stage2"].keys() - PSEUDO_AT.keys() == LARS_ONLY | SWITCHED_OFF
+    assert config["stage1"].keys() - SHORT_ONLY == SIMCLR.keys()
+    assert config["stage2"].keys() - PSEUDO_AT.keys() == LARS_ONLY | SWITCHED_OFF | SHORT_ONLY
     assert recipe.config.plans()["stage2"].effective_lr == 0.5
     assert recipe.config.plans()["stage1"].effective_lr == 0.4
     assert config["stage2"]["step_size"] * recipe.threat.eps == pytest.approx(2 / 255, abs=1e-15)
@@ -132,10 +133,12 @@ def test_the_paper_tier_evaluates_as_published() -> None:
     recipe = recipe_of()
     slf = recipe.slf.model_dump()
     assert {name: slf[name] for name in SLF} == SLF
-    assert slf.keys() - SLF.keys() == LARS_ONLY | WARMUP_ONLY | SELECTION_ONLY
+    assert slf.keys() - SLF.keys() == LARS_ONLY | WARMUP_ONLY | SELECTION_ONLY | SHORT_ONLY
     assert recipe.slf.steps_per_epoch(50_000) == 98
     evaluate = recipe.evaluate
-    assert evaluate.model_dump() == {
+    assert evaluate.corruptions == "none"
+    corruptions = {name for name in type(evaluate).model_fields if name.startswith("corruption")}
+    assert evaluate.model_dump(exclude=corruptions) == {
         **{"eps": None, "batch_size": 256, "pgd_steps": 20, "pgd_step_size": 0.25, "pgd_start": "uniform"},
         **{"pgd_restarts": 1, "autoattack": True, "autoattack_images": None, "autoattack_batch": 256},
     }
@@ -466,7 +469,7 @@ def test_each_digest_depends_on_exactly_its_own_numbers(method: str) -> None:
         other = with_leaf(recipe, path)
         assert (other.pretraining_digest() != pretraining) == (path[0] in before_encoder), path
         for name, before in protocols.items():
-            own = before_encoder | {name, "evaluate", "finetune"}
+            own = before_encoder | {name, "evaluate", "finetune", "budget"}
             assert (other.protocol_digest(name) != before) == (path[0] in own), (name, path)
         counted += 1
     assert counted > 50

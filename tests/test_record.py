@@ -168,7 +168,8 @@ def test_corruption_accuracy_is_the_mean_of_means() -> None:
     assert two.interval == pytest.approx(wilson_interval(5, 10))
     assert two.interval_of(0.6) == pytest.approx(wilson_interval(6, 10))
     assert not two.complete
-    assert make_corruptions(**dict.fromkeys(CORRUPTIONS, (1, 1, 1, 1, 1))).complete
+    every: dict[str, Any] = dict.fromkeys(CORRUPTIONS, (1, 1, 1, 1, 1))
+    assert make_corruptions(**every).complete
 
 
 def test_the_interval_of_a_mean_over_cells_holds_what_it_promises() -> None:

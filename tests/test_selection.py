@@ -198,7 +198,7 @@ def test_stopped_after_any_step_it_ends_bit_for_bit_the_same(
 
 @pytest.mark.parametrize("epoch", range(EPOCHS))
 def test_killed_while_it_judges_an_epoch_it_ends_the_same(
-    straight: tuple[str, Path], epoch: int, tmp_path: Path
+    straight: tuple[str, Path], epoch: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section, folder = straight
     stage = make_stage(section)
@@ -210,7 +210,7 @@ def test_killed_while_it_judges_an_epoch_it_ends_the_same(
             raise RuntimeError("power failure")
         return result
 
-    stage.after_epoch = failing  # type: ignore[method-assign]
+    monkeypatch.setattr(stage, "after_epoch", failing)
     with pytest.raises(RuntimeError, match="power failure"):
         run(stage, tmp_path)
     run(make_stage(section), tmp_path)

@@ -8,82 +8,39 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from toy_runs import SMALL, VARYING, Listener, toy_data, toy_request
 
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS, Stage
 from bench.record import Record
 from bench.run import RunRequest, execute, prepare, project
 from bench.run.stages import StageFolder
-from bench.stop import Stop
 from bench.train import train
 from bench.zoo import digest, load_tensors
 from methods.frameworks import FRAMEWORKS
 from methods.simclr import SimCLRStage
 
-SMALL: dict[str, Any] = {
-    "encoder.width": 1,
-    "stage1.epochs": 2,
-    "stage1.batch_size": 8,
-    "stage1.warmup_epochs": 0,
-    "stage1.projector": [4, 4],
-    "slf.epochs": 1,
-    "slf.batch_size": 8,
-    "evaluate.pgd_steps": 1,
-    "evaluate.autoattack": False,
-}
 STAGE_2 = {"stage2.epochs": 1, "stage2.batch_size": 8, "stage2.steps": 1, "stage2.warmup_epochs": 0}
-VARYING = {"environment", "started", "finished", "sha256", "cost"}
 
 
-class Listener:
-    """Keeps what it is told; asks for a stop at the ``stop_at``-th word of progress, or at the first note."""
-
-    def __init__(self, stop_at: int | None = None, *, stop_at_note: bool = False) -> None:
-        self.phases: list[str] = []
-        self.notes: list[str] = []
-        self.stop = Stop()
-        self._left, self._stop_at_note = stop_at, stop_at_note
-
-    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
-        self.phases.append(phase)
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        if self._left is not None:
-            self._left -= 1
-            self.stop.requested |= self._left == 0
-
-    def end(self) -> None: ...
+class Impatient(Listener):
+    """Asks for a stop as soon as it is told to wait."""
 
     def note(self, message: str) -> None:
-        self.notes.append(message)
-        self.stop.requested |= self._stop_at_note
-
-
-def toy(path: Path, seed: int = 0) -> str:
-    rng = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 24), ("test", 16)):
-        arrays |= {
-            f"x_{split}": rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8),
-            f"y_{split}": np.arange(count) % 2,
-        }
-    np.savez(path, allow_pickle=False, **arrays)
-    return f"npz:{path}"
+        super().note(message)
+        self.stop.requested = True
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return toy(tmp_path_factory.mktemp("data") / "toy.npz")
+    return toy_data(tmp_path_factory.mktemp("data") / "toy.npz")
 
 
 @pytest.fixture
 def simclr(data: str, tmp_path: Path) -> RunRequest:
-    return RunRequest(
-        "simclr", data, protocols=("slf",), overrides=SMALL, runs_dir=tmp_path / "runs", device="cpu", tier="tiny"
-    )
+    return toy_request(data, tmp_path, tier="tiny")
 
 
 @pytest.fixture
@@ -184,7 +141,7 @@ def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
     listener = Listener()
     with (place.path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        thread = threading.Thread(target=carry_out, args=(simclr, listener))
+        thread = threading.Thread(target=carry_out, args=(simclr, listener), daemon=True)
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
@@ -209,7 +166,7 @@ def test_who_waits_can_be_stopped(simclr: RunRequest) -> None:
     with (place.path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(InterruptedRunError):
-            carry_out(simclr, Listener(stop_at_note=True))
+            carry_out(simclr, Impatient())
 
 
 # Never taken for one another
@@ -227,7 +184,7 @@ def test_what_decides_the_stage_decides_its_folder(deacl: RunRequest, data: str,
     assert len({folder(request).path for request in same}) == 1
     byol = {"ssl": "byol", "stage1.predictor": [4]}
     other_frameworks: list[dict[str, Any]] = [{"ssl": "mocov2"}, byol, {"ssl": "barlow_twins"}, {"ssl": "vicreg"}]
-    settings = [
+    settings: list[dict[str, Any]] = [
         *({"stage1.epochs": 3}, {"stage1.batch_size": 6}, {"stage1.lr": 0.1}, {"stage1.temperature": 0.3}),
         *({"stage1.projector": [4, 5]}, {"stage1.view.blur_prob": 0.4}, {"stage1.precision": "bf16"}),
         *({"encoder.width": 2}, {"encoder.stem_padding": 2}, {"encoder.normalisation": "cifar"}),
@@ -237,7 +194,7 @@ def test_what_decides_the_stage_decides_its_folder(deacl: RunRequest, data: str,
         *(changed(deacl, change) for change in [*settings, *other_frameworks]),
         replace(deacl, seed=1),
         replace(deacl, fidelity="native"),
-        replace(deacl, dataset=toy(tmp_path / "toy.npz", seed=1)),
+        replace(deacl, dataset=toy_data(tmp_path / "toy.npz", seed=1)),
     ]
     places = [folder(request) for request in others]
     assert len({place.path for place in places}) == len({place.owner for place in places}) == len(others)

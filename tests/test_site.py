@@ -155,7 +155,7 @@ def test_every_record_has_a_page_and_a_copy_to_the_byte(folder: Path, results: P
 def test_every_method_has_a_page_with_its_citation(pages: dict[str, Page]) -> None:
     text = "".join(data for path, data in pages["methods/deacl.html"].texts if "pre" in path)
     assert "@inproceedings{zhang2022deacl" in text
-    listed = {Path(link).name for link in targets(pages["methods.html"]) if link.startswith("methods/")}
+    listed = {Path(link).name for link in targets(pages["all-methods.html"]) if link.startswith("methods/")}
     assert {"deacl.html", "simclr.html", "supervised.html", "DynACL.html"} <= listed
     assert {f"methods/{name}" for name in listed} == {name for name in pages if name.startswith("methods/")}
 

@@ -123,7 +123,13 @@ def site(chromium: Any, folder: Path) -> Iterator[Site]:
 
 def pages(folder: Path) -> list[str]:
     record = next((folder / "records").rglob("*.html"))
-    return ["index.html", "methods.html", "figures.html", "methods/deacl.html", record.relative_to(folder).as_posix()]
+    return [
+        "index.html",
+        "all-methods.html",
+        "figures.html",
+        "methods/deacl.html",
+        record.relative_to(folder).as_posix(),
+    ]
 
 
 def heading(site: Site, name: str) -> Any:
@@ -202,7 +208,7 @@ def test_dark_is_the_systems_choice_or_the_readers(site: Site, folder: Path) -> 
     assert toggle.get_attribute("aria-label") == "Switch to the light theme"
     toggle.click()
     assert ground() == light
-    site.open("methods.html")  # remembered
+    site.open("all-methods.html")  # remembered
     assert ground() == light
 
 

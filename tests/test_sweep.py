@@ -227,7 +227,7 @@ def test_a_linear_classifier_loses_exactly_the_images_within_reach(tmp_path: Pat
     reach = direction.abs().sum() if norm == "linf" else direction.norm()
     eps = tuple(float(value) for value in torch.linspace(0, 1.2 * float(margin.max() / reach), 9))
     assert max(eps) < (100 / 255 if norm == "linf" else 1.0)
-    settings = SweepSettings(kind="eps", norm=norm, eps=eps, steps=(20,), batch_size=16)  # type: ignore[arg-type]
+    settings = SweepSettings(kind="eps", norm=norm, eps=eps, steps=(20,), batch_size=16)
     found = measure(tmp_path, settings, model=model.eval(), split=Split(images.to(torch.uint8), labels))
     assert [outcome.unpack() for outcome in found.outcomes] == [(margin > value * reach).tolist() for value in eps]
     assert [found.outcomes[0].correct, found.outcomes[-1].correct] == [40, 0]

@@ -1,10 +1,13 @@
 """Sweeps on disk: sealed like records, and refused where the outcomes contradict each other."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
+from test_docs import ROOT, column
 
 from bench.errors import BenchError
 from bench.record import (
@@ -85,7 +88,7 @@ def test_an_edited_sweep_is_refused(tmp_path: Path) -> None:
 
 def test_the_identity_covers_all_that_decides_the_outcomes_and_nothing_else() -> None:
     sweep = make_sweep()
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"classifier_sha256": "5" * 64},
         {"dataset_sha256": "5" * 64},
         {"seed": 1},
@@ -93,7 +96,8 @@ def test_the_identity_covers_all_that_decides_the_outcomes_and_nothing_else() ->
             {"settings": EPS.model_copy(update=change)}
             for change in ({"steps": (10,)}, {"step_size": 0.1}, {"start": "clean"}, {"norm": "l2"}, {"batch_size": 2})
         ),
-    ):
+    ]
+    for change in changes:
         assert make_sweep(**change).identity != sweep.identity, change
     assert make_sweep(finished="2025-01-01T01:00:00+00:00", record_sha256="5" * 64).identity == sweep.identity
 
@@ -131,3 +135,16 @@ def test_outcomes_that_contradict_each_other_are_refused(change: dict[str, Any],
     values = make_sweep(settings=STEPS, outcomes=LAST, worst=WORST).model_dump()
     with pytest.raises(BenchError, match=complaint):
         Sweep.parse({**values, **change}, "sweep")
+
+
+@pytest.mark.parametrize(("heading", "schema"), [("**Sweep**", Sweep), ("**Settings**", SweepSettings)])
+def test_the_file_is_described_field_by_field(heading: str, schema: type[BaseModel]) -> None:
+    assert sorted(column(ROOT / "docs" / "sweeps.md", heading)) == sorted(schema.model_fields)
+
+
+def test_a_sweep_lies_where_the_page_says() -> None:
+    sweep = make_sweep()
+    pattern = re.findall(r"`(results/<\S+)`", (ROOT / "docs" / "sweeps.md").read_text())[0]
+    facts = sweep.model_dump() | {"digest": sweep.identity[:8], "kind": sweep.settings.kind}
+    expected = re.sub(r"<(\w+)>", lambda field: str(facts[field[1]]), pattern)
+    assert sweep_path(Path("results"), sweep).as_posix() == expected

@@ -36,3 +36,20 @@ def test_deacl_stays_accurate_and_keeps_most_of_it_under_attack(tmp_path: Path) 
     record = tiny("deacl", tmp_path)
     assert record.sa.accuracy > 0.93
     assert record.ra.outcome.accuracy > 0.6
+
+
+@pytest.mark.slow
+def test_adversarial_finetuning_of_everything_is_more_robust_than_a_linear_classifier(tmp_path: Path) -> None:
+    """DeACL's encoder, and SimCLR's, which is not robust: AFF makes up for what pre-training left out."""
+    for method in ("deacl", "simclr"):
+        request = RunRequest(
+            method,
+            "digits",
+            "tiny",
+            protocols=("slf", "aff"),
+            overrides={"evaluate.autoattack": False},
+            runs_dir=tmp_path / "runs",
+        )
+        (slf, _), (aff, _) = execute(prepare(request), tmp_path / "results")
+        # The lower end of one 95 % interval above the upper end of the other.
+        assert aff.ra.outcome.interval[0] > slf.ra.outcome.interval[1], method

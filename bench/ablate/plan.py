@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from bench.data import Dataset, load_dataset
 from bench.errors import BenchError
 from bench.leaderboard.wording import settings_text
-from bench.method import AblationCell, AblationTable
+from bench.method import METHODS, AblationCell, AblationTable
 from bench.recipe import Recipe
 from bench.run import Run, RunRequest, prepare
 from bench.run.folder import ProtocolFolder
@@ -44,18 +44,19 @@ class Ablation:
 def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] = (0,)) -> Ablation:
     """Return the runs of ``table``: ``base`` with the settings of each cell, for each of ``seeds``.
 
-    A cell that is ``base`` itself is run as such, so it is the run that ``bench run`` makes. The data are read once.
+    Where ``base`` names no protocol, it is the first of the method. A cell that is ``base`` itself is run as such,
+    so it is the run that ``bench run`` makes. The data are read once.
 
     Raises:
-        BenchError: what ``base`` sets and the table varies, cells that are the same run, a seed given twice, and
+        BenchError: what ``base`` sets and the table varies, cells that are the same run, and
             whatever keeps a cell from being run: the faults of all cells together.
     """
     varied = dict.fromkeys(key for cell in table.cells for key in cell.settings)
     clash = [key for key in varied if key in base.overrides]
     if clash:
         raise BenchError(f"--set {', '.join(clash)}: that is what the table varies. Leave it out.")
-    if len(set(seeds)) < len(seeds):
-        raise BenchError(f"seeds {','.join(map(str, seeds))}: one is given twice; keep one of them.")
+    if base.protocols is None:
+        base = replace(base, protocols=METHODS.get(base.method).info.protocols[:1])
     dataset = load_dataset(base.dataset, base.data_dir)
     plain = _plain(base, dataset)
 

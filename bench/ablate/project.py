@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell, together
 from bench.run import PhaseEstimate, project
+from bench.train import StepTimes
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def project_ablation(ablation: Ablation) -> Projection:
     Raises:
         BenchError: plans that cannot work on this dataset or device, of all cells together.
     """
-    timings: dict[str, float] = {}
+    timings: dict[str, StepTimes] = {}
 
     def estimate(cell: Cell) -> list[PhaseEstimate]:
         return [phase for run in cell.runs if not run.finished for phase in project(run, timings)]
@@ -42,7 +43,8 @@ def project_ablation(ablation: Ablation) -> Projection:
     for phase in (phase for own in phases for phase in own if runs[_identity(phase)] > 1):
         if _identity(phase) not in seen:
             seen.add(_identity(phase))
-            what = f"{phase.phase} ({phase.place.name}), for {runs[_identity(phase)]} runs"
+            place = f" ({phase.place.name})" if phase.place.name else ""
+            what = f"{phase.phase}{place}, for {runs[_identity(phase)]} runs"
             shared[what] = phase.seconds * phase.left
     cells = {
         cell.label: sum(phase.seconds * phase.left for phase in own if runs[_identity(phase)] == 1)

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from bench.cli._results import results_table
 
 if TYPE_CHECKING:
     from bench.run import PhaseEstimate, Run
+    from bench.train import StepTimes
 
 
 def reading() -> AbstractContextManager[object]:
@@ -54,12 +54,16 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_jso
 
 
 def _estimates(runs: "Sequence[Run]") -> "list[list[PhaseEstimate]]":
-    """Return the phases of each run; a seed that has not begun takes what the first takes, and is not measured."""
+    """Return the phases of each run; what runs have in common is measured once, and done in the first."""
     from bench.run import project
 
-    first = project(runs[0])
-    whole = [replace(estimate, left=1.0) for estimate in first]
-    return [first, *(project(run) if run.folder.path.exists() else whole for run in runs[1:])]
+    timings: dict[str, StepTimes] = {}
+    estimates, known = [], set()
+    for run in runs:
+        phases = [each for each in project(run, timings) if (each.place, each.phase) not in known]
+        known |= {(each.place, each.phase) for each in phases}
+        estimates.append(phases)
+    return estimates
 
 
 def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]") -> Table:

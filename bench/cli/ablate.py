@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.cli._format import duration
+from bench.cli._options import DataDir, Device, Preset, ResultsDir, RunsDir, Set, Threads, names, overrides
 from bench.cli._progress import reporting
 from bench.errors import BenchError
 
@@ -46,18 +47,15 @@ def ablate(
         str | None,
         typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
     ] = None,
+    preset: Preset = None,
     seeds: Annotated[str, typer.Option(help="Seeds to run every cell with, with commas.")] = "0",
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a number in all cells; may be repeated."),
-    ] = None,
+    set_: Set = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs keep weights and state.")] = Path("runs"),
-    results_dir: Annotated[Path, typer.Option(help="Where records go; published numbers are read there.")] = Path(
-        "results"
-    ),
-    data_dir: Annotated[Path, typer.Option(help="Where datasets are downloaded to.")] = Path("data"),
+    device: Device = None,
+    threads: Threads = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = Path("results"),
+    data_dir: DataDir = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
 ) -> None:
     """Run a grid of settings, and print it as a table beside the paper's numbers.
@@ -70,17 +68,18 @@ def ablate(
       bench ablate deacl --grid stage2.weight_decay=1e-6,1e-5 --grid stage2.lam=1,2
     """
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
-    from bench.recipe import parse_overrides
-    from bench.run import RunRequest
+    from bench.device import use_threads
+    from bench.run import RunRequest, parse_seeds
     from bench.stop import stop_on_signals
 
+    use_threads(threads)
     base = RunRequest(
         method=method,
         dataset=dataset,
         tier=tier,
         fidelity=fidelity,
-        protocols=None if protocols is None else [name.strip() for name in protocols.split(",")],
-        overrides=parse_overrides(set_ or []),
+        protocols=names(protocols),
+        overrides=overrides(preset, set_),
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,
@@ -88,7 +87,7 @@ def ablate(
     chosen = choose_table(method, table, grid or [])
     console = Console(stderr=True)
     with console.status("reading the data and building every recipe"):
-        ablation = plan_ablation(base, chosen, _seeds(seeds))
+        ablation = plan_ablation(base, chosen, parse_seeds(seeds))
     with console.status("measuring this machine"):
         projection = project_ablation(ablation)
     if dry_run or not ablation.finished:
@@ -107,13 +106,6 @@ def ablate(
     if found.faults:
         runs = "1 run" if len(found.faults) == 1 else f"{len(found.faults)} runs"
         raise BenchError("\n- ".join([f"{runs} could not be finished:", *found.faults]))
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(seed) for seed in text.split(",")]
-    except ValueError:
-        raise BenchError(f"--seeds {text!r} is no list of whole numbers. Type, say, --seeds 0,1,2") from None
 
 
 def _plan(ablation: "Ablation", projection: "Projection") -> Table:

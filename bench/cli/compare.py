@@ -97,15 +97,17 @@ def _show_records(found: "RecordComparison", images: bool) -> None:
 def _show_seeds(found: "SeedComparison") -> None:
     table = _table("A", "B", "A - B", "95 % interval", "p")
     for measure, one in found.measures.items():
-        spreads = [f"{_percent(spread.mean)} ± {100 * spread.std:.2f}, n = {spread.n}" for spread in (one.a, one.b)]
+        spreads = [f"{_percent(spread.mean)} ± {_percent(spread.std)}" for spread in (one.a, one.b)]
         table.add_row(measure.upper(), *spreads, *_difference(one.difference, one.interval), _p_value(one.p_value))
     _show(table, found)
+    for side, seeds in (("A", found.seeds_a), ("B", found.seeds_b)):
+        print(f"{side}: n = {len(seeds)}, seeds {', '.join(map(str, seeds))}")
     print("percent: mean ± sample standard deviation over n seeds; interval and p: Welch's t test")
 
 
 def _table(*columns: str) -> Table:
-    table = Table("", box=box.SIMPLE)
-    for column in columns:
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))  # fits 80 columns
+    for column in ("", *columns):
         table.add_column(column, justify="right", no_wrap=True)
     return table
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from bench.cli._options import DataDir, Device, RunsDir
 from bench.cli._progress import reporting
 
 if TYPE_CHECKING:
@@ -101,9 +102,9 @@ def tsne(
     ] = False,
     images: Annotated[int, typer.Option(min=4, help="How many test images to show at most.")] = 2000,
     output: Output = _FIGURES,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where runs keep weights and state.")] = Path("runs"),
-    data_dir: Annotated[Path, typer.Option(help="Where datasets are downloaded to.")] = Path("data"),
+    device: Device = None,
+    runs_dir: RunsDir = Path("runs"),
+    data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
     """Draw the features of test images in the plane, one panel a run (DeACL, figure 4).

@@ -6,15 +6,13 @@ from typing import Annotated
 import typer
 
 from bench.cli._grid import parse_eps
+from bench.cli._options import DataDir, Device, RunsDir
 from bench.cli._sweep import (
     AsJson,
-    DataDir,
     OnDataset,
-    OnDevice,
     Output,
     ResultsDir,
     Runs,
-    RunsDir,
     StepSize,
     UnderProtocol,
     carry_out,
@@ -31,7 +29,7 @@ def sweep_eps(
     steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
     step_size: StepSize = 0.25,
     output: Output = None,
-    device: OnDevice = None,
+    device: Device = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = Path("data"),

@@ -6,15 +6,13 @@ from typing import Annotated
 import typer
 
 from bench.cli._grid import parse_eps, parse_steps
+from bench.cli._options import DataDir, Device, RunsDir
 from bench.cli._sweep import (
     AsJson,
-    DataDir,
     OnDataset,
-    OnDevice,
     Output,
     ResultsDir,
     Runs,
-    RunsDir,
     StepSize,
     UnderProtocol,
     carry_out,
@@ -29,7 +27,7 @@ def sweep_steps(
     eps: Annotated[str | None, typer.Option(help="The one radius, as 8/255; default: the dataset's usual one.")] = None,
     step_size: StepSize = 0.25,
     output: Output = None,
-    device: OnDevice = None,
+    device: Device = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = Path("results"),
     data_dir: DataDir = Path("data"),

@@ -158,7 +158,8 @@ class _Attack:
 
 @torch.no_grad()
 def _judge(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    return model(images).argmax(1) == labels
+    right: Tensor = model(images).argmax(1) == labels
+    return right
 
 
 def _extended(table: tuple[tuple[bool, ...], ...], rows: range, columns: list[Tensor]) -> tuple[tuple[bool, ...], ...]:

@@ -193,7 +193,7 @@ def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> Corruptio
 
 
 def _mean_flops(records: Sequence[Record]) -> float | None:
-    counted = [record.pretraining_flops for record in records if record.pretraining_flops is not None]
+    counted = [total for record in records if (total := record.pretraining_flops)]
     return fmean(counted) if len(counted) == len(records) else None
 
 

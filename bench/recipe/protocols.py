@@ -34,7 +34,7 @@ class ProtocolSettings(TrainPlan):
     flip_prob: float = Field(default=0.5, ge=0, le=1)
     """Of the weak view; 0 where the data must not be mirrored."""
     head_init: Literal["default", "zero"] = "default"
-    """The linear layer's first weights: the framework's random ones, or none."""
+    """The linear layer's first weights: the framework's random ones, or all 0, as ACL's code begins."""
     selection: Literal["last", "best"] = "last"
     """Whose classifier is evaluated: the last epoch's, or that of the epoch with the highest robust accuracy on
     training images held out for the purpose, the earliest of equals. The test images have no say in it."""

@@ -66,8 +66,9 @@ def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
     flops = []
     for stage in method.stages(MethodContext(recipe, 0, cpu, images, index)):
         probe = StageProbe(stage, images, device=cpu)
-        check_plan(stage, len(images), cpu)
-        flops.append(probe.flops_per_image() * stage.plan.images_per_epoch(len(images)))
+        count = len(stage.positions(len(images)))
+        check_plan(stage, count, cpu)
+        flops.append(probe.flops_per_image() * stage.plan.images_per_epoch(count))
     return flops
 
 

@@ -40,7 +40,7 @@ def execute(
     with run.folder.claimed():
         finished = _finished_records(run)
         if len(finished) < len(run.protocols):
-            corrupted = run.corruptions and run.corruptions.images(run.target, reporter, stop)
+            corrupted = run.corruptions.images(run.target, reporter, stop) if run.corruptions else None
             encoder, stages = _pretrained(run, reporter, stop)
             for protocol in run.protocols:
                 if protocol not in finished:

@@ -57,7 +57,10 @@ class Finished:
         """
         encoder = plain_encoder(self.folder.recipe)
         stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
-        tensors = load_tensors(self.place / f"{stage.name}.safetensors").tensors
+        try:
+            tensors = load_tensors(self.place / f"{stage.name}.safetensors").tensors
+        except BenchError as error:
+            raise BenchError(f"{error} Move {self.place} away; `bench run` makes it again.") from error
         stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
         classifier = stage.classifier()
         if digest(classifier.state_dict()) != self.record.classifier_sha256:

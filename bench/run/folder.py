@@ -58,7 +58,8 @@ class RunFolder:
             name: the protocol.
             seed: of protocol and evaluation; None: that of the encoder.
         """
-        digest, parts, own = self.recipe.protocol_digest(name), [name], [*self._brought]
+        digest, parts = self.recipe.protocol_digest(name), [name]
+        own: list[str | int] = [*self._brought]
         if self.recipe.finetune and self.recipe.pretrained_on:
             parts.append(self.recipe.finetune.dataset.name)
         if seed is not None and seed != self.seed:

@@ -71,7 +71,8 @@ def project(run: Run, timings: dict[str, StepTimes] | None = None) -> list[Phase
         place = run.place(protocol)
         training = _stage(run, stage, run.target.train.images, f"protocol {protocol}", place.path, timings)
         seconds = _attack_seconds(run, stage.classifier())
-        estimates += [training, *_selection(stage, len(run.target.train.labels), seconds, training.left)]
+        selection = _selection(stage, len(run.target.train.labels), seconds, training.left)
+        estimates += [training, *(replace(each, place=place.path) for each in selection)]
         left = 0.0 if place.record.exists() else 1.0
         estimates += [replace(each, left=left, place=place.path) for each in _evaluation(run, seconds)]
     return estimates

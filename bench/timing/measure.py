@@ -116,7 +116,7 @@ def time_pretraining(
 
 
 def _timing(owner: Subject, probe: StageProbe, counted: _Counted, times: StepTimes) -> StageTiming:
-    plan, images = probe.plan, owner.data.images
+    plan, images = probe.plan, len(probe.stage.positions(owner.data.images))
     memory = {size: probe.memory(size) for size in times.seconds}
     return StageTiming(
         stage=probe.stage.name,

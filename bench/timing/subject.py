@@ -33,7 +33,8 @@ class Data:
         """
         size, count = prod(self.facts.image_shape), count or self.images
         noise = torch.randint(0, 256, (count + size - 1,), dtype=torch.uint8, generator=rng.generator(0, "images"))
-        return noise.unfold(0, size, 1).unflatten(1, self.facts.image_shape)
+        images: Tensor = noise.unfold(0, size, 1).unflatten(1, self.facts.image_shape)
+        return images
 
 
 def data_like(spec: str, data_dir: Path) -> Data:

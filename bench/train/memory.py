@@ -21,7 +21,9 @@ def step_memory(work: Callable[[], Any], resident: Iterable[Tensor], device: tor
         resident: what is there before it and stays: weights, buffers, momenta.
         device: where both are.
     """
-    storages = {tensor.untyped_storage()._cdata: tensor.untyped_storage().nbytes() for tensor in resident}
+    storages: dict[int, int] = {}
+    for tensor in resident:
+        storages[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         before = torch.cuda.memory_allocated(device)
@@ -31,7 +33,7 @@ def step_memory(work: Callable[[], Any], resident: Iterable[Tensor], device: tor
         return sum(storages.values()) + int(torch.cuda.max_memory_allocated(device)) - before
     with _LiveTensors(storages) as live:
         work()
-    return sum(storages.values()) + live.peak
+    return sum(storages.values()) + int(live.peak)
 
 
 class _LiveTensors(TorchDispatchMode):

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 from bench.report.figures.style import GREY, Band, Mark, caption, legend_beside, mark, new_figure, percent_axis, styled
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
-_TICKS = {
+_TICKS: dict[float, str] = {
     **{seconds: f"{seconds:g} s" for seconds in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30)},
     **{minutes * _MINUTE: f"{minutes} min" for minutes in (1, 2, 5, 10, 20, 30)},
     **{hours * _HOUR: f"{hours} h" for hours in (1, 2, 4, 8, 12)},
@@ -19,7 +19,8 @@ _TICKS = {
 }
 """Durations that people use, and so the only ones on the axis."""
 
-_MAX_TICKS = 9
+_ROOM = 0.11
+"""Of the axis, that a tick's text needs."""
 _SHIFT = 0.018
 """Of the axis."""
 
@@ -95,8 +96,10 @@ def _time_axis(axes: Axes, seconds: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.set_xlabel("pre-training time, wall-clock (logarithmic)")
-    ticks = [tick for tick in _TICKS if low <= tick <= high]
-    ticks = ticks[:: -(-len(ticks) // _MAX_TICKS) or 1]
+    ticks: list[float] = []
+    for tick in _TICKS:
+        if low <= tick <= high and (not ticks or tick / ticks[-1] > (high / low) ** _ROOM):
+            ticks.append(tick)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_major_formatter(FixedFormatter([_TICKS[tick] for tick in ticks]))

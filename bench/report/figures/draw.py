@@ -128,7 +128,7 @@ def draw_curves(results_dir: Path, output: Path, choice: Choice = EVERYTHING) ->
 def _cost_point(row: Row, number: int) -> CostPoint:
     seconds = row.pretraining_seconds
     assert seconds, "rows without pre-training have no place on the axis"
-    return CostPoint(legend_text(row.label, row.seeds), seconds, band(row.ra), row.aa and band(row.aa), number)
+    return CostPoint(legend_text(row.label, row.seeds), seconds, band(row.ra), band(row.aa) if row.aa else None, number)
 
 
 K = TypeVar("K", bound=Hashable)

@@ -1,6 +1,6 @@
 """How figures look: colours that colour-blind readers tell apart, and marks that survive a black and white print."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 # Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h")
+MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p", "h", "P", "X")
 _DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.6)),
@@ -23,7 +23,7 @@ _DASHES: tuple[Any, ...] = (
 
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
 
-_STYLE: Mapping[str, Any] = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
     "font.size": 9,
     "axes.titlesize": 10,

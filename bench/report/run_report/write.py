@@ -80,8 +80,8 @@ def _section(
     record = finished.record
     name = finished.folder.protocol(finished.protocol, record.seed).path.name
     curves = facts.curves(record)
-    for phase, shown in curves.items():
-        for curve in shown:
+    for phase, drawn in curves.items():
+        for curve in drawn:
             files[_curve_file(name, phase, curve.name)] = standalone(curve.svg).encode()
     outcomes = []
     for attack in facts.attacks(record):

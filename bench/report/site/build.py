@@ -70,7 +70,7 @@ def _pages(content: Content) -> Iterator[tuple[str, str]]:
         for kind, groups in (("measured", measured), ("published", published))
     }
     yield page("figures.html", "figures.html", figures=figures, sweeps=sweep_figures(content.board))
-    yield page("methods.html", "methods.html", content=content)
+    yield page("all-methods.html", "all-methods.html", content=content)
     for method in content.methods:
         yield page(method.page, "method.html", **_method_values(content, method))
     for entry in content.entries:

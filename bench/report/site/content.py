@@ -75,7 +75,7 @@ class Content:
     @cached_property
     def labels(self) -> dict[str, str]:
         """What each row is called, by the first of its records."""
-        found = {}
+        found: dict[str, str] = {}
         for _, same in groupby(self.board.rows, key=lambda row: row.table):
             rows = list(same)
             found |= {row.records[0]: label for row, label in zip(rows, labels(rows), strict=True)}

@@ -12,12 +12,23 @@ from bench.report import charts
 from bench.report.charts import Point, scatter
 from bench.report.site.tables import Group, Line
 
-_SECONDS = {
+_SECONDS: dict[float, str] = {
     **{1: "1 s", 3: "3 s", 10: "10 s", 30: "30 s", 60: "1 min", 180: "3 min", 600: "10 min", 1800: "30 min"},
     **{3600: "1 h", 10800: "3 h", 36000: "10 h", 86400: "1 day", 3 * 86400: "3 days", 10 * 86400: "10 days"},
     **{30 * 86400: "30 days", 100 * 86400: "100 days"},
 }
-_DAYS = {0.1: "0.1", 0.2: "0.2", 0.5: "0.5", 1: "1", 2: "2", 5: "5", 10: "10", 20: "20", 50: "50", 100: "100"}
+_DAYS: dict[float, str] = {
+    0.1: "0.1",
+    0.2: "0.2",
+    0.5: "0.5",
+    1: "1",
+    2: "2",
+    5: "5",
+    10: "10",
+    20: "20",
+    50: "50",
+    100: "100",
+}
 _FEWEST = 2
 """Points below which a chart says nothing that its table does not."""
 
@@ -28,7 +39,7 @@ class Figure(NamedTuple):
     group: Group
     measure: str
     svg: str
-    without: tuple[str, ...]
+    without: int
     """Lines of the group that have no place in it: their cost was not measured, or is none."""
 
 
@@ -57,7 +68,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
     if not by_eps:
         attack = f"PGD at {norm}eps {eps_text(settings.eps[0])} with ever more steps"
     svg = charts.lines(
-        [charts.Line(row.label, [100 * score.accuracy for score in row.scores]) for row in rows],
+        [charts.Line(row.label.partition(" (")[0], [100 * score.accuracy for score in row.scores]) for row in rows],
         settings.grid,
         marks,
         title=f"RA under {attack}: {key.dataset}, {key.protocol.upper()}, tier {key.tier}, {key.fidelity}",
@@ -82,8 +93,8 @@ def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list
         measure = "aa" if sum(line.numbers["aa"] is not None for line in group.lines) >= _FEWEST else "ra"
         points = [point for line in group.lines if (point := _point(line, measure, root, published))]
         if len(points) >= _FEWEST:
-            without = tuple(line.title for line in group.lines if not _point(line, measure, root, published))
-            figures.append(Figure(group, measure.upper(), _draw(group, points, measure, published), without))
+            svg = _draw(group, points, measure, published)
+            figures.append(Figure(group, measure.upper(), svg, len(group.lines) - len(points)))
     return figures
 
 

@@ -38,7 +38,7 @@ def measures(content: Content, entry: Entry) -> list[Measure]:
             name=name,
             what=what,
             number=of_outcome(outcome, entry.copy),
-            paper=paper and of_published(paper, name.lower(), method_page),
+            paper=of_published(paper, name.lower(), method_page) if paper else None,
             grid=data_url(fate_grid(found)),
             counts=tuple((fate, count) for fate, count in count_fates(found).items() if count or fate is Fate.ROBUST),
         )

@@ -96,8 +96,8 @@ def measured_line(content: Content, row: Row) -> Line:
         flops="" if row.pretraining_flops is None else flops_text(row.pretraining_flops),
         rank=rank_text(row) if row.rank else "",
         flags=(*(f"AutoAttack warned: {warning}" for warning in row.aa_warnings), *row.flags),
-        corruptions=row.corruptions and of_score(row.corruptions.mean, target),
-        reference=paper and of_published(paper, "aa", f"{page}#published"),
+        corruptions=of_score(row.corruptions.mean, target) if row.corruptions else None,
+        reference=of_published(paper, "aa", f"{page}#published") if paper else None,
     )
 
 
