@@ -70,6 +70,17 @@ def test_batches_that_take_too_long_are_timed_smaller_and_at_a_quarter(monkeypat
     assert [set(times.seconds) for times in time_in_turn(probes, rounds=3, seconds=0)] == [{2, 8}] * 2
 
 
+def test_batches_that_do_not_fit_the_memory_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def seconds(probe: StageProbe, batch: int) -> float:
+        if batch > 100:
+            raise torch.OutOfMemoryError
+        return 0.1
+
+    monkeypatch.setattr(StageProbe, "seconds", seconds)
+    probes = [StageProbe(Toy("a", batch_size=size), DATA.random_images(), device=CPU) for size in (64, 512)]
+    assert [set(times.seconds) for times in time_in_turn(probes, rounds=2, seconds=1e9)] == [{64}, {16, 64}]
+
+
 def test_a_step_of_a_probe_leaves_the_stage_as_it_was() -> None:
     (stage,) = subject("mocov2", DATA, tier=load_tier("paper"), overrides=TINY).stages(CPU)
     before = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
