@@ -1,7 +1,7 @@
 """What ``bench methods`` says an image costs is what passes through the network."""
 
 import re
-from functools import partial
+from functools import cache
 
 import pytest
 import torch
@@ -10,12 +10,12 @@ from bench.method import METHODS
 from bench.recipe import load_tier
 from bench.timing import Data, random_facts, subject, timed_methods
 from bench.train import StageProbe
-from bench.train.cost import count_flops
 
 CPU = torch.device("cpu")
 DATA = Data(random_facts("random", (3, 16, 16), num_classes=10, train_images=40), images=40)
 
 
+@cache
 def probes(name: str) -> list[StageProbe]:
     """All stages of a method, as narrow as can be, built before any is probed."""
     plans = METHODS.get(name).config_type().plans()
@@ -26,7 +26,7 @@ def probes(name: str) -> list[StageProbe]:
 
 @pytest.mark.parametrize("name", timed_methods())
 def test_passes_are_counted(name: str) -> None:
-    counted = [{"fb": passes.both, "f": passes.forward} for passes in (probe.passes(8) for probe in probes(name))]
+    counted = [{"fb": passes.both, "f": passes.forward} for passes in (probe.passes() for probe in probes(name))]
     stated = [
         {"fb": 0.0, "f": 0.0} | {kind: float(number) for number, kind in re.findall(r"([\d.]+) (fb|f)\b", part)}
         for part in METHODS.get(name).info.passes.split(", then ")
@@ -35,10 +35,11 @@ def test_passes_are_counted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", timed_methods())
-def test_operations_of_any_batch_follow_from_those_of_small_ones(name: str) -> None:
+def test_operations_and_memory_of_any_batch_follow_from_those_of_small_ones(name: str) -> None:
     for probe in probes(name):
-        _, counted = count_flops(partial(probe.step, 8))
-        assert probe.flops(8) == counted > 0
+        counted = probe._counts(8)
+        assert probe.flops(8) == counted.learning_flops + probe._view_flops(8) > 0
+        assert probe.memory(8) == max(counted.live_bytes) > 0
 
 
 def test_only_methods_with_pre_training_are_timed() -> None:

@@ -21,7 +21,7 @@ from bench.timing import (
     time_pretraining,
 )
 from bench.train import StageProbe, StepTimes, line, time_in_turn
-from bench.train.memory import step_memory
+from bench.train.memory import live_bytes
 
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -113,18 +113,20 @@ def test_operations_are_those_of_the_published_network(padding: int, millions: f
     assert (probe.passes().both, probe.passes().forward) == (0, 1), "what is frozen has no backward pass"
 
 
-def test_memory_is_what_lives_at_the_peak() -> None:
-    kept = torch.zeros(1000)
+def test_memory_is_of_the_tensors_that_live() -> None:
+    kept, module = torch.zeros(1000), nn.Identity()
 
     def work() -> None:
+        module(torch.ones(10**6))  # the list begins where this is called
         first = torch.ones(500)  # 2,000 bytes
         second = first.repeat(4)  # and 8,000
         del first
         second.add_(1)
         kept.view(10, 100).add_(1)  # a view of what was there takes nothing
-        torch.ones(250)  # 9,000 together: less than the 10,000 before
+        torch.ones(250)
 
-    assert step_memory(work, [kept], CPU) == 4000 + 2000 + 8000
+    live = live_bytes(work, [kept, kept], since=module)
+    assert (live[0], max(live), live[-1]) == (4000 + 2000, 4000 + 2000 + 8000, 4000 + 8000 + 1000)
 
 
 # From steps to recipes
