@@ -111,8 +111,11 @@ class Record(Sealed):
 
     @property
     def pretraining_flops(self) -> float | None:
-        """Floating-point operations of all training stages; None where one of them was not measured."""
-        stages = [cost for phase, cost in self.cost.items() if phase.startswith("stage:")]
-        if not all(cost.flops_per_image and cost.images for cost in stages):
-            return None
-        return sum((cost.flops_per_image or 0) * (cost.images or 0) for cost in stages)
+        """Floating-point operations of all training stages; None without one, or where one was not counted."""
+        total = 0.0
+        for phase, cost in self.cost.items():
+            if phase.startswith("stage:"):
+                if cost.flops_per_image is None or cost.images is None:
+                    return None
+                total += cost.flops_per_image * cost.images
+        return total or None

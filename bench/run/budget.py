@@ -9,7 +9,7 @@ from bench.data import Dataset
 from bench.errors import BenchError
 from bench.method import METHODS, MethodContext
 from bench.recipe import Recipe
-from bench.train import StageProbe
+from bench.train import StageProbe, check_plan
 
 LIKE = "like:"
 """Before a method's name: as much as that method spends."""
@@ -38,8 +38,8 @@ def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf)
             encoder and threat model alone, so that ``like:deacl`` is DeACL as published.
 
     Raises:
-        BenchError: not a number and no method, a method without pre-training, epochs set besides, or a budget
-            that is less than one epoch of every stage.
+        BenchError: not a number and no method, a method without pre-training, epochs set besides, a budget that
+            is less than one epoch of every stage, or a plan that cannot work on this dataset.
     """
     plans = recipe.config.plans()
     if not plans:
@@ -65,8 +65,10 @@ def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
     method = METHODS.get(recipe.method)(recipe.config)
     flops = []
     for stage in method.stages(MethodContext(recipe, 0, cpu, images, index)):
-        per_image = StageProbe(stage, images, device=cpu).flops_per_image()
-        flops.append(per_image * stage.plan.images_per_epoch(len(images)))
+        probe = StageProbe(stage, images, device=cpu)
+        count = len(stage.positions(len(images)))
+        check_plan(stage, count, cpu)
+        flops.append(probe.flops_per_image() * stage.plan.images_per_epoch(count))
     return flops
 
 

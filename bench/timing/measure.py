@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,19 +11,10 @@ from bench.recipe import Fidelity, Tier
 from bench.timing.model import StageTiming, Timing, compare
 from bench.timing.published import PublishedCosts
 from bench.timing.subject import Data, Subject, subject
-from bench.train import Passes, StageProbe, StepTimes, device_name, line, time_in_turn
+from bench.train import StageProbe, StepTimes, device_name, time_in_turn
 
 _PREPARED_IMAGES = 512
 """What precedes the first step is timed on so many images, and taken to grow with their number."""
-
-
-@dataclass(frozen=True)
-class _Counted:
-    """What no clock is needed for."""
-
-    flops_per_image: float
-    passes: Passes
-    preparation: float | None
 
 
 def time_methods(
@@ -97,27 +87,24 @@ def time_pretraining(
         the stages of each subject.
     """
     end = time.perf_counter() + seconds
-    probes, counted, owners = [], [], []
+    probes, preparations, owners = [], [], []
     for owner in subjects:
         said(f"building {owner.recipe.method} and counting its operations")
         images = owner.data.random_images()
-        for stage, preparation in zip(owner.stages(device), _preparations(owner, device), strict=True):
-            probe = StageProbe(stage, images, device=device)
-            probes.append(probe)
-            counted.append(_Counted(probe.flops_per_image(), probe.passes(), preparation))
-            owners.append(owner)
-    # Memory is counted in untimed steps of the same sizes: one round more than is timed.
-    share = (rounds + 1) / (rounds + 2)
-    left = (end - time.perf_counter()) * share
-    times = time_in_turn(probes, rounds=rounds, seconds=left, batch=batch, said=said)
-    said("counting memory")
-    rows = [_timing(*each) for each in zip(owners, probes, counted, times, strict=True)]
+        own = [StageProbe(stage, images, device=device) for stage in owner.stages(device)]
+        for probe in own:
+            probe.count()
+        probes += own
+        preparations += _preparations(owner, device)
+        owners += [owner] * len(own)
+    times = time_in_turn(probes, rounds=rounds, seconds=end - time.perf_counter(), batch=batch, said=said)
+    rows = [_timing(*each) for each in zip(owners, probes, preparations, times, strict=True)]
     return [[row for row, owner in zip(rows, owners, strict=True) if owner is one] for one in subjects]
 
 
-def _timing(owner: Subject, probe: StageProbe, counted: _Counted, times: StepTimes) -> StageTiming:
-    plan, images = probe.plan, owner.data.images
-    memory = {size: probe.memory(size) for size in times.seconds}
+def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times: StepTimes) -> StageTiming:
+    plan, images = probe.plan, len(probe.stage.positions(owner.data.images))
+    passes = probe.passes()
     return StageTiming(
         stage=probe.stage.name,
         epochs=plan.epochs,
@@ -128,11 +115,11 @@ def _timing(owner: Subject, probe: StageProbe, counted: _Counted, times: StepTim
         seconds={size: tuple(values) for size, values in times.seconds.items()},
         step_seconds=times.at(times.batch),
         images_per_second=plan.batch_size / times.at(plan.batch_size),
-        forward_backward=counted.passes.both,
-        forward=counted.passes.forward,
-        flops_per_image=counted.flops_per_image,
-        peak_memory_bytes=round(line(memory, plan.batch_size)),
-        preparation_seconds=counted.preparation,
+        forward_backward=passes.both,
+        forward=passes.forward,
+        flops_per_image=probe.flops_per_image(),
+        peak_memory_bytes=probe.memory(plan.batch_size),
+        preparation_seconds=preparation,
         training_seconds=times.of(plan, images),
     )
 

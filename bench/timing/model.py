@@ -33,7 +33,7 @@ class StageTiming(Settings):
     flops_per_image: float
     """Of a step at the recipe's batch, two a multiply-add, divided by its images."""
     peak_memory_bytes: int
-    """At the recipe's batch; see ``bench.train.memory``."""
+    """Of the tensors that live at the peak of a step at the recipe's batch."""
     preparation_seconds: float | None
     """Projected, of what precedes the first step (pseudo-labels); None for a stage without it."""
     training_seconds: float

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import NamedTuple
 
 from bench.leaderboard.groups import LeftOut, read_groups
 from bench.leaderboard.labels import budget_text
@@ -51,10 +51,23 @@ class MeasuredTable(Settings):
     sha256: str
     """Of the data."""
     tier: str
+    tier_sha256: str
     fidelity: str
     device: str
     threads: int
     rows: tuple[MeasuredCost, ...]
+
+
+class _Conditions(NamedTuple):
+    """What the rows of a table have in common."""
+
+    dataset: str
+    sha256: str
+    tier: str
+    tier_sha256: str
+    fidelity: str
+    device: str
+    threads: int
 
 
 def measured_costs(
@@ -77,34 +90,34 @@ def measured_costs(
         tables = [
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
-    return sorted(tables, key=lambda table: (table.dataset, table.sha256, table.tier, table.device)), left_out
+    return sorted(tables, key=_order), left_out
 
 
-def _conditions(one: Measured) -> tuple[Any, ...]:
+def _order(table: MeasuredTable) -> tuple[str | int, ...]:
+    return table.dataset, table.sha256, table.tier, table.fidelity, table.device, table.threads
+
+
+def _conditions(one: Measured) -> _Conditions:
     record = one.record
     data = record.recipe["dataset"]  # of pre-training, which in transfer is not what the record is about
-    devices = sorted({cost.device for cost in _stages(record).values()})
-    return (
-        *(data["name"], data["sha256"], record.tier, record.tier_sha256, record.fidelity),
-        *(" and ".join(devices), record.environment.threads),
+    return _Conditions(
+        dataset=data["name"],
+        sha256=data["sha256"],
+        tier=record.tier,
+        tier_sha256=record.tier_sha256,
+        fidelity=record.fidelity,
+        device=" and ".join(sorted({cost.device for cost in _stages(record).values()})),
+        threads=record.environment.threads,
     )
 
 
 def _table(measured: Sequence[Measured]) -> MeasuredTable:
-    dataset, sha256, tier, _, fidelity, device, threads = _conditions(measured[0])
     costs = [_cost(same) for same in _grouped(measured, _pretraining)]
     plain = next((cost for cost in costs if (cost.method, cost.label) == ("deacl", "DeACL")), None)
     if plain is not None:
         costs = [cost.model_copy(update={"to_deacl": cost.total_seconds / plain.total_seconds}) for cost in costs]
-    return MeasuredTable(
-        dataset=dataset,
-        sha256=sha256,
-        tier=tier,
-        fidelity=fidelity,
-        device=device,
-        threads=threads,
-        rows=tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label))),
-    )
+    rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
+    return MeasuredTable(**_conditions(measured[0])._asdict(), rows=rows)
 
 
 def _pretraining(one: Measured) -> Hashable:
@@ -114,7 +127,7 @@ def _pretraining(one: Measured) -> Hashable:
 def _cost(measured: Sequence[Measured]) -> MeasuredCost:
     """Return the cost of one recipe's pre-training, from all records that tell of it."""
     # A run has a record for each protocol, and all of them repeat what its stages took.
-    runs = list({one.record.encoder_sha256: one.record for one in measured}.values())
+    runs = list({_seed(one.record): one.record for one in measured}.values())
     stages = tuple(_stage(name, [_stages(record)[name] for record in runs]) for name in _stages(runs[0]))
     first = runs[0]
     return MeasuredCost(
@@ -127,6 +140,11 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
         energy_joules=_sum(stage.energy_joules for stage in stages),
         to_deacl=None,
     )
+
+
+def _seed(record: Record) -> int:
+    """Return the seed of the encoder's training, which further seeds of the protocol share."""
+    return record.seed if record.encoder_seed is None else record.encoder_seed
 
 
 def _stage(name: str, costs: Sequence[PhaseCost]) -> MeasuredStage:

@@ -2,7 +2,8 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,11 @@ from bench import rng
 from bench.method import Stage
 from bench.train.cost import count_flops
 from bench.train.engine import take_step
-from bench.train.memory import step_memory
+from bench.train.memory import live_bytes
 from bench.train.optim import build_optimizer
+
+_FEW = (2, 4, 6)
+"""Images in the steps that are counted; even, as RoCL compares inside the halves of a batch."""
 
 
 class Passes(NamedTuple):
@@ -24,6 +28,15 @@ class Passes(NamedTuple):
     """Forward and backward."""
     forward: float
     """Forward only."""
+
+
+class _Counts(NamedTuple):
+    """What a step on a few images shows without a clock."""
+
+    learning_flops: int
+    """Of all but the views."""
+    passes: Passes
+    live_bytes: list[int]
 
 
 class StageProbe:
@@ -48,6 +61,7 @@ class StageProbe:
         self._optimizer = build_optimizer(stage.plan, stage)
         self._scaler = torch.amp.GradScaler(device.type, enabled=stage.plan.precision == "fp16")
         self._start = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
+        self._counted: dict[int, _Counts] = {}
 
     def step(self, batch: int) -> None:
         """Take a step on ``batch`` images."""
@@ -72,54 +86,56 @@ class StageProbe:
         return seconds
 
     def flops(self, batch: int) -> int:
-        """Return the floating-point operations of a step on ``batch`` images, from steps on a few.
+        """Return the floating-point operations of a step on ``batch`` images, counted in steps on a few.
 
-        Networks and losses take a quadratic in the images, as each costs the same and losses compare them in pairs;
-        three points on it give it everywhere, exactly. They are even, as RoCL compares inside the halves of a batch,
-        and so should ``batch`` be. Views, which blur some images and spare others, are counted at the size asked
-        for; that costs next to nothing.
+        Views, which blur some images and spare others, are counted at the size asked for; that costs next to nothing.
         """
-        two, four, six = (self._learning_flops(few) for few in (2, 4, 6))
-        b = batch
-        eightfold = (b - 4) * (b - 6) * two - 2 * (b - 2) * (b - 6) * four + (b - 2) * (b - 4) * six
-        return eightfold // 8 + self._view_flops(batch)
+        return _quadratic(batch, *(self._counts(few).learning_flops for few in _FEW)) + self._view_flops(batch)
 
     def flops_per_image(self) -> float:
         """Return the operations of a step at the plan's batch size, divided by its images."""
         return self.flops(self.plan.batch_size) / self.plan.batch_size
 
-    def passes(self, batch: int = 2) -> Passes:
-        """Count the passes through networks in a step on ``batch`` images.
-
-        A pass begins where an image of the data's channels enters a convolution.
-        """
-        channels, height, width = self.images.shape[1:]
-        seen: dict[bool, float] = defaultdict(float)
-
-        def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            if isinstance(module, nn.Conv2d) and module.in_channels == channels:
-                entering = inputs[0]
-                area = entering.shape[2] * entering.shape[3] / (height * width)
-                seen[output.requires_grad] += entering.shape[0] * area / batch
-
-        handle = register_module_forward_hook(count)
-        try:
-            self.step(batch)
-        finally:
-            handle.remove()
-        return Passes(round(seen[True], 3), round(seen[False], 3))
+    def passes(self) -> Passes:
+        """Return how often an image passes a network: a pass begins where it enters a convolution."""
+        return self._counts(_FEW[0]).passes
 
     def memory(self, batch: int) -> int:
-        """Return the bytes that training on batches of ``batch`` images needs at its peak, its gradients included."""
-        images, index = self._batch(batch)
-        self._optimizer.zero_grad(set_to_none=True)
-        resident = [*self._resident(), images, index]
-        peak = step_memory(lambda: self._step(images, index), resident, self.device)
-        self._restore()
-        return peak
+        """Return the bytes of the tensors that live at the peak of a step on ``batch`` images, from steps on a few.
 
-    def _learning_flops(self, batch: int) -> int:
-        return count_flops(lambda: self.step(batch))[1] - self._view_flops(batch)
+        A step runs through the same operators whatever it holds. Where the peak is moves with the batch, from the
+        update, whose cost is fixed, to the end of the forward pass; so each operator is followed by itself.
+        """
+        two, four, six = (self._counts(few).live_bytes for few in _FEW)
+        if not len(two) == len(four) == len(six):  # a stage whose operators do depend on it: only peaks compare
+            two, four, six = [max(two)], [max(four)], [max(six)]
+        return max(_quadratic(batch, *live) for live in zip(two, four, six, strict=True))
+
+    def count(self) -> None:
+        """Take the steps that :meth:`flops`, :meth:`passes` and :meth:`memory` draw on, unless they were taken."""
+        for few in _FEW:
+            self._counts(few)
+
+    def _counts(self, batch: int) -> _Counts:
+        if batch not in self._counted:
+            self._counted[batch] = self._count(batch)
+        return self._counted[batch]
+
+    def _count(self, batch: int) -> _Counts:
+        images, index = self._batch(batch)
+        self._step(images, index)  # makes the momenta, which live from the second step on
+        self._restore()
+        self._optimizer.zero_grad(set_to_none=True)
+        flops = 0
+
+        def step() -> None:
+            nonlocal flops
+            _, flops = count_flops(lambda: self._step(images, index))
+
+        with _counting_passes(self.images.shape[1:], batch) as passes:
+            live = live_bytes(step, [*self._resident(), images, index], since=self.stage)
+        self._restore()
+        return _Counts(flops - self._view_flops(batch), passes(), live)
 
     def _view_flops(self, batch: int) -> int:
         images, index = self._batch(batch)
@@ -143,3 +159,31 @@ class StageProbe:
         yield from self.stage.buffers()
         for state in self._optimizer.state.values():
             yield from (value for value in state.values() if isinstance(value, Tensor))
+
+
+def _quadratic(batch: int, two: int, four: int, six: int) -> int:
+    """Return at ``batch`` the quadratic that takes these values at 2, 4 and 6 images.
+
+    What networks and losses take is one, as each image costs the same and losses compare them in pairs; so for an
+    even batch this is exact.
+    """
+    b = batch
+    return ((b - 4) * (b - 6) * two - 2 * (b - 2) * (b - 6) * four + (b - 2) * (b - 4) * six) // 8
+
+
+@contextmanager
+def _counting_passes(image_shape: Sequence[int], batch: int) -> Iterator[Callable[[], Passes]]:
+    """Count, in this block, what enters convolutions with as many channels as an image; yield what tells the result."""
+    channels, height, width = image_shape
+    seen: dict[bool, float] = defaultdict(float)
+
+    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if isinstance(module, nn.Conv2d) and module.in_channels == channels:
+            images, _, high, wide = inputs[0].shape
+            seen[output.requires_grad] += images * high * wide / (height * width) / batch
+
+    handle = register_module_forward_hook(count)
+    try:
+        yield lambda: Passes(round(seen[True], 3), round(seen[False], 3))
+    finally:
+        handle.remove()

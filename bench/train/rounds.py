@@ -4,6 +4,8 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 
+import torch
+
 from bench.recipe import TrainPlan
 from bench.train.probe import StageProbe
 
@@ -61,8 +63,8 @@ def time_in_turn(
 ) -> list[StepTimes]:
     """Time steps of all ``probes``, one of each, round by round, so that a disturbance falls on all alike.
 
-    Steps hold the plan's batch where that is affordable, and otherwise as many images as are, the same number in
-    all stages, and a quarter of it beside.
+    Steps hold the plan's batch where that is affordable and fits the memory, and otherwise as many images as are,
+    the same number in all stages, and a quarter of it beside.
 
     Args:
         probes: the stages.
@@ -79,15 +81,28 @@ def time_in_turn(
         rough.append(StepTimes({size: [probe.seconds(size)] for size in sizes}))
     largest = batch or _affordable(probes, rough, seconds - _spent(rough), rounds + 1)
     times: list[dict[int, list[float]]] = [defaultdict(list) for _ in probes]
-    chosen = [_sizes(probe, largest) for probe in probes]
-    for turn in range(rounds + 1):  # the first is warm-up at full size
-        said(f"round {turn} of {rounds}" if turn else "warming up at full size")
-        for probe, own, kept in zip(probes, chosen, times, strict=True):
-            for size in own:
-                taken = probe.seconds(size)
-                if turn:
-                    kept[size].append(taken)
+    said("warming up at full size")
+    chosen = [_fitting(probe, largest) for probe in probes]
+    for turn in range(rounds):
+        said(f"round {turn + 1} of {rounds}")
+        for probe, sizes, kept in zip(probes, chosen, times, strict=True):
+            for size in sizes:
+                kept[size].append(probe.seconds(size))
     return [StepTimes(kept) for kept in times]
+
+
+def _fitting(probe: StageProbe, largest: int) -> list[int]:
+    """Take a step of each size that is to be timed, and return the sizes: halved until they fit the memory."""
+    sizes = _sizes(probe, largest)
+    try:
+        for size in sizes:
+            probe.seconds(size)
+    except torch.OutOfMemoryError:
+        if max(sizes) <= _SMALLEST:
+            raise
+        torch.cuda.empty_cache()
+        return _fitting(probe, max(sizes) // 2)
+    return sizes
 
 
 def _sizes(probe: StageProbe, largest: int) -> list[int]:

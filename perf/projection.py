@@ -1,0 +1,80 @@
+"""Whether the projection is right: the seconds that `bench timing` projects, and those that a run then takes.
+
+Pre-training at ``tiny`` is projected, carried out to its end, and projected once more, in one process and on one
+thread; ratios are actual over projected, by the mean of the two projections. On a machine that does other work
+too, the two projections differ, and by as much any ratio can be off.
+
+Run from the repository's root: ``python perf/projection.py [--method deacl] [--method acl] [--threads 1]``.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.recipe import load_tier
+from bench.run import RunRequest, execute, prepare
+from bench.timing import StageTiming, data_like, subject, time_pretraining
+
+NO_EVALUATION = {"slf.epochs": 1, "evaluate.autoattack": False, "evaluate.pgd_steps": 1}
+
+
+def main() -> None:
+    """Project, run, project again, and print one line a stage."""
+    parser = argparse.ArgumentParser(description="Projected against actual seconds of pre-training.")
+    parser.add_argument("--method", action="append", help="may be repeated; default: deacl")
+    parser.add_argument("--dataset", default="digits")
+    parser.add_argument("--tier", default="tiny")
+    parser.add_argument("--threads", type=int, default=1, help="torch's")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+
+    table = Table(title=f"{options.dataset}, tier {options.tier}, {options.threads} thread(s)")
+    for heading in ("method", "stage", "projected before", "actual", "projected after", "actual / projected"):
+        table.add_column(heading, justify="left" if heading in ("method", "stage") else "right")
+    for method in options.method or ["deacl"]:
+        before = projected(method, options.dataset, options.tier)
+        actual = taken(method, options.dataset, options.tier)
+        after = projected(method, options.dataset, options.tier)
+        for first, seconds, last in zip(before, actual, after, strict=True):
+            ratio = seconds / fmean([first.total_seconds, last.total_seconds])
+            times = (first.total_seconds, seconds, last.total_seconds)
+            table.add_row(method, first.stage, *(f"{value:.1f} s" for value in times), f"{ratio:.3f}")
+        both = [sum(stage.total_seconds for stage in stages) for stages in (before, after)]
+        table.add_row(
+            *(method, "all", f"{both[0]:.1f} s", f"{sum(actual):.1f} s", f"{both[1]:.1f} s"),
+            f"{sum(actual) / fmean(both):.3f}",
+            end_section=True,
+        )
+    Console().print(table)
+
+
+def projected(method: str, dataset: str, tier: str) -> list[StageTiming]:
+    """Return the stages of ``method`` as `bench timing` projects them."""
+    subjects = [subject(method, data_like(dataset, Path("data")), tier=load_tier(tier))]
+    (stages,) = time_pretraining(subjects, device=torch.device("cpu"), rounds=5, seconds=60)
+    return stages
+
+
+def taken(method: str, dataset: str, tier: str) -> list[float]:
+    """Return the seconds that each stage takes in a run, as its record says."""
+    with tempfile.TemporaryDirectory() as folder:
+        request = RunRequest(
+            method=method,
+            dataset=dataset,
+            tier=tier,
+            protocols=["slf"],
+            overrides=NO_EVALUATION,
+            runs_dir=Path(folder) / "runs",
+            device="cpu",
+        )
+        ((record, _),) = execute(prepare(request), Path(folder) / "results")
+    return [cost.seconds for phase, cost in record.cost.items() if phase.startswith("stage:")]
+
+
+if __name__ == "__main__":
+    main()

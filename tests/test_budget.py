@@ -1,0 +1,164 @@
+"""Equal compute: epochs for a budget of operations."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_runs import SMALL, carry_out, toy_data, toy_request
+
+from bench.errors import BenchError
+from bench.recipe import Recipe
+from bench.run import Run, prepare
+from bench.run.budget import epoch_flops, nearest_epochs
+
+TIER = """
+summary = "DeACL in 10 + 3 epochs of batches of 8, on eight channels"
+epochs = 0.01
+batch_size = 0.03125
+stages = {precision = "fp32", schedule_unit = "step"}
+encoder = {width = 8}
+slf = {epochs = 1, batch_size = 8}
+evaluate = {autoattack = false, pgd_steps = 1}
+"""
+
+
+@pytest.mark.parametrize("epochs", [[40, 4], [7], [3, 3], [1000, 100, 10]])
+def test_no_other_factor_comes_nearer(epochs: list[int]) -> None:
+    costs = [3.0, 20.0, 7.0][: len(epochs)]
+
+    def spent(counts: list[int]) -> float:
+        return sum(n * cost for n, cost in zip(counts, costs, strict=True))
+
+    every = [[max(1, int(n * step / 4001 + 0.5)) for n in epochs] for step in range(40_000)]
+    for share in (0.3, 0.5, 0.77, 1.0, 1.9, 5.0):
+        budget = share * spent(epochs)
+        found = nearest_epochs(epochs, costs, budget)
+        if found is None:
+            assert spent([1] * len(epochs)) > budget
+        else:
+            assert found in every
+            assert abs(spent(found) - budget) == min(abs(spent(counts) - budget) for counts in every)
+
+
+def test_its_own_cost_is_the_identity_and_less_than_an_epoch_is_refused() -> None:
+    assert nearest_epochs([40, 4], [3.0, 20.0], 200.0) == [40, 4]
+    assert nearest_epochs([40, 4], [3.0, 20.0], 23.0) == [1, 1]
+    assert nearest_epochs([40, 4], [3.0, 20.0], 22.9) is None
+
+
+class Bench:
+    """Prepares runs on 24 images under one small tier."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data = toy_data(folder / "toy.npz")
+        (folder / "toy.toml").write_text(TIER)
+
+    def run(self, method: str, budget: str | None = None, **overrides: Any) -> Run:
+        keys = {key.replace("__", "."): value for key, value in overrides.items()}
+        tier = str(self.folder / "toy.toml")
+        request = toy_request(self.data, self.folder, method=method, tier=tier, overrides=keys, budget=budget)
+        return prepare(request)
+
+    def flops(self, run: Run) -> float:
+        return sum(self.epoch(run, stage) * plan.epochs for stage, plan in run.recipe.config.plans().items())
+
+    def epoch(self, run: Run, stage: str) -> float:
+        return dict(zip(run.recipe.config.plans(), epoch_flops(run.recipe, run.dataset), strict=True))[stage]
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("budget"))
+
+
+def without_budget(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude={"budget"})
+
+
+def test_like_deacl_leaves_deacl_as_it_is(bench: Bench) -> None:
+    plain, equal = bench.run("deacl"), bench.run("deacl", "like:deacl")
+    assert without_budget(equal.recipe) == without_budget(plain.recipe)
+    assert (plain.recipe.budget, equal.recipe.budget) == (None, bench.flops(plain))
+    assert equal.folder.path == plain.folder.path, "the encoder is the same"
+    assert equal.place("slf") != plain.place("slf"), "but its record stands in another table"
+
+
+@pytest.mark.parametrize("method", ["acl", "simclr", "advcl"])
+def test_a_budget_is_met_within_an_epoch(bench: Bench, method: str) -> None:
+    plain = bench.run(method)
+    run = bench.run(method, "like:deacl")
+    assert run.recipe.budget == bench.flops(bench.run("deacl"))
+    assert abs(bench.flops(run) - run.recipe.budget) <= max(epoch_flops(run.recipe, run.dataset))
+    assert run.recipe.pretraining_digest() != plain.recipe.pretraining_digest()
+    assert run.recipe.overrides == {}
+    for stage, plan in run.recipe.config.plans().items():
+        before = plain.recipe.config.plans()[stage]
+        assert plan.epochs != before.epochs
+        assert plan.warmup_epochs == pytest.approx(before.warmup_epochs * plan.epochs / before.epochs, abs=1e-6)
+
+
+def test_settings_of_all_methods_hold_for_the_one_that_is_equalled(bench: Bench) -> None:
+    narrow, wide = (bench.run("acl", "like:deacl", encoder__width=width, stage1__steps=1) for width in (8, 16))
+    assert narrow.recipe.budget == bench.run("acl", "like:deacl").recipe.budget, "its steps are ACL's own"
+    assert wide.recipe.budget is not None
+    assert wide.recipe.budget > 1.5 * (narrow.recipe.budget or 0)
+
+
+def test_what_was_set_stays_and_decays_are_scaled(bench: Bench) -> None:
+    decays = {"stage1__schedule": "steps", "stage1__warmup_epochs": 0.5}
+    plain = bench.run("simclr")
+    budget = f"{7.9 * bench.epoch(plain, 'stage1'):.6e}"
+    (plan,) = bench.run("simclr", budget, **decays).recipe.config.plans().values()
+    assert (plan.epochs, plan.warmup_epochs) == (8, 0.5)
+    assert plan.stretched(4)["epochs"] == 4
+    stretched = plan.model_copy(update={"decay_epochs": (2, 6)}).stretched(16)
+    assert stretched == {"epochs": 16, "warmup_epochs": 1.0, "decay_epochs": (4, 12)}
+
+
+def test_the_record_says_what_was_asked_and_what_was_spent(bench: Bench) -> None:
+    overrides = {key: value for key, value in SMALL.items() if key != "stage1.epochs"}
+    request = toy_request(bench.data, bench.folder, overrides=overrides)
+    (cost,) = epoch_flops(prepare(request).recipe, prepare(request).dataset)
+    ((record, _),) = carry_out(
+        toy_request(bench.data, bench.folder, overrides=overrides, budget=repr(3.2 * cost)), bench.folder / "results"
+    )
+    assert record.recipe["budget"] == 3.2 * cost
+    assert record.recipe["config"]["stage1"]["epochs"] == 3
+    # Which views are blurred is drawn anew in each step.
+    assert record.pretraining_flops == pytest.approx(3 * cost, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("method", "budget", "overrides", "message"),
+    [
+        ("simclr", "1e15x", {}, "no number of operations. Type, say, --budget 1e15 or like:deacl"),
+        ("simclr", "-1", {}, "no number of operations"),
+        ("simclr", "nan", {}, "no number of operations"),
+        ("simclr", "like:deakl", {}, "Did you mean 'deacl'"),
+        ("simclr", "like:supervised", {}, "supervised has no pre-training to be equal to"),
+        ("simclr", "1e15", {"stage1__epochs": 3}, "so does --set stage1.epochs"),
+        ("deacl", "1000", {}, r"less than one epoch of every stage of deacl. The smallest that works here is"),
+        ("simclr", "like:deacl", {"stage1__batch_size": 25}, "wants batches of 25 images"),
+    ],
+)
+def test_mistakes_are_explained(
+    bench: Bench, method: str, budget: str, overrides: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BenchError, match=message):
+        bench.run(method, budget, **overrides)
+
+
+def test_the_smallest_budget_works_as_it_is_printed(bench: Bench) -> None:
+    with pytest.raises(BenchError) as caught:
+        bench.run("deacl", "1000")
+    smallest = str(caught.value).split("--budget ")[-1]
+    assert [plan.epochs for plan in bench.run("deacl", smallest).recipe.config.plans().values()] == [1, 1]
+
+
+def test_a_method_without_pre_training_has_no_budget(bench: Bench) -> None:
+    request = toy_request(bench.data, bench.folder, method="supervised", protocols=("aff",), budget="1e9")
+    request = replace(request, overrides={"evaluate.autoattack": False})
+    with pytest.raises(BenchError, match="supervised has no pre-training, so --budget means nothing to it"):
+        prepare(request)

@@ -1,0 +1,156 @@
+"""``bench timing``: the command, and the costs that records tell of."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_records import fill, make_record
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.errors import BenchError
+from bench.record import PhaseCost
+from bench.timing import MeasuredCost, measured_costs
+
+
+def cost(seconds: float, **changes: Any) -> PhaseCost:
+    values = {"images": 1000, "images_per_second": 1000 / seconds, "flops_per_image": 2e6, "energy_joules": 360.0}
+    return PhaseCost(seconds=seconds, peak_memory_bytes=2**20, **{**values, "device": "CPU", **changes})
+
+
+def single(seconds: float, **changes: Any) -> dict[str, Any]:
+    """What a record of ACL says besides: one stage of so many seconds."""
+    of_method = {"method": "acl", "title": "ACL", "pretraining_sha256": "a" * 64}
+    return {**of_method, "cost": {"stage:pretrain": cost(seconds), "slf": cost(9999)}, **changes}
+
+
+def only(results: Path, *names: str) -> list[MeasuredCost]:
+    ((table,), left_out) = measured_costs(results, names or None)
+    assert left_out == []
+    return list(table.rows)
+
+
+def test_a_run_counts_once_whatever_the_protocols_and_seeds_are_averaged(tmp_path: Path) -> None:
+    records = [
+        make_record(seed=seed, protocol=p, **single(s)) for seed, s in [(0, 10), (1, 30)] for p in ("slf", "aff")
+    ]
+    again = make_record(seed=7, encoder_seed=1, **single(30))
+    (acl,) = only(fill(tmp_path, *records, again))
+    assert (acl.label, acl.seeds, acl.total_seconds, acl.total_flops) == ("ACL", 2, 20, 2e9)
+    (stage,) = acl.stages
+    assert (stage.stage, stage.seconds, stage.flops_per_image) == ("pretrain", 20, 2e6)
+    assert stage.images_per_second == pytest.approx((1000 / 10 + 1000 / 30) / 2)
+    assert (stage.energy_joules, acl.energy_joules, stage.peak_memory_bytes) == (360, 360, 2**20)
+
+
+def test_what_one_run_did_not_measure_is_absent(tmp_path: Path) -> None:
+    silent = {"stage:pretrain": cost(30, energy_joules=None, images_per_second=None)}
+    (acl,) = only(fill(tmp_path, make_record(**single(10)), make_record(seed=1, **single(10, cost=silent))))
+    assert acl.energy_joules is acl.stages[0].energy_joules is acl.stages[0].images_per_second is None
+    assert acl.stages[0].flops_per_image == 2e6
+
+
+def test_ratios_are_to_deacl_as_it_stands(tmp_path: Path) -> None:
+    dear = make_record(overrides={"stage2.steps": 50}, pretraining_sha256="b" * 64, cost={"stage:ssl": cost(8000)})
+    evaluated = make_record(overrides={"evaluate.pgd_steps": 50}, protocol="alf")
+    fill(tmp_path, make_record(), dear, evaluated, make_record(**single(7450)))
+    rows = {row.label: row.to_deacl for row in only(tmp_path)}
+    assert rows == {"DeACL": 1, "ACL": 7450 / 3725, "DeACL (stage2.steps=50)": 8000 / 3725}
+    assert [row.label for row in only(tmp_path)] == ["DeACL", "ACL", "DeACL (stage2.steps=50)"]
+    (acl,) = only(tmp_path, "acl")
+    assert acl.to_deacl == 2, "compared with it even where it is not shown"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"device": "GPU"},
+        {"data": "e" * 64},
+        {"tier": "tiny"},
+        {"tier_sha256": "6" * 64},
+        {"fidelity": "native"},
+        {"dataset": "cifar100"},
+    ],
+)
+def test_what_ran_on_other_terms_stands_apart(tmp_path: Path, other: dict[str, Any]) -> None:
+    device = other.get("device", "CPU")
+    slow = single(100, cost={"stage:pretrain": cost(100, device=device)})
+    tables, _ = measured_costs(fill(tmp_path, make_record(), make_record(**slow, **other)))
+    assert [[row.label for row in table.rows] for table in tables] in ([["DeACL"], ["ACL"]], [["ACL"], ["DeACL"]])
+    assert [row.to_deacl for table in tables for row in table.rows if row.label == "ACL"] == [None]
+
+
+def test_other_numbers_of_threads_stand_apart(tmp_path: Path) -> None:
+    record = make_record(**single(100))
+    two = record.model_copy(update={"environment": record.environment.model_copy(update={"threads": 2})})
+    tables, _ = measured_costs(fill(tmp_path, make_record(), two))
+    assert [table.threads for table in tables] == [1, 2]
+
+
+def test_a_budget_is_said_and_records_without_pre_training_are_passed_over(tmp_path: Path) -> None:
+    plain = make_record(**single(10))
+    equal = make_record(**single(10), protocol="aff").model_copy(update={"recipe": {**plain.recipe, "budget": 2e12}})
+    none = make_record(method="supervised", title="Supervised", cost={"slf": cost(5)})
+    fill(tmp_path, plain, equal, none)
+    assert {row.label for row in only(tmp_path)} == {"ACL", "ACL (budget 2.00e12)"}
+
+
+# The command
+
+
+def invoke(*arguments: str) -> str:
+    done = CliRunner().invoke(app, ["timing", *arguments], env={"COLUMNS": "200"})
+    assert done.exit_code == 0, done.exception
+    return done.stdout
+
+
+def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
+    (fill(tmp_path, make_record(), make_record(**single(7450))) / "cifar10" / "broken.json").write_text("{")
+    text = invoke("--from-results", "--results-dir", str(tmp_path))
+    assert "Pre-training on cifar10 (dddddddd), tier mini, uniform fidelity" in text
+    (acl,) = (line for line in text.splitlines() if "ACL" in line and "DeACL" not in line)
+    cells = [cell.strip() for cell in acl.split("│")[1:-1]]
+    assert cells == ["ACL", "1", "pretrain", "2.1 h", "0.134", "0.002", "1 MiB", "0.1 Wh", "2.1 h", "2.00"]
+    assert "left out cifar10/broken.json: " in text
+    values = json.loads(invoke("--from-results", "--results-dir", str(tmp_path), "--json"))
+    assert [row["to_deacl"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
+    assert "tells of pre-training" in invoke("--from-results", "--results-dir", str(tmp_path / "cifar10"))
+
+
+def test_the_command_times_and_projects(tmp_path: Path) -> None:
+    file = tmp_path / "timing.json"
+    small = ["--dataset", "digits", "--tier", "tiny", "--width", "1", "--rounds", "2", "--batch", "8"]
+    values = json.loads(invoke("simclr", "deacl", *small, "--output", str(file), "--json"))
+    assert values == json.loads(file.read_text())
+    simclr, deacl = values["methods"]
+    assert (deacl["to_deacl"], [stage["stage"] for stage in deacl["stages"]]) == (1.0, ["ssl", "pseudo_at"])
+    assert simclr["flops_to_deacl"] < 1
+    for stage in (*simclr["stages"], *deacl["stages"]):
+        assert (stage["batch"], stage["published_batch"], stage["images_per_epoch"]) == (8, 64, 22 * 64)
+        assert {batch: len(times) for batch, times in stage["seconds"].items()} == {"2": 2, "8": 2}
+
+
+def test_the_tables_say_how_much_was_timed_and_what_papers_say() -> None:
+    results = str(Path(__file__).parents[1] / "results")
+    small = ["--dataset", "digits", "--tier", "tiny", "--width", "1", "--rounds", "1", "--batch", "8"]
+    text = invoke("deacl", *small, "--results-dir", results)
+    assert "8 of 64" in text
+    assert "7 fb + 1 f" in text
+    assert "0.45" in text
+    assert "DeACL uses its own stage-1 encoder as teacher" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["deakl"], "Did you mean 'deacl'"),
+        (["supervised"], "supervised has no pre-training to time"),
+        (["deacl", "--dataset", "cifar11"], "unknown dataset"),
+        (["deacl", "--tier", "huge"], "unknown tier"),
+    ],
+)
+def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
+    done = CliRunner().invoke(app, ["timing", *arguments])
+    assert isinstance(done.exception, BenchError)
+    assert message in str(done.exception)
