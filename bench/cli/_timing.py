@@ -17,7 +17,7 @@ def steps_table(timing: "Timing") -> Table:
         ("method", "stage", "precision"),
         ("batch", "seconds", "spread", "images/s", "passes", "GFLOPs/image", "memory"),
         f"{timing.device}, torch {timing.torch}; median and spread of {timing.rounds} steps, update included.\n"
-        "batch: images in the timed step, of those in the recipe's. images/s, memory (of tensors): at the recipe's batch.\n"
+        "batch: images in the timed step, of the recipe's. images/s, memory (of tensors): at the recipe's batch.\n"
         "passes of an image in a step, counted; fb: forward and backward, f: forward only.",
     )
     for method in timing.methods:

@@ -26,7 +26,8 @@ def live_bytes(work: Callable[[], Any], resident: Iterable[Tensor], *, since: nn
             work()
         finally:
             handle.remove()
-    return live.history
+    history: list[int] = live.history
+    return history
 
 
 class _LiveTensors(TorchDispatchMode):
@@ -39,7 +40,7 @@ class _LiveTensors(TorchDispatchMode):
             storage = tensor.untyped_storage()
             self._live[storage._cdata] = storage.nbytes()
         self._now = sum(self._live.values())
-        self.history = [self._now]
+        self.history: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))

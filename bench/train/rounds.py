@@ -76,9 +76,9 @@ def time_in_turn(
     rough = []
     for number, probe in enumerate(probes, 1):
         said(f"warming up {number} of {len(probes)}")
-        sizes = {min(size, probe.plan.batch_size) for size in _ROUGH}
-        probe.step(min(sizes))
-        rough.append(StepTimes({size: [probe.seconds(size)] for size in sizes}))
+        few = {min(size, probe.plan.batch_size) for size in _ROUGH}
+        probe.step(min(few))
+        rough.append(StepTimes({size: [probe.seconds(size)] for size in few}))
     largest = batch or _affordable(probes, rough, seconds - _spent(rough), rounds + 1)
     times: list[dict[int, list[float]]] = [defaultdict(list) for _ in probes]
     said("warming up at full size")
