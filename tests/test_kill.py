@@ -156,10 +156,12 @@ def unbroken(place: Path) -> Finished:
 @pytest.fixture(scope="module")
 def broken(place: Path) -> Finished:
     folder = place / "broken"
-    endings = {interruption: interrupt(folder, interruption) for interruption in INTERRUPTIONS}
-    # As a process killed in the middle of a write leaves it behind.
-    for place in folder.glob("runs/toy-deacl-*"):
-        (place / ".ssl.safetensors.abc.unfinished").write_bytes(b"half")
+    endings = {}
+    for interruption in INTERRUPTIONS:
+        endings[interruption] = interrupt(folder, interruption)
+        # As a process killed in the middle of a write leaves it behind, in the folder that the phase writes to.
+        for place in folder.glob("runs/stages/*" if interruption.phase == "ssl" else "runs/toy-deacl-*"):
+            (place / ".ssl.safetensors.abc.unfinished").write_bytes(b"half")
     return finished(folder, endings)
 
 
