@@ -14,10 +14,10 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from in_process import say
 from toy_runs import VARYING, Listener, toy_data
 
 from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report
-from bench.cli import main
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import AblationTable
 from bench.record import Record, load_record
@@ -294,24 +294,12 @@ def test_seeds_are_averaged_and_protocols_stand_apart(base: RunRequest, tmp_path
 # The command
 
 
-def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[int, str, str]:
-    monkeypatch.setenv("COLUMNS", "200")
-    monkeypatch.setattr(sys, "argv", ["bench", "ablate", *arguments])
-    capsys.readouterr()
-    code: Any = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    return code, *capsys.readouterr()
-
-
 def test_a_table_is_printed_beside_the_papers_numbers(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "published").symlink_to(ROOT / "results" / "published")
-    code, text, log = call(capsys, monkeypatch, "deacl", "--table", "4", *options)
+    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", *options)
     assert code == 0
     assert "once: stage ssl" in log
     assert "stage ssl: 0/48 images" in log
@@ -320,7 +308,7 @@ def test_a_table_is_printed_beside_the_papers_numbers(
     assert "7.62" in text
     assert "other data (toy), tier tiny, uniform fidelity. Compare the order of the rows" in text
     assert "not known to us" in text
-    code, text, log = call(capsys, monkeypatch, "deacl", "--table", "4", "--json", *options)
+    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", "--json", *options)
     values = json.loads(text)
     assert (code, log) == (0, "")  # nothing to do, nothing to plan
     assert [row["label"] for row in values["rows"]] == ["weak, weak", "strong, strong", "weak, strong", "strong, weak"]
@@ -334,7 +322,7 @@ def test_a_table_is_printed_beside_the_papers_numbers(
 def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, text, log = call(capsys, monkeypatch, "deacl", "--table", "1", "--dry-run", "--json", *options)
+    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "1", "--dry-run", "--json", *options)
     assert code == 0
     assert "2 cells, 2 runs" in log
     assert list(json.loads(text)["cells"]) == ["from the teacher", "from scratch"]
@@ -344,7 +332,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
 def test_a_failed_cell_is_shown_and_ends_with_1(
     options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    code, text, log = call(capsys, monkeypatch, "deacl", "--grid", "stage2.lr=1e30,0.5", *options)
+    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--grid", "stage2.lr=1e30,0.5", *options)
     assert code == 1
     assert "failed" in text
     assert log.splitlines()[-1].startswith("- stage2.lr=1e+30, seed 0: the loss of stage 'pseudo_at' is not finite")
@@ -366,7 +354,7 @@ def test_a_mistake_is_one_message(
     arguments: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, text, log = call(capsys, monkeypatch, *arguments.split())
+    code, text, log = say(monkeypatch, capsys, "ablate", *arguments.split())
     assert (code, text) == (1, "")
     assert message in log
     assert log.count("bench: ") == 1
@@ -375,5 +363,5 @@ def test_a_mistake_is_one_message(
 
 def test_every_table_is_named_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(TABLES["1"], AblationTable)
-    _, text, _ = call(capsys, monkeypatch, "--help")
+    _, text, _ = say(monkeypatch, capsys, "ablate", "--help")
     assert f"for deacl: {', '.join(TABLES)}." in text

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from in_process import say
 from toy_runs import SMALL, Listener, carry_out, facts, toy_data, toy_request
 
-from bench.cli import main
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.record import Record
@@ -266,16 +265,6 @@ def test_a_preset_of_a_tier_that_has_changed_cannot_be_guessed(
         prepare_checkpoint(asked(encoder, overrides={"slf.preset": "advcl"}))
 
 
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
-    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    code: Any = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    return code, *capsys.readouterr()
-
-
 @pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "cut", "bit", "stage", "foreign"])
 def test_a_file_that_is_no_encoder_is_one_message(
     encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], damage: str
@@ -293,7 +282,7 @@ def test_a_file_that_is_no_encoder_is_one_message(
         import safetensors.torch
 
         safetensors.torch.save_file({"x": torch.zeros(2)}, file)
-    code, out, err = bench(monkeypatch, capsys, "evaluate", str(file))
+    code, out, err = say(monkeypatch, capsys, "evaluate", str(file))
     assert (code, out) == (1, "")
     assert err.count("\n") == 1, err
     assert err.startswith("bench: ")
@@ -304,13 +293,13 @@ def test_the_command_prints_the_record(
     encoder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     options = ["--protocols", "slf", "--results-dir", str(tmp_path / "results"), "--device", "cpu"]
-    code, out, _ = bench(monkeypatch, capsys, "evaluate", str(encoder), *options, "--json")
+    code, out, _ = say(monkeypatch, capsys, "evaluate", str(encoder), *options, "--json")
     (record,) = json.loads(out)
     assert (code, record["protocol"], record["method"]) == (0, "slf", "simclr")
-    code, out, _ = bench(monkeypatch, capsys, "evaluate", str(encoder), *options, "--set", "slf.lr=0.5")
+    code, out, _ = say(monkeypatch, capsys, "evaluate", str(encoder), *options, "--set", "slf.lr=0.5")
     assert code == 0
     assert "record: " in out
-    code, out, err = bench(monkeypatch, capsys, "evaluate", str(encoder), *options, "--dry-run")
+    code, out, err = say(monkeypatch, capsys, "evaluate", str(encoder), *options, "--dry-run")
     assert code == 0
     assert "protocol slf" in err
     assert "stage ssl" not in err

@@ -7,15 +7,16 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.error import URLError
 
 import numpy as np
 import pytest
+from in_process import Said, say
 from rich.console import Console
 
-from bench.cli import main
 from bench.cli._format import duration
 from bench.cli._progress import _Live, reporting
 from bench.cli._results import results_table
@@ -36,14 +37,6 @@ SMALL = {
 COMMANDS = ("run", "evaluate", "leaderboard", "methods", "datasets", "tiers", "runs")
 
 
-class Said(NamedTuple):
-    """How a command ended."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-
 Bench = Callable[..., Said]
 
 
@@ -51,19 +44,7 @@ Bench = Callable[..., Said]
 def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Bench:
     """Return the program, run in this process and in an empty folder."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def call(*arguments: str) -> Said:
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-        code: Any = 0
-        try:
-            main()
-        except SystemExit as end:
-            code = end.code or 0
-        return Said(code, *capsys.readouterr())
-
-    return call
+    return partial(say, monkeypatch, capsys)
 
 
 @pytest.fixture

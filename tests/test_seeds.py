@@ -2,17 +2,15 @@
 
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any
 
 import pytest
 import torch
+from in_process import say
 from toy_runs import SMALL, Listener, carry_out, facts, toy_data, toy_request
 
-from bench.cli import main
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record
 from bench.run import RunRequest, execute, parse_seeds, prepare
@@ -23,18 +21,6 @@ SETTINGS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={
 @pytest.fixture
 def request_(tmp_path: Path) -> RunRequest:
     return toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
-
-
-def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str, str]:
-    """Run the program in this process and return its exit code, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setattr(sys, "argv", ["bench", *arguments])
-    code: Any = 0
-    try:
-        main()
-    except SystemExit as end:
-        code = end.code or 0
-    return code, *capsys.readouterr()
 
 
 @pytest.fixture
@@ -101,7 +87,7 @@ def test_what_is_no_list_of_seeds_is_refused(text: str, message: str) -> None:
 def test_seed_and_seeds_together_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], tmp_path: Path
 ) -> None:
-    code, out, err = bench(monkeypatch, capsys, *command, "--seed", "0", "--seeds", "1,2")
+    code, out, err = say(monkeypatch, capsys, *command, "--seed", "0", "--seeds", "1,2")
     assert (code, out) == (1, "")
     assert "--seed 0 and --seeds 1,2 are both given. Keep one" in err
     assert not (tmp_path / "runs").exists()
@@ -110,13 +96,11 @@ def test_seed_and_seeds_together_are_refused(
 def test_one_table_shows_the_seeds_and_their_mean(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
 ) -> None:
-    code, out, err = bench(monkeypatch, capsys, *command, "--seeds", "0,2")
+    code, out, err = say(monkeypatch, capsys, *command, "--seeds", "0,2")
     assert code == 0, err
     assert "seeds 0, 2" in err
     assert [line for line in err.splitlines() if line.startswith("seed ")] == ["seed 0", "seed 2"]
-    records = [
-        Record(**each) for each in json.loads(bench(monkeypatch, capsys, *command, "--seeds", "0,2", "--json")[1])
-    ]
+    records = [Record(**each) for each in json.loads(say(monkeypatch, capsys, *command, "--seeds", "0,2", "--json")[1])]
     assert [record.seed for record in records] == [0, 2]
     rows = [line for line in out.splitlines() if line.startswith("│ SLF")]
     for row, outcomes in zip(rows, ([r.sa for r in records], [r.ra.outcome for r in records]), strict=True):
@@ -136,7 +120,7 @@ def test_a_command_that_was_stopped_goes_on_with_the_seed_it_was_at(
     carry_out(request_, tmp_path / "results")
     with pytest.raises(InterruptedRunError):
         carry_out(replace(request_, seed=1), tmp_path / "results", Listener(7))  # in the middle of SLF
-    code, _, err = bench(monkeypatch, capsys, *command, "--seeds", "0,1,2")
+    code, _, err = say(monkeypatch, capsys, *command, "--seeds", "0,1,2")
     assert code == 0
     begun = [line for line in err.splitlines() if re.fullmatch(r"seed \d|stage \w+: \d+/\d+ images", line)]
     assert begun == [
@@ -151,8 +135,8 @@ def test_threads_are_used_and_recorded(
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        (record,) = json.loads(bench(monkeypatch, capsys, *command, "--threads", "1", "--json")[1])
+        (record,) = json.loads(say(monkeypatch, capsys, *command, "--threads", "1", "--json")[1])
         assert torch.get_num_threads() == record["environment"]["threads"] == 1
-        assert bench(monkeypatch, capsys, *command, "--threads", "0")[0] == 2
+        assert say(monkeypatch, capsys, *command, "--threads", "0")[0] == 2
     finally:
         torch.set_num_threads(before)

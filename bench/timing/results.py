@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
 from bench.leaderboard.groups import LeftOut, read_groups
 from bench.leaderboard.labels import budget_text
@@ -44,8 +43,8 @@ class MeasuredCost(Settings):
     """Its seconds in units of DeACL's in the same table; None where that is not there."""
 
 
-class MeasuredTable(Settings):
-    """Recipes on the same data, tier, fidelity and machine, the cheapest first."""
+class Conditions(Settings):
+    """What costs must have in common to be compared."""
 
     dataset: str
     sha256: str
@@ -55,19 +54,12 @@ class MeasuredTable(Settings):
     fidelity: str
     device: str
     threads: int
+
+
+class MeasuredTable(Conditions):
+    """Recipes under the same conditions, the cheapest first."""
+
     rows: tuple[MeasuredCost, ...]
-
-
-class _Conditions(NamedTuple):
-    """What the rows of a table have in common."""
-
-    dataset: str
-    sha256: str
-    tier: str
-    tier_sha256: str
-    fidelity: str
-    device: str
-    threads: int
 
 
 def measured_costs(
@@ -97,10 +89,10 @@ def _order(table: MeasuredTable) -> tuple[str | int, ...]:
     return table.dataset, table.sha256, table.tier, table.fidelity, table.device, table.threads
 
 
-def _conditions(one: Measured) -> _Conditions:
+def _conditions(one: Measured) -> Conditions:
     record = one.record
     data = record.recipe["dataset"]  # of pre-training, which in transfer is not what the record is about
-    return _Conditions(
+    return Conditions(
         dataset=data["name"],
         sha256=data["sha256"],
         tier=record.tier,
@@ -117,7 +109,7 @@ def _table(measured: Sequence[Measured]) -> MeasuredTable:
     if plain is not None:
         costs = [cost.model_copy(update={"to_deacl": cost.total_seconds / plain.total_seconds}) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
-    return MeasuredTable(**_conditions(measured[0])._asdict(), rows=rows)
+    return MeasuredTable(**_conditions(measured[0]).model_dump(), rows=rows)
 
 
 def _pretraining(one: Measured) -> Hashable:
