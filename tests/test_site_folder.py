@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -74,6 +75,8 @@ def test_serving_answers_on_the_loopback_address_until_interrupted(tmp_path: Pat
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(RESULTS.parent)},
+        # A shell's background jobs ignore Ctrl-C, and so would what tests that run there start.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     try:
