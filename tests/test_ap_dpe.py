@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import attacking
@@ -241,7 +242,7 @@ def naive_queries(pooling: AttentionPooling, visible: Tensor, missing: list[int]
     tokens = [pooling.token[0, 0], *visible]
     for layer in cast(list[attention.AttentionLayer], list(pooling.layers)):
         size = layer.head_dim
-        q, k, v = ([part(t) for t in tokens] for part in (layer.query, layer.key, layer.value))
+        q, k, v = zip(*(layer.query_key_value(t).chunk(3) for t in tokens), strict=True)
         mixed = []
         for here in range(len(tokens)):
             heads = []
@@ -270,9 +271,8 @@ def test_attention_has_the_published_size(channels: int, heads: int, head_dim: i
     with torch.device("meta"):
         pooling = AttentionPooling(channels)
     assert len(pooling.layers) == 13
-    assert len(pooling.state_dict()) == 211
     layer = cast(attention.AttentionLayer, pooling.layers[0])
-    assert (layer.head_dim, layer.query.out_features // layer.head_dim) == (head_dim, heads)
+    assert (layer.head_dim, layer.query_key_value.out_features) == (head_dim, 3 * heads * head_dim)
     assert layer.expand.out_features == 2 * channels
     if parameters:
         assert sum(p.numel() for p in pooling.parameters()) == parameters
@@ -285,7 +285,7 @@ def test_attention_starts_as_published() -> None:
     assert not pooling.columns.any()
     assert pooling.rows.std().item() == pytest.approx(1, abs=0.05)
     layer = cast(attention.AttentionLayer, pooling.layers[0])
-    assert layer.key.weight.std().item() == pytest.approx(math.sqrt(2 / (256 + 64)), rel=0.02)
+    assert layer.query_key_value.weight.std().item() == pytest.approx(math.sqrt(2 / (256 + 64)), rel=0.02)
     assert layer.output.weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
 
 
@@ -300,6 +300,11 @@ def test_only_the_question_knows_positions() -> None:
     difference = (pooling.columns[3] - pooling.columns[2]).expand(2, -1)
     torch.testing.assert_close(asked[:, 1] - asked[:, 0], difference)
     torch.testing.assert_close(asked[:, 2] - asked[:, 1], (pooling.rows[3] - pooling.rows[1]).expand(2, -1))
+
+
+def test_gelu_is_its_tanh_form() -> None:
+    x = torch.linspace(-12, 12, 1001, dtype=torch.float64)
+    torch.testing.assert_close(attention.gelu(x), F.gelu(x, approximate="tanh"))
 
 
 def test_dropout_belongs_to_its_generator() -> None:
@@ -358,8 +363,9 @@ def test_diversity_has_the_gradients_that_finite_differences_find(arch: str) -> 
 
     weights = dict(built.named_parameters())
     conv = weights["tasks.jigsaw.encoder.backbone.layer2.0.conv1.weight"]
-    query = weights["tasks.selfie.pooling.layers.0.query.weight"]
-    for target in (*inputs, conv, query):
+    scale = weights["tasks.jigsaw.encoder.backbone.layer2.0.bn1.weight"]
+    projection = weights["tasks.selfie.pooling.layers.0.query_key_value.weight"]
+    for target in (*inputs, conv, scale, projection):
         (gradient,) = torch.autograd.grad(h(), target)
         direction = gradient / gradient.norm()
         step = 1e-7

@@ -4,7 +4,6 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from methods.ap_dpe.grid import SIDE
 
@@ -21,22 +20,30 @@ def dropout(x: Tensor, generator: torch.Generator | None) -> Tensor:
     if generator is None:
         return x
     kept = torch.rand(x.shape, generator=generator, device=x.device) >= _DROPOUT
-    return x * kept / (1 - _DROPOUT)
+    # One factor in x's own dtype: it is multiplied again in both derivatives.
+    return x * kept.to(x.dtype).div_(1 - _DROPOUT)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """Return the tanh form of GELU, written with the sigmoid: the framework's has a slow second derivative."""
+    slope = 2 * math.sqrt(2 / math.pi)
+    return x * torch.sigmoid(x * (slope + slope * 0.044715 * x * x))
 
 
 class AttentionLayer(nn.Module):
     """Self-attention, then a feed-forward net of twice the width; each with a residual and LayerNorm after it.
 
-    Attention is written out: fused kernels have no second derivative, which the diversity term needs.
+    Attention is written out: fused kernels have no second derivative, which the diversity term needs. Scores are
+    kept as keys x queries, so that the softmax runs across rows: along rows as short as these it is several times
+    slower.
     """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
-        self.head_dim = channels // heads
+        self.heads, self.head_dim = heads, channels // heads
         inner = heads * self.head_dim
-        self.query, self.key, self.value = (nn.Linear(channels, inner) for _ in range(3))
-        for projection in (self.query, self.key, self.value):
-            nn.init.normal_(projection.weight, std=math.sqrt(2 / (channels + self.head_dim)))
+        self.query_key_value = nn.Linear(channels, 3 * inner)
+        nn.init.normal_(self.query_key_value.weight, std=math.sqrt(2 / (channels + self.head_dim)))
         self.output = nn.Linear(inner, channels)
         nn.init.xavier_normal_(self.output.weight)
         self.norm1 = nn.LayerNorm(channels)
@@ -46,18 +53,19 @@ class AttentionLayer(nn.Module):
 
     def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """[B, T, channels] -> the same shape; ``generator`` draws the dropout, None leaves it out."""
-        query, key, value = (self._split(part(x)) for part in (self.query, self.key, self.value))
-        weights = (query @ key.mT / math.sqrt(self.head_dim)).softmax(dim=-1)
-        mixed = (dropout(weights, generator) @ value).transpose(1, 2).flatten(2)
+        query, key, value = self._split(self.query_key_value(x))
+        weights = (key / math.sqrt(self.head_dim) @ query.mT).softmax(dim=-2)
+        mixed = dropout(weights, generator).mT @ value
+        mixed = mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
         x = self.norm1(x + dropout(self.output(mixed), generator))
-        forward = self.contract(F.gelu(self.expand(x), approximate="tanh"))
+        forward = self.contract(gelu(self.expand(x)))
         out: Tensor = self.norm2(x + dropout(forward, generator))
         return out
 
     def _split(self, x: Tensor) -> Tensor:
-        """[B, T, heads * head_dim] -> [B, heads, T, head_dim]."""
-        heads: Tensor = x.unflatten(2, (-1, self.head_dim))
-        return heads.transpose(1, 2)
+        """[B, T, 3 * heads * head_dim] -> [3, B * heads, T, head_dim]: queries, keys and values."""
+        parts: Tensor = x.unflatten(2, (3, self.heads, self.head_dim))
+        return parts.permute(2, 0, 3, 1, 4).flatten(1, 2)
 
 
 class AttentionPooling(nn.Module):

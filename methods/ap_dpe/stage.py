@@ -11,6 +11,7 @@ from bench.errors import BenchError
 from bench.method import MethodContext, Stage, StepLoss
 from bench.nn import Encoder
 from bench.recipe import DatasetFacts
+from methods.ap_dpe.batch_norm import make_twice_differentiable
 from methods.ap_dpe.diversity import diversity
 from methods.ap_dpe.grid import check_gridded
 from methods.ap_dpe.pretexts import Jigsaw, Judged, Pretext, Puzzle, Rotation, Selfie
@@ -65,15 +66,21 @@ class PretextStage(Stage):
         _refuse_single_image(settings, facts)
         self.plan: PretextSettings = settings
         self.name = task if task != "joint" else "dpe" if settings.h_weight else "ap"
-        trunk = ctx.new_encoder(self.name)
+        self._diverse = task == "joint" and settings.h_weight > 0
+        trunk = self._new_encoder(ctx)
         self.tasks = nn.ModuleDict({name: self._task(name, trunk, ctx) for name in TASKS[task]})
         self.encoder = self._exported(export, trunk)
-        self._diverse = task == "joint" and settings.h_weight > 0
         self._threat = ctx.threat
+
+    def _new_encoder(self, ctx: MethodContext, *names: str) -> Encoder:
+        encoder = ctx.new_encoder(self.name, *names)
+        if self._diverse:
+            make_twice_differentiable(encoder)
+        return encoder
 
     def _task(self, name: str, trunk: Encoder, ctx: MethodContext) -> nn.Module:
         """Return the task called ``name``: the shared trunk, layers of its own on top, and a head."""
-        layer4 = resnet_of(ctx.new_encoder(self.name, name)).layer4
+        layer4 = resnet_of(self._new_encoder(ctx, name)).layer4
         with ctx.scoped(self.name, "head", name):
             if name == "selfie":
                 return Selfie(without_layer4(trunk), self.plan.selfie_loss)

@@ -1,0 +1,79 @@
+"""Batch-norm with its second derivative in closed form, beside the framework's."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.autograd import gradcheck, gradgradcheck
+
+from bench import rng
+from methods.ap_dpe.batch_norm import TwiceDifferentiableBatchNorm2d, make_twice_differentiable
+
+
+def pair(channels: int, dtype: torch.dtype = torch.float64) -> tuple[nn.BatchNorm2d, nn.BatchNorm2d]:
+    """Return a batch-norm with random weights, one of them 0, and its twice differentiable copy."""
+    plain = nn.BatchNorm2d(channels, eps=1e-3, momentum=0.3, dtype=dtype)
+    generator = rng.generator(0, "batch-norm")
+    for parameter in plain.parameters():
+        nn.init.normal_(parameter, generator=generator)
+    with torch.no_grad():
+        plain.weight[0] = 0
+    holder = nn.Sequential(plain)
+    make_twice_differentiable(holder)
+    quick = holder[0].to(dtype)
+    assert isinstance(quick, TwiceDifferentiableBatchNorm2d)
+    return plain, quick
+
+
+def activations(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=rng.generator(0, "x"), dtype=torch.float64).mul_(3).add_(1)
+
+
+def test_both_derivatives_are_those_of_finite_differences() -> None:
+    _, quick = pair(3)
+    inputs = (activations(4, 3, 2, 3).requires_grad_(),)
+    assert gradcheck(quick, inputs)
+    assert gradgradcheck(quick, inputs)
+
+
+def test_both_derivatives_with_respect_to_the_weights() -> None:
+    _, quick = pair(2)
+    parameters = dict(quick.named_parameters())
+
+    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        out: Tensor = torch.func.functional_call(quick, {"weight": weight, "bias": bias}, (x,))
+        return out
+
+    inputs = (activations(3, 2, 2, 2).requires_grad_(), parameters["weight"], parameters["bias"])
+    assert gradcheck(forward, inputs)
+    assert gradgradcheck(forward, inputs)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_gradient_of_gradients_is_the_frameworks(memory_format: torch.memory_format) -> None:
+    found = []
+    x = activations(5, 4, 6, 6).contiguous(memory_format=memory_format).requires_grad_()
+    for norm in pair(4):
+        (gradient,) = torch.autograd.grad(norm(x).sin().sum(), x, create_graph=True)
+        found.append(torch.autograd.grad(gradient.square().sum(), (x, *norm.parameters())))
+    torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_outputs_and_running_statistics_are_the_frameworks(*, training: bool) -> None:
+    plain, quick = (norm.train(training) for norm in pair(4))
+    for seed in range(3):
+        x = activations(5, 4, 6, 6) + seed
+        torch.testing.assert_close(quick(x), plain(x))
+    torch.testing.assert_close(quick.state_dict(), plain.state_dict())
+    assert int(quick.num_batches_tracked or 0) == (3 if training else 0)
+
+
+def test_every_plain_batch_norm_of_a_network_is_replaced_once() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU()), nn.BatchNorm2d(4))
+    before = network.state_dict()
+    make_twice_differentiable(network)
+    replaced = [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert [type(norm) for norm in replaced] == [TwiceDifferentiableBatchNorm2d] * 2
+    torch.testing.assert_close(network.state_dict(), before)
+    make_twice_differentiable(network)
+    assert [m for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == replaced
