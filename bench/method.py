@@ -142,6 +142,8 @@ class MethodInfo:
     bibtex: str
     summary: str
     """One sentence."""
+    url: str = ""
+    """Where the paper can be read."""
     views: str = ""
     """Views of an image in a step, stage by stage: "2, then 1"."""
     passes: str = ""

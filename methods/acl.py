@@ -209,6 +209,7 @@ class ACL:
         title="ACL",
         year=2020,
         paper="Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
+        url="https://arxiv.org/abs/2010.13337",
         summary="contrastive learning of clean and of attacked views, each with batch-norm layers of its own",
         views="2",
         passes="14 fb",

@@ -238,6 +238,7 @@ class AdvCL:
         year=2021,
         paper="When Does Contrastive Learning Preserve Adversarial Robustness from Pretraining to Finetuning?, "
         "NeurIPS 2021",
+        url="https://arxiv.org/abs/2111.01124",
         summary="contrastive learning of clean, adversarial and high-frequency views, with clusters as pseudo-labels",
         views="2, then 4",
         passes="2 fb, then 15 fb",

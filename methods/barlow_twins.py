@@ -94,6 +94,7 @@ class BarlowTwins:
         title="Barlow Twins",
         year=2021,
         paper="Barlow Twins: Self-Supervised Learning via Redundancy Reduction, ICML 2021",
+        url="https://arxiv.org/abs/2103.03230",
         summary="features that agree between views and do not repeat each other; not robust",
         views="2",
         passes="2 fb",

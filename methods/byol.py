@@ -100,6 +100,7 @@ class BYOL:
         title="BYOL",
         year=2020,
         paper="Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020",
+        url="https://arxiv.org/abs/2006.07733",
         summary="prediction of a momentum network's outputs, without negatives; not robust",
         views="2",
         passes="2 fb + 2 f",

@@ -191,6 +191,7 @@ class DeACL:
         title="DeACL",
         year=2022,
         paper="Decoupled Adversarial Contrastive Learning for Self-supervised Adversarial Robustness, ECCV 2022",
+        url="https://arxiv.org/abs/2207.10899",
         summary="ordinary SSL first, then adversarial training towards its features",
         views="2, then 1",
         passes="2 fb, then 7 fb + 1 f",

@@ -152,6 +152,7 @@ class MoCo:
         title="MoCo v2+",
         year=2020,
         paper="Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
+        url="https://arxiv.org/abs/2003.04297",
         summary="contrastive learning against a queue of past keys; not robust",
         views="2",
         passes="2 fb + 2 f",

@@ -203,6 +203,7 @@ class RoCL:
         title="RoCL",
         year=2020,
         paper="Adversarial Self-Supervised Contrastive Learning, NeurIPS 2020",
+        url="https://arxiv.org/abs/2006.07589",
         summary="contrastive learning of two views and an instance-wise attack on one of them",
         views="2",
         passes="12 fb + 1 f",

@@ -90,6 +90,7 @@ class SimCLR:
         title="SimCLR",
         year=2020,
         paper="A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020",
+        url="https://arxiv.org/abs/2002.05709",
         summary="contrastive learning of two augmented views; not robust, the baseline to beat",
         views="2",
         passes="2 fb",

@@ -19,6 +19,7 @@ class Supervised:
         title="Supervised",
         year=2019,
         paper="Theoretically Principled Trade-off between Robustness and Accuracy, ICML 2019",
+        url="https://arxiv.org/abs/1901.08573",
         summary="adversarial training with labels from scratch; no pre-training",
         views="none",
         passes="none",

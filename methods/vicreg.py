@@ -109,6 +109,7 @@ class VICReg:
         title="VICReg",
         year=2022,
         paper="VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning, ICLR 2022",
+        url="https://arxiv.org/abs/2105.04906",
         summary="views pulled together while variance and covariance are regularised; not robust",
         views="2",
         passes="2 fb",

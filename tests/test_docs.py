@@ -261,7 +261,7 @@ def test_a_method_is_listed_as_it_describes_itself() -> None:
         info = METHODS.get(name).info
         row = next(line for line in text.splitlines() if line.startswith(f"| `{name}` | {info.title}"))
         assert f"| {info.year} |" in row
-        assert info.paper.rpartition(", ")[2] in row
+        assert f"[{info.paper.rpartition(', ')[2]}]({info.url})" in row
 
 
 def test_the_tiers_are_described_as_they_are() -> None:

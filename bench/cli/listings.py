@@ -36,9 +36,10 @@ def methods(as_json: AsJson = False) -> None:
                 "robust": method.info.robust,
                 "summary": method.info.summary,
                 "paper": method.info.paper,
+                "url": method.info.url,
             }
         )
-    _show(rows, as_json, hidden=("title", "summary"))
+    _show(rows, as_json, hidden=("title", "summary", "url"))
 
 
 def datasets(as_json: AsJson = False) -> None:

@@ -23,6 +23,7 @@ class APDPE:
         title="AP-DPE",
         year=2020,
         paper="Adversarial Robustness: From Self-Supervised Pre-Training to Fine-Tuning, CVPR 2020",
+        url="https://arxiv.org/abs/2003.12862",
         summary="adversarial pre-training on rotation, jigsaw and Selfie, their attacks made diverse",
         views="3",
         passes="36 fb",
