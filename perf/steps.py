@@ -1,0 +1,80 @@
+"""Seconds a step of every stage of every method with a ResNet-18 of full width, at batches of 256 and 512 images.
+
+All steps are timed in one process, turn and turn about, so that whatever else the machine does falls on all alike.
+Where a batch does not fit the time, two smaller ones are timed and the line through them says the rest; such
+figures carry a "~". Without images of its own: noise of CIFAR-10's shape.
+
+Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2] [--minutes 9] [--output FILE]``.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from bench.device import pick_device
+from bench.files import write_json
+from bench.recipe import load_tier
+from bench.timing import data_like, subject, timed_methods
+from bench.train import StageProbe, StepTimes, device_name, time_in_turn
+
+BATCHES = (256, 512)
+
+
+def main() -> None:
+    """Time, print a table, and write the figures where asked."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("methods", nargs="*", help="default: all")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's, on a CPU")
+    parser.add_argument("--minutes", type=float, default=9, help="what all of it may take, about")
+    parser.add_argument("--rounds", type=int, default=3, help="how often each step is timed")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
+    parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    device = pick_device(asked.device)
+
+    with Console(stderr=True).status("building") as status:
+        owners, probes = [], []
+        for name in asked.methods or timed_methods():
+            owner = subject(name, data_like("cifar10", Path("data")), tier=load_tier("paper"))
+            images = owner.data.random_images()
+            for stage in owner.stages(device):
+                stage.plan = stage.plan.model_copy(update={"batch_size": max(BATCHES)})
+                owners.append(name)
+                probes.append(StageProbe(stage, images, device=device))
+        seconds = 60 * asked.minutes
+        times = time_in_turn(probes, rounds=asked.rounds, seconds=seconds, said=status.update)
+
+    rows = [
+        {
+            "method": name,
+            "stage": probe.stage.name,
+            "timed": taken.seconds,
+            "seconds": {batch: taken.at(batch) for batch in BATCHES},
+        }
+        for name, probe, taken in zip(owners, probes, times, strict=True)
+    ]
+    if asked.output:
+        environment = {"device": device_name(device), "torch": torch.__version__, "threads": asked.threads}
+        write_json(asked.output, {**environment, "rows": rows})
+    Console().print(table(owners, probes, times, device_name(device)))
+
+
+def table(owners: list[str], probes: list[StageProbe], times: list[StepTimes], device: str) -> Table:
+    """Return the figures, and the ratio of each stage's step to that of DeACL's second stage where it was timed."""
+    shown = Table(title=f"Seconds a step, ResNet-18, {device}", caption="~: on the line through two smaller batches")
+    for heading in ("method", "stage", "timed at", *map(str, BATCHES), "to DeACL's second"):
+        shown.add_column(heading, justify="left" if heading in ("method", "stage") else "right")
+    deacl = [taken for name, taken in zip(owners, times, strict=True) if name == "deacl"]
+    for name, probe, taken in zip(owners, probes, times, strict=True):
+        cells = [f"{'' if batch in taken.seconds else '~'}{taken.at(batch):.3g}" for batch in BATCHES]
+        ratio = f"{taken.at(BATCHES[0]) / deacl[-1].at(BATCHES[0]):.2f}" if deacl else ""
+        shown.add_row(name, probe.stage.name, ", ".join(map(str, taken.seconds)), *cells, ratio)
+    return shown
+
+
+if __name__ == "__main__":
+    main()
