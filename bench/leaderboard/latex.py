@@ -44,7 +44,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
     return "\n".join(
         [
             r"\begin{table}",
-            r"\centering",
+            r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{_caption(key, rows)}}}",
             rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in label)}}}",
             r"\begin{tabular}{lccccc}",
@@ -72,8 +72,8 @@ def _caption(key: TableKey, rows: Sequence[Row]) -> str:
     images = ", ".join(f"{name.upper()} {_range(counts)}" for name, counts in scores.items() if counts)
     seeds = _range({len(row.seeds) for row in rows})
     return (
-        f"{escape_latex(', '.join(parts))}. Percent of test images ({images}); seeds: {seeds}; one seed with its "
-        rf"95\,\% Wilson interval, several as mean $\pm$ standard deviation. {_BOLD}"
+        f"{escape_latex(', '.join(parts))}. Percent of test images ({images}); seeds: {seeds}; one seed with the "
+        rf"ends of its 95\,\% Wilson interval, several as mean $\pm$ standard deviation. {_BOLD}"
     )
 
 
@@ -91,8 +91,8 @@ def _aa(row: Row) -> str:
     text = _score(row.aa)
     if row.aa is None or row.rank != 1:
         return text
-    value, space, rest = text.partition(" ")
-    return rf"\textbf{{{value}}}{space}{rest}"
+    value = percent(row.aa.accuracy, row.aa.n)
+    return rf"\textbf{{{value}}}{text.removeprefix(value)}"
 
 
 def _score(score: Score | None) -> str:
@@ -103,7 +103,7 @@ def _score(score: Score | None) -> str:
         return rf"{value} {{\scriptsize$\pm$ {percent(score.std, score.n)}}}"
     assert score.interval is not None, "a score of one seed has an interval"
     low, high = (percent(end, score.n) for end in score.interval)
-    return rf"{value} {{\scriptsize [{low}, {high}]}}"
+    return rf"{value}$^{{{high}}}_{{{low}}}$"
 
 
 def _time(row: Row) -> str:
