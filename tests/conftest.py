@@ -1,5 +1,7 @@
 """Shared by all tests."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,3 +15,12 @@ torch.set_num_threads(1)
 def shallow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two layers of AP-DPE's attention instead of thirteen: every term is still there, in a fraction of the time."""
     monkeypatch.setattr(attention, "_LAYERS", 2)
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """On images this small threads only wait for each other, for a minute where the cores are shared."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

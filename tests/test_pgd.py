@@ -1,186 +1,33 @@
-"""The attack engine: where its images may lie, what it maximises, what it leaves untouched."""
+"""The attack engine: what it maximises, where it starts, what it leaves untouched."""
 
 import copy
 import math
-from collections.abc import Iterator
-from fractions import Fraction
 from itertools import pairwise
 
 import pytest
 import torch
+from attacked_images import (
+    DTYPES,
+    L2,
+    LABELS,
+    LINF,
+    SHAPE,
+    STARTS,
+    Net,
+    edge_images,
+    inner_images,
+    linear,
+    noise,
+    run_pgd,
+)
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import (
-    Objective,
-    Threat,
-    attacking,
-    cross_entropy_objective,
-    iterates,
-    pgd,
-)
+from bench.attack import Threat, attacking, cross_entropy_objective, iterates, pgd
 from bench.errors import BenchError
-from bench.recipe import Norm, Start
+from bench.recipe import Start
 
-RADII: dict[Norm, tuple[float, ...]] = {"linf": (0.0, 1e-9, 8 / 255, 0.3, 1.0), "l2": (0.0, 1e-6, 0.5, 3.0)}
-THREATS = [Threat(norm=norm, eps=eps) for norm, radii in RADII.items() for eps in radii]
-LINF, L2 = Threat(eps=8 / 255), Threat(norm="l2", eps=0.5)
-STARTS: tuple[Start, ...] = ("uniform", "uniform-clamped", "gaussian", "clean")
-
-
-def run_pgd(
-    objective: Objective,
-    images: Tensor,
-    *,
-    steps: int = 3,
-    start: Start = "uniform",
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """PGD with the papers' step of 2/255."""
-    return pgd(objective, images, threat=LINF, steps=steps, step_size=2 / 255, start=start, generator=generator)
-
-
-DTYPES = (torch.float32, torch.float64)
-FORMATS = (torch.contiguous_format, torch.channels_last)
-SHAPE = (4, 3, 8, 8)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """On images this small threads only wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-def noise(name: str, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(SHAPE, generator=rng.generator(0, name), dtype=dtype)
-
-
-def edge_images(dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels all over [0, 1], many on its ends and some a hair off them, where rounding is at its worst."""
-    images = (0.5 + 0.5 * noise("images", dtype)).clamp(0, 1)
-    images[0, 0] = torch.tensor([0, 1, 1e-30, 1e-8, 1 - 2**-24, 0.5, 2**-126, 1 / 3], dtype=dtype)
-    return images
-
-
-def inner_images(dtype: torch.dtype = torch.float32) -> Tensor:
-    """Pixels so far from 0 and 1 that the pixel range never cuts the balls of LINF and L2."""
-    return (0.5 + 0.02 * noise("images", dtype)).clamp(0.45, 0.55)
-
-
-def linear(weight: Tensor) -> Objective:
-    return lambda x: (weight * x).flatten(1).sum(1)
-
-
-class Net(nn.Module):
-    """A classifier with everything an attack could disturb: parameters, running statistics, two modes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        with rng.scoped(0, "net"):
-            self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten())
-            self.head = nn.Linear(8 * 6 * 6, 5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.head(self.body(x))
-        return out
-
-
-LABELS = torch.tensor([0, 1, 2, 3])
-
-
-def assert_inside(x_adv: Tensor, images: Tensor, threat: Threat) -> None:
-    assert threat.distance(x_adv, images).max() <= threat.eps  # float64, and no tolerance
-    assert x_adv.min() >= 0
-    assert x_adv.max() <= 1
-    if threat.norm == "linf":
-        assert (x_adv - images).abs().max().item() <= threat.eps  # in the images' own precision
-
-
-# Where the images lie
-
-
-@pytest.mark.parametrize("threat", THREATS, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
-def test_projection_is_inside_to_the_last_bit(
-    threat: Threat, dtype: torch.dtype, memory_format: torch.memory_format
-) -> None:
-    images = edge_images(dtype).contiguous(memory_format=memory_format)
-    ball = threat.around(images)
-    direction = noise("direction", dtype).contiguous(memory_format=memory_format)
-    for scale in (0.0, threat.eps, threat.eps * (1 + 1e-7), 1e-3, 1.0, 1e6, 1e30):
-        for outside in (images + scale * ball.step(direction), images + scale * direction):
-            x = ball.project(outside)
-            assert_inside(x, images, threat)
-            assert x.dtype == dtype
-            assert x.is_contiguous(memory_format=memory_format)
-            assert torch.equal(ball.project(x), x)
-
-
-@pytest.mark.parametrize("eps", RADII["linf"])
-def test_linf_projection_is_inside_in_exact_arithmetic(eps: float) -> None:
-    images = edge_images()
-    x = Threat(eps=eps).around(images).project(images + 10 * noise("direction"))
-    for moved, pixel in zip(x.flatten().tolist(), images.flatten().tolist(), strict=True):
-        assert abs(Fraction(moved) - Fraction(pixel)) <= Fraction(eps)
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_l2_projection_is_inside_where_only_the_last_bit_decides(dtype: torch.dtype) -> None:
-    # Small images, many of them: nothing but the rounding of a length of exactly eps is at stake.
-    images = torch.full((20000, 1, 1, 3), 0.5, dtype=dtype)
-    far = images + torch.randn(images.shape, generator=rng.generator(0, "far"), dtype=dtype)
-    threat = Threat(norm="l2", eps=0.1)
-    distance = threat.distance(threat.around(images).project(far), images)
-    assert distance.max() <= threat.eps
-    outside = threat.distance(far, images) > threat.eps
-    assert distance[outside].min() > threat.eps * (1 - 1e-6)
-
-
-def test_projection_moves_a_point_no_farther_than_it_must() -> None:
-    images, far = edge_images(), edge_images() + 10 * noise("direction")
-    box = torch.minimum(torch.maximum(far, images - LINF.eps), images + LINF.eps).clamp(0, 1)
-    torch.testing.assert_close(LINF.around(images).project(far), box, rtol=0, atol=1e-7)
-
-    delta = far - images
-    pulled = images + L2.eps * delta / delta.flatten(1).norm(dim=1)[:, None, None, None]
-    torch.testing.assert_close(L2.around(images).project(far), pulled.clamp(0, 1), rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("threat", THREATS, ids=str)
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("memory_format", FORMATS, ids=str)
-def test_every_iterate_is_inside_to_the_last_bit(
-    threat: Threat, start: Start, memory_format: torch.memory_format
-) -> None:
-    images = edge_images().contiguous(memory_format=memory_format)
-    objective = cross_entropy_objective(Net().eval(), LABELS)
-    run = list(
-        iterates(
-            objective,
-            images,
-            threat=threat,
-            steps=3,
-            step_size=0.7 * threat.eps + 1e-3,
-            start=start,
-            generator=rng.generator(0, "attack"),
-        )
-    )
-    assert len(run) == 4  # the projected start is the first
-    for x in run:
-        assert_inside(x, images, threat)
-        assert x.is_contiguous(memory_format=memory_format)
-        assert threat.eps > 0 or torch.equal(x, images)
-
-
-def test_distance_is_the_largest_and_the_euclidean_change() -> None:
-    images = torch.zeros(2, 1, 1, 2)
-    moved = torch.tensor([[[[0.75, -1.0]]], [[[0.0, 0.5]]]])
-    assert Threat(eps=1).distance(moved, images).tolist() == [1.0, 0.5]
-    assert Threat(norm="l2", eps=1).distance(moved, images).tolist() == [1.25, 0.5]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # What is maximised
@@ -425,34 +272,3 @@ def test_attacking_in_train_mode_leaves_modes_alone_and_freezes_parameters() -> 
         assert not any(parameter.requires_grad for parameter in net.parameters())
         attack(net, edge_images())
     assert not torch.equal(net.body[1].running_mean, mean)  # type: ignore[arg-type]
-
-
-# What a user may set
-
-
-def test_eps_is_read_as_papers_write_it() -> None:
-    assert Threat.parse({"eps": "8/255"}, "threat").eps == 8 / 255
-    assert Threat.parse({"eps": 0.031}, "threat").eps == 0.031
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"eps": 8}, r"eps 8 outside \[0, 1\]; images live in \[0, 1\], so write 8/255"),
-        ({"eps": -0.1}, r"eps -0.1 outside \[0, 1\]"),
-        ({"eps": -1, "norm": "l2"}, "eps -1 is negative"),
-        ({"eps": "8/0"}, "not a number; write 8/255 or 0.031"),
-        ({"eps": "eight"}, "not a number; write 8/255 or 0.031"),
-        ({"eps": math.nan}, "finite number"),
-        ({"eps": 0.1, "norm": "l1"}, "'linf' or 'l2'"),
-        ({"eps": 0.1, "epsilon": 0.1}, "epsilon: Extra inputs"),
-        ({}, "eps: Field required"),
-    ],
-)
-def test_an_impossible_threat_is_refused(values: dict[str, object], message: str) -> None:
-    with pytest.raises(BenchError, match=message):
-        Threat.parse(values, "threat")
-
-
-def test_an_l2_radius_may_exceed_one() -> None:
-    assert Threat(norm="l2", eps=3).eps == 3

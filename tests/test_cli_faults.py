@@ -1,0 +1,185 @@
+"""The command line refuses: one clear message for each mistake, and nothing half-written."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+from empty_folder import Bench, files, save, small
+from empty_folder import bench as bench
+from empty_folder import toy as toy
+from in_process import Said
+
+
+def complaint(said: Said) -> str:
+    """Return the one message of a refused command."""
+    assert said.code == 1
+    assert said.stdout == ""
+    assert "Traceback" not in said.stderr
+    assert said.stderr.count("bench: ") == 1
+    before, message = said.stderr.split("bench: ")
+    assert "rror" not in before
+    return message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("run decal", "unknown method 'decal'. Did you mean 'deacl'"),
+        ("run deacl --dataset digit", "unknown dataset 'digit'. Did you mean 'digits'?"),
+        ("run deacl --tier tinny", "unknown tier 'tinny'. Did you mean 'tiny'?"),
+        ("run deacl --tier nowhere.toml", "cannot read the tier file nowhere.toml"),
+        ("run deacl --set stage1.epoch=3", "unknown setting 'stage1.epoch'. Did you mean 'stage1.epochs'"),
+        ("run deacl --set evaluate.esp=3", "unknown setting 'evaluate.esp'. Did you mean 'evaluate.eps'"),
+        ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
+        ("run deacl --set x", "'x' is not of the form key=value"),
+        ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice"),
+        ("run deacl --protocols slf,alff", "unknown protocol 'alff'. Did you mean 'alf'"),
+        ("run deacl --protocols ,", "unknown protocol ''"),
+        ("run deacl --set threat.eps=8", "write 8/255"),
+        ("run deacl --set threat.eps=nan", "threat.eps"),
+        ("run deacl --set threat.eps=8/0", "'8/0' is not a number"),
+        ("run deacl --set evaluate.eps=-1", "evaluate.eps: Input should be greater than or equal to 0 (given: -1)"),
+        ("run deacl --set evaluate.pgd_steps=-1 --set slf.lr=x", "2 faults"),
+        ("run deacl --set stage1.batch_size=1438", "batches of 1438 images but the dataset has 1437"),
+        ("run deacl --set encoder.arch=resnet19", "unknown encoder 'resnet19'. Did you mean 'resnet18'"),
+        ("run deacl --seed -1", "seed -1 is out of range; choose one from 0 to 4294967295"),
+        ("run deacl --seed 4294967296", "seed 4294967296 is out of range"),
+        ("run deacl --device nonsense", "device 'nonsense' cannot be used here. Allowed: cpu"),
+        ("run deacl --device cuda:99", "device 'cuda:99' cannot be used here. Allowed: cpu"),
+        ("run deacl --dataset npz:", "npz:PATH"),
+        ("run deacl --dataset npz:none.npz", "none.npz: no such file"),
+        ("run deacl --dataset folder:nowhere", "cannot read nowhere/train"),
+        ("leaderboard --results-dir nowhere", "there is no results folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_message(bench: Bench, tmp_path: Path, arguments: str, message: str) -> None:
+    assert message in complaint(bench(*arguments.split()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a zip file", "not an .npz file, or cut short"),
+        ({"x_train": np.zeros((16, 8, 8, 3))}, "images must be uint8, 0..255"),
+        ({"y_train": np.zeros(3, dtype=int)}, "x_train holds 16 images but y_train 3 labels"),
+        ({}, "AutoAttack's targeted losses need at least 4 classes; bad has 2"),
+    ],
+)
+def test_data_of_ones_own_that_cannot_be_used(
+    bench: Bench, tmp_path: Path, content: bytes | dict[str, Any], message: str
+) -> None:
+    if isinstance(content, bytes):
+        (tmp_path / "bad.npz").write_bytes(content)
+    else:
+        save(tmp_path / "bad.npz", **content)
+    assert message in complaint(bench("run", "simclr", "--dataset", "npz:bad.npz"))
+    assert files(tmp_path) == {"bad.npz"}
+
+
+def test_an_npz_cut_short(bench: Bench, tmp_path: Path, toy: str) -> None:
+    path = Path(toy.removeprefix("npz:"))
+    path.write_bytes(path.read_bytes()[:-100])
+    assert "Copy it again" in complaint(bench("run", "simclr", "--dataset", toy))
+
+
+def test_a_download_without_a_network_says_what_to_do(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: object, **kwargs: object) -> None:
+        raise URLError("no route to host")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", unreachable)
+    message = complaint(bench("run", "simclr", "--dataset", "cifar10", "--data-dir", "data"))
+    assert "CIFAR10 is not in data and cannot be downloaded" in message
+    assert "put it into data, and run the same command again" in message
+    assert files(Path("data")) == set()
+
+
+def test_a_device_that_is_not_here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("here it is")
+    assert "device 'cuda' cannot be used here. Allowed: cpu." in complaint(bench("run", "simclr", "--device", "cuda"))
+
+
+@pytest.mark.parametrize("option", ["--runs-dir", "--results-dir"])
+def test_a_folder_that_cannot_be_made(bench: Bench, tmp_path: Path, toy: str, option: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    message = complaint(bench("run", "simclr", "--dataset", toy, *small(), option, "file/x"))
+    assert "cannot write file/x" in message
+    assert "Not a directory" in message
+    assert option in message
+    assert files(tmp_path) == {"file", "given/toy.npz"}
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is read-only for root")
+@pytest.mark.parametrize("option", ["--runs-dir", "--results-dir"])
+def test_a_folder_that_cannot_be_written(bench: Bench, tmp_path: Path, toy: str, option: str) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    message = complaint(bench("run", "simclr", "--dataset", toy, *small(), option, "locked"))
+    assert "Permission denied" in message
+
+
+@pytest.mark.parametrize("room", range(11))
+def test_a_disk_that_fills_up_loses_nothing_that_was_kept(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, toy: str, room: int
+) -> None:
+    """``room``: how many files fit; the run writes eleven."""
+    flush, left = os.fsync, [room]
+
+    def full(descriptor: int) -> None:
+        if not os.path.isdir(f"/dev/fd/{descriptor}"):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(descriptor)
+
+    command = ["run", "simclr", "--dataset", toy, *small()]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        message = complaint(bench(*command))
+    assert "No space left on device" in message
+    assert "run the same command again" in message
+    assert not [name for name in files(tmp_path) if "unfinished" in name]
+    assert not any(name.startswith("results/") for name in files(tmp_path))
+    again = bench(*command)
+    assert again.code == 0
+    assert ("stage ssl: 0/16" in again.stderr) == (room < 3)  # its one epoch is the third file
+    assert ("stage slf: 0/16" in again.stderr) == (room < 6)
+
+
+def test_weights_of_another_recipe_in_the_stages_folder(bench: Bench, tmp_path: Path, toy: str) -> None:
+    assert bench("run", "simclr", "--dataset", toy, *small()).code == 0
+    other = ["run", "simclr", "--dataset", toy, *small(), "--seed", "1"]
+    assert bench(*other).code == 0
+    for file in (tmp_path / "runs").glob("toy-*-s0-*/slf-*/*"):
+        file.unlink()
+    for file in (tmp_path / "runs").glob("toy-*-s0-*/encoder.safetensors"):
+        file.unlink()
+    mine, theirs = sorted((tmp_path / "runs" / "stages").iterdir())
+    (mine / "ssl.safetensors").write_bytes((theirs / "ssl.safetensors").read_bytes())
+    message = complaint(bench("run", "simclr", "--dataset", toy, *small()))
+    assert "ssl.safetensors belongs to another run" in message
+    assert "Move it away, or choose another --runs-dir" in message
+
+
+@pytest.mark.parametrize("arguments", ["nonsense", "run", "runs --nope", "run deacl --seed x", "run deacl extra"])
+def test_usage_errors_exit_with_2(bench: Bench, arguments: str) -> None:
+    said = bench(*arguments.split())
+    assert said.code == 2
+    assert said.stdout == ""
+    assert "Usage: bench" in said.stderr
+    assert "Traceback" not in said.stderr
+
+
+def test_ctrl_c_before_anything_is_kept_is_one_line(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pressed(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bench.run.prepare", pressed)
+    assert bench("run", "simclr") == (130, "", "bench: interrupted\n")

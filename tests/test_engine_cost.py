@@ -1,0 +1,111 @@
+"""What the engine counts: operations, seconds and images over all attempts, and the progress it reports."""
+
+from contextlib import suppress
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from toy_stage import CPU, EPOCHS, IMAGES, StopAfter, ToyStage, make_plan, run, state_file, stop_at
+
+from bench import rng
+from bench.errors import InterruptedRunError
+from bench.method import Stage, StepLoss
+from bench.train import stage_progress, train
+from bench.zoo import load_tensors, save_tensors
+
+# Cost
+
+
+class LinearStage(Stage):
+    """Two linear layers, 12 to 5 to 3: multiply-adds that can be counted by hand."""
+
+    name = "linear"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plan = make_plan(epochs=1)
+        self.layers = nn.Sequential(nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Tensor:
+        return images.float().flatten(1)
+
+    def forward(self, views: Tensor) -> StepLoss:
+        return StepLoss(self.layers(views).square().mean())
+
+
+def test_flops_are_those_counted_by_hand(tmp_path: Path) -> None:
+    """Forward 60 + 15 multiply-adds, the same for the weights' gradients, 15 for the hidden layer's; two each."""
+    progress = run(LinearStage(), tmp_path)
+    assert progress.cost.flops_per_image == 2 * (75 + 75 + 15)
+
+
+def test_counting_flops_changes_no_number(tmp_path: Path) -> None:
+    """The first step runs under the counter; a resumed run takes it without."""
+    stop_at(ToyStage(make_plan()), tmp_path / "counted", 1)
+    stage = ToyStage(make_plan())
+    stage.train()
+    optimizer = torch.optim.SGD([p for p in stage.parameters() if p.requires_grad], lr=0.01, weight_decay=1e-3)
+    order = torch.randperm(11, generator=rng.generator(7, "toy", "order", 0))[:3]
+    stage(stage.views(IMAGES[order], rng.generator(7, "toy", "views", 0, 0), order)).total.backward()
+    optimizer.step()
+    stage.after_step()
+    tensors, metadata = load_tensors(state_file(tmp_path / "counted"))
+    assert metadata["cost"]["flops_per_image"] > 0
+    for name, value in stage.state_dict().items():
+        assert torch.equal(tensors[f"stage.{name}"], value), name
+
+
+def test_cost_adds_up_over_interruptions(tmp_path: Path) -> None:
+    seconds = [0.0]
+    for stopped in range(1, 4):
+        stop_at(ToyStage(make_plan()), tmp_path, 2)
+        progress = stage_progress(tmp_path, "toy")
+        assert progress is not None
+        seconds.append(progress.cost.seconds)
+        assert progress.cost.images == [6, 11, 17][stopped - 1]
+    progress = run(ToyStage(make_plan()), tmp_path)
+    seconds.append(progress.cost.seconds)
+    assert all(before < after for before, after in pairwise(seconds))
+    assert progress.cost.images == 11 * EPOCHS
+    assert (progress.cost.peak_memory_bytes or 0) > 2**20
+    assert progress.cost.images_per_second == progress.cost.images / progress.cost.seconds
+
+
+def test_earlier_attempts_keep_their_seconds(tmp_path: Path) -> None:
+    stop_at(ToyStage(make_plan()), tmp_path, 5)
+    tensors, metadata = load_tensors(state_file(tmp_path))
+    metadata["cost"]["seconds"] = 1000.0
+    save_tensors(state_file(tmp_path), tensors, metadata)
+    assert 1000 < run(ToyStage(make_plan()), tmp_path).cost.seconds < 1060
+
+
+# Progress
+
+
+def test_a_resumed_run_reports_what_was_done_before(tmp_path: Path) -> None:
+    class Listener(StopAfter):
+        def __init__(self, steps: int) -> None:
+            super().__init__(steps)
+            self.images, self.phases = 0, list[tuple[str, int, int]]()
+
+        def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+            self.phases.append((phase, total, done))
+            self.images = done
+
+        def advance(self, amount: int, detail: str = "") -> None:
+            super().advance(amount, detail)
+            self.images += amount
+
+    def listen(steps: int) -> Listener:
+        listener = Listener(steps)
+        stage, arguments = ToyStage(make_plan()), {"folder": tmp_path, "owner": "mine", "seed": 7, "device": CPU}
+        with suppress(InterruptedRunError):
+            train(stage, IMAGES, reporter=listener, stop=listener.stop, **arguments)  # type: ignore[arg-type]
+        return listener
+
+    first, second = listen(6), listen(10**9)
+    assert first.phases == [("stage toy", 33, 0)]
+    assert first.images == 17
+    assert second.phases == [("stage toy", 33, 17)]
+    assert second.images == 33
