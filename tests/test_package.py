@@ -34,6 +34,7 @@ FLOORS = [
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
 
+
 def parsed(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), str(path))
 
