@@ -6,7 +6,7 @@ from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from bench.nn.resnet import ResNet
 from bench.recipe import EncoderSettings
@@ -79,10 +79,18 @@ class Encoder(nn.Module):
         copy = deepcopy(self).eval()
         if isinstance(copy.backbone, ResNet):
             for parent, conv, norm in list(copy.backbone.conv_bn_pairs()):
-                fused = fuse_conv_bn_eval(getattr(parent, conv), getattr(parent, norm))
-                setattr(parent, conv, fused)
+                _fold(getattr(parent, conv), getattr(parent, norm))
                 setattr(parent, norm, nn.Identity())
         return copy.eval().requires_grad_(False)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Make ``conv`` compute what ``norm`` in eval mode makes of its output."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
 
 
 def build_encoder(
