@@ -64,7 +64,7 @@ class TrainPlan(Settings):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs > self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}")
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}; set both")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         return self

@@ -49,6 +49,8 @@ def describe(error: ValidationError) -> str:
     for fault in error.errors():
         # A method's settings are typed without the section that holds them in the recipe.
         key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.") or "(all)"
-        given = "" if fault["type"] in ("missing", "extra_forbidden") else f" (given: {fault['input']!r})"
+        # What is wrong with a section as a whole names its own values.
+        told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict)
+        given = "" if told else f" (given: {fault['input']!r})"
         faults.append(f"{key}: {fault['msg']}{given}")
     return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults])
