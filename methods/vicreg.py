@@ -38,8 +38,8 @@ class VICRegStageSettings(ZooPlan):
         """Return the settings that make this plan ``epochs`` long, with a warm-up of a tenth of them or as published.
 
         The loss starts in the hundreds, and LARS leaves the vectors of batch-norm to the plain rate. In the nine
-        steps of warm-up that ``tiny`` would leave they grew a hundredfold, to features so large that no gradient of
-        a classifier on them says anything (RA 83 %, AA 19 %), and that neither ALF nor AFF could train.
+        steps of warm-up that ``tiny`` would leave they grew a hundredfold, to features so large that the gradient
+        of a classifier on them says nothing to an attack, and that neither ALF nor AFF could train.
         """
         values = super().stretched(epochs, factor)
         shortest = min(self.warmup_epochs, epochs / 10)

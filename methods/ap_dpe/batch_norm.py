@@ -14,7 +14,7 @@ _PIXELS = (0, 2, 3)
 class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` with its second derivative in closed form; the same numbers, buffers and weights.
 
-    The framework composes that derivative of some forty passes over the activations; here it takes ten.
+    The framework composes that derivative of many small passes over the activations.
     ``perf/second_derivative.py`` measures the difference.
     """
 
