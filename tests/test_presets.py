@@ -151,13 +151,23 @@ def test_what_is_set_wins_over_the_preset_whatever_the_order() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize(("tier", "batch"), [("tiny", 64), ("mini", 128)])
-def test_a_tier_touches_the_batch_size_alone(tier: str, batch: int, preset: str) -> None:
+@pytest.mark.parametrize("tier", ["tiny", "mini"])
+def test_a_tier_touches_batches_and_mini_the_length_of_adversarial_finetuning(tier: str, preset: str) -> None:
     scaled, published = recipe_of(tier=tier, preset=preset), recipe_of(preset=preset)
+    shorter = {"epochs": 10, "decay_epochs": (6, 8)} if tier == "mini" else {}
     for protocol in PROTOCOLS:
-        expected = {**getattr(published, protocol).model_dump(), "batch_size": batch}
+        expected = getattr(published, protocol).model_dump() | {"batch_size": 64}
+        expected |= shorter if protocol != "slf" else {}
         assert getattr(scaled, protocol).model_dump() == expected
-    assert recipe_of(f"aff.batch_size={batch + 1}", tier=tier, preset=preset).aff.batch_size == batch + 1
+    assert recipe_of("aff.batch_size=65", tier=tier, preset=preset).aff.batch_size == 65
+
+
+def test_mini_shortens_adversarial_finetuning_in_the_proportions_of_the_whole() -> None:
+    whole, mini = recipe_of(tier="paper"), recipe_of(tier="mini")
+    for before, after in ((whole.alf, mini.alf), (whole.aff, mini.aff)):
+        assert [epoch / after.epochs for epoch in after.decay_epochs] == [
+            epoch / before.epochs for epoch in before.decay_epochs
+        ]
 
 
 def test_data_that_must_not_be_mirrored_are_not_flipped_by_a_preset() -> None:
@@ -231,9 +241,10 @@ def test_the_command_takes_a_preset(
     recipe = json.loads(capsys.readouterr().out)
     for protocol in PROTOCOLS:
         expected = {**SHARED, **EXPECTED["robustssl-benchmark", protocol], "preset": "robustssl-benchmark"}
-        expected |= {"batch_size": 8, "steps": 1} if protocol == "aff" else {"batch_size": 128}  # --set; tier mini
-        found = recipe[protocol]
-        assert {key: found[key] for key in expected} == {**expected, "decay_epochs": [15, 20]}
+        expected |= {"batch_size": 64, "epochs": 25, "decay_epochs": [15, 20]}  # what the tier mini makes of it
+        expected |= {"epochs": 10, "decay_epochs": [6, 8]} if protocol != "slf" else {}
+        expected |= {"batch_size": 8, "steps": 1} if protocol == "aff" else {}  # --set
+        assert {key: recipe[protocol][key] for key in expected} == expected
     assert recipe["overrides"]["slf.preset"] == "robustssl-benchmark"
 
 
