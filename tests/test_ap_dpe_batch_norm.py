@@ -28,8 +28,9 @@ def activations(*shape: int) -> Tensor:
     return torch.randn(shape, generator=rng.generator(0, "x"), dtype=torch.float64).mul_(3).add_(1)
 
 
-def test_both_derivatives_are_those_of_finite_differences() -> None:
-    _, quick = pair(3)
+@pytest.mark.parametrize("frozen", [True, False])
+def test_both_derivatives_are_those_of_finite_differences(*, frozen: bool) -> None:
+    quick = pair(3)[1].requires_grad_(not frozen)
     inputs = (activations(4, 3, 2, 3).requires_grad_(),)
     assert gradcheck(quick, inputs)
     assert gradgradcheck(quick, inputs)
@@ -58,9 +59,10 @@ def test_a_gradient_of_gradients_is_the_frameworks(memory_format: torch.memory_f
     torch.testing.assert_close(found[0], found[1])
 
 
+@pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("training", [True, False])
-def test_outputs_and_running_statistics_are_the_frameworks(*, training: bool) -> None:
-    plain, quick = (norm.train(training) for norm in pair(4))
+def test_outputs_and_running_statistics_are_the_frameworks(*, training: bool, frozen: bool) -> None:
+    plain, quick = (norm.train(training).requires_grad_(not frozen) for norm in pair(4))
     for seed in range(3):
         x = activations(5, 4, 6, 6) + seed
         torch.testing.assert_close(quick(x), plain(x))

@@ -23,7 +23,11 @@ class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
         if not self.training:
             return super().forward(x)
         cast(Tensor, self.num_batches_tracked).add_(1)
-        standardised = _Standardise.apply(x, self.running_mean, self.running_var, self.momentum, self.eps)
+        statistics = (self.running_mean, self.running_var, self.momentum, self.eps)
+        if not (self.weight.requires_grad or self.bias.requires_grad):
+            # In an attack: one pass over the activations less in each direction.
+            return cast(Tensor, _Normalise.apply(x, self.weight, self.bias, *statistics))
+        standardised = _Normalise.apply(x, None, None, *statistics)
         return torch.addcmul(_per_channel(self.bias, x), standardised, _per_channel(self.weight, x))
 
 
@@ -37,57 +41,59 @@ def make_twice_differentiable(module: nn.Module) -> None:
                 setattr(parent, name, quick)
 
 
-class _Standardise(Function):
-    """z = (x - mean) / std with the batch's statistics a channel."""
+class _Normalise(Function):
+    """y = weight z + bias with z = (x - mean) / std by the batch's statistics a channel; constant weight and bias."""
 
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, momentum: float, eps: float
-    ) -> Tensor:
-        z, mean, scale = torch.native_batch_norm(x, None, None, running_mean, running_var, True, momentum, eps)
-        ctx.save_for_backward(x, mean, scale)
-        ctx.eps = eps
-        return z
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, *statistics: Any) -> Tensor:
+        running_mean, running_var, momentum, ctx.eps = statistics
+        y, mean, scale = torch.native_batch_norm(x, weight, bias, running_mean, running_var, True, momentum, ctx.eps)
+        ctx.save_for_backward(x, weight, mean, scale)
+        return y
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        return _StandardiseGradient.apply(gradient, *ctx.saved_tensors, ctx.eps), None, None, None, None
+        return _NormaliseGradient.apply(gradient, *ctx.saved_tensors, ctx.eps), *[None] * 6
 
 
-class _StandardiseGradient(Function):
-    """u = s P g, where s = 1 / std and P g = g - mean(g) - z mean(g z), means being over pixels.
+class _NormaliseGradient(Function):
+    """u = a P g with a = weight / std and P g = g - mean(g) - z mean(g z), means being over pixels.
 
-    P is symmetric. So for v, the gradient with respect to u, that with respect to g is w = s P v, and
+    P is symmetric. So for v, the gradient with respect to u, that with respect to g is w = a P v, and
 
-        d(v . u) / dx = -s (mean(g z) w + mean(v z) u + mean(v u) z),
+        d(v . u) / dx = -(mean(g z) w + mean(v z) u + mean(v u) z) / std,
 
-    because ds / dx = -s^2 z / n and, along any v, (dz / dx) v = s P v.
+    because d(1 / std) / dx = -z / (n std^2) and, along any v, (dz / dx) v = P v / std.
     """
 
     @staticmethod
-    def forward(ctx: Any, g: Tensor, x: Tensor, mean: Tensor, scale: Tensor, eps: float) -> Tensor:
-        u, g_dot_z = _project(g, x, mean, scale, eps)
-        ctx.save_for_backward(x, mean, scale, u, g_dot_z)
+    def forward(
+        ctx: Any, g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float
+    ) -> Tensor:
+        u, g_dot_z = _project(g, x, weight, mean, scale, eps)
+        ctx.save_for_backward(x, weight, mean, scale, u, g_dot_z)
         ctx.eps = eps
         return u
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, v: Tensor) -> tuple[Tensor | None, ...]:
-        x, mean, scale, u, g_dot_z = ctx.saved_tensors
-        w, v_dot_z = _project(v, x, mean, scale, ctx.eps)
+        x, weight, mean, scale, u, g_dot_z = ctx.saved_tensors
+        w, v_dot_z = _project(v, x, weight, mean, scale, ctx.eps)
         shrink = -scale * x.shape[1] / x.numel()
-        gradient = u * _per_channel(shrink * v_dot_z, x)
+        along_z = shrink * scale * (v * u).sum(_PIXELS)
+        gradient = torch.addcmul(_per_channel(-mean * along_z, x), x, _per_channel(along_z, x))
+        gradient = gradient.addcmul_(u, _per_channel(shrink * v_dot_z, x))
         gradient = gradient.addcmul_(w, _per_channel(shrink * g_dot_z, x))
-        towards_z = shrink * scale * (v * u).sum(_PIXELS)
-        gradient = gradient.addcmul_(x - _per_channel(mean, x), _per_channel(towards_z, x))
-        return w, gradient, None, None, None
+        return w, gradient, *[None] * 4
 
 
-def _project(g: Tensor, x: Tensor, mean: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """Return s P g, [B, C, H, W], and the sum of g z over pixels, [C]: the gradient kernel of batch-norm has both."""
+def _project(
+    g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Return a P g, [B, C, H, W], and the sum of g z over pixels, [C]: batch-norm's gradient kernel has both."""
     u, g_dot_z, _ = torch.ops.aten.native_batch_norm_backward(
-        g, x, None, None, None, mean, scale, True, eps, [True, True, False]
+        g, x, weight, None, None, mean, scale, True, eps, [True, True, False]
     )
     return u, g_dot_z
 
