@@ -113,6 +113,16 @@ def test_ra_and_aa_at_different_radii_say_nothing_about_masking(tmp_path: Path) 
     assert build_leaderboard(tmp_path).rows[0].flags == ()
 
 
+@pytest.mark.parametrize(("sa", "flagged"), [(0, True), (20, True), (28, True), (29, False), (190, False)])
+def test_guessing_is_flagged_with_its_seeds(tmp_path: Path, sa: int, flagged: bool) -> None:
+    # Of ten classes a guess is right one time in ten; Wilson's interval of 28 of 200 begins at 0.0989.
+    records = [make_record(seed=seed, sa=right, ra=0, aa=0) for seed, right in [(0, 190), (3, sa)]]
+    fill(tmp_path, *records)
+    (row,) = build_leaderboard(tmp_path).rows
+    assert bool(row.flags) == flagged
+    assert ("\n⚑1 SA is no better than guessing (seed 3), so RA and AA say nothing" in text_of(tmp_path)) == flagged
+
+
 def test_changed_code_is_flagged_with_its_seeds(tmp_path: Path) -> None:
     for seed, dirty in [(0, False), (1, True), (2, None), (3, True)]:
         record = make_record(seed=seed)

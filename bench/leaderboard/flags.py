@@ -12,7 +12,16 @@ on CIFAR-10); a loss that hides its gradients from PGD makes one of 0.5 and more
 
 def reliability_flags(group: Group) -> tuple[str, ...]:
     """Return what speaks against trusting the numbers of ``group``, but for AutoAttack's own warnings."""
-    return tuple([*_masking(group), *_dirty(group)])
+    return tuple([*_guessing(group), *_masking(group), *_dirty(group)])
+
+
+def _guessing(group: Group) -> Iterator[str]:
+    seeds = [str(one.record.seed) for one in group.seeds if one.record.sa.interval[0] * one.facts.num_classes <= 1]
+    if seeds:
+        yield (
+            f"SA is no better than guessing (seed {', '.join(seeds)}), so RA and AA say nothing: an answer that is "
+            "always the same cannot be attacked"
+        )
 
 
 def _masking(group: Group) -> Iterator[str]:
