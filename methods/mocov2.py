@@ -15,10 +15,10 @@ from bench.nn import Encoder, mlp
 from bench.recipe import MethodConfig
 from methods.losses import widened
 from methods.momentum import MomentumNetwork, Rate
-from methods.solo_learn import TwoViews, ZooPlan
+from methods.solo_learn import GentleZooPlan, TwoViews
 
 
-class MoCoStageSettings(ZooPlan):
+class MoCoStageSettings(GentleZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
 
     Two rules keep the queue meaningful in scaled recipes; on CIFAR as published they change nothing. It holds whole
@@ -26,6 +26,9 @@ class MoCoStageSettings(ZooPlan):
     ``queue`` nor the number of images, and the run's history records it. It starts with random keys, but as
     published they are gone before the warm-up is over. Met at the full rate, they drive all outputs into one
     direction for good, so where the warm-up is shorter than the queue, places without a real key do not count.
+
+    Plain SGD at its published rate, after the nine steps of warm-up that ``tiny`` would leave, turned the encoder
+    itself into a constant on one seed of two: hence the gentle plan.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/mocov2plus.sh``. Later recipes of that
     repository have 256 outputs and train no probe on the momentum network, which has no effect on the encoder.

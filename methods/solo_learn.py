@@ -1,6 +1,6 @@
 """What the self-supervised frameworks of solo-learn's CIFAR model zoo have in common."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -27,6 +27,20 @@ class ZooPlan(TrainPlan):
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.003, ge=0)
     precision: Precision = "fp16"
+
+
+class GentleZooPlan(ZooPlan):
+    """A plan of the zoo whose warm-up is never shortened to less than a tenth of its stage.
+
+    As published it is a hundredth of the stage, ten epochs. That share of a short stage is a few steps, too few for
+    the frameworks that take this plan.
+    """
+
+    def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
+        """Return what makes this plan ``epochs`` long, with a warm-up of at least a tenth of them or as published."""
+        values = super().stretched(epochs, factor)
+        shortest = min(self.warmup_epochs, epochs / 10)
+        return {**values, "warmup_epochs": max(values["warmup_epochs"], shortest)}
 
 
 TwoViews = tuple[Tensor, Tensor]

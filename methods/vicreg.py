@@ -13,11 +13,15 @@ from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, mlp
 from bench.recipe import MethodConfig
 from methods.losses import off_diagonal, widened
-from methods.solo_learn import TwoViews, ZooPlan
+from methods.solo_learn import GentleZooPlan, TwoViews
 
 
-class VICRegStageSettings(ZooPlan):
+class VICRegStageSettings(GentleZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
+
+    The loss starts in the hundreds, and LARS leaves the vectors of batch-norm to the plain rate. In the nine steps
+    of warm-up that ``tiny`` would leave they grew a hundredfold, to features so large that the gradient of a
+    classifier on them says nothing to an attack, and that neither ALF nor AFF could train: hence the gentle plan.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/vicreg.sh``. Later recipes of that
     repository do not blur.
@@ -33,17 +37,6 @@ class VICRegStageSettings(ZooPlan):
     """Widths of the projector's hidden and output layers; batch-norm after the hidden ones."""
     view: StrongView = StrongView(crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.5, solarize_prob=0.1)
     """Both views. Blur 0.5 as in that generation's parser default."""
-
-    def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
-        """Return the settings that make this plan ``epochs`` long, with a warm-up of a tenth of them or as published.
-
-        The loss starts in the hundreds, and LARS leaves the vectors of batch-norm to the plain rate. In the nine
-        steps of warm-up that ``tiny`` would leave they grew a hundredfold, to features so large that the gradient
-        of a classifier on them says nothing to an attack, and that neither ALF nor AFF could train.
-        """
-        values = super().stretched(epochs, factor)
-        shortest = min(self.warmup_epochs, epochs / 10)
-        return {**values, "warmup_epochs": max(values["warmup_epochs"], shortest)}
 
 
 def invariance_loss(z1: Tensor, z2: Tensor) -> Tensor:
