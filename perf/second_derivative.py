@@ -1,4 +1,4 @@
-"""Seconds of a second derivative through a ResNet-18 in training mode: our batch-norm against the framework's.
+"""Seconds of a second derivative through a ResNet-18 in training mode: our layers against the framework's.
 
 It is what each attack step of AP-DPE needs: the gradient towards the pixels of a function of such a gradient. Both
 networks have the same weights and images, on one CPU thread, in one process, turn and turn about, so that whatever
@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.nn.resnet import resnet18
-from methods.ap_dpe.batch_norm import make_twice_differentiable
+from methods.ap_dpe.twice import make_twice_differentiable
 
-PLAIN, CLOSED = "torch.nn.BatchNorm2d", "closed form"
+PLAIN, CLOSED = "torch.nn", "closed form"
 
 
 def networks(width: int) -> dict[str, nn.Module]:
-    """Return two networks with the same frozen weights, which differ in their batch-norm."""
+    """Return two networks with the same frozen weights, which differ in their batch-norm and convolutions."""
     built: dict[str, nn.Module] = {}
     for name in (PLAIN, CLOSED):
         with rng.scoped(0, "perf"):
@@ -64,7 +64,7 @@ def main() -> None:
             seconds[name].append(time.perf_counter() - start)
     medians = {name: statistics.median(taken) for name, taken in seconds.items()}
     table = Table(title=f"Second derivative, ResNet-18 of width {asked.width}, {asked.batch} images, 1 thread")
-    for heading in ("batch-norm", "ms", "against the framework"):
+    for heading in ("layers", "ms", "against the framework"):
         table.add_column(heading, justify="right")
     for name, median in medians.items():
         table.add_row(name, f"{1000 * median:.1f}", f"{median / medians[PLAIN]:.2f}")

@@ -51,9 +51,13 @@ class AttentionLayer(nn.Module):
         self.contract = nn.Linear(2 * channels, channels)
         self.norm2 = nn.LayerNorm(channels)
 
-    def forward(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
-        """[B, T, channels] -> the same shape; ``generator`` draws the dropout, None leaves it out."""
+    def forward(self, x: Tensor, generator: torch.Generator | None, asking: int | None = None) -> Tensor:
+        """[B, T, channels] -> [B, asking, channels], what comes out for the first ``asking`` tokens; None: for all.
+
+        ``generator`` draws the dropout, None leaves it out.
+        """
         query, key, value = self._split(self.query_key_value(x))
+        query, x = query[:, :asking], x[:, :asking]
         weights = (key / math.sqrt(self.head_dim) @ query.mT).softmax(dim=-2)
         mixed = dropout(weights, generator).mT @ value
         mixed = mixed.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2)
@@ -101,6 +105,8 @@ class AttentionPooling(nn.Module):
             [B, M, channels].
         """
         x = torch.cat([self.token.expand(len(visible), -1, -1), visible], dim=1)
-        for layer in self.layers:
+        *layers, last = self.layers
+        for layer in layers:
             x = layer(x, generator)
-        return x[:, :1] + self.rows[missing // SIDE] + self.columns[missing % SIDE]
+        answer: Tensor = last(x, generator, asking=1)
+        return answer + self.rows[missing // SIDE] + self.columns[missing % SIDE]

@@ -11,12 +11,12 @@ from bench.errors import BenchError
 from bench.method import MethodContext, Stage, StepLoss
 from bench.nn import Encoder
 from bench.recipe import DatasetFacts
-from methods.ap_dpe.batch_norm import make_twice_differentiable
 from methods.ap_dpe.diversity import diversity
 from methods.ap_dpe.grid import check_gridded
 from methods.ap_dpe.pretexts import Jigsaw, Judged, Pretext, Puzzle, Rotation, Selfie
 from methods.ap_dpe.settings import Export, PretextSettings, Task
 from methods.ap_dpe.trunk import MeanOf, resnet_of, with_layer4, without_layer4
+from methods.ap_dpe.twice import make_twice_differentiable
 
 TASKS: dict[Task, tuple[str, ...]] = {
     "joint": ("jigsaw", "rotation", "selfie"),
