@@ -87,7 +87,8 @@ def whole(data: str, tmp_path_factory: pytest.TempPathFactory) -> list[CellResul
 
 def test_the_cell_that_is_the_recipe_itself_is_the_plain_run(base: RunRequest) -> None:
     cells = plan_ablation(base, GRID).cells
-    assert [cell.runs[0].recipe.overrides.get("stage2.lam") for cell in cells] == [1, None, 3]
+    departures = [cell.runs[0].recipe.overrides_of("slf").get("stage2.lam") for cell in cells]
+    assert departures == [1, None, 3]
     assert cells[1].runs[0].folder.path == prepare(base).folder.path
     assert [cell.label for cell in cells] == ["stage2.lam=1", "stage2.lam=2", "stage2.lam=3"]
 

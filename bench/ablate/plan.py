@@ -4,11 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from bench.data import Dataset, load_dataset
+from bench.data import load_dataset
 from bench.errors import BenchError
 from bench.leaderboard.wording import settings_text
 from bench.method import METHODS, AblationCell, AblationTable
-from bench.recipe import Recipe
 from bench.run import Run, RunRequest, prepare
 from bench.run.folder import ProtocolFolder
 
@@ -44,8 +43,8 @@ class Ablation:
 def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] = (0,)) -> Ablation:
     """Return the runs of ``table``: ``base`` with the settings of each cell, for each of ``seeds``.
 
-    Where ``base`` names no protocol, it is the first of the method. A cell that is ``base`` itself is run as such,
-    so it is the run that ``bench run`` makes. The data are read once.
+    Where ``base`` names no protocol, it is the first of the method. A cell that is ``base`` itself is the run that
+    ``bench run`` makes of it. The data are read once.
 
     Raises:
         BenchError: what ``base`` sets and the table varies, cells that are the same run, and whatever keeps a cell
@@ -58,12 +57,9 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
     if base.protocols is None:
         base = replace(base, protocols=METHODS.get(base.method).info.protocols[:1])
     dataset = load_dataset(base.dataset, base.data_dir)
-    plain = _plain(base, dataset)
 
     def cell(row: AblationCell) -> Cell:
         run = prepare(replace(base, overrides={**base.overrides, **row.settings}), dataset)
-        if plain and _numbers(run.recipe) == _numbers(plain.recipe):
-            run = plain
         return Cell(_label(row), row.settings, row.published, tuple(run.with_seed(seed) for seed in seeds))
 
     cells = together(table.cells, cell, _label)
@@ -90,18 +86,6 @@ def together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], st
 
 def _label(row: AblationCell) -> str:
     return row.label or ", ".join(settings_text(row.settings))
-
-
-def _plain(base: RunRequest, dataset: Dataset) -> Run | None:
-    """Return the run of ``base`` itself; None where its settings make no recipe without those of a cell."""
-    try:
-        return prepare(base, dataset)
-    except BenchError:
-        return None
-
-
-def _numbers(recipe: Recipe) -> Mapping[str, Any]:
-    return recipe.model_dump(mode="json", exclude={"overrides"})
 
 
 def _refuse_doubles(cells: Sequence[Cell]) -> None:

@@ -66,7 +66,9 @@ class Recipe(Settings):
     tier_sha256: str
     fidelity: Fidelity
     overrides: dict[str, Any]
-    """What the user changed with ``--set``, as written."""
+    """What the user set with ``--set``, as written."""
+    idle: tuple[str, ...] = ()
+    """Keys of ``overrides`` without which every number would be the same."""
     budget: float | None = None
     """Floating-point operations that pre-training was asked to spend, which decided the epochs; None: no budget."""
     encoder: EncoderSettings
@@ -93,9 +95,13 @@ class Recipe(Settings):
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
-        """Return the overrides without those of the other protocols, which have no part in its result."""
+        """Return the overrides that have a part in its result: no idle ones, and none of the other protocols."""
         others = set(PROTOCOLS) - {protocol}
-        return {key: value for key, value in self.overrides.items() if key.split(".")[0] not in others}
+        return {
+            key: value
+            for key, value in self.overrides.items()
+            if key not in self.idle and key.split(".")[0] not in others
+        }
 
     @property
     def downstream(self) -> "Recipe":

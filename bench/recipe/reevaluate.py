@@ -59,9 +59,11 @@ def reevaluated(
     threat = _threat(recipe, overrides, finetune)
     departs = finetune is not None or threat != recipe.threat
     changed = {f"finetune.{key}": overrides[key] for key in overrides if key not in asked and departs}
+    touched = {key.split(".")[0] for key in overrides}
     values |= {
         "config": recipe.config,
         "overrides": {**merged, **changed},
+        "idle": [key for key in recipe.idle if not departs and key.split(".")[0] not in touched],
         "finetune": Finetune(dataset=data, threat=threat, resized_from=resized_from) if departs else None,
     }
     return parse_recipe(values, type(recipe.config), f"recipe {recipe.method}/{recipe.tier}")

@@ -94,7 +94,7 @@ def settings(record: Record) -> dict[str, list[Setting]]:
     recipe = {**record.recipe}
     sections = {**recipe.pop("config", {}), **recipe}
     found: dict[str, list[Setting]] = {}
-    for key, value in flatten({name: part for name, part in sections.items() if name != "overrides"}):
+    for key, value in flatten({name: part for name, part in sections.items() if name not in ("overrides", "idle")}):
         section, _, rest = key.partition(".")
         setting = Setting(rest or section, _plain(value), key in record.overrides)
         found.setdefault(section if rest else "recipe", []).append(setting)

@@ -136,4 +136,5 @@ def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Re
         for key, value in plan.stretched(epochs[stage]).items():
             if f"{stage}.{key}" not in recipe.overrides:
                 values["config"][stage][key] = value
-    return type(recipe).parse({**values, "budget": budget}, f"recipe {recipe.method}/{recipe.tier}")
+    # What was typed is not stretched, and so is no longer idle.
+    return type(recipe).parse({**values, "budget": budget, "idle": ()}, f"recipe {recipe.method}/{recipe.tier}")

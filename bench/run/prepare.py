@@ -11,7 +11,7 @@ from bench.data import Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
-from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier
+from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier, mark_idle
 from bench.run.budget import at_budget
 from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
 from bench.run.folder import ProtocolFolder, RunFolder
@@ -122,6 +122,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         )
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
+    recipe = mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
     check_autoattack(recipe)
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)

@@ -1,0 +1,73 @@
+"""``--set`` with the value that the recipe has anyway: the same run, and a record that names no change."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
+
+from bench.leaderboard.groups import read_groups
+from bench.leaderboard.rows import make_rows
+from bench.recipe import Recipe, reevaluated
+from bench.run import RunRequest, prepare
+
+
+@pytest.fixture
+def request_(tmp_path: Path) -> RunRequest:
+    return toy_request(toy_data(tmp_path / "toy.npz", classes=4), tmp_path)
+
+
+def recipe_of(request: RunRequest, **overrides: Any) -> Recipe:
+    return prepare(changed(request, **overrides)).recipe
+
+
+def test_only_what_changes_something_is_an_override(request_: RunRequest) -> None:
+    plain = recipe_of(request_)
+    assert plain.idle == ()
+    assert plain.overrides_of("slf") == {key: SMALL[key] for key in SMALL if key[:4] not in ("alf.", "aff.")}
+    typed = recipe_of(request_, threat__eps=8 / 255, slf__momentum=0.5, evaluate__pgd_start="uniform")
+    assert typed.idle == ("threat.eps", "evaluate.pgd_start")
+    assert typed.overrides_of("slf") == {**plain.overrides_of("slf"), "slf.momentum": 0.5}
+    assert typed.overrides["threat.eps"] == 8 / 255, "what was typed is kept"
+
+
+def test_a_default_is_a_change_where_another_setting_moves_it(request_: RunRequest) -> None:
+    request = replace(request_, method="deacl", tier="tiny", overrides={})
+    assert recipe_of(request, ssl="simclr", stage1__temperature=0.2).idle == ("ssl", "stage1.temperature")
+    assert recipe_of(request, ssl="mocov2", stage1__warmup_epochs=4).idle == ("stage1.warmup_epochs",)
+    assert recipe_of(request, stage1__warmup_epochs=4).idle == ()
+
+
+def test_settings_that_stand_or_fall_together_are_kept(request_: RunRequest) -> None:
+    request = replace(request_, overrides={})
+    assert recipe_of(request, stage1__epochs=1, stage1__warmup_epochs=1).idle == ()
+
+
+def test_what_a_budget_would_stretch_is_kept(request_: RunRequest) -> None:
+    request = replace(request_, overrides={"encoder.width": 1, "stage1.batch_size": 8})
+    warmup = recipe_of(request).config.plans()["stage1"].warmup_epochs
+    asked = changed(request, stage1__warmup_epochs=warmup)
+    assert prepare(asked).recipe.idle == ("stage1.warmup_epochs",)
+    assert prepare(replace(asked, budget="1e12")).recipe.idle == ()
+
+
+def test_another_evaluation_keeps_what_it_may_move(request_: RunRequest) -> None:
+    recipe = recipe_of(request_, threat__eps=8 / 255, slf__momentum=0.9, aff__momentum=0.9)
+    assert recipe.idle == ("threat.eps", "slf.momentum", "aff.momentum")
+    assert reevaluated(recipe, overrides={"slf.epochs": 3}).idle == ("threat.eps", "aff.momentum")
+    assert reevaluated(recipe, overrides={"threat.eps": 0.1}).idle == ()
+    other = recipe.dataset.model_copy(update={"sha256": "0" * 64, "eps": 0.1})
+    moved = reevaluated(recipe, overrides={}, finetune=other)
+    assert moved.downstream.threat.eps == 8 / 255
+    assert moved.idle == ()
+
+
+def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    ((record, path),) = carry_out(changed(request_, threat__eps=8 / 255), results)
+    assert record.recipe["overrides"] == {**SMALL, "threat.eps": 8 / 255}
+    ((plain, plain_path),) = carry_out(request_, results)
+    assert (plain.sha256, plain_path) == (record.sha256, path)
+    (row,) = make_rows(read_groups(results)[0], results)
+    assert "threat.eps" not in row.overrides
