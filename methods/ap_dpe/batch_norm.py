@@ -10,8 +10,8 @@ from torch.autograd.function import once_differentiable
 
 _PIXELS = (0, 2, 3)
 """The dimensions of [B, C, H, W] that batch statistics are taken over."""
-_LANES = 16
-"""Floats in the widest vector registers: with fewer channels, the framework's kernel takes thirty times as long."""
+_CACHE_LINE = 16
+"""Floats in one: with fewer channels, the sums of the framework's threads share it, and two take longer than one."""
 _SUMS_ONLY = [False, True, True]
 
 _gradient_kernel = torch.ops.aten.native_batch_norm_backward
@@ -92,8 +92,9 @@ def _project(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
     """Return a P g, [B, C, H, W], and the sum of g z over pixels, [C]: batch-norm's gradient kernel has both."""
-    fold = _LANES // math.gcd(x.shape[1], _LANES)
-    if x[:, 0].numel() % fold == 0 and fold > 1:
+    channels = x.shape[1]
+    fold = _CACHE_LINE // math.gcd(channels, _CACHE_LINE)
+    if channels < _CACHE_LINE and x[:, 0].numel() % fold == 0:
         return _project_few_channels(g, x, weight, mean, scale, eps, fold)
     u, g_dot_z, _ = _gradient_kernel(g, x, weight, None, None, mean, scale, True, eps, [True, True, False])
     return u, g_dot_z
@@ -102,7 +103,7 @@ def _project(
 def _project_few_channels(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float, fold: int
 ) -> tuple[Tensor, Tensor]:
-    """As ``_project``, for channels that do not fill the kernel's vectors: it gets ``fold`` pixels as one.
+    """As ``_project``, for channels that do not fill cache lines: the kernel gets ``fold`` pixels as one.
 
     The kernel then has the sums of every fold-th pixel, which add up; P g is left to be composed of them.
     """
