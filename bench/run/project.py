@@ -23,7 +23,7 @@ from bench.run.stages import StageFolder
 from bench.train import StageProbe, StepTimes, check_plan, stage_progress, time_in_turn
 
 _ROUNDS = 2
-_STAGE_SECONDS = 5.0
+_STAGE_SECONDS = 10.0
 """What timing the steps of a stage may take, about, where the machine can do it in so little."""
 
 _PROBE_IMAGES = 64
