@@ -1,8 +1,8 @@
 """Seconds a step of every stage of every method with a ResNet-18 of full width, at batches of 256 and 512 images.
 
 All steps are timed in one process, turn and turn about, so that whatever else the machine does falls on all alike.
-Where a batch does not fit the time, two smaller ones are timed and the line through them says the rest; such
-figures carry a "~". Without images of its own: noise of CIFAR-10's shape.
+Where a batch does not fit the time or the memory, two smaller ones are timed and the line through them says the
+rest; such figures carry a "~". Without images of its own: noise of CIFAR-10's shape.
 
 Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2] [--minutes 9] [--output FILE]``.
 """
@@ -10,6 +10,7 @@ Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2
 import argparse
 from pathlib import Path
 
+import psutil  # type: ignore[import-untyped]  # it comes with accelerate
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,8 @@ from bench.timing import data_like, subject, timed_methods
 from bench.train import StageProbe, StepTimes, device_name, time_in_turn
 
 BATCHES = (256, 512)
+_SHARE = 0.8
+"""Of the memory that is free, what the tensors of a step may take; kernels want some for themselves."""
 
 
 def main() -> None:
@@ -42,9 +45,13 @@ def main() -> None:
             owner = subject(name, data_like("cifar10", Path("data")), tier=load_tier("paper"))
             images = owner.data.random_images()
             for stage in owner.stages(device):
+                status.update(f"counting the memory of {name}'s steps")
                 stage.plan = stage.plan.model_copy(update={"batch_size": max(BATCHES)})
+                probe = StageProbe(stage, images, device=device)
+                if not fits(probe, max(BATCHES), device):
+                    probe.plan = probe.plan.model_copy(update={"batch_size": min(BATCHES)})
                 owners.append(name)
-                probes.append(StageProbe(stage, images, device=device))
+                probes.append(probe)
         seconds = 60 * asked.minutes
         times = time_in_turn(probes, rounds=asked.rounds, seconds=seconds, said=status.update)
 
@@ -61,6 +68,13 @@ def main() -> None:
         environment = {"device": device_name(device), "torch": torch.__version__, "threads": asked.threads}
         write_json(asked.output, {**environment, "rows": rows})
     Console().print(table(owners, probes, times, device_name(device)))
+
+
+def fits(probe: StageProbe, batch: int, device: torch.device) -> bool:
+    """Return whether the memory holds a step on ``batch`` images: a CPU's system kills what asks for too much."""
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    return probe.memory(batch) <= _SHARE * free
 
 
 def table(owners: list[str], probes: list[StageProbe], times: list[StepTimes], device: str) -> Table:
