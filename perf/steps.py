@@ -1,8 +1,8 @@
 """Seconds a step of every stage of every method with a ResNet-18 of full width, at batches of 256 and 512 images.
 
 All steps are timed in one process, turn and turn about, so that whatever else the machine does falls on all alike.
-Where a batch does not fit the time or the memory, two smaller ones are timed and the line through them says the
-rest; such figures carry a "~". Without images of its own: noise of CIFAR-10's shape.
+The larger batch is timed, or the largest that fits time and memory, and a quarter of it, unless all batches of a
+stage are whole. The line through these says the rest; such figures carry a "~". Without images of its own: noise of CIFAR-10's shape.
 
 Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2] [--minutes 9] [--output FILE]``.
 """
@@ -79,7 +79,7 @@ def fits(probe: StageProbe, batch: int, device: torch.device) -> bool:
 
 def table(owners: list[str], probes: list[StageProbe], times: list[StepTimes], device: str) -> Table:
     """Return the figures, and the ratio of each stage's step to that of DeACL's second stage where it was timed."""
-    shown = Table(title=f"Seconds a step, ResNet-18, {device}", caption="~: on the line through two smaller batches")
+    shown = Table(title=f"Seconds a step, ResNet-18, {device}", caption="~: on the line through what was timed")
     for heading in ("method", "stage", "timed at", *map(str, BATCHES), "to DeACL's second"):
         shown.add_column(heading, justify="left" if heading in ("method", "stage") else "right")
     deacl = [taken for name, taken in zip(owners, times, strict=True) if name == "deacl"]

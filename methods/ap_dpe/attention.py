@@ -5,7 +5,9 @@ import math
 import torch
 from torch import Tensor, nn
 
+from methods.ap_dpe.gelu import gelu
 from methods.ap_dpe.grid import SIDE
+from methods.ap_dpe.layer_norm import TwiceDifferentiableLayerNorm
 
 _LAYERS = 13
 _DROPOUT = 0.1
@@ -24,12 +26,6 @@ def dropout(x: Tensor, generator: torch.Generator | None) -> Tensor:
     return x * kept.to(x.dtype).div_(1 - _DROPOUT)
 
 
-def gelu(x: Tensor) -> Tensor:
-    """Return the tanh form of GELU, written with the sigmoid: the framework's has a slow second derivative."""
-    slope = 2 * math.sqrt(2 / math.pi)
-    return x * torch.sigmoid(x * (slope + slope * 0.044715 * x * x))
-
-
 class AttentionLayer(nn.Module):
     """Self-attention, then a feed-forward net of twice the width; each with a residual and LayerNorm after it.
 
@@ -46,10 +42,10 @@ class AttentionLayer(nn.Module):
         nn.init.normal_(self.query_key_value.weight, std=math.sqrt(2 / (channels + self.head_dim)))
         self.output = nn.Linear(inner, channels)
         nn.init.xavier_normal_(self.output.weight)
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = TwiceDifferentiableLayerNorm(channels)
         self.expand = nn.Linear(channels, 2 * channels)
         self.contract = nn.Linear(2 * channels, channels)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm2 = TwiceDifferentiableLayerNorm(channels)
 
     def forward(self, x: Tensor, generator: torch.Generator | None, asking: int | None = None) -> Tensor:
         """[B, T, channels] -> [B, asking, channels], what comes out for the first ``asking`` tokens; None: for all.

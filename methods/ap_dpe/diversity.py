@@ -22,8 +22,10 @@ def log_det(gradients: Sequence[Tensor]) -> Tensor:
     Source: VITA-Group/Adv-SS-Pretraining at 4ffbebe, ``pretraining/attack_algo_ensemble.py``.
     """
     rows = torch.stack([gradient.flatten(1) for gradient in gradients], dim=1).double()
-    rows = rows / (torch.linalg.vector_norm(rows, dim=2, keepdim=True) + 1e-10)
-    gram = rows @ rows.mT + _JITTER * torch.eye(len(gradients), dtype=rows.dtype, device=rows.device)
+    # Lengths divide the few products, not the many rows.
+    length = torch.linalg.vector_norm(rows, dim=2) + 1e-10
+    gram = rows @ rows.mT / (length[:, :, None] * length[:, None, :])
+    gram = gram + _JITTER * torch.eye(len(gradients), dtype=rows.dtype, device=rows.device)
     value: Tensor = torch.linalg.slogdet(gram).logabsdet
     return value
 
