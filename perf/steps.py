@@ -2,7 +2,8 @@
 
 All steps are timed in one process, turn and turn about, so that whatever else the machine does falls on all alike.
 The larger batch is timed, or the largest that fits time and memory, and a quarter of it, unless all batches of a
-stage are whole. The line through these says the rest; such figures carry a "~". Without images of its own: noise of CIFAR-10's shape.
+stage are whole. The line through these says the rest; such figures carry a "~". Without images of its own: noise of
+CIFAR-10's shape.
 
 Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2] [--minutes 9] [--output FILE]``.
 """
