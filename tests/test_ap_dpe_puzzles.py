@@ -11,7 +11,6 @@ from ap_dpe_toys import (
     views_of,
 )
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench import rng
 from bench.nn import Encoder
@@ -222,11 +221,6 @@ def test_only_the_question_knows_positions() -> None:
     difference = (pooling.columns[3] - pooling.columns[2]).expand(2, -1)
     torch.testing.assert_close(asked[:, 1] - asked[:, 0], difference)
     torch.testing.assert_close(asked[:, 2] - asked[:, 1], (pooling.rows[3] - pooling.rows[1]).expand(2, -1))
-
-
-def test_gelu_is_its_tanh_form() -> None:
-    x = torch.linspace(-12, 12, 1001, dtype=torch.float64)
-    torch.testing.assert_close(attention.gelu(x), F.gelu(x, approximate="tanh"))
 
 
 def test_dropout_belongs_to_its_generator() -> None:

@@ -41,7 +41,8 @@ class _GeluGradient(Function):
     @staticmethod
     def forward(ctx: Any, g: Tensor, x: Tensor) -> Tensor:
         ctx.save_for_backward(g, x)
-        return torch.ops.aten.gelu_backward(g, x, approximate=_FORM)
+        of_x: Tensor = torch.ops.aten.gelu_backward(g, x, approximate=_FORM)
+        return of_x
 
     @staticmethod
     @once_differentiable
