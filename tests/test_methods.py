@@ -76,9 +76,11 @@ def test_every_method_says_who_it_is(name: str) -> None:
     assert info.summary
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", list(METHODS))
-def test_every_method_trains_two_steps_and_hands_over_an_encoder(name: str, tmp_path: Path) -> None:
-    context = make_context(name)
+def test_every_method_trains_two_steps_and_hands_over_an_encoder(name: str, precision: str, tmp_path: Path) -> None:
+    plans = METHODS.get(name).config_type().plans()
+    context = make_context(name, **{f"{stage}.precision": precision for stage in plans})
     method: Method = METHODS.get(name)(context.recipe.config)
     names = []
     for stage in method.stages(context):

@@ -197,10 +197,11 @@ class _Training:
 
 
 def forward(stage: Stage, images: Tensor, generator: torch.Generator, index: Tensor) -> StepLoss:
-    """Return the loss of ``stage`` on a batch of uint8 ``images``, in the precision of its plan."""
+    """Return the loss of ``stage`` on a batch of uint8 ``images``, in the precision of its plan; views are exact."""
+    views = stage.views(images, generator, index)
     dtype = _AUTOCAST.get(stage.plan.precision)
     with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        loss: StepLoss = stage(stage.views(images, generator, index))
+        loss: StepLoss = stage(views)
         return loss
 
 

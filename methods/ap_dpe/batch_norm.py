@@ -29,9 +29,13 @@ class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
         self.load_state_dict(like.state_dict(), assign=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> the same shape; in training mode at least two values a channel are needed."""
+        """[B, C, H, W] -> the same shape; in training mode at least two values a channel are needed.
+
+        Training takes place in the precision of the weights, under autocast too.
+        """
         if not self.training:
             return super().forward(x)
+        x = x.to(self.weight.dtype)
         cast(Tensor, self.num_batches_tracked).add_(1)
         statistics = (self.running_mean, self.running_var, self.momentum, self.eps)
         if not (self.weight.requires_grad or self.bias.requires_grad):
