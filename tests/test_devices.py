@@ -1,0 +1,59 @@
+"""A step's tensors are all on the device of its weights: on the meta device, which computes nothing but refuses a mix.
+
+Views are made on the CPU: what some of them do depends on drawn values, which the meta device does not have.
+"""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from test_methods import make_context
+from torch.utils._pytree import tree_map_only
+
+from bench import rng
+from bench.method import METHODS, Stage
+from bench.nn import build_encoder
+from bench.protocol import build_protocol
+from bench.recipe import PROTOCOLS
+
+META = torch.device("meta")
+
+
+@pytest.fixture(autouse=True)
+def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device knows none."""
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device_type: False)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **kwargs: nullcontext())
+
+
+def take_step(stage: Stage, images: torch.Tensor) -> None:
+    """Move ``stage`` and its views to the meta device and take a step there, but for the update."""
+    index = torch.arange(8)
+    views = stage.views(images[index], rng.generator(0, "views"), index)
+    stage.to(META).train()
+    loss = stage(tree_map_only(torch.Tensor, lambda tensor: tensor.to(META), views))
+    assert loss.total.device == META
+    loss.total.backward()
+    stage.after_step()
+    assert all(parameter.grad is None or parameter.grad.device == META for parameter in stage.parameters())
+
+
+def test_a_mix_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(2, device=META) + torch.ones(2)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS.get(name).config_type().plans()])
+def test_every_stage_keeps_to_one_device(name: str) -> None:
+    context = make_context(name)
+    for stage in METHODS.get(name)(context.recipe.config).stages(context):
+        take_step(stage, context.images)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_keeps_to_one_device(protocol: str) -> None:
+    context = make_context("simclr", **{f"{protocol}.batch_size": 8})
+    data = context.recipe.dataset
+    encoder = build_encoder(context.recipe.encoder, image_shape=data.image_shape, mean=data.mean, std=data.std)
+    labels = torch.arange(len(context.images)) % data.num_classes
+    take_step(build_protocol(protocol, context.recipe, encoder, labels, seed=0), context.images)
