@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
 from torch.nn import functional as F
+from twice_differentiated import assert_finite_differences_agree, assert_layers_agree
 
 from bench import rng
 from methods.ap_dpe.gelu import gelu
@@ -28,29 +29,12 @@ def layer_norms(channels: int) -> tuple[nn.LayerNorm, nn.LayerNorm]:
 
 
 def test_layer_norms_derivatives_are_those_of_finite_differences() -> None:
-    quick = layer_norms(5)[1]
-    parameters = dict(quick.named_parameters())
-
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out: Tensor = torch.func.functional_call(quick, {"weight": weight, "bias": bias}, (x,))
-        return out
-
-    inputs = (activations(2, 3, 5).requires_grad_(), parameters["weight"], parameters["bias"])
-    assert gradcheck(forward, inputs)
-    assert gradgradcheck(forward, inputs)
+    assert_finite_differences_agree(layer_norms(5)[1], activations(2, 3, 5))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_layer_norm_is_the_frameworks(*, frozen: bool) -> None:
-    x = activations(4, 3, 8).requires_grad_()
-    found = []
-    for norm in layer_norms(8):
-        norm.requires_grad_(not frozen)
-        out = norm(x)
-        (gradient,) = torch.autograd.grad(out.sin().sum(), x, create_graph=True)
-        wanted = [x, *(p for p in norm.parameters() if p.requires_grad)]
-        found.append([out, *torch.autograd.grad(gradient.square().sum(), wanted)])
-    torch.testing.assert_close(found[1], found[0])
+    assert_layers_agree((norm.requires_grad_(not frozen) for norm in layer_norms(8)), activations(4, 3, 8))
 
 
 def test_gelu_is_the_frameworks_with_both_derivatives() -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from twice_differentiated import assert_finite_differences_agree, assert_layers_agree
 
 from bench import rng
 from methods.ap_dpe.batch_norm import TwiceDifferentiableBatchNorm2d
@@ -35,27 +36,13 @@ def test_both_derivatives_are_those_of_finite_differences(*, frozen: bool) -> No
 
 
 def test_both_derivatives_with_respect_to_the_weights() -> None:
-    _, quick = pair(2)
-    parameters = dict(quick.named_parameters())
-
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out: Tensor = torch.func.functional_call(quick, {"weight": weight, "bias": bias}, (x,))
-        return out
-
-    inputs = (activations(3, 2, 2, 2).requires_grad_(), parameters["weight"], parameters["bias"])
-    assert gradcheck(forward, inputs)
-    assert gradgradcheck(forward, inputs)
+    assert_finite_differences_agree(pair(2)[1], activations(3, 2, 2, 2))
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("channels", [4, 8, 16])
 def test_a_gradient_of_gradients_is_the_frameworks(channels: int, memory_format: torch.memory_format) -> None:
-    found = []
-    x = activations(5, channels, 6, 6).contiguous(memory_format=memory_format).requires_grad_()
-    for norm in pair(channels):
-        (gradient,) = torch.autograd.grad(norm(x).sin().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(gradient.square().sum(), (x, *norm.parameters())))
-    torch.testing.assert_close(found[0], found[1])
+    assert_layers_agree(pair(channels), activations(5, channels, 6, 6).contiguous(memory_format=memory_format))
 
 
 @pytest.mark.parametrize("frozen", [True, False])

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
+from twice_differentiated import assert_finite_differences_agree, assert_layers_agree
 
 from bench import rng
 from bench.nn.projection import Projection
@@ -32,30 +32,14 @@ def activations(*shape: int) -> Tensor:
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_both_derivatives_are_those_of_finite_differences(geometry: tuple[int, int, int]) -> None:
-    _, quick = pair(*geometry, bias=True)
-    parameters = dict(quick.named_parameters())
-
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out: Tensor = torch.func.functional_call(quick, {"weight": weight, "bias": bias}, (x,))
-        return out
-
-    inputs = (activations(2, 2, 5, 4).requires_grad_(), parameters["weight"], parameters["bias"])
-    assert gradcheck(forward, inputs)
-    assert gradgradcheck(forward, inputs)
+    assert_finite_differences_agree(pair(*geometry, bias=True)[1], activations(2, 2, 5, 4))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("geometry", GEOMETRIES)
 def test_a_gradient_of_gradients_is_the_frameworks(geometry: tuple[int, int, int], *, frozen: bool) -> None:
-    x = activations(3, 2, 6, 5).requires_grad_()
-    found = []
-    for conv in pair(*geometry):
-        conv.requires_grad_(not frozen)
-        out = conv(x)
-        (gradient,) = torch.autograd.grad(out.sin().sum(), x, create_graph=True)
-        wanted = [x, *(p for p in conv.parameters() if p.requires_grad)]
-        found.append([out, *torch.autograd.grad(gradient.square().sum(), wanted)])
-    torch.testing.assert_close(found[1], found[0])
+    convolutions = (conv.requires_grad_(not frozen) for conv in pair(*geometry))
+    assert_layers_agree(convolutions, activations(3, 2, 6, 5))
 
 
 def test_half_precision_is_the_frameworks() -> None:
