@@ -16,8 +16,8 @@ class TwiceDifferentiableLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., D] -> the same shape, in the precision of the weights: under autocast too it is not a half one."""
-        y: Tensor = _Standardise.apply(x.to(self.weight.dtype), self.eps)
-        return torch.addcmul(self.bias, y, self.weight)
+        z: Tensor = _Standardise.apply(x.to(self.weight.dtype), self.eps)
+        return torch.addcmul(self.bias, z, self.weight)
 
 
 class _Standardise(Function):
