@@ -10,8 +10,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from twice_differentiated import assert_finite_differences_agree, assert_layers_agree
 
 from bench import rng
-from bench.nn.projection import Projection
 from bench.nn.resnet import resnet18
+from bench.nn.strided import StridedConv2d
 from methods.ap_dpe.batch_norm import TwiceDifferentiableBatchNorm2d
 from methods.ap_dpe.convolution import TwiceDifferentiableConv2d
 from methods.ap_dpe.twice import make_twice_differentiable
@@ -91,7 +91,7 @@ def layers(network: nn.Module) -> Iterator[nn.Module]:
 
 def test_every_plain_layer_of_a_network_is_replaced_once() -> None:
     network = nn.Sequential(
-        nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), Projection(4, 4, 2, bias=False))
+        nn.Conv2d(3, 4, 1), nn.Sequential(nn.BatchNorm2d(4), nn.ReLU(), StridedConv2d(4, 4, 1, 2, bias=False))
     )
     before = network.state_dict()
     make_twice_differentiable(network)

@@ -6,7 +6,7 @@ from typing import Protocol
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.nn.projection import Projection
+from bench.nn.strided import StridedConv2d
 
 
 class Block(Protocol):
@@ -29,7 +29,7 @@ class BasicBlock(nn.Module):
 
     def __init__(self, channels_in: int, channels: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1, bias=False)
+        self.conv1 = StridedConv2d(channels_in, channels, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
@@ -53,7 +53,7 @@ class Bottleneck(nn.Module):
         channels_out = channels * self.expansion
         self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride, padding=1, bias=False)
+        self.conv2 = StridedConv2d(channels, channels, 3, stride, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(channels_out)
@@ -144,5 +144,5 @@ def shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
     """Return the identity, or a 1x1 convolution and batch-norm where the block changes its input's shape."""
     if stride == 1 and channels_in == channels_out:
         return nn.Identity()
-    conv = Projection(channels_in, channels_out, stride, bias=False)
+    conv = StridedConv2d(channels_in, channels_out, 1, stride, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(channels_out))

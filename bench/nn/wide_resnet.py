@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.nn.projection import Projection
+from bench.nn.strided import StridedConv2d
 
 _WIDENING = 10
 _BLOCKS_PER_GROUP = 4  # (28 - 4) / 6
@@ -32,10 +32,12 @@ class WideBlock(nn.Module):
     def __init__(self, channels_in: int, channels: int, stride: int, *, activated: bool) -> None:
         super().__init__()
         self.bn1 = _norm(channels_in) if activated else None
-        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, padding=1)
+        self.conv1 = StridedConv2d(channels_in, channels, 3, stride, padding=1)
         self.bn2 = _norm(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.downsample = None if channels_in == channels else Projection(channels_in, channels, stride, bias=True)
+        self.downsample = None
+        if channels_in != channels:
+            self.downsample = StridedConv2d(channels_in, channels, 1, stride, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C, H / stride, W / stride]."""

@@ -9,6 +9,8 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from bench.nn.strided import stride_left
+
 _Pair = tuple[int, int]
 _OF_INPUT, _OF_WEIGHT = [True, False, False], [False, True, False]
 
@@ -28,9 +30,8 @@ class TwiceDifferentiableConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C_out, H', W'], as ``nn.Conv2d``."""
-        stride, weight = self.stride, self.weight
-        if self.kernel_size == (1, 1):  # pixels are picked first, as in bench.nn.projection
-            x, stride = x[:, :, :: stride[0], :: stride[1]], (1, 1)
+        x, stride = stride_left(self, x)
+        weight = self.weight
         if torch.is_autocast_enabled(x.device.type):
             dtype = torch.get_autocast_dtype(x.device.type)
             x, weight = x.to(dtype), weight.to(dtype)

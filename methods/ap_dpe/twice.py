@@ -2,14 +2,14 @@
 
 from torch import nn
 
-from bench.nn.projection import Projection
+from bench.nn.strided import StridedConv2d
 from methods.ap_dpe.batch_norm import TwiceDifferentiableBatchNorm2d
 from methods.ap_dpe.convolution import TwiceDifferentiableConv2d
 
 _QUICK = {
     nn.BatchNorm2d: TwiceDifferentiableBatchNorm2d,
     nn.Conv2d: TwiceDifferentiableConv2d,
-    Projection: TwiceDifferentiableConv2d,
+    StridedConv2d: TwiceDifferentiableConv2d,
 }
 
 
