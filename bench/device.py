@@ -1,5 +1,6 @@
 """Where a run computes."""
 
+import psutil
 import torch
 from accelerate import PartialState
 
@@ -29,3 +30,19 @@ def use_threads(count: int | None) -> None:
     """Let this process compute with ``count`` CPU threads; None: as many as PyTorch chooses."""
     if count is not None:
         torch.set_num_threads(count)
+
+
+def crowding(device: torch.device) -> str | None:
+    """Return what to tell who computes on ``device`` while others keep the machine's CPU busy; None: they do not.
+
+    It looks for a fifth of a second, in which the caller must not compute.
+    """
+    threads, cores = torch.get_num_threads(), psutil.cpu_count() or 1
+    busy = psutil.cpu_percent(interval=0.2) / 100 * cores
+    free = max(1, round(cores - busy))
+    if device.type != "cpu" or threads <= free:
+        return None
+    return (
+        f"Other programs keep {busy:.1f} of {cores} CPU cores busy. Threads that wait for a core hold up all others: "
+        f"--threads {free} may well be faster than {threads}."
+    )

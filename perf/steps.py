@@ -11,7 +11,7 @@ Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2
 import argparse
 from pathlib import Path
 
-import psutil  # type: ignore[import-untyped]  # it comes with accelerate
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table

@@ -1,8 +1,8 @@
 """What ``bench run`` and ``bench evaluate`` do once they know what to run: announce it, do it, show what came out."""
 
 import json
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,8 @@ from bench.cli._progress import reporting
 from bench.cli._results import results_table
 
 if TYPE_CHECKING:
+    import torch
+
     from bench.run import PhaseEstimate, Run
     from bench.train import StepTimes
 
@@ -21,6 +23,18 @@ if TYPE_CHECKING:
 def reading() -> AbstractContextManager[object]:
     """Return a context in which the screen says that the data are being read."""
     return Console(stderr=True).status("reading the data")
+
+
+@contextmanager
+def measuring(console: Console, device: "torch.device") -> Iterator[None]:
+    """Say on the screen that this machine is being measured, and then whether other programs keep it busy."""
+    from bench.device import crowding
+
+    with console.status("measuring this machine"):
+        crowded = crowding(device)
+        yield
+    if crowded:
+        console.print(crowded)
 
 
 def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_json: bool) -> None:
@@ -31,7 +45,7 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_jso
     console = Console(stderr=True)
     pending = [run for run in runs if not run.finished] or [*runs[:1]] * dry_run
     if pending:
-        with console.status("measuring this machine"):
+        with measuring(console, runs[0].device):
             estimates = _estimates(pending)
         console.print(_plan(pending, estimates))
     if dry_run:

@@ -13,6 +13,7 @@ from rich.table import Table
 from bench.cli._format import duration
 from bench.cli._options import DataDir, Device, Preset, ResultsDir, RunsDir, Set, Threads, names, overrides
 from bench.cli._progress import reporting
+from bench.cli._runs import measuring
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ def ablate(
     console = Console(stderr=True)
     with console.status("reading the data and building every recipe"):
         ablation = plan_ablation(base, chosen, parse_seeds(seeds))
-    with console.status("measuring this machine"):
+    with measuring(console, ablation.cells[0].runs[0].device):
         projection = project_ablation(ablation)
     if dry_run or not ablation.finished:
         console.print(_plan(ablation, projection))

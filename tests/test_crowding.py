@@ -1,0 +1,58 @@
+"""What is said where other programs leave too few CPU cores."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+import torch
+
+from bench.device import crowding
+
+CPU = torch.device("cpu")
+
+
+def machine(patch: pytest.MonkeyPatch, *, cores: int, busy: float, threads: int) -> None:
+    patch.setattr(psutil, "cpu_count", lambda: cores)
+    patch.setattr(psutil, "cpu_percent", lambda interval: 100 * busy / cores)
+    patch.setattr(torch, "get_num_threads", lambda: threads)
+
+
+@pytest.mark.parametrize(
+    ("cores", "busy", "threads", "advised"),
+    [(2, 0.0, 2, None), (2, 0.3, 2, None), (2, 1.0, 2, 1), (2, 2.0, 2, 1), (2, 2.0, 1, None), (16, 4.2, 16, 12)],
+)
+def test_as_many_threads_are_advised_as_cores_are_free(
+    monkeypatch: pytest.MonkeyPatch, cores: int, busy: float, threads: int, advised: int | None
+) -> None:
+    machine(monkeypatch, cores=cores, busy=busy, threads=threads)
+    said = crowding(CPU)
+    if advised is None:
+        assert said is None
+    else:
+        assert said is not None
+        assert f"{busy:.1f} of {cores} CPU cores" in said
+        assert f"--threads {advised} " in said
+
+
+def test_a_gpu_does_not_mind(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cores=2, busy=2.0, threads=2)
+    assert crowding(torch.device("cuda")) is None
+
+
+def test_programs_that_compute_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = psutil.cpu_count()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: max(2, cores))
+    busy = [
+        subprocess.Popen([sys.executable, "-c", "print(flush=True)\nwhile True: pass"], stdout=subprocess.PIPE)
+        for _ in range(cores)
+    ]
+    try:
+        for child in busy:
+            assert child.stdout is not None
+            child.stdout.readline()
+        assert crowding(CPU) is not None
+    finally:
+        for child in busy:
+            child.kill()
+            child.communicate()
