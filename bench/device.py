@@ -38,9 +38,11 @@ def crowding(device: torch.device) -> str | None:
     It looks for a fifth of a second, in which the caller must not compute.
     """
     threads, cores = torch.get_num_threads(), psutil.cpu_count() or 1
+    if device.type != "cpu" or threads == 1:
+        return None
     busy = psutil.cpu_percent(interval=0.2) / 100 * cores
     free = max(1, round(cores - busy))
-    if device.type != "cpu" or threads <= free:
+    if threads <= free:
         return None
     return (
         f"Other programs keep {busy:.1f} of {cores} CPU cores busy. Threads that wait for a core hold up all others: "

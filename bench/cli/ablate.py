@@ -90,9 +90,9 @@ def ablate(
     console = Console(stderr=True)
     with console.status("reading the data and building every recipe"):
         ablation = plan_ablation(base, chosen, parse_seeds(seeds))
-    with measuring(console, ablation.cells[0].runs[0].device):
-        projection = project_ablation(ablation)
     if dry_run or not ablation.finished:
+        with measuring(console, ablation.cells[0].runs[0].device):
+            projection = project_ablation(ablation)
         console.print(_plan(ablation, projection))
     if dry_run:
         if as_json:
