@@ -1,6 +1,7 @@
 """The recipe: every number of a run, resolved from method, dataset, tier, fidelity and ``--set``."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from pydantic import Field, SerializeAsAny, create_model
@@ -183,8 +184,13 @@ def build_recipe(
 
 def parse_recipe(values: Any, config_type: type[MethodConfig], what: str) -> Recipe:
     """Return the recipe that nested plain ``values`` hold; raises BenchError that lists every fault."""
-    typed = create_model("Recipe", __base__=Recipe, config=(config_type, ...))
-    return typed.parse(values, what)
+    return _recipe_of(config_type).parse(values, what)
+
+
+@cache
+def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
+    """Return the recipe class of one method; making a class takes longer than validating with it."""
+    return create_model("Recipe", __base__=Recipe, config=(config_type, ...))
 
 
 def protocol_section(name: str, tier: Tier, dataset: DatasetFacts) -> dict[str, Any]:
