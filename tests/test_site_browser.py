@@ -97,7 +97,7 @@ class Site:
         """The visible rows of the measured table, as block and method."""
         words: list[str] = self.js(
             "return [...document.querySelectorAll('table.board')[0].tBodies].flatMap(body => "
-            "[...body.rows].slice(1).filter(row => row.checkVisibility()).map(row => "
+            "[...body.rows].filter(row => row.cells[0].scope === 'row' && row.checkVisibility()).map(row => "
             "body.dataset.protocol + ' ' + row.cells[0].querySelector('a').textContent))"
         )
         return words
@@ -165,6 +165,42 @@ def test_filters_narrow_the_tables_count_the_rows_and_stand_in_the_address(site:
     WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 4)
     site.one("[name=q]").send_keys("no such method")
     assert site.one("#count").text == "0 of 99 rows"
+
+
+def test_the_address_says_all_that_is_filtered_in_any_case(site: Site) -> None:
+    site.open("index.html#protocol=ALF&q=simclr")
+    assert site.rows() == ["ALF SimCLR 2020"]
+    # The same page, another address: what that does not name is not filtered any more.
+    site.js("location.hash = '#protocol=slf'")
+    WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 2)
+    assert site.rows() == ["SLF DeACL 2022", "SLF SimCLR 2020"]
+    assert site.one("[name=q]").get_attribute("value") == ""
+    assert site.one("[name=protocol]").get_attribute("value") == "SLF"
+    site.js("location.hash = '#protocol=nonsense'")
+    WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 4)
+
+
+@pytest.mark.parametrize("width", [1000, 1400])
+def test_the_measured_table_fits_and_its_records_are_in_sight(site: Site, width: int) -> None:
+    site.device(width)
+    site.open()
+    box, inside = site.js(
+        "const box = document.querySelector('[aria-labelledby=measured].scroll'); "
+        "return [box.clientWidth, box.scrollWidth]"
+    )
+    assert inside <= box
+    assert all(link.is_displayed() and link.rect["x"] + link.rect["width"] <= width for link in site.all(".seeds a"))
+
+
+def test_flags_are_notes_that_stay_below_their_block(site: Site) -> None:
+    site.open()
+    warned = (
+        "return [...document.querySelectorAll('tbody[data-tier=tiny][data-protocol=ALF] tr')].map(row => row.className)"
+    )
+    assert site.js(warned) == ["group", "", "notes"]
+    heading(site, "AA").find_element("css selector", "button").click()
+    assert site.js(warned) == ["group", "", "notes"]
+    assert "⚑1 AutoAttack warned: the model is randomized" in site.one(".notes").text
 
 
 def test_a_number_opens_its_record_and_the_record_its_file(site: Site) -> None:
@@ -261,6 +297,6 @@ def test_the_tables_stand_without_the_script(site: Site, folder: Path) -> None:
         site.open()
         assert not site.one("#filter").is_displayed()
         assert not site.one("#theme").is_displayed()
-        assert sum(row.is_displayed() for row in site.all("table.board tbody tr:not(.group)")) == 99
+        assert sum(row.is_displayed() for row in site.all("table.board tbody tr:not(.group, .notes)")) == 99
     finally:
         site.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})

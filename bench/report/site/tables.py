@@ -59,6 +59,11 @@ class Group(NamedTuple):
     facts: str
     lines: tuple[Line, ...]
 
+    @property
+    def flags(self) -> list[str]:
+        """What speaks against trusting any of the lines, each text once: numbered notes below the group."""
+        return list(dict.fromkeys(flag for line in self.lines for flag in line.flags))
+
 
 def measured_groups(content: Content) -> list[Group]:
     """Return the groups of what was measured here, in the order of the board."""
@@ -95,7 +100,7 @@ def measured_line(content: Content, row: Row) -> Line:
         devices="; ".join(row.devices),
         flops="" if row.pretraining_flops is None else flops_text(row.pretraining_flops),
         rank=rank_text(row) if row.rank else "",
-        flags=(*(f"AutoAttack warned: {warning}" for warning in row.aa_warnings), *row.flags),
+        flags=row.doubts,
         corruptions=of_score(row.corruptions.mean, target) if row.corruptions else None,
         reference=of_published(paper, "aa", f"{page}#published") if paper else None,
     )

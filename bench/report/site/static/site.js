@@ -62,6 +62,9 @@ function compare(a, b, column, sign) {
   return sign * (Number.isNaN(p) || Number.isNaN(q) ? x.localeCompare(y) : p - q);
 }
 
+// Without the row that names the block and the notes below it.
+const dataRows = (body) => [...body.rows].filter((row) => !row.matches(".group, .notes"));
+
 function sortBy(heading) {
   const table = heading.closest("table");
   const first = "ascending" in heading.dataset || heading.cellIndex === 0 ? "ascending" : "descending";
@@ -70,9 +73,9 @@ function sortBy(heading) {
   for (const each of table.tHead.rows[0].cells) each.removeAttribute("aria-sort");
   heading.setAttribute("aria-sort", order);
   for (const body of table.tBodies) {
-    const rows = [...body.rows].slice(1); // the first names the block
+    const rows = dataRows(body);
     rows.sort((a, b) => compare(a, b, heading.cellIndex, order === "ascending" ? 1 : -1));
-    body.append(...rows);
+    body.rows[0].after(...rows);
   }
 }
 
@@ -94,7 +97,7 @@ function filterRows(form) {
   for (const body of document.querySelectorAll("table[data-filtered] tbody")) {
     const group = Object.keys(body.dataset).every((key) => !wanted.get(key) || wanted.get(key) === body.dataset[key]);
     let any = false;
-    for (const row of [...body.rows].slice(1)) {
+    for (const row of dataRows(body)) {
       row.text ??= `${body.rows[0].textContent} ${row.textContent}`.toLowerCase();
       row.hidden = !group || !words.every((word) => row.text.includes(word));
       any ||= !row.hidden;
@@ -116,8 +119,12 @@ function startFiltering() {
     history.replaceState(null, "", set.length ? `#${new URLSearchParams(set)}` : "#");
   };
   const restore = () => {
-    for (const [key, value] of new URLSearchParams(location.hash.slice(1)))
-      if (form.elements[key]) form.elements[key].value = value;
+    const named = new URLSearchParams(location.hash.slice(1));
+    for (const field of form.querySelectorAll("[name]")) {
+      const value = named.get(field.name) ?? ""; // what the address does not name is not filtered
+      const option = [...(field.options ?? [])].find((each) => each.value.toLowerCase() === value.toLowerCase());
+      field.value = field.options ? (option?.value ?? "") : value;
+    }
     filterRows(form);
   };
   form.addEventListener("input", apply);
