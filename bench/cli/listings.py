@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+from bench.cli._tables import Column, DataTable, show
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
@@ -39,7 +39,12 @@ def methods(as_json: AsJson = False) -> None:
                 "url": method.info.url,
             }
         )
-    _show(rows, as_json, hidden=("title", "summary", "url"))
+    _show(
+        rows,
+        as_json,
+        *("name", "year", Column("stages", number=True, drop=4), Column("views", drop=3), Column("passes", drop=5)),
+        *(Column("uses", drop=2), "robust", Column("paper", drop=1)),
+    )
 
 
 def datasets(as_json: AsJson = False) -> None:
@@ -68,7 +73,9 @@ def datasets(as_json: AsJson = False) -> None:
         )
     for form, meaning in OWN_FORMS.items():
         rows.append({"name": f"{form}:PATH", "summary": meaning.partition(", ")[2], "from": "your own data"})
-    _show(rows, as_json)
+    numbers = [Column(heading, number=True) for heading in ("image", "train", "test")]
+    classes = Column("classes", number=True, drop=2)
+    _show(rows, as_json, "name", classes, *numbers, Column("summary", prose=True), Column("from", drop=1))
 
 
 def tiers(as_json: AsJson = False) -> None:
@@ -92,7 +99,8 @@ def tiers(as_json: AsJson = False) -> None:
                 "summary": tier.summary,
             }
         )
-    _show(rows, as_json)
+    numbers = [Column(heading, number=True) for heading in ("epochs", "batch", "width")]
+    _show(rows, as_json, "name", *numbers, Column("summary", prose=True))
 
 
 def runs(
@@ -106,22 +114,27 @@ def runs(
     """
     from bench.run.listing import list_runs
 
-    _show([row.model_dump() for row in list_runs(runs_dir)], as_json)
+    _show(
+        [row.model_dump() for row in list_runs(runs_dir)],
+        as_json,
+        *("name", Column("method", drop=1), Column("dataset", drop=4), Column("tier", drop=2)),
+        *(Column("seed", number=True, drop=3), "encoder", "records", "targets"),
+    )
 
 
-def _show(rows: list[dict[str, Any]], as_json: bool, hidden: tuple[str, ...] = ()) -> None:
-    """Print ``rows`` as a table, without the columns ``hidden``, which are too wide for one, or as JSON."""
+def _show(rows: list[dict[str, Any]], as_json: bool, *columns: Column | str) -> None:
+    """Print ``rows`` as a table of ``columns``, or all they hold as JSON."""
     if as_json:
         print(json.dumps(rows, indent=1))
         return
-    columns = [key for key in dict.fromkeys(key for row in rows for key in row) if key not in hidden]
-    table = Table(*columns)
+    if not rows:
+        print("none")
+        return
+    table = DataTable(*columns)
     for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    Console().print(table if rows else "none")
+        table.add(*(_cell(row.get(column.heading)) for column in table.columns))
+    show(table)
 
 
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return "" if value is None else str(value)
+def _cell(value: Any) -> Any:
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
