@@ -140,7 +140,7 @@ def test_the_record_says_what_was_asked_and_what_was_spent(bench: Bench) -> None
         ("simclr", "like:supervised", {}, "supervised has no pre-training to be equal to"),
         ("simclr", "1e15", {"stage1__epochs": 3}, "so does --set stage1.epochs"),
         ("deacl", "1000", {}, r"less than one epoch of every stage of deacl. The smallest that works here is"),
-        ("simclr", "like:deacl", {"stage1__batch_size": 25}, "wants batches of 25 images"),
+        ("simclr", "like:deacl", {"stage1__batch_size": 25}, "stage1.batch_size is 25, but there are"),
     ],
 )
 def test_mistakes_are_explained(

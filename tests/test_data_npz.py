@@ -60,7 +60,14 @@ NPZ_FAULTS: dict[str, tuple[Arrays, str]] = {
     "negative": ({"y_test": np.array([0, -1, 2])}, "y_test holds -1, labels run from 0"),
     "beyond": ({"y_test": np.array([0, 3, 2])}, "y_test holds 3, labels of 3 classes run to 2"),
     "gaps": ({"y_test": np.array([0, 7, 2]), "classes": None}, "run to 7 but only 4 of them occur"),
-    "one class": ({"y_train": np.zeros(6, int)}, "y_train holds one class only, at least 2"),
+    "untrained": (
+        {"y_train": np.array([0, 1, 0, 1, 0, 1]), "y_test": np.array([2, 2, 0])},
+        "y_test holds 2 labels that no training image has: 2. Both splits need the same classes",
+    ),
+    "one class": (
+        {"y_train": np.zeros(6, int), "y_test": np.zeros(3, int)},
+        "y_train holds one class only, at least 2",
+    ),
     "numeric classes": ({"classes": np.arange(3)}, "classes is int64 .*class names must be strings"),
     "pickled classes": (
         {"classes": np.array(["a", 1, None], object)},

@@ -74,7 +74,7 @@ def test_a_state_that_does_not_fit_the_stage_is_refused(tmp_path: Path) -> None:
 
 def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
     stage = ToyStage(make_plan(batch_size=12))
-    with pytest.raises(BenchError, match=r"'toy' wants batches of 12 images but the dataset has 11.*--set"):
+    with pytest.raises(BenchError, match=r"toy\.batch_size is 12, but there are 11 images.*--set toy\.batch_size=5"):
         run(stage, tmp_path)
     assert list(tmp_path.iterdir()) == []
     run(ToyStage(make_plan(batch_size=11)), tmp_path)

@@ -154,7 +154,7 @@ def test_too_few_images_to_select_on_are_refused(fraction: float, held: str) -> 
 
 
 def test_too_few_images_left_to_train_on_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match="wants batches of 8 images but the dataset has 6"):
+    with pytest.raises(BenchError, match=r"batch_size is 8, but there are 6 images"):
         run(make_stage(selection_fraction=0.8), tmp_path)
 
 

@@ -1,6 +1,6 @@
 """A dataset as plain arrays: the form that ``npz:PATH`` reads and that decoded folders are cached in."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +61,11 @@ def listed(what: str, faults: list[str]) -> str:
     return f"{what}: " + (faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults]))
 
 
+def few(values: Sequence[object]) -> str:
+    """Return the first five of ``values`` in words, and how many more there are."""
+    return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
 def _split(images: Array, labels: Array) -> Split:
     return Split(_channels_first(images), torch.from_numpy(labels.astype(np.int64)))
 
@@ -93,7 +98,8 @@ def _faults(arrays: Mapping[str, Array], present: set[str]) -> Iterator[str]:
         if images is not None and labels is not None and images.shape[:1] != labels.shape[:1]:
             yield f"x_{split} holds {_length(images)} images but y_{split} {_length(labels)} labels"
     yield from _size_faults(arrays)
-    yield from _class_faults(arrays)
+    class_faults = list(_class_faults(arrays))
+    yield from class_faults or _untrained_faults(arrays)
     yield from _index_faults(arrays)
 
 
@@ -149,6 +155,19 @@ def _class_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
                 yield f"{key} holds {y.max()}, labels of {len(names)} classes run to {len(names) - 1}"
     if "y_train" in labels and len(np.unique(labels["y_train"])) < 2:
         yield "y_train holds one class only, at least 2 are needed"
+
+
+def _untrained_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
+    train, test = arrays.get("y_train"), arrays.get("y_test")
+    if train is None or test is None or not (train.dtype.kind in "iu" and test.dtype.kind in "iu" and test.size):
+        return
+    untrained = np.setdiff1d(test, train)
+    if untrained.size:
+        count = int(np.isin(test, untrained).sum())
+        yield (
+            f"y_test holds {count} labels that no training image has: {few(untrained.tolist())}. Both splits need "
+            "the same classes"
+        )
 
 
 def _numbering_faults(labels: Mapping[str, Array]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from uuid import uuid4
 import numpy as np
 
 from bench.data import npz
-from bench.data.arrays import Array, dataset_from_arrays, listed
+from bench.data.arrays import Array, dataset_from_arrays, few, listed
 from bench.data.dataset import Dataset
 from bench.data.decode import EXTENSIONS, decode
 from bench.errors import BenchError
@@ -93,14 +93,10 @@ def _faults(train: _Listing, test: _Listing) -> list[str]:
         faults.append(f"train/ holds {len(train.classes)} class folders, at least 2 are needed. {_FORM}")
     for here, there, split, other in ((train, test, "train", "test"), (test, train, "test", "train")):
         if only := sorted(set(here.classes) - set(there.classes)):
-            faults.append(f"{split}/ has classes that {other}/ lacks: {_few(only)}. Both need the same class folders.")
+            faults.append(f"{split}/ has classes that {other}/ lacks: {few(only)}. Both need the same class folders.")
         if empty := [c for i, c in enumerate(here.classes) if i not in set(here.labels)]:
-            faults.append(f"{split}/ has classes without an image: {_few(empty)}. {_FORM}")
+            faults.append(f"{split}/ has classes without an image: {few(empty)}. {_FORM}")
     return faults
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _fingerprint(root: Path, *listings: _Listing) -> str:

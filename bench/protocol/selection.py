@@ -21,7 +21,7 @@ def held_out(settings: ProtocolSettings, count: int, num_classes: int, seed: int
     Raises:
         BenchError: fewer of them than classes.
     """
-    wanted = round(settings.selection_fraction * count)
+    wanted = settings.held_out(count)
     if wanted < num_classes:
         raise BenchError(
             f"{settings.section}.selection_fraction={settings.selection_fraction:g} holds out {wanted} of {count} "

@@ -4,6 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from bench.errors import BenchError
 from bench.recipe.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -61,6 +62,11 @@ class TrainPlan(Settings):
         """The peak learning rate at this plan's own batch size."""
         return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
 
+    @property
+    def trains_batch_norm(self) -> bool:
+        """Whether its steps put batches through batch-norm in training mode."""
+        return True
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs > self.epochs:
@@ -72,6 +78,27 @@ class TrainPlan(Settings):
     def steps_per_epoch(self, images: int) -> int:
         """Return the number of batches that ``images`` images make in one epoch."""
         return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
+
+    def check_batches(self, section: str, images: int) -> None:
+        """Raise BenchError where ``images`` images do not make batches that a step can take.
+
+        Batch-norm cannot normalise one image whose feature map is one pixel, nor one row of features.
+
+        Args:
+            section: of the recipe, for the message: "stage1".
+            images: how many there are to train on.
+        """
+        if self.batch_size > images:
+            raise BenchError(
+                f"{section}.batch_size is {self.batch_size}, but there are {images} images to train on. "
+                f"Choose a smaller one: --set {section}.batch_size={max(2, images // 2)}"
+            )
+        if images % self.batch_size == 1 and not self.drop_last and self.trains_batch_norm:
+            raise BenchError(
+                f"{images} images in batches of {self.batch_size} ({section}.batch_size) leave a last batch of one "
+                f"image, which batch-norm cannot train on. Leave it out with --set {section}.drop_last=true, or choose "
+                f"another {section}.batch_size."
+            )
 
     def images_per_epoch(self, images: int) -> int:
         """Return how many of ``images`` images one epoch processes."""

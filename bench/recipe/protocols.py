@@ -53,6 +53,10 @@ class ProtocolSettings(TrainPlan):
         attack = LOSSES.get(str(loss), {}) if loss != preset.get("loss") else {}
         return {**preset, **attack, **values}
 
+    def held_out(self, images: int) -> int:
+        """Return how many of ``images`` training images are held out to select the epoch on."""
+        return round(self.selection_fraction * images) if self.selection == "best" else 0
+
     @field_validator("preset")
     @classmethod
     def _preset_exists(cls, name: str) -> str:
@@ -67,6 +71,11 @@ class LinearSettings(ProtocolSettings):
     encoder_bn: Literal["eval", "train"] = "eval"
     """``eval``: the encoder stays frozen to the bit. ``train``: its batch-norm layers use batch statistics and
     overwrite their running statistics with those of what SLF or ALF trains on."""
+
+    @property
+    def trains_batch_norm(self) -> bool:
+        """Only where ``encoder_bn`` asks for it."""
+        return self.encoder_bn == "train"
 
 
 class AdversarialSettings(ProtocolSettings):

@@ -17,6 +17,7 @@ from bench.run.folder import RunFolder
 from bench.run.prepare import (
     Run,
     check_autoattack,
+    check_protocols,
     check_seed,
     chosen_protocols,
     dataset_facts,
@@ -75,6 +76,7 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
         facts = dataset_facts(dataset)
         recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
     check_autoattack(recipe)
+    check_protocols(recipe, protocols)
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, dataset, request.data_dir)
     folder = (
         RunFolder(home.path, recipe, home.seed, spec, home.weights)

@@ -11,7 +11,16 @@ from bench.data import Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, unknown
 from bench.method import METHODS, Method, MethodContext
-from bench.recipe import PROTOCOLS, DatasetFacts, Fidelity, Recipe, build_recipe, load_tier, mark_idle
+from bench.recipe import (
+    PROTOCOLS,
+    DatasetFacts,
+    Fidelity,
+    ProtocolSettings,
+    Recipe,
+    build_recipe,
+    load_tier,
+    mark_idle,
+)
 from bench.run.budget import at_budget
 from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
 from bench.run.folder import ProtocolFolder, RunFolder
@@ -124,8 +133,11 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     recipe = mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
     check_autoattack(recipe)
+    for section, plan in recipe.config.plans().items():
+        plan.check_batches(section, len(dataset.pretraining_images))
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)
+    check_protocols(recipe, protocols)
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
@@ -154,6 +166,14 @@ def check_autoattack(recipe: Recipe) -> None:
             f"AutoAttack's targeted losses need at least 4 classes; {data.name} has {data.num_classes}. "
             "Leave it out with --set evaluate.autoattack=false"
         )
+
+
+def check_protocols(recipe: Recipe, protocols: Sequence[str]) -> None:
+    """Raise BenchError if one of ``protocols`` cannot train on the data, before hours of pre-training."""
+    images = recipe.downstream.dataset.train_images
+    for name in protocols:
+        plan: ProtocolSettings = getattr(recipe, name)
+        plan.check_batches(name, images - plan.held_out(images))
 
 
 def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:

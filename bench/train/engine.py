@@ -225,11 +225,7 @@ def take_step(
 
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:
     """Raise BenchError where the plan of ``stage`` cannot work on ``images`` images and ``device``."""
-    if stage.plan.batch_size > images:
-        raise BenchError(
-            f"stage {stage.name!r} wants batches of {stage.plan.batch_size} images but the dataset has {images} "
-            "to train on. Choose a smaller batch_size for the stage with --set."
-        )
+    stage.plan.check_batches(stage.name, images)
     if stage.plan.precision == "fp16" and device.type == "cpu":
         raise BenchError(
             f"stage {stage.name!r} trains in fp16, which needs a GPU. Set its precision to fp32 or bf16 with --set, "
