@@ -13,7 +13,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from bench.attack import pgd
+from bench.attack import PGD
 from bench.data.views import StrongView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
@@ -182,15 +182,7 @@ class ACLStage(Stage):
 
     def _attack(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
         """Return ``images``, moved together to where ``loss``, a scalar of them all, is large."""
-        return pgd(
-            lambda x: loss(x).expand(len(x)),
-            images,
-            threat=self._threat,
-            steps=self.plan.steps,
-            step_size=self.plan.step_size * self._threat.eps,
-            start=self.plan.start,
-            generator=generator,
-        )
+        return PGD.of(self.plan)(lambda x: loss(x).expand(len(x)), images, threat=self._threat, generator=generator)
 
 
 def _refuse_lone_image(settings: ACLSettings, variant: Variant, images: int) -> None:

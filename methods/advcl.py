@@ -16,7 +16,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.attack import attacking, pgd
+from bench.attack import PGD, attacking
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
@@ -219,15 +219,7 @@ class AdvCLStage(Stage):
 
     def _attack(self, objective: Callable[[Tensor], Tensor], views: _Views) -> Tensor:
         with attacking(self, train_mode=True):
-            return pgd(
-                objective,
-                views.weak,
-                threat=self._threat,
-                steps=self.plan.steps,
-                step_size=self.plan.step_size * self._threat.eps,
-                start=self.plan.start,
-                generator=views.generator,
-            )
+            return PGD.of(self.plan)(objective, views.weak, threat=self._threat, generator=views.generator)
 
 
 class AdvCL:

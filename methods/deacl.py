@@ -13,7 +13,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor, nn
 
-from bench.attack import attacking, pgd
+from bench.attack import PGD, attacking
 from bench.data.views import StrongView, WeakView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder
@@ -160,13 +160,10 @@ class PseudoATStage(Stage):
     def _attack(self, images: Tensor, target: Tensor, generator: torch.Generator) -> Tensor:
         student = self.encoder.prepared()
         with attacking(self.projector):
-            return pgd(
+            return PGD.of(self.plan)(
                 lambda x: negative_cosine(self.projector(student(x)), target),
                 images,
                 threat=self._threat,
-                steps=self.plan.steps,
-                step_size=self.plan.step_size * self._threat.eps,
-                start=self.plan.start,
                 generator=generator,
             )
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.attack import attacking, pgd
+from bench.attack import PGD, attacking
 from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, mlp
@@ -169,15 +169,7 @@ class RoCLStage(Stage):
                 groups = zip(self._groups(self.projector(encoder(x))), targets, strict=True)
                 return torch.cat([instance_loss(z, target, self.plan.temperature) for z, target in groups])
 
-            return pgd(
-                objective,
-                images,
-                threat=self._threat,
-                steps=self.plan.steps,
-                step_size=self.plan.step_size * self._threat.eps,
-                start=self.plan.start,
-                generator=generator,
-            )
+            return PGD.of(self.plan)(objective, images, threat=self._threat, generator=generator)
 
     def _extra_term(self, attacked: Tensor, others: Tensor) -> Tensor:
         """Return the mean over the groups of NT-Xent between their attacked and second views."""

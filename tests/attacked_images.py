@@ -1,10 +1,14 @@
 """Images where rounding is at its worst, a net with all that an attack could disturb, and PGD on them."""
 
+from collections.abc import Callable
+from typing import Any
+
+import pytest
 import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import Objective, Threat, pgd
+from bench.attack import PGD, Objective, Threat
 from bench.recipe import Start
 
 LINF, L2 = Threat(eps=8 / 255), Threat(norm="l2", eps=0.5)
@@ -20,7 +24,16 @@ def run_pgd(
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """PGD with the papers' step of 2/255."""
-    return pgd(objective, images, threat=LINF, steps=steps, step_size=2 / 255, start=start, generator=generator)
+    return PGD(steps, 0.25, start)(objective, images, threat=LINF, generator=generator)
+
+
+def replace_pgd(patch: pytest.MonkeyPatch, stand_in: Callable[..., Tensor]) -> None:
+    """Let ``stand_in(objective, images, attack=..., threat=..., generator=...)`` stand in for every PGD attack."""
+
+    def call(attack: PGD, objective: Objective, images: Tensor, **how: Any) -> Tensor:
+        return stand_in(objective, images, attack=attack, **how)
+
+    patch.setattr(PGD, "__call__", call)
 
 
 DTYPES = (torch.float32, torch.float64)

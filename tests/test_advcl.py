@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from attacked_images import replace_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import pgd
+from bench.attack import PGD
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import MethodContext, Stage
@@ -236,16 +237,16 @@ def test_attacks_ascend_within_the_ball_and_leave_parameters_alone(monkeypatch: 
     stage, ctx = labelled_stage()
     attacks: list[dict[str, Any]] = []
 
-    def spy(objective: Callable[[Tensor], Tensor], images: Tensor, **settings: Any) -> Tensor:
+    def spy(objective: Callable[[Tensor], Tensor], images: Tensor, attack: PGD, **how: Any) -> Tensor:
         assert stage.encoder.training
         assert not any(p.requires_grad for p in stage.parameters())
-        result = pgd(objective, images, **settings)
+        *_, result = attack.iterates(objective, images, **how)
         with torch.no_grad():
             values = [float(objective(x).sum()) for x in (images, result)]
-        attacks.append({**settings, "images": images, "result": result, "values": values})
+        attacks.append({**how, "attack": attack, "images": images, "result": result, "values": values})
         return result
 
-    monkeypatch.setattr("methods.advcl.pgd", spy)
+    replace_pgd(monkeypatch, spy)
     views = views_of(stage, ctx)
     stage(views)
     assert all(p.requires_grad for p in stage.parameters())
@@ -253,8 +254,7 @@ def test_attacks_ascend_within_the_ball_and_leave_parameters_alone(monkeypatch: 
     for attack in attacks:
         assert attack["images"] is views.weak
         assert attack["threat"].eps == EPS
-        assert (attack["steps"], attack["start"]) == (5, "uniform")
-        assert attack["step_size"] == pytest.approx(2 / 255)
+        assert attack["attack"] == PGD(steps=5, step_size=0.25, start="uniform")
         assert attack["generator"] is views.generator
         result = attack["result"]
         assert (result - views.weak).abs().max() <= EPS

@@ -21,10 +21,11 @@ from ap_dpe_toys import (
     unit_images,
     views_of,
 )
+from attacked_images import replace_pgd
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import attacking
+from bench.attack import PGD, attacking
 from bench.attack.threat import Threat
 from bench.errors import BenchError, InterruptedRunError
 from bench.nn import build_encoder
@@ -89,14 +90,14 @@ class Recorded:
 def test_the_joint_attack_climbs_every_loss_and_the_diversity(monkeypatch: pytest.MonkeyPatch) -> None:
     """One attack on all three pictures; its gradient is g_t + 0.1 dh/dx_t up to the factor of the batch."""
     recorded = Recorded()
-    monkeypatch.setattr(stage, "pgd", recorded)
+    replace_pgd(monkeypatch, recorded)
     built = stage_of(steps=10)
     puzzles, generator = views_of(built)
     built.forward(stage._Views(puzzles, generator))
     ((_, images, how),) = recorded.calls
     assert torch.equal(images, torch.cat([puzzle.images for puzzle in puzzles.values()]))
     assert how.pop("generator") is generator
-    assert how == {"threat": Threat(eps=EPS), "steps": 10, "step_size": 0.25 * EPS, "start": "uniform"}
+    assert how == {"threat": Threat(eps=EPS), "attack": PGD(10, 0.25, "uniform")}
 
     built.double()
     tied = [(built._pretexts[name], puzzles[name].answer) for name in puzzles]
@@ -152,7 +153,7 @@ def test_the_loss_is_the_mean_of_six_and_the_signed_diversity() -> None:
 @pytest.mark.parametrize("name", ["jigsaw", "rotation"])
 def test_a_single_task_is_half_clean_half_attacked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shifted = lambda objective, images, **how: (images + 0.02).clamp(0, 1)  # noqa: E731
-    monkeypatch.setattr(stage, "pgd", shifted)
+    replace_pgd(monkeypatch, shifted)
     built = stage_of(task=name)
     views = views_of(built)
     loss = built(views)
@@ -170,7 +171,7 @@ def test_a_single_task_is_half_clean_half_attacked(name: str, monkeypatch: pytes
 @pytest.mark.usefixtures("shallow")
 def test_without_the_term_tasks_are_attacked_one_by_one_and_the_stage_says_ap(monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = Recorded()
-    monkeypatch.setattr(stage, "pgd", recorded)
+    replace_pgd(monkeypatch, recorded)
     built = stage_of(h_weight=0)
     loss = built(views_of(built))
     assert built.name == "ap"

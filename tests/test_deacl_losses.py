@@ -1,16 +1,17 @@
 """DeACL's loss forms and its contrastive term against loops: each is what its name says."""
 
 import math
+from collections import deque
 from typing import Any, get_args
 
 import pytest
 import torch
+from attacked_images import replace_pgd
 from deacl_stages import embeddings, stages_of, step_of
 from torch import Tensor
 
-from bench.attack import pgd
+from bench.attack import PGD
 from bench.zoo import digest
-from methods import deacl
 from methods.deacl import PseudoATSettings
 from methods.deacl_losses import LOSS_FORMS, LossName, cosine, divergence, identification
 from methods.losses import nt_xent
@@ -95,14 +96,13 @@ def test_a_loss_form_is_what_its_name_says(name: LossName) -> None:
 
 
 def test_no_loss_form_changes_the_attack_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    attacked = []
-    original = pgd
+    attacked: list[Tensor] = []
 
-    def recording(*args: Any, **kwargs: Any) -> Tensor:
-        attacked.append(original(*args, **kwargs))
+    def recording(objective: Any, images: Tensor, attack: PGD, **how: Any) -> Tensor:
+        attacked.extend(deque(attack.iterates(objective, images, **how), maxlen=1))
         return attacked[-1]
 
-    monkeypatch.setattr(deacl, "pgd", recording)
+    replace_pgd(monkeypatch, recording)
     states = []
     for name in ("ce2gt_ae2ce", "pgd", "ce2gt_ae2ce_infonce"):
         _, _, stage = stages_of(stage2__loss=name)

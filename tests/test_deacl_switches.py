@@ -6,17 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from attacked_images import replace_pgd
 from deacl_stages import CPU, pixels, recipe_of, stages_of, step_of
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.attack import pgd
+from bench.attack import PGD
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError
 from bench.method import StepLoss
 from bench.train import train
 from bench.zoo import digest
-from methods import deacl
 from methods.deacl import DeACLConfig, PseudoATStage
 
 # Off means as published
@@ -41,13 +41,10 @@ class Published(PseudoATStage):
         with torch.no_grad():
             target = self.teacher(images)
         student = self.encoder.prepared()
-        adversarial = pgd(
+        adversarial = PGD(5, 0.25, "uniform")(
             lambda x: -F.cosine_similarity(student(x), target, dim=1),
             images,
             threat=self._threat,
-            steps=5,
-            step_size=0.25 * self._threat.eps,
-            start="uniform",
             generator=generator,
         )
         clean, attacked = self.encoder(torch.cat([images, adversarial])).chunk(2)
@@ -93,7 +90,7 @@ def test_teacher_and_clean_student_see_one_view_and_the_attack_starts_from_the_o
         seen["attacked"] = images
         return images + 0.01
 
-    monkeypatch.setattr(deacl, "pgd", attack)
+    replace_pgd(monkeypatch, attack)
     stage.teacher.register_forward_pre_hook(lambda module, inputs: seen.update(teacher=inputs[0]))
     stage.encoder.register_forward_pre_hook(lambda module, inputs: seen.update(student=inputs[0]))
     views, _ = step_of(stage)
@@ -142,7 +139,7 @@ def test_the_projector_of_stage_1_stands_on_both_networks(name: str, monkeypatch
         return images
 
     modes: list[bool] = []
-    monkeypatch.setattr(deacl, "pgd", attack)
+    replace_pgd(monkeypatch, attack)
     frozen = digest(stage.teacher.state_dict())
     _, loss = step_of(stage)
     assert torch.allclose(objective[0], -torch.ones(4), atol=1e-5)  # still the teacher's copy: cosine 1

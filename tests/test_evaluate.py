@@ -10,7 +10,7 @@ from evaluations import short_attacks as short_attacks
 from evaluations import whole as whole
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.evaluate import Evaluation, autoattack_images
 
 # What the numbers are
@@ -41,13 +41,10 @@ def test_ra_is_surviving_every_restart_of_pgd(tmp_path: Path, restarts: int) -> 
         images, labels = pixels()[first : first + 5], SPLIT.labels[first : first + 5]
         robust = torch.ones(len(labels), dtype=torch.bool)
         for restart in range(restarts):
-            x_adv = pgd(
+            x_adv = PGD(1, 0.25, "uniform")(
                 cross_entropy_objective(model, labels),
                 images,
                 threat=Threat(eps=0.4),
-                steps=1,
-                step_size=0.25 * 0.4,
-                start="uniform",
                 generator=rng.generator(0, "pgd", first, restart),
             )
             robust &= model(x_adv).argmax(1) == labels

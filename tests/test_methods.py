@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from attacked_images import replace_pgd
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import Objective, Threat
+from bench.attack import PGD, Objective, Threat
 from bench.method import METHODS, Method, MethodContext, Stage
 from bench.nn import Encoder
 from bench.recipe import DatasetFacts, Tier, build_recipe
 from bench.train import train
-from methods import deacl
 from methods.losses import negative_cosine
 
 CPU = torch.device("cpu")
@@ -217,7 +217,7 @@ def gradients(loss: Tensor, encoder: Encoder) -> Tensor:
 def test_the_loss_is_equation_4(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     images, _, views = double_views(stages)
     adversarial = shifted(images)
-    monkeypatch.setattr(deacl, "pgd", Recorded(adversarial))
+    replace_pgd(monkeypatch, Recorded(adversarial))
     student = deepcopy(stages.second.encoder)
     expected = slow_equation_4(student, stages.teacher(), images, adversarial)
     loss = stages.second(views)
@@ -234,7 +234,7 @@ def test_the_loss_is_equation_4(stages: Stages, monkeypatch: pytest.MonkeyPatch)
 def test_the_clean_branch_is_pulled_too(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     images, _, views = double_views(stages)
     adversarial = shifted(images)
-    monkeypatch.setattr(deacl, "pgd", Recorded(adversarial))
+    replace_pgd(monkeypatch, Recorded(adversarial))
     teacher, student = stages.teacher(), stages.second.encoder
     found = gradients(stages.second(views).total, student)
     expected, detached = (
@@ -253,7 +253,7 @@ def test_lambda_weighs_the_adversarial_term(monkeypatch: pytest.MonkeyPatch) -> 
         stages = Stages(stage2__lam=lam)
         unsettle(stages.second.encoder, seed=6)
         views = stages.views()
-        monkeypatch.setattr(deacl, "pgd", Recorded(shifted(views.images)))
+        replace_pgd(monkeypatch, Recorded(shifted(views.images)))
         loss = stages.second.train()(views)
         totals.append(float(loss.total.detach()))
         assert totals[-1] == pytest.approx(float(loss.scalars["distance"] + lam * loss.scalars["robustness"]))
@@ -275,7 +275,7 @@ def test_the_teacher_learns_nothing(stages: Stages) -> None:
 def test_batch_norm_moves_once_a_step_over_the_mixed_batch(stages: Stages, monkeypatch: pytest.MonkeyPatch) -> None:
     images, _, views = double_views(stages)
     adversarial = shifted(images)
-    monkeypatch.setattr(deacl, "pgd", Recorded(adversarial))
+    replace_pgd(monkeypatch, Recorded(adversarial))
     encoder = stages.second.encoder
     before, stem = state_of(encoder), encoder.get_submodule("backbone.conv1")
     maps = stem(encoder.normalise(torch.cat([images, adversarial])))
@@ -305,7 +305,7 @@ def test_the_attack_pushes_the_student_away_from_the_teachers_target(
 ) -> None:
     images, generator, views = double_views(stages)
     recorded = Recorded(images)
-    monkeypatch.setattr(deacl, "pgd", recorded)
+    replace_pgd(monkeypatch, recorded)
     student, teacher = (deepcopy(part).eval() for part in (stages.second.encoder, stages.teacher()))
     stages.second(views)
     with torch.no_grad():
@@ -318,8 +318,7 @@ def test_the_attack_pushes_the_student_away_from_the_teachers_target(
     numbers = recorded.numbers
     assert torch.equal(recorded.images, images)
     assert numbers["threat"] == Threat(norm="linf", eps=EPS)
-    assert (numbers["steps"], numbers["start"]) == (5, "uniform")
-    assert numbers["step_size"] == pytest.approx(EPS / 4, abs=1e-15)
+    assert numbers["attack"] == PGD(steps=5, step_size=0.25, start="uniform")
     assert numbers["generator"] is generator
 
 

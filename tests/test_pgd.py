@@ -23,7 +23,7 @@ from attacked_images import (
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import Threat, attacking, cross_entropy_objective, iterates, pgd
+from bench.attack import PGD, Threat, attacking, cross_entropy_objective
 from bench.errors import BenchError
 from bench.recipe import Start
 
@@ -37,15 +37,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_linf_closed_form_on_a_linear_objective(start: Start, dtype: torch.dtype) -> None:
     images, weight = edge_images(dtype), noise("weight", dtype)
-    x = pgd(
-        linear(weight),
-        images,
-        threat=LINF,
-        steps=8,
-        step_size=LINF.eps / 4,  # 8 * eps / 4 crosses the ball from side to side
-        start=start,
-        generator=rng.generator(0, "attack"),
-    )
+    attack = PGD(8, 0.25, start)  # 8 * eps / 4 crosses the ball from side to side
+    x = attack(linear(weight), images, threat=LINF, generator=rng.generator(0, "attack"))
     assert x.dtype == dtype
     best = (images + LINF.eps * weight.sign()).clamp(0, 1)
     # A Gaussian start may lie a little outside [0, 1] and so needs a little more than a start in the ball.
@@ -56,15 +49,8 @@ def test_linf_closed_form_on_a_linear_objective(start: Start, dtype: torch.dtype
 @pytest.mark.parametrize("start", STARTS)
 def test_l2_closed_form_on_a_linear_objective(start: Start) -> None:
     images, weight = inner_images(), noise("weight")
-    x = pgd(
-        linear(weight),
-        images,
-        threat=L2,
-        steps=20,
-        step_size=5 * L2.eps,  # the angle to the weight shrinks about sixfold a step
-        start=start,
-        generator=rng.generator(0, "attack"),
-    )
+    attack = PGD(20, 5, start)  # the angle to the weight shrinks about sixfold a step
+    x = attack(linear(weight), images, threat=L2, generator=rng.generator(0, "attack"))
     best = images + L2.eps * weight / weight.flatten(1).norm(dim=1)[:, None, None, None]
     torch.testing.assert_close(x, best, rtol=0, atol=1e-6)
 
@@ -72,11 +58,11 @@ def test_l2_closed_form_on_a_linear_objective(start: Start) -> None:
 @pytest.mark.parametrize("start", STARTS)
 def test_no_step_lowers_a_linear_objective(start: Start) -> None:
     weight, generator = noise("weight"), rng.generator(0, "attack")
-    step = {"steps": 6, "start": start, "generator": generator}
-    run = list(iterates(linear(weight), edge_images(), threat=LINF, step_size=0.01, **step))  # type: ignore[arg-type]
+    attack = PGD(6, 0.3, start)
+    run = list(attack.iterates(linear(weight), edge_images(), threat=LINF, generator=generator))
     for before, after in pairwise(run):
         assert ((after - before) * weight >= 0).all()  # pixel by pixel, exactly
-    run = list(iterates(linear(weight), inner_images(), threat=L2, step_size=0.1, **step))  # type: ignore[arg-type]
+    run = list(attack.iterates(linear(weight), inner_images(), threat=L2, generator=generator))
     values = torch.stack([linear(weight.double())(x.double()) for x in run])
     assert (values.diff(dim=0) >= -1e-6).all()
     assert (values[-1] > values[0]).all()
@@ -84,10 +70,10 @@ def test_no_step_lowers_a_linear_objective(start: Start) -> None:
 
 def test_each_image_is_attacked_as_if_alone() -> None:
     net, images = Net().eval().double(), edge_images(torch.float64)
-    kind = {"threat": LINF, "steps": 4, "step_size": 0.01, "start": "clean"}
-    together = pgd(cross_entropy_objective(net, LABELS), images, **kind)  # type: ignore[arg-type]
+    attack = PGD(4, 0.3, "clean")
+    together = attack(cross_entropy_objective(net, LABELS), images, threat=LINF)
     alone = [
-        pgd(cross_entropy_objective(net, LABELS[i : i + 1]), images[i : i + 1], **kind)  # type: ignore[arg-type]
+        attack(cross_entropy_objective(net, LABELS[i : i + 1]), images[i : i + 1], threat=LINF)
         for i in range(len(images))
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-9)
@@ -101,15 +87,8 @@ def test_cross_entropy_of_equal_logits_is_log_of_the_classes() -> None:
 
 def test_the_kth_iterate_is_pgd_with_k_steps() -> None:
     objective = cross_entropy_objective(Net().eval(), LABELS)
-    run = iterates(
-        objective,
-        edge_images(),
-        threat=LINF,
-        steps=3,
-        step_size=2 / 255,
-        start="uniform",
-        generator=rng.generator(0, "attack"),
-    )
+    attack = PGD(3, 0.25, "uniform")
+    run = attack.iterates(objective, edge_images(), threat=LINF, generator=rng.generator(0, "attack"))
     for steps, x in enumerate(run):
         generator = rng.generator(0, "attack")
         alone = run_pgd(objective, edge_images(), steps=steps, generator=generator)
@@ -127,15 +106,7 @@ def first_seen(start: Start, images: Tensor, threat: Threat, seed: int = 0) -> T
         seen.append(x.detach().clone())
         return x.flatten(1).sum(1)
 
-    pgd(
-        objective,
-        images,
-        threat=threat,
-        steps=1,
-        step_size=0.01,
-        start=start,
-        generator=rng.generator(seed, "attack"),
-    )
+    PGD(1, 0.25, start)(objective, images, threat=threat, generator=rng.generator(seed, "attack"))
     return seen[0]
 
 
@@ -191,7 +162,7 @@ def test_a_random_start_needs_a_generator(start: Start) -> None:
 
 def test_a_misspelt_start_is_refused() -> None:
     with pytest.raises(BenchError, match=r"unknown start 'unifrom'. Did you mean 'uniform'"):
-        pgd(linear(noise("weight")), edge_images(), threat=LINF, steps=1, step_size=0.01, start="unifrom")  # type: ignore[arg-type]
+        PGD(1, 0.25, "unifrom")  # type: ignore[arg-type]
 
 
 # What it leaves untouched
@@ -215,10 +186,7 @@ def test_works_under_no_grad_and_leaves_the_grad_mode_alone() -> None:
     expected = attack(net, images)
     with torch.no_grad():
         assert torch.equal(attack(net, images), expected)
-        run = iterates(
-            cross_entropy_objective(net, LABELS), images, threat=LINF, steps=2, step_size=0.01, start="clean"
-        )
-        for _ in run:
+        for _ in PGD(2, 0.25, "clean").iterates(cross_entropy_objective(net, LABELS), images, threat=LINF):
             assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
     assert not torch.equal(expected, images)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, iterates, pgd
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.data import Split
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluate import Swept, evaluate, sweep
@@ -143,15 +143,14 @@ def test_a_step_sweep_is_separate_evaluations_of_each_size(tmp_path: Path) -> No
 def test_the_iterates_are_those_of_separate_runs_bit_for_bit() -> None:
     images, labels = SPLIT.images.float().div(255), SPLIT.labels
 
-    def attack(work: Any, steps: int) -> Any:
-        objective = cross_entropy_objective(classifier(), labels)
-        generator = rng.generator(0, "pgd", 0, 0)
-        settings = {"threat": Threat(eps=0.05), "step_size": 0.0125, "start": "uniform", "generator": generator}
-        return work(objective, images, steps=steps, **settings)
+    objective = cross_entropy_objective(classifier(), labels)
 
-    trajectory = list(attack(iterates, 9))
+    def how() -> dict[str, Any]:
+        return {"threat": Threat(eps=0.05), "generator": rng.generator(0, "pgd", 0, 0)}
+
+    trajectory = list(PGD(9, 0.25, "uniform").iterates(objective, images, **how()))
     for steps in STEPS.steps:
-        assert trajectory[steps].equal(attack(pgd, steps))
+        assert trajectory[steps].equal(PGD(steps, 0.25, "uniform")(objective, images, **how()))
 
 
 def test_an_eps_sweep_is_separate_evaluations_of_each_radius(tmp_path: Path) -> None:
@@ -178,13 +177,10 @@ def test_the_worst_so_far_is_what_a_loop_over_all_iterates_finds(tmp_path: Path)
         images = SPLIT.images[first : first + 7].float().div(255)
         labels = SPLIT.labels[first : first + 7]
         alive = torch.ones(len(labels), dtype=torch.bool)
-        run = iterates(
+        run = PGD(9, 2.0, "uniform").iterates(
             cross_entropy_objective(model, labels),
             images,
             threat=Threat(eps=0.02),
-            steps=9,
-            step_size=0.04,
-            start="uniform",
             generator=rng.generator(0, "pgd", first, 0),
         )
         for step, x_adv in enumerate(run):

@@ -9,7 +9,7 @@ from attacked_images import DTYPES, FORMATS, L2, LABELS, LINF, STARTS, Net, edge
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, iterates
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.errors import BenchError
 from bench.recipe import Norm, Start
 
@@ -86,17 +86,8 @@ def test_every_iterate_is_inside_to_the_last_bit(
 ) -> None:
     images = edge_images().contiguous(memory_format=memory_format)
     objective = cross_entropy_objective(Net().eval(), LABELS)
-    run = list(
-        iterates(
-            objective,
-            images,
-            threat=threat,
-            steps=3,
-            step_size=0.7 * threat.eps + 1e-3,
-            start=start,
-            generator=rng.generator(0, "attack"),
-        )
-    )
+    attack = PGD(3, 0.7, start)
+    run = list(attack.iterates(objective, images, threat=threat, generator=rng.generator(0, "attack")))
     assert len(run) == 4  # the projected start is the first
     for x in run:
         assert_inside(x, images, threat)

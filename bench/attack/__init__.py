@@ -1,11 +1,12 @@
-"""Attacks: what an attacker may do (`Threat`), how hard it tries (`pgd`, AutoAttack), on frozen models."""
+"""Attacks: what an attacker may do (`Threat`), how hard it tries (`PGD`, AutoAttack), on frozen models."""
 
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
 from bench.attack.frozen import attacking
-from bench.attack.pgd import Objective, cross_entropy_objective, iterates, pgd
+from bench.attack.pgd import PGD, Objective, cross_entropy_objective
 from bench.attack.threat import Ball, Threat
 
 __all__ = [
+    "PGD",
     "AutoAttackResult",
     "AutoAttackState",
     "Ball",
@@ -14,6 +15,4 @@ __all__ = [
     "attacking",
     "auto_attack",
     "cross_entropy_objective",
-    "iterates",
-    "pgd",
 ]

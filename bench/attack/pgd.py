@@ -2,7 +2,8 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import get_args
+from dataclasses import dataclass
+from typing import Protocol, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -19,71 +20,94 @@ unless that is the point (contrastive losses)."""
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
 
-def pgd(
-    objective: Objective,
-    images: Tensor,
-    *,
-    threat: Threat,
-    steps: int,
-    step_size: float,
-    start: Start,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    """Return the last of ``steps`` projected ascent steps on ``objective``, inside the ball to the last bit.
+class PGDSettings(Protocol):
+    """A section of a recipe that describes the attack of a training stage."""
 
-    Args:
-        objective: what is maximised, [B, C, H, W] -> [B].
-        images: [B, C, H, W], float32 or float64, in [0, 1]; the result keeps their memory format.
-        threat: the ball to stay in.
-        steps: gradient steps; with 0 the start is returned, projected.
-        step_size: length of a step in pixel units, such as 2/255.
-        start: where the first gradient is taken.
-        generator: decides the start, on the images' device; needed by every start but "clean".
+    @property
+    def steps(self) -> int:
+        """Gradient steps."""
+        ...
 
-    Raises:
-        BenchError: an unknown start, or a random one without a generator.
+    @property
+    def step_size(self) -> float:
+        """In units of eps."""
+        ...
+
+    @property
+    def start(self) -> Start:
+        """Where the first gradient is taken."""
+        ...
+
+
+@dataclass(frozen=True)
+class PGD:
+    """Projected ascent on any objective, inside the ball to the last bit.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks" (2018), section 2.1.
     """
-    run = iterates(
-        objective,
-        images,
-        threat=threat,
-        steps=steps,
-        step_size=step_size,
-        start=start,
-        generator=generator,
-    )
-    return deque(run, maxlen=1).pop()  # one iterate in memory at a time
 
+    steps: int
+    """Gradient steps; with 0 the start is returned, projected."""
+    step_size: float
+    """Length of a step in units of eps: 0.25 is 2/255 at 8/255."""
+    start: Start
+    """Where the first gradient is taken."""
 
-def iterates(
-    objective: Objective,
-    images: Tensor,
-    *,
-    threat: Threat,
-    steps: int,
-    step_size: float,
-    start: Start,
-    generator: torch.Generator | None = None,
-) -> Iterator[Tensor]:
-    """Yield the projected start and then each step: the k-th is what `pgd` with ``steps=k`` returns.
+    def __post_init__(self) -> None:
+        if self.start not in get_args(Start):
+            raise unknown("start", self.start, get_args(Start))
 
-    Arguments and errors are those of `pgd`.
-    """
-    images = images.detach()
-    ball = threat.around(images)
-    x = _start(ball, images, start, generator)
-    yield ball.project(x)
-    for _ in range(steps):
-        # From the raw start: the papers' noise may leave [0, 1] until the first projection.
-        x = ball.project(x + step_size * ball.step(_gradient(objective, x)))
-        yield x
+    @classmethod
+    def of(cls, settings: PGDSettings) -> Self:
+        """Return the attack that ``settings`` describe."""
+        return cls(settings.steps, settings.step_size, settings.start)
+
+    def __call__(
+        self,
+        objective: Objective,
+        images: Tensor,
+        *,
+        threat: Threat,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Return the last iterate.
+
+        Args:
+            objective: what is maximised, [B, C, H, W] -> [B].
+            images: [B, C, H, W], float32 or float64, in [0, 1]; the result keeps their memory format.
+            threat: the ball to stay in.
+            generator: decides the start, on the images' device; needed by every start but "clean".
+
+        Raises:
+            BenchError: a random start without a generator.
+        """
+        run = self.iterates(objective, images, threat=threat, generator=generator)
+        return deque(run, maxlen=1).pop()  # one iterate in memory at a time
+
+    def iterates(
+        self,
+        objective: Objective,
+        images: Tensor,
+        *,
+        threat: Threat,
+        generator: torch.Generator | None = None,
+    ) -> Iterator[Tensor]:
+        """Yield the projected start and then each step: the k-th is what the attack with ``steps=k`` returns.
+
+        Arguments and errors are those of a call.
+        """
+        images = images.detach()
+        ball = threat.around(images)
+        length = self.step_size * threat.eps
+        x = _start(ball, images, self.start, generator)
+        yield ball.project(x)
+        for _ in range(self.steps):
+            # From the raw start: the papers' noise may leave [0, 1] until the first projection.
+            x = ball.project(x + length * ball.step(_gradient(objective, x)))
+            yield x
 
 
 def _start(ball: Ball, images: Tensor, start: Start, generator: torch.Generator | None) -> Tensor:
-    if start not in get_args(Start):
-        raise unknown("start", start, get_args(Start))
     if start == "clean":
         return images
     if generator is None:

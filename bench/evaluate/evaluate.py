@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import AutoAttackState, Threat, auto_attack, cross_entropy_objective, pgd
+from bench.attack import PGD, AutoAttackState, Threat, auto_attack, cross_entropy_objective
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
 from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
@@ -122,19 +122,17 @@ class _Evaluation:
 
     def _pgd(self) -> None:
         settings = self.settings
+        attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
         name = f"RA, PGD-{settings.pgd_steps}"
         self.reporter.begin(name, len(self.test.labels), done=len(self.state.robust))
         for first, images, labels in self._batches(len(self.state.robust)):
             clock = Clock()
             robust = torch.ones_like(labels, dtype=torch.bool)
             for restart in range(settings.pgd_restarts):
-                x_adv = pgd(
+                x_adv = attack(
                     cross_entropy_objective(self.attacked, labels),
                     images,
                     threat=self.threat,
-                    steps=settings.pgd_steps,
-                    step_size=settings.pgd_step_size * self.threat.eps,
-                    start=settings.pgd_start,
                     generator=rng.generator(self.seed, "pgd", first, restart, device=self.device),
                 )
                 with torch.no_grad():

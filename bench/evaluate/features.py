@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.data import Split
 from bench.nn import Classifier
 from bench.recipe import Recipe
@@ -29,17 +29,15 @@ def attacked_features(
     """
     classifier, settings = classifier.to(device).eval(), recipe.evaluate
     attacked, threat = classifier.prepared(), Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
+    attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
     found = []
     for first in range(0, len(split), settings.batch_size):
         stop.check()
         batch = slice(first, first + settings.batch_size)
-        x_adv = pgd(
+        x_adv = attack(
             cross_entropy_objective(attacked, split.labels[batch].to(device)),
             split.images[batch].to(device).float().div(255),
             threat=threat,
-            steps=settings.pgd_steps,
-            step_size=settings.pgd_step_size * threat.eps,
-            start=settings.pgd_start,
             generator=rng.generator(seed, "pgd", first, 0, device=device),
         )
         with torch.no_grad():

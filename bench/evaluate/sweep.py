@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import Threat, iterates
+from bench.attack import PGD, Threat
 from bench.data import Split
 from bench.evaluate.state import SavedState, load_state
 from bench.nn import Classifier
@@ -131,13 +131,10 @@ class _Attack:
             seen.append(logits.detach().argmax(1) == labels)
             return F.cross_entropy(logits, labels, reduction="none")
 
-        run = iterates(
+        run = PGD(settings.steps[-1], settings.step_size, settings.start).iterates(
             objective,
             images,
             threat=Threat(norm=settings.norm, eps=eps),
-            steps=settings.steps[-1],
-            step_size=settings.step_size * eps,
-            start=settings.start,
             generator=rng.generator(self._seed, "pgd", first, 0, device=images.device),
         )
         return list(self._verdicts(run, labels, seen))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.attack import Objective, Threat, cross_entropy_objective, pgd
+from bench.attack import PGD, Objective, Threat, cross_entropy_objective
 from bench.method import StepLoss
 from bench.nn import Classifier, Encoder, branches
 from bench.protocol.stage import Labelled, ProtocolStage, accuracy
@@ -49,15 +49,7 @@ class AdversarialStage(ProtocolStage[A]):
         objective = (
             cross_entropy_objective(attacked, labels) if self.plan.loss == "pgd" else self._away(images, attacked)
         )
-        return pgd(
-            objective,
-            images,
-            threat=self._threat,
-            steps=self.plan.steps,
-            step_size=self.plan.step_size * self._threat.eps,
-            start=self.plan.start,
-            generator=generator,
-        )
+        return PGD.of(self.plan)(objective, images, threat=self._threat, generator=generator)
 
     @torch.no_grad()
     def _away(self, images: Tensor, attacked: Classifier) -> Objective:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.errors import BenchError
 from bench.nn import Classifier
 from bench.recipe import ProtocolSettings
@@ -79,16 +79,10 @@ class BestEpoch(nn.Module):
         right = 0
         generator = rng.generator(self._seed, self._settings.section, "selection", device=images.device)
         size = self._settings.batch_size
+        attack = PGD(self._settings.selection_steps, _STEP_SIZE, "uniform")
         for batch, target in zip(images.split(size), labels.split(size), strict=True):
-            adversarial = pgd(
-                cross_entropy_objective(attacked, target),
-                batch.float() / 255,
-                threat=self._threat,
-                steps=self._settings.selection_steps,
-                step_size=_STEP_SIZE * self._threat.eps,
-                start="uniform",
-                generator=generator,
-            )
+            objective = cross_entropy_objective(attacked, target)
+            adversarial = attack(objective, batch.float() / 255, threat=self._threat, generator=generator)
             with torch.no_grad():
                 right += int((attacked(adversarial).argmax(1) == target).sum())
         return right / len(labels)

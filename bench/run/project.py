@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
@@ -132,8 +132,10 @@ def _attack_seconds(run: Run, classifier: Classifier) -> _AttackSeconds:
     objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
     threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
 
+    attack = PGD(steps=1, step_size=0.0, start="clean")
+
     def gradient() -> Tensor:
-        return pgd(objective, images, threat=threat, steps=1, step_size=0.0, start="clean")
+        return attack(objective, images, threat=threat)
 
     @torch.no_grad()
     def value() -> Tensor:

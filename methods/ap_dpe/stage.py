@@ -6,7 +6,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from bench.attack import Objective, attacking, pgd
+from bench.attack import PGD, Objective, attacking
 from bench.errors import BenchError
 from bench.method import MethodContext, Stage, StepLoss
 from bench.nn import Encoder
@@ -126,13 +126,10 @@ class PretextStage(Stage):
         attacked: dict[str, Tensor] = {}
         with attacking(self, train_mode=True):
             for names in [list(puzzles)] if self._diverse else [[name] for name in puzzles]:
-                x = pgd(
+                x = PGD.of(self.plan)(
                     self._objective([(self._pretexts[name], puzzles[name].answer) for name in names], generator),
                     torch.cat([puzzles[name].images for name in names]),
                     threat=self._threat,
-                    steps=self.plan.steps,
-                    step_size=self.plan.step_size * self._threat.eps,
-                    start=self.plan.start,
                     generator=generator,
                 )
                 attacked |= dict(zip(names, x.chunk(len(names)), strict=True))

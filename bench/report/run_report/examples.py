@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat, cross_entropy_objective, pgd
+from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.data import Dataset
 from bench.report.fates import Fate, fates
 from bench.run import Finished
@@ -40,20 +40,17 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     Raises:
         BenchError: the classifier's weights are missing, damaged, or not those of the record.
     """
-    record = finished.record
+    record, settings = finished.record, finished.recipe.evaluate
     found = fates(record.sa, record.ra.outcome)
     chosen = [place for fate in Fate for place in [i for i, each in enumerate(found) if each is fate][:of_each]]
     classifier = finished.classifier(dataset, device)
     images = dataset.test.images[chosen].to(device).float().div(255)
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
-    adversarial = pgd(
+    adversarial = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)(
         cross_entropy_objective(classifier.prepared(), labels),
         images,
         threat=threat,
-        steps=record.ra.steps,
-        step_size=record.ra.step_size,
-        start=finished.recipe.evaluate.pgd_start,
         generator=rng.generator(record.seed, "report", finished.protocol, device=device),
     )
     with torch.no_grad():
