@@ -1,19 +1,21 @@
 """Files that are either whole or absent: atomic writes, and readers that notice damage."""
 
+import fcntl
+import glob
 import json
+import math
 import os
-import shutil
+import re
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFileError
 
-_UNFINISHED = ".unfinished"
-_CONTENTS = "CONTENTS"
-"""In a generated folder: the files in it, one a line, so that nobody else's are ever replaced."""
+UNFINISHED = ".unfinished"
+"""How the names of files end that are not written to their end."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -27,64 +29,80 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_stream(path: Path, parts: Iterable[bytes]) -> None:
     """Write what would not fit into memory at once, part by part, as :func:`write_bytes` does."""
+    with _written(path, parts) as temporary:
+        os.replace(temporary, path)
+
+
+def create_bytes(path: Path, content: bytes) -> bool:
+    """Write ``content`` to ``path`` as :func:`write_bytes` does, unless a file is there already.
+
+    Returns whether it was written: of several processes that create the same file, one is told so.
+    """
+    with _written(path, [content]) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without links: the name is taken first, and filled at once
+            try:
+                path.touch(exist_ok=False)
+            except FileExistsError:
+                return False
+            os.replace(temporary, path)
+    return True
+
+
+@contextmanager
+def _written(path: Path, parts: Iterable[bytes]) -> Iterator[str]:
+    """Yield the name of a file beside ``path`` that holds ``parts``; it is gone afterwards, or has another name."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            dir=path.parent, prefix=f".{path.name}.", suffix=_UNFINISHED, delete=False
-        ) as file:
+        _remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"))
+        with _open_temporary(path) as file:
             temporary = file.name
             for part in parts:
                 file.write(part)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        temporary = None
+            os.chmod(temporary, 0o666 & ~_umask())
+            yield temporary
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise refusal(path, error) from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            with suppress(OSError):  # on a disk that has just become read-only; the first error is the one to tell
+                Path(temporary).unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def _open_temporary(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
+    """Return a new file beside ``path``, locked for as long as it is open, so that nobody takes it for litter."""
+    while True:
+        file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED, delete=False)  # noqa: SIM115 (the caller closes it)
+        with suppress(OSError):  # some network disks know no locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):
+            return file
+        file.close()  # another process took it for litter before it was locked
+
+
+def _remove_abandoned(paths: Iterable[Path]) -> None:
+    """Delete those of the temporary files ``paths`` that no living process writes."""
+    for path in paths:
+        with suppress(OSError), path.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, values: Any) -> None:
     """Write plain ``values`` as indented JSON, atomically; see :func:`write_bytes`."""
-    write_bytes(path, (json.dumps(values, indent=1, allow_nan=False) + "\n").encode())
+    write_bytes(path, json_bytes(values))
 
 
-@contextmanager
-def replaced_folder(path: Path, what: str) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of ``path`` once the block has filled it.
-
-    Until then, and if the block fails, ``path`` is as it was before; no reader sees it half-filled.
-
-    Args:
-        path: a folder made by this function before, an empty one, or nothing yet.
-        what: what the folder is, as in "a site", for the message.
-
-    Raises:
-        BenchError: ``path`` holds files of others, or it cannot be written.
-    """
-    path = path.resolve()
-    _check_generated(path, what)
-    unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_behind in path.parent.glob(f"{unfinished.name}*"):
-            shutil.rmtree(left_behind)
-        unfinished.mkdir()
-        yield unfinished
-        (unfinished / _CONTENTS).write_text("\n".join([*_files(unfinished), ""]))
-        if path.exists():
-            path.rename(unfinished.with_name(f"{unfinished.name}.old"))
-        unfinished.rename(path)
-        shutil.rmtree(unfinished.with_name(f"{unfinished.name}.old"), ignore_errors=True)
-    except OSError as error:
-        raise _refusal(path, error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+def json_bytes(values: Any) -> bytes:
+    """Return plain ``values`` as the content of a JSON file."""
+    return (json.dumps(values, indent=1, allow_nan=False) + "\n").encode()
 
 
 def make_writable(folder: Path) -> None:
@@ -99,13 +117,32 @@ def make_writable(folder: Path) -> None:
             file.write(b"\0")
             file.flush()
     except OSError as error:
-        raise _refusal(folder, error) from error
+        raise refusal(folder, error) from error
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left of their writes under ``folder``, which no living one may be writing."""
-    for path in folder.rglob(f".*{_UNFINISHED}"):
+    """Delete what killed processes left of their writes under ``folder``; what a living one writes stays."""
+    _remove_abandoned(folder.rglob(f".*{UNFINISHED}"))
+
+
+def remove(path: Path) -> None:
+    """Delete the file ``path`` if it is there; raises BenchError where the disk does not let it."""
+    try:
         path.unlink(missing_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def inside(folder: Path, *names: str) -> Path:
+    """Return ``folder / names``, each a plain name of one file or folder, so that the path cannot leave ``folder``.
+
+    Raises:
+        BenchError: a name is empty, a dot or two, or holds a separator.
+    """
+    for name in names:
+        if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
+            raise BenchError(f"{name!r} is no plain name, so nothing is written under it: it would leave {folder}.")
+    return folder.joinpath(*names)
 
 
 def set_aside(path: Path) -> Path:
@@ -122,37 +159,53 @@ def set_aside(path: Path) -> Path:
     try:
         path.rename(aside)
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise refusal(path, error) from error
     return aside
 
 
 def read_json(path: Path) -> Any:
-    """Return the plain values in ``path``; raises BenchError if it is missing, unreadable or not JSON."""
+    """Return the plain values in ``path``; see :func:`parse_json`.
+
+    Raises:
+        DamagedFileError: it holds something else.
+        BenchError: it is missing, or the disk does not give it.
+    """
     try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise BenchError(f"cannot read {path}: {error}") from error
+        return parse_json(path.read_bytes().decode())
+    except OSError as error:
+        raise BenchError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"cannot read {path}: {error}") from error
 
 
-def _check_generated(path: Path, what: str) -> None:
-    """Raise BenchError if ``path`` holds what :func:`replaced_folder` has not put there."""
-    if not path.exists():
-        return
-    try:
-        listed = (path / _CONTENTS).read_text().splitlines() if (path / _CONTENTS).is_file() else []
-        foreign = sorted({*_files(path)} - {*listed, _CONTENTS})
-    except (OSError, UnicodeDecodeError) as error:
-        raise BenchError(f"cannot read {path}: {error}. Choose another folder with --output.") from None
-    if foreign or not path.is_dir():
-        found = f"holds {foreign[0]}" if foreign else "is a file"
-        raise BenchError(f"{path} {found}, which is not from {what} made here, so it stays. Choose another --output.")
+def parse_json(text: str) -> Any:
+    """Return the plain values in ``text``: every number finite and of at most 64 bits, every text writable.
+
+    Raises:
+        ValueError: it is something else.
+        RecursionError: it is nested too deeply.
+    """
+    values = json.loads(text, parse_int=_integer, parse_float=_finite, parse_constant=_finite)
+    if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):
+        json.dumps(values, ensure_ascii=False).encode()  # refuses lone surrogates
+    return values
 
 
-def _files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+def _integer(text: str) -> int:
+    if len(text) > len(str(-(2**64))) or not -(2**63) <= int(text) < 2**64:
+        raise ValueError(f"the number {text[:20]}... of {len(text)} digits has more than 64 bits")
+    return int(text)
 
 
-def _refusal(path: Path, error: OSError) -> BenchError:
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def refusal(path: Path, error: OSError) -> BenchError:
+    """Return what to tell a user whose disk refuses to write ``path``."""
     return BenchError(
         f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
         "or choose another with --runs-dir, --results-dir, --data-dir or --output; then run the same command again."

@@ -18,11 +18,11 @@ from bench.files import (
     make_writable,
     read_json,
     remove_unfinished,
-    replaced_folder,
     set_aside,
     write_bytes,
     write_json,
 )
+from bench.folders import replaced_folder
 from bench.zoo import digest, load_tensors, save_tensors
 
 TENSORS = {

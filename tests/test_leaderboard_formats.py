@@ -168,7 +168,7 @@ def results_of_two(tmp_path: Path) -> Path:
         tmp_path / "results",
         make_record(aa=71, warnings=["50% & more"]),
         make_record(method="simclr", title="SimCLR", year=2020, aa=11),
-        make_record(method="nobody's", title="A_b #1", aa=66),
+        make_record(method="nobodys", title="A_b #1", aa=66),
         make_record(protocol="aff", aa=66),
     )
 

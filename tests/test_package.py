@@ -26,7 +26,7 @@ PLUGINS = sorted((ROOT / "methods").rglob("*.py"))
 SHIPPED = [*BENCH, *PLUGINS, *sorted((ROOT / "examples").glob("*.py"))]
 
 FLOORS = [
-    {"errors", "files", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
+    {"errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
     {"attack", "data", "nn", "method", "zoo"},
     {"run", "train", "protocol", "evaluate"},
     {"ablate", "leaderboard", "report", "compare", "timing", "doctor"},

@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.data import folder, npz
 from bench.data.dataset import Dataset
 from bench.errors import BenchError, unknown
+from bench.recipe.fields import RESERVED
 from bench.registry import Registry
 
 
@@ -78,8 +79,8 @@ def _own(spec: str, form: str, given: str, data_dir: Path) -> Dataset:
 
 def _own_name(stem: str, form: str) -> str:
     """Return a name fit for folders and tables that nobody can mistake for one of the named datasets."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem).strip("-.") or "own"
-    known = {_letters(dataset) for dataset in DATASETS}
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem[:80]).strip("-.") or "own"
+    known = {_letters(dataset) for dataset in DATASETS} | set(RESERVED)
     return f"{name}-{form}" if _letters(name) in known else name
 
 

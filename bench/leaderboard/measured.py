@@ -5,8 +5,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe import DatasetFacts, ThreatSettings
+from bench.recipe import DatasetFacts, Settings, ThreatSettings
+from bench.recipe.fields import Amount
 from bench.record import Outcome, Record, load_record
+
+
+class Budgeted(Settings):
+    """What a recipe says of the compute that pre-training was held to."""
+
+    budget: Amount | None
 
 
 class Measured(NamedTuple):
@@ -42,6 +49,7 @@ def load_measured(path: Path) -> Measured:
     # Protocols and evaluation may use other data, and another adversary, than pre-training.
     finetune = record.recipe.get("finetune")
     section, where = (finetune, "recipe.finetune") if isinstance(finetune, Mapping) else (record.recipe, "recipe")
+    Budgeted.parse({"budget": record.recipe.get("budget")}, "recipe")
     measured = Measured(
         path=path,
         record=record,

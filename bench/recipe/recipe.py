@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import Field, SerializeAsAny, create_model
 
 from bench.errors import BenchError, unknown
+from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
 from bench.recipe.overrides import flatten, insert
 from bench.recipe.plan import TrainPlan
 from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
@@ -30,20 +31,20 @@ class MethodConfig(Settings):
 class DatasetFacts(Settings):
     """What a recipe and a record say about the data."""
 
-    name: str
-    published_as: str | None = None
+    name: DatasetName
+    published_as: Text | None = None
     """The name under which papers' numbers for exactly these images are listed."""
-    sha256: str
-    image_shape: tuple[int, int, int]
-    num_classes: int = Field(ge=2)
-    train_images: int = Field(ge=1)
-    test_images: int = Field(ge=1)
+    sha256: Digest
+    image_shape: tuple[Side, Side, Side]
+    num_classes: int = Field(ge=2, le=100_000)
+    train_images: int = Field(ge=1, le=10**9)
+    test_images: int = Field(ge=1, le=10**9)
     mirror: bool = True
     """Whether a mirrored image still shows its class; where not, no view is flipped."""
-    eps: float
+    eps: Radius
     """The dataset's default Linf radius."""
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[Scalar, ...]
+    std: tuple[Scalar, ...]
 
 
 class Finetune(Settings):
@@ -60,17 +61,17 @@ class Finetune(Settings):
 class Recipe(Settings):
     """Every number of a run except its seed."""
 
-    method: str
+    method: Name
     config: SerializeAsAny[MethodConfig]
     dataset: DatasetFacts
-    tier: str
-    tier_sha256: str
+    tier: Name
+    tier_sha256: Digest
     fidelity: Fidelity
     overrides: dict[str, Any]
     """What the user set with ``--set``, as written."""
     idle: tuple[str, ...] = ()
     """Keys of ``overrides`` without which every number would be the same."""
-    budget: float | None = None
+    budget: Amount | None = None
     """Floating-point operations that pre-training was asked to spend, which decided the epochs; None: no budget."""
     encoder: EncoderSettings
     threat: ThreatSettings

@@ -1,6 +1,5 @@
 """The sections of a recipe that every method shares: encoder, threat model, evaluation."""
 
-from fractions import Fraction
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -37,7 +36,8 @@ def _fraction(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return float(Fraction(value))
+        above, _, below = value.partition("/")
+        return float(above) / float(below or 1)
     except (ValueError, ArithmeticError):
         raise ValueError("not a number; write 8/255 or 0.031") from None
 
@@ -53,6 +53,8 @@ class ThreatSettings(Settings):
     def _eps_fits_the_pixel_range(self) -> Self:
         if self.norm == "linf" and not 0 <= self.eps <= 1:
             raise ValueError(f"eps {self.eps:g} outside [0, 1]; images live in [0, 1], so write 8/255")
+        if self.eps > 1000:
+            raise ValueError(f"eps {self.eps:g} is above 1000, farther than any two images are apart")
         if self.eps < 0:
             raise ValueError(f"eps {self.eps:g} is negative; a radius is 0 or more, such as 128/255")
         return self

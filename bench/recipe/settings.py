@@ -2,11 +2,16 @@
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bench.errors import BenchError
+
+_LONGEST = 200
+"""Characters of a bad value that a message repeats."""
 
 
 class Settings(BaseModel):
@@ -28,9 +33,17 @@ class Settings(BaseModel):
             what: whose settings these are, for the message ("recipe").
         """
         try:
-            return cls.model_validate(values)
+            parsed = cls.model_validate(values)
+            faults = [f"{key or '(all)'}: {fault}" for key, fault in _unfit(values)]
         except ValidationError as error:
             raise BenchError(f"{what}: {describe(error)}") from None
+        except RecursionError:
+            raise BenchError(f"{what}: nested too deeply to be settings of the bench") from None
+        except ArithmeticError as error:
+            raise BenchError(f"{what}: a number is out of range ({error})") from None
+        if faults:
+            raise BenchError(f"{what}: {_listed(faults)}")
+        return parsed
 
     def digest(self) -> str:
         """Return the SHA-256 of the canonical form: sorted keys, every default written out."""
@@ -51,6 +64,39 @@ def describe(error: ValidationError) -> str:
         key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.") or "(all)"
         # What is wrong with a section as a whole names its own values.
         told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict)
-        given = "" if told else f" (given: {fault['input']!r})"
+        given = "" if told else f" (given: {_shown(fault['input'])})"
         faults.append(f"{key}: {fault['msg']}{given}")
+    return _listed(faults)
+
+
+def _listed(faults: list[str]) -> str:
     return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults])
+
+
+def _shown(value: Any) -> str:
+    """Return ``value`` as it was written, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python prints no integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the key and the fault of each plain value that no file and no table can hold.
+
+    Fields of a fixed type refuse most of these themselves; this is for what stands in a free mapping.
+    """
+    if isinstance(value, Mapping):
+        for name, entry in value.items():
+            yield from _unfit(name, key)
+            yield from _unfit(entry, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, list | tuple):
+        for place, entry in enumerate(value):
+            yield from _unfit(entry, f"{key}.{place}")
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield key, f"not a finite number (given: {value})"
+    elif isinstance(value, int) and not -(2**63) <= value < 2**64:
+        yield key, f"a number of more than 64 bits (given: {_shown(value)})"
+    elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
+        yield key, f"not a text that can be written (given: {_shown(value)})"

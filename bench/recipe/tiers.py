@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from bench.errors import BenchError, unknown
+from bench.recipe.fields import Name
 from bench.recipe.plan import TrainPlan
 from bench.recipe.settings import Settings
 
@@ -18,7 +19,7 @@ _SHORT = 0.1
 class Tier(Settings):
     """One file of ``bench/recipes/``, or a user's own TOML file of the same form."""
 
-    name: str
+    name: Name
     summary: str
     """What the tier is for, in one sentence."""
     epochs: float = Field(default=1.0, gt=0)

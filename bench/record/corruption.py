@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from bench.errors import unknown
 from bench.recipe import CORRUPTIONS, SEVERITIES, Settings
+from bench.recipe.fields import Digest, Name, Text
 from bench.record.outcome import wilson_interval
 
 
@@ -14,14 +15,14 @@ class CorruptionEvaluation(Settings):
 
     source: Literal["files", "generated"]
     """Files that the user had, or images made by ``package``."""
-    parametrisation: str
+    parametrisation: Text
     """Whose severities these are, in words."""
-    package: str | None = None
+    package: Name | None = None
     """What generated the images; None for files."""
-    package_version: str | None = None
-    sha256: str
+    package_version: Name | None = None
+    sha256: Digest
     """Digest of all corrupted images; equal digests mean that two classifiers saw the same ones."""
-    n: int = Field(ge=1)
+    n: int = Field(ge=1, le=10**9)
     """Test images in each cell."""
     correct: dict[str, tuple[int, ...]]
     """By corruption: how many of the n were classified correctly at severity 1, 2, 3, 4 and 5."""

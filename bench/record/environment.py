@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench import __version__
 from bench.recipe import Settings
+from bench.recipe.fields import Commit, Count, Name, Text
 
 _PACKAGES = (
     "torch",
@@ -24,16 +25,16 @@ _PACKAGES = (
 class Environment(Settings):
     """Code, packages and machine of a run."""
 
-    bench: str
-    commit: str | None = None
+    bench: Name
+    commit: Commit | None = None
     """Git commit of the code; None when it does not run from a checkout."""
     dirty: bool | None = None
     """Whether the checkout's code had uncommitted changes."""
-    packages: dict[str, str]
-    python: str
-    platform: str
-    device: str
-    threads: int
+    packages: dict[Name, Name]
+    python: Name
+    platform: Text
+    device: Text
+    threads: Count
 
 
 def describe_environment(device: str, threads: int) -> Environment:

@@ -18,9 +18,9 @@ class Outcome(Settings):
     The bitmap makes two records comparable image by image; the numbers beside it must agree with it.
     """
 
-    n: int = Field(ge=1)
+    n: int = Field(ge=1, le=10**9)
     """Images measured."""
-    correct: int = Field(ge=0)
+    correct: int = Field(ge=0, le=10**9)
     """How many of them were classified correctly."""
     accuracy: float = Field(ge=0, le=1)
     """Their share."""

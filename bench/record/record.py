@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bench.recipe import Settings
+from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
@@ -17,40 +18,40 @@ SCHEMA: Literal[2] = 2
 class PhaseCost(Settings):
     """Cost of one phase; what was not measured is absent."""
 
-    seconds: float = Field(ge=0)
-    images: int | None = None
-    images_per_second: float | None = None
-    flops_per_image: float | None = None
-    peak_memory_bytes: int | None = None
-    energy_joules: float | None = None
+    seconds: Amount
+    images: Count | None = None
+    images_per_second: Amount | None = None
+    flops_per_image: Amount | None = None
+    peak_memory_bytes: Count | None = None
+    energy_joules: Amount | None = None
     """Where the device reports it."""
-    device: str
+    device: Text
 
 
 class PGDEvaluation(Settings):
     """RA: accuracy under PGD, and its knobs in pixel units."""
 
     outcome: Outcome
-    eps: float
-    steps: int
-    step_size: float
-    start: str
-    restarts: int
+    eps: Radius
+    steps: Count
+    step_size: Amount
+    start: Name
+    restarts: Count
 
 
 class AutoAttackEvaluation(Settings):
     """AA: accuracy under AutoAttack, with its per-attack breakdown and its own warnings."""
 
     outcome: Outcome
-    eps: float
-    version: str
-    package: str
-    package_version: str
-    targets: int
+    eps: Radius
+    version: Name
+    package: Name
+    package_version: Name
+    targets: Count
     """Target classes of the targeted attacks: 9, or one less than the number of classes."""
-    survivors: dict[str, int]
+    survivors: dict[Name, Count]
     """Images still classified correctly after each attack, in the order of the attacks."""
-    warnings: list[str]
+    warnings: list[Text]
 
     @model_validator(mode="after")
     def _agrees_with_survivors(self) -> Self:
@@ -63,32 +64,32 @@ class Record(Sealed):
     """One (run, protocol). Schema version 2."""
 
     schema_version: Literal[1, 2] = SCHEMA
-    method: str
-    title: str
-    year: int
+    method: Name
+    title: Text
+    year: int = Field(ge=1900, le=9999)
     """Of the method's paper."""
-    dataset: str
+    dataset: DatasetName
     """What the classifier was trained and judged on."""
-    pretrained_on: str | None = None
+    pretrained_on: DatasetName | None = None
     """What the encoder was pre-trained on where that is another dataset (transfer)."""
-    tier: str
-    tier_sha256: str
+    tier: Name
+    tier_sha256: Digest
     """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""
     fidelity: Literal["uniform", "native"]
-    seed: int
-    encoder_seed: int | None = None
+    seed: Seed
+    encoder_seed: Seed | None = None
     """The seed of pre-training where protocol and evaluation were given another."""
-    protocol: str
+    protocol: Name
     overrides: dict[str, Any]
     """What was changed against the tier's recipe; empty for the recipe as it stands."""
     recipe: dict[str, Any]
     """The resolved recipe: method configuration, dataset facts, encoder, threat, protocol, evaluation."""
-    pretraining_sha256: str
-    protocol_sha256: str
-    encoder_sha256: str
+    pretraining_sha256: Digest
+    protocol_sha256: Digest
+    encoder_sha256: Digest
     """Digest of the pre-trained encoder's weights."""
-    classifier_sha256: str
-    selected_epoch: int | None = Field(default=None, ge=1)
+    classifier_sha256: Digest
+    selected_epoch: int | None = Field(default=None, ge=1, le=10**9)
     """The protocol's epoch, from 1 on, whose classifier was judged where one was selected; None: the last."""
     sa: Outcome
     ra: PGDEvaluation
@@ -96,9 +97,9 @@ class Record(Sealed):
     corruptions: CorruptionEvaluation | None = None
     doctor: dict[str, Any] | None = None
     """Verdicts of the evaluation's own checks."""
-    cost: dict[str, PhaseCost]
+    cost: dict[Text, PhaseCost]
     """By phase: each training stage, the protocol, each attack."""
-    history: dict[str, list[dict[str, float]]]
+    history: dict[Text, list[dict[Text, Scalar]]]
     """By phase: one entry an epoch."""
     environment: Environment
     started: AwareDatetime

@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from bench.errors import BenchError
-from bench.files import read_json, write_json
+from bench.errors import BenchError, DamagedFileError
+from bench.files import create_bytes, json_bytes, read_json, set_aside
 from bench.recipe import Settings, canonical_digest
+from bench.reporting import Reporter
 
 
 class Sealed(Settings):
@@ -26,47 +27,69 @@ class Sealed(Settings):
 S = TypeVar("S", bound=Sealed)
 
 
-def save_sealed(path: Path, result: S) -> Path:
+def save_sealed(path: Path, result: S, reporter: Reporter | None = None) -> Path:
     """Seal ``result``, write it to ``path`` and return where it is.
 
     A file that is there already stays: another content gets a number behind its name, the same content nothing.
+    What is there but cut short, or no longer what its own digest says, is set aside, and ``reporter`` is told.
 
     Raises:
         BenchError: the folder cannot be written.
     """
     result, first, number = result.sealed(), path, 1
-    while path.exists():
-        values = read_json(path)
-        if isinstance(values, dict) and values.get("sha256") == result.sha256:
+    content = json_bytes(result.model_dump(mode="json"))
+    while not create_bytes(path, content):
+        held = _held(path, reporter)
+        if held is _DAMAGED:
+            continue
+        if held == result.sha256:
             return path
         number += 1
         path = first.with_name(f"{first.stem}.{number}.json")
-    write_json(path, result.model_dump(mode="json"))
     return path
+
+
+_DAMAGED = object()
+
+
+def _held(path: Path, reporter: Reporter | None) -> object:
+    """Return the digest of the result in ``path``, or ``_DAMAGED`` where that is damaged, and now set aside."""
+    if not path.stat().st_size:  # the name that another process has just taken; see create_bytes
+        return None
+    try:
+        values = read_json(path)
+        digest = values.get("sha256") if isinstance(values, dict) else None
+        if digest is None or digest == _digest(values):
+            return digest
+        fault = "its checksum does not match"
+    except DamagedFileError as error:
+        fault = str(error)
+    aside = set_aside(path)
+    if reporter:
+        reporter.note(f"{path} is damaged ({fault}). It is now {aside.name}, and is written anew.")
+    return _DAMAGED
 
 
 def load_sealed(path: Path, kind: type[S], *, schema: int) -> S:
     """Return the ``kind`` in ``path``, of a schema version from 1 to ``schema``.
 
     Raises:
-        BenchError: unreadable, of an unknown schema version, incomplete, or edited after it was written.
+        DamagedFileError: not JSON, incomplete, or edited after it was written.
+        BenchError: missing, or of an unknown schema version.
     """
     values = read_json(path)
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version not in range(1, schema + 1):
+    if version not in range(1, schema + 1) or isinstance(version, bool | float):
         raise BenchError(f"{path}: schema version {version!r}, this program reads 1 to {schema}. Update the bench.")
     try:
         result = kind.parse(values, str(path))
-    except RecursionError:
-        raise BenchError(f"{path}: nested too deeply to be a {kind.__name__.lower()}. Restore or remove it.") from None
+    except BenchError as error:
+        raise DamagedFileError(str(error)) from None
     if _digest(values) != result.sha256:
-        raise BenchError(f"{path}: its checksum does not match; it was edited or damaged. Restore or remove it.")
+        raise DamagedFileError(f"{path}: its checksum does not match; it was edited or damaged. Restore or remove it.")
     return result
 
 
-def _digest(values: dict[str, Any]) -> str | None:
+def _digest(values: dict[str, Any]) -> str:
     """Return the digest of the file as it stands: an older version lacks fields that this one would add."""
-    try:
-        return canonical_digest({key: value for key, value in values.items() if key != "sha256"})
-    except ValueError:  # NaN, which is no JSON and which no result was written with
-        return None
+    return canonical_digest({key: value for key, value in values.items() if key != "sha256"})

@@ -3,8 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from bench.files import inside
 from bench.record.record import SCHEMA, Record
 from bench.record.sealed import load_sealed, save_sealed
+from bench.reporting import Reporter
 
 
 def record_path(folder: Path, record: Record) -> Path:
@@ -21,25 +23,27 @@ def record_path(folder: Path, record: Record) -> Path:
             record.protocol_sha256[:8],
         ]
     )
-    return folder / record.dataset / f"{name}.json"
+    return inside(folder, record.dataset, f"{name}.json")
 
 
-def save_record(folder: Path, record: Record) -> Path:
+def save_record(folder: Path, record: Record, reporter: Reporter | None = None) -> Path:
     """Write ``record`` under ``folder`` and return its path.
 
-    A record of the same run that is there already stays: the new one gets a number behind its name.
+    A record of the same run that is there already stays: the new one gets a number behind its name. A damaged file
+    of that name is set aside, and ``reporter`` is told.
 
     Raises:
         BenchError: the folder cannot be written.
     """
-    return save_sealed(record_path(folder, record), record)
+    return save_sealed(record_path(folder, record), record, reporter)
 
 
 def load_record(path: Path) -> Record:
     """Return the record in ``path``.
 
     Raises:
-        BenchError: unreadable, of an unknown schema version, incomplete, or edited after it was written.
+        DamagedFileError: not JSON, incomplete, or edited after it was written.
+        BenchError: missing, or of an unknown schema version.
     """
     return load_sealed(path, Record, schema=SCHEMA)
 

@@ -8,11 +8,14 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
+from bench.files import inside
 from bench.recipe import Norm, Settings, Start, canonical_digest
+from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
 from bench.record.record import PhaseCost
 from bench.record.sealed import Sealed, load_sealed, save_sealed
+from bench.reporting import Reporter
 
 SWEEP_SCHEMA: Literal[1] = 1
 
@@ -45,7 +48,7 @@ class SweepSettings(Settings):
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps, so it grows with eps: 0.25 is 2/255 at 8/255, the step of RA."""
     start: Start = "uniform"
-    batch_size: int = Field(default=256, ge=1)
+    batch_size: int = Field(default=256, ge=1, le=10**9)
     """Images attacked together; each batch draws noise of its own, so this decides the numbers too."""
 
     @model_validator(mode="after")
@@ -57,6 +60,8 @@ class SweepSettings(Settings):
                 raise ValueError(f"a sweep of {self.kind} has one value of {name}, not {len(values)}")
         if self.norm == "linf" and self.eps[-1] > 1:
             raise ValueError(f"eps {self.eps[-1]:g} is above 1; images live in [0, 1], so write 8/255")
+        if self.eps[-1] > 1000 or self.steps[-1] > 10**9:
+            raise ValueError("eps is at most 1000, and steps at most 1,000,000,000")
         if self.steps[0] < 1:
             raise ValueError("0 steps are no attack; the smallest number of steps is 1")
         return self
@@ -71,23 +76,23 @@ class Sweep(Sealed):
     """One classifier along one grid. Schema version 1."""
 
     schema_version: Literal[1] = SWEEP_SCHEMA
-    method: str
-    title: str
-    year: int
-    dataset: str
-    dataset_sha256: str
-    pretrained_on: str | None = None
+    method: Name
+    title: Text
+    year: int = Field(ge=1900, le=9999)
+    dataset: DatasetName
+    dataset_sha256: Digest
+    pretrained_on: Name | None = None
     """As in the record: another dataset that the encoder was pre-trained on."""
-    tier: str
+    tier: Name
     fidelity: Literal["uniform", "native"]
-    seed: int
-    protocol: str
+    seed: Seed
+    protocol: Name
     overrides: dict[str, Any]
     """What the run changed against the tier's recipe, but for its evaluation, which has no part in this."""
-    pretraining_sha256: str
-    protocol_sha256: str
-    classifier_sha256: str
-    record_sha256: str
+    pretraining_sha256: Digest
+    protocol_sha256: Digest
+    classifier_sha256: Digest
+    record_sha256: Digest
     """Of the record that the attacked classifier belongs to."""
     settings: SweepSettings
     outcomes: tuple[Outcome, ...]
@@ -126,23 +131,26 @@ def sweep_identity(classifier_sha256: str, dataset_sha256: str, seed: int, setti
 def sweep_path(folder: Path, sweep: Sweep) -> Path:
     """Return where ``sweep`` belongs under ``folder``, whether or not it is there."""
     run = f"{sweep.method}-{sweep.tier}-{sweep.fidelity}-s{sweep.seed}-{sweep.protocol}"
-    return folder / sweep.dataset / "sweeps" / f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json"
+    return inside(folder, sweep.dataset, "sweeps", f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json")
 
 
-def save_sweep(folder: Path, sweep: Sweep) -> Path:
+def save_sweep(folder: Path, sweep: Sweep, reporter: Reporter | None = None) -> Path:
     """Write ``sweep`` under ``folder`` and return its path; one that is there already stays.
+
+    A damaged file of that name is set aside, and ``reporter`` is told.
 
     Raises:
         BenchError: the folder cannot be written.
     """
-    return save_sealed(sweep_path(folder, sweep), sweep)
+    return save_sealed(sweep_path(folder, sweep), sweep, reporter)
 
 
 def load_sweep(path: Path) -> Sweep:
     """Return the sweep in ``path``.
 
     Raises:
-        BenchError: unreadable, of an unknown schema version, incomplete, or edited after it was written.
+        DamagedFileError: not JSON, incomplete, or edited after it was written.
+        BenchError: missing, or of an unknown schema version.
     """
     return load_sealed(path, Sweep, schema=SWEEP_SCHEMA)
 

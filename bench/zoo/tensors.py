@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from bench.errors import BenchError, DamagedFileError
-from bench.files import write_bytes
+from bench.files import parse_json, write_bytes
 
 _FORMAT = "bench-1"
 
@@ -55,7 +55,13 @@ def load_tensors(path: Path) -> TensorFile:
     text = header.get("metadata", "")
     if digest(tensors, text) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its checksum does not match.")
-    return TensorFile(tensors, json.loads(text))
+    try:
+        metadata = parse_json(text)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFileError(f"cannot read {path}: its metadata is damaged ({error}).") from None
+    if not isinstance(metadata, dict):
+        raise DamagedFileError(f"cannot read {path}: its metadata is no mapping.")
+    return TensorFile(tensors, metadata)
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:

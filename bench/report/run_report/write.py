@@ -9,7 +9,7 @@ import torch
 
 from bench.data import Dataset
 from bench.errors import BenchError, unknown
-from bench.files import replaced_folder
+from bench.folders import replaced_folder
 from bench.recipe import PROTOCOLS
 from bench.report import facts
 from bench.report.charts import standalone

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.files import replaced_folder
+from bench.folders import replaced_folder
 from bench.leaderboard.wording import settings_text
 from bench.report import facts
 from bench.report.reproduce import reproduction

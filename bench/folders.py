@@ -1,0 +1,95 @@
+"""Folders that are replaced as a whole, and only where everything in them was made here."""
+
+import ctypes
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.files import UNFINISHED, refusal
+
+_CONTENTS = "CONTENTS"
+"""In a generated folder: the files in it, one a line, so that nobody else's are ever replaced."""
+
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+"""Of Linux's renameat2."""
+
+
+@contextmanager
+def replaced_folder(path: Path, what: str) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of ``path`` once the block has filled it.
+
+    Until then, and if the block fails, ``path`` is as it was before; no reader sees it half-filled.
+
+    Args:
+        path: a folder made by this function before, an empty one, or nothing yet.
+        what: what the folder is, as in "a site", for the message.
+
+    Raises:
+        BenchError: ``path`` holds files of others, or it cannot be written.
+    """
+    path = path.resolve()
+    _check_generated(path, what)
+    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _recover(path, unfinished)
+        unfinished.mkdir()
+        yield unfinished
+        (unfinished / _CONTENTS).write_text("\n".join([*_files(unfinished), ""]))
+        if not _exchanged(unfinished, path):
+            if path.exists():
+                path.rename(_old(unfinished))
+            unfinished.rename(path)
+    except OSError as error:
+        raise refusal(path, error) from error
+    finally:
+        with suppress(OSError):
+            _recover(path, unfinished)
+
+
+def _old(unfinished: Path) -> Path:
+    """Return where the former folder is while the new one takes its place."""
+    return unfinished.with_name(f"{unfinished.name}.old")
+
+
+def _exchanged(a: Path, b: Path) -> bool:
+    """Let two folders change names in one step; False, and nothing done, where the system cannot, or one is missing.
+
+    With two steps a process that is killed between them leaves no folder of that name.
+    """
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError):
+        return False
+    done: int = rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    return done == 0
+
+
+def _recover(path: Path, unfinished: Path) -> None:
+    """Clear away what a killed process left, and give ``path`` back where it was killed between two steps."""
+    if _old(unfinished).exists() and not path.exists():
+        _old(unfinished).rename(path)
+    for left_behind in (unfinished, _old(unfinished)):
+        if left_behind.exists():
+            shutil.rmtree(left_behind)
+
+
+def _check_generated(path: Path, what: str) -> None:
+    """Raise BenchError if ``path`` holds what :func:`replaced_folder` has not put there."""
+    if not path.exists():
+        return
+    try:
+        listed = (path / _CONTENTS).read_text().splitlines() if (path / _CONTENTS).is_file() else []
+        foreign = sorted({*_files(path)} - {*listed, _CONTENTS})
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"cannot read {path}: {error}. Choose another folder with --output.") from None
+    if foreign or not path.is_dir():
+        found = f"holds {foreign[0]}" if foreign else "is a file"
+        raise BenchError(f"{path} {found}, which is not from {what} made here, so it stays. Choose another --output.")
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())

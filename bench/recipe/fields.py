@@ -1,0 +1,62 @@
+"""Types of fields that strangers' files fill: names fit for paths, texts, digests, bounded numbers."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, Field
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
+RESERVED = ("published", "local")
+"""Folders of the results that no dataset has: papers' numbers, and a newcomer's own records."""
+
+
+def _checked_name(value: str) -> str:
+    if not _NAME.fullmatch(value):
+        raise ValueError("no name: write at most 100 letters, digits and . _ + - and begin with a letter or a digit")
+    return value
+
+
+def _checked_dataset(value: str) -> str:
+    if value.lower() in RESERVED:
+        raise ValueError(f"the results folder keeps {' and '.join(RESERVED)} for itself; rename the data")
+    return value
+
+
+def _checked_text(value: str) -> str:
+    if not all(sign.isprintable() or sign in "\n\t" for sign in value):
+        raise ValueError("holds characters that cannot be printed; write plain text")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+"""What becomes part of a path or a command: it leaves no folder, and no shell reads anything into it."""
+
+DatasetName = Annotated[Name, AfterValidator(_checked_dataset)]
+"""The name of a dataset, which is a folder of the results."""
+
+Text = Annotated[str, Field(max_length=2000), AfterValidator(_checked_text)]
+"""What is shown, after escaping: no control or direction characters and no lone surrogates. A library's warning may
+have several lines; tables join them."""
+
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 in hexadecimal."""
+
+Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
+"""A Git commit, in full."""
+
+Side = Annotated[int, Field(ge=1, le=65_536)]
+"""Of an image, in pixels, or its channels."""
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+Count = Annotated[int, Field(ge=0, le=10**15)]
+"""Of images, steps, bytes: more is no measurement, and a product of two still is a float."""
+
+Amount = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
+"""Of seconds, operations, joules: finite in every sum and product that tables take of it."""
+
+Radius = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
+"""Of an attack, on the [0, 1] scale of pixels; in L2 it may exceed 1."""
+
+Scalar = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]
+"""A logged value, such as a loss."""
