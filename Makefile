@@ -2,12 +2,14 @@
 PYTHON ?= python3
 
 BIN := .venv/bin
+VEGA := vega@6.4.0 vega-lite@6.4.3 vega-embed@7.3.0
+VEGA_IN := bench/report/site/static/vega
 INSTALLED := .venv/.installed
 CODE := bench methods examples perf tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-browser lint check
+.PHONY: help install demo test test-slow test-browser lint check vega
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +38,15 @@ lint: $(INSTALLED) ## Style, types and spelling
 
 check: $(INSTALLED) ## Does the leaderboard say what the records say?
 	$(BIN)/bench leaderboard --check
+
+vega: ## Fetch the site's chart library anew: the releases' own builds, and the licences of all that is in them
+	folder=$$(mktemp -d) && \
+	npm install --silent --ignore-scripts --no-audit --no-fund --prefix $$folder $(VEGA) && \
+	cp $$folder/node_modules/vega/build/vega.min.js $$folder/node_modules/vega-lite/build/vega-lite.min.js \
+		$$folder/node_modules/vega-embed/build/vega-embed.min.js $(VEGA_IN)/ && \
+	(cd $$folder/node_modules && for file in */LICENSE*; do printf '\n===== %s\n\n' "$${file%/*}"; cat "$$file"; done) \
+		> $(VEGA_IN)/LICENSES.txt && \
+	rm -r $$folder
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

@@ -1,143 +1,87 @@
-"""Charts and pictures: what is drawn where the numbers say, and nothing over something else."""
+"""Charts and pictures: they hold the numbers that they are given, and each row is told from the others."""
 
 import io
-import math
+import json
 import re
-from itertools import pairwise
 from typing import Any
-from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from bench.record import Outcome
-from bench.report.charts import Line, Point, curve, lines, scatter, standalone
-from bench.report.charts.axis import Axis, linear_ticks
 from bench.report.fates import Fate, count_fates, fates
 from bench.report.pictures import FATE_COLOURS, fate_grid, picture
+from bench.report.site.charts import CostPoint, SweepLine, cost_chart, curve_chart, sweep_chart
 
-SVG = "{http://www.w3.org/2000/svg}"
 EVIL = "<a onload=x> & \"b\" 'c'"
 
 
-def parsed(svg: str) -> ElementTree.Element:
-    return ElementTree.fromstring(svg)
+def point(name: str, cost: float, accuracy: float, **changes: Any) -> CostPoint:
+    given = {"method": name, "low": accuracy - 5, "high": accuracy + 5, "text": f"{accuracy}", "facts": "", "href": "x"}
+    return CostPoint(**{**given, **changes}, name=name, cost=cost, accuracy=accuracy)
 
 
-def points(path: str) -> list[tuple[float, float]]:
-    """The places of a path of straight lines."""
-    return [(float(x), float(y)) for x, y in re.findall(r"[ML](\S+?) ([\d.-]+)", path)]
-
-
-def line_of(svg: str) -> list[tuple[float, float]]:
-    (path,) = (path for path in parsed(svg).iter(f"{SVG}path") if path.get("class") == "line")
-    return points(path.get("d", ""))
-
-
-# Axes
-
-
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (3.52, 4.85), (-2, 1e5), (0.0001, 0.00011), (0, 100)])
-def test_ticks_are_round_even_and_inside(low: float, high: float) -> None:
-    ticks = linear_ticks(low, high)
-    assert 2 <= len(ticks) <= 6
-    assert low - 1e-9 <= ticks[0] <= ticks[-1] <= high + 1e-9
-    steps = {round((b - a) / (ticks[1] - ticks[0]), 6) for a, b in pairwise(ticks)}
-    assert steps == {1.0}
-    step = ticks[1] - ticks[0]
-    assert round(step / 10 ** math.floor(math.log10(step) + 1e-9), 6) in {1, 2, 5}
-
-
-def test_a_logarithmic_axis_draws_equal_ratios_equally_far_apart() -> None:
-    axis = Axis(1, 1000, 0, 300, log=True)
-    assert [axis.place(value) for value in (1, 10, 100, 1000)] == [0, 100, 200, 300]
-    assert Axis(5, 5, 0, 10).place(5) == 5  # nothing to span: the middle
+def cost(*points: CostPoint, published: bool = False) -> dict[str, Any]:
+    methods = sorted({point.method for point in points})
+    return cost_chart(points, methods, title="AA against cost", x="FLOPs", y="AA, %", published=published)
 
 
 # Charts
 
 
-def test_a_curve_rises_where_its_values_do() -> None:
-    values = [4.0, 3.0, 3.5, 1.0]
-    places = line_of(curve(values, name="loss"))
-    assert [x for x, _ in places] == sorted(x for x, _ in places)
-    slopes = [(places[i + 1][1] - places[i][1]) / (values[i] - values[i + 1]) for i in range(3)]
-    assert slopes == pytest.approx([slopes[0]] * 3, abs=0.3)  # one scale for all
-    assert slopes[0] > 10  # down is down: y grows downwards
-    assert "loss over 4 epochs, from 4 to 1" in parsed(curve(values, name="loss")).get("aria-label", "")
-
-
-@pytest.mark.parametrize("values", [[1.0], [0.0, 0.0], [2.0, 2.0, 2.0], [1e-9, 1e9], [-1.0, 5.0]])
-def test_a_curve_of_any_values_is_drawn_inside_its_frame(values: list[float]) -> None:
-    svg = parsed(curve(values, name=EVIL))
-    width, height = map(float, svg.get("viewBox", "").split()[2:])
-    places = [place for path in svg.iter(f"{SVG}path") for place in points(path.get("d", ""))]
-    places += [(float(dot.get("cx", "")), float(dot.get("cy", ""))) for dot in svg.iter(f"{SVG}circle")]
-    assert places
-    assert all(0 <= x <= width and 0 <= y <= height for x, y in places)
-
-
-def mark(name: str, cost: float, accuracy: float, **changes: Any) -> Point:
-    return Point(
-        **{"details": "", "interval": None, "href": "x.html", **changes}, name=name, cost=cost, accuracy=accuracy
-    )
-
-
-def drawn(*marks: Point) -> ElementTree.Element:
-    return parsed(scatter(marks, title=EVIL, x=EVIL, y="AA", marks={1.0: "1 s", 60.0: "1 min"}))
-
-
-def test_the_better_stands_higher_and_the_dearer_further_right() -> None:
-    svg = drawn(mark("a", 1, 10), mark("b", 10, 50), mark("c", 100, 90))
-    dots = [(float(dot.get("cx", "")), float(dot.get("cy", ""))) for dot in svg.iter(f"{SVG}circle")]
-    (cx, cy), (bx, by), (ax, ay) = dots  # best first
-    assert ax < bx < cx
-    assert bx - ax == pytest.approx(cx - bx, abs=0.2)
-    assert cy < by < ay
-
-
-def test_each_mark_is_a_link_that_says_what_it_is() -> None:
-    svg = drawn(
-        mark(EVIL, 2, 40, details="lam=3", interval=(30.0, 50.0), href="records/a%20b.html"),
-        mark("p", 3, 4, published=True),
-    )
-    links = list(svg.iter(f"{SVG}a"))
-    assert [link.get("href") for link in links] == ["records/a%20b.html", "x.html"]
-    assert [link.findtext(f"{SVG}title") for link in links] == [
-        f"{EVIL} (lam=3): 40.0 % [30.0, 50.0]",
-        "p: 4.0 %, as published",
+def test_a_cost_chart_holds_the_numbers_and_links_of_its_rows() -> None:
+    spec = cost(point("a", 1e12, 60, href="records/a.html"), point("b", 3e12, 20))
+    assert [(row["name"], row["cost"], row["accuracy"]) for row in spec["data"]["values"]] == [
+        ("a", 1e12, 60),
+        ("b", 3e12, 20),
     ]
-    assert [link.get("class") for link in links] == ["measured", "published"]
-    assert list(links[1].iter(f"{SVG}circle")) == []  # published marks have a shape of their own
+    assert spec["data"]["values"][0]["href"] == "records/a.html"
+    assert spec["encoding"]["x"]["scale"]["type"] == "log"
+    intervals, marks = spec["layer"]
+    assert intervals["encoding"]["y"]["scale"]["domain"] == [10, 70]
+    assert {tip["field"] for tip in marks["encoding"]["tooltip"]} == {"name", "text", "facts"}
 
 
-def test_labels_never_cover_each_other() -> None:
-    crowd = [mark(f"method {i}", 10 + i % 7, 40 + i % 5) for i in range(60)]
-    boxes = []
-    for text in (text for link in drawn(*crowd).iter(f"{SVG}a") for text in link.iter(f"{SVG}text")):
-        x, y, width = float(text.get("x", "")), float(text.get("y", "")), 6.8 * len(text.text or "")
-        left = x - width if text.get("text-anchor") == "end" else x
-        boxes.append((left, y - 11, left + width, y + 3))
-    assert 3 < len(boxes) < 60  # where there is no room, the name is in the title alone
-    for i, (left, top, right, bottom) in enumerate(boxes):
-        for other in boxes[:i]:
-            assert right <= other[0] or other[2] <= left or bottom <= other[1] or other[3] <= top
+def test_every_row_of_a_cost_chart_has_a_mark_of_its_own_and_a_method_one_colour() -> None:
+    variants = [point(f"DeACL, ssl={name}", 1e12, 50, method="DeACL") for name in "abc"]
+    others = [point(f"method {number}", 2e12, 40) for number in range(14)]
+    spec = cost(*variants, *others)
+    colour, shape = spec["encoding"]["color"]["scale"], spec["layer"][1]["encoding"]["shape"]["scale"]
+    assert colour["domain"] == shape["domain"] == sorted(row.name for row in (*variants, *others))
+    marks = dict(zip(colour["domain"], zip(colour["range"], shape["range"], strict=True), strict=True))
+    assert len(set(marks.values())) == 17
+    assert len({marks[row.name][0] for row in variants}) == 1
 
 
-def test_a_sweep_names_each_line_at_its_end_without_overlap() -> None:
-    found = [Line(f"m{i}", [90.0, 50.0 + i / 10]) for i in range(6)]
-    svg = parsed(lines(found, [1, 100], ["1", "100"], title=EVIL, x="steps", log=True))
-    names = [text for group in svg.iter(f"{SVG}g") for text in group.iter(f"{SVG}text")]
-    assert [name.text for name in names] == [f"m{i}" for i in range(6)]
-    heights = sorted(float(name.get("y", "")) for name in names)
-    assert all(b - a >= 15 for a, b in pairwise(heights))
-    assert len({group.get("class") for group in svg.iter(f"{SVG}g")}) == 6
+def test_published_marks_are_hollow() -> None:
+    filled = [cost(point("a", 1, 2), published=published)["layer"][1]["mark"]["filled"] for published in (False, True)]
+    assert filled == [True, False]
 
 
-def test_a_chart_on_its_own_brings_its_style() -> None:
-    svg = parsed(standalone(curve([1.0, 2.0], name="loss")))
-    assert ".line{" in (svg.findtext(f"{SVG}style") or "")
+def test_a_sweep_chart_is_marked_where_it_was_measured() -> None:
+    lines = [SweepLine("a", [90.0, 50.0], ["90.0", "50.0"]), SweepLine("b", [80.0, 5.0], ["80.0", "5.0"])]
+    spec = sweep_chart(lines, [1, 100], ["1", "100"], title="t", x="steps", log=True)
+    assert [(row["name"], row["x"], row["y"]) for row in spec["data"]["values"]] == [
+        *(("a", 1, 90.0), ("a", 100, 50.0)),
+        *(("b", 1, 80.0), ("b", 100, 5.0)),
+    ]
+    assert spec["encoding"]["x"]["axis"]["values"] == [1, 100]
+    assert spec["encoding"]["color"]["scale"]["domain"] == ["a", "b"]
+    assert len(set(spec["encoding"]["color"]["scale"]["range"])) == 2
+
+
+def test_a_curve_says_in_words_what_it_shows() -> None:
+    spec = curve_chart([4.0, 3.0, 3.5, 1.0], name="loss")
+    assert spec["description"] == "loss over 4 epochs, from 4 to 1"
+    assert [(row["epoch"], row["value"]) for row in spec["data"]["values"]] == [(1, 4.0), (2, 3.0), (3, 3.5), (4, 1.0)]
+
+
+def test_what_a_record_says_is_data_of_a_chart_never_an_expression() -> None:
+    spec = cost(point(EVIL, 1e12, 50), point("b", 2e12, 50))
+    parts = json.dumps({key: value for key, value in spec.items() if key != "data"})
+    for word in re.findall(r'"(?:labelExpr|expr|signal|calculate)": "[^"]*"', parts):
+        assert "onload" not in word
 
 
 # Fates

@@ -120,7 +120,7 @@ def test_every_picture_of_the_markdown_is_there_and_none_is_left_over(made: Made
     folder = written(made, tmp_path / "out")
     linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (folder / "report.md").read_text()))
     assert linked <= {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    assert any(link.endswith("-loss.svg") for link in linked)
+    assert any(link.endswith("-curves.png") for link in linked)
     html = (folder / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', html)  # one file, which can be sent to somebody
     assert html.count("<img") > 10

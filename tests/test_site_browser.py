@@ -12,6 +12,7 @@ from bench.report.site import write_site
 
 pytest.importorskip("selenium", reason="selenium is not installed: python -m pip install -e '.[dev]'")
 from selenium import webdriver
+from selenium.webdriver import ActionChains
 from selenium.webdriver.support.wait import WebDriverWait
 
 CHROMIUM = next(filter(None, map(shutil.which, ["chromium", "chromium-browser", "google-chrome"])), None)
@@ -194,13 +195,12 @@ def test_the_measured_table_fits_and_its_records_are_in_sight(site: Site, width:
 
 def test_flags_are_notes_that_stay_below_their_block(site: Site) -> None:
     site.open()
-    warned = (
-        "return [...document.querySelectorAll('tbody[data-tier=tiny][data-protocol=ALF] tr')].map(row => row.className)"
-    )
+    block = "tbody[data-tier=tiny][data-protocol=ALF] tr"
+    warned = f"return [...document.querySelectorAll('{block}')].map(row => row.className)"
     assert site.js(warned) == ["group", "", "notes"]
     heading(site, "AA").find_element("css selector", "button").click()
     assert site.js(warned) == ["group", "", "notes"]
-    assert "⚑1 AutoAttack warned: the model is randomized" in site.one(".notes").text
+    assert "⚑1 AutoAttack warned: the model is randomized" in site.one("[data-protocol=ALF] .notes").text
 
 
 def test_a_number_opens_its_record_and_the_record_its_file(site: Site) -> None:
@@ -247,6 +247,7 @@ def test_texts_stand_out(site: Site, folder: Path, scheme: str) -> None:
     site.device(1280, scheme)
     for page in pages(folder):
         site.open(page)
+        drawn(site)
         found = site.js(CONTRASTS)
         assert len(found) > 20
         assert [(text, ratio) for ratio, text in found if ratio < 4.5] == [], page
@@ -257,6 +258,7 @@ def test_no_page_is_wider_than_a_phone(site: Site, folder: Path, width: int) -> 
     site.device(width)
     for page in pages(folder):
         site.open(page)
+        drawn(site)
         assert site.js("return document.documentElement.scrollWidth") <= width, page
         # Whatever is wider scrolls within a region that the keyboard reaches.
         assert (
@@ -284,10 +286,60 @@ def test_the_keyboard_reaches_the_content_first_and_shows_where_it_is(site: Site
     assert site.driver.switch_to.active_element.get_attribute("id") == "main"
 
 
+def drawn(site: Site) -> list[Any]:
+    """Scroll through the page until each of its charts is drawn."""
+    charts = site.all(".vega")
+    for chart in charts:
+        site.js("arguments[0].scrollIntoView()", chart)
+        wait = WebDriverWait(chart, 20)
+        wait.until(lambda shown: shown.find_elements("css selector", "svg"))
+    return charts
+
+
+def test_charts_are_drawn_from_the_file_without_a_request(site: Site, folder: Path) -> None:
+    for page in pages(folder)[2::2]:
+        site.open(page)
+        charts = drawn(site)
+        assert len(charts) > 3
+        for chart in charts:
+            assert chart.find_element("css selector", "svg [aria-label]").get_attribute("aria-label")
+        loaded = site.js(
+            "return [...document.querySelectorAll('[src], link[href]')].map(e => e.src || e.href)"
+            ".concat(performance.getEntriesByType('resource').map(e => e.name))"
+        )
+        assert all(address.startswith(("file://", "data:")) for address in loaded)
+
+
+def test_the_labels_of_a_cost_chart_do_not_meet(site: Site) -> None:
+    site.open("figures.html")
+    chart = drawn(site)[0]
+    texts = site.js(
+        "return [...arguments[0].querySelectorAll('.labels text')].filter(text => text.textContent"
+        " && getComputedStyle(text).opacity > 0).map(text => [text.textContent,"
+        " ...['left', 'right', 'top', 'bottom'].map(side => text.getBoundingClientRect()[side])])",
+        chart,
+    )
+    assert {text[0] for text in texts} == {"DeACL 2022", "SimCLR 2020"}
+    for number, (_, left, right, top, bottom) in enumerate(texts):
+        for _, other_left, other_right, other_top, other_bottom in texts[:number]:
+            assert right <= other_left or other_right <= left or bottom <= other_top or other_bottom <= top
+
+
+def test_a_mark_shows_its_numbers_and_leads_to_its_record(site: Site) -> None:
+    site.open("figures.html")
+    mark = drawn(site)[0].find_element("css selector", ".labelled_marks path")
+    ActionChains(site.driver).move_to_element(mark).perform()
+    WebDriverWait(site.driver, 5).until(lambda _: site.all("#vg-tooltip-element.visible"))
+    assert "FLOPs" in site.one("#vg-tooltip-element").text
+    mark.click()
+    WebDriverWait(site.driver, 5).until(lambda _: "figures.html" not in site.driver.current_url)
+    assert "/methods/deacl.html#row-" in site.driver.current_url or "/records/" in site.driver.current_url
+
+
 def test_controls_have_names(site: Site, folder: Path) -> None:
     for page in pages(folder):
         site.open(page)
-        for element in site.all("button, input, select, img, [role=region], .scatter a"):
+        for element in site.all("button, input, select, img, [role=region]"):
             assert element.accessible_name.strip() or not element.is_displayed(), element.get_attribute("outerHTML")
 
 

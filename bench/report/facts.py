@@ -12,7 +12,6 @@ from bench.leaderboard.wording import duration, eps_text
 from bench.recipe import DatasetFacts, ThreatSettings
 from bench.recipe.overrides import flatten
 from bench.record import Outcome, PhaseCost, Record
-from bench.report.charts import curve
 
 _JSON = json.JSONEncoder(sort_keys=True)
 
@@ -39,7 +38,8 @@ class Curve(NamedTuple):
     """One quantity of a phase, epoch by epoch."""
 
     name: str
-    svg: str
+    values: tuple[float, ...]
+    """One an epoch."""
 
 
 class Setting(NamedTuple):
@@ -70,8 +70,8 @@ def survivals(record: Record) -> list[Survival]:
 
 
 def curves(record: Record) -> dict[str, list[Curve]]:
-    """Return the charts of each phase that was trained."""
-    return {phase_name(name): list(_phase_curves(name, epochs)) for name, epochs in record.history.items() if epochs}
+    """Return what each phase that was trained noted, epoch by epoch."""
+    return {phase_name(name): list(_phase_curves(epochs)) for name, epochs in record.history.items() if epochs}
 
 
 def flags(record: Record) -> list[str]:
@@ -107,10 +107,9 @@ def phase_name(name: str) -> str:
     return {"stage": f"Stage {own}", "protocol": own.upper(), "evaluate": f"Evaluation, {own.upper()}"}.get(kind, name)
 
 
-def _phase_curves(phase: str, epochs: list[dict[str, float]]) -> Iterator[Curve]:
+def _phase_curves(epochs: list[dict[str, float]]) -> Iterator[Curve]:
     for name in dict.fromkeys(key for epoch in epochs for key in epoch):
-        values = [epoch[name] for epoch in epochs if name in epoch]
-        yield Curve(name, curve(values, name=f"{phase_name(phase)}: {name}"))
+        yield Curve(name, tuple(epoch[name] for epoch in epochs if name in epoch))
 
 
 def _cost(name: str, cost: PhaseCost) -> dict[str, str]:

@@ -12,8 +12,8 @@ from bench.errors import BenchError, unknown
 from bench.folders import replaced_folder
 from bench.recipe import PROTOCOLS
 from bench.report import facts
-from bench.report.charts import standalone
 from bench.report.fates import Fate, count_fates, fates
+from bench.report.figures import curves_figure, encoded
 from bench.report.pictures import data_url, fate_grid, picture
 from bench.report.reproduce import reproduction
 from bench.report.run_report.examples import Example, examples
@@ -79,10 +79,8 @@ def _section(
     """Return what the templates say of one protocol, and add its pictures to ``files``."""
     record = finished.record
     name = finished.folder.protocol(finished.protocol, record.seed).path.name
-    curves = facts.curves(record)
-    for phase, drawn in curves.items():
-        for curve in drawn:
-            files[_curve_file(name, phase, curve.name)] = standalone(curve.svg).encode()
+    curves = f"pictures/{name}-curves.png"
+    files[curves] = encoded(curves_figure({f"seed {record.seed}": record.history}, title=""), "png")
     outcomes = []
     for attack in facts.attacks(record):
         found = fates(record.sa, attack.outcome)
@@ -98,7 +96,6 @@ def _section(
         "shown": shown,
         "by_fate": {fate: [example for example in shown if example.fate is fate] for fate in Fate},
         "curves": curves,
-        "curve_file": lambda phase, curve: _curve_file(name, phase, curve),
         "picture_file": lambda example, part: _picture_file(name, example, part),
         "costs": facts.costs(record),
         "survivals": facts.survivals(record),
@@ -115,11 +112,6 @@ def _pictures(name: str, shown: Sequence[Example]) -> Iterator[tuple[str, bytes]
 
 def _picture_file(name: str, example: Example, part: str) -> str:
     return f"pictures/{name}-{example.position}-{part}.png"
-
-
-def _curve_file(name: str, phase: str, quantity: str) -> str:
-    words = "-".join(f"{name} {phase} {quantity}".lower().replace(",", "").split())
-    return f"pictures/{words.replace('/', '-')}.svg"
 
 
 def _refuse(runs_dir: Path, run: str) -> list[Finished]:

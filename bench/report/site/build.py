@@ -12,11 +12,14 @@ from bench.report.reproduce import reproduction
 from bench.report.site import tables
 from bench.report.site.content import Content, Entry, MethodEntry, read_content
 from bench.report.site.figures_page import cost_figures, sweep_figures
-from bench.report.site.record_page import measures
+from bench.report.site.record_page import measures, trainings
 from bench.report.templating import templates
 
 _PACKAGE = "bench.report.site"
-_STATIC = ("style.css", "site.js")
+_STATIC = (
+    *("style.css", "site.js", "charts.js"),
+    *(f"vega/{name}" for name in ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js", "LICENSES.txt")),
+)
 
 
 class Site(NamedTuple):
@@ -96,7 +99,7 @@ def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
         "newer": content.entry[entry.newer] if entry.newer else None,
         "measures": measures(content, entry),
         "survivals": facts.survivals(record),
-        "curves": facts.curves(record),
+        "trainings": trainings(record),
         "flags": facts.flags(record),
         "costs": facts.costs(record),
         "settings": facts.settings(record),

@@ -1,33 +1,30 @@
 """The figures: what robustness costs, as measured here and as published, and how it ends as the attack grows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
 from bench.leaderboard import Leaderboard, SweepRow
 from bench.leaderboard.sweeps import SweepKey
 from bench.leaderboard.wording import eps_text, percent
-from bench.report import charts
-from bench.report.charts import Point, scatter
+from bench.report.site.charts import CostPoint, Spec, SweepLine, cost_chart, sweep_chart
 from bench.report.site.tables import Group, Line
 from bench.report.templating import url
 
-_SECONDS: Mapping[float, str] = {
-    **{1: "1 s", 3: "3 s", 10: "10 s", 30: "30 s", 60: "1 min", 180: "3 min", 600: "10 min", 1800: "30 min"},
-    **{3600: "1 h", 10800: "3 h", 36000: "10 h", 86400: "1 day", 3 * 86400: "3 days", 10 * 86400: "10 days"},
-    **{30 * 86400: "30 days", 100 * 86400: "100 days"},
-}
-_DAYS = {days: f"{days:g}" for days in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)}
 _FEWEST = 2
 """Points below which a chart says nothing that its table does not."""
+_COST = {False: "pre-training, floating-point operations", True: "pre-training, GPU-days"}
+"""By whether the numbers are published. Operations, since the wall-clock of different machines does not compare."""
 
 
 class CostFigure(NamedTuple):
-    """The charts of one group."""
+    """The charts of one group, and the table of the same numbers."""
 
     group: Group
-    charts: tuple[str, ...]
+    charts: tuple[Spec, ...]
     """AA and RA, as far as there is enough of either."""
+    lines: tuple[Line, ...]
+    """What is drawn."""
     without: int
     """Lines of the group that have no place in any: their cost was not measured, or is none."""
 
@@ -37,7 +34,7 @@ class SweepFigure(NamedTuple):
 
     key: SweepKey
     attack: str
-    svg: str
+    chart: Spec
     marks: tuple[str, ...]
     """The values of the grid, as they read."""
     rows: tuple[tuple[SweepRow, tuple[str, ...]], ...]
@@ -56,16 +53,19 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
     attack = f"PGD-{settings.steps[0]} at growing {norm}eps"
     if not by_eps:
         attack = f"PGD at {norm}eps {eps_text(settings.eps[0])} with ever more steps"
-    svg = charts.lines(
-        [charts.Line(row.label.partition(" (")[0], [100 * score.accuracy for score in row.scores]) for row in rows],
+    accuracies = [tuple(percent(score.accuracy, score.n) for score in row.scores) for row in rows]
+    chart = sweep_chart(
+        [
+            SweepLine(row.label, [100 * score.accuracy for score in row.scores], texts)
+            for row, texts in zip(rows, accuracies, strict=True)
+        ],
         settings.grid,
         marks,
         title=f"RA under {attack}: {key.dataset}, {key.protocol.upper()}, tier {key.tier}, {key.fidelity}",
-        x="radius eps of the attack" if by_eps else "steps of PGD, logarithmic",
+        x=f"radius {norm}eps of the attack" if by_eps else "steps of PGD, logarithmic",
         log=not by_eps,
     )
-    accuracies = [tuple(percent(score.accuracy, score.n) for score in row.scores) for row in rows]
-    return SweepFigure(key, attack, svg, marks, tuple(zip(rows, accuracies, strict=True)))
+    return SweepFigure(key, attack, chart, marks, tuple(zip(rows, accuracies, strict=True)))
 
 
 def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list[CostFigure]:
@@ -76,32 +76,41 @@ def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list
         root: the site's folder as seen from the page.
         published: whether the groups hold published numbers.
     """
+    methods = sorted({line.title for group in groups for line in group.lines})
     figures = []
     for group in groups:
-        points = [[_point(line, measure, root, published) for line in group.lines] for measure in ("aa", "ra")]
-        drawn = tuple(
-            _draw(group, [point for point in found if point], measure, published)
-            for measure, found in zip(("AA", "RA"), points, strict=True)
-            if sum(map(bool, found)) >= _FEWEST
+        drawn = tuple(line for line in group.lines if _cost(line, published))
+        points = {measure: _points(drawn, measure, root, published) for measure in ("aa", "ra")}
+        charts = tuple(
+            _draw(group, found, methods, measure, published)
+            for measure, found in points.items()
+            if len(found) >= _FEWEST
         )
-        if drawn:
-            without = sum(not any(of_line) for of_line in zip(*points, strict=True))
-            figures.append(CostFigure(group, drawn, without))
+        if charts:
+            figures.append(CostFigure(group, charts, drawn, len(group.lines) - len(drawn)))
     return figures
 
 
-def _point(line: Line, measure: str, root: str, published: bool) -> Point | None:
-    number = line.numbers[measure]
-    if number is None or not line.cost_sort:
-        return None
-    interval = (number.low, number.high) if number.high > number.low else None
-    return Point(line.title, line.departures, line.cost_sort, number.at, interval, root + url(number.page), published)
+def _cost(line: Line, published: bool) -> float | None:
+    return line.cost_sort if published else line.operations
 
 
-def _draw(group: Group, points: Sequence[Point], measure: str, published: bool) -> str:
-    conditions = f"{group.dataset}, {group.protocol}"
-    if published:
-        title = f"{measure} against GPU-days, as published: {conditions}"
-        return scatter(points, title=title, x="pre-training, GPU-days", y=f"{measure}, %", marks=_DAYS)
-    title = f"{measure} against pre-training time: {conditions}, tier {group.tier}, {group.fidelity}"
-    return scatter(points, title=title, x="pre-training, wall-clock", y=f"{measure}, %", marks=_SECONDS)
+def _points(lines: Sequence[Line], measure: str, root: str, published: bool) -> list[CostPoint]:
+    found = []
+    for line in lines:
+        number, cost = line.numbers[measure], _cost(line, published)
+        if number is None or not cost:
+            continue
+        facts = line.cost if published else f"{line.flops} FLOPs; {line.cost} on {line.devices}"
+        name = f"{line.title}, {line.departures}" if line.departures else line.title
+        text = " ".join(filter(None, (number.text, number.spread)))
+        ends = (number.at, number.low, number.high)
+        found.append(CostPoint(line.title, name, cost, *ends, text, facts, root + url(number.page)))
+    return found
+
+
+def _draw(group: Group, points: Sequence[CostPoint], methods: Sequence[str], measure: str, published: bool) -> Spec:
+    conditions = ", ".join(filter(None, (group.dataset, group.protocol, group.tier and f"tier {group.tier}")))
+    name, how = measure.upper(), "as published" if published else "as measured here"
+    title = f"{name} against {_COST[published]}, {how}: {conditions}"
+    return cost_chart(points, methods, title=title, x=_COST[published], y=f"{name}, %", published=published)

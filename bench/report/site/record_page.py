@@ -1,12 +1,18 @@
-"""The accuracies on the page of one record, each with what became of every image."""
+"""The page of one record: its accuracies, each with what became of every image, and how training went."""
 
+from itertools import zip_longest
 from typing import NamedTuple
 
-from bench.report.facts import attacks
+from bench.record import Record
+from bench.report.facts import attacks, curves
 from bench.report.fates import Fate, count_fates, fates
 from bench.report.pictures import data_url, fate_grid
+from bench.report.site.charts import Spec, curve_chart
 from bench.report.site.content import Content, Entry
 from bench.report.site.numbers import Number, of_outcome, of_published
+
+_MOST_ROWS = 100
+"""Epochs that a table lists; of more, it lists every second, third, ..."""
 
 
 class Measure(NamedTuple):
@@ -44,3 +50,23 @@ def measures(content: Content, entry: Entry) -> list[Measure]:
         )
         shown.append(measure)
     return shown
+
+
+class Training(NamedTuple):
+    """One phase: a chart a quantity, and the table of the same numbers."""
+
+    phase: str
+    charts: tuple[tuple[str, Spec], ...]
+    """Each with the quantity's name."""
+    rows: tuple[tuple[int, tuple[float | None, ...]], ...]
+    """By epoch: each quantity's value."""
+
+
+def trainings(record: Record) -> list[Training]:
+    """Return how each phase of ``record`` went that was trained."""
+    found = []
+    for phase, quantities in curves(record).items():
+        charts = tuple((one.name, curve_chart(one.values, name=f"{phase}: {one.name}")) for one in quantities)
+        rows = list(enumerate(zip_longest(*(one.values for one in quantities)), 1))
+        found.append(Training(phase, charts, tuple(rows[:: -(-len(rows) // _MOST_ROWS)])))
+    return found

@@ -37,6 +37,8 @@ class Line(NamedTuple):
     seeds: tuple[SeedLink, ...] = ()
     devices: str = ""
     flops: str = ""
+    operations: float | None = None
+    """Floating-point operations of pre-training; None where not all were counted."""
     rank: str = ""
     flags: tuple[str, ...] = ()
     corruptions: Number | None = None
@@ -99,6 +101,7 @@ def measured_line(content: Content, row: Row) -> Line:
         seeds=seeds,
         devices="; ".join(row.devices),
         flops="" if row.pretraining_flops is None else flops_text(row.pretraining_flops),
+        operations=row.pretraining_flops,
         rank=rank_text(row) if row.rank else "",
         flags=row.doubts,
         corruptions=of_score(row.corruptions.mean, target) if row.corruptions else None,
