@@ -41,7 +41,7 @@ class Stage(nn.Module):
     encoder: Encoder
     """What this stage trains and hands on."""
     shared: ClassVar[bool] = False
-    """Whether class, plan, encoder settings, data and seed decide all that it learns. Runs that contain such a
+    """Whether code, plan, encoder settings, data and seed decide all that it learns. Runs that contain such a
     stage train it once. Each class says so for itself, since a subclass may depend on more."""
 
     def before_training(self) -> None:

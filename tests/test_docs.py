@@ -275,7 +275,7 @@ def test_the_tiers_are_described_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("heading", "schema"),
     [
-        ("## Schema, version 2", Record),
+        ("## Schema, version 3", Record),
         ("**Outcome**", Outcome),
         ("**PGD evaluation**", PGDEvaluation),
         ("**AutoAttack evaluation**", AutoAttackEvaluation),

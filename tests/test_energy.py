@@ -8,7 +8,7 @@ import torch
 from toy_runs import Listener, carry_out, toy_data, toy_request
 
 from bench.errors import InterruptedRunError
-from bench.train import Cost
+from bench.record import PhaseCost
 from bench.train.cost import Clock
 from bench.train.energy import Counter, EnergyMeter, energy_counters
 
@@ -61,7 +61,7 @@ def test_rapl_that_cannot_be_read_counts_nothing(tmp_path: Path) -> None:
 def test_energy_adds_up_only_where_all_of_it_was_measured() -> None:
     measured, blind = Clock(), Clock()
     measured._meter = EnergyMeter([counter(0, 4, 4, 4, 4)])
-    start = Cost(seconds=1, images=0, energy_joules=0.0, device="toy")
+    start = PhaseCost.nothing("toy")
     assert start.plus(measured).plus(measured).energy_joules == 4.0
     assert start.plus(measured).plus(blind).energy_joules is None
     assert start.plus(blind).plus(measured).energy_joules is None

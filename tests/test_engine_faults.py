@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from toy_stage import STEPS, StopAfter, ToyStage, make_plan, run, state_file, stop_at
+from toy_stage import EPOCHS, STEPS, StopAfter, ToyStage, make_plan, run, state_file, stop_at
 
 from bench.errors import BenchError
 from bench.train import stage_progress
@@ -94,7 +94,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_and_saves_nothing(tmp_path: Path
     before = state_file(tmp_path).read_bytes()
     stage = ToyStage(make_plan())
     stage.factors = {step: value}
-    with pytest.raises(BenchError, match=r"'toy' is not finite in epoch 2.*Lower the stage's lr, or train in fp32"):
+    with pytest.raises(BenchError, match=r"'toy' is not finite in epoch 2.*--set toy.lr=0.01, or train in fp32"):
         run(stage, tmp_path)
     assert state_file(tmp_path).read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == [state_file(tmp_path).name]
@@ -107,6 +107,27 @@ def test_a_stop_does_not_save_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="not finite in epoch 1"):
         run(stage, tmp_path, reporter=StopAfter(2))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["weight", "buffer"])
+def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, what: str) -> None:
+    """The loss of an epoch is finite, its last step is not: the stage is blamed, and the next one never begins."""
+
+    class Spoilt(ToyStage):
+        def after_step(self) -> None:
+            super().after_step()
+            if len(self.seen) == (EPOCHS - 1) * STEPS:
+                (self.head.weight.data if what == "weight" else self.queue).fill_(float("inf"))
+
+    stop_at(ToyStage(make_plan()), tmp_path, STEPS)
+    before = state_file(tmp_path).read_bytes()
+    named = "head.weight" if what == "weight" else "queue"
+    with pytest.raises(BenchError, match=rf"'toy' has weights that are not finite after epoch 3 \(stage.{named}"):
+        run(Spoilt(make_plan()), tmp_path)
+    (path,) = tmp_path.iterdir()
+    assert load_tensors(path).metadata["epoch"] == 2
+    assert before != path.read_bytes()
+    assert all(tensor.isfinite().all() for tensor in load_tensors(path).tensors.values())
 
 
 def test_a_disk_that_cannot_be_written_leaves_the_previous_state(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ PLUGINS = sorted((ROOT / "methods").rglob("*.py"))
 SHIPPED = [*BENCH, *PLUGINS, *sorted((ROOT / "examples").glob("*.py"))]
 
 FLOORS = [
-    {"errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
+    {"code", "errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
     {"attack", "data", "nn", "method", "zoo"},
     {"run", "train", "protocol", "evaluate"},
     {"ablate", "leaderboard", "report", "compare", "timing", "doctor"},

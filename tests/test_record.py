@@ -240,6 +240,8 @@ def test_the_seal_covers_every_field() -> None:
         "aa": make_autoattack(outcome, {}),
         "corruptions": make_corruptions(fog=(5, 4, 3, 2, 1)),
         "environment": record.environment.model_copy(update={"python": "4"}),
+        **{"environments": {"stage:ssl": (record.environment,)}, "code": {"stage:ssl": "5" * 64}},
+        "doubts": ("constant features",),
     }
     assert other.keys() == Record.model_fields.keys()
     for name in other.keys() - {"sha256"}:
@@ -294,7 +296,7 @@ def without(key: str) -> Callable[[str], str]:
         (lambda text: text[: len(text) // 2], "cannot read"),
         (lambda text: "", "cannot read"),
         (lambda text: "[1, 2]", "schema version None"),
-        (edited("schema_version", 99), "schema version 99, this program reads 1 to 2. Update the bench"),
+        (edited("schema_version", 99), "schema version 99, this program reads 1 to 3. Update the bench"),
         (without("schema_version"), "schema version None"),
         (edited("seed", 1), "checksum does not match"),
         (edited("sha256", "0" * 64), "checksum does not match"),

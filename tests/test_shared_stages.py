@@ -2,7 +2,7 @@
 
 import fcntl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -12,6 +12,7 @@ import pytest
 import torch
 from toy_runs import SMALL, VARYING, Listener, toy_data, toy_request
 
+from bench import code
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS, Stage
 from bench.record import Record
@@ -205,6 +206,83 @@ def test_every_field_of_the_plan_is_part_of_the_identity(simclr: RunRequest) -> 
     place, plan = folder(simclr), first_stage(simclr).plan
     assert place.identity is not None
     assert place.identity["plan"] == plan.model_dump(mode="json")
+
+
+@pytest.fixture
+def break_the_loss(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], None]]:
+    """Put ``0 *`` before SimCLR's loss, as far as a digest of its source can tell."""
+    source = code._source
+
+    def broken(name: str) -> str | None:
+        text = source(name)
+        if name == "methods.simclr":
+            assert text is not None
+            assert "StepLoss(" in text
+            return text.replace("return StepLoss(", "return StepLoss(0 * ")
+        return text
+
+    def clear() -> None:
+        code._read.cache_clear()
+        code.code_digest.cache_clear()
+
+    def apply() -> None:
+        monkeypatch.setattr(code, "_source", broken)
+        clear()
+
+    yield apply
+    monkeypatch.undo()
+    clear()
+
+
+def test_a_stage_of_other_code_is_left_alone_and_trained_anew(
+    simclr: RunRequest, deacl: RunRequest, break_the_loss: Callable[[], None]
+) -> None:
+    first = carry_out(simclr)
+    (old,) = simclr.runs_dir.glob("stages/*/ssl.safetensors")
+    before = old.read_bytes()
+    break_the_loss()
+    listener = Listener()
+    record = carry_out(deacl, listener)
+    assert "stage ssl" in listener.phases
+    assert old.read_bytes() == before
+    ((earlier,), (later,)) = first.environments["stage:ssl"], record.environments["stage:ssl"]
+    assert earlier is not None
+    assert later is not None
+    assert later.code == record.code["stage:ssl"] != earlier.code == first.code["stage:ssl"]
+    assert record.foreign_phases == record.unknown_phases == []
+
+
+def test_what_is_continued_with_other_code_is_named_with_both(
+    simclr: RunRequest, monkeypatch: pytest.MonkeyPatch, break_the_loss: Callable[[], None]
+) -> None:
+    monkeypatch.setattr(SimCLRStage, "shared", False)
+    with pytest.raises(InterruptedRunError):
+        carry_out(simclr, Listener(4))
+    break_the_loss()
+    listener = Listener()
+    record = carry_out(simclr, listener)
+    (note,) = listener.notes
+    assert note.startswith("stage ssl was begun with other code than the present one")
+    assert "ssl.training.safetensors" in note
+    earlier, later = record.environments["stage:ssl"]
+    assert earlier is not None
+    assert later is not None
+    assert (earlier.code == later.code, later.code == record.code["stage:ssl"]) == (False, True)
+    assert record.foreign_phases == ["stage:ssl"]
+    (protocol,) = record.environments["protocol:slf"]
+    assert protocol is not None
+    assert protocol.precision == "fp32"
+
+
+def test_an_encoder_of_other_code_is_kept_and_said(simclr: RunRequest, break_the_loss: Callable[[], None]) -> None:
+    carry_out(simclr)
+    break_the_loss()
+    listener = Listener()
+    record = carry_out(changed(simclr, {"slf.lr": 1}), listener)
+    (note,) = listener.notes
+    assert "the encoder is kept from training with other code" in note
+    assert "(stage ssl)" in note
+    assert record.foreign_phases == ["stage:ssl"]
 
 
 class Heir(SimCLRStage):

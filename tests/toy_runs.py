@@ -28,7 +28,7 @@ SMALL: dict[str, Any] = {
     "evaluate.pgd_steps": 2,
     "evaluate.autoattack": False,
 }
-VARYING = {"cost", "environment", "started", "finished", "sha256"}
+VARYING = {"cost", "environment", "environments", "started", "finished", "sha256"}
 
 
 class Listener:

@@ -12,13 +12,23 @@ from bench.attack import PGD, AutoAttackState, Threat, auto_attack, cross_entrop
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
 from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
-from bench.evaluate.state import EvaluationState, load_state
+from bench.evaluate.state import Environments, EvaluationState, load_state
 from bench.nn import Classifier
 from bench.recipe import EvaluationSettings, Recipe
-from bench.record import AutoAttackEvaluation, CorruptionEvaluation, Outcome, PGDEvaluation, PhaseCost
+from bench.record import (
+    AutoAttackEvaluation,
+    CorruptionEvaluation,
+    Outcome,
+    PGDEvaluation,
+    PhaseCost,
+    continued,
+    describe_environment,
+    other_code,
+)
 from bench.reporting import Reporter
 from bench.stop import Stop
-from bench.train.cost import Clock, device_name
+from bench.train.cost import Clock, PeakMemory, device_name
+from bench.train.engine import modules_of
 
 
 class Evaluation(NamedTuple):
@@ -28,7 +38,12 @@ class Evaluation(NamedTuple):
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None
     corruptions: CorruptionEvaluation | None
+    constant: bool
+    """Whether the classifier gave all clean images the same answer; False too where that was not noted."""
     cost: dict[str, PhaseCost]
+    """By phase."""
+    environments: dict[str, Environments]
+    """By phase."""
 
 
 def evaluate(
@@ -89,7 +104,14 @@ class _Evaluation:
         self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
         self.subset = autoattack_images(recipe)
         self.reporter, self.stop = reporter, stop
-        self.state = load_state(path, EvaluationState(owner=owner), reporter)
+        modules = (__name__, *modules_of(classifier))
+        self.environment = describe_environment(device_name(device), torch.get_num_threads(), modules=modules)
+        self.state = load_state(path, EvaluationState(owner=owner, answers=()), reporter)
+        if any(other_code(self.state.ran_with(name), self.environment) for name in self.state.seconds):
+            reporter.note(
+                "this evaluation was begun with other code than the present one, or it is not known with which. What "
+                f"is measured is kept, its record names both, and the board marks it. To begin anew, remove {path}"
+            )
         self.attacked = _Interruptible(classifier.prepared(), stop)
 
     def run(self, corrupted: CorruptedImages | None) -> Evaluation:
@@ -107,24 +129,50 @@ class _Evaluation:
             start=settings.pgd_start,
             restarts=settings.pgd_restarts,
         )
-        return Evaluation(Outcome.pack(self.state.clean, test_images=count), ra, aa, corruptions, self._cost())
+        return Evaluation(
+            sa=Outcome.pack(self.state.clean, test_images=count),
+            ra=ra,
+            aa=aa,
+            corruptions=corruptions,
+            constant=self._constant,
+            cost=self._cost(),
+            environments={f"evaluate:{name}": self.state.ran_with(name) for name in self.state.seconds},
+        )
 
     def _clean(self) -> None:
         self.reporter.begin("SA, clean images", len(self.test.labels), done=len(self.state.clean))
+        self.memory = PeakMemory(self.device)
         for _, images, labels in self._batches(len(self.state.clean)):
             clock = Clock()
             with torch.no_grad():
-                correct = self.classifier(images).argmax(1) == labels
-            self._save("sa", clock, clean=self.state.clean + tuple(correct.tolist()))
+                answers = self.classifier(images).argmax(1)
+            known = self.state.answers
+            self._save(
+                "sa",
+                clock,
+                clean=self.state.clean + tuple((answers == labels).tolist()),
+                answers=None if known is None else tuple(sorted({*known, *answers.tolist()})),
+            )
             self.reporter.advance(len(labels))
             self.stop.check()
         self.reporter.end()
+        if self._constant:
+            self.reporter.note(
+                "the classifier gives all test images the same answer: its training failed or its features say "
+                "nothing, and an answer that never changes cannot be attacked. The record says so, and the board "
+                "marks it."
+            )
+
+    @property
+    def _constant(self) -> bool:
+        return self.state.answers is not None and len(self.state.answers) == 1 and len(self.test.labels.unique()) > 1
 
     def _pgd(self) -> None:
         settings = self.settings
         attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
         name = f"RA, PGD-{settings.pgd_steps}"
         self.reporter.begin(name, len(self.test.labels), done=len(self.state.robust))
+        self.memory = PeakMemory(self.device)
         for first, images, labels in self._batches(len(self.state.robust)):
             clock = Clock()
             robust = torch.ones_like(labels, dtype=torch.bool)
@@ -145,6 +193,7 @@ class _Evaluation:
         chosen = torch.tensor(self.subset)
         images, labels = self._to_device(self.test.images[chosen], self.test.labels[chosen])
         saved = self.state.autoattack
+        self.memory = PeakMemory(self.device)
         clock = Clock()
 
         def keep(state: AutoAttackState) -> None:
@@ -182,6 +231,7 @@ class _Evaluation:
         )
 
     def _corruptions(self, corrupted: CorruptedImages) -> CorruptionEvaluation:
+        self.memory = PeakMemory(self.device)
         clock = Clock()
 
         def keep(counts: dict[str, CorruptionCounts]) -> None:
@@ -210,9 +260,16 @@ class _Evaluation:
         return images.to(self.device).float().div(255), labels.to(self.device)
 
     def _save(self, measurement: str, clock: Clock, **finished: object) -> None:
-        seconds = dict(self.state.seconds)
-        seconds[measurement] = seconds.get(measurement, 0.0) + clock.seconds
-        self.state = self.state.model_copy(update={**finished, "seconds": seconds})
+        state = self.state
+        begun = measurement in state.seconds
+        peaks = [self.memory.bytes, *([state.peak_memory.get(measurement)] if begun else [])]
+        measured = {
+            "seconds": state.seconds.get(measurement, 0.0) + clock.seconds,
+            "peak_memory": None if None in peaks else max(peaks, key=lambda peak: peak or 0),
+            "environments": continued(state.ran_with(measurement), self.environment),
+        }
+        kept = {name: {**getattr(state, name), measurement: value} for name, value in measured.items()}
+        self.state = state.model_copy(update={**finished, **kept})
         self.state.save(self.path)
 
     def _cost(self) -> dict[str, PhaseCost]:
@@ -224,7 +281,12 @@ class _Evaluation:
             "corruptions": cells * len(self.test.labels),
         }
         return {
-            f"evaluate:{name}": PhaseCost(seconds=seconds, images=images[name], device=device_name(self.device))
+            f"evaluate:{name}": PhaseCost(
+                seconds=seconds,
+                images=images[name],
+                peak_memory_bytes=self.state.peak_memory.get(name),
+                device=device_name(self.device),
+            )
             for name, seconds in self.state.seconds.items()
         }
 

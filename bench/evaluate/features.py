@@ -6,9 +6,12 @@ from torch import Tensor
 from bench import rng
 from bench.attack import PGD, Threat, cross_entropy_objective
 from bench.data import Split
-from bench.nn import Classifier
+from bench.nn import Classifier, Encoder
 from bench.recipe import Recipe
 from bench.stop import Stop
+
+_CONSTANT = 1e-3
+_MOST = 1024
 
 
 def clean_features(classifier: Classifier, split: Split, recipe: Recipe, *, device: torch.device) -> Tensor:
@@ -17,6 +20,25 @@ def clean_features(classifier: Classifier, split: Split, recipe: Recipe, *, devi
     with torch.no_grad():
         batches = split.images.split(recipe.evaluate.batch_size)
         return torch.cat([classifier.encoder(batch.to(device).float().div(255)).cpu() for batch in batches])
+
+
+@torch.no_grad()
+def constant_features(encoder: Encoder, images: Tensor, *, batch_size: int, device: torch.device) -> bool:
+    """Return whether ``encoder``, in eval mode on ``device``, gives all images the same features: it collapsed.
+
+    Constant is what varies by less than a thousandth: the features' distance from their mean, root mean square over
+    the images, against their length. Of many images 1,024 are looked at, evenly spaced.
+
+    Args:
+        encoder: what pre-training made.
+        images: uint8 [N, C, H, W].
+        batch_size: images a forward pass.
+        device: where to work.
+    """
+    few = images[:: -(-len(images) // _MOST)]
+    found = torch.cat([encoder(batch.to(device).float().div(255)).double() for batch in few.split(batch_size)])
+    spread = (found - found.mean(0)).square().sum(1).mean().sqrt()
+    return bool(spread <= _CONSTANT * found.square().sum(1).mean().sqrt())
 
 
 def attacked_features(

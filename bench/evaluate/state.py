@@ -7,7 +7,12 @@ from bench.errors import BenchError
 from bench.evaluate.corrupted import CorruptionCounts
 from bench.files import read_json, set_aside, write_json
 from bench.recipe import Settings, canonical_digest
+from bench.record import Environment
 from bench.reporting import Reporter
+
+Environments = tuple[Environment | None, ...]
+"""All that a measurement ran with, in order, each once; None: with what a state does not say that was written before
+this was kept."""
 
 
 class SavedState(Settings):
@@ -26,6 +31,8 @@ class EvaluationState(SavedState):
     """Of SA, RA, AA and corruptions; the owner is protocol, encoder and seed."""
 
     clean: tuple[bool, ...] = ()
+    answers: tuple[int, ...] | None = None
+    """The classes that clean images were taken for, ascending; None: not noted from the first image on."""
     robust: tuple[bool, ...] = ()
     """Under PGD."""
     autoattack: dict[str, Any] | None = None
@@ -34,6 +41,14 @@ class EvaluationState(SavedState):
     """By corruption."""
     seconds: dict[str, float] = {}
     """Wall-clock by measurement, added up over interruptions."""
+    peak_memory: dict[str, int | None] = {}
+    """Bytes by measurement, as in its cost."""
+    environments: dict[str, Environments] = {}
+    """By measurement."""
+
+    def ran_with(self, measurement: str) -> Environments:
+        """Return what ``measurement`` has run with so far."""
+        return self.environments.get(measurement, (None,) if measurement in self.seconds else ())
 
 
 S = TypeVar("S", bound=SavedState)

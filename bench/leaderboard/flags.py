@@ -1,9 +1,16 @@
 """Reasons to distrust a row, found in its records."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from bench.leaderboard.groups import Group
-from bench.record import Record, shared
+from bench.leaderboard.provenance import code_flags, ran_dirty
+from bench.record import Doubt, Record, shared
+
+_DOUBTS: Mapping[Doubt, str] = {
+    "constant features": "the encoder gives all training images the same features (seed {}): pre-training collapsed",
+    "constant classifier": "the classifier gives all test images the same answer (seed {}), which no attack can change",
+    "one test class": "all test images are of one class (seed {}), so an answer that is always the same is right",
+}
 
 MASKING_GAP = 0.20
 """By how much RA may exceed AA on the same images. Among the published numbers the largest gap is 0.16 (RoCL's
@@ -12,7 +19,7 @@ on CIFAR-10); a loss that hides its gradients from PGD makes one of 0.5 and more
 
 def reliability_flags(group: Group) -> tuple[str, ...]:
     """Return what speaks against trusting the numbers of ``group``, but for AutoAttack's own warnings."""
-    return tuple([*_guessing(group), *_masking(group), *_dirty(group)])
+    return tuple([*_guessing(group), *_doubts(group), *_masking(group), *_dirty(group), *code_flags([*group.seeds])])
 
 
 def _guessing(group: Group) -> Iterator[str]:
@@ -22,6 +29,13 @@ def _guessing(group: Group) -> Iterator[str]:
             f"SA is no better than guessing (seed {', '.join(seeds)}), so RA and AA say nothing: an answer that is "
             "always the same cannot be attacked"
         )
+
+
+def _doubts(group: Group) -> Iterator[str]:
+    for doubt, sentence in _DOUBTS.items():
+        seeds = [str(one.record.seed) for one in group.seeds if doubt in one.record.doubts]
+        if seeds:
+            yield sentence.format(", ".join(seeds))
 
 
 def _masking(group: Group) -> Iterator[str]:
@@ -43,6 +57,6 @@ def _gap(record: Record, test_images: int) -> float | None:
 
 
 def _dirty(group: Group) -> Iterator[str]:
-    seeds = [str(one.record.seed) for one in group.seeds if one.record.environment.dirty]
+    seeds = [str(one.record.seed) for one in group.seeds if ran_dirty(one.record)]
     if seeds:
         yield f"the code had uncommitted changes (seed {', '.join(seeds)}), so nobody can repeat it"

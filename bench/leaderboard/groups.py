@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.leaderboard.measured import Measured, load_measured
+from bench.leaderboard.provenance import with_commits
 from bench.recipe import Settings, canonical_digest
 from bench.record import record_files
 
@@ -43,7 +44,7 @@ def read_groups(results_dir: Path, dataset: str | None = None) -> tuple[list[Gro
             measured.append(load_measured(path))
         except BenchError as error:
             left_out.append(_left_out(results_dir, path, str(error).removeprefix(f"{path}: ")))
-    trusted, doubles = _without_doubles(measured)
+    trusted, doubles = _without_doubles(with_commits(measured))
     left_out += [_left_out(results_dir, path, reason) for path, reason in doubles]
     return [_group(runs) for runs in _grouped(trusted, _recipe_key)], sorted(left_out, key=lambda bad: bad.file)
 

@@ -23,6 +23,8 @@ class Measured(NamedTuple):
     record: Record
     facts: DatasetFacts
     threat: ThreatSettings
+    commits: Mapping[str, tuple[str, ...]] = {}
+    """By stage: the commits under which one and the same training stands, where there are several."""
 
     @property
     def run(self) -> str:

@@ -1,10 +1,11 @@
 """Records: what a run leaves behind, and what every table is made from."""
 
 from bench.record.corruption import CorruptionEvaluation
-from bench.record.environment import Environment, describe_environment
+from bench.record.cost import PhaseCost
+from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.outcome import Outcome, wilson_interval
 from bench.record.paired import Pairs, Shared, mcnemar_exact, newcombe_interval, shared
-from bench.record.record import AutoAttackEvaluation, PGDEvaluation, PhaseCost, Record
+from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
 from bench.record.store import load_record, record_files, record_path, save_record
 from bench.record.sweep import (
     Sweep,
@@ -21,6 +22,7 @@ from bench.record.welch import MeanDifference, sample_std, welch
 __all__ = [
     "AutoAttackEvaluation",
     "CorruptionEvaluation",
+    "Doubt",
     "Environment",
     "MeanDifference",
     "Outcome",
@@ -31,12 +33,14 @@ __all__ = [
     "Shared",
     "Sweep",
     "SweepSettings",
+    "continued",
     "describe_environment",
     "grid_fault",
     "load_record",
     "load_sweep",
     "mcnemar_exact",
     "newcombe_interval",
+    "other_code",
     "record_files",
     "record_path",
     "sample_std",

@@ -1,13 +1,16 @@
-"""Where a run took place: code version, packages, machine."""
+"""Where a phase of a run took place: code version, packages, machine."""
 
 import platform
 import subprocess
+from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench import __version__
+from bench.code import code_digest
 from bench.recipe import Settings
-from bench.recipe.fields import Commit, Count, Name, Text
+from bench.recipe.fields import Commit, Count, Digest, Name, Text
 
 _PACKAGES = (
     "torch",
@@ -23,33 +26,61 @@ _PACKAGES = (
 
 
 class Environment(Settings):
-    """Code, packages and machine of a run."""
+    """Code, packages and machine of a run, or of one phase of it."""
 
     bench: Name
     commit: Commit | None = None
     """Git commit of the code; None when it does not run from a checkout."""
     dirty: bool | None = None
     """Whether the checkout's code had uncommitted changes."""
+    modules: tuple[Name, ...] = ()
+    """Of a phase: the modules that carried it out."""
+    code: Digest | None = None
+    """Of a phase: the digest of these modules and of all that they reach (:func:`bench.code.code_digest`)."""
     packages: dict[Name, Name]
     python: Name
     platform: Text
     device: Text
     threads: Count
+    precision: Name | None = None
+    """Of a phase that trains: fp32, bf16 or fp16."""
 
 
-def describe_environment(device: str, threads: int) -> Environment:
-    """Return the present environment, on a ``device`` of that name."""
+def describe_environment(
+    device: str, threads: int, *, modules: Sequence[str] = (), precision: str | None = None
+) -> Environment:
+    """Return the present environment, on a ``device`` of that name.
+
+    Args:
+        device: as a reader of a table would call it.
+        threads: of the CPU.
+        modules: that carry out the phase; empty: the environment is not that of a phase.
+        precision: of a phase that trains.
+    """
     commit, dirty = _code_version()
     return Environment(
         bench=__version__,
         commit=commit,
         dirty=dirty,
+        modules=tuple(modules),
+        code=code_digest(*modules) if modules else None,
         packages={name: found for name in _PACKAGES if (found := _version(name))},
         python=platform.python_version(),
         platform=platform.platform(),
         device=device,
         threads=threads,
+        precision=precision,
     )
+
+
+def continued(ran: Sequence[Environment | None], now: Environment) -> tuple[Environment | None, ...]:
+    """Return the environments of a phase that goes on in ``now``: in order, each once."""
+    return tuple(ran) if now in ran else (*ran, now)
+
+
+def other_code(ran: Sequence[Environment | None], now: Environment) -> bool:
+    """Return whether a phase has been worked on with other code than that of ``now``, or with unknown code."""
+    return any(one is None or one.code != now.code for one in ran)
 
 
 def _version(package: str) -> str | None:
@@ -59,6 +90,7 @@ def _version(package: str) -> str | None:
         return None
 
 
+@cache  # a checkout may move on while its older code still runs
 def _code_version() -> tuple[str | None, bool | None]:
     home = Path(__file__).parents[2]
     if not (home / ".git").exists():

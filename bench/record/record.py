@@ -7,25 +7,18 @@ from pydantic import AwareDatetime, Field, model_validator
 from bench.recipe import Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
+from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
 from bench.record.sealed import Sealed
 
-SCHEMA: Literal[2] = 2
-"""Version 2 adds fields that are null in version 1, so both are read alike."""
+SCHEMA: Literal[3] = 3
+"""Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
+empty in older ones: nothing is made up for them."""
 
-
-class PhaseCost(Settings):
-    """Cost of one phase; what was not measured is absent."""
-
-    seconds: Amount
-    images: Count | None = None
-    images_per_second: Amount | None = None
-    flops_per_image: Amount | None = None
-    peak_memory_bytes: Count | None = None
-    energy_joules: Amount | None = None
-    """Where the device reports it."""
-    device: Text
+Doubt = Literal["constant features", "constant classifier", "one test class"]
+"""What a run notices against its own numbers: the encoder gives all training images the same features, the classifier
+gives all test images the same answer, or all test images are of one class."""
 
 
 class PGDEvaluation(Settings):
@@ -61,9 +54,9 @@ class AutoAttackEvaluation(Settings):
 
 
 class Record(Sealed):
-    """One (run, protocol). Schema version 2."""
+    """One (run, protocol). Schema version 3."""
 
-    schema_version: Literal[1, 2] = SCHEMA
+    schema_version: Literal[1, 2, 3] = SCHEMA
     method: Name
     title: Text
     year: int = Field(ge=1900, le=9999)
@@ -97,13 +90,35 @@ class Record(Sealed):
     corruptions: CorruptionEvaluation | None = None
     doctor: dict[str, Any] | None = None
     """Verdicts of the evaluation's own checks."""
+    doubts: tuple[Doubt, ...] = ()
     cost: dict[Text, PhaseCost]
     """By phase: each training stage, the protocol, each attack."""
     history: dict[Text, list[dict[Text, Scalar]]]
     """By phase: one entry an epoch."""
     environment: Environment
+    """Of the process that wrote the record."""
+    environments: dict[Text, tuple[Environment | None, ...]] = {}
+    """By phase: all that it ran with, in order, each once; null: by a program that did not note it. A phase that was
+    stopped and continued elsewhere, or with other code, has several."""
+    code: dict[Text, Digest] = {}
+    """By phase: the digest that its modules had in the code that wrote the record (:func:`bench.code.code_digest`).
+    A phase whose environments have another was carried out by other code."""
     started: AwareDatetime
     finished: AwareDatetime
+
+    @property
+    def foreign_phases(self) -> list[str]:
+        """The phases that ran, as a whole or in part, with other code than that which wrote the record."""
+        return [
+            phase
+            for phase, ran in self.environments.items()
+            if any(one is not None and one.code != self.code.get(phase) for one in ran)
+        ]
+
+    @property
+    def unknown_phases(self) -> list[str]:
+        """The phases of which it was not noted, as a whole or in part, with which code they ran."""
+        return [phase for phase, ran in self.environments.items() if None in ran]
 
     @property
     def pretraining_seconds(self) -> float:

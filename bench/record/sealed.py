@@ -21,7 +21,13 @@ class Sealed(Settings):
 
     def content_digest(self) -> str:
         """Return the digest of everything but ``sha256``."""
-        return canonical_digest(self.model_dump(mode="json", exclude={"sha256"}))
+        return canonical_digest({key: value for key, value in self.content().items() if key != "sha256"})
+
+    def content(self) -> dict[str, Any]:
+        """Return what the file holds: of an older schema version just what was read, without what is newer."""
+        fields = type(self).model_fields
+        older = getattr(self, "schema_version", None) != fields["schema_version"].default
+        return self.model_dump(mode="json", exclude_unset=older)
 
 
 S = TypeVar("S", bound=Sealed)
@@ -37,7 +43,7 @@ def save_sealed(path: Path, result: S, reporter: Reporter | None = None) -> Path
         BenchError: the folder cannot be written.
     """
     result, first, number = result.sealed(), path, 1
-    content = json_bytes(result.model_dump(mode="json"))
+    content = json_bytes(result.content())
     while not create_bytes(path, content):
         held = _held(path, reporter)
         if held is _DAMAGED:

@@ -11,9 +11,9 @@ from pydantic import AwareDatetime, Field, model_validator
 from bench.files import inside
 from bench.recipe import Norm, Settings, Start, canonical_digest
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
+from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome
-from bench.record.record import PhaseCost
 from bench.record.sealed import Sealed, load_sealed, save_sealed
 from bench.reporting import Reporter
 

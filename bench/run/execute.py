@@ -7,19 +7,21 @@ from pathlib import Path
 
 import torch
 
+from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
-from bench.evaluate import Evaluation, evaluate
+from bench.evaluate import Evaluation, constant_features, evaluate
 from bench.files import make_writable, write_json
+from bench.method import Stage
 from bench.nn import Encoder
 from bench.protocol import build_protocol
-from bench.record import PhaseCost, Record, describe_environment, load_record, save_record
+from bench.record import Doubt, Environment, Record, describe_environment, load_record, save_record
 from bench.reporting import Reporter, Silent
 from bench.run.encoder import EncoderFile, Origin, intact_encoder, load_encoder
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
 from bench.stop import Stop
-from bench.train import Cost, device_name, train
+from bench.train import device_name, train
 from bench.train.checkpoint import Progress
 from bench.zoo import digest
 
@@ -41,16 +43,44 @@ def execute(
         finished = _finished_records(run)
         if len(finished) < len(run.protocols):
             corrupted = run.corruptions.images(run.target, reporter, stop) if run.corruptions else None
+            doubts = _one_class(run, reporter)
             encoder, stages = _pretrained(run, reporter, stop)
+            doubts += _collapsed(run, encoder, stages, reporter)
             for protocol in run.protocols:
                 if protocol not in finished:
-                    finished[protocol] = _evaluate(run, protocol, encoder, stages, corrupted, reporter, stop)
+                    finished[protocol] = _evaluate(run, protocol, encoder, stages, doubts, corrupted, reporter, stop)
         return [(finished[name], save_record(results_dir, finished[name])) for name in run.protocols]
 
 
 def _finished_records(run: Run) -> dict[str, Record]:
     paths = {name: run.place(name).record for name in run.protocols}
     return {name: load_record(path) for name, path in paths.items() if path.exists()}
+
+
+def _one_class(run: Run, reporter: Reporter) -> list[Doubt]:
+    classes = run.target.test.labels.unique().tolist()
+    if len(classes) > 1:
+        return []
+    reporter.note(
+        f"all test images are of class {classes[0]}: a classifier that always answers {classes[0]} is right on all of "
+        "them. The record says so, and the board marks it. Split the data so that each class is tested."
+    )
+    return ["one test class"]
+
+
+def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], reporter: Reporter) -> list[Doubt]:
+    """Look at the features that the protocols build on; an encoder that nothing has trained says nothing yet."""
+    if not (stages or run.checkpoint):
+        return []
+    images, size = run.target.train.images, run.recipe.evaluate.batch_size
+    if not constant_features(encoder, images, batch_size=size, device=run.device):
+        return []
+    reporter.note(
+        "the encoder gives all training images the same features: pre-training collapsed, and no protocol can tell "
+        "classes apart on it. The record says so, and the board marks it. Lower the learning rate of its last stage, "
+        "or train it for more epochs."
+    )
+    return ["constant features"]
 
 
 def _pretrained(run: Run, reporter: Reporter, stop: Stop) -> tuple[Encoder, Sequence[Progress]]:
@@ -65,7 +95,17 @@ def _pretrained(run: Run, reporter: Reporter, stop: Stop) -> tuple[Encoder, Sequ
     elif kept is None or kept.origin.stages is None:
         kept = _pretrain(run, reporter, stop)
         kept.save(run.folder.encoder)
+    elif changed := [one.stage for one in kept.origin.stages if _by_other_code(one)]:
+        reporter.note(
+            f"the encoder is kept from training with other code than the present one, or it is not known with which "
+            f"(stage {', '.join(changed)}). The record names both, and the board marks it. To train it anew, remove "
+            f"{run.folder.path}, or choose another --runs-dir."
+        )
     return kept.encoder(run.recipe).to(run.device), kept.origin.stages or ()
+
+
+def _by_other_code(progress: Progress) -> bool:
+    return any(one is None or one.code != code_digest(*one.modules) for one in progress.environments)
 
 
 def _pretrain(run: Run, reporter: Reporter, stop: Stop) -> EncoderFile:
@@ -86,10 +126,17 @@ def _pretrain(run: Run, reporter: Reporter, stop: Stop) -> EncoderFile:
                 device=run.device,
                 reporter=reporter,
                 stop=stop,
+                section=_section(run, stage),
             )
     recipe = run.recipe.model_dump(mode="json")
     origin = Origin(owner=run.folder.owner, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
     return EncoderFile(method.result().state_dict(), origin)
+
+
+def _section(run: Run, stage: Stage) -> str:
+    """Return the section of the recipe that holds the plan of ``stage``."""
+    plans = run.recipe.config.plans()
+    return next((name for name, plan in plans.items() if plan is stage.plan), stage.name)
 
 
 def _evaluate(
@@ -97,6 +144,7 @@ def _evaluate(
     protocol: str,
     encoder: Encoder,
     stages: Sequence[Progress],
+    doubts: Sequence[Doubt],
     corrupted: CorruptedImages | None,
     reporter: Reporter,
     stop: Stop,
@@ -138,6 +186,7 @@ def _evaluate(
         {**{f"stage:{done.stage}": done for done in stages}, f"protocol:{protocol}": progress},
         weights=(before, digest(classifier.state_dict())),
         selected_epoch=stage.selected_epoch,
+        doubts=doubts,
     )
     write_json(place.record, record.model_dump(mode="json"))
     return record
@@ -150,8 +199,10 @@ def _record(
     phases: Mapping[str, Progress],
     weights: tuple[str, str],
     selected_epoch: int | None,
+    doubts: Sequence[Doubt],
 ) -> Record:
     recipe = run.recipe
+    environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
     started = datetime.fromtimestamp(run.folder.description.stat().st_mtime, UTC)
     return Record(
         method=recipe.method,
@@ -176,13 +227,18 @@ def _record(
         ra=evaluation.ra,
         aa=evaluation.aa,
         corruptions=evaluation.corruptions,
-        cost={**{name: _cost(done.cost) for name, done in phases.items()}, **evaluation.cost},
+        doubts=(*doubts, *(["constant classifier"] if evaluation.constant else [])),
+        cost={**{name: done.cost for name, done in phases.items()}, **evaluation.cost},
         history={name: done.history for name, done in phases.items()},
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),
+        environments=environments,
+        code={name: digest for name, ran in environments.items() if (digest := _present_code(ran))},
         started=started.replace(microsecond=0),
         finished=datetime.now(UTC).replace(microsecond=0),
     ).sealed()
 
 
-def _cost(cost: Cost) -> PhaseCost:
-    return PhaseCost(images_per_second=cost.images_per_second, **cost.model_dump())
+def _present_code(ran: Sequence[Environment | None]) -> str | None:
+    """Return the digest that the modules of a phase have in the present code; None where they are not known."""
+    modules = [one.modules for one in ran if one]
+    return code_digest(*modules[-1]) if modules else None

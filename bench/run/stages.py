@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.code import code_digest
 from bench.files import make_writable, remove_unfinished, write_json
 from bench.method import Stage
 from bench.recipe import canonical_digest
@@ -14,6 +15,7 @@ from bench.reporting import Reporter
 from bench.run.lock import locked
 from bench.run.prepare import Run
 from bench.stop import Stop
+from bench.train import training_modules
 
 _POLL_SECONDS = 0.5
 
@@ -70,10 +72,11 @@ class StageFolder:
 
 
 def stage_identity(run: Run, stage: Stage) -> dict[str, Any]:
-    """Return all that decides what a shared ``stage`` learns, as plain values."""
+    """Return all that decides what a shared ``stage`` learns, as plain values: settings, data, seed and code."""
     recipe = run.context.recipe
     return {
         "stage": f"{type(stage).__module__}.{type(stage).__qualname__}",
+        "code": code_digest(*training_modules(stage)),
         "name": stage.name,
         "plan": stage.plan.model_dump(mode="json"),
         "encoder": recipe.encoder.model_dump(mode="json"),

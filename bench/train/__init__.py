@@ -1,13 +1,12 @@
 """Training: the engine that takes any stage to a trained encoder, and what it needs."""
 
 from bench.train.checkpoint import Progress, stage_progress
-from bench.train.cost import Cost, device_name
-from bench.train.engine import check_plan, forward, train
+from bench.train.cost import device_name
+from bench.train.engine import check_plan, forward, train, training_modules
 from bench.train.probe import Passes, StageProbe
 from bench.train.rounds import StepTimes, line, time_in_turn
 
 __all__ = [
-    "Cost",
     "Passes",
     "Progress",
     "StageProbe",
@@ -19,4 +18,5 @@ __all__ = [
     "stage_progress",
     "time_in_turn",
     "train",
+    "training_modules",
 ]

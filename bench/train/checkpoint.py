@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
@@ -11,8 +12,8 @@ from bench.errors import BenchError, DamagedFileError
 from bench.files import set_aside
 from bench.method import Stage
 from bench.recipe import Settings
+from bench.record import Environment, PhaseCost
 from bench.reporting import Reporter
-from bench.train.cost import Cost
 from bench.zoo import TensorFile, load_tensors, save_tensors
 
 
@@ -34,11 +35,35 @@ class Progress(Settings):
     """The gradient scaler's factor under fp16."""
     scale_growth: int = 0
     """Its count of steps since the factor last moved."""
-    cost: Cost
+    cost: PhaseCost
+    environments: tuple[Environment | None, ...] = (None,)
+    """All that it was trained with, in order, each once; None: with what a state does not say that was written
+    before this was kept."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_peak_of_the_process(cls, values: Any) -> Any:
+        """Drop the peak memory of a state from before the environments: it was that of the process so far."""
+        if isinstance(values, dict) and "environments" not in values and isinstance(values.get("cost"), dict):
+            return {**values, "cost": {**values["cost"], "peak_memory_bytes": None}}
+        return values
 
 
 def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: Progress) -> None:
     """Write the stage, its optimiser (None once training is over) and ``progress`` to ``path``, atomically."""
+    save_tensors(path, _tensors(stage, optimizer), progress.model_dump(mode="json"))
+
+
+def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
+    """Return the names of the weights, buffers and momenta that are not finite."""
+    tensors = {name: value for name, value in _tensors(stage, optimizer).items() if value.is_floating_point()}
+    # One answer for all of them, so that the device is waited for once.
+    if not tensors or bool(torch.stack([value.isfinite().all() for value in tensors.values()]).all()):
+        return []
+    return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+
+
+def _tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:
     tensors = {f"stage.{name}": value for name, value in stage.state_dict().items()}
     if optimizer is not None:
         names = _names(stage, optimizer)
@@ -46,7 +71,7 @@ def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: 
             momentum = values.get("momentum_buffer")
             if momentum is not None:
                 tensors[f"momentum.{names[parameter]}"] = momentum
-    save_tensors(path, tensors, progress.model_dump(mode="json"))
+    return tensors
 
 
 def load_state(

@@ -1,54 +1,29 @@
 """The cost meter: what a phase of a run took, in the same units for every method."""
 
-import resource
-import sys
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.recipe import Settings
 from bench.train.energy import EnergyMeter, energy_counters
 
 
-class Cost(Settings):
-    """Time and work of one phase; a number that was not measured is absent."""
-
-    seconds: float = Field(ge=0)
-    """Wall-clock of the work itself, added up over interruptions."""
-    images: int = Field(ge=0)
-    """Dataset images processed, each counted once an epoch however many views it had."""
-    flops_per_image: float | None = None
-    """Floating-point operations (two a multiply-add) of one training step, divided by its images."""
-    peak_memory_bytes: int | None = None
-    """Of the device where it reports that, of the whole process otherwise."""
-    energy_joules: float | None = None
-    """Where the device reports it, added up over interruptions; absent once any part of it was not measured."""
-    device: str
-
-    @property
-    def images_per_second(self) -> float | None:
-        """Throughput, or None when no time was measured."""
-        return self.images / self.seconds if self.seconds > 0 else None
-
-    def plus(self, clock: "Clock") -> "Cost":
-        """Return this cost with the time and energy of ``clock`` added."""
-        energy = None
-        if self.energy_joules is not None and clock.joules is not None:
-            energy = self.energy_joules + clock.joules
-        return self.model_copy(update={"seconds": self.seconds + clock.seconds, "energy_joules": energy})
-
-
 class Clock:
-    """A stopwatch, with an energy meter beside it where a device is given that has one."""
+    """A stopwatch with a meter of peak memory, and one of energy where the device has that.
+
+    Args:
+        device: whose work is measured; None: time alone.
+    """
 
     def __init__(self, device: torch.device | None = None) -> None:
         self._meter = EnergyMeter([] if device is None else energy_counters(device))
+        self._memory = None if device is None else PeakMemory(device)
         self._start = time.perf_counter()
 
     def look(self) -> None:
@@ -65,6 +40,11 @@ class Clock:
         """Energy so far; None where the device does not report it."""
         return self._meter.joules
 
+    @property
+    def peak_bytes(self) -> int | None:
+        """Peak memory so far; None where it is not measured."""
+        return None if self._memory is None else self._memory.bytes
+
 
 def device_name(device: torch.device) -> str:
     """Return what a reader of a table would call ``device``."""
@@ -73,12 +53,35 @@ def device_name(device: torch.device) -> str:
     return f"{_processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
-def peak_memory(device: torch.device) -> int:
-    """Return the peak memory in bytes: of the CUDA device, or of this process."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+class PeakMemory:
+    """The most memory in use at one time since this was made; one at a time can measure.
+
+    Of a CUDA device: what tensors took. Of a CPU, on Linux: what the whole process had resident, by the kernel's
+    high-water mark, which can be set back (``man 5 proc``, ``/proc/pid/clear_refs``). Elsewhere: not measured.
+    """
+
+    def __init__(self, device: torch.device, process: Path = Path("/proc/self")) -> None:
+        self._device, self._process = device, process
+        self._counts = False
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+        elif device.type == "cpu":
+            try:
+                (process / "clear_refs").write_text("5")
+                self._counts = True
+            except OSError:
+                pass
+
+    @property
+    def bytes(self) -> int | None:
+        """The peak so far; None where it cannot be measured."""
+        if self._device.type == "cuda":
+            return int(torch.cuda.max_memory_allocated(self._device))
+        if not self._counts:
+            return None
+        status = (self._process / "status").read_text()
+        found = re.search(r"^VmHWM:\s*(\d+) kB$", status, re.M)
+        return int(found[1]) * 1024 if found else None
 
 
 def count_flops(work: Callable[[], Any]) -> tuple[Any, int]:

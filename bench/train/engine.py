@@ -9,24 +9,29 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench import rng
 from bench.errors import BenchError
 from bench.method import Stage, StepLoss
+from bench.record import PhaseCost, continued, describe_environment, other_code
 from bench.reporting import Reporter, Silent
 from bench.stop import Stop
 from bench.train.checkpoint import (
     Progress,
     finished_path,
     load_state,
+    nonfinite,
     save_state,
     unfinished_path,
 )
-from bench.train.cost import Cost, count_flops, device_name, peak_memory, timed
+from bench.train.cost import count_flops, device_name, timed
 from bench.train.optim import build_optimizer, set_lr
 from bench.train.schedule import learning_rate
+
+_FRAMEWORKS = ("torch", "torchvision")
+"""Records have their versions."""
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -41,6 +46,7 @@ def train(
     device: torch.device,
     reporter: Reporter | None = None,
     stop: Stop | None = None,
+    section: str = "",
 ) -> Progress:
     """Train ``stage`` on ``images`` to the end of its plan, or load it if that was done before.
 
@@ -54,15 +60,32 @@ def train(
         device: where to train.
         reporter: told about progress.
         stop: asked after each step.
+        section: of the recipe that holds the plan, for messages ("stage1"); empty: the stage's name.
 
     Returns:
-        the finished progress: history and cost.
+        the finished progress: history, cost, and the code and machine it ran with.
 
     Raises:
-        BenchError: bad state on disk, a batch larger than the data, a loss that is not finite.
+        BenchError: bad state on disk, a batch larger than the data, a loss or weights that are not finite.
         InterruptedRunError: a stop was requested; the state is saved.
     """
-    return _Training(stage, images, folder, owner, seed, device, reporter or Silent(), stop or Stop()).run()
+    section = section or stage.name
+    return _Training(stage, images, folder, owner, seed, device, reporter or Silent(), stop or Stop(), section).run()
+
+
+def modules_of(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the modules that ``model``, a stage or a classifier, and all networks in it are from.
+
+    With the engine, all that these reach by import decides what is learnt (:func:`bench.code.code_digest`). Networks
+    have to be named because registries find them, not imports.
+    """
+    names = {type(module).__module__ for module in model.modules()}
+    return tuple(sorted(name for name in names if name.partition(".")[0] not in _FRAMEWORKS))
+
+
+def training_modules(stage: Stage) -> tuple[str, ...]:
+    """Return the modules that train ``stage``."""
+    return (__name__, *modules_of(stage))
 
 
 class _Training:
@@ -78,7 +101,9 @@ class _Training:
         device: torch.device,
         reporter: Reporter,
         stop: Stop,
+        section: str,
     ) -> None:
+        self.section = section
         self.stage, self.plan, self.seed, self.device = stage.to(device), stage.plan, seed, device
         self.reporter, self.stop = reporter, stop
         self.unfinished = unfinished_path(folder, stage.name)
@@ -88,13 +113,19 @@ class _Training:
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device)
         self.images = images.to(device)
-        nothing = Cost(seconds=0.0, images=0, energy_joules=0.0, device=device_name(device))
-        self.progress = Progress(owner=owner, stage=stage.name, cost=nothing)
+        name = device_name(device)
+        self.environment = describe_environment(
+            name, torch.get_num_threads(), modules=training_modules(stage), precision=self.plan.precision
+        )
+        self.progress = Progress(
+            owner=owner, stage=stage.name, cost=PhaseCost.nothing(name), environments=(self.environment,)
+        )
 
     def run(self) -> Progress:
         owner = self.progress.owner
         done = load_state(self.finished, owner, self.stage, None, self.reporter)
         if done is not None:
+            self._tell_of_other_code(done, self.finished)
             return done
         optimizer = build_optimizer(self.plan, self.stage)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
@@ -102,7 +133,9 @@ class _Training:
         if begun is None:
             self._prepare()
         else:
-            self.progress = begun
+            self._tell_of_other_code(begun, self.unfinished)
+            now = continued(begun.environments, self.environment)
+            self.progress = begun.model_copy(update={"environments": now})
             _restore_scaler(scaler, begun)
         self.stage.train()
         self._announce()
@@ -118,6 +151,14 @@ class _Training:
             self.stage.before_training()
         self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
 
+    def _tell_of_other_code(self, found: Progress, path: Path) -> None:
+        if other_code(found.environments, self.environment):
+            how = "was trained" if path == self.finished else "was begun"
+            self.reporter.note(
+                f"stage {self.stage.name} {how} with other code than the present one, or it is not known with which. "
+                f"It is kept, its record names both, and the board marks it. To train it anew, remove {path}"
+            )
+
     def _announce(self) -> None:
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
@@ -130,7 +171,7 @@ class _Training:
         order = torch.randperm(self.count, generator=rng.generator(self.seed, self.stage.name, "order", epoch))
         order = self.positions[order.to(self.device)]
         sums: dict[str, Tensor | float] = dict(self.progress.loss_sum)
-        flops, images, lr = cost.flops_per_image, cost.images, 0.0
+        flops, images, lr = cost.flops_per_image, 0, 0.0
         with timed(self.device) as clock:
             for step in range(first, self.steps):
                 lr = learning_rate(self.plan, epoch=epoch, step=step, steps_per_epoch=self.steps)
@@ -150,7 +191,7 @@ class _Training:
                 if self.stop.requested and step + 1 < self.steps:
                     break
         means = {name: float(value) for name, value in sums.items()}
-        self._refuse_nonfinite(means, epoch)
+        self._refuse_nonfinite(means, optimizer, epoch)
         done = step + 1 == self.steps
         with timed(self.device) as review:
             noted = self.stage.after_epoch(epoch, self.images) if done else {}
@@ -163,15 +204,7 @@ class _Training:
                 "history": self.progress.history + ([entry] if done else []),
                 "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
                 "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
-                "cost": cost.plus(clock)
-                .plus(review)
-                .model_copy(
-                    update={
-                        "images": images,
-                        "flops_per_image": flops,
-                        "peak_memory_bytes": max(peak_memory(self.device), cost.peak_memory_bytes or 0),
-                    }
-                ),
+                "cost": cost.plus(clock, images).plus(review).model_copy(update={"flops_per_image": flops}),
             }
         )
         save_state(self.unfinished, self.stage, optimizer, self.progress)
@@ -188,12 +221,21 @@ class _Training:
             return ""
         return f"epoch {epoch + 1}/{self.plan.epochs}, loss {float(sums['loss']) / (step + 1):.3f}"
 
-    def _refuse_nonfinite(self, means: Mapping[str, float], epoch: int) -> None:
-        if not torch.tensor(means["loss"]).isfinite():
-            raise BenchError(
-                f"the loss of stage {self.stage.name!r} is not finite in epoch {epoch + 1}. Nothing of this epoch "
-                "was saved. Lower the stage's lr, or train in fp32, with --set."
-            )
+    def _refuse_nonfinite(self, means: Mapping[str, float], optimizer: Optimizer, epoch: int) -> None:
+        """Raise BenchError where a loss of this epoch, or what it has made of the weights, is not finite."""
+        names: list[str] = []
+        if torch.tensor(means["loss"]).isfinite() and not (names := nonfinite(self.stage, optimizer)):
+            return
+        fault = (
+            f"stage {self.stage.name!r} has weights that are not finite after epoch {epoch + 1} ({names[0]} and "
+            f"{len(names) - 1} other tensors): its steps were too large"
+            if names
+            else f"the loss of stage {self.stage.name!r} is not finite in epoch {epoch + 1}"
+        )
+        raise BenchError(
+            f"{fault}. Nothing of this epoch was saved. Lower the learning rate, for example "
+            f"--set {self.section}.lr={self.plan.lr / 10:g}, or train in fp32, --set {self.section}.precision=fp32"
+        )
 
 
 def forward(stage: Stage, images: Tensor, generator: torch.Generator, index: Tensor) -> StepLoss:

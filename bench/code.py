@@ -1,0 +1,160 @@
+"""Which code did this? A digest of the modules that a piece of work reaches by import.
+
+A module enters as its syntax tree without docstrings, comments, layout and names such as ``__version__``, so that
+documentation and releases change no digest, and any other change of a module that is reached does. A package whose
+``__init__`` only hands names on is looked through: who imports ``bench.recipe.TrainPlan`` reaches
+``bench.recipe.plan`` and not its neighbours.
+"""
+
+import ast
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+_OWN = "bench"
+
+
+class _Import(NamedTuple):
+    """One name that a module asks for: ``from source import name [as bound]``, or ``import source``."""
+
+    source: str
+    name: str | None = None
+    bound: str | None = None
+
+
+class _Module(NamedTuple):
+    """What a module's source says."""
+
+    imports: tuple[_Import, ...]
+    hands_on: bool
+    """Whether it has nothing but imports, which rename nothing."""
+    sha256: str
+
+
+@cache
+def code_digest(*roots: str) -> str:
+    """Return the SHA-256 of all modules that the modules called ``roots`` reach by import, themselves included.
+
+    Modules of ``bench`` and of the roots' own top-level packages count; of other packages a record keeps the
+    version. One that has no source enters by its name, and so does one of a package that nobody has imported: what
+    a file names as a root must not make a program run. A process keeps the digest that it found first.
+    """
+    packages = frozenset([_OWN, *(root.partition(".")[0] for root in roots)]) & sys.modules.keys()
+    found: dict[str, list[str]] = {root: [] for root in roots}
+    for name in reached(roots, packages):
+        module = _read(name)
+        found[name] = [module.sha256, *_neighbours(module, packages)] if module else []
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
+def reached(roots: Sequence[str], packages: frozenset[str]) -> set[str]:
+    """Return the names of the modules in ``packages`` that ``roots`` reach by import, themselves included."""
+    found: set[str] = set()
+    left = list(roots)
+    while left:
+        name = left.pop()
+        if name in found or name.partition(".")[0] not in packages:
+            continue
+        found.add(name)
+        # To import a.b.c runs a and a.b too; where they only hand names on, that decides nothing.
+        parents = [name[:end] for end, letter in enumerate(name) if letter == "."]
+        left += [parent for parent in parents if (module := _read(parent)) and not module.hands_on]
+        module = _read(name)
+        left += _neighbours(module, packages) if module else []
+    return found
+
+
+def _neighbours(module: _Module, packages: frozenset[str]) -> list[str]:
+    """Return the modules in ``packages`` that each import of ``module`` leads to."""
+    own = (one for one in module.imports if one.source.partition(".")[0] in packages)
+    return [target for one in own for target in _targets(one)]
+
+
+def _targets(wanted: _Import) -> Iterator[str]:
+    """Yield the modules that an import leads to, through packages that only hand the name on."""
+    source, name, _ = wanted
+    if name is None:
+        yield source
+        return
+    if _is_module(f"{source}.{name}"):
+        yield f"{source}.{name}"
+        return
+    package = _read(source)
+    onward = [one for one in package.imports if one.bound == name] if package and package.hands_on else []
+    if not onward:
+        yield source
+    for one in onward:
+        yield from _targets(one)
+
+
+@cache
+def _is_module(name: str) -> bool:
+    try:
+        return name in sys.modules or find_spec(name) is not None
+    except (ImportError, ValueError):  # its parent is no package, or a script
+        return False
+
+
+@cache
+def _read(name: str) -> _Module | None:
+    """Return what the source of the module ``name`` says, None where it has none."""
+    source = _source(name)
+    if source is None:
+        return None
+    tree = ast.parse(source)
+    package = name if _is_package(name) else name.rpartition(".")[0]
+    body = [node for node in tree.body if not _says_nothing(node)]
+    return _Module(
+        tuple(one for node in ast.walk(tree) for one in _imports(node, package)),
+        all(isinstance(node, ast.Import | ast.ImportFrom) and not _renames(node) for node in body),
+        hashlib.sha256(repr(_plain(body)).encode()).hexdigest(),
+    )
+
+
+def _source(name: str) -> str | None:
+    try:
+        spec = sys.modules[name].__spec__ if name in sys.modules else find_spec(name)
+        loader: Any = spec and spec.loader
+        found: str | None = loader.get_source(name)
+    except (AttributeError, ImportError, ValueError):
+        return None
+    return found
+
+
+def _is_package(name: str) -> bool:
+    spec = sys.modules[name].__spec__ if name in sys.modules else find_spec(name)
+    return spec is not None and spec.submodule_search_locations is not None
+
+
+def _imports(node: ast.AST, package: str) -> Iterator[_Import]:
+    if isinstance(node, ast.Import):
+        yield from (_Import(alias.name) for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
+        source = ".".join([*above, *([node.module] if node.module else [])])
+        yield from (_Import(source, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+def _renames(node: ast.Import | ast.ImportFrom) -> bool:
+    return any(alias.asname not in (None, alias.name) for alias in node.names)
+
+
+def _says_nothing(node: ast.AST) -> bool:
+    """Return whether ``node`` is a docstring, or sets names like ``__all__`` and ``__version__``."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return bool(targets) and all(isinstance(one, ast.Name) and one.id.startswith("__") for one in targets)
+
+
+def _plain(value: Any) -> Any:
+    """Return a syntax tree as nested tuples, without what is empty: versions of Python differ in that."""
+    if isinstance(value, list):
+        return tuple(_plain(one) for one in value if not _says_nothing(one))
+    if not isinstance(value, ast.AST):
+        return value
+    fields = ((name, _plain(part)) for name, part in ast.iter_fields(value) if name not in ("ctx", "kind"))
+    return (type(value).__name__, *(pair for pair in fields if pair[1] not in (None, ())))
