@@ -42,7 +42,8 @@ def code_flags(measured: Sequence[Measured]) -> Iterator[str]:
     )
     yield from _by_phase(
         [(phase, one.record.seed) for one in measured for phase in one.commits],
-        "{phases} stands in records of several commits, so it is not known which code trained it (seed {seeds})",
+        "the training of {phases} stands in records of several commits, so it is not known which code it ran with "
+        "(seed {seeds})",
     )
     differ = [phase for phase in _phases(records) if len(set(_codes(records, phase))) > 1]
     if differ and not any(record.foreign_phases for record in records):
