@@ -7,7 +7,7 @@ configuration, yields its training stages one after the other, and hands over th
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -177,7 +177,19 @@ class Method(Protocol):
         """
 
     def result(self) -> Encoder:
-        """Return the encoder to evaluate: one plain branch, [B, C, H, W] in [0, 1] -> [B, D]."""
+        """Return the encoder to evaluate: one plain branch, [B, C, H, W] in [0, 1] -> [B, D].
+
+        It has the form of ``ctx.new_encoder()``, so that its weights can be loaded without what trained them.
+        Before anything is trained, the stages are built once to check it (:func:`bench.run.prepare`).
+        """
+
+
+@runtime_checkable
+class OwnForm(Protocol):
+    """What a method has besides if the encoder it hands over is of another form than ``ctx.new_encoder()``."""
+
+    def form(self, plain: Encoder) -> Encoder:
+        """Return an encoder of the form of :meth:`Method.result`, made of ``plain``; its weights do not matter."""
 
 
 METHODS: Registry[type[Method]] = Registry("method", group="bench.methods", hint="`bench methods` lists them.")

@@ -39,7 +39,8 @@ def test_the_default_tier_follows_data_and_device(
     monkeypatch.setattr(import_module("bench.run.prepare"), "pick_device", lambda name: torch.device(device))
     assert prepare(request_).recipe.tier == tier
     assert prepare(replace(request_, dataset="digits")).recipe.tier == "tiny"
-    published = replace(request_, tier="paper", overrides={"evaluate.autoattack": False})
+    sizes = {"stage1.batch_size": 8, "slf.batch_size": 8, "stage1.precision": "fp32"}
+    published = replace(request_, tier="paper", overrides={"evaluate.autoattack": False, **sizes})
     assert prepare(published).recipe.tier == "paper"
 
 
@@ -280,10 +281,9 @@ def test_the_projection_knows_what_is_finished(request_: RunRequest, tmp_path: P
     assert {left for _, left in estimated(prepare(request_)).values()} == {0}
 
 
-def test_a_batch_larger_than_the_data_is_found_out_by_the_projection(request_: RunRequest) -> None:
-    run = prepare(changed(request_, stage1__batch_size=25))
-    with pytest.raises(BenchError, match=r"batches of 25 images but the dataset has 24 .*batch_size"):
-        project(run)
+def test_a_batch_larger_than_the_data_is_found_out_before_anything_is_measured(request_: RunRequest) -> None:
+    with pytest.raises(BenchError, match=r"stage1\.batch_size is 25, but there are 24 images"):
+        prepare(changed(request_, stage1__batch_size=25))
 
 
 # Finished protocols, opened again

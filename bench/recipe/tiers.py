@@ -1,4 +1,9 @@
-"""Tiers: how far the published recipes are scaled down, the same way for every method."""
+"""Tiers: how far the published recipes are scaled down, the same way for every method.
+
+One factor for all epochs and one for all batches, without exceptions: only then do both the images that a method
+sees and the updates that it makes keep the papers' ratios to those of the others. A floor under the batches would
+spare slow steps on few images, but cost the methods of small batches most of their updates.
+"""
 
 import tomllib
 from importlib import resources
@@ -26,9 +31,6 @@ class Tier(Settings):
     """Factor on the published epochs of every stage of every method."""
     batch_size: float = Field(default=1.0, gt=0)
     """Factor on the published batch sizes; learning rates follow each method's own scaling rule."""
-    smallest_batch: int = Field(default=2, ge=2)
-    """No batch is scaled below this, or below its published size where that is smaller: the statistics of a few
-    images say little, and a step on them costs hardly less."""
     sgd_lr: Literal["scaled", "published"] = "scaled"
     """``published``: plain SGD keeps its published rate at the smaller batch. Few epochs on few images leave it
     too few steps to get anywhere at a scaled rate; LARS, which adapts its rates itself, is scaled all the same."""
@@ -43,14 +45,13 @@ class Tier(Settings):
     def scale(self, plan: TrainPlan) -> dict[str, Any]:
         """Return the values that this tier gives to a stage with the published ``plan``.
 
-        Epochs and batches are rounded to whole ones, at least 1 epoch.
+        Epochs and batches are rounded to whole ones, at least 1 epoch and 2 images.
         """
         if self.epochs == self.batch_size == 1:
             return dict(self.stages)
-        smallest = min(plan.batch_size, self.smallest_batch)
         return {
             **plan.stretched(max(1, round(plan.epochs * self.epochs)), self.epochs),
-            "batch_size": max(smallest, round(plan.batch_size * self.batch_size)),
+            "batch_size": max(2, round(plan.batch_size * self.batch_size)),
             **({} if plan.short_lr is None or self.epochs >= _SHORT else {"lr": plan.short_lr}),
             **({"lr_batch": None} if self.sgd_lr == "published" and plan.optimizer == "sgd" else {}),
             **self.stages,

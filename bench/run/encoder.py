@@ -1,17 +1,19 @@
-"""Pre-trained encoders in files: the weights, whose they are, and what each training stage took."""
+"""Pre-trained encoders: the form that a recipe gives them, and files of weights with what each stage took."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bench import rng
 from bench.errors import BenchError
-from bench.method import METHODS
+from bench.method import METHODS, Method, MethodContext, OwnForm
 from bench.nn import Encoder, build_encoder
 from bench.recipe import Recipe, Settings, parse_recipe
 from bench.reporting import Reporter
+from bench.train import check_plan
 from bench.train.checkpoint import Progress, intact_tensors
 from bench.zoo import TensorFile, digest, load_tensors, save_tensors
 
@@ -64,7 +66,45 @@ def plain_encoder(recipe: Recipe) -> Encoder:
     """Return an encoder of the form that ``recipe`` describes, its weights drawn anew."""
     facts = recipe.dataset
     with rng.scoped(0, "plain encoder"):
-        return build_encoder(recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
+        plain = build_encoder(recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
+        method: Method = METHODS.get(recipe.method)(recipe.config)
+        return method.form(plain) if isinstance(method, OwnForm) else plain
+
+
+def check_stages(ctx: MethodContext) -> None:
+    """Raise BenchError for what would stop a run during or after its pre-training.
+
+    All stages are built once, untrained, on the CPU: each needs a name of its own and a plan that works on the data
+    and on the run's device, and the encoder handed over has to be of the form of :func:`plain_encoder`, which is
+    what its weights are loaded into. The same weights must mean the same features there.
+    """
+    name = ctx.recipe.method
+    method: Method = METHODS.get(name)(ctx.recipe.config)
+    stages = []
+    for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
+        if stage.name in stages:
+            raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
+        stages.append(stage.name)
+        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device)
+    _check_form(name, method.result(), plain_encoder(ctx.recipe), ctx.images[:2].float() / 255)
+
+
+@torch.no_grad()
+def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> None:
+    ours, theirs = ({(key, *value.shape) for key, value in encoder.state_dict().items()} for encoder in (plain, handed))
+    if differing := sorted(ours ^ theirs):
+        fault = f"has {len(differing)} tensors of other names or shapes, the first {differing[0][0]!r}"
+    else:
+        plain.load_state_dict(handed.state_dict())
+        found, expected = (encoder.eval()(images) for encoder in (handed, plain))
+        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+            return
+        fault = "computes other features with the same weights"
+    raise BenchError(
+        f"the encoder that method {name!r} hands over is not of the form that its recipe describes, and could not be "
+        f"loaded: it {fault}. Nothing is trained. Let result() return what ctx.new_encoder() made, or write a form() "
+        "that makes the other form (bench.method.OwnForm)."
+    )
 
 
 def load_encoder(path: Path) -> EncoderFile:

@@ -113,8 +113,6 @@ def _pretrain(run: Run, reporter: Reporter, stop: Stop) -> EncoderFile:
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
     for stage in method.stages(run.context):
-        if stage.name in stages:
-            raise BenchError(f"method {run.recipe.method!r} has two stages called {stage.name!r}; rename one.")
         place = StageFolder.of(run, stage)
         with place.claimed(reporter, stop):
             stages[stage.name] = train(

@@ -23,6 +23,7 @@ from bench.recipe import (
 )
 from bench.run.budget import at_budget
 from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
+from bench.run.encoder import check_stages
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.target import Target, load_target
 
@@ -106,7 +107,8 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         dataset: its pre-training data, if they are loaded already.
 
     Raises:
-        BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data.
+        BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data, a method
+            whose stages cannot work or whose encoder could not be loaded afterwards.
     """
     method = METHODS.get(request.method)
     protocols = chosen_protocols(request.protocols, request.method, method)
@@ -141,9 +143,11 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
-    return Run(
+    run = Run(
         method, dataset, recipe, request.seed, protocols, device, folder, finetune=finetune, corruptions=corruptions
     )
+    check_stages(run.context)
+    return run
 
 
 def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:

@@ -1,6 +1,7 @@
 """AP-DPE as a plug-in of the bench."""
 
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any, ClassVar
 
 from bench.method import MethodContext, MethodInfo, Stage
@@ -8,6 +9,7 @@ from bench.nn import Encoder
 from bench.recipe import MethodConfig
 from methods.ap_dpe.settings import APDPEConfig
 from methods.ap_dpe.stage import PretextStage
+from methods.ap_dpe.trunk import MeanOf, resnet_of, with_layer4, without_layer4
 
 
 class APDPE:
@@ -52,3 +54,12 @@ class APDPE:
     def result(self) -> Encoder:
         """Return the trunk with the layer 4 that the configuration exports."""
         return self._stage.encoder
+
+    def form(self, plain: Encoder) -> Encoder:
+        """Return ``plain`` with the end that the configuration exports: none, the mean of two, or its own."""
+        if self._config.exported == "trunk":
+            return without_layer4(plain)
+        if self._config.exported == "mean":
+            layer4 = resnet_of(plain).layer4
+            return with_layer4(plain, MeanOf(layer4, deepcopy(layer4)))
+        return plain

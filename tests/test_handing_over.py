@@ -1,0 +1,119 @@
+"""What would stop a run during or after pre-training is found while it is prepared, whoever wrote the method."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
+
+from bench.errors import BenchError
+from bench.method import METHODS, MethodContext, Stage
+from bench.nn import Encoder
+from bench.run import CheckpointRequest, execute, prepare, prepare_checkpoint
+from methods.simclr import SimCLR, SimCLRStage
+
+
+class Squashed(Encoder):
+    """The weights fit a plain encoder, the function does not."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.tanh(super().forward(images)) + 1
+
+
+class Stranger(SimCLR):
+    """SimCLR that hands over features which it never says it squashes."""
+
+    def result(self) -> Encoder:
+        return self.changed(super().result())
+
+    def changed(self, encoder: Encoder) -> Encoder:
+        return Squashed(encoder.backbone, encoder.normalise)
+
+
+class Cut(Stranger):
+    """Hands over the backbone without its last block."""
+
+    def changed(self, encoder: Encoder) -> Encoder:
+        backbone: Any = encoder.backbone
+        backbone.layer4 = backbone.layer4[:1]
+        return encoder
+
+
+class CutAndSaid(Cut):
+    """The same, and says so."""
+
+    def form(self, plain: Encoder) -> Encoder:
+        return self.changed(plain)
+
+
+class Doubled(SimCLR):
+    """Two stages of one name."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        yield from super().stages(ctx)
+        yield SimCLRStage(self._config.stage1, ctx)
+
+
+class Wide(SimCLR):
+    """A second stage whose batches are larger than the data."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        yield from super().stages(ctx)
+        stage = SimCLRStage(self._config.stage1.model_copy(update={"batch_size": 1000}), ctx)
+        stage.name = "second"
+        yield stage
+
+
+@pytest.fixture
+def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[SimCLR]], str]:
+    def register(cls: type[SimCLR]) -> str:
+        list(METHODS)  # finds the plug-ins
+        monkeypatch.setitem(METHODS._entries, "stranger", cls)
+        return "stranger"
+
+    return register
+
+
+@pytest.mark.parametrize(
+    ("method", "complaint"),
+    [
+        (Cut, r"method 'stranger' .* has 12 tensors of other names or shapes, the first 'backbone\.layer4\.1\.bn1"),
+        (Stranger, r"method 'stranger' .* it computes other features with the same weights\. Nothing is trained"),
+        (Doubled, r"method 'stranger' has two stages called 'ssl'; rename one"),
+        (Wide, r"second\.batch_size is 1000, but there are 24 images"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_not_trained(
+    method: type[SimCLR], complaint: str, registered: Callable[[type[SimCLR]], str], tmp_path: Path
+) -> None:
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, method=registered(method))
+    with pytest.raises(BenchError, match=complaint):
+        prepare(request)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_method_may_say_that_its_encoder_has_another_form(
+    registered: Callable[[type[SimCLR]], str], tmp_path: Path
+) -> None:
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, method=registered(CutAndSaid))
+    ((record, _),) = carry_out(request, tmp_path / "results")
+    assert record.method == "stranger"
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(("task", "export"), [("selfie", "trunk"), ("rotation", "trunk"), ("joint", "mean")])
+def test_ap_dpes_other_ends_are_trained_saved_and_judged_again(task: str, export: str, tmp_path: Path) -> None:
+    small = {key: value for key, value in SMALL.items() if key != "stage1.projector"}
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, method="ap-dpe", overrides=small)
+    request = changed(request, task=task, export=export, stage1__steps=0, stage1__epochs=1, stage1__h_weight=0.0)
+    run = prepare(request)
+    ((record, _),) = execute(run, tmp_path / "results")
+    again = prepare_checkpoint(
+        CheckpointRequest(run.folder.encoder, protocols=("slf",), overrides={"slf.lr": 0.5}, device="cpu")
+    )
+    ((other, _),) = execute(again, tmp_path / "results")
+    assert other.encoder_sha256 == record.encoder_sha256
+    assert other.classifier_sha256 != record.classifier_sha256
