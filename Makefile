@@ -17,9 +17,9 @@ help: ## List the targets
 
 install: $(INSTALLED) ## Make .venv and install the pinned packages
 
-demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of the leaderboard
+demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of your own beside the published ones
 	$(BIN)/bench run deacl --dataset digits --protocols slf
-	$(BIN)/bench leaderboard
+	$(BIN)/bench leaderboard --dataset digits --protocol slf --tier tiny
 
 test: $(INSTALLED) ## The tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not browser"
@@ -36,7 +36,7 @@ lint: $(INSTALLED) ## Style, types and spelling
 	$(BIN)/mypy $(CODE)
 	$(BIN)/codespell $(CODE) docs *.md Makefile pyproject.toml
 
-check: $(INSTALLED) ## Does the leaderboard say what the records say?
+check: $(INSTALLED) ## Does the committed leaderboard say what the published records say?
 	$(BIN)/bench leaderboard --check
 
 vega: ## Fetch the site's chart library anew: the releases' own builds, and the licences of all that is in them

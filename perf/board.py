@@ -52,7 +52,7 @@ def main() -> None:
         names = [path.stem for path in files[:: len(files) // 2]][:2]
         built = build_leaderboard(results)
         timings = {
-            "bench leaderboard": lambda: _run(["leaderboard", *where, "--output", str(board)]),
+            "bench leaderboard --write": lambda: _run(["leaderboard", "--write", *where, "--output", str(board)]),
             "bench leaderboard --check": lambda: _run(["leaderboard", *where, "--output", str(board), "--check"]),
             "bench compare": lambda: _run(["compare", *names, *where, "--across-protocols"]),
             "bench --help": lambda: _run(["--help"]),

@@ -18,7 +18,8 @@ from bench.record import (
 )
 
 TEST_IMAGES = 200
-PUBLISHED = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[1] / "results"
+PUBLISHED = Path(__file__).parents[1] / "bench" / "leaderboard" / "published.json"
 
 
 def outcome(correct: int | Sequence[bool], n: int) -> Outcome:
@@ -109,7 +110,10 @@ def make_record(
 
 
 def text_of(results: Path) -> str:
-    return render_leaderboard(build_leaderboard(results), records_at="results")
+    board = build_leaderboard(results)
+    if not (results / "published").is_dir():  # the tests are about measured rows, unless they bring numbers themselves
+        board = board.model_copy(update={"published": ()})
+    return render_leaderboard(board, records_at="results")
 
 
 def fill(results: Path, *records: Record) -> Path:

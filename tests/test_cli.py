@@ -94,7 +94,7 @@ def test_a_run_prints_its_results_and_where_they_are(bench: Bench, tmp_path: Pat
     command = ["run", "simclr", "--dataset", toy, *small()]
     said = bench(*command)
     assert said.code == 0
-    (path,) = (tmp_path / "results").glob("*/*.json")
+    (path,) = (tmp_path / "results" / "local").glob("*/*.json")
     record = load_record(path)
     assert f"record: {path.relative_to(tmp_path)}" in said.stdout.splitlines()
     assert f"{100 * record.sa.accuracy:.2f} %" in said.stdout

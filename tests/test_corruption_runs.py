@@ -228,7 +228,7 @@ def test_the_command_prints_the_mean(
     with pytest.raises(SystemExit, match=r"^0$"):
         main()
     said = capsys.readouterr()
-    (path,) = (tmp_path / "results").glob("*/*.json")
+    (path,) = (tmp_path / "results" / "local").glob("*/*.json")
     found = load_record(path).corruptions
     assert found is not None
     assert found.complete

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import pytest
 import typer
 from pydantic import BaseModel
+from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.data import DATASETS
@@ -187,6 +188,21 @@ def test_commands_parse_and_their_settings_exist(name: str, tmp_path: Path, monk
                 prepare_on_digits(context.params)
 
 
+@pytest.mark.parametrize("name", ["docs/leaderboard.md", "docs/statistics.md"])
+def test_commands_that_read_the_published_records_work(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    writes = {"--write", "--output", "--bibtex"}
+    answered = 0
+    for program, command, *arguments in commands(ROOT / name):
+        own = any(argument.startswith("local/") for argument in arguments)
+        reads = program == "bench" and command in {"compare", "leaderboard"} and not writes & set(arguments)
+        if reads and arguments and not own:
+            done = CliRunner().invoke(app, [command, *arguments])
+            assert not done.exception, (arguments, done.exception)
+            answered += 1
+    assert answered >= 3
+
+
 def prepare_on_digits(options: Mapping[str, Any]) -> None:
     """Let ``bench run`` check all that it checks before it trains, without a download."""
     run = prepare(
@@ -293,7 +309,7 @@ def test_the_environment_is_described_field_by_field() -> None:
 
 
 def test_a_record_lies_where_the_page_says(record_folder: Record) -> None:
-    pattern = re.findall(r"`(results/<\S+)`", (ROOT / "docs" / "records.md").read_text())[0]
+    pattern = re.findall(r"`(results/local/<\S+)`", (ROOT / "docs" / "records.md").read_text())[0]
     facts = record_folder.model_dump() | {"digest": record_folder.protocol_sha256[:8]}
     expected = re.sub(r"<(\w+)>", lambda field: str(facts[field[1]]), pattern)
-    assert record_path(Path("results"), record_folder).as_posix() == expected
+    assert record_path(Path("results/local"), record_folder).as_posix() == expected

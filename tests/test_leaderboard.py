@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from board_records import SLF, fill, headings_below, make_record, rows_below, table_below, text_of
+from board_records import SLF, TEST_IMAGES, fill, headings_below, make_record, rows_below, table_below, text_of
 
-from bench.leaderboard import build_leaderboard, render_leaderboard
+from bench.leaderboard import build_leaderboard
 from bench.record import PhaseCost
 
 # Rows
@@ -17,15 +17,17 @@ from bench.record import PhaseCost
 
 def test_a_row_says_all_of_its_record(tmp_path: Path) -> None:
     text = text_of(fill(tmp_path, make_record(sa=160, ra=100, aa=71, device="Some CPU, 2 threads")))
-    columns = ["#", "Method", "AA, n=100", "RA, n=200", "SA, n=200", "Pre-training", "FLOPs", "x DeACL"]
-    assert headings_below(text, SLF) == [*columns, "Device", "Seeds", "Records"]
+    columns = ["#", "Method", "AA, n=100", "RA, images of AA", "RA, n=200", "SA, n=200"]
+    costs = ["Time", "Time x DeACL", "FLOPs", "FLOPs x DeACL"]
+    assert headings_below(text, SLF) == [*columns, *costs, "Seeds", "Records"]
     assert table_below(text, SLF) == [
         [
-            *("1", "DeACL 2022", "71.0 [61.5, 79.0]", "50.0 [43.1, 56.9]", "80.0 [73.9, 85.0]"),
-            *("1:02:05", "1.00e10", "1.00", "Some CPU, 2 threads", "1"),
+            *("1", "DeACL 2022", "71.0 [61.5, 79.0]", "76.0 [66.8, 83.3]", "50.0 [43.1, 56.9]", "80.0 [73.9, 85.0]"),
+            *("1:02:05", "1.00", "1.00e10", "1.00", "1"),
             "[seed 0](results/cifar10/deacl-mini-uniform-s0-slf-22222222.json)",
         ]
     ]
+    assert "\nTimes: Some CPU, 2 threads.\n" in text
     assert "5,000 training and 200 test images of 10 classes, default eps 8/255, data `dddddddd`." in text
 
 
@@ -47,8 +49,7 @@ def test_rows_that_differ_in_conditions_never_share_a_table(tmp_path: Path) -> N
     }
     grid = [dict(zip(conditions, values, strict=True)) for values in _product(*conditions.values())]
     fill(tmp_path, *(make_record(**condition) for condition in grid))
-    board = build_leaderboard(tmp_path)
-    text = render_leaderboard(board, records_at="results")
+    board, text = build_leaderboard(tmp_path), text_of(tmp_path)
     tables = re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE)
     assert len(tables) == len(grid) == len({row.table for row in board.rows})
     assert all(table.count("\n") == 3 for table in tables)
@@ -113,7 +114,7 @@ def test_rows_under_another_adversary_never_share_a_table(tmp_path: Path) -> Non
 def test_a_method_without_stages_has_no_pretraining_time(tmp_path: Path) -> None:
     results = fill(tmp_path, make_record(cost={"slf": PhaseCost(seconds=7, device="CPU")}))
     (row,) = rows_below(text_of(results), SLF)
-    assert (row["Pre-training"], row["FLOPs"], row["x DeACL"]) == ("–", "–", "–")
+    assert (row["Time"], row["FLOPs"], row["FLOPs x DeACL"]) == ("–", "–", "–")
 
 
 def test_autoattack_warnings_are_flagged_below_the_table(tmp_path: Path) -> None:
@@ -226,3 +227,49 @@ def test_a_thousand_records_take_seconds_at_most(tmp_path: Path) -> None:
     seconds = time.perf_counter() - start
     assert len(table_below(text, SLF)) == 200
     assert seconds < 10, f"{seconds:.1f} s"  # 1 s on two slow cores; a quadratic step would take minutes
+
+
+# Guessing, images and machines
+
+
+def test_rows_that_guess_stand_last_without_a_rank(tmp_path: Path) -> None:
+    scores = {"guesses": (22, 20, 50), "weak": (160, 90, 10), "unattacked": (160, 90, None)}
+    fill(tmp_path, *(make_record(method=m, title=m, sa=sa, ra=ra, aa=aa) for m, (sa, ra, aa) in scores.items()))
+    text = text_of(tmp_path)
+    rows = rows_below(text, SLF)
+    assert [(row["Method"], row["#"]) for row in rows] == [
+        ("weak 2022", "1"),
+        ("unattacked 2022", "–"),
+        ("guesses 2022 ⚑1", "–"),
+    ]
+    assert "\n⚑1 SA is no better than guessing (seed 0)" in text
+
+
+def test_ra_stands_beside_aa_on_the_same_images(tmp_path: Path) -> None:
+    survivors = [i < 10 for i in range(50)]
+    withstood = [i < 12 or i >= 100 for i in range(TEST_IMAGES)]
+    fill(tmp_path, make_record(ra=withstood, aa=survivors, aa_n=50))
+    (row,) = rows_below(text_of(tmp_path), SLF)
+    assert [row[name].split()[0] for name in ("AA", "RA", "SA")] == ["20.0", "56.0", "80.0"]
+    headings = headings_below(text_of(tmp_path), SLF)
+    cells = dict(zip(headings, table_below(text_of(tmp_path), SLF)[0], strict=True))
+    assert cells["RA, images of AA"].startswith("24.0 [")
+    assert "RA, images of AA" not in headings_below(
+        text_of(fill(tmp_path / "all", make_record(aa=40, aa_n=TEST_IMAGES))), SLF
+    )
+
+
+def test_time_is_a_multiple_of_deacls_on_the_same_machine_only(tmp_path: Path) -> None:
+    costs = {"deacl": ("A", 100), "other": ("A", 250), "elsewhere": ("B | x", 50)}
+    for method, (device, seconds) in costs.items():
+        cost = {"stage:ssl": PhaseCost(seconds=seconds, images=10, flops_per_image=1, device=device)}
+        fill(tmp_path, make_record(method=method, title=method, cost=cost, device="evaluated elsewhere"))
+    text = text_of(tmp_path)
+    assert {
+        row["Method"]: (row["Time"], row["Time x DeACL"], row["FLOPs x DeACL"]) for row in rows_below(text, SLF)
+    } == {
+        "deacl 2022": ("0:01:40 (a)", "1.00", "1.00"),
+        "other 2022": ("0:04:10 (a)", "2.50", "1.00"),
+        "elsewhere 2022": ("0:00:50 (b)", "–", "1.00"),
+    }
+    assert "\n(a) A\n\n(b) B \\| x\n" in text

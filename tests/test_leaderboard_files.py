@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import typer
-from board_records import PUBLISHED, SLF, fill, make_record, table_below, text_of
+from board_records import SLF, fill, make_record, table_below, text_of
 from typer.testing import CliRunner
 
 from bench.cli.leaderboard import leaderboard
@@ -18,7 +18,7 @@ README = "# Title\n\nbefore <!-- leaderboard:begin -->old<!-- leaderboard:end --
 
 def test_a_stale_or_missing_board_fails_the_check(tmp_path: Path) -> None:
     results, path = fill(tmp_path / "results", make_record()), tmp_path / "LEADERBOARD.md"
-    command = f"Type: bench leaderboard --results-dir {results} --output {path}"
+    command = f"Type: bench leaderboard --write --results-dir {results} --output {path}"
     with pytest.raises(CheckFailedError, match=re.escape(command)):
         check_leaderboard(results, path)
     board = write_leaderboard(results, path)
@@ -42,16 +42,14 @@ def test_links_lead_from_the_board_to_the_records(tmp_path: Path) -> None:
 def test_the_readme_gets_short_slf_tables_between_its_markers(tmp_path: Path) -> None:
     results, path, readme = tmp_path / "results", tmp_path / "LEADERBOARD.md", tmp_path / "README.md"
     fill(results, make_record(aa=71), make_record(protocol="aff", aa=66), make_record(tier="tiny", aa=11))
-    (results / "published").mkdir()
-    (results / "published" / "p.json").write_text((PUBLISHED / "published" / "published.json").read_text())
     readme.write_text(README)
     board = write_leaderboard(results, path)
     text = readme.read_text()
     block = render_readme_block(board, details_at="LEADERBOARD.md")
     assert text == README.replace("old", f"\n{block}\n")
     assert block.count("| --- |") == 2
-    linear = "| 1 | DeACL 2022 | 71.0 [61.5, 79.0] | 50.0 [43.1, 56.9] | 80.0 [73.9, 85.0] |"
-    assert f"{linear} 66.0 [56.3, 74.5] | 1:02:05 | 1.00 |" in text
+    linear = "| 1 | DeACL 2022 | 71.0 [61.5, 79.0] | 76.0 [66.8, 83.3] | 50.0 [43.1, 56.9] | 80.0 [73.9, 85.0] |"
+    assert f"{linear} 66.0 [56.3, 74.5] | 1:02:05 | 1.00 | 1.00 |" in text
     assert "ECCV" not in block
     assert check_leaderboard(results, path) == board
     readme.write_text(text.replace("71.0", "99.0"))
@@ -99,7 +97,7 @@ def test_a_title_cannot_break_out_of_its_cell(tmp_path: Path) -> None:
     readme.write_text(README)
     write_leaderboard(results, tmp_path / "LEADERBOARD.md")
     write_leaderboard(results, tmp_path / "LEADERBOARD.md")
-    assert len(table_below(text_of(results), SLF)[0]) == 11
+    assert len(table_below(text_of(results), SLF)[0]) == 12
     assert readme.read_text().endswith("<!-- leaderboard:end --> after\n")
 
 
@@ -122,18 +120,20 @@ def test_the_command_writes_checks_and_names_what_it_left_out(tmp_path: Path, ap
     stale = CliRunner().invoke(app, [*arguments, "--check"])
     assert isinstance(stale.exception, CheckFailedError)
     assert stale.exception.exit_code == 3
-    done = CliRunner().invoke(app, arguments)
+    done = CliRunner().invoke(app, [*arguments, "--write"])
     assert done.stdout == f"{path} written (records: 2, rows: 1)\n"
     checked = CliRunner().invoke(app, [*arguments, "--check"])
     assert (checked.exit_code, checked.stdout) == (0, f"{path} is up to date (records: 2, rows: 1)\n")
     (results / "cifar10" / "bad.json").write_text("{}")
-    assert "\nleft out cifar10/bad.json: schema version None" in CliRunner().invoke(app, arguments).stdout
+    assert "\nleft out cifar10/bad.json: schema version None" in CliRunner().invoke(app, [*arguments, "--write"]).stdout
 
 
 def test_the_command_prints_rows_as_json(tmp_path: Path, app: typer.Typer) -> None:
     results = fill(tmp_path / "results", make_record(aa=71))
-    arguments = ["--results-dir", str(results), "--output", str(tmp_path / "LEADERBOARD.md"), "--json"]
+    arguments = ["--results-dir", str(results), "--json"]
     printed = json.loads(CliRunner().invoke(app, arguments).stdout)
+    written = [*arguments, "--write", "--output", str(tmp_path / "LEADERBOARD.md")]
+    assert json.loads(CliRunner().invoke(app, written).stdout) == printed
     assert printed["left_out"] == []
     assert [row["aa"]["accuracy"] for row in printed["rows"]] == [0.71]
     assert printed["rows"][0]["records"] == ["cifar10/deacl-mini-uniform-s0-slf-22222222.json"]

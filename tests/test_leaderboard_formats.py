@@ -72,13 +72,13 @@ def test_cost_is_a_multiple_of_what_deacl_took_in_the_same_table(tmp_path: Path)
     )
     rows = rows_below(text_of(tmp_path), SLF)
     # 5000 images of the first stage, 1000 of the second at five times as much each.
-    assert [(row["FLOPs"], row["x DeACL"]) for row in rows] == [
+    assert [(row["FLOPs"], row["FLOPs x DeACL"]) for row in rows] == [
         ("2.00e10", "1.00"),
         ("3.00e10", "1.50"),
         ("1.00e10", "0.50"),
         ("–", "–"),
     ]
-    assert rows_below(text_of(tmp_path), SLF.replace("mini", "tiny"))[0]["x DeACL"] == "–"
+    assert rows_below(text_of(tmp_path), SLF.replace("mini", "tiny"))[0]["FLOPs x DeACL"] == "–"
     assert flops_text(1.96e12) == "1.96e12"
 
 
@@ -221,10 +221,10 @@ def test_a_line_of_csv_is_one_measure_of_one_row(tmp_path: Path) -> None:
     results = fill(tmp_path, make_record(aa=71), make_record(aa=60, seed=1), make_record(method="b", aa=None))
     lines = list(csv.DictReader(io.StringIO(render_csv(build_leaderboard(results)))))
     assert [(line["method"], line["measure"]) for line in lines] == [
-        *(("deacl", measure) for measure in ("aa", "ra", "sa")),
+        *(("deacl", measure) for measure in ("aa", "ra_on_aa", "ra", "sa")),
         *(("b", measure) for measure in ("ra", "sa")),
     ]
-    deacl, b = lines[0], lines[3]
+    deacl, b = lines[0], lines[4]
     assert (float(deacl["accuracy"]), deacl["n"], deacl["seeds"], deacl["low"]) == (0.655, "100", "0;1", "")
     assert (b["rank"], b["std"]) == ("", "")
     assert float(b["low"]) == pytest.approx(0.4313, abs=1e-4)
@@ -240,7 +240,7 @@ def test_formats_show_the_rows_that_were_asked_for_and_write_nothing_else(
     assert [(row["dataset"], row["tier"]) for row in rows] == [("cifar10", "tiny")]
     assert "### digits: SLF" in invoke(results, "--format", "markdown")
     assert invoke(results, "--format", "csv", "--output", "x.csv") == ""
-    assert (tmp_path / "x.csv").read_text().count("\n") == 10
+    assert (tmp_path / "x.csv").read_text().count("\n") == 13
     assert {path.name for path in tmp_path.iterdir()} == {"results", "x.csv"}
 
 
@@ -249,8 +249,9 @@ def test_formats_show_the_rows_that_were_asked_for_and_write_nothing_else(
     [
         (["--format", "csv", "--dataset", "digit"], "unknown dataset 'digit'"),
         (["--format", "csv", "--protocol", "alf"], "unknown protocol 'alf'"),
-        (["--tier", "mini"], "belong to --format"),
-        (["--format", "csv", "--check"], "does not go with --check"),
+        (["--write", "--tier", "mini"], "the whole board"),
+        (["--output", "x.csv"], "need --write, --check or --format"),
+        (["--format", "csv", "--check"], "different things to do"),
     ],
 )
 def test_a_choice_that_fits_nothing_is_refused(tmp_path: Path, arguments: list[str], complaint: str) -> None:

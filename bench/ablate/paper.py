@@ -1,4 +1,4 @@
-"""The paper's column of an ablation, from the published numbers that come with the repository."""
+"""The paper's column of an ablation, from the published numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ class PaperColumn:
     Args:
         table: whose lines.
         title: the method, as its paper writes it.
-        results_dir: the folder whose ``published`` holds the numbers.
+        results_dir: may bring published numbers of its own.
 
     Raises:
         BenchError: the published numbers are faulty.
@@ -45,7 +45,7 @@ class PaperColumn:
         """Return what tells our numbers from the paper's: data, tier and encoder."""
         if self._missing:
             folder = self._results_dir / "published"
-            return [f"The paper's numbers are left out: {folder} does not hold them. They come with the repository."]
+            return [f"The paper's numbers are left out: {folder} does not hold them."]
         if not self._numbers:
             return []
         first = self._numbers[0]

@@ -54,7 +54,7 @@ class AblationReport(Settings):
 
 
 def report(ablation: Ablation, results: Sequence[CellResult], results_dir: Path) -> AblationReport:
-    """Return what ``results`` say, beside the published numbers under ``results_dir``.
+    """Return what ``results`` say, beside the published numbers.
 
     Raises:
         BenchError: the published numbers are faulty.

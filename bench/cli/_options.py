@@ -5,6 +5,12 @@ from typing import Annotated, Any
 
 import typer
 
+RESULTS = Path("results")
+"""The published records, and below them the local ones."""
+
+LOCAL_RESULTS = RESULTS / "local"
+"""Where what is measured here goes, unless the user publishes it."""
+
 FinetuneDataset = Annotated[
     str | None,
     typer.Option(help="Evaluate on these data instead of those of pre-training (transfer); named like --dataset."),
@@ -29,8 +35,13 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print plan, recipe and 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with; default: PyTorch's choice.")]
 RunsDir = Annotated[Path, typer.Option(help="Where runs keep weights and state.")]
-ResultsDir = Annotated[Path, typer.Option(help="Where records go.")]
+ResultsDir = Annotated[
+    Path, typer.Option(help="Where records go: results/local keeps yours apart, results publishes them.")
+]
 DataDir = Annotated[Path, typer.Option(help="Where datasets are downloaded to.")]
+Results = Annotated[
+    Path, typer.Option("--results-dir", help="Folder of the records; yours, in its folder local, are shown marked.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")]
 
 

@@ -19,7 +19,10 @@ OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only runs on t
 UnderProtocol = Annotated[str, typer.Option("--protocol", help="Whose classifiers to attack: slf, alf or aff.")]
 StepSize = Annotated[float, typer.Option("--step-size", help="Of PGD, in units of eps; 0.25 is 2/255 at 8/255.")]
 Output = Annotated[Path | None, typer.Option("--output", help="Folder for the figure; default: none is drawn.")]
-ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Where sweeps go, beside the records.")]
+ResultsDir = Annotated[
+    Path,
+    typer.Option("--results-dir", help="Where sweeps go, beside the records; results publishes them."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the sweeps as JSON on stdout.")]
 
 _COLUMNS = 3

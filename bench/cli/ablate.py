@@ -11,7 +11,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.cli._format import duration
-from bench.cli._options import DataDir, Device, Preset, ResultsDir, RunsDir, Set, Threads, names, overrides
+from bench.cli._options import (
+    LOCAL_RESULTS,
+    DataDir,
+    Device,
+    Preset,
+    ResultsDir,
+    RunsDir,
+    Set,
+    Threads,
+    names,
+    overrides,
+)
 from bench.cli._progress import reporting
 from bench.cli._runs import measuring
 from bench.errors import BenchError
@@ -56,7 +67,7 @@ def ablate(
     device: Device = None,
     threads: Threads = None,
     runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = Path("results"),
+    results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
 ) -> None:

@@ -1,13 +1,14 @@
 """``bench compare``: two records image by image, or two methods over their seeds."""
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from bench.cli._options import RESULTS, Results
 
 if TYPE_CHECKING:
     from bench.compare import Measure, RecordComparison, SeedComparison
@@ -16,7 +17,12 @@ _SHOWN_DIFFERENCES = 12
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="A record: its file, its name, or its run's; with --dataset, a method.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="A record: its file, its name, or its run's; with --dataset, a method. local/ before it: yours."
+        ),
+    ],
     b: Annotated[str, typer.Argument(help="The other. Differences are A less B.")],
     dataset: Annotated[
         str | None, typer.Option(help="A and B are methods: compare them over their seeds on this dataset.")
@@ -33,7 +39,7 @@ def compare(
     images: Annotated[
         bool, typer.Option("--images", help="Print the images that only one of the two got right.")
     ] = False,
-    results_dir: Annotated[Path, typer.Option(help="Folder of the records.")] = Path("results"),
+    results_dir: Results = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON on stdout.")] = False,
 ) -> None:
     """Say how far apart two results are, and whether that may be chance.
@@ -42,9 +48,10 @@ def compare(
     McNemar's exact test. Methods are compared over their seeds: means, standard deviations, Welch's interval.
 
     Examples:
-      bench compare deacl-tiny-uniform-s0-slf-7c15fcbe simclr-tiny-uniform-s0-slf-7ad6c157 --images
+      bench compare deacl-tiny-uniform-s0-aff simclr-tiny-uniform-s0-aff --images
       bench compare a.json b.json --measures aa
       bench compare deacl simclr --dataset digits --protocol slf
+      bench compare local/deacl deacl --dataset digits
     """
     from bench.compare import compare_records, compare_seeds, find_record, find_seeds
 

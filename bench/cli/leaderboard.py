@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from bench.cli._options import RESULTS, Results
+
 if TYPE_CHECKING:
     from bench.leaderboard import Leaderboard
 
@@ -15,51 +17,63 @@ _DEFAULT = Path("LEADERBOARD.md")
 
 
 def leaderboard(
-    results_dir: Annotated[
-        Path, typer.Option("--results-dir", help="Folder of the records and of the published numbers.")
-    ] = Path("results"),
+    results_dir: Results = RESULTS,
+    dataset: Annotated[str | None, typer.Option(help="Show only this dataset.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Show only slf, alf or aff.")] = None,
+    tier: Annotated[str | None, typer.Option(help="Show only this tier.")] = None,
+    format_: Annotated[
+        Format | None, typer.Option("--format", help="The same for a paper or a program; default: for the screen.")
+    ] = None,
+    bibtex: Annotated[
+        Path | None, typer.Option(help="With --format: file for the BibTeX of the methods in the tables.")
+    ] = None,
+    write: Annotated[
+        bool,
+        typer.Option("--write", help="Write LEADERBOARD.md, and the block of README.md, from the published records."),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check", help="Exit with 3 if one of the two is stale or a published record is bad."),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
-            help="File to write, default LEADERBOARD.md; a README.md beside it gets its marked block. "
+            help="With --write, --check: the file, default LEADERBOARD.md; a README.md beside it gets its block. "
             "With --format: where the tables go, default stdout.",
         ),
     ] = None,
-    check: Annotated[
-        bool,
-        typer.Option("--check", help="Write nothing; exit with 3 if a text is stale or a record is bad."),
-    ] = False,
-    format_: Annotated[
-        Format | None, typer.Option("--format", help="Print tables in this form instead of writing LEADERBOARD.md.")
-    ] = None,
-    dataset: Annotated[str | None, typer.Option(help="With --format: only this dataset.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="With --format: only slf, alf or aff.")] = None,
-    tier: Annotated[str | None, typer.Option(help="With --format: only this tier.")] = None,
-    bibtex: Annotated[
-        Path | None, typer.Option(help="With --format: file for the BibTeX of the methods in the tables.")
-    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON.")] = False,
 ) -> None:
-    """Write LEADERBOARD.md from the records, beside what papers published.
+    """Show the tables of all records: the published ones, and yours beside them, marked (local).
 
     Examples:
       bench leaderboard
-      bench leaderboard --check
+      bench leaderboard --dataset digits --protocol slf
       bench leaderboard --format latex --dataset digits --protocol slf --bibtex methods.bib
+      bench leaderboard --write
+      bench leaderboard --check
     """
     from bench.errors import BenchError
-    from bench.leaderboard import build_leaderboard, check_leaderboard, write_leaderboard
 
-    if format_ is not None:
-        if check or as_json:
-            raise BenchError("--format prints tables; it does not go with --check or --json. Leave one of them out.")
-        board = build_leaderboard(results_dir).only(dataset=dataset, protocol=protocol, tier=tier)
-        _print_tables(board, format_, output, bibtex, results_dir)
+    if sum(map(bool, (write, check, format_, as_json and format_))) > 1:
+        raise BenchError("--write, --check and --format are different things to do, and --json is a format. Keep one.")
+    if write or check:
+        if any(option is not None for option in (dataset, protocol, tier, bibtex)):
+            raise BenchError(
+                "--write and --check are about the whole board: leave out --dataset, --protocol, --tier and --bibtex."
+            )
+        _on_disk(results_dir, output or _DEFAULT, check=check, as_json=as_json)
         return
-    if any(option is not None for option in (dataset, protocol, tier, bibtex)):
-        raise BenchError("--dataset, --protocol, --tier and --bibtex belong to --format. Add, say, --format latex.")
-    path = output or _DEFAULT
+    if format_ is None and (output or bibtex):
+        raise BenchError("--output and --bibtex need --write, --check or --format. Add, say, --format latex.")
+    _shown(results_dir, "json" if as_json else format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
+
+
+def _on_disk(results_dir: Path, path: Path, *, check: bool, as_json: bool) -> None:
+    """Write or check LEADERBOARD.md and the README beside it."""
+    from bench.leaderboard import check_leaderboard, write_leaderboard
+
     board = check_leaderboard(results_dir, path) if check else write_leaderboard(results_dir, path)
     if as_json:
         typer.echo(_json(board))
@@ -70,28 +84,39 @@ def leaderboard(
         typer.echo(f"left out {bad.file}: {bad.reason}")
 
 
-def _print_tables(
-    board: "Leaderboard", format_: Format, output: Path | None, bibtex: Path | None, results_dir: Path
+def _shown(
+    results_dir: Path, format_: Format | None, output: Path | None, bibtex: Path | None, **wanted: str | None
 ) -> None:
     """Print the tables or write them to ``output``, and the citations to ``bibtex``; stderr says what is left out."""
     from bench.files import write_bytes
-    from bench.leaderboard import bibliography, bibtex_entries, render_csv, render_latex, render_tables
+    from bench.leaderboard import bibliography, bibtex_entries, build_leaderboard
 
-    entries = bibtex_entries(row.method for row in board.rows) if bibtex or format_ == "latex" else {}
-    if format_ == "markdown":
-        text = render_tables(board, records_at=results_dir.as_posix())
-    elif format_ == "latex":
-        text = render_latex(board, entries)
-    else:
-        text = render_csv(board) if format_ == "csv" else _json(board) + "\n"
+    board = build_leaderboard(results_dir).only(**wanted)
     for bad in board.left_out:
         typer.echo(f"left out {bad.file}: {bad.reason}", err=True)
+    if format_ is None:
+        from bench.cli._board import show_board
+
+        show_board(board)
+        return
+    entries = bibtex_entries(row.method for row in board.rows) if bibtex or format_ == "latex" else {}
     if bibtex:
         write_bytes(bibtex, bibliography(entries).encode())
+    text = _text(board, format_, entries, results_dir)
     if output:
         write_bytes(output, text.encode())
     else:
         typer.echo(text, nl=False)
+
+
+def _text(board: "Leaderboard", format_: Format, entries: dict[str, str], results_dir: Path) -> str:
+    from bench.leaderboard import render_csv, render_latex, render_tables
+
+    if format_ == "markdown":
+        return render_tables(board, records_at=results_dir.as_posix())
+    if format_ == "latex":
+        return render_latex(board, entries)
+    return render_csv(board) if format_ == "csv" else _json(board) + "\n"
 
 
 def _json(board: "Leaderboard") -> str:

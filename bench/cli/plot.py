@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bench.cli._options import DataDir, Device, RunsDir
+from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir
 from bench.cli._progress import reporting
 
 if TYPE_CHECKING:
@@ -19,18 +19,17 @@ plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, cos
 
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only results on this dataset; default: all.")]
 UnderProtocol = Annotated[str | None, typer.Option("--protocol", help="Only under slf, alf or aff; default: all.")]
-ResultsDir = Annotated[Path, typer.Option("--results-dir", help="Folder of the records and the sweeps.")]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the figures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures' paths as JSON on stdout.")]
 
-_FIGURES, _RESULTS = Path("figures"), Path("results")
+_FIGURES = Path("figures")
 
 
 @plot.command()
 def eps(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
-    results_dir: ResultsDir = _RESULTS,
+    results_dir: Results = RESULTS,
     output: Output = _FIGURES,
     as_json: AsJson = False,
 ) -> None:
@@ -45,7 +44,7 @@ def eps(
 def steps(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
-    results_dir: ResultsDir = _RESULTS,
+    results_dir: Results = RESULTS,
     output: Output = _FIGURES,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +59,7 @@ def steps(
 def cost(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
-    results_dir: ResultsDir = _RESULTS,
+    results_dir: Results = RESULTS,
     output: Output = _FIGURES,
     as_json: AsJson = False,
 ) -> None:
@@ -77,7 +76,7 @@ def cost(
 def curves(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
-    results_dir: ResultsDir = _RESULTS,
+    results_dir: Results = RESULTS,
     output: Output = _FIGURES,
     as_json: AsJson = False,
 ) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from bench.cli._options import (
+    LOCAL_RESULTS,
     AsJson,
     Corruptions,
     DataDir,
@@ -60,7 +61,7 @@ def run(
     device: Device = None,
     threads: Threads = None,
     runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = Path("results"),
+    results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:

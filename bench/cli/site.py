@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
+from bench.cli._options import RESULTS, Results
+
 
 def site(
     output: Annotated[Path, typer.Option("--output", help="Folder of the site; made, or replaced as a whole.")] = Path(
         "site"
     ),
-    results_dir: Annotated[
-        Path, typer.Option("--results-dir", help="Folder of the records and of the published numbers.")
-    ] = Path("results"),
+    results_dir: Results = RESULTS,
     serve: Annotated[bool, typer.Option("--serve", help="Then show it to this machine until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option("--port", help="With --serve: where to listen; 0: any free port.")] = 8000,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,

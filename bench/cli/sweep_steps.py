@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bench.cli._grid import parse_eps, parse_steps
-from bench.cli._options import DataDir, Device, RunsDir
+from bench.cli._options import LOCAL_RESULTS, DataDir, Device, RunsDir
 from bench.cli._sweep import (
     AsJson,
     OnDataset,
@@ -29,7 +29,7 @@ def sweep_steps(
     output: Output = None,
     device: Device = None,
     runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = Path("results"),
+    results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:

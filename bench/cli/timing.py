@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from bench.cli._options import RESULTS, Results
 from bench.cli._timing import measured_table, steps_table, whole_table
 
 
@@ -31,7 +32,7 @@ def timing(
         bool, typer.Option("--from-results", help="Measure nothing: table what the runs of the records took.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Also write the figures to this file, as JSON.")] = None,
-    results_dir: Annotated[Path, typer.Option(help="Where records and published numbers are.")] = Path("results"),
+    results_dir: Results = RESULTS,
     data_dir: Annotated[Path, typer.Option(help="Where datasets are kept.")] = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
 ) -> None:

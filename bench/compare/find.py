@@ -1,12 +1,16 @@
 """From what the user types to records: a file, a record's or a run's name, or a method over its seeds."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.leaderboard.groups import Group, read_groups
 from bench.leaderboard.measured import Measured, load_measured
-from bench.record import record_files
+from bench.record import LOCAL, record_files
+
+_LOCAL = f"{LOCAL}/"
+"""What a name begins with that means the user's own records alone."""
 
 
 def find_record(name: str, results_dir: Path, *, protocol: str | None = None) -> Measured:
@@ -14,7 +18,8 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
 
     Args:
         name: a file; or, under ``results_dir``, a record's name without its ending, with or without its folder, or
-            the beginning of just one; or a run's name, as `bench runs` lists it.
+            the beginning of just one; or a run's name, as `bench runs` lists it. Published records are looked through
+            before the local ones, unless it starts with ``local/``.
         results_dir: where names are looked up.
         protocol: which of a run's records to take.
 
@@ -23,19 +28,19 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     """
     if Path(name).is_file():
         return load_measured(Path(name))
-    names = {path.relative_to(results_dir).with_suffix("").as_posix(): path for path in record_files(results_dir)}
-    wanted = name.removesuffix(".json")
-    for matches in (
-        [path for stem, path in names.items() if wanted in (stem, path.stem)],
-        [path for path in names.values() if _is_of_run(path, wanted, protocol)],
-        [path for stem, path in names.items() if stem.startswith(wanted) or path.stem.startswith(wanted)],
-    ):
-        if len(matches) == 1:
-            return load_measured(matches[0])
-        if matches:
-            raise _ambiguous(name, matches)
+    wanted = name.removesuffix(".json").removeprefix(_LOCAL)
+    folders = [results_dir / LOCAL] if name.startswith(_LOCAL) else [results_dir, results_dir / LOCAL]
+    files = [(folder, list(record_files(folder))) for folder in folders]
+    for fits in (_is_named, partial(_is_of_run, protocol=protocol), _begins):
+        for folder, paths in files:
+            matches = [path for path in paths if fits(path, wanted)]
+            if len(matches) == 1:
+                return load_measured(matches[0], local=folder != results_dir)
+            if matches:
+                raise _ambiguous(name, matches)
+    names = [path for _, paths in files for path in paths]
     hint = "`bench leaderboard` links to every record; to compare methods over seeds, add --dataset."
-    raise unknown("record", name, [path.stem for path in names.values()], hint)
+    raise unknown("record", name, [path.stem for path in names], hint)
 
 
 def find_seeds(
@@ -49,19 +54,24 @@ def find_seeds(
 ) -> Group:
     """Return the records of ``method`` on ``dataset`` under ``protocol``, one a seed.
 
-    The recipe as it stands is taken before one that was changed, transferred or held to a budget.
+    Published records are taken before the local ones, unless ``method`` starts with ``local/``; and the recipe as it
+    stands before one that was changed, transferred or held to a budget.
 
     Raises:
         BenchError: there are none, or several recipes and nothing to choose by.
     """
     groups, _ = read_groups(results_dir, dataset)
     if not groups:
-        raise unknown("dataset", dataset, {path.parent.name for path in record_files(results_dir)})
+        folders = (results_dir, results_dir / LOCAL)
+        raise unknown("dataset", dataset, {path.parent.name for folder in folders for path in record_files(folder)})
     fitting = [group for group in groups if _fits(group, protocol=protocol, tier=tier, fidelity=fidelity)]
-    found = [group for group in fitting if group.seeds[0].record.method == method]
+    name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
+    every = [group for group in fitting if group.seeds[0].record.method == name]
+    local = [group for group in every if group.seeds[0].local]
+    found = local if own else [group for group in every if group not in local] or local
     if not found:
         where = ", ".join(filter(None, (dataset, protocol, tier, fidelity)))
-        names = {group.seeds[0].record.method for group in fitting}
+        names = {_LOCAL * one.local + one.record.method for group in fitting for one in group.seeds[:1]}
         raise unknown("method", method, names, f"Those are all with records of {where}.")
     chosen = [group for group in found if _as_it_stands(group)] or found
     if len(chosen) > 1:
@@ -71,6 +81,14 @@ def find_seeds(
             "Choose with --tier or --fidelity, or compare two of these files."
         )
     return chosen[0]
+
+
+def _is_named(path: Path, name: str) -> bool:
+    return name in (path.stem, f"{path.parent.name}/{path.stem}")
+
+
+def _begins(path: Path, name: str) -> bool:
+    return path.stem.startswith(name) or f"{path.parent.name}/{path.stem}".startswith(name)
 
 
 def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:

@@ -48,10 +48,14 @@ class Leaderboard(Settings):
         return self.model_copy(update={"rows": rows})
 
 
-def build_leaderboard(results_dir: Path) -> Leaderboard:
+def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
     """Return the board of the records and the published numbers under ``results_dir``.
 
     A record that cannot be trusted is left out and named; see ``left_out``.
+
+    Args:
+        results_dir: the results folder.
+        local: whether to show the user's own records, marked, beside the published ones.
 
     Raises:
         BenchError: there is no such folder, or its published numbers are faulty.
@@ -61,8 +65,8 @@ def build_leaderboard(results_dir: Path) -> Leaderboard:
             f"there is no results folder {results_dir}. Name one with --results-dir, or let "
             "`bench run deacl --dataset digits` make the first record."
         )
-    groups, left_out = read_groups(results_dir)
-    sweeps, bad_sweeps = read_sweeps(results_dir)
+    groups, left_out = read_groups(results_dir, local=local)
+    sweeps, bad_sweeps = read_sweeps(results_dir, local=local)
     return Leaderboard(
         rows=make_rows(groups, results_dir),
         sweeps=sweeps,

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from bench.leaderboard.groups import Group
+from bench.leaderboard.measured import Measured
 from bench.leaderboard.provenance import code_flags, ran_dirty
 from bench.record import Doubt, Record, shared
 
@@ -22,8 +23,13 @@ def reliability_flags(group: Group) -> tuple[str, ...]:
     return tuple([*_guessing(group), *_doubts(group), *_masking(group), *_dirty(group), *code_flags([*group.seeds])])
 
 
+def is_guessing(one: Measured) -> bool:
+    """Return whether chance alone may explain the SA: 1 / classes is not below its interval."""
+    return one.record.sa.interval[0] * one.facts.num_classes <= 1
+
+
 def _guessing(group: Group) -> Iterator[str]:
-    seeds = [str(one.record.seed) for one in group.seeds if one.record.sa.interval[0] * one.facts.num_classes <= 1]
+    seeds = [str(one.record.seed) for one in group.seeds if is_guessing(one)]
     if seeds:
         yield (
             f"SA is no better than guessing (seed {', '.join(seeds)}), so RA and AA say nothing: an answer that is "

@@ -1,11 +1,11 @@
 """The parts of a table in Markdown: columns of scores, notes below it, links."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
 from bench.leaderboard.rows import Score
-from bench.leaderboard.wording import DASH, escape, percent
+from bench.leaderboard.wording import DASH, percent
 
 
 class Column(NamedTuple):
@@ -59,17 +59,21 @@ def seed_links(seeds: Sequence[int], files: Sequence[str], results_at: str) -> s
 
 
 class Notes:
-    """Numbered remarks below a table; a text that is given twice keeps its number."""
+    """Numbered remarks below a table; a text that is given twice keeps its number.
 
-    def __init__(self, sign: str) -> None:
+    Args:
+        sign: from the number of a remark, from 1 on, to its sign.
+    """
+
+    def __init__(self, sign: Callable[[int], str]) -> None:
         self._sign = sign
         self._texts: list[str] = []
 
     def mark(self, texts: Sequence[str]) -> str:
         """Return the signs of ``texts``, to stand behind what they are about."""
         self._texts += [text for text in texts if text not in self._texts]
-        return "".join(f" {self._sign}{self._texts.index(text) + 1}" for text in texts)
+        return "".join(f" {self._sign(self._texts.index(text) + 1)}" for text in texts)
 
     def lines(self) -> list[str]:
-        """Return the remarks, one a paragraph."""
-        return [f"{self._sign}{i} {escape(text)}" for i, text in enumerate(self._texts, 1)]
+        """Return the remarks with their signs."""
+        return [f"{self._sign(i)} {text}" for i, text in enumerate(self._texts, 1)]

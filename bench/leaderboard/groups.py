@@ -9,7 +9,7 @@ from bench.errors import BenchError
 from bench.leaderboard.measured import Measured, load_measured
 from bench.leaderboard.provenance import with_commits
 from bench.recipe import Settings, canonical_digest
-from bench.record import record_files
+from bench.record import LOCAL, record_files
 
 
 class LeftOut(Settings):
@@ -29,19 +29,25 @@ class Group(NamedTuple):
     """Older records of the same runs, which do not count."""
 
 
-def read_groups(results_dir: Path, dataset: str | None = None) -> tuple[list[Group], list[LeftOut]]:
+def read_groups(
+    results_dir: Path, dataset: str | None = None, *, local: bool = True
+) -> tuple[list[Group], list[LeftOut]]:
     """Return the records under ``results_dir`` by recipe and protocol, and the files that had to be left out.
+
+    Published and local records of one recipe are two groups, so that neither replaces the other.
 
     Args:
         results_dir: the results folder.
         dataset: read that dataset's folder only.
+        local: whether to read the user's own records too.
     """
     measured, left_out = [], []
-    for path in record_files(results_dir):
+    own = record_files(results_dir / LOCAL) if local else ()
+    for path in (*record_files(results_dir), *own):
         if dataset is not None and path.parent.name != dataset:
             continue
         try:
-            measured.append(load_measured(path))
+            measured.append(load_measured(path, local=path.parent.parent != results_dir))
         except BenchError as error:
             left_out.append(_left_out(results_dir, path, str(error).removeprefix(f"{path}: ")))
     trusted, doubles = _without_doubles(with_commits(measured))
@@ -59,7 +65,11 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
     for same in _grouped(measured, lambda one: one.record.sha256):
         first, *others = same
         kept.append(first)
-        doubles += [(one.path, f"the same record as {first.path.name}. Remove one of the two.") for one in others]
+        doubles += [
+            (one.path, f"the same record as {first.path.name}. Remove one of the two.")
+            for one in others
+            if one.local == first.local  # a local record that was published later is the same one, and counts once
+        ]
     trusted = []
     for same in _grouped(kept, lambda one: (_recipe_key(one), one.record.seed, one.record.finished)):
         if len(same) == 1:
@@ -82,6 +92,7 @@ def _grouped(measured: Iterable[Measured], key: Callable[[Measured], Hashable]) 
 def _recipe_key(measured: Measured) -> Hashable:
     record = measured.record
     return (
+        measured.local,
         *(record.method, record.dataset, measured.facts.sha256, record.tier, record.fidelity, record.protocol),
         *(record.tier_sha256, record.protocol_sha256, record.pretrained_on, canonical_digest(record.overrides)),
         # Seeds of the protocol alone, on one encoder, say nothing about the chance of pre-training.

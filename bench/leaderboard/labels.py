@@ -2,15 +2,16 @@
 
 from bench.leaderboard.measured import Measured
 from bench.leaderboard.wording import eps_text, flops_text, settings_text
+from bench.record import LOCAL
 
 _PGD_STEPS = 20
 """RA is accuracy under PGD-20 (DeACL section 4.1); any other number of steps is said in the row."""
 
 
 def label(measured: Measured) -> str:
-    """Return the method's title and year, followed by overrides, a lent encoder, and any PGD but RA's own."""
+    """Return the method's title and year, then: local, overrides, a shared encoder, and any PGD but RA's own."""
     record = measured.record
-    departures = settings_text(record.overrides)
+    departures = [*([LOCAL] if measured.local else []), *settings_text(record.overrides)]
     if record.encoder_seed is not None:
         departures.append(f"encoder of seed {record.encoder_seed}")
     if record.ra.steps != _PGD_STEPS or record.ra.restarts != 1:

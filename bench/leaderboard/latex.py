@@ -5,13 +5,13 @@ from itertools import groupby
 
 from bench.leaderboard.board import Leaderboard
 from bench.leaderboard.citations import citation_key
+from bench.leaderboard.grid import Notes
 from bench.leaderboard.markdown import GENERATED
 from bench.leaderboard.rows import Row, Score, TableKey
-from bench.leaderboard.tables import cost_ratios, labels
+from bench.leaderboard.tables import flops_ratios, labels, machine_lines, machine_sign, time_marks, time_ratios
 from bench.leaderboard.wording import DASH, duration, eps_text, escape_latex, percent
 
 _HEAD = f"% {GENERATED.removeprefix('<!-- ').removesuffix(' -->')}\n% In the preamble: \\usepackage{{booktabs}}"
-_COLUMNS = r"Method & AA & RA & SA & Pre-training & FLOPs / DeACL \\"
 _BOLD = (
     r"Bold: AA not separated from the best by a test at 5\,\% "
     r"(McNemar's exact test; Welch's $t$ test over several seeds), uncorrected for the number of comparisons."
@@ -36,10 +36,22 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
         _method(name, cited.get(row.method), [doubts.index(doubt) + 1 for doubt in row.doubts])
         for name, row in zip(labels(rows), rows, strict=True)
     ]
-    lines = [
-        " & ".join([name, _aa(row), _score(row.ra), _score(row.sa), _time(row), escape_latex(ratio)]) + r" \\"
-        for name, row, ratio in zip(names, rows, cost_ratios(rows), strict=True)
-    ]
+    machines = Notes(machine_sign)
+    columns = {
+        "Method": names,
+        "AA": [_aa(row) for row in rows],
+        "RA, images of AA": [_score(row.ra_on_aa or (row.aa and row.ra)) for row in rows],
+        "RA": [_score(row.ra) for row in rows],
+        "SA": [_score(row.sa) for row in rows],
+        "Time": [_time(row) + mark for row, mark in zip(rows, time_marks(rows, machines), strict=True)],
+        "Time / DeACL": [escape_latex(ratio) for ratio in time_ratios(rows)],
+        "FLOPs / DeACL": [escape_latex(ratio) for ratio in flops_ratios(rows)],
+    }
+    if not any(row.ra_on_aa for row in rows):
+        del columns["RA, images of AA"]
+    lines = [" & ".join(cells) + r" \\" for cells in zip(*columns.values(), strict=True)]
+    notes = [rf"\textsuperscript{{{i}}}{escape_latex(doubt)}" for i, doubt in enumerate(doubts, 1)]
+    notes += [escape_latex(line) for line in machine_lines(rows, machines)]
     label = "-".join(filter(None, (key.dataset, key.tier, key.fidelity, key.protocol, key.attack)))
     return "\n".join(
         [
@@ -47,14 +59,14 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
             r"\centering\small\setlength{\tabcolsep}{4pt}",
             rf"\caption{{{_caption(key, rows)}}}",
             rf"\label{{tab:{''.join(c if c.isalnum() else '-' for c in label)}}}",
-            r"\begin{tabular}{lccccc}",
+            rf"\begin{{tabular}}{{l{'c' * (len(columns) - 1)}}}",
             r"\toprule",
-            _COLUMNS,
+            " & ".join(columns) + r" \\",
             r"\midrule",
             *lines,
             r"\bottomrule",
             r"\end{tabular}",
-            *(rf"\par\footnotesize\textsuperscript{{{i}}}{escape_latex(doubt)}" for i, doubt in enumerate(doubts, 1)),
+            *(rf"\par\footnotesize {note}" for note in notes),
             r"\end{table}",
         ]
     )

@@ -8,8 +8,8 @@ from bench.leaderboard.rows import Row, Score
 
 _COLUMNS = (
     *("dataset", "data_sha256", "tier", "fidelity", "protocol", "pretrained_on", "budget", "attack"),
-    *("method", "label", "rank", "tied", "measure", "accuracy", "std", "low", "high", "n", "seeds"),
-    *("pretraining_seconds", "pretraining_flops", "flags", "records"),
+    *("method", "label", "local", "rank", "tied", "measure", "accuracy", "std", "low", "high", "n", "seeds"),
+    *("pretraining_seconds", "pretraining_flops", "machines", "flags", "records"),
 )
 
 
@@ -23,7 +23,8 @@ def render_csv(board: Leaderboard) -> str:
     writer.writerow(_COLUMNS)
     for row in board.rows:
         corrupted = row.corruptions and row.corruptions.mean
-        for measure, score in (("aa", row.aa), ("ra", row.ra), ("sa", row.sa), ("corruptions", corrupted)):
+        scores = {"aa": row.aa, "ra_on_aa": row.ra_on_aa, "ra": row.ra, "sa": row.sa, "corruptions": corrupted}
+        for measure, score in scores.items():
             if score:
                 writer.writerow(_line(row, measure, score))
     return text.getvalue()
@@ -33,7 +34,8 @@ def _line(row: Row, measure: str, score: Score) -> list[object]:
     low, high = score.interval or (None, None)
     return [
         *(row.dataset, row.facts.sha256, row.tier, row.fidelity, row.protocol, row.pretrained_on, row.budget),
-        *(row.attack, row.method, row.label, row.rank, row.tied, measure, score.accuracy, score.std, low, high),
-        *(score.n, ";".join(map(str, row.seeds)), row.pretraining_seconds, row.pretraining_flops),
+        *(row.attack, row.method, row.label, row.local, row.rank, row.tied),
+        *(measure, score.accuracy, score.std, low, high, score.n, ";".join(map(str, row.seeds))),
+        *(row.pretraining_seconds, row.pretraining_flops, "; ".join(row.machines)),
         *("; ".join(row.doubts), ";".join(row.records)),
     ]

@@ -25,6 +25,8 @@ class Measured(NamedTuple):
     threat: ThreatSettings
     commits: Mapping[str, tuple[str, ...]] = {}
     """By stage: the commits under which one and the same training stands, where there are several."""
+    local: bool = False
+    """Whether it is one of the user's own records, which lie apart from the published ones."""
 
     @property
     def run(self) -> str:
@@ -41,8 +43,8 @@ class Measured(NamedTuple):
             yield "AA", self.record.aa.outcome
 
 
-def load_measured(path: Path) -> Measured:
-    """Return the record in ``path``.
+def load_measured(path: Path, *, local: bool = False) -> Measured:
+    """Return the record in ``path``, which is ``local`` or published.
 
     Raises:
         BenchError: unreadable, of an unknown schema version, incomplete, edited, or in disagreement with itself.
@@ -57,6 +59,7 @@ def load_measured(path: Path) -> Measured:
         record=record,
         facts=DatasetFacts.parse(section.get("dataset"), f"{where}.dataset"),
         threat=ThreatSettings.parse(section.get("threat"), f"{where}.threat"),
+        local=local,
     )
     for name, outcome in measured.outcomes():
         if misfit := outcome.misfit(measured.facts.test_images):

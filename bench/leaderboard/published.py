@@ -10,6 +10,7 @@ from bench.files import read_json
 from bench.recipe import Settings
 
 _REFERENCE_ENCODER = "resnet18"
+_SHIPPED = Path(__file__).with_name("published.json")
 
 
 class PublishedNumber(Settings):
@@ -41,12 +42,14 @@ class PublishedNumber(Settings):
 
 
 def load_published(results_dir: Path) -> tuple[PublishedNumber, ...]:
-    """Return the published numbers under ``results_dir``, file by file, in the order of their lines.
+    """Return the published numbers, in the order of their lines.
+
+    They are part of the package. A results folder with files in ``published`` brings others instead.
 
     Raises:
         BenchError: a file is unreadable, is not a list, or has faulty entries.
     """
-    files = sorted((results_dir / "published").glob("*.json"))
+    files = sorted((results_dir / "published").glob("*.json")) or [_SHIPPED]
     return tuple(number for path in files for number in _load(path))
 
 
@@ -57,7 +60,7 @@ def published_reference(results_dir: Path, *, title: str, dataset: str | None, p
     methods under one set of protocols, come before later collections.
 
     Args:
-        results_dir: the folder whose ``published`` holds the numbers.
+        results_dir: see :func:`load_published`.
         title: the method's title, as its paper writes it.
         dataset: the name under which papers list these images; None: nobody published numbers on them.
         protocol: its name, in any case.

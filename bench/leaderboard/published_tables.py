@@ -11,7 +11,7 @@ _REFERENCE = "DeACL"
 
 def published_table(numbers: Sequence[PublishedNumber]) -> list[str]:
     """Return the paragraphs of one table of published numbers, sorted by AA: the table, then its notes."""
-    notes = Notes("†")
+    notes = Notes("†{}".format)
     lines = sorted(numbers, key=_order)
     columns = [
         Column("Method", [_label(number, notes) for number in lines], left=True),
@@ -19,11 +19,11 @@ def published_table(numbers: Sequence[PublishedNumber]) -> list[str]:
         Column("RA", [_value(number.ra, number.ra_std) for number in lines]),
         Column("SA", [_value(number.sa, number.sa_std) for number in lines]),
         Column("GPU-days", [DASH if n.total_gpu_days is None else f"{n.total_gpu_days:g}" for n in lines]),
-        Column("x DeACL", [_cost_ratio(number, numbers) for number in lines]),
+        Column("GPU-days x DeACL", [_cost_ratio(number, numbers) for number in lines]),
         Column("Encoder", [escape(number.encoder) for number in lines], left=True),
         Column("Source", [escape(number.source) for number in lines], left=True),
     ]
-    return [markdown_table(columns), *notes.lines()]
+    return [markdown_table(columns), *map(escape, notes.lines())]
 
 
 def _order(number: PublishedNumber) -> tuple[float, float, str, str]:

@@ -8,7 +8,7 @@ from bench.leaderboard.board import Leaderboard
 from bench.leaderboard.grid import Notes, markdown_table, score_column
 from bench.leaderboard.markdown import GENERATED
 from bench.leaderboard.rows import Row, TableKey
-from bench.leaderboard.tables import cost_columns, score_columns
+from bench.leaderboard.tables import FLAG, cost_columns, machine_lines, machine_sign, marked_up, score_columns
 from bench.leaderboard.wording import eps_text, escape
 
 _NO_ROWS = "No measured results yet: `bench run deacl --dataset digits` makes the first."
@@ -47,10 +47,11 @@ def _place(row: Row) -> TableKey:
 
 
 def _short_table(linear: Sequence[Row], full: Sequence[Row]) -> list[str]:
-    flags = Notes("⚑")
-    columns = score_columns(linear, flags)
+    flags, machines = Notes(FLAG), Notes(machine_sign)
+    columns = list(map(marked_up, score_columns(linear, flags)))
     finetuned = {row.label: row.aa for row in full}
     if finetuned.keys() & {row.label for row in linear}:
         columns.append(score_column("AA under AFF", [finetuned.get(row.label) for row in linear]))
-    time, _, ratio = cost_columns(linear)
-    return [markdown_table([*columns, time, ratio]), *flags.lines()]
+    time, time_ratio, _, flops_ratio = cost_columns(linear, machines)
+    columns += [time, time_ratio, flops_ratio]
+    return [markdown_table(columns), *map(escape, [*flags.lines(), *machine_lines(linear, machines)])]

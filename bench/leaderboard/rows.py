@@ -6,12 +6,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from bench.leaderboard.flags import reliability_flags
+from bench.leaderboard.flags import is_guessing, reliability_flags
 from bench.leaderboard.groups import Group
 from bench.leaderboard.labels import attack_text, budget_text, label
 from bench.leaderboard.ranks import Place, places
 from bench.recipe import DatasetFacts, Settings, tier_names
-from bench.record import CorruptionEvaluation, Outcome, Record, sample_std
+from bench.record import CorruptionEvaluation, Outcome, Record, sample_std, shared
 
 _FIDELITIES = ("uniform", "native")
 _PROTOCOLS = ("slf", "alf", "aff")
@@ -64,6 +64,8 @@ class Row(Settings):
     """The method's name in its paper."""
     label: str
     """The title and year, followed by all in which the row departs from the tier's recipe."""
+    local: bool
+    """Whether it is of the user's own records, which lie apart from the published ones."""
     dataset: str
     facts: DatasetFacts
     tier: str
@@ -78,12 +80,15 @@ class Row(Settings):
     protocol_sha256: str
     overrides: dict[str, Any]
     rank: int | None = None
-    """Place by AA in its table; rows that no test separates share one. None without AA."""
+    """Place by AA in its table; rows that no test separates share one. None without AA, and where SA is no better
+    than guessing."""
     tied: bool = False
     """Whether it shares its rank."""
     sa: Score
     ra: Score
     aa: Score | None
+    ra_on_aa: Score | None
+    """RA on the images that AA was measured on, where those are fewer; None: they are the same, or there is no AA."""
     corruptions: CorruptionScore | None
     aa_warnings: tuple[str, ...]
     """What AutoAttack itself warned of, for any of the seeds."""
@@ -93,7 +98,12 @@ class Row(Settings):
     """Wall-clock of all training stages, mean over the seeds; None for a method without one."""
     pretraining_flops: float | None
     """Floating-point operations of all training stages, mean over the seeds; None where not all were counted."""
+    guessing: bool
+    """Whether SA is no better than guessing for all seeds: the row stands below all others."""
     devices: tuple[str, ...]
+    """Where the classifiers were evaluated."""
+    machines: tuple[str, ...]
+    """Where the training stages ran, which is what their wall-clock belongs to."""
     seeds: tuple[int, ...]
     records: tuple[str, ...]
     """The records' paths below the results folder, in the order of the seeds."""
@@ -115,15 +125,15 @@ class Row(Settings):
 
 
 def make_rows(groups: Sequence[Group], results_dir: Path) -> tuple[Row, ...]:
-    """Return one row a group: those of one table together, best AA first, rows without AA last and by RA."""
+    """Return one row a group: those of one table together, best AA first, those without AA or that guess last."""
     tiers = tier_names()[::-1]
     rows = [(_row(group, results_dir), group) for group in groups]
     rows.sort(key=lambda pair: _order(pair[0], tiers))
     ranked: list[Row] = []
     for _, table in groupby(rows, key=lambda pair: pair[0].table):
         pairs = list(table)
-        found = places([group for row, group in pairs if row.aa])
-        # Rows without AA come last and keep no rank.
+        found = places([group for row, group in pairs if row.aa and not row.guessing])
+        # Rows without AA and rows that guess come last and keep no rank.
         ranked += [_placed(row, place) for (row, _), place in zip(pairs, found, strict=False)]
         ranked += [row for row, _ in pairs[len(found) :]]
     return tuple(ranked)
@@ -141,6 +151,7 @@ def _row(group: Group, results_dir: Path) -> Row:
         method=first.method,
         title=first.title,
         label=label(group.seeds[0]),
+        local=group.seeds[0].local,
         dataset=first.dataset,
         facts=facts,
         tier=first.tier,
@@ -154,11 +165,14 @@ def _row(group: Group, results_dir: Path) -> Row:
         sa=mean_score([record.sa for record in records]),
         ra=mean_score([record.ra.outcome for record in records]),
         aa=mean_score([aa.outcome for aa in attacked]) if attacked else None,
+        ra_on_aa=_ra_on_aa(group),
         corruptions=_corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
         flags=reliability_flags(group),
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
         pretraining_flops=_mean_flops(records),
+        guessing=all(map(is_guessing, group.seeds)),
+        machines=tuple(sorted({device for record in records for device in _stage_devices(record)})),
         devices=tuple(sorted({record.environment.device for record in records})),
         seeds=tuple(record.seed for record in records),
         records=tuple(one.path.relative_to(results_dir).as_posix() for one in group.seeds),
@@ -176,6 +190,26 @@ def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
         interval=outcomes[0].interval if alone else None,
         n=outcomes[0].n,
     )
+
+
+def _ra_on_aa(group: Group) -> Score | None:
+    found = []
+    for one in group.seeds:
+        ra, attacked = one.record.ra.outcome, one.record.aa
+        if attacked is None:
+            return None
+        aa = attacked.outcome
+        if (aa.n, aa.images) == (ra.n, ra.images):
+            return None
+        both = shared(ra, aa, test_images=one.facts.test_images)
+        if len(both.positions) != aa.n:
+            return None
+        found.append(Outcome.pack(both.a.tolist(), images=both.positions.tolist(), test_images=one.facts.test_images))
+    return mean_score(found)
+
+
+def _stage_devices(record: Record) -> list[str]:
+    return [cost.device for phase, cost in record.cost.items() if phase.startswith("stage:")]
 
 
 def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> CorruptionScore | None:
@@ -202,7 +236,7 @@ def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
         *(row.dataset, row.facts.sha256),
         *(_rank(tiers, row.tier), _rank(_FIDELITIES, row.fidelity)),
         *(row.pretrained_on or "", row.budget or "", row.attack, _rank(_PROTOCOLS, row.protocol)),
-        *(-row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
+        *(row.guessing, -row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
         *(row.label, row.protocol_sha256, row.records),
     )
 

@@ -10,7 +10,7 @@ from bench.leaderboard.groups import LeftOut
 from bench.leaderboard.rows import Score, mean_score
 from bench.leaderboard.wording import settings_text
 from bench.recipe import Settings
-from bench.record import Sweep, SweepSettings, load_sweep, sweep_files
+from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
 
 
 class SweepKey(NamedTuple):
@@ -43,7 +43,7 @@ class _Read(NamedTuple):
     sweep: Sweep
 
 
-def read_sweeps(results_dir: Path) -> tuple[tuple[SweepRow, ...], list[LeftOut]]:
+def read_sweeps(results_dir: Path, *, local: bool = True) -> tuple[tuple[SweepRow, ...], list[LeftOut]]:
     """Return the rows that the sweeps under ``results_dir`` make, and the files that had to be left out.
 
     Rows of one table stand together, most accurate in the mean over the grid first.
@@ -51,7 +51,8 @@ def read_sweeps(results_dir: Path) -> tuple[tuple[SweepRow, ...], list[LeftOut]]
     groups: dict[Hashable, list[_Read]] = defaultdict(list)
     left_out: list[LeftOut] = []
     first_file: dict[str, str] = {}
-    for path in sweep_files(results_dir):
+    own = sweep_files(results_dir / LOCAL) if local else ()
+    for path in (*sweep_files(results_dir), *own):
         file = path.relative_to(results_dir).as_posix()
         try:
             sweep = load_sweep(path)
@@ -59,11 +60,12 @@ def read_sweeps(results_dir: Path) -> tuple[tuple[SweepRow, ...], list[LeftOut]]
             left_out.append(LeftOut(file=file, reason=str(error).removeprefix(f"{path}: ")))
             continue
         if sweep.sha256 in first_file:
-            reason = f"the same sweep as {first_file[sweep.sha256]}. Remove one of the two."
-            left_out.append(LeftOut(file=file, reason=reason))
+            if _is_local(file) == _is_local(first_file[sweep.sha256]):  # else it was published later, and counts once
+                reason = f"the same sweep as {first_file[sweep.sha256]}. Remove one of the two."
+                left_out.append(LeftOut(file=file, reason=reason))
             continue
         first_file[sweep.sha256] = file
-        groups[(_key(sweep), sweep.method, sweep.protocol_sha256, _label(sweep), sweep.outcomes[0].n)].append(
+        groups[(_key(sweep), sweep.method, sweep.protocol_sha256, _label(sweep, file), sweep.outcomes[0].n)].append(
             _Read(file, sweep)
         )
     rows = sorted((_row(swept) for swept in groups.values()), key=_order)
@@ -77,8 +79,12 @@ def _key(sweep: Sweep) -> SweepKey:
     )
 
 
-def _label(sweep: Sweep) -> str:
-    departures = ", ".join(settings_text(sweep.overrides))
+def _is_local(file: str) -> bool:
+    return file.startswith(f"{LOCAL}/")
+
+
+def _label(sweep: Sweep, file: str) -> str:
+    departures = ", ".join([*([LOCAL] if _is_local(file) else []), *settings_text(sweep.overrides)])
     return f"{sweep.title} {sweep.year}" + (f" ({departures})" if departures else "")
 
 
@@ -90,7 +96,7 @@ def _row(swept: Sequence[_Read]) -> SweepRow:
     return SweepRow(
         key=_key(sweeps[0]),
         method=sweeps[0].method,
-        label=_label(sweeps[0]),
+        label=_label(sweeps[0], newest[seeds[0]].file),
         scores=tuple(mean_score(outcomes) for outcomes in zip(*(s.outcomes for s in sweeps), strict=True)),
         seeds=tuple(seeds),
         files=tuple(newest[seed].file for seed in seeds),

@@ -13,6 +13,11 @@ from bench.leaderboard.wording import DASH, duration, eps_text, escape, flops_te
 REFERENCE = "deacl"
 """The method whose pre-training cost is 1: "is that better than DeACL?" is what the bench is asked."""
 
+PUBLISHED_AA = "Published AA"
+
+FLAG = "⚑{}".format
+"""From the number of a doubt to its sign."""
+
 
 def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[PublishedNumber] = ()) -> list[str]:
     """Return the paragraphs of one table of the board: the table itself, then the notes below it.
@@ -22,17 +27,29 @@ def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[
         records_at: the results folder as seen from the text, for the links.
         published: numbers of papers; the headline AA of a row's method gets a column of its own.
     """
-    flags = Notes("⚑")
-    columns = [*score_columns(rows, flags), *cost_columns(rows)]
+    columns, notes = plain_table(rows, published)
+    columns = [marked_up(column) for column in columns]
+    links = [seed_links(row.seeds, row.records, records_at) for row in rows]
+    columns.append(Column("Records", links, left=True))
+    return [markdown_table(columns), *map(escape, notes), *_superseded(rows, records_at)]
+
+
+def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tuple[list[Column], list[str]]:
+    """Return the columns of one table of the board and the notes below it, all of it plain text."""
+    flags, machines = Notes(FLAG), Notes(machine_sign)
+    columns = score_columns(rows, flags)
     references = [_published_aa(row, published) for row in rows]
     if any(reference != DASH for reference in references):
-        columns.insert(5, Column("*Published AA*", references))
-    columns += [
-        Column("Device", [escape("; ".join(row.devices)) for row in rows], left=True),
-        Column("Seeds", [str(len(row.seeds)) for row in rows]),
-        Column("Records", [seed_links(row.seeds, row.records, records_at) for row in rows], left=True),
-    ]
-    return [markdown_table(columns), *flags.lines(), *_superseded(rows, records_at)]
+        columns.append(Column(PUBLISHED_AA, references))
+    columns += [*cost_columns(rows, machines), Column("Seeds", [str(len(row.seeds)) for row in rows])]
+    return columns, [*flags.lines(), *machine_lines(rows, machines)]
+
+
+def marked_up(column: Column) -> Column:
+    """Return a plain column in Markdown; what papers published is in italics."""
+    if column.heading == PUBLISHED_AA:
+        return Column(f"*{column.heading}*", [cell if cell == DASH else f"*{cell}*" for cell in column.cells])
+    return column._replace(cells=list(map(escape, column.cells))) if column.left else column
 
 
 def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
@@ -40,27 +57,83 @@ def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
     marks = [flags.mark(row.doubts) for row in rows]
     return [
         Column("#", [rank_text(row) for row in rows]),
-        Column("Method", [escape(name) + mark for name, mark in zip(labels(rows), marks, strict=True)], left=True),
+        Column("Method", [name + mark for name, mark in zip(labels(rows), marks, strict=True)], left=True),
         score_column("AA", [row.aa for row in rows]),
+        *_same_images(rows),
         score_column("RA", [row.ra for row in rows]),
         score_column("SA", [row.sa for row in rows]),
     ]
 
 
-def cost_columns(rows: Sequence[Row]) -> list[Column]:
-    """Return what pre-training took: time, operations, and these as a multiple of DeACL's."""
+def _same_images(rows: Sequence[Row]) -> list[Column]:
+    """Return the column of RA on AA's images, if they are fewer than RA's for any row."""
+    if not any(row.ra_on_aa for row in rows):
+        return []
+    scores = [row.ra_on_aa or (row.ra if row.aa else None) for row in rows]
+    return [Column("RA, images of AA", score_column("", scores).cells)]
+
+
+def cost_columns(rows: Sequence[Row], machines: Notes) -> list[Column]:
+    """Return what pre-training took, in time and in operations, and each as a multiple of DeACL's.
+
+    Where the times of ``rows`` are of several machines, ``machines`` marks which.
+    """
     return [
-        Column("Pre-training", [_seconds(row) for row in rows]),
+        Column("Time", [_seconds(row) + mark for row, mark in zip(rows, time_marks(rows, machines), strict=True)]),
+        Column("Time x DeACL", time_ratios(rows)),
         Column("FLOPs", [DASH if row.pretraining_flops is None else flops_text(row.pretraining_flops) for row in rows]),
-        Column("x DeACL", cost_ratios(rows)),
+        Column("FLOPs x DeACL", flops_ratios(rows)),
     ]
 
 
-def cost_ratios(rows: Sequence[Row]) -> list[str]:
+def time_marks(rows: Sequence[Row], machines: Notes) -> list[str]:
+    """Return what to write behind each time: its machines, where those of ``rows`` are several."""
+    mixed = len(_machines(rows)) > 1
+    return [machines.mark(row.machines if mixed and row.pretraining_seconds else ()) for row in rows]
+
+
+def flops_ratios(rows: Sequence[Row]) -> list[str]:
     """Return each row's pre-training FLOPs as a multiple of those of DeACL's own recipe in the same table."""
-    own = [row.pretraining_flops for row in rows if row.method == REFERENCE and not row.overrides]
-    reference = own[0] if len(own) == 1 else None
-    return [f"{row.pretraining_flops / reference:.2f}" if reference and row.pretraining_flops else DASH for row in rows]
+    return [_ratio(row.pretraining_flops, of.pretraining_flops if of else None) for row, of in _with_reference(rows)]
+
+
+def time_ratios(rows: Sequence[Row]) -> list[str]:
+    """Return the same of wall-clock, where both ran on one and the same machine."""
+    return [
+        _ratio(row.pretraining_seconds, of.pretraining_seconds)
+        if of and len(row.machines) == 1 and row.machines == of.machines
+        else DASH
+        for row, of in _with_reference(rows)
+    ]
+
+
+def machine_sign(number: int) -> str:
+    """Return the sign of a machine: (a), (b) and so on."""
+    return f"({chr(ord('a') + number - 1) if number <= 26 else number})"
+
+
+def machine_lines(rows: Sequence[Row], machines: Notes) -> list[str]:
+    """Return the lines that name the machines of the times of ``rows``."""
+    found = _machines(rows)
+    return [f"Times: {found[0]}."] if len(found) == 1 else machines.lines()
+
+
+def _machines(rows: Sequence[Row]) -> list[str]:
+    return sorted({machine for row in rows if row.pretraining_seconds for machine in row.machines})
+
+
+def _with_reference(rows: Sequence[Row]) -> list[tuple[Row, Row | None]]:
+    """Return each row with that of DeACL's own recipe: for a local row the local one, where there is one."""
+    own = [row for row in rows if row.method == REFERENCE and not row.overrides]
+    pairs = []
+    for row in rows:
+        alike = [one for one in own if one.local == row.local] or own
+        pairs.append((row, alike[0] if len(alike) == 1 else None))
+    return pairs
+
+
+def _ratio(value: float | None, reference: float | None) -> str:
+    return f"{value / reference:.2f}" if value and reference else DASH
 
 
 def rank_text(row: Row) -> str:
@@ -117,7 +190,7 @@ def _published_aa(row: Row, published: Sequence[PublishedNumber]) -> str:
     if row.overrides or row.pretrained_on or row.budget or row.attack:
         return DASH
     number = headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
-    return DASH if number is None or number.aa is None else f"*{number.aa:.2f}*"
+    return DASH if number is None or number.aa is None else f"{number.aa:.2f}"
 
 
 def _superseded(rows: Sequence[Row], records_at: str) -> list[str]:

@@ -6,7 +6,7 @@ from bench.record.environment import Environment, continued, describe_environmen
 from bench.record.outcome import Outcome, wilson_interval
 from bench.record.paired import Pairs, Shared, mcnemar_exact, newcombe_interval, shared
 from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
-from bench.record.store import load_record, record_files, record_path, save_record
+from bench.record.store import LOCAL, load_record, record_files, record_path, save_record
 from bench.record.sweep import (
     Sweep,
     SweepSettings,
@@ -20,6 +20,7 @@ from bench.record.sweep import (
 from bench.record.welch import MeanDifference, sample_std, welch
 
 __all__ = [
+    "LOCAL",
     "AutoAttackEvaluation",
     "CorruptionEvaluation",
     "Doubt",

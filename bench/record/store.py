@@ -8,6 +8,9 @@ from bench.record.record import SCHEMA, Record
 from bench.record.sealed import load_sealed, save_sealed
 from bench.reporting import Reporter
 
+LOCAL = "local"
+"""The folder below the results in which a user's own records lie, apart from those that are published there."""
+
 
 def record_path(folder: Path, record: Record) -> Path:
     """Return where ``record`` belongs under ``folder``, whether or not it is there."""

@@ -40,7 +40,7 @@ def time_methods(
         device: where to measure.
         rounds: how often each step is timed.
         seconds: what all of it may take, about.
-        results_dir: where the published numbers are.
+        results_dir: may bring published numbers of its own.
         fidelity: whose encoder settings.
         width: of the encoder; None: the tier's.
         batch: images in a timed step, at most; None: as many as fit.

@@ -28,7 +28,7 @@ class PublishedCosts:
 
     @classmethod
     def under(cls, results_dir: Path) -> "PublishedCosts":
-        """Return the costs under ``results_dir``: none where there is no such folder."""
+        """Return the costs among the published numbers; ``results_dir`` may bring its own."""
         return cls(load_published(results_dir))
 
     def of(self, title: str) -> PublishedCost | None:

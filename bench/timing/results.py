@@ -10,7 +10,7 @@ from bench.leaderboard.labels import budget_text
 from bench.leaderboard.measured import Measured
 from bench.leaderboard.wording import settings_text
 from bench.recipe import PROTOCOLS, Settings
-from bench.record import PhaseCost, Record
+from bench.record import LOCAL, PhaseCost, Record
 
 _STAGE = "stage:"
 _EVALUATION = {*PROTOCOLS, "evaluate"}
@@ -33,7 +33,7 @@ class MeasuredCost(Settings):
 
     method: str
     label: str
-    """The method's title, followed by what pre-training departs in from the tier's recipe."""
+    """The method's title, followed by whether it is local and what pre-training departs in from the tier's recipe."""
     seeds: int
     stages: tuple[MeasuredStage, ...]
     total_seconds: float
@@ -105,15 +105,16 @@ def _conditions(one: Measured) -> Conditions:
 
 def _table(measured: Sequence[Measured]) -> MeasuredTable:
     costs = [_cost(same) for same in _grouped(measured, _pretraining)]
-    plain = next((cost for cost in costs if (cost.method, cost.label) == ("deacl", "DeACL")), None)
-    if plain is not None:
-        costs = [cost.model_copy(update={"to_deacl": cost.total_seconds / plain.total_seconds}) for cost in costs]
+    plain = {cost.label: cost for cost in costs if cost.method == "deacl"}
+    reference = plain.get("DeACL") or plain.get(f"DeACL ({LOCAL})")
+    if reference is not None:
+        costs = [cost.model_copy(update={"to_deacl": cost.total_seconds / reference.total_seconds}) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
     return MeasuredTable(**_conditions(measured[0]).model_dump(), rows=rows)
 
 
 def _pretraining(one: Measured) -> Hashable:
-    return one.record.pretraining_sha256, one.record.recipe.get("budget")
+    return one.local, one.record.pretraining_sha256, one.record.recipe.get("budget")
 
 
 def _cost(measured: Sequence[Measured]) -> MeasuredCost:
@@ -124,7 +125,7 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
     first = runs[0]
     return MeasuredCost(
         method=first.method,
-        label=_label(first),
+        label=_label(measured[0]),
         seeds=len(runs),
         stages=stages,
         total_seconds=fmean(record.pretraining_seconds for record in runs),
@@ -154,10 +155,11 @@ def _stages(record: Record) -> dict[str, PhaseCost]:
     return {phase.removeprefix(_STAGE): cost for phase, cost in record.cost.items() if phase.startswith(_STAGE)}
 
 
-def _label(record: Record) -> str:
+def _label(one: Measured) -> str:
+    record = one.record
     own = {key: value for key, value in record.overrides.items() if key.split(".")[0] not in _EVALUATION}
     budget = budget_text(record.recipe.get("budget"))
-    departures = [*settings_text(own), *([f"budget {budget}"] if budget else [])]
+    departures = [*([LOCAL] if one.local else []), *settings_text(own), *([f"budget {budget}"] if budget else [])]
     return record.title + (f" ({', '.join(departures)})" if departures else "")
 
 

@@ -1,0 +1,49 @@
+"""The board on the screen: one table for each set of rows that compare."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from bench.cli._tables import Column, DataTable, show
+
+if TYPE_CHECKING:
+    from bench.leaderboard import Leaderboard, Row
+    from bench.leaderboard.grid import Column as Written
+
+_LEFT_OUT_FIRST = ("FLOPs", "Time x DeACL", "FLOPs x DeACL", "Seeds", "Time", "Published AA", "RA, images of AA", "SA")
+"""What a narrow screen shows no more, in this order."""
+
+
+def show_board(board: "Leaderboard") -> None:
+    """Print the tables of ``board``, then what its marks mean."""
+    if not board.rows:
+        print("No records yet: `bench run deacl --dataset digits` makes the first.")
+        return
+    for _, rows in groupby(board.rows, key=lambda row: row.table):
+        show(_table(list(rows), board))
+    words = ["percent of n test images; one seed: 95 % interval; several: mean ± deviation"]
+    if any(row.tied for row in board.rows):
+        words.append("=: not separated from the best of its group by a test at 5 %")
+    if any(row.local for row in board.rows):
+        words.append("local: your own records, in the folder local of the results")
+    print("\n".join(words))
+
+
+def _table(rows: "Sequence[Row]", board: "Leaderboard") -> DataTable:
+    from bench.leaderboard import conditions, plain_table
+
+    columns, notes = plain_table(rows, board.published)
+    table = DataTable(
+        *(_column(column) for column in columns),
+        title=f"{rows[0].dataset}: {conditions(rows[0].table)}",
+        caption="\n".join(notes),
+    )
+    for cells in zip(*(column.cells for column in columns), strict=True):
+        table.add(*cells)
+    return table
+
+
+def _column(column: "Written") -> Column:
+    kind = column.heading.split(", n=")[0]
+    drop = _LEFT_OUT_FIRST.index(kind) + 1 if kind in _LEFT_OUT_FIRST else 0
+    return Column(column.heading, number=not column.left, prose=column.left, drop=drop)
