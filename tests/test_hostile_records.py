@@ -1,6 +1,7 @@
 """Results that are sealed correctly and yet absurd or hostile: each is named and left out, and the board stands."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "surrogate": good.replace('"title": "DeACL"', r'"title": "\ud800"'),
         "deep": good.replace('"overrides": {}', '"overrides": ' + '{"a":' * 9000 + "1" + "}" * 9000),
         "list": "[]",
-        "boolean": good.replace('"schema_version": 2', '"schema_version": true'),
+        "boolean": re.sub(r'("schema_version": )\d', r"\1true", good),
     }
     for name, text in texts.items():
         assert text != good

@@ -4,6 +4,7 @@ Nothing here, and nothing a command imports at its top, imports torch: ``bench -
 """
 
 import sys
+import warnings
 
 import typer
 
@@ -52,6 +53,8 @@ app.add_typer(plot, name="plot")
 
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and an exit code, never a traceback."""
+    # What is left out, or cannot be kept, is said in one line, without the place in the code that noticed it.
+    warnings.formatwarning = lambda message, *_: f"{message}\n"
     try:
         app(prog_name="bench")
     except BenchError as error:

@@ -70,7 +70,7 @@ def _value(text: str) -> Any:
 def _text(value: Any) -> str:
     if value is None:
         return "null"
-    if isinstance(value, str) and value == value.strip() and _value(value) == value:
+    if isinstance(value, str) and value == value.strip() and value.isprintable() and _value(value) == value:
         return value  # a bare word
     return _toml(value)
 

@@ -64,9 +64,8 @@ def _held(path: Path, reporter: Reporter | None) -> object:
         return None
     try:
         values = read_json(path)
-        digest = values.get("sha256") if isinstance(values, dict) else None
-        if digest is None or digest == _digest(values):
-            return digest
+        if isinstance(values, dict) and values.get("sha256") == _digest(values):
+            return values["sha256"]
         fault = "its checksum does not match"
     except DamagedFileError as error:
         fault = str(error)
@@ -85,8 +84,11 @@ def load_sealed(path: Path, kind: type[S], *, schema: int) -> S:
     """
     values = read_json(path)
     version = values.get("schema_version") if isinstance(values, dict) else None
-    if version not in range(1, schema + 1) or isinstance(version, bool | float):
-        raise BenchError(f"{path}: schema version {version!r}, this program reads 1 to {schema}. Update the bench.")
+    if version not in range(1, schema + 1) or type(version) is not int:
+        later = isinstance(version, int) and version > schema
+        raise (BenchError if later else DamagedFileError)(
+            f"{path}: schema version {version!r}, this program reads 1 to {schema}. Update the bench."
+        )
     try:
         result = kind.parse(values, str(path))
     except BenchError as error:

@@ -7,10 +7,10 @@ from typing import Any
 
 from bench.data import DATASETS, Dataset, load_dataset
 from bench.device import pick_device
-from bench.errors import BenchError
+from bench.errors import BenchError, DamagedFileError
 from bench.files import read_json
 from bench.method import METHODS
-from bench.recipe import Recipe, reevaluated
+from bench.recipe import DatasetFacts, Recipe, reevaluated
 from bench.run.corrupted import plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, load_encoder
 from bench.run.folder import RunFolder
@@ -59,6 +59,7 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
     """
     file = load_encoder(request.checkpoint)
     trained = file.recipe
+    file.check_form(trained)
     method = METHODS.get(trained.method)
     protocols = chosen_protocols(request.protocols, trained.method, method)
     seed = file.origin.seed if request.seed is None else request.seed
@@ -101,9 +102,12 @@ def _home(path: Path, file: EncoderFile, recipe: Recipe) -> RunFolder | None:
     description = path.parent / "run.json"
     if not description.exists():
         return None
-    values = read_json(description)
+    try:
+        values = read_json(description)
+    except DamagedFileError:
+        values = None
     if not isinstance(values, dict):
-        return None
+        values = {"owner": file.origin.owner}  # the run writes its description anew
     for weights in (None, file.sha256):
         folder = RunFolder(path.parent, recipe, file.origin.seed, str(values.get("spec", "")), weights)
         if folder.encoder == path and folder.owner == values.get("owner"):
@@ -121,9 +125,29 @@ def _pretraining_data(request: CheckpointRequest, home: RunFolder | None, recipe
             f"are. Say so with --dataset npz:PATH, or name others to judge it on with --finetune-dataset."
         )
     dataset = load_dataset(spec, request.data_dir)
-    if dataset.sha256 != expected:
+    if dataset.sha256 == expected:
+        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), request.checkpoint, spec)
+    else:
         raise BenchError(
             f"{spec} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "
             f"{expected[:12]}. To judge the encoder on other data, type --finetune-dataset {spec}"
         )
     return spec, dataset
+
+
+def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, checkpoint: Path, spec: str) -> None:
+    """Raise BenchError, naming each, for facts that the file ``checkpoint`` claims and the data ``spec`` refute.
+
+    A file of one's own data may have been renamed; the name of a dataset that everybody knows is none to borrow.
+    """
+    named = claimed.name != found.name and (claimed.name in DATASETS or found.name in DATASETS)
+    keys = [key for key in DatasetFacts.model_fields if key != "name" or named]
+    pairs = [(key, getattr(claimed, key), getattr(found, key)) for key in keys]
+    # Files of an earlier version know nothing of some facts.
+    wrong = [f"{key} is {held}, not {claim}" for key, claim, held in pairs if claim is not None and claim != held]
+    if wrong:
+        faults = "\n  - ".join(wrong)
+        raise BenchError(
+            f"{checkpoint} claims what {spec} does not bear out, though pixels and labels are those it was trained on:"
+            f"\n  - {faults}\nIts description was changed. Take the encoder from where it was trained."
+        )

@@ -12,6 +12,7 @@ from bench.errors import BenchError
 from bench.method import METHODS, Method, MethodContext, OwnForm
 from bench.nn import Encoder, build_encoder
 from bench.recipe import Recipe, Settings, parse_recipe
+from bench.recipe.fields import Seed
 from bench.reporting import Reporter
 from bench.train import check_plan
 from bench.train.checkpoint import Progress, intact_tensors
@@ -23,7 +24,7 @@ class Origin(Settings):
 
     owner: str
     """Digest of all that decided it, the seed included."""
-    seed: int
+    seed: Seed
     recipe: dict[str, Any]
     """Of the run that trained it."""
     stages: tuple[Progress, ...] | None = None
@@ -46,20 +47,39 @@ class EncoderFile:
     def recipe(self) -> Recipe:
         """The recipe that trained it; raises BenchError if its method is not installed."""
         values = self.origin.recipe
-        return parse_recipe(values, METHODS.get(values["method"]).config_type, f"the recipe of {values['method']}")
+        method = str(values.get("method"))
+        return parse_recipe(values, METHODS.get(method).config_type, f"the recipe of {method}")
+
+    def check_form(self, recipe: Recipe) -> None:
+        """Raise BenchError if the weights have other names or shapes than an encoder of the form of ``recipe``.
+
+        No memory is spent on it, so a recipe may claim any size.
+        """
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in plain_encoder(recipe).state_dict().items()}
+        found = {name: tensor.shape for name, tensor in self.tensors.items()}
+        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        if wrong:
+            told = [f"{name}: {_shape(found.get(name))}, not {_shape(expected.get(name))}" for name in wrong[:3]]
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise BenchError(
+                f"the weights do not fit the encoder that their recipe describes: {'; '.join(told)}{more}."
+            )
 
     def encoder(self, recipe: Recipe) -> Encoder:
         """Return the encoder, on the CPU and in eval mode; raises BenchError if it is not of the form of ``recipe``."""
+        self.check_form(recipe)
         encoder = plain_encoder(recipe)
-        try:
-            encoder.load_state_dict(self.tensors)
-        except RuntimeError as error:
-            raise BenchError(f"the weights do not fit the encoder that their recipe describes: {error}") from None
+        encoder.load_state_dict(self.tensors)
         return encoder.eval()
 
     def save(self, path: Path) -> None:
         """Write it to ``path``, atomically."""
         save_tensors(path, self.tensors, self.origin.model_dump(mode="json"))
+
+
+def _shape(shape: torch.Size | None) -> str:
+    return "absent" if shape is None else "x".join(map(str, shape)) or "one number"
 
 
 def plain_encoder(recipe: Recipe) -> Encoder:

@@ -11,13 +11,14 @@ from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluate import Evaluation, constant_features, evaluate
-from bench.files import make_writable, write_json
+from bench.files import make_writable, remove_unfinished, write_json
 from bench.method import Stage
 from bench.nn import Encoder
 from bench.protocol import build_protocol
-from bench.record import Doubt, Environment, Record, describe_environment, load_record, save_record
+from bench.record import Doubt, Environment, Record, describe_environment, save_record
 from bench.reporting import Reporter, Silent
 from bench.run.encoder import EncoderFile, Origin, intact_encoder, load_encoder
+from bench.run.kept import kept_records
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
 from bench.stop import Stop
@@ -39,8 +40,9 @@ def execute(
     """
     reporter, stop = reporter or Silent(), stop or Stop()
     make_writable(results_dir)
-    with run.folder.claimed():
-        finished = _finished_records(run)
+    remove_unfinished(results_dir)
+    with run.folder.claimed(reporter):
+        finished = kept_records(run, reporter)
         if len(finished) < len(run.protocols):
             corrupted = run.corruptions.images(run.target, reporter, stop) if run.corruptions else None
             doubts = _one_class(run, reporter)
@@ -49,12 +51,7 @@ def execute(
             for protocol in run.protocols:
                 if protocol not in finished:
                     finished[protocol] = _evaluate(run, protocol, encoder, stages, doubts, corrupted, reporter, stop)
-        return [(finished[name], save_record(results_dir, finished[name])) for name in run.protocols]
-
-
-def _finished_records(run: Run) -> dict[str, Record]:
-    paths = {name: run.place(name).record for name in run.protocols}
-    return {name: load_record(path) for name, path in paths.items() if path.exists()}
+        return [(finished[name], save_record(results_dir, finished[name], reporter)) for name in run.protocols]
 
 
 def _one_class(run: Run, reporter: Reporter) -> list[Doubt]:
@@ -201,7 +198,6 @@ def _record(
 ) -> Record:
     recipe = run.recipe
     environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
-    started = datetime.fromtimestamp(run.folder.description.stat().st_mtime, UTC)
     return Record(
         method=recipe.method,
         title=run.method.info.title,
@@ -231,7 +227,7 @@ def _record(
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),
         environments=environments,
         code={name: digest for name, ran in environments.items() if (digest := _present_code(ran))},
-        started=started.replace(microsecond=0),
+        started=run.folder.started.replace(microsecond=0),
         finished=datetime.now(UTC).replace(microsecond=0),
     ).sealed()
 

@@ -1,8 +1,10 @@
 """Finished protocols of earlier runs: their records, and their classifiers as they were judged."""
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +14,8 @@ from bench.files import read_json
 from bench.method import METHODS
 from bench.nn import Classifier
 from bench.protocol import build_protocol
-from bench.recipe import Recipe, parse_recipe
+from bench.recipe import Recipe, Settings, parse_recipe
+from bench.recipe.fields import Seed
 from bench.record import Record, load_record
 from bench.run.encoder import plain_encoder
 from bench.run.folder import RunFolder
@@ -71,8 +74,7 @@ class Finished:
 def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
     """Yield every finished protocol under ``runs_dir``, run by run; what is no run is passed over.
 
-    Raises:
-        BenchError: a record there is damaged.
+    A record that is damaged, or of another run than the folder that it lies in, is left out with a warning.
     """
     for run in sorted(path.parent for path in runs_dir.glob("*/run.json")):
         yield from finished_in(run)
@@ -81,21 +83,42 @@ def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
 def finished_in(run: Path) -> Iterator[Finished]:
     """Yield the finished protocols of the run in the folder ``run``; see :func:`finished_protocols`."""
     for path in sorted(run.glob("*/record.json")):
-        yield _open(path)
+        try:
+            yield _open(path)
+        except BenchError as error:
+            warnings.warn(f"left out {path}: {str(error).removeprefix(f'{path}: ')}", stacklevel=2)
 
 
 def _open(path: Path) -> Finished:
     record = load_record(path)
-    recipe = parse_recipe(record.recipe, METHODS.get(record.method).config_type, f"the recipe of {record.method}")
+    recipe = _recipe(record.recipe, record.method)
     seed = record.seed if record.encoder_seed is None else record.encoder_seed
-    folder = RunFolder(path.parents[1], recipe, seed, _spec(path.parents[1] / "run.json"))
-    spec = _spec(path.with_name("target.json")) if recipe.pretrained_on else folder.spec
+    run = _described(path.parents[1] / "run.json")
+    if (seed, recipe.pretraining_digest()) != (run.seed, _recipe(run.recipe, record.method).pretraining_digest()):
+        raise BenchError(f"its pre-training is not that of the run {path.parents[1].name}. Move it to its own run.")
+    folder = RunFolder(path.parents[1], recipe, seed, run.spec)
+    target = path.with_name("target.json")
+    spec = _Target.parse(read_json(target), str(target)).spec if recipe.pretrained_on else folder.spec
     return Finished(folder, record.protocol, path.parent, record, spec)
 
 
-def _spec(path: Path) -> str:
-    values = read_json(path)
-    spec = values.get("spec") if isinstance(values, dict) else None
-    if not isinstance(spec, str):
-        raise BenchError(f"{path} does not say which data it is about. Run it again.")
-    return spec
+class _Target(Settings):
+    """What ``target.json`` says."""
+
+    spec: str
+
+
+class _Description(_Target):
+    """What ``run.json`` says."""
+
+    owner: str
+    seed: Seed
+    recipe: dict[str, Any]
+
+
+def _described(path: Path) -> _Description:
+    return _Description.parse(read_json(path), str(path))
+
+
+def _recipe(values: dict[str, Any], method: str) -> Recipe:
+    return parse_recipe(values, METHODS.get(method).config_type, f"the recipe of {method}")

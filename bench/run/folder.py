@@ -4,11 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-from bench.errors import BenchError, BusyRunError
-from bench.files import make_writable, read_json, remove_unfinished, write_json
+from bench.errors import BenchError, BusyRunError, DamagedFileError
+from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_json
 from bench.recipe import Recipe, canonical_digest
+from bench.reporting import Reporter, Silent
 from bench.run.lock import locked
 
 
@@ -30,7 +33,7 @@ class RunFolder:
         """Return the folder that belongs to ``recipe`` and ``seed``; nothing is made yet."""
         parts = [recipe.dataset.name, recipe.method, recipe.tier, recipe.fidelity, f"s{seed}"]
         parts += [recipe.pretraining_digest()[:8], *([f"w{weights[:8]}"] if weights else [])]
-        return cls(runs_dir / "-".join(parts), recipe, seed, spec, weights)
+        return cls(inside(runs_dir, "-".join(parts)), recipe, seed, spec, weights)
 
     @property
     def owner(self) -> str:
@@ -66,11 +69,24 @@ class RunFolder:
             parts.append(f"s{seed}")
             own.append(seed)
         owner = canonical_digest([digest, self.seed, *own])
-        return ProtocolFolder(self.path / "-".join([*parts, digest[:8]]), owner)
+        return ProtocolFolder(inside(self.path, "-".join([*parts, digest[:8]])), owner)
+
+    @property
+    def started(self) -> datetime:
+        """When the run began; raises BenchError where its folder has been moved or deleted meanwhile."""
+        try:
+            return datetime.fromtimestamp(self.description.stat().st_mtime, UTC)
+        except OSError:
+            raise BenchError(
+                f"{self.path} was moved or deleted during the run. Bring it back to go on from there, or run the same "
+                "command again to begin anew."
+            ) from None
 
     @contextmanager
-    def claimed(self) -> Iterator[None]:
+    def claimed(self, reporter: Reporter | None = None) -> Iterator[None]:
         """Make the folder, check that it is this run's, and keep other processes out of it.
+
+        A description that is damaged is set aside and written anew, which ``reporter`` is told.
 
         Raises:
             BenchError: another process works in it, it cannot be written, or it holds another run.
@@ -78,25 +94,37 @@ class RunFolder:
         make_writable(self.path)
         with locked(self.path / ".lock", self._refuse):
             remove_unfinished(self.path)
-            self._identify()
+            self._identify(reporter or Silent())
             yield
 
     def _refuse(self) -> None:
         raise BusyRunError(f"another process is working on this run ({self.path}). Wait for it, or stop it.")
 
-    def _identify(self) -> None:
+    def _identify(self, reporter: Reporter) -> None:
         """Write whose folder this is, or check it; where the data have moved, write where they are now."""
-        if not self.description.exists():
+        identity = self._identity(reporter)
+        if identity is None:
             recipe = self.recipe.model_dump(mode="json")
             write_json(self.description, {"owner": self.owner, "seed": self.seed, "spec": self.spec, "recipe": recipe})
             return
-        identity = read_json(self.description)
         if not isinstance(identity, dict) or identity.get("owner") != self.owner:
             raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
         if self.spec and identity.get("spec") != self.spec:
             started = self.description.stat().st_mtime
             write_json(self.description, {**identity, "spec": self.spec})
             os.utime(self.description, (started, started))  # it says when the run began
+
+    def _identity(self, reporter: Reporter) -> Any:
+        """Return what the folder's description says; None where there is none, or a damaged one, now set aside."""
+        if not self.description.exists():
+            return None
+        try:
+            return read_json(self.description)
+        except DamagedFileError as error:
+            # All that is in the folder has its owner's digest in it, so nothing of another run can be taken for ours.
+            aside = set_aside(self.description)
+            reporter.note(f"{error}. It is now {aside.name}, and is written anew.")
+            return None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Which runs a folder holds, without loading a weight."""
 
+import warnings
 from pathlib import Path
 
 from bench.errors import BenchError
@@ -24,25 +25,35 @@ class RunSummary(Settings):
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
-    """Return the runs under ``runs_dir`` by name; folders that are not runs are passed over."""
+    """Return the runs under ``runs_dir`` by name; what is no run is passed over.
+
+    A run whose description is damaged is left out with a warning.
+    """
     found = []
     for description in sorted(runs_dir.glob("*/run.json")):
-        folder = description.parent
         try:
-            values = read_json(description)
-            recipe = values["recipe"]
-            found.append(
-                RunSummary(
-                    name=folder.name,
-                    method=recipe["method"],
-                    dataset=recipe["dataset"]["name"],
-                    tier=recipe["tier"],
-                    seed=values["seed"],
-                    encoder=(folder / "encoder.safetensors").exists(),
-                    records=", ".join(sorted(path.parent.name for path in folder.glob("*/record.json"))),
-                    targets=", ".join(sorted({read_json(path)["spec"] for path in folder.glob("*/target.json")})),
-                )
+            found.append(_summary(description))
+        except (KeyError, TypeError):
+            continue  # another program's
+        except BenchError as error:
+            warnings.warn(
+                f"left out {description.parent}: {error}. The command that began the run mends it.", stacklevel=2
             )
-        except (BenchError, KeyError, TypeError):
-            continue
     return found
+
+
+def _summary(description: Path) -> RunSummary:
+    folder = description.parent
+    values = read_json(description)
+    recipe = values["recipe"]
+    summary = {
+        "name": folder.name,
+        "method": recipe["method"],
+        "dataset": recipe["dataset"]["name"],
+        "tier": recipe["tier"],
+        "seed": values["seed"],
+        "encoder": (folder / "encoder.safetensors").exists(),
+        "records": ", ".join(sorted(path.parent.name for path in folder.glob("*/record.json"))),
+        "targets": ", ".join(sorted({str(read_json(path)["spec"]) for path in folder.glob("*/target.json")})),
+    }
+    return RunSummary.parse(summary, str(description))

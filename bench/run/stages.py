@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.code import code_digest
-from bench.files import make_writable, remove_unfinished, write_json
+from bench.files import inside, make_writable, remove_unfinished, write_json
 from bench.method import Stage
 from bench.recipe import canonical_digest
 from bench.reporting import Reporter
@@ -37,7 +37,7 @@ class StageFolder:
         identity = stage_identity(run, stage)
         owner = canonical_digest(identity)
         name = "-".join([run.context.recipe.dataset.name, stage.name, f"s{run.seed}", owner[:16]])
-        return cls(run.folder.path.parent / "stages" / name, owner, identity)
+        return cls(inside(run.folder.path.parent, "stages", name), owner, identity)
 
     @contextmanager
     def claimed(self, reporter: Reporter, stop: Stop) -> Iterator[None]:

@@ -85,7 +85,8 @@ def sweep_runs(
     reporter, stop = reporter or Silent(), stop or Stop()
     attacks = [request.settings(finished) for finished in chosen]
     make_writable(results_dir)
-    known = _known(results_dir)
+    remove_unfinished(results_dir)
+    known = _known(results_dir, reporter)
     load = _loader(data_dir)
     found = []
     for number, (finished, settings) in enumerate(zip(chosen, attacks, strict=True), 1):
@@ -94,14 +95,22 @@ def sweep_runs(
             name = f"{number}/{len(chosen)} {finished.record.title}, seed {finished.record.seed}"
             swept = _sweep(finished, settings, load(finished), device, reporter, stop, name)
             made = _described(finished, settings, swept, device).sealed()
-            known[identity] = made, save_sweep(results_dir, made)
+            known[identity] = made, save_sweep(results_dir, made, reporter)
         found.append(known[identity])
     return found
 
 
-def _known(results_dir: Path) -> dict[str, tuple[Sweep, Path]]:
-    sweeps = ((load_sweep(path), path) for path in sweep_files(results_dir))
-    return {sweep.identity: (sweep, path) for sweep, path in sweeps}
+def _known(results_dir: Path, reporter: Reporter) -> dict[str, tuple[Sweep, Path]]:
+    """Return the sweeps among the results by their identity; of one that cannot be trusted, ``reporter`` is told."""
+    known = {}
+    for path in sweep_files(results_dir):
+        try:
+            found = load_sweep(path)
+        except BenchError as error:
+            reporter.note(f"left out {path}: {str(error).removeprefix(f'{path}: ')}")
+        else:
+            known[found.identity] = found, path
+    return known
 
 
 def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from bench.errors import BenchError, DamagedFileError
-from bench.files import set_aside
+from bench.files import inside, set_aside
 from bench.method import Stage
 from bench.recipe import Settings
 from bench.record import Environment, PhaseCost
@@ -133,12 +133,12 @@ def stage_progress(folder: Path, stage: str) -> Progress | None:
 
 def finished_path(folder: Path, stage: str) -> Path:
     """Return where a stage's trained state is kept."""
-    return folder / f"{stage}.safetensors"
+    return inside(folder, f"{stage}.safetensors")
 
 
 def unfinished_path(folder: Path, stage: str) -> Path:
     """Return where the state of a stage in training is kept."""
-    return folder / f"{stage}.training.safetensors"
+    return inside(folder, f"{stage}.training.safetensors")
 
 
 def _names(stage: Stage, optimizer: Optimizer) -> dict[Any, str]:

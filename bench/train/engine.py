@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from bench import rng
 from bench.errors import BenchError
+from bench.files import remove
 from bench.method import Stage, StepLoss
 from bench.record import PhaseCost, continued, describe_environment, other_code
 from bench.reporting import Reporter, Silent
@@ -126,6 +127,7 @@ class _Training:
         done = load_state(self.finished, owner, self.stage, None, self.reporter)
         if done is not None:
             self._tell_of_other_code(done, self.finished)
+            remove(self.unfinished)  # left by a process that was killed as it finished
             return done
         optimizer = build_optimizer(self.plan, self.stage)
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
@@ -142,7 +144,7 @@ class _Training:
         while self.progress.epoch < self.plan.epochs:
             self._epoch(optimizer, scaler)
         save_state(self.finished, self.stage, None, self.progress)
-        self.unfinished.unlink(missing_ok=True)
+        remove(self.unfinished)
         self.reporter.end()
         return self.progress
 

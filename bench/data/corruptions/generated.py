@@ -15,7 +15,7 @@ from bench.data.corruptions.corrupt import PARAMETRISATION, VERSION, corrupt
 from bench.data.corruptions.files import CorruptedImages, open_array, pixels_digest
 from bench.data.dataset import Dataset
 from bench.errors import BenchError
-from bench.files import read_json, write_bytes, write_json, write_stream
+from bench.files import inside, read_json, write_bytes, write_json, write_stream
 from bench.recipe import SEVERITIES, canonical_digest
 from bench.reporting import Reporter
 from bench.stop import Stop
@@ -63,7 +63,7 @@ def ungenerated(dataset: Dataset, names: Sequence[str], data_dir: Path) -> list[
 
 def _folder(dataset: Dataset, data_dir: Path) -> Path:
     key = canonical_digest([dataset.sha256, VERSION])[:16]
-    return data_dir / "cache" / "corruptions" / f"{dataset.name}-{key}"
+    return inside(data_dir / "cache" / "corruptions", f"{dataset.name}-{key}")
 
 
 def _note(folder: Path, name: str) -> Path:
