@@ -74,7 +74,8 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
     image.quantize(256).save(tmp_path / "6.png")
     image.convert("L").save(tmp_path / "7.png")
     files = sorted(str(path) for path in tmp_path.iterdir())
-    pixels = decode.decode(files)
+    pixels, converted = decode.decode(files)
+    assert converted == {"grey": 1, "opaque alpha channel dropped": 1, "palette": 1}
     assert pixels.shape == (8, 8, 8, 3)
     for lossless in (0, 3, 5):
         assert np.array_equal(pixels[lossless], numbers(8, 8, 3))

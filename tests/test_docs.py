@@ -28,6 +28,7 @@ from bench.record import (
     AutoAttackEvaluation,
     CorruptionEvaluation,
     Environment,
+    Inventory,
     Outcome,
     PGDEvaluation,
     PhaseCost,
@@ -292,6 +293,7 @@ def test_the_tiers_are_described_as_they_are() -> None:
     ("heading", "schema"),
     [
         ("## Schema, version 3", Record),
+        ("**Inventory**", Inventory),
         ("**Outcome**", Outcome),
         ("**PGD evaluation**", PGDEvaluation),
         ("**AutoAttack evaluation**", AutoAttackEvaluation),

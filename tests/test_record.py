@@ -17,6 +17,7 @@ from bench.record import (
     AutoAttackEvaluation,
     CorruptionEvaluation,
     Environment,
+    Inventory,
     Outcome,
     PGDEvaluation,
     PhaseCost,
@@ -242,6 +243,7 @@ def test_the_seal_covers_every_field() -> None:
         "environment": record.environment.model_copy(update={"python": "4"}),
         **{"environments": {"stage:ssl": (record.environment,)}, "code": {"stage:ssl": "5" * 64}},
         "doubts": ("constant features",),
+        **{"data": Inventory(read={"train": 3}), "pretraining_data": Inventory()},
     }
     assert other.keys() == Record.model_fields.keys()
     for name in other.keys() - {"sha256"}:

@@ -47,6 +47,9 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_jso
     if pending:
         with measuring(console, runs[0].device):
             estimates = _estimates(pending)
+        for dataset in filter(None, (runs[0].dataset, runs[0].finetune)):
+            if dataset.inventory:
+                console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
         console.print(_plan(pending, estimates))
     if dry_run:
         _print_recipe(runs[0], as_json)

@@ -8,6 +8,8 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from bench.record import Inventory
+
 CIFAR_EPS = 8 / 255
 """Linf eps of nearly every paper on 32x32 colour images (Madry et al. 2018, section 5)."""
 
@@ -55,6 +57,7 @@ class Dataset:
             publish image by image (pseudo-labels); None where there is no official split.
         pretrain: uint8 [M, C, H, W], images that pre-training uses instead of the training split
             (STL-10 has 100,000 more without labels).
+        inventory: what was read, skipped, converted and doubtful; None where nobody counted.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Dataset:
     published_as: str | None = None
     index_train: Tensor | None = None
     pretrain: Tensor | None = None
+    inventory: Inventory | None = None
 
     def __post_init__(self) -> None:
         assert self.train.images.shape[1:] == self.test.images.shape[1:], (

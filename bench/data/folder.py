@@ -1,12 +1,14 @@
 """``folder:PATH``: anybody's own images as files, ``{train,test}/<class>/<image>``."""
 
 import hashlib
+import json
 import os
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -17,8 +19,12 @@ from bench.data.arrays import Array, dataset_from_arrays, few, listed
 from bench.data.dataset import Dataset
 from bench.data.decode import EXTENSIONS, decode
 from bench.errors import BenchError
+from bench.record import Inventory
 
 _FORM = "The form is {train,test}/<class>/<image>, with images of " + ", ".join(EXTENSIONS) + "."
+_DECODING = b"upright, on white"  # changes when the same files give other pixels, so that no older cache is used
+_CONVERTED = "converted"
+_OTHER_WORDS = {"train": ("training", "Train"), "test": ("val", "valid", "validation", "testing", "Test", "Val")}
 _MAX_POSITION_DIGITS = 18  # a longer number is a time stamp, and leaves int64
 
 
@@ -31,16 +37,18 @@ class _Listing:
         paths: the image files.
         labels: one a file, position in ``classes``.
         stamps: one a file, what changes when the file does.
+        skipped: suffixes of the files that are no images, one a file.
     """
 
     classes: tuple[str, ...]
     paths: list[str]
     labels: list[int]
     stamps: list[tuple[int, int, int]]
+    skipped: list[str]
 
 
 def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
-    """Return the dataset in the folder ``root``; other files in it are left alone.
+    """Return the dataset in the folder ``root``; other files in it are left alone and counted.
 
     Decoded pixels are kept in ``data_dir/cache``, and used for as long as no file changes. Where every
     training file is called by a number of its own, that is its position in the official split.
@@ -51,25 +59,42 @@ def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
     try:
         train, test = _list(root / "train"), _list(root / "test")
     except OSError as error:
-        raise BenchError(f"cannot read {error.filename or root}: {error.strerror}. {_FORM}") from error
+        raise BenchError(f"cannot read {error.filename or root}: {error.strerror}. {_hint(root)}{_FORM}") from error
     if faults := _faults(train, test):
         raise BenchError(listed(str(root), faults))
     cache = data_dir / "cache" / f"{name}-{_fingerprint(root, train, test)}.npz"
-    with suppress(BenchError):  # Absent or damaged: then it is made again.
-        return npz.load(cache, name=name, spec=spec)
-    arrays = _arrays(train, test)
-    _keep(cache, arrays)
-    return dataset_from_arrays(arrays, what=str(root), name=name, spec=spec)
+    skipped = dict(sorted(Counter(train.skipped + test.skipped).items()))
+    with suppress(BenchError, ValueError, KeyError):  # Absent or damaged: then it is made again.
+        kept, unreadable = npz.read_arrays(cache, also=(_CONVERTED,))
+        inventory = Inventory(skipped=skipped, converted=json.loads(str(kept[_CONVERTED])))
+        cached = dataset_from_arrays(kept, what=str(cache), name=name, spec=spec, unreadable=unreadable)
+        return replace(cached, inventory=inventory)
+    arrays, converted = _arrays(train, test)
+    _keep(cache, {**arrays, _CONVERTED: np.array(json.dumps(converted))})
+    dataset = dataset_from_arrays(arrays, what=str(root), name=name, spec=spec)
+    return replace(dataset, inventory=Inventory(skipped=skipped, converted=converted))
+
+
+def _hint(root: Path) -> str:
+    """Return what to rename where another word stands for ``train`` or ``test``; empty where none does."""
+    for split, words in _OTHER_WORDS.items():
+        for word in words:
+            if not (root / split).exists() and (root / word).is_dir():
+                return f"There is {word}/: rename it to {split}/ if these are the {split} images. "
+    return ""
 
 
 def _list(split: Path) -> _Listing:
     """Return the images below ``split``; raises OSError where a folder is missing or unreadable."""
     with os.scandir(split) as entries:
-        classes = tuple(sorted(e.name for e in entries if e.is_dir() and not e.name.startswith(".")))
-    listing = _Listing(classes, [], [], [])
+        visible = [e for e in entries if not e.name.startswith(".")]
+    classes = tuple(sorted(e.name for e in visible if e.is_dir()))
+    listing = _Listing(classes, [], [], [], [_suffix(e) for e in visible if not e.is_dir()])
     for label, name in enumerate(classes):
         with os.scandir(split / name) as entries:
-            images = [e for e in entries if _is_image(e)]
+            visible = [e for e in entries if not e.name.startswith(".")]
+        images = [e for e in visible if _is_image(e)]
+        listing.skipped.extend(_suffix(e) for e in visible if e not in set(images))
         for entry in sorted(images, key=lambda e: _natural(e.name)):
             stat = entry.stat()
             listing.paths.append(entry.path)
@@ -79,7 +104,12 @@ def _list(split: Path) -> _Listing:
 
 
 def _is_image(entry: "os.DirEntry[str]") -> bool:
-    return entry.name.lower().endswith(EXTENSIONS) and not entry.name.startswith(".") and entry.is_file()
+    return entry.name.lower().endswith(EXTENSIONS) and entry.is_file()
+
+
+def _suffix(entry: "os.DirEntry[str]") -> str:
+    suffix = os.path.splitext(entry.name)[1].lower()
+    return "folder" if entry.is_dir() else suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else "other"
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
@@ -105,15 +135,15 @@ def _fingerprint(root: Path, *listings: _Listing) -> str:
     It covers the folder's own place and the time of each file's last change of any kind, since two unpacked
     archives may agree in names, sizes and modification times, and only those would then tell them apart.
     """
-    digest = hashlib.sha256(os.fsencode(root.resolve()))
+    digest = hashlib.sha256(os.fsencode(root.resolve()) + _DECODING)
     for listing in listings:
         for path, stamp in zip(listing.paths, listing.stamps, strict=True):
             digest.update(b"\0" + os.fsencode(os.path.relpath(path, root)) + repr(stamp).encode())
     return digest.hexdigest()[:16]
 
 
-def _arrays(train: _Listing, test: _Listing) -> dict[str, Array]:
-    pixels = decode(train.paths + test.paths)
+def _arrays(train: _Listing, test: _Listing) -> tuple[dict[str, Array], dict[str, int]]:
+    pixels, converted = decode(train.paths + test.paths)
     arrays: dict[str, Array] = {
         "x_train": pixels[: len(train.paths)],
         "y_train": np.array(train.labels, np.int64),
@@ -122,7 +152,7 @@ def _arrays(train: _Listing, test: _Listing) -> dict[str, Array]:
         "classes": np.array(train.classes, dtype=str),
     }
     positions = _positions(train.paths)
-    return arrays if positions is None else arrays | {"index_train": positions}
+    return (arrays if positions is None else arrays | {"index_train": positions}), converted
 
 
 def _positions(paths: list[str]) -> Array | None:

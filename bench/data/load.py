@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bench.data import folder, npz
 from bench.data.dataset import Dataset
+from bench.data.inventory import with_inventory
 from bench.errors import BenchError, unknown
 from bench.recipe.fields import RESERVED
 from bench.registry import Registry
@@ -58,8 +59,12 @@ def load_dataset(spec: str, data_dir: Path) -> Dataset:
         data_dir: where downloads and caches live; made when needed.
 
     Raises:
-        BenchError: the name is unknown, or the data are missing, damaged or not in the documented form.
+        BenchError: the name is unknown, or the data are missing, damaged, black or not in the documented form.
     """
+    return with_inventory(_loaded(spec, data_dir))
+
+
+def _loaded(spec: str, data_dir: Path) -> Dataset:
     form, colon, path = spec.partition(":")
     if colon and form in OWN_FORMS:
         return _own(spec, form, path, data_dir)

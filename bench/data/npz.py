@@ -1,14 +1,17 @@
 """``npz:PATH``: anybody's own images in one file of NumPy arrays."""
 
+import math
 import zipfile
 import zlib
 from pathlib import Path
 from tokenize import TokenError
+from typing import IO
 
 from numpy.lib import format as npy
 
 from bench.data.arrays import OPTIONAL, REQUIRED, Array, dataset_from_arrays
 from bench.data.dataset import Dataset
+from bench.data.limits import check_expansion, check_size
 from bench.errors import BenchError
 
 _DAMAGE = (
@@ -32,12 +35,22 @@ def load(path: Path, *, name: str, spec: str) -> Dataset:
     Raises:
         BenchError: the file is missing or damaged, or its arrays are not in that form; all faults together.
     """
+    arrays, unreadable = read_arrays(path)
+    return dataset_from_arrays(arrays, what=str(path), name=name, spec=spec, unreadable=unreadable)
+
+
+def read_arrays(path: Path, also: tuple[str, ...] = ()) -> tuple[dict[str, Array], dict[str, str]]:
+    """Return the known arrays, and those called ``also``; and for those that cannot be read the reason.
+
+    Raises:
+        BenchError: the file is missing, no archive, or larger than plausible.
+    """
     if not path.is_file():
         why = f"it is a folder. Type folder:{path} for a folder of images" if path.is_dir() else "no such file"
         raise BenchError(f"{path}: {why}. Type npz: and the path of an .npz file.")
     try:
         with zipfile.ZipFile(path) as archive:
-            arrays, unreadable = _read(archive)
+            return _read(archive, path, also)
     except PermissionError as error:
         raise BenchError(f"{path}: {error.strerror}. Make the file readable.") from error
     except _DAMAGE as error:
@@ -45,17 +58,19 @@ def load(path: Path, *, name: str, spec: str) -> Dataset:
             f"{path}: not an .npz file, or cut short ({error}). Copy it again, or write it with "
             "np.savez(path, x_train=..., y_train=..., x_test=..., y_test=...)."
         ) from error
-    return dataset_from_arrays(arrays, what=str(path), name=name, spec=spec, unreadable=unreadable)
 
 
-def _read(archive: zipfile.ZipFile) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the known arrays, and for those that cannot be read the reason."""
+def _read(archive: zipfile.ZipFile, path: Path, also: tuple[str, ...]) -> tuple[dict[str, Array], dict[str, str]]:
     arrays: dict[str, Array] = {}
     unreadable: dict[str, str] = {}
-    members = set(archive.namelist())
-    for key in (*REQUIRED, *OPTIONAL):
-        if f"{key}.npy" not in members:
-            continue
+    members = {info.filename: info for info in archive.infolist()}
+    keys = [key for key in (*REQUIRED, *OPTIONAL, *also) if f"{key}.npy" in members]
+    on_disk = path.stat().st_size
+    for key in keys:
+        info = members[f"{key}.npy"]
+        check_expansion(f"{path}: {key}", info.file_size, min(info.compress_size, on_disk))
+    check_size(str(path), sum(members[f"{key}.npy"].file_size for key in keys))
+    for key in keys:
         try:
             arrays[key] = _read_array(archive, f"{key}.npy")
         except _DAMAGE as error:
@@ -69,10 +84,24 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> Array:
     ``np.load`` stops where the array's header says, so a flipped bit in the header's shape passes unseen.
     """
     with archive.open(member) as file:
+        _check_header(file, archive.getinfo(member).file_size)
+    with archive.open(member) as file:
         array: Array = npy.read_array(file, allow_pickle=False)
         if file.read(1):
             raise ValueError("it is longer than its header says")
     return array
+
+
+def _check_header(file: IO[bytes], size: int) -> None:
+    """Raise ValueError if the header of an array announces another number of bytes than the ``size`` of its file."""
+    version = npy.read_magic(file)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"version {version} of the .npy format")
+    shape, _, dtype = npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
+    announced = file.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject or announced == size:  # an object array is refused where it would be unpickled
+        return
+    raise ValueError(f"it is {'longer' if announced < size else 'shorter'} than its header says")
 
 
 def _reason(error: Exception) -> str:

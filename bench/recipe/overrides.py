@@ -8,6 +8,7 @@ from typing import Any
 
 from bench.errors import BenchError
 
+_MAX_DEPTH = 16
 _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 
 
@@ -54,6 +55,25 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield f"{prefix}{name}", value
 
 
+def read_toml(text: str, what: str) -> dict[str, Any]:
+    """Return the values in ``text``; raises TOMLDecodeError, or BenchError where they are nested too deeply."""
+    try:
+        values = tomllib.loads(text)
+    except RecursionError:
+        raise BenchError(_too_deep(what)) from None
+    level: list[Any] = [values]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [inner for inner in level if isinstance(inner, dict | list)]
+    if level:
+        raise BenchError(_too_deep(what))
+    return values
+
+
+def _too_deep(what: str) -> str:
+    return f"{what}: more than {_MAX_DEPTH} levels of brackets or sections. No setting has so many; remove some."
+
+
 def _value(text: str) -> Any:
     fraction = _FRACTION.fullmatch(text)
     if fraction:
@@ -62,7 +82,7 @@ def _value(text: str) -> Any:
         except (ValueError, ZeroDivisionError):
             raise BenchError(f"{text!r} is not a number; write, say, 8/255") from None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return read_toml(f"value = {text}", "--set")["value"]
     except tomllib.TOMLDecodeError:
         return None if text == "null" else text  # "none" is a word: encoder.normalisation=none
 

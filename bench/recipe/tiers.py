@@ -14,6 +14,7 @@ from pydantic import Field
 
 from bench.errors import BenchError, unknown
 from bench.recipe.fields import Name
+from bench.recipe.overrides import read_toml
 from bench.recipe.plan import TrainPlan
 from bench.recipe.settings import Settings
 
@@ -73,7 +74,7 @@ def load_tier(name: str) -> Tier:
     else:
         raise unknown("tier", name, _shipped(), "`bench tiers` describes them; a path to a .toml file works too.")
     try:
-        values = tomllib.loads(text)
+        values = read_toml(text, f"tier {name}")
     except tomllib.TOMLDecodeError as error:
         raise BenchError(f"tier {name}: not valid TOML: {error}") from None
     return Tier.parse({"name": label, **values}, f"tier {name}")

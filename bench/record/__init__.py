@@ -3,6 +3,7 @@
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment, continued, describe_environment, other_code
+from bench.record.inventory import Inventory
 from bench.record.outcome import Outcome, wilson_interval
 from bench.record.paired import Pairs, Shared, mcnemar_exact, newcombe_interval, shared
 from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
@@ -25,6 +26,7 @@ __all__ = [
     "CorruptionEvaluation",
     "Doubt",
     "Environment",
+    "Inventory",
     "MeanDifference",
     "Outcome",
     "PGDEvaluation",

@@ -9,6 +9,7 @@ from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
+from bench.record.inventory import Inventory
 from bench.record.outcome import Outcome
 from bench.record.sealed import Sealed
 
@@ -77,6 +78,10 @@ class Record(Sealed):
     """What was changed against the tier's recipe; empty for the recipe as it stands."""
     recipe: dict[str, Any]
     """The resolved recipe: method configuration, dataset facts, encoder, threat, protocol, evaluation."""
+    data: Inventory | None = None
+    """What was read, skipped, converted and doubtful in ``dataset``; None: not counted then."""
+    pretraining_data: Inventory | None = None
+    """The same of ``pretrained_on``, where it was read."""
     pretraining_sha256: Digest
     protocol_sha256: Digest
     encoder_sha256: Digest

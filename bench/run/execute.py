@@ -212,6 +212,8 @@ def _record(
         protocol=protocol,
         overrides=recipe.overrides_of(protocol),
         recipe=recipe.model_dump(mode="json"),
+        data=run.target.inventory,
+        pretraining_data=run.dataset.inventory if run.finetune else None,
         pretraining_sha256=recipe.pretraining_digest(),
         protocol_sha256=recipe.protocol_digest(protocol),
         encoder_sha256=weights[0],
