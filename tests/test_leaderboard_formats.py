@@ -48,7 +48,7 @@ def test_transfer_and_equal_compute_never_share_a_table_with_the_rest(tmp_path: 
         tmp_path,
         make_record(aa=10),
         transferred(make_record(aa=20, pretrained_on="cifar100", protocol_sha256="6" * 64)),
-        with_recipe(make_record(aa=30, protocol_sha256="7" * 64), budget="like:deacl"),
+        with_recipe(make_record(aa=30, protocol_sha256="7" * 64), budget=2e12),
         with_recipe(make_record(aa=40, protocol_sha256="8" * 64), budget=1.5e12),
     )
     text = text_of(tmp_path)
@@ -56,7 +56,7 @@ def test_transfer_and_equal_compute_never_share_a_table_with_the_rest(tmp_path: 
     assert {line: [row["AA"].split()[0] for row in rows] for line, rows in found.items()} == {
         SLF: ["10.0"],
         f"{SLF}, at equal compute (1.50e12)": ["40.0"],
-        f"{SLF}, at equal compute (like:deacl)": ["30.0"],
+        f"{SLF}, at equal compute (2.00e12)": ["30.0"],
         f"{SLF}, transfer from cifar100": ["20.0"],
     }
 

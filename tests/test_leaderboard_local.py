@@ -89,6 +89,7 @@ def test_the_screen_shows_what_was_asked_for_and_writes_nothing(
         assert "AFF" not in shown
         for text in ("DeACL 2022 (local)", "71.0 ± 1.4", "30.0 [21.9, 39.6]", "My laptop, 8 threads"):
             assert text in shown
+        assert "       71.0 ± 1.4 │" in shown or columns == "80"  # numbers are flush right
         assert all(len(line) <= int(columns) for line in shown.splitlines())
     assert {path.name for path in tmp_path.iterdir()} == {"results"}
     rows = json.loads(CliRunner().invoke(app, ["leaderboard", "--json"]).stdout)["rows"]

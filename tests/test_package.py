@@ -220,6 +220,12 @@ def test_types_are_shipped(package: str) -> None:
     assert (files(package) / "py.typed").is_file()
 
 
+def test_the_published_numbers_are_shipped() -> None:
+    shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    assert "leaderboard/published.json" in shipped["bench"]
+    assert (files("bench") / "leaderboard" / "published.json").is_file()
+
+
 def test_the_tiers_are_shipped() -> None:
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
     assert {path.relative_to(ROOT / "bench").parent.as_posix() for path in (ROOT / "bench").rglob("*.toml")} == {

@@ -110,7 +110,7 @@ class DataTable:
                 justify="right" if column.number else "left",
                 width=columns,
                 no_wrap=not column.prose,
-                overflow="fold" if column.prose else "ignore",
+                overflow="fold",  # each is wide enough; with "ignore", rich leaves numbers flush left
             )
         before: list[str] = []
         for number, row in enumerate(self._rows):
