@@ -5,9 +5,12 @@ Nothing here, and nothing a command imports at its top, imports torch: ``bench -
 
 import sys
 import warnings
+from importlib.metadata import version as package_version
+from typing import Annotated
 
 import typer
 
+from bench.cli._streams import guarded
 from bench.cli.ablate import ablate
 from bench.cli.compare import compare
 from bench.cli.evaluate import evaluate
@@ -51,16 +54,36 @@ for command in COMMANDS:
 app.add_typer(plot, name="plot")
 
 
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
+) -> None:
+    if version:
+        print(f"bench {package_version('ssl-robustness-bench')}")
+        raise typer.Exit
+
+
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and an exit code, never a traceback."""
     # What is left out, or cannot be kept, is said in one line, without the place in the code that noticed it.
     warnings.formatwarning = lambda message, *_: f"{message}\n"
+    with guarded() as streams:
+        code = _exit_code()
+        lost = streams.lost()
+        if lost:
+            print(f"bench: {lost}", file=sys.stderr)
+            code = code or int(not streams.work_is_kept)
+    sys.exit(code)
+
+
+def _exit_code() -> int:
     try:
         app(prog_name="bench")
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        return error.exit_code
     except SystemExit as end:
         if end.code == InterruptedRunError.exit_code:  # typer's silent answer to Ctrl-C
             print("bench: interrupted", file=sys.stderr)
-        raise
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
