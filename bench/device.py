@@ -5,6 +5,7 @@ import torch
 from accelerate import PartialState
 
 from bench.errors import BenchError
+from bench.reporting import plural
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -27,7 +28,14 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def use_threads(count: int | None) -> None:
-    """Let this process compute with ``count`` CPU threads; None: as many as PyTorch chooses."""
+    """Let this process compute with ``count`` CPU threads; None: as many as PyTorch chooses.
+
+    Raises:
+        BenchError: more than eight a core, which no machine is the faster for and many cannot start.
+    """
+    cores = psutil.cpu_count() or 1
+    if count is not None and count > 8 * cores:
+        raise BenchError(f"--threads {count} is too many for {plural(cores, 'core')}. Type --threads {cores} or fewer.")
     if count is not None:
         torch.set_num_threads(count)
 

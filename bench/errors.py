@@ -33,8 +33,14 @@ class InterruptedRunError(BenchError):
     exit_code = 130
 
 
+_LISTED = 160
+"""Characters up to which all names are listed in a message; of more, the nearest three are."""
+
+
 def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> BenchError:
-    """Return the error for a name that does not exist, with the nearest names first.
+    """Return the error for a name that does not exist, with the nearest names first; of a long list with no others.
+
+    Names are exact, but the search for the nearest disregards case.
 
     Args:
         kind: what was looked up, in the singular ("method").
@@ -42,8 +48,14 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
         allowed: every name that would have worked.
         hint: a closing sentence, such as the command that lists the names.
     """
-    names = sorted(allowed)
-    near = get_close_matches(name, names, n=3, cutoff=0.5)
-    guess = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    listing = f" Allowed: {', '.join(names)}." if names else f" No {kind} is available."
-    return BenchError(f"unknown {kind} {name!r}.{guess}{listing}{' ' + hint if hint else ''}")
+    names = {name.casefold(): name for name in sorted(allowed)}
+    if not names:
+        return BenchError(f"unknown {kind} {name!r}. No {kind} is available.{' ' + hint if hint else ''}")
+    listed = len(", ".join(names.values())) <= _LISTED
+    wanted = name.casefold()
+    near = [wanted] if wanted in names else get_close_matches(wanted, names, n=3, cutoff=0.5 if listed else 0.0)
+    parts = [f"unknown {kind} {name!r}."]
+    if near:
+        parts.append(f"Did you mean {' or '.join(repr(names[each]) for each in near)}?")
+    parts.append(f"Allowed: {', '.join(names.values())}." if listed else f"There are {len(names)}.")
+    return BenchError(" ".join([*parts, *([hint] if hint else [])]))

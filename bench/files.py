@@ -120,6 +120,25 @@ def make_writable(folder: Path) -> None:
         raise refusal(folder, error) from error
 
 
+def check_writable(folder: Path) -> None:
+    """Return if ``folder`` could be made and written; nothing is left behind.
+
+    Raises:
+        BenchError: it could not, or the disk is full.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=nearest_folder(folder)) as file:
+            file.write(b"\0")
+            file.flush()
+    except OSError as error:
+        raise _refusal(folder, error) from error
+
+
+def nearest_folder(path: Path) -> Path:
+    """Return ``path``, or the nearest of its parents that exists."""
+    return next(each for each in (path, *path.absolute().parents) if each.exists())
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete what killed processes left of their writes under ``folder``; what a living one writes stays."""
     _remove_abandoned(folder.rglob(f".*{UNFINISHED}"))

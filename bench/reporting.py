@@ -1,4 +1,4 @@
-"""How long work tells the outside what it is doing, without knowing whether a terminal listens."""
+"""How long work tells the outside what it is doing, without knowing whether a terminal listens; and plurals."""
 
 from typing import Protocol
 
@@ -17,6 +17,12 @@ class Reporter(Protocol):
 
     def note(self, message: str) -> None:
         """Say something that stays on the screen."""
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 epoch", "2 epochs", "3 batches"."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "sh", "ch", "x")) else "s"
+    return f"{number} {noun}{ending}"
 
 
 class Silent:

@@ -60,10 +60,16 @@ def test_runs_lists_none_where_there_are_none(bench: Bench, tmp_path: Path) -> N
 
 
 def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_path: Path, toy: str) -> None:
-    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run")
+    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--protocols", "slf")
     assert said.code == 0
-    assert "stage ssl" in said.stderr
-    assert "1 epochs of 2 batches of 8" in said.stderr
+    assert said.stderr == "measuring this machine\n"
+    assert "stage ssl" in said.stdout
+    assert "1 epoch of 2 batches of 8" in said.stdout
+    assert "stage1.epochs" not in said.stdout
+    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--recipe", "--protocols", "slf")
+    assert said.stdout.index("stage1.epochs") < said.stdout.index("stage ssl")  # the plan last
+    assert "slf.lr = " in said.stdout
+    assert "aff.lr = " not in said.stdout
     assert "stage1.epochs = 1" in said.stdout.splitlines()
     assert "encoder.width = 1" in said.stdout.splitlines()
     assert files(tmp_path) == {"given/toy.npz"}
@@ -71,12 +77,14 @@ def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_p
 
 
 def test_every_printed_setting_can_be_set(bench: Bench, toy: str) -> None:
-    printed = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run").stdout.splitlines()
+    printed = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--recipe").stdout.splitlines()
     sections = ("stage1.", "encoder.", "threat.", "slf.", "evaluate.")
     settings = [line.replace(" = ", "=", 1) for line in printed if line.startswith(sections)]
     assert len(settings) > 40
     again = [part for setting in settings for part in ("--set", setting)]
-    said = bench("run", "simclr", "--dataset", toy, *again, "--dry-run", "--device", "cpu", "--protocols", "slf")
+    said = bench(
+        "run", "simclr", "--dataset", toy, *again, "--dry-run", "--recipe", "--device", "cpu", "--protocols", "slf"
+    )
     assert said.code == 0, said.stderr
     assert [line for line in said.stdout.splitlines() if line.startswith(sections)] == [
         line for line in printed if line.startswith(sections)

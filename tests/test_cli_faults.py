@@ -42,7 +42,7 @@ def complaint(said: Said) -> str:
         ("run deacl --set threat.eps=8", "write 8/255"),
         ("run deacl --set threat.eps=nan", "threat.eps"),
         ("run deacl --set threat.eps=8/0", "'8/0' is not a number"),
-        ("run deacl --set evaluate.eps=-1", "evaluate.eps: Input should be greater than or equal to 0 (given: -1)"),
+        ("run deacl --set evaluate.eps=-1", "evaluate.eps: must be at least 0 (given: -1)"),
         ("run deacl --set evaluate.pgd_steps=-1 --set slf.lr=x", "2 faults"),
         ("run deacl --set stage1.batch_size=1438", "batches of 1438 images but the dataset has 1437"),
         ("run deacl --set encoder.arch=resnet19", "unknown encoder 'resnet19'. Did you mean 'resnet18'"),

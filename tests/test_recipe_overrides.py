@@ -52,7 +52,7 @@ def test_a_fraction_that_is_no_number_is_refused(value: str) -> None:
 
 @pytest.mark.parametrize("value", ["8//255", "1/2/3", "eight/255"])
 def test_what_only_looks_like_a_fraction_never_becomes_a_number(value: str) -> None:
-    with pytest.raises(BenchError, match=rf"stage2\.lr: .*valid number.* \(given: '{value}'\)"):
+    with pytest.raises(BenchError, match=rf"stage2\.lr: must be a number \(given: '{value}'\)"):
         recipe_of(f"stage2.lr={value}")
 
 
@@ -141,13 +141,13 @@ def test_all_bad_values_are_named_together_with_what_was_given() -> None:
         ("threat.eps=8", "write 8/255"),
         ("threat.eps=-0.1", "eps"),
         ('threat.eps="eight"', "write 8/255 or 0.031"),
-        ("stage2.lr=nan", "stage2.lr: Input should be a finite number"),
-        ("stage2.lr=inf", "stage2.lr: Input should be a finite number"),
+        ("stage2.lr=nan", "stage2.lr: must be a finite number"),
+        ("stage2.lr=inf", "stage2.lr: must be a finite number"),
         ("stage2.warmup_epochs=101", "warmup_epochs 101 exceed epochs 100"),
-        ("stage1.batch_size=1", "stage1.batch_size: Input should be greater than or equal to 2"),
-        ("stage2.epochs=2.5", "stage2.epochs: Input should be a valid integer"),
+        ("stage1.batch_size=1", "stage1.batch_size: must be at least 2"),
+        ("stage2.epochs=2.5", "stage2.epochs: must be a whole number"),
         ("stage1.view.crop_scale=[1.0, 0.1]", "the lower end comes first"),
-        ("slf.preset=advlc", "slf.preset: Value error, unknown preset 'advlc'. Did you mean 'advcl'?"),
+        ("slf.preset=advlc", "slf.preset: unknown preset 'advlc'. Did you mean 'advcl'?"),
         ("slf.preset=[1]", "slf.preset"),
         ("evaluate.pgd_start=random", "evaluate.pgd_start"),
     ],

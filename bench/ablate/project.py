@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell, together
+from bench.reporting import plural
 from bench.run import PhaseEstimate, project
 from bench.train import StepTimes
 
@@ -44,7 +45,7 @@ def project_ablation(ablation: Ablation) -> Projection:
         if _identity(phase) not in seen:
             seen.add(_identity(phase))
             place = f" ({phase.place.name})" if phase.place.name else ""
-            what = f"{phase.phase}{place}, for {runs[_identity(phase)]} runs"
+            what = f"{phase.phase}{place}, for {plural(runs[_identity(phase)], 'run')}"
             shared[what] = phase.seconds * phase.left
     cells = {
         cell.label: sum(phase.seconds * phase.left for phase in own if runs[_identity(phase)] == 1)

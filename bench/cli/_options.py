@@ -31,7 +31,8 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe; may be repeated."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Print plan, recipe and projected time; stop.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")]
+ShowRecipe = Annotated[bool, typer.Option("--recipe", help="With --dry-run: print every setting of the run, too.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with; default: PyTorch's choice.")]
 RunsDir = Annotated[Path, typer.Option(help="Where runs keep weights and state.")]

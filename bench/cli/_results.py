@@ -5,15 +5,14 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from bench.cli._format import percent
+from bench.cli._tables import Column, DataTable
 
 if TYPE_CHECKING:
     from bench.record import CorruptionEvaluation, Outcome, Record
 
 
-def results_table(records: "Sequence[Record]", results_dir: Path) -> Table:
+def results_table(records: "Sequence[Record]", results_dir: Path) -> DataTable:
     """Return the accuracies of ``records``, which differ in protocol and seed alone, beside the paper's.
 
     Several seeds share a row, with their mean and sample standard deviation.
@@ -22,21 +21,21 @@ def results_table(records: "Sequence[Record]", results_dir: Path) -> Table:
     alone = len(seeds) == 1
     origin = f", pre-trained on {first.pretrained_on}" if first.pretrained_on else ""
     named = ", ".join(map(str, seeds))
-    table = Table(
+    columns = ("accuracy",) if alone else (f"seeds {named}", "mean ± sd")
+    table = DataTable(
+        *(Column("protocol", once=True), "measure", *columns, "paper"),
         title=f"{first.title} on {first.dataset}{origin}, tier {first.tier}, {first.fidelity} fidelity, "
         f"seed{'' if alone else 's'} {named}",
         caption="percent with 95 % interval"
         if alone
         else f"percent; mean ± standard deviation over {len(seeds)} seeds",
     )
-    for column in ("protocol", "measure", *(["accuracy"] if alone else [f"seeds {named}", "mean ± sd"]), "paper"):
-        table.add_column(column)
     for protocol in dict.fromkeys(record.protocol for record in records):
         _add(table, [record for record in records if record.protocol == protocol], results_dir)
     return table
 
 
-def _add(table: Table, records: "Sequence[Record]", results_dir: Path) -> None:
+def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> None:
     """Add the rows of one protocol, a record a seed."""
     from bench.leaderboard import published_reference
 
@@ -52,10 +51,9 @@ def _add(table: Table, records: "Sequence[Record]", results_dir: Path) -> None:
     for measure, outcomes, key in _measures(records):
         number = paper and getattr(paper, key, None)
         known = "" if number is None else f"{number:.2f} %"
-        table.add_row(first.protocol.upper(), measure, *_cells(outcomes), known)
-    blank = [""] * (len(table.columns) - 3)
+        table.add(first.protocol.upper(), measure, *_cells(outcomes), known)
     for warning in dict.fromkeys(warning for record in records if record.aa for warning in record.aa.warnings):
-        table.add_row("", "AutoAttack warns", warning, *blank)
+        table.caption += f"\n{first.protocol.upper()}, AutoAttack warns: {warning}"
 
 
 def _measures(

@@ -1,17 +1,19 @@
 """What ``bench run`` and ``bench evaluate`` do once they know what to run: announce it, do it, show what came out."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.cli._format import duration
 from bench.cli._progress import reporting
 from bench.cli._results import results_table
+from bench.cli._streams import work_is_kept
+from bench.cli._tables import Column, DataTable, show
+from bench.errors import BenchError
 
 if TYPE_CHECKING:
     import torch
@@ -26,33 +28,46 @@ def reading() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def measuring(console: Console, device: "torch.device") -> Iterator[None]:
-    """Say on the screen that this machine is being measured, and then whether other programs keep it busy."""
+def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[str], None]]:
+    """Say on the screen that this machine is being measured, and then whether other programs keep it busy.
+
+    Yields what is told which part is measured.
+    """
     from bench.device import crowding
 
-    with console.status("measuring this machine"):
+    if not console.is_terminal:
+        console.print("measuring this machine")
+    with console.status("measuring this machine") as status:
         crowded = crowding(device)
-        yield
+        yield status.update
     if crowded:
         console.print(crowded)
 
 
-def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_json: bool) -> None:
-    """Take ``runs``, which differ in their seed alone, to their end, one after the other, and print the records."""
-    from bench.run import execute
+def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe: bool, as_json: bool) -> None:
+    """Take ``runs``, which differ in their seed alone, to their end, one after the other, and print the records.
+
+    With ``dry_run``, print the plan instead, after all settings if ``recipe`` asks for them; as JSON, the settings.
+    """
+    from bench.run import check_ready, execute
     from bench.stop import stop_on_signals
 
+    if recipe and not dry_run:
+        raise BenchError("--recipe prints the settings of a run that is not started. Add --dry-run.")
     console = Console(stderr=True)
     pending = [run for run in runs if not run.finished] or [*runs[:1]] * dry_run
+    for run in pending:
+        check_ready(run, results_dir)
     if pending:
-        with measuring(console, runs[0].device):
-            estimates = _estimates(pending)
+        with measuring(console, runs[0].device) as said:
+            plan = _plan(pending, _estimates(pending, said))
         for dataset in filter(None, (runs[0].dataset, runs[0].finetune)):
             if dataset.inventory:
                 console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
-        console.print(_plan(pending, estimates))
+        if dry_run and (recipe or as_json):
+            _print_recipe(runs[0], as_json)
+        show(plan, console=Console(stderr=as_json or not dry_run))
     if dry_run:
-        _print_recipe(runs[0], as_json)
         return
     records = []
     with stop_on_signals() as stop, reporting(console) as reporter:
@@ -63,49 +78,48 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, as_jso
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record, _ in records], indent=1))
         return
-    Console().print(results_table([record for record, _ in records], results_dir))
+    work_is_kept()
+    show(results_table([record for record, _ in records], results_dir))
     for _, path in records:
         print(f"record: {path}")
     for run in runs:
         print(f"encoder: {run.folder.encoder}")
 
 
-def _estimates(runs: "Sequence[Run]") -> "list[list[PhaseEstimate]]":
+def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list[PhaseEstimate]]":
     """Return the phases of each run; what runs have in common is measured once, and done in the first."""
     from bench.run import project
 
     timings: dict[str, StepTimes] = {}
     estimates, known = [], set()
     for run in runs:
-        phases = [each for each in project(run, timings) if (each.place, each.phase) not in known]
+        phases = [each for each in project(run, timings, said) if (each.place, each.phase) not in known]
         known |= {(each.place, each.phase) for each in phases}
         estimates.append(phases)
     return estimates
 
 
-def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]") -> Table:
+def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]") -> DataTable:
     run, recipe = runs[0], runs[0].recipe
     transfer = f", judged on {recipe.downstream.dataset.name}" if recipe.pretrained_on else ""
     seeds = f"seed{'s' * (len(runs) > 1)} {', '.join(str(each.seed) for each in runs)}"
-    table = Table(
+    table = DataTable(
+        *("phase", "work", Column("about", number=True)),
         title=f"{run.method.info.title} on {recipe.dataset.name}{transfer}, tier {recipe.tier}, "
         f"{recipe.fidelity} fidelity, {seeds}",
         caption=f"on {run.device}; in {run.folder.path}{_resizing(run)}"
         + (f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""),
     )
-    table.add_column("phase")
-    table.add_column("work")
-    table.add_column("about", justify="right")
     for estimate in estimates[0]:
         left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
         about = duration(estimate.seconds * estimate.left) + left if estimate.left else "done"
-        table.add_row(estimate.phase, estimate.work, about)
+        table.add(estimate.phase, estimate.work, about)
     totals = [sum(estimate.seconds * estimate.left for estimate in each) for each in estimates]
-    table.add_section()
+    table.rule()
     if len(runs) > 1:
         for each, total in zip(runs, totals, strict=True):
-            table.add_row(f"seed {each.seed}", "", duration(total))
-    table.add_row("all", "", duration(sum(totals)))
+            table.add(f"seed {each.seed}", "", duration(total))
+    table.add("all", "", duration(sum(totals)))
     return table
 
 
@@ -119,9 +133,13 @@ def _resizing(run: "Run") -> str:
 
 
 def _print_recipe(run: "Run", as_json: bool) -> None:
+    from bench.recipe import PROTOCOLS
     from bench.recipe.overrides import flatten
 
     recipe = run.recipe.model_dump(mode="json")
+    for protocol in PROTOCOLS:
+        if protocol not in run.protocols and not as_json:
+            del recipe[protocol]
     if as_json:
         print(json.dumps(recipe, indent=1))
         return

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from bench.cli._progress import reporting
+from bench.cli._streams import work_is_kept
+from bench.cli._tables import Column, DataTable, show
 
 if TYPE_CHECKING:
     from bench.record import Outcome, Sweep
@@ -24,9 +25,6 @@ ResultsDir = Annotated[
     typer.Option("--results-dir", help="Where sweeps go, beside the records; results publishes them."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the sweeps as JSON on stdout.")]
-
-_COLUMNS = 3
-"""Runs side by side in a table: what 80 columns hold."""
 
 
 def carry_out(
@@ -63,9 +61,8 @@ def carry_out(
     if as_json:
         print(json.dumps([sweep.model_dump(mode="json") for sweep in sweeps], indent=1))
         return
-    for first in range(0, len(sweeps), _COLUMNS):
-        for table in _tables(sweeps[first : first + _COLUMNS]):
-            Console().print(table)
+    work_is_kept()
+    show(*_tables(sweeps))
     for _, path in found:
         print(f"sweep: {path}")
     for path in figures:
@@ -78,7 +75,7 @@ def _drawn(sweep: "Sweep", results_dir: Path, output: Path) -> list[Path]:
     return draw_sweeps(results_dir, output, sweep.settings.kind, Choice(sweep.dataset, sweep.protocol)).files
 
 
-def _tables(sweeps: "list[Sweep]") -> list[Table]:
+def _tables(sweeps: "list[Sweep]") -> list[DataTable]:
     first = sweeps[0]
     settings = first.settings
     tables = [_table(sweeps, [sweep.outcomes for sweep in sweeps], _attack(first))]
@@ -95,15 +92,17 @@ def _attack(sweep: "Sweep") -> str:
     return f"accuracy under PGD at {255 * settings.eps[0]:.3g}/255, step size {settings.step_size:g} eps"
 
 
-def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: str) -> Table:
+def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: str) -> DataTable:
     first = sweeps[0]
-    table = Table(title=f"{first.dataset}, {first.protocol.upper()}: {title}", caption="percent with 95 % interval")
-    table.add_column("eps x 255" if first.settings.kind == "eps" else "steps", justify="right")
-    for sweep in sweeps:
-        table.add_column(f"{sweep.title} {sweep.tier} s{sweep.seed}", justify="right")
+    table = DataTable(
+        Column("eps x 255" if first.settings.kind == "eps" else "steps", number=True),
+        *(Column(f"{sweep.title} {sweep.tier} s{sweep.seed}", number=True) for sweep in sweeps),
+        title=f"{first.dataset}, {first.protocol.upper()}: {title}",
+        caption="percent with 95 % interval",
+    )
     for number, value in enumerate(first.settings.grid):
         size = f"{255 * value:.3g}" if first.settings.kind == "eps" else str(value)
-        table.add_row(size, *(_cell(outcomes[number]) for outcomes in columns))
+        table.add(size, *(_cell(outcomes[number]) for outcomes in columns))
     return table
 
 

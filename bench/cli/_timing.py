@@ -2,28 +2,33 @@
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
-
 from bench.cli._format import duration
+from bench.cli._tables import Column, DataTable
+from bench.reporting import plural
 
 if TYPE_CHECKING:
     from bench.timing import MeasuredTable, StageTiming, Timing
 
 
-def steps_table(timing: "Timing") -> Table:
+_DROPPED = {"spread": 1, "energy": 1, "memory": 2, "GFLOPs/image": 3, "images/s": 4, "pseudo-labels": 1, "FLOPs": 2}
+"""Which columns a narrow screen loses first."""
+
+
+def steps_table(timing: "Timing") -> DataTable:
     """Return the steps as they were timed, a line a stage."""
     table = _table(
         f"A training step: {_conditions(timing)}, encoder width {timing.width}",
         ("method", "stage", "precision"),
         ("batch", "seconds", "spread", "images/s", "passes", "GFLOPs/image", "memory"),
-        f"{timing.device}, torch {timing.torch}; median and spread of {timing.rounds} steps, update included.\n"
+        f"{timing.device}, torch {timing.torch}; median and spread of {plural(timing.rounds, 'step')}, "
+        "update included.\n"
         "batch: images in the timed step, of the recipe's. images/s, memory (of tensors): at the recipe's batch.\n"
         "passes of an image in a step, counted; fb: forward and backward, f: forward only.",
     )
     for method in timing.methods:
         for stage in method.stages:
             seconds = stage.seconds[stage.batch]
-            table.add_row(
+            table.add(
                 method.title,
                 stage.stage,
                 stage.precision,
@@ -38,7 +43,7 @@ def steps_table(timing: "Timing") -> Table:
     return table
 
 
-def whole_table(timing: "Timing") -> Table:
+def whole_table(timing: "Timing") -> DataTable:
     """Return the whole recipes as the steps project them, a line a method, beside the papers' word."""
     depth = max(len(method.stages) for method in timing.methods)
     table = _table(
@@ -57,7 +62,7 @@ def whole_table(timing: "Timing") -> Table:
     )
     for method in timing.methods:
         ahead = [stage.preparation_seconds for stage in method.stages if stage.preparation_seconds is not None]
-        table.add_row(
+        table.add(
             method.title,
             *(duration(stage.training_seconds) for stage in method.stages),
             *[""] * (depth - len(method.stages)),
@@ -72,19 +77,19 @@ def whole_table(timing: "Timing") -> Table:
     return table
 
 
-def measured_table(costs: "MeasuredTable") -> Table:
+def measured_table(costs: "MeasuredTable") -> DataTable:
     """Return what runs took on one machine, a line a stage; totals stand beside the last."""
     table = _table(
         f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity",
         ("method", "seeds", "stage"),
         ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", "x DeACL"),
-        f"{costs.device}; {costs.threads} threads; means over the seeds; nothing where not measured",
+        f"{costs.device}; {plural(costs.threads, 'thread')}; means over the seeds; nothing where not measured",
     )
     for row in costs.rows:
         for place, stage in enumerate(row.stages):
             last = place == len(row.stages) - 1
-            table.add_row(
-                *((row.label, str(row.seeds)) if place == 0 else ("", "")),
+            table.add(
+                *(row.label, row.seeds),
                 stage.stage,
                 duration(stage.seconds),
                 "" if stage.images_per_second is None else f"{stage.images_per_second:,.3g}",
@@ -104,13 +109,13 @@ def memory(size: float | None) -> str:
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
-def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], caption: str) -> Table:
-    table = Table(title=title, caption=caption, caption_justify="left")
-    for name in texts:
-        table.add_column(name)
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
+def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], caption: str) -> DataTable:
+    return DataTable(
+        *(Column(name, once=name in ("method", "seeds")) for name in texts),
+        *(Column(name, number=True, drop=_DROPPED.get(name, 0)) for name in numbers),
+        title=title,
+        caption=caption,
+    )
 
 
 def _conditions(timing: "Timing") -> str:

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from bench.cli._format import duration
 from bench.cli._options import (
@@ -25,7 +23,10 @@ from bench.cli._options import (
 )
 from bench.cli._progress import reporting
 from bench.cli._runs import measuring
+from bench.cli._streams import work_is_kept
+from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
+from bench.reporting import plural
 
 if TYPE_CHECKING:
     from bench.ablate import Ablation, AblationReport, Projection
@@ -104,7 +105,7 @@ def ablate(
     if dry_run or not ablation.finished:
         with measuring(console, ablation.cells[0].runs[0].device):
             projection = project_ablation(ablation)
-        console.print(_plan(ablation, projection))
+        show(_plan(ablation, projection), console=console)
     if dry_run:
         if as_json:
             print(json.dumps({**asdict(projection), "seconds": projection.seconds}, indent=1))
@@ -115,28 +116,27 @@ def ablate(
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1))
     else:
+        work_is_kept()
         _print_report(found)
     if found.faults:
-        runs = "1 run" if len(found.faults) == 1 else f"{len(found.faults)} runs"
-        raise BenchError("\n- ".join([f"{runs} could not be finished:", *found.faults]))
+        raise BenchError("\n- ".join([f"{plural(len(found.faults), 'run')} could not be finished:", *found.faults]))
 
 
-def _plan(ablation: "Ablation", projection: "Projection") -> Table:
+def _plan(ablation: "Ablation", projection: "Projection") -> DataTable:
     cells = len(ablation.cells)
     run = ablation.cells[0].runs[0]
     runs = sum(len(cell.runs) for cell in ablation.cells)
-    table = Table(
+    table = DataTable(
+        *("to do", Column("about", number=True)),
         title=f"{run.method.info.title}: {ablation.table.title}, on {run.recipe.dataset.name}, tier {run.recipe.tier}",
-        caption=f"{cells} cells, {runs} runs, on {run.device}; in {run.folder.path.parent}",
+        caption=f"{plural(cells, 'cell')}, {plural(runs, 'run')}, on {run.device}; in {run.folder.path.parent}",
     )
-    table.add_column("to do")
-    table.add_column("about", justify="right")
     for what, seconds in projection.shared.items():
-        table.add_row(escape(f"once: {what}"), _about(seconds))
+        table.add(f"once: {what}", _about(seconds))
     for label, seconds in projection.cells.items():
-        table.add_row(escape(label), _about(seconds))
-    table.add_section()
-    table.add_row("all", _about(projection.seconds))
+        table.add(label, _about(seconds))
+    table.rule()
+    table.add("all", _about(projection.seconds))
     return table
 
 
@@ -147,27 +147,28 @@ def _about(seconds: float) -> str:
 def _print_report(found: "AblationReport") -> None:
     several = len({row.protocol for row in found.rows}) > 1
     seeds = sorted({seed for row in found.rows for seed in row.seeds})
-    table = Table(
+    scores = [*_MEASURES, *(f"paper {measure}" for measure in _MEASURES if found.paper)]
+    table = DataTable(
+        "cell",
+        *(["protocol"] if several else []),
+        *(Column(score, number=True) for score in scores),
         title=f"{found.method}: {found.title}, on {found.dataset}, tier {found.tier}, {found.fidelity} fidelity, "
         f"seeds {', '.join(map(str, seeds)) or 'none'}",
         caption=_precision(found),
     )
-    table.add_column("cell", overflow="fold")
-    for column in [*(["protocol"] if several else []), *_MEASURES, *(f"paper {m}" for m in _MEASURES if found.paper)]:
-        table.add_column(column, justify="right")
     for row in found.rows:
         protocol = [row.protocol.upper()] if several else []
         ours = [_score(score) for score in (row.aa, row.ra, row.sa)]
         if not row.seeds:
             ours = ["failed", "", ""]
-        table.add_row(escape(row.label), *protocol, *ours, *(_published(row.paper) if found.paper else []))
+        table.add(row.label, *protocol, *ours, *(_published(row.paper) if found.paper else []))
     if found.unplaced:
-        table.add_section()
+        table.rule()
         for label, number in found.unplaced.items():
-            table.add_row(f"paper: {label}", *([""] if several else []), "", "", "", *_published(number))
-    Console().print(table)
+            table.add(f"paper: {label}", *([""] if several else []), "", "", "", *_published(number))
+    show(table)
     for note in found.notes:
-        Console().print(f"- {note}", highlight=False, markup=False)
+        print(f"- {note}")
 
 
 def _score(score: "Score | None") -> str:

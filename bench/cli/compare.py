@@ -4,11 +4,9 @@ import json
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
 from bench.cli._options import RESULTS, Results
+from bench.cli._tables import Column, DataTable, show
 
 if TYPE_CHECKING:
     from bench.compare import Measure, RecordComparison, SeedComparison
@@ -54,8 +52,12 @@ def compare(
       bench compare local/deacl deacl --dataset digits
     """
     from bench.compare import compare_records, compare_seeds, find_record, find_seeds
+    from bench.errors import unknown
+    from bench.recipe import PROTOCOLS
 
     chosen = _measures(measures)
+    if protocol not in (None, *PROTOCOLS):
+        raise unknown("protocol", str(protocol), PROTOCOLS)
     if dataset is None:
         first, second = (find_record(name, results_dir, protocol=protocol) for name in (a, b))
         pair = compare_records(first, second, measures=chosen, across_protocols=across_protocols)
@@ -89,7 +91,7 @@ def _measures(text: str) -> "list[Measure]":
 def _show_records(found: "RecordComparison", images: bool) -> None:
     table = _table("A", "B", "A - B", "95 % interval", "p", "only A", "only B", "n")
     for measure, one in found.measures.items():
-        table.add_row(
+        table.add(
             *(measure.upper(), _percent(one.a), _percent(one.b), *_difference(one.difference, one.interval)),
             *(_p_value(one.p_value), str(len(one.only_a)), str(len(one.only_b)), str(one.n)),
         )
@@ -105,23 +107,20 @@ def _show_seeds(found: "SeedComparison") -> None:
     table = _table("A", "B", "A - B", "95 % interval", "p")
     for measure, one in found.measures.items():
         spreads = [f"{_percent(spread.mean)} ± {_percent(spread.std)}" for spread in (one.a, one.b)]
-        table.add_row(measure.upper(), *spreads, *_difference(one.difference, one.interval), _p_value(one.p_value))
+        table.add(measure.upper(), *spreads, *_difference(one.difference, one.interval), _p_value(one.p_value))
     _show(table, found)
     for side, seeds in (("A", found.seeds_a), ("B", found.seeds_b)):
         print(f"{side}: n = {len(seeds)}, seeds {', '.join(map(str, seeds))}")
     print("percent: mean ± sample standard deviation over n seeds; interval and p: Welch's t test")
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))  # fits 80 columns
-    for column in ("", *columns):
-        table.add_column(column, justify="right", no_wrap=True)
-    return table
+def _table(*columns: str) -> DataTable:
+    return DataTable("measure", *(Column(column, number=True) for column in columns))
 
 
-def _show(table: Table, found: "RecordComparison | SeedComparison") -> None:
+def _show(table: DataTable, found: "RecordComparison | SeedComparison") -> None:
     print(f"A: {found.a}\nB: {found.b}\non {found.dataset}")
-    Console().print(table)
+    show(table)
     for measure, reason in found.missing.items():
         print(f"{measure.upper()}: {reason}")
     shown = found.differences[:_SHOWN_DIFFERENCES]

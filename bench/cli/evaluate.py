@@ -18,6 +18,7 @@ from bench.cli._options import (
     ResultsDir,
     RunsDir,
     Set,
+    ShowRecipe,
     Threads,
     names,
     overrides,
@@ -26,7 +27,7 @@ from bench.cli._runs import carry_out, reading
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote.")],
+    checkpoint: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote, or its run.")],
     dataset: Annotated[
         str | None, typer.Option(help="Where the data of pre-training are now; default: where they were.")
     ] = None,
@@ -39,6 +40,7 @@ def evaluate(
     set_: Set = None,
     corruptions: Corruptions = None,
     dry_run: DryRun = False,
+    recipe: ShowRecipe = False,
     device: Device = None,
     threads: Threads = None,
     runs_dir: RunsDir = Path("runs"),
@@ -61,7 +63,7 @@ def evaluate(
 
     use_threads(threads)
     request = CheckpointRequest(
-        checkpoint=checkpoint,
+        checkpoint=_encoder_file(checkpoint, runs_dir),
         dataset=dataset,
         finetune_dataset=finetune_dataset,
         protocols=names(protocols),
@@ -74,4 +76,18 @@ def evaluate(
     )
     with reading():
         run = prepare_checkpoint(request)
-    carry_out([run], results_dir, dry_run=dry_run, as_json=as_json)
+    carry_out([run], results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+
+
+def _encoder_file(given: Path, runs_dir: Path) -> Path:
+    """Return the file that ``given`` means: itself, or the encoder of the run's folder or name that it is."""
+    from bench.errors import BenchError
+
+    for path in (given, given / "encoder.safetensors", runs_dir / given / "encoder.safetensors"):
+        if path.is_file():
+            return path
+    what = "holds no encoder.safetensors" if given.is_dir() else "is no file"
+    raise BenchError(
+        f"{given} {what}. Type the path of an encoder.safetensors, or a run's name; "
+        f"`bench runs --runs-dir {runs_dir}` lists them."
+    )

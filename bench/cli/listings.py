@@ -6,18 +6,27 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.cli._method import show_method
 from bench.cli._tables import Column, DataTable, show
 
+_RUNS = Path("runs")
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 
 
-def methods(as_json: AsJson = False) -> None:
-    """List the methods, with year and paper.
+def methods(
+    name: Annotated[str | None, typer.Argument(help="One method, with all its settings; default: all methods.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the methods, with year and paper; or all that can be set of one, with the values of its paper.
 
     Examples:
       bench methods
+      bench methods deacl
       bench methods --json
     """
+    if name is not None:
+        show_method(name, as_json)
+        return
     from bench.method import METHODS
 
     rows = []
@@ -104,7 +113,7 @@ def tiers(as_json: AsJson = False) -> None:
 
 
 def runs(
-    runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = _RUNS,
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder and how far each has come.
@@ -112,8 +121,11 @@ def runs(
     Examples:
       bench runs
     """
+    from bench.errors import BenchError
     from bench.run.listing import list_runs
 
+    if not runs_dir.is_dir() and runs_dir != _RUNS:  # the first run makes the default one
+        raise BenchError(f"there is no folder {runs_dir}. Name one that holds runs with --runs-dir.")
     _show(
         [row.model_dump() for row in list_runs(runs_dir)],
         as_json,

@@ -18,6 +18,7 @@ from bench.cli._options import (
     ResultsDir,
     RunsDir,
     Set,
+    ShowRecipe,
     Threads,
     names,
     overrides,
@@ -58,6 +59,7 @@ def run(
         ),
     ] = None,
     dry_run: DryRun = False,
+    recipe: ShowRecipe = False,
     device: Device = None,
     threads: Threads = None,
     runs_dir: RunsDir = Path("runs"),
@@ -105,4 +107,4 @@ def run(
     with reading():
         first = prepare(request)
         runs = [first.with_seed(each) for each in chosen]
-    carry_out(runs, results_dir, dry_run=dry_run, as_json=as_json)
+    carry_out(runs, results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)

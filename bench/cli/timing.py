@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from bench.cli._options import RESULTS, Results
+from bench.cli._tables import show
 from bench.cli._timing import measured_table, steps_table, whole_table
 
 
@@ -44,11 +45,17 @@ def timing(
       bench timing deacl --dataset digits --tier tiny
       bench timing --from-results
     """
+    from bench.errors import BenchError
     from bench.files import write_json
     from bench.timing import data_like, measured_costs, time_methods, timed_methods
 
     if from_results:
         costs, left_out = measured_costs(results_dir, methods or None)
+        if not costs:
+            raise BenchError(
+                f"no record under {results_dir} says what {' or '.join(methods or ['a method'])} took to pre-train. "
+                "Make one with `bench run`, or name another --results-dir."
+            )
         values: Any = {
             "tables": [table.model_dump(mode="json") for table in costs],
             "left_out": [bad.model_dump(mode="json") for bad in left_out],
@@ -81,8 +88,6 @@ def timing(
     if as_json:
         print(json.dumps(values, indent=1))
         return
-    console = Console()
-    for table in tables:
-        console.print(table)
-    for note in notes or ([] if tables else [f"no record under {results_dir} tells of pre-training"]):
+    show(*tables)
+    for note in notes:
         print(note)

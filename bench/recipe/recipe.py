@@ -233,6 +233,6 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         elif key not in allowed:
-            faults.append(str(unknown("setting", key, allowed)))
+            faults.append(str(unknown("setting", key, allowed, f"`bench methods {recipe.method}` lists them all.")))
     if faults:
         raise BenchError("\n".join(faults))

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
 
 from bench.errors import BenchError
 
@@ -61,11 +62,11 @@ def describe(error: ValidationError) -> str:
     faults = []
     for fault in error.errors():
         # A method's settings are typed without the section that holds them in the recipe.
-        key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.") or "(all)"
+        key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.")
         # What is wrong with a section as a whole names its own values.
-        told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict)
+        told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | BaseModel)
         given = "" if told else f" (given: {_shown(fault['input'])})"
-        faults.append(f"{key}: {fault['msg']}{given}")
+        faults.append(f"{key}: {_words(fault)}{given}" if key else f"{_words(fault)}{given}")
     return _listed(faults)
 
 
@@ -100,3 +101,31 @@ def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, f"a number of more than 64 bits (given: {_shown(value)})"
     elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
         yield key, f"not a text that can be written (given: {_shown(value)})"
+
+
+_TYPES = {
+    "missing": "is missing",
+    "extra_forbidden": "there is no such key",
+    "greater_than": "must be more than {gt:g}",
+    "greater_than_equal": "must be at least {ge:g}",
+    "less_than": "must be less than {lt:g}",
+    "less_than_equal": "must be at most {le:g}",
+    "literal_error": "must be {expected}",
+    "finite_number": "must be a finite number",
+    "int": "must be a whole number",
+    "float": "must be a number",
+    "bool": "must be true or false",
+    "string": "must be text",
+    "tuple": "must be a list, such as [1, 2]",
+    "list": "must be a list, such as [1, 2]",
+    "dict": "must be a section of keys",
+    "model": "must be a section of keys",
+}
+"""What is wrong, by the type of pydantic's fault, or by the first word of it."""
+
+
+def _words(fault: ErrorDetails) -> str:
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    known = _TYPES.get(fault["type"]) or _TYPES.get(fault["type"].partition("_")[0])
+    return known.format(**fault.get("ctx", {})) if known else fault["msg"].replace("Input should", "must")

@@ -6,6 +6,7 @@ from bench.run.finished import Finished, finished_in, finished_protocols
 from bench.run.folder import RunFolder
 from bench.run.prepare import Run, RunRequest, prepare
 from bench.run.project import PhaseEstimate, project
+from bench.run.ready import check_ready
 from bench.run.seeds import parse_seeds
 from bench.run.select import select_finished
 from bench.run.sweep import SweepRequest, sweep_runs
@@ -18,6 +19,7 @@ __all__ = [
     "RunFolder",
     "RunRequest",
     "SweepRequest",
+    "check_ready",
     "execute",
     "finished_in",
     "finished_protocols",

@@ -17,6 +17,7 @@ from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import ProtocolStage, build_protocol
 from bench.recipe import SEVERITIES, TrainPlan, canonical_digest
+from bench.reporting import plural
 from bench.run.encoder import plain_encoder
 from bench.run.prepare import Run
 from bench.run.stages import StageFolder
@@ -52,21 +53,25 @@ class PhaseEstimate:
     """Where its state is kept. Phases of several runs that have it in common are one: it is done once."""
 
 
-def project(run: Run, timings: dict[str, StepTimes] | None = None) -> list[PhaseEstimate]:
+def project(
+    run: Run, timings: dict[str, StepTimes] | None = None, said: Callable[[str], None] = lambda message: None
+) -> list[PhaseEstimate]:
     """Return an estimate for each phase of ``run``, from timing a few steps of each on untrained weights.
 
     Args:
         run: what to project.
         timings: of stages of earlier runs, which are not timed again; this run's are added.
+        said: is told what is being measured.
 
     Raises:
         BenchError: a plan that cannot work on this dataset or device.
     """
     timings = {} if timings is None else timings
     estimates = _corrupted(run)
-    estimates += [] if run.checkpoint else _pretraining(run, timings)
+    estimates += [] if run.checkpoint else _pretraining(run, timings, said)
     encoder = plain_encoder(run.recipe).to(run.device)
     for protocol in run.protocols:
+        said(f"measuring this machine: protocol {protocol} and its attacks")
         stage = build_protocol(protocol, run.recipe.downstream, encoder, run.target.train.labels, run.seed)
         place = run.place(protocol)
         training = _stage(run, stage, run.target.train.images, f"protocol {protocol}", place.path, timings)
@@ -78,10 +83,11 @@ def project(run: Run, timings: dict[str, StepTimes] | None = None) -> list[Phase
     return estimates
 
 
-def _pretraining(run: Run, timings: dict[str, StepTimes]) -> list[PhaseEstimate]:
+def _pretraining(run: Run, timings: dict[str, StepTimes], said: Callable[[str], None]) -> list[PhaseEstimate]:
     method, images = run.method(run.recipe.config), run.dataset.pretraining_images
     estimates = []
     for stage in method.stages(run.context):
+        said(f"measuring this machine: stage {stage.name}")
         place = StageFolder.of(run, stage).path
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", place, timings))
     return estimates
@@ -101,7 +107,7 @@ def _stage(
     key = _speed(run, stage)
     if key not in timings:
         (timings[key],) = time_in_turn([probe], rounds=_ROUNDS, seconds=_STAGE_SECONDS)
-    work = f"{plan.epochs} epochs of {plan.steps_per_epoch(count)} batches of {plan.batch_size}"
+    work = f"{plural(plan.epochs, 'epoch')} of {plural(plan.steps_per_epoch(count), 'batch')} of {plan.batch_size}"
     return PhaseEstimate(phase, work, timings[key].of(plan, count), _left(place, stage), place)
 
 
@@ -148,7 +154,7 @@ def _selection(stage: ProtocolStage[Any], images: int, seconds: _AttackSeconds, 
     """Yield the estimate of measuring held-out images after each epoch, where there are any."""
     plan, held_out = stage.plan, images - len(stage.positions(images))
     if held_out:
-        work = f"{plan.epochs} times PGD-{plan.selection_steps} on {held_out} held-out images"
+        work = f"{plural(plan.epochs, 'time')} PGD-{plan.selection_steps} on {plural(held_out, 'held-out image')}"
         each = held_out * (plan.selection_steps * seconds.gradient + seconds.forward)
         yield PhaseEstimate(f"epoch for {stage.name}", work, plan.epochs * each, left)
 
@@ -160,18 +166,18 @@ def _evaluation(run: Run, seconds: _AttackSeconds) -> list[PhaseEstimate]:
     estimates = [
         PhaseEstimate(
             f"RA, PGD-{settings.pgd_steps}",
-            f"{len(test.labels)} test images, {settings.pgd_restarts} restart(s)",
+            f"{plural(len(test.labels), 'test image')}, {plural(settings.pgd_restarts, 'restart')}",
             len(test.labels) * (passes * seconds.gradient + 2 * seconds.forward),
         )
     ]
     if settings.autoattack:
         attacked = len(autoattack_images(recipe))
         survivor = _AA_GRADIENTS * seconds.gradient + _AA_FORWARDS * seconds.forward
-        work = f"standard, {attacked} test images"
+        work = f"standard, {plural(attacked, 'test image')}"
         estimates.append(PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor))
     if settings.corruptions != "none":
         cells = len(settings.corruption_names) * len(SEVERITIES)
-        work = f"{cells} x {len(test.labels)} images"
+        work = f"{cells} x {plural(len(test.labels), 'image')}"
         estimates.append(PhaseEstimate("common corruptions", work, cells * len(test.labels) * seconds.forward))
     return estimates
 
@@ -191,7 +197,7 @@ def _corrupted(run: Run) -> list[PhaseEstimate]:
     count = len(missing) * len(SEVERITIES) * len(images)
     seconds = _seconds(work, torch.device("cpu")) / (len(few) * len(missing)) * count
     megabytes = count * images[0].numel() / 1e6
-    return [PhaseEstimate("corrupted images", f"{count} images, {megabytes:.0f} MB", seconds)]
+    return [PhaseEstimate("corrupted images", f"{plural(count, 'image')}, {megabytes:.0f} MB", seconds)]
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:

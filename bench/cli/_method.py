@@ -1,0 +1,64 @@
+"""Everything there is to know of one method, every setting included."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+_WIDTH = 40
+"""Of the column of settings; what is longer moves its own meaning to the right."""
+
+
+class _Setting(NamedTuple):
+    key: str
+    value: Any
+    meaning: str
+
+
+def show_method(name: str, as_json: bool) -> None:
+    """Print the facts of the method called ``name``, and all that ``--set`` can change of it.
+
+    The values are those of the tier "paper" on data like CIFAR-10.
+
+    Raises:
+        BenchError: no such method.
+    """
+    from bench.method import METHODS
+    from bench.recipe import build_recipe, load_tier, override_text
+    from bench.recipe.recipe import SHARED
+    from bench.timing import data_like
+
+    method = METHODS.get(name)
+    recipe = build_recipe(
+        method=name,
+        config_type=method.config_type,
+        native_encoder=method.native_encoder,
+        dataset=data_like("cifar10", Path()).facts,
+        tier=load_tier("paper"),
+    )
+    settings = [*_settings(recipe.config)]
+    for section in SHARED:
+        settings += _settings(getattr(recipe, section), f"{section}.")
+    info = method.info
+    facts = {"title": info.title, "year": info.year, "paper": info.paper, "url": info.url, "summary": info.summary}
+    if as_json:
+        print(json.dumps({"name": name, **facts, "settings": [each._asdict() for each in settings]}, indent=1))
+        return
+    for fact, value in facts.items():
+        if value:
+            print(f"{fact}: {value}")
+    print("\nWhat --set can change; values of tier paper, on data like CIFAR-10:\n")
+    for each in settings:
+        print(f"{override_text(each.key, each.value):{_WIDTH}}  {each.meaning.replace('``', '`')}".rstrip())
+
+
+def _settings(section: BaseModel, prefix: str = "") -> Iterator[_Setting]:
+    plain = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        if isinstance(value, BaseModel):
+            yield from _settings(value, f"{prefix}{name}.")
+        else:
+            yield _Setting(f"{prefix}{name}", plain[name], field.description or "")
