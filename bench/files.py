@@ -131,7 +131,7 @@ def check_writable(folder: Path) -> None:
             file.write(b"\0")
             file.flush()
     except OSError as error:
-        raise _refusal(folder, error) from error
+        raise refusal(folder, error) from error
 
 
 def nearest_folder(path: Path) -> Path:

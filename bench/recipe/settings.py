@@ -35,7 +35,7 @@ class Settings(BaseModel):
         """
         try:
             parsed = cls.model_validate(values)
-            faults = [f"{key or '(all)'}: {fault}" for key, fault in _unfit(values)]
+            faults = [f"{key}: {fault}" if key else fault for key, fault in _unfit(values)]
         except ValidationError as error:
             raise BenchError(f"{what}: {describe(error)}") from None
         except RecursionError:
