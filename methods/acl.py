@@ -49,6 +49,7 @@ class ACLSettings(TrainPlan):
 
     temperature: float = Field(default=0.5, gt=0)
     steps: int = Field(default=5, ge=0)
+    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"

@@ -62,6 +62,7 @@ class AdvCLSettings(TrainPlan):
     """Frequencies below it, in periods per image, are left out of the high-frequency view; by default a quarter
     of the shorter side, 8 at 32 x 32."""
     steps: int = Field(default=5, ge=0)
+    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"

@@ -57,6 +57,7 @@ class PseudoATSettings(TrainPlan):
     """Table 5: ``stage1`` keeps that stage's projector on both networks, frozen on the teacher, trained on the
     student; losses and attack then see its outputs."""
     steps: int = Field(default=5, ge=0)
+    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"

@@ -45,6 +45,7 @@ class RoCLSettings(TrainPlan):
     regularisation: float = Field(default=1 / 256, ge=0)
     """Weight of the extra term between the attacked view and view 2: ``--lamda`` 256 is its divisor."""
     steps: int = Field(default=7, ge=0)
+    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.007 / 0.0314, gt=0)
     """In units of eps."""
     start: Start = "uniform-clamped"

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench import rng
 from bench.attack import Threat
+from bench.errors import BenchError
 from bench.nn import Classifier, Encoder, build_encoder
 from bench.protocol import AFFStage, ALFStage, divergence
 from bench.recipe import AFFSettings, ALFSettings, EncoderSettings
@@ -111,3 +112,11 @@ def test_alf_trains_the_classifier_alone(mode: str) -> None:
     assert all(p.grad is None for p in stage.encoder.parameters())
     assert digest(dict(stage.encoder.named_parameters())) == parameters
     assert (digest(stage.encoder.state_dict()) == before) == (mode == "eval")
+
+
+def test_trades_cannot_start_at_the_clean_image() -> None:
+    for start in ("uniform", "gaussian"):
+        assert AFFSettings.parse({"start": start}, "aff").start == start
+    assert AFFSettings.parse({"loss": "pgd", "start": "clean"}, "aff").start == "clean"
+    with pytest.raises(BenchError, match=r"start=clean gives loss=trades no direction.*use start=gaussian"):
+        AFFSettings.parse({"start": "clean"}, "aff")

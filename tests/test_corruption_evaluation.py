@@ -105,7 +105,7 @@ def measure(
         mean=DATA.mean,
         std=DATA.std,
     )
-    settings: dict[str, Any] = {"batch_size": 10, "pgd_steps": 0, "autoattack": False}
+    settings: dict[str, Any] = {"batch_size": 10, "pgd_steps": 1, "autoattack": False}
     recipe = build_recipe(
         method="toy",
         config_type=MethodConfig,

@@ -1,17 +1,37 @@
 """Evaluation: its numbers against plain loops, and which images AutoAttack gets."""
 
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from evaluations import CLASSES, FACTS, SPLIT, TEST_IMAGES, classifier, measure, outcomes, pixels, recipe
+from evaluations import CLASSES, FACTS, SPLIT, TEST_IMAGES, Shared, classifier, measure, outcomes, pixels, recipe
 from evaluations import short_attacks as short_attacks
 from evaluations import whole as whole
+from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, margin_objective
+from bench.errors import BenchError
 from bench.evaluate import Evaluation, autoattack_images
+from bench.nn import Classifier
+from bench.recipe import MethodConfig, build_recipe, load_tier
+from bench.record import NoGradient
+
+START_ALONE: dict[str, Any] = {"pgd_steps": 1, "pgd_step_size": 1e-9, "pgd_restarts": 1}
+"""PGD that goes nowhere: its outcomes are those of the random start."""
+MEDIAN = float(pixels().sum((1, 2, 3)).sort().values[TEST_IMAGES // 2 - 1 : TEST_IMAGES // 2 + 1].mean())
+
+
+class BlindToDark(Shared):
+    """A backbone that passes no gradient to images whose pixels add up to less than those of half the split."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        bright = images.sum((1, 2, 3)) >= MEDIAN
+        return super().forward(torch.where(bright[:, None, None, None], images, images.detach()))
+
 
 # What the numbers are
 
@@ -42,7 +62,7 @@ def test_ra_is_surviving_every_restart_of_pgd(tmp_path: Path, restarts: int) -> 
         robust = torch.ones(len(labels), dtype=torch.bool)
         for restart in range(restarts):
             x_adv = PGD(1, 0.25, "uniform")(
-                cross_entropy_objective(model, labels),
+                margin_objective(model, labels),
                 images,
                 threat=Threat(eps=0.4),
                 generator=rng.generator(0, "pgd", first, restart),
@@ -51,6 +71,40 @@ def test_ra_is_surviving_every_restart_of_pgd(tmp_path: Path, restarts: int) -> 
         survived += robust.tolist()
     assert ra.outcome.unpack() == survived
     assert (ra.eps, ra.steps, ra.step_size, ra.start, ra.restarts) == (0.4, 1, 0.1, "uniform", restarts)
+
+
+def test_ra_is_judged_on_the_classifier_and_not_on_the_copy_that_is_attacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = classifier()
+    wrong = deepcopy(model)
+    wrong.head.weight.data.neg_()
+    monkeypatch.setattr(Classifier, "prepared", lambda self: wrong)
+    found = measure(tmp_path, model=model, eps=0.0, autoattack=False)
+    with torch.no_grad():
+        of_the_copy = wrong(pixels()).argmax(1) == SPLIT.labels
+    assert found.ra.outcome.unpack() == found.sa.unpack() != of_the_copy.tolist()
+
+
+def test_images_without_a_gradient_are_counted(tmp_path: Path) -> None:
+    assert measure(tmp_path / "none", autoattack=False).ra.no_gradient == NoGradient()
+    dark = int((pixels().sum((1, 2, 3)) < MEDIAN).sum())
+    counted = measure(tmp_path / "dark", model=classifier(BlindToDark()), autoattack=False, eps=1e-6).ra.no_gradient
+    assert counted == NoGradient(first=dark, last=dark)
+    assert 0 < dark < TEST_IMAGES
+
+
+@pytest.mark.parametrize("key", ["evaluate.pgd_steps", "slf.selection_steps"])
+def test_no_steps_are_no_attack(key: str) -> None:
+    with pytest.raises(BenchError, match=rf"{key}: Input should be greater than or equal to 1 \(given: 0\)"):
+        build_recipe(
+            method="toy",
+            config_type=MethodConfig,
+            native_encoder={},
+            dataset=FACTS,
+            tier=load_tier("paper"),
+            overrides={key: 0},
+        )
 
 
 def test_without_a_radius_every_attack_leaves_the_clean_outcomes(tmp_path: Path) -> None:
@@ -64,7 +118,7 @@ def test_without_a_radius_every_attack_leaves_the_clean_outcomes(tmp_path: Path)
 
 def test_more_restarts_never_save_an_image(tmp_path: Path) -> None:
     survived = [
-        torch.tensor(measure(tmp_path / str(n), pgd_restarts=n, pgd_steps=0, eps=0.3).ra.outcome.unpack())
+        torch.tensor(measure(tmp_path / str(n), **{**START_ALONE, "pgd_restarts": n}, eps=0.3).ra.outcome.unpack())
         for n in (1, 2, 4, 16)
     ]
     for fewer, more in pairwise(survived):
@@ -74,7 +128,7 @@ def test_more_restarts_never_save_an_image(tmp_path: Path) -> None:
 
 def test_the_seed_decides_the_draws(tmp_path: Path) -> None:
     first, again, other = (
-        measure(tmp_path / name, seed=seed, pgd_steps=0, pgd_restarts=1, eps=0.5, autoattack=False)
+        measure(tmp_path / name, seed=seed, **START_ALONE, eps=0.5, autoattack=False)
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert outcomes(first) == outcomes(again)

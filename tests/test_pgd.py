@@ -11,7 +11,6 @@ from attacked_images import (
     L2,
     LABELS,
     LINF,
-    SHAPE,
     STARTS,
     Net,
     edge_images,
@@ -23,7 +22,7 @@ from attacked_images import (
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Threat, attacking, cross_entropy_objective
+from bench.attack import PGD, Threat, attacking, margin_objective
 from bench.errors import BenchError
 from bench.recipe import Start
 
@@ -71,22 +70,15 @@ def test_no_step_lowers_a_linear_objective(start: Start) -> None:
 def test_each_image_is_attacked_as_if_alone() -> None:
     net, images = Net().eval().double(), edge_images(torch.float64)
     attack = PGD(4, 0.3, "clean")
-    together = attack(cross_entropy_objective(net, LABELS), images, threat=LINF)
+    together = attack(margin_objective(net, LABELS), images, threat=LINF)
     alone = [
-        attack(cross_entropy_objective(net, LABELS[i : i + 1]), images[i : i + 1], threat=LINF)
-        for i in range(len(images))
+        attack(margin_objective(net, LABELS[i : i + 1]), images[i : i + 1], threat=LINF) for i in range(len(images))
     ]
     torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=1e-9)
 
 
-def test_cross_entropy_of_equal_logits_is_log_of_the_classes() -> None:
-    flat = nn.Sequential(nn.Flatten(), nn.Linear(192, 7, bias=False))
-    values = cross_entropy_objective(flat, LABELS)(torch.zeros(SHAPE))
-    torch.testing.assert_close(values, torch.full((4,), math.log(7)))
-
-
 def test_the_kth_iterate_is_pgd_with_k_steps() -> None:
-    objective = cross_entropy_objective(Net().eval(), LABELS)
+    objective = margin_objective(Net().eval(), LABELS)
     attack = PGD(3, 0.25, "uniform")
     run = attack.iterates(objective, edge_images(), threat=LINF, generator=rng.generator(0, "attack"))
     for steps, x in enumerate(run):
@@ -170,7 +162,7 @@ def test_a_misspelt_start_is_refused() -> None:
 
 def attack(net: nn.Module, images: Tensor) -> Tensor:
     generator = rng.generator(0, "attack")
-    return run_pgd(cross_entropy_objective(net, LABELS), images, generator=generator)
+    return run_pgd(margin_objective(net, LABELS), images, generator=generator)
 
 
 def test_no_gradient_reaches_parameters_or_images() -> None:
@@ -186,7 +178,7 @@ def test_works_under_no_grad_and_leaves_the_grad_mode_alone() -> None:
     expected = attack(net, images)
     with torch.no_grad():
         assert torch.equal(attack(net, images), expected)
-        for _ in PGD(2, 0.25, "clean").iterates(cross_entropy_objective(net, LABELS), images, threat=LINF):
+        for _ in PGD(2, 0.25, "clean").iterates(margin_objective(net, LABELS), images, threat=LINF):
             assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
     assert not torch.equal(expected, images)

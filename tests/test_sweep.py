@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, margin_objective
 from bench.data import Split
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluate import Swept, evaluate, sweep
 from bench.nn import Classifier, Encoder
 from bench.recipe import DatasetFacts, MethodConfig, build_recipe, load_tier
-from bench.record import Outcome, SweepSettings
+from bench.record import NoGradient, Outcome, SweepSettings
 from bench.reporting import Silent
 from bench.stop import Stop
 
@@ -143,7 +143,7 @@ def test_a_step_sweep_is_separate_evaluations_of_each_size(tmp_path: Path) -> No
 def test_the_iterates_are_those_of_separate_runs_bit_for_bit() -> None:
     images, labels = SPLIT.images.float().div(255), SPLIT.labels
 
-    objective = cross_entropy_objective(classifier(), labels)
+    objective = margin_objective(classifier(), labels)
 
     def how() -> dict[str, Any]:
         return {"threat": Threat(eps=0.05), "generator": rng.generator(0, "pgd", 0, 0)}
@@ -178,7 +178,7 @@ def test_the_worst_so_far_is_what_a_loop_over_all_iterates_finds(tmp_path: Path)
         labels = SPLIT.labels[first : first + 7]
         alive = torch.ones(len(labels), dtype=torch.bool)
         run = PGD(9, 2.0, "uniform").iterates(
-            cross_entropy_objective(model, labels),
+            margin_objective(model, labels),
             images,
             threat=Threat(eps=0.02),
             generator=rng.generator(0, "pgd", first, 0),
@@ -280,3 +280,22 @@ def test_a_state_of_another_classifier_is_refused(tmp_path: Path) -> None:
     measure(tmp_path, STEPS)
     with pytest.raises(BenchError, match="belongs to another run"):
         measure(tmp_path, STEPS, owner="you")
+
+
+class HalfBlind(Backbone):
+    """Passes no gradient to images that are brighter than most."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        dark = images.mean((1, 2, 3)) < 0.5
+        return super().forward(torch.where(dark[:, None, None, None], images, images.detach()))
+
+
+def test_images_without_a_gradient_are_counted_at_each_value(tmp_path: Path) -> None:
+    model = classifier()
+    model.encoder.backbone = HalfBlind()
+    bright = int((SPLIT.images.float().div(255).mean((1, 2, 3)) >= 0.5).sum())
+    assert 0 < bright < TEST_IMAGES
+    tiny = EPS.model_copy(update={"eps": (0.0, 1e-6)})
+    found = measure(tmp_path / "some", tiny, model=model).no_gradient
+    assert found == (NoGradient(), NoGradient(first=bright, last=bright))
+    assert measure(tmp_path / "none", STEPS).no_gradient == (NoGradient(),) * len(STEPS.grid)

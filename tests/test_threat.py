@@ -9,7 +9,7 @@ from attacked_images import DTYPES, FORMATS, L2, LABELS, LINF, STARTS, Net, edge
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, margin_objective
 from bench.errors import BenchError
 from bench.recipe import Norm, Start
 
@@ -85,7 +85,7 @@ def test_every_iterate_is_inside_to_the_last_bit(
     threat: Threat, start: Start, memory_format: torch.memory_format
 ) -> None:
     images = edge_images().contiguous(memory_format=memory_format)
-    objective = cross_entropy_objective(Net().eval(), LABELS)
+    objective = margin_objective(Net().eval(), LABELS)
     attack = PGD(3, 0.7, start)
     run = list(attack.iterates(objective, images, threat=threat, generator=rng.generator(0, "attack")))
     assert len(run) == 4  # the projected start is the first

@@ -2,7 +2,8 @@
 
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
 from bench.attack.frozen import attacking
-from bench.attack.pgd import PGD, Objective, cross_entropy_objective
+from bench.attack.objective import GradientWatch, Objective, log_margin, margin_objective
+from bench.attack.pgd import PGD
 from bench.attack.threat import Ball, Threat
 
 __all__ = [
@@ -10,9 +11,11 @@ __all__ = [
     "AutoAttackResult",
     "AutoAttackState",
     "Ball",
+    "GradientWatch",
     "Objective",
     "Threat",
     "attacking",
     "auto_attack",
-    "cross_entropy_objective",
+    "log_margin",
+    "margin_objective",
 ]

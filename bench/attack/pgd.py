@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from typing import Protocol, Self, get_args
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
+from bench.attack.objective import Objective
 from bench.attack.threat import Ball, Threat
 from bench.errors import BenchError, unknown
 from bench.recipe import Start
-
-Objective = Callable[[Tensor], Tensor]
-"""x_adv [B, C, H, W] -> [B], what the attacker wants large; images must not influence each other's value,
-unless that is the point (contrastive losses)."""
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
@@ -69,6 +65,7 @@ class PGD:
         *,
         threat: Threat,
         generator: torch.Generator | None = None,
+        on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Return the last iterate.
 
@@ -77,11 +74,12 @@ class PGD:
             images: [B, C, H, W], float32 or float64, in [0, 1]; the result keeps their memory format.
             threat: the ball to stay in.
             generator: decides the start, on the images' device; needed by every start but "clean".
+            on_gradient: called at each step with the objective's gradient, [B, C, H, W].
 
         Raises:
             BenchError: a random start without a generator.
         """
-        run = self.iterates(objective, images, threat=threat, generator=generator)
+        run = self.iterates(objective, images, threat=threat, generator=generator, on_gradient=on_gradient)
         return deque(run, maxlen=1).pop()  # one iterate in memory at a time
 
     def iterates(
@@ -91,6 +89,7 @@ class PGD:
         *,
         threat: Threat,
         generator: torch.Generator | None = None,
+        on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Tensor]:
         """Yield the projected start and then each step: the k-th is what the attack with ``steps=k`` returns.
 
@@ -102,8 +101,12 @@ class PGD:
         x = _start(ball, images, self.start, generator)
         yield ball.project(x)
         for _ in range(self.steps):
-            # From the raw start: the papers' noise may leave [0, 1] until the first projection.
-            x = ball.project(x + length * ball.step(_gradient(objective, x)))
+            gradient = _gradient(objective, x)
+            if on_gradient:
+                on_gradient(gradient)
+            # From the raw start: the papers' noise may leave [0, 1] until the first projection. A gradient that is
+            # not a number is no direction: without the zero it would make the image itself not a number.
+            x = ball.project(x + length * ball.step(gradient.nan_to_num()))
             yield x
 
 
@@ -127,8 +130,3 @@ def _gradient(objective: Objective, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(objective(x).sum(), x)
     return gradient
-
-
-def cross_entropy_objective(model: nn.Module, labels: Tensor) -> Objective:
-    """Return the objective of supervised attacks: each image's cross-entropy under ``labels`` (int64 [B])."""
-    return lambda x: F.cross_entropy(model(x), labels, reduction="none")

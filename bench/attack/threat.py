@@ -94,7 +94,10 @@ class L2Ball:
 
     def step(self, gradient: Tensor) -> Tensor:
         """Return the gradient divided by its length; zero stays zero."""
-        return gradient / _length(gradient).clamp_min(torch.finfo(gradient.dtype).tiny)
+        # Scaled first: the squares of small or large numbers leave the range of float32.
+        tiny = torch.finfo(gradient.dtype).tiny
+        scaled = gradient / gradient.abs().amax(tuple(range(1, gradient.dim())), keepdim=True).clamp_min(tiny)
+        return scaled / _length(scaled).clamp_min(tiny)
 
     def project(self, x: Tensor) -> Tensor:
         """Return ``x`` pulled straight towards its image, then cut to [0, 1], which only brings it nearer."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, AutoAttackState, Threat, auto_attack, cross_entropy_objective
+from bench.attack import PGD, AutoAttackState, GradientWatch, Threat, auto_attack, margin_objective
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
 from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
@@ -18,6 +18,7 @@ from bench.recipe import EvaluationSettings, Recipe
 from bench.record import (
     AutoAttackEvaluation,
     CorruptionEvaluation,
+    NoGradient,
     Outcome,
     PGDEvaluation,
     PhaseCost,
@@ -106,7 +107,7 @@ class _Evaluation:
         self.reporter, self.stop = reporter, stop
         modules = (__name__, *modules_of(classifier))
         self.environment = describe_environment(device_name(device), torch.get_num_threads(), modules=modules)
-        self.state = load_state(path, EvaluationState(owner=owner, answers=()), reporter)
+        self.state = load_state(path, EvaluationState(owner=owner, answers=(), no_gradient=NoGradient()), reporter)
         if any(other_code(self.state.ran_with(name), self.environment) for name in self.state.seconds):
             reporter.note(
                 "this evaluation was begun with other code than the present one, or it is not known with which. What "
@@ -128,6 +129,7 @@ class _Evaluation:
             step_size=settings.pgd_step_size * self.threat.eps,
             start=settings.pgd_start,
             restarts=settings.pgd_restarts,
+            no_gradient=self.state.no_gradient,
         )
         return Evaluation(
             sa=Outcome.pack(self.state.clean, test_images=count),
@@ -176,16 +178,23 @@ class _Evaluation:
         for first, images, labels in self._batches(len(self.state.robust)):
             clock = Clock()
             robust = torch.ones_like(labels, dtype=torch.bool)
+            first_step, last_step = ~robust, ~robust
             for restart in range(settings.pgd_restarts):
+                watch = GradientWatch()
                 x_adv = attack(
-                    cross_entropy_objective(self.attacked, labels),
+                    margin_objective(self.attacked, labels),
                     images,
                     threat=self.threat,
                     generator=rng.generator(self.seed, "pgd", first, restart, device=self.device),
+                    on_gradient=watch,
                 )
+                first_step, last_step = first_step | watch.first, last_step | watch.last
                 with torch.no_grad():
                     robust &= self.classifier(x_adv).argmax(1) == labels
-            self._save("ra", clock, robust=self.state.robust + tuple(robust.tolist()))
+            counted = self.state.no_gradient
+            if counted is not None:
+                counted += NoGradient(first=int(first_step.sum()), last=int(last_step.sum()))
+            self._save("ra", clock, robust=self.state.robust + tuple(robust.tolist()), no_gradient=counted)
             self.reporter.advance(len(labels))
         self.reporter.end()
 

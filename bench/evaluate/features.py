@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, margin_objective
 from bench.data import Split
 from bench.nn import Classifier, Encoder
 from bench.recipe import Recipe
@@ -57,7 +57,7 @@ def attacked_features(
         stop.check()
         batch = slice(first, first + settings.batch_size)
         x_adv = attack(
-            cross_entropy_objective(attacked, split.labels[batch].to(device)),
+            margin_objective(attacked, split.labels[batch].to(device)),
             split.images[batch].to(device).float().div(255),
             threat=threat,
             generator=rng.generator(seed, "pgd", first, 0, device=device),

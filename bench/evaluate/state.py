@@ -7,7 +7,7 @@ from bench.errors import BenchError
 from bench.evaluate.corrupted import CorruptionCounts
 from bench.files import read_json, set_aside, write_json
 from bench.recipe import Settings, canonical_digest
-from bench.record import Environment
+from bench.record import Environment, NoGradient
 from bench.reporting import Reporter
 
 Environments = tuple[Environment | None, ...]
@@ -35,6 +35,8 @@ class EvaluationState(SavedState):
     """The classes that clean images were taken for, ascending; None: not noted from the first image on."""
     robust: tuple[bool, ...] = ()
     """Under PGD."""
+    no_gradient: NoGradient | None = None
+    """Of those; None: the first of them were attacked by a program that did not count."""
     autoattack: dict[str, Any] | None = None
     """The adapter's own state."""
     corruptions: dict[str, CorruptionCounts] = {}

@@ -6,14 +6,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import PGD, Threat
+from bench.attack import PGD, GradientWatch, Threat, log_margin
 from bench.data import Split
 from bench.evaluate.state import SavedState, load_state
 from bench.nn import Classifier
-from bench.record import Outcome, PhaseCost, SweepSettings
+from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings
 from bench.reporting import Reporter
 from bench.stop import Stop
 from bench.train.cost import Clock, device_name
@@ -24,6 +23,8 @@ class Swept(NamedTuple):
 
     outcomes: tuple[Outcome, ...]
     worst: tuple[Outcome, ...] | None
+    no_gradient: tuple[NoGradient, ...] | None
+    """None: the first batches were attacked by a program that did not count."""
     cost: PhaseCost
 
 
@@ -32,6 +33,7 @@ class _State(SavedState):
 
     last: tuple[tuple[bool, ...], ...]
     worst: tuple[tuple[bool, ...], ...]
+    no_gradient: tuple[NoGradient, ...] | None = None
     seconds: float = 0.0
 
 
@@ -71,7 +73,9 @@ def sweep(
     """
     attack = _Attack(classifier.to(device).eval(), settings, seed, stop)
     empty = ((),) * len(settings.grid)
-    state = load_state(path, _State(owner=owner, last=empty, worst=empty), reporter)
+    state = load_state(
+        path, _State(owner=owner, last=empty, worst=empty, no_gradient=(NoGradient(),) * len(empty)), reporter
+    )
     count, batch = len(test.labels), settings.batch_size
     steps = len(settings.steps)
     done = sum(len(state.last[row]) for row in range(0, len(empty), steps))
@@ -86,22 +90,25 @@ def sweep(
                 owner=owner,
                 last=_extended(state.last, rows, [verdict.last for verdict in verdicts]),
                 worst=_extended(state.worst, rows, [verdict.worst for verdict in verdicts]),
+                no_gradient=_counted(state.no_gradient, rows, [verdict.no_gradient for verdict in verdicts]),
                 seconds=state.seconds + clock.seconds,
             )
             state.save(path)
             reporter.advance(len(images))
     reporter.end()
     cost = PhaseCost(seconds=state.seconds, images=count * len(settings.eps), device=device_name(device))
-    return Swept(_packed(state.last), _packed(state.worst) if settings.kind == "steps" else None, cost)
+    worst = _packed(state.worst) if settings.kind == "steps" else None
+    return Swept(_packed(state.last), worst, state.no_gradient, cost)
 
 
 class _Verdict(NamedTuple):
-    """Of one batch after some number of steps: bool [B] each."""
+    """Of one batch after some number of steps."""
 
     last: Tensor
-    """Whether the iterate of that step is classified right."""
+    """bool [B]: whether the iterate of that step is classified right."""
     worst: Tensor
-    """Whether that holds for every iterate up to there."""
+    """bool [B]: whether that holds for every iterate up to there."""
+    no_gradient: NoGradient
 
 
 class _Attack:
@@ -123,23 +130,27 @@ class _Attack:
         settings = self._settings
         if eps == 0:  # every iterate is the image
             right = _judge(self._classifier, images, labels)
-            return [_Verdict(right, right)] * len(settings.steps)
+            return [_Verdict(right, right, NoGradient())] * len(settings.steps)
         seen: list[Tensor] = []
+        watch = GradientWatch()
 
         def objective(x: Tensor) -> Tensor:
             logits = self._attacked(x)
             seen.append(logits.detach().argmax(1) == labels)
-            return F.cross_entropy(logits, labels, reduction="none")
+            return log_margin(logits, labels)
 
         run = PGD(settings.steps[-1], settings.step_size, settings.start).iterates(
             objective,
             images,
             threat=Threat(norm=settings.norm, eps=eps),
             generator=rng.generator(self._seed, "pgd", first, 0, device=images.device),
+            on_gradient=watch,
         )
-        return list(self._verdicts(run, labels, seen))
+        return list(self._verdicts(run, labels, seen, watch))
 
-    def _verdicts(self, run: Iterator[Tensor], labels: Tensor, seen: list[Tensor]) -> Iterator[_Verdict]:
+    def _verdicts(
+        self, run: Iterator[Tensor], labels: Tensor, seen: list[Tensor], watch: GradientWatch
+    ) -> Iterator[_Verdict]:
         worst = torch.ones_like(labels, dtype=torch.bool)
         for step, x_adv in enumerate(run):
             self._stop.check()
@@ -150,7 +161,7 @@ class _Attack:
             if step in self._settings.steps:
                 last = _judge(self._classifier, x_adv, labels)
                 worst = worst & last
-                yield _Verdict(last, worst)
+                yield _Verdict(last, worst, NoGradient(first=int(watch.first.sum()), last=int(watch.last.sum())))
 
 
 @torch.no_grad()
@@ -162,6 +173,13 @@ def _judge(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 def _extended(table: tuple[tuple[bool, ...], ...], rows: range, columns: list[Tensor]) -> tuple[tuple[bool, ...], ...]:
     added = dict(zip(rows, columns, strict=True))
     return tuple(row + tuple(added[i].tolist()) if i in added else row for i, row in enumerate(table))
+
+
+def _counted(
+    table: tuple[NoGradient, ...] | None, rows: range, columns: list[NoGradient]
+) -> tuple[NoGradient, ...] | None:
+    added = dict(zip(rows, columns, strict=True))
+    return table and tuple(count + added.get(i, NoGradient()) for i, count in enumerate(table))
 
 
 def _packed(table: tuple[tuple[bool, ...], ...]) -> tuple[Outcome, ...]:

@@ -20,7 +20,16 @@ on CIFAR-10); a loss that hides its gradients from PGD makes one of 0.5 and more
 
 def reliability_flags(group: Group) -> tuple[str, ...]:
     """Return what speaks against trusting the numbers of ``group``, but for AutoAttack's own warnings."""
-    return tuple([*_guessing(group), *_doubts(group), *_masking(group), *_dirty(group), *code_flags([*group.seeds])])
+    return tuple(
+        [
+            *_guessing(group),
+            *_doubts(group),
+            *_masking(group),
+            *_blind(group),
+            *_dirty(group),
+            *code_flags([*group.seeds]),
+        ]
+    )
 
 
 def is_guessing(one: Measured) -> bool:
@@ -52,6 +61,16 @@ def _masking(group: Group) -> Iterator[str]:
             f"RA exceeds AA by {100 * largest:.0f} points on the same images: gradient masking suspected, "
             "so RA says little"
         )
+
+
+def _blind(group: Group) -> Iterator[str]:
+    for one in group.seeds:
+        found, images = one.record.ra.no_gradient, one.record.ra.outcome.n
+        if found and (found.first or found.last):
+            yield (
+                f"PGD had no direction for {found.first} of {images} images at its first step and for {found.last} at "
+                f"its last (seed {one.record.seed}): their gradient is zero or not finite, so RA says little"
+            )
 
 
 def _gap(record: Record, test_images: int) -> float | None:

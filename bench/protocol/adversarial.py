@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.attack import PGD, Objective, Threat, cross_entropy_objective
+from bench.attack import PGD, Objective, Threat, margin_objective
 from bench.method import StepLoss
 from bench.nn import Classifier, Encoder, branches
 from bench.protocol.stage import Labelled, ProtocolStage, accuracy
@@ -46,9 +46,7 @@ class AdversarialStage(ProtocolStage[A]):
 
     def _attack(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
         attacked = Classifier(self.encoder, self.head).prepared()
-        objective = (
-            cross_entropy_objective(attacked, labels) if self.plan.loss == "pgd" else self._away(images, attacked)
-        )
+        objective = margin_objective(attacked, labels) if self.plan.loss == "pgd" else self._away(images, attacked)
         return PGD.of(self.plan)(objective, images, threat=self._threat, generator=generator)
 
     @torch.no_grad()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, attacking, margin_objective
 from bench.errors import BenchError
 from bench.nn import Classifier
 from bench.recipe import ProtocolSettings
@@ -68,21 +68,21 @@ class BestEpoch(nn.Module):
             images: uint8 [N, C, H, W], all training images.
             labels: int64 [N].
         """
-        accuracy = self._robust_accuracy(classifier.prepared(), images[self.chosen], labels[self.chosen])
+        accuracy = self._robust_accuracy(classifier, images[self.chosen], labels[self.chosen])
         if accuracy > float(self.accuracy):
             self.classifier.load_state_dict(classifier.state_dict())
             self.accuracy.fill_(accuracy)
             self.epoch.fill_(epoch + 1)
         return {"held-out robust accuracy": accuracy}
 
-    def _robust_accuracy(self, attacked: Classifier, images: Tensor, labels: Tensor) -> float:
-        right = 0
+    def _robust_accuracy(self, classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+        right, attacked = 0, classifier.prepared()
         generator = rng.generator(self._seed, self._settings.section, "selection", device=images.device)
         size = self._settings.batch_size
         attack = PGD(self._settings.selection_steps, _STEP_SIZE, "uniform")
         for batch, target in zip(images.split(size), labels.split(size), strict=True):
-            objective = cross_entropy_objective(attacked, target)
+            objective = margin_objective(attacked, target)
             adversarial = attack(objective, batch.float() / 255, threat=self._threat, generator=generator)
-            with torch.no_grad():
-                right += int((attacked(adversarial).argmax(1) == target).sum())
+            with attacking(classifier), torch.no_grad():  # as RA, on the classifier itself
+                right += int((classifier(adversarial).argmax(1) == target).sum())
         return right / len(labels)

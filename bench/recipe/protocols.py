@@ -40,7 +40,7 @@ class ProtocolSettings(TrainPlan):
     training images held out for the purpose, the earliest of equals. The test images have no say in it."""
     selection_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Under ``best``, the share held out, drawn from the run's seed; ACL holds out 5,000 of CIFAR's 50,000."""
-    selection_steps: int = Field(default=20, ge=0)
+    selection_steps: int = Field(default=20, ge=1)
     """Under ``best``, the steps of PGD on them: of eps/4, from one uniform start, at the threat model's radius."""
 
     @model_validator(mode="before")
@@ -90,6 +90,7 @@ class AdversarialSettings(ProtocolSettings):
     """``trades``: CE(clean) + beta KL(clean || adversarial). ``pgd``: CE on the adversarial images (PGD-AT)."""
     beta: float = Field(default=6.0, ge=0)
     steps: int = Field(default=10, ge=0)
+    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "gaussian"
@@ -97,6 +98,15 @@ class AdversarialSettings(ProtocolSettings):
     clean_passes: Literal[1, 2] = 1
     """How often TRADES passes the clean batch through the network. Its released code does so before and after the
     adversarial one; the second changes no gradient, but moves batch-norm's statistics further towards clean images."""
+
+    @model_validator(mode="after")
+    def _trades_starts_beside_the_image(self) -> Self:
+        if self.loss == "trades" and self.start == "clean" and self.steps:
+            raise ValueError(
+                "start=clean gives loss=trades no direction: its divergence is smallest at the clean image, with a "
+                "gradient of 0; use start=gaussian, as the paper does, or start=uniform"
+            )
+        return self
 
 
 class SLFSettings(LinearSettings):

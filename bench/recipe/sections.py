@@ -66,7 +66,7 @@ class EvaluationSettings(Settings):
     eps: float | None = Field(default=None, ge=0, le=1)
     """Radius to evaluate at; None: the threat model's."""
     batch_size: int = Field(default=256, ge=1)
-    pgd_steps: int = Field(default=20, ge=0)
+    pgd_steps: int = Field(default=20, ge=1)
     pgd_step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 0.25 is 2/255 at eps 8/255."""
     pgd_start: Start = "uniform"

@@ -4,7 +4,7 @@ from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
-from bench.record.outcome import Outcome, wilson_interval
+from bench.record.outcome import NoGradient, Outcome, wilson_interval
 from bench.record.paired import Pairs, Shared, mcnemar_exact, newcombe_interval, shared
 from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
 from bench.record.store import LOCAL, load_record, record_files, record_path, save_record
@@ -28,6 +28,7 @@ __all__ = [
     "Environment",
     "Inventory",
     "MeanDifference",
+    "NoGradient",
     "Outcome",
     "PGDEvaluation",
     "Pairs",

@@ -107,6 +107,22 @@ class Outcome(Settings):
         return mask, spread
 
 
+class NoGradient(Settings):
+    """Images for which the gradient of an attack was zero everywhere or not finite somewhere.
+
+    They stayed where they were, so that their outcome says little.
+    """
+
+    first: int = Field(default=0, ge=0, le=10**9)
+    """At the first step, from any of the restarts."""
+    last: int = Field(default=0, ge=0, le=10**9)
+    """At the last step, from any of the restarts."""
+
+    def __add__(self, other: Self) -> Self:
+        """Return the counts of both, which are of different images."""
+        return self.model_copy(update={"first": self.first + other.first, "last": self.last + other.last})
+
+
 def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
     """Return the Wilson score interval of a proportion.
 

@@ -10,12 +10,12 @@ from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.inventory import Inventory
-from bench.record.outcome import Outcome
+from bench.record.outcome import NoGradient, Outcome
 from bench.record.sealed import Sealed
 
 SCHEMA: Literal[3] = 3
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
-empty in older ones: nothing is made up for them."""
+empty in older ones, and counts RA's images without a gradient: nothing is made up for them."""
 
 Doubt = Literal["constant features", "constant classifier", "one test class"]
 """What a run notices against its own numbers: the encoder gives all training images the same features, the classifier
@@ -27,10 +27,12 @@ class PGDEvaluation(Settings):
 
     outcome: Outcome
     eps: Radius
-    steps: Count
+    steps: int = Field(ge=1, le=10**9)
     step_size: Amount
     start: Name
     restarts: Count
+    no_gradient: NoGradient | None = None
+    """None: not counted, as by programs before this field."""
 
 
 class AutoAttackEvaluation(Settings):

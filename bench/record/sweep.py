@@ -13,7 +13,7 @@ from bench.recipe import Norm, Settings, Start, canonical_digest
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
-from bench.record.outcome import Outcome
+from bench.record.outcome import NoGradient, Outcome
 from bench.record.sealed import Sealed, load_sealed, save_sealed
 from bench.reporting import Reporter
 
@@ -37,7 +37,7 @@ def grid_fault(grid: Sequence[float]) -> str | None:
 
 
 class SweepSettings(Settings):
-    """How a sweep attacks: by PGD with cross-entropy, one start. One of ``eps`` and ``steps`` is the grid."""
+    """How a sweep attacks: by PGD on the log-margin, one start. One of ``eps`` and ``steps`` is the grid."""
 
     kind: SweepKind
     norm: Norm = "linf"
@@ -99,6 +99,8 @@ class Sweep(Sealed):
     """One a grid value, in its order: the images that the attack of just that size leaves right."""
     worst: tuple[Outcome, ...] | None = None
     """Of steps only: the images that no iterate up to there got wrong. It never rises."""
+    no_gradient: tuple[NoGradient, ...] | None = None
+    """One a grid value; None: not counted, as by programs before this field."""
     cost: PhaseCost
     environment: Environment
     finished: AwareDatetime
@@ -110,6 +112,8 @@ class Sweep(Sealed):
         for outcomes in (self.outcomes, self.worst or self.outcomes):
             if len(outcomes) != len(self.settings.grid):
                 raise ValueError(f"{len(outcomes)} outcomes for {len(self.settings.grid)} values of the grid")
+        if self.no_gradient is not None and len(self.no_gradient) != len(self.settings.grid):
+            raise ValueError(f"{len(self.no_gradient)} counts for {len(self.settings.grid)} values of the grid")
         if len({outcome.n for outcome in self.outcomes + (self.worst or ())}) != 1:
             raise ValueError("the outcomes are not all of the same images")
         worst = self.worst or ()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, margin_objective
 from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
@@ -135,7 +135,7 @@ def _attack_seconds(run: Run, classifier: Classifier) -> _AttackSeconds:
     recipe, test = run.recipe.downstream, run.target.test
     count = min(len(test.labels), _PROBE_IMAGES)
     images = test.images[:count].to(run.device).float().div(255)
-    objective = cross_entropy_objective(classifier.prepared(), test.labels[:count].to(run.device))
+    objective = margin_objective(classifier.prepared(), test.labels[:count].to(run.device))
     threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
 
     attack = PGD(steps=1, step_size=0.0, start="clean")

@@ -183,6 +183,7 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         settings=settings,
         outcomes=swept.outcomes,
         worst=swept.worst,
+        no_gradient=swept.no_gradient,
         cost=swept.cost,
         environment=describe_environment(device_name(device), torch.get_num_threads()),
         finished=datetime.now(UTC).replace(microsecond=0),

@@ -42,6 +42,7 @@ class PretextSettings(TrainPlan):
     selfie_loss: SelfieLoss = "double-softmax"
     """The authors' form, or ``scaled`` for runs in which Selfie stays at chance."""
     steps: int = Field(default=10, ge=0)
+    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"

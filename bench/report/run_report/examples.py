@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, cross_entropy_objective
+from bench.attack import PGD, Threat, margin_objective
 from bench.data import Dataset
 from bench.report.fates import Fate, fates
 from bench.run import Finished
@@ -48,7 +48,7 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
     adversarial = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)(
-        cross_entropy_objective(classifier.prepared(), labels),
+        margin_objective(classifier.prepared(), labels),
         images,
         threat=threat,
         generator=rng.generator(record.seed, "report", finished.protocol, device=device),

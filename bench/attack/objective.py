@@ -1,0 +1,46 @@
+"""What attacks on classifiers maximise, and the images whose gradient shows an attack no direction."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+Objective = Callable[[Tensor], Tensor]
+"""x_adv [B, C, H, W] -> [B], what the attacker wants large; images must not influence each other's value,
+unless that is the point (contrastive losses)."""
+
+
+def log_margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return m, the logsumexp of the wrong classes' logits minus the right logit: [B, K], int64 [B] -> [B].
+
+    Cross-entropy is softplus(m), so its gradient is sigmoid(m) > 0 times that of m. A step along the gradient's
+    sign, or along the gradient divided by its length, is the same for both in exact arithmetic. In floating point
+    the gradient of cross-entropy is rounded away where the right logit leads by far, that of m is not.
+    """
+    right = labels[:, None]
+    wrong = logits.scatter(1, right, -torch.inf).logsumexp(1)
+    return wrong - logits.gather(1, right)[:, 0]
+
+
+def margin_objective(model: nn.Module, labels: Tensor) -> Objective:
+    """Return the objective of supervised attacks: each image's :func:`log_margin` under ``labels`` (int64 [B])."""
+    return lambda x: log_margin(model(x), labels)
+
+
+class GradientWatch:
+    """Notes the images whose gradient is zero everywhere or not finite somewhere; pass it as ``on_gradient``.
+
+    Such an image stays where it is, so that its outcome says little about the model.
+    """
+
+    first: Tensor
+    """bool [B]: at the first step."""
+    last: Tensor
+    """bool [B]: at the last step so far."""
+
+    def __call__(self, gradient: Tensor) -> None:
+        """Take the gradient of the next step, [B, C, H, W]."""
+        flat = gradient.flatten(1)
+        self.last = (flat == 0).all(1) | ~flat.isfinite().all(1)
+        if not hasattr(self, "first"):
+            self.first = self.last
