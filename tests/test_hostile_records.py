@@ -48,7 +48,7 @@ LIES: Mapping[str, tuple[tuple[str | int, ...], Any]] = {
     "shape": (("recipe", "dataset", "image_shape"), [3, 10**9, 10**9]),
     "moments": (("recipe", "dataset", "mean"), [1e308] * 3),
     "threat": (("recipe", "threat"), {"norm": "l2", "eps": 1e307}),
-    "budget": (("recipe", "budget"), "cheap | <b>"),
+    "budget": (("recipe", "budget"), ["cheap"]),
     "budget size": (("recipe", "budget"), 1e308),
 }
 

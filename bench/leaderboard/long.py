@@ -12,6 +12,9 @@ _COLUMNS = (
     *("pretraining_seconds", "pretraining_flops", "machines", "flags", "records"),
 )
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+"""How a cell begins that spreadsheets compute."""
+
 
 def render_csv(board: Leaderboard) -> str:
     """Return a header and one line a (row, measure); accuracies are shares of 1, what is missing is empty.
@@ -26,8 +29,13 @@ def render_csv(board: Leaderboard) -> str:
         scores = {"aa": row.aa, "ra_on_aa": row.ra_on_aa, "ra": row.ra, "sa": row.sa, "corruptions": corrupted}
         for measure, score in scores.items():
             if score:
-                writer.writerow(_line(row, measure, score))
+                writer.writerow(map(_text, _line(row, measure, score)))
     return text.getvalue()
+
+
+def _text(cell: object) -> object:
+    """Return ``cell`` so that no spreadsheet takes a text for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
 
 
 def _line(row: Row, measure: str, score: Score) -> list[object]:

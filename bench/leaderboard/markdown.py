@@ -76,7 +76,7 @@ def conditions(key: TableKey) -> str:
     """Return what the rows of one table have in common, for its heading."""
     parts = [f"{key.protocol.upper()}, tier {key.tier}, fidelity {key.fidelity}"]
     if key.attack:
-        parts.append(key.attack)
+        parts.append(escape(key.attack))
     if key.pretrained_on:
         parts.append(f"transfer from {key.pretrained_on}")
     if key.budget:

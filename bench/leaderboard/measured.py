@@ -6,14 +6,14 @@ from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import DatasetFacts, Settings, ThreatSettings
-from bench.recipe.fields import Amount
+from bench.recipe.fields import Amount, Text
 from bench.record import Outcome, Record, load_record
 
 
 class Budgeted(Settings):
     """What a recipe says of the compute that pre-training was held to."""
 
-    budget: Amount | None
+    budget: Amount | Text | None
 
 
 class Measured(NamedTuple):

@@ -32,7 +32,16 @@ def serving(folder: Path, port: int) -> Iterator[ThreadingHTTPServer]:
 
 
 class _Quiet(SimpleHTTPRequestHandler):
-    """Serves files without a line for each."""
+    """Serves files without a line for each, and only what lies in the folder itself."""
+
+    def translate_path(self, path: str) -> str:
+        """Return the file that ``path`` means; one that does not exist where a symbolic link leads elsewhere."""
+        found, folder = super().translate_path(path), Path(self.directory)
+        # Of a folder, the server shows an index on its own account.
+        shown = (Path(found, name) for name in ("", "index.html", "index.htm"))
+        if all(each.resolve().is_relative_to(folder.resolve()) for each in shown):
+            return found
+        return str(folder / "404" / "outside")
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing."""
