@@ -1,7 +1,9 @@
 """Figures from results: what compares shares one, what does not has its own, and mistakes are said."""
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from bench.errors import BenchError
 from bench.record import save_sweep
 from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne
 from bench.report.figures import draw as drawing
+from bench.report.figures.words import free_name
 from bench.run import RunRequest, execute, prepare, select_finished
 
 CPU = torch.device("cpu")
@@ -114,10 +117,15 @@ def test_cost_has_a_point_a_recipe_and_a_figure_a_table(tmp_path: Path, drawn: l
     record = template()
     points = {point.label: point for point in call["data"]}
     assert points.keys() == {"DeACL 2022, 3 seeds", "SimCLR 2020"}
-    assert points["SimCLR 2020"].seconds == record.pretraining_seconds
+    assert points["SimCLR 2020"].cost == record.pretraining_flops
     assert points["SimCLR 2020"].ra.mean == 100 * record.ra.outcome.accuracy
     assert points["SimCLR 2020"].aa.mean == 5
-    assert record.environment.device in call["note"]
+    assert record.environment.device not in call["note"]
+    assert points["DeACL 2022, 3 seeds"].method != points["SimCLR 2020"].method
+    timed = draw_cost(results, tmp_path / "out", Choice(protocol="slf"), time=True)
+    assert all(path.stem.startswith("time-digits-tiny-uniform-slf-") for path in timed.files)
+    assert record.environment.device in drawn[-1]["note"]
+    assert {point.cost for point in drawn[-1]["data"]} == {record.pretraining_seconds}
 
 
 def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path) -> None:
@@ -126,8 +134,10 @@ def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path) -> No
     add(results, record)
     elsewhere = record.environment.model_copy(update={"device": "another machine"})
     add(results, record, title="SimCLR", method="simclr", protocol_sha256="a" * 64, environment=elsewhere)
-    files = draw_cost(results, tmp_path / "out").files
+    files = draw_cost(results, tmp_path / "out", time=True).files
     assert len({path.stem for path in files}) == 2
+    assert any(path.stem.endswith("-another-machine") for path in files)
+    assert {path.stem for path in draw_cost(results, tmp_path / "out").files} == {"cost-digits-tiny-uniform-slf"}
 
 
 def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
@@ -136,6 +146,36 @@ def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: li
     assert len(found.files) == 2 * len(drawn) == 4
     deacl = next(call for call in drawn if "DeACL" in call["title"])
     assert deacl["data"] == {f"seed {seed}": template().history for seed in range(3)}
+    names = {path.stem for path in found.files}
+    assert names == {"curves-digits-tiny-uniform-slf-deacl-s0-s1-s2", "curves-digits-tiny-uniform-slf-simclr-s0"}
+    one = draw_curves(results, tmp_path / "out", Choice("digits", "slf", "simclr"))
+    assert {path.stem for path in one.files} == {"curves-digits-tiny-uniform-slf-simclr-s0"}
+
+
+def test_a_name_says_what_a_figure_shows_and_a_digest_comes_with_a_collision_alone(tmp_path: Path) -> None:
+    results, record = tmp_path / "results", template()
+    add(results, record, protocol_sha256="a" * 64, overrides={"stage2.lam": 3})
+    add(results, record, protocol_sha256="b" * 64, overrides={"stage2.lam": 4})
+    add(results, record, protocol_sha256="c" * 64, recipe={**record.recipe, "budget": "2e12"})
+    names = {path.stem for path in draw_curves(results, tmp_path / "out").files}
+    assert names == {
+        "curves-digits-tiny-uniform-slf-deacl-stage2.lam=3-s0",
+        "curves-digits-tiny-uniform-slf-deacl-stage2.lam=4-s0",
+        "curves-digits-tiny-uniform-slf-deacl-budget-2e12-s0",
+    }
+    taken = [tmp_path / "name.png"]
+    assert free_name("other", "x", taken) == "other"
+    assert re.fullmatch("name-[0-9a-f]{8}", free_name("name", "x", taken))
+
+
+def test_curves_say_how_many_there_are_and_which_one_is_drawn(tmp_path: Path) -> None:
+    results = fill(tmp_path / "results")
+    arguments = ["--results-dir", str(results), "--output", str(tmp_path / "out"), "--method", "simclr"]
+    done = CliRunner().invoke(app, ["plot", "curves", *arguments])
+    assert done.exit_code == 0, done.output
+    assert "training curves: 0/2 figures" in done.stderr
+    assert "2/2 figures" in done.stderr
+    assert len(done.stdout.splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -157,18 +197,31 @@ def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure:
     assert not output.exists()
 
 
-def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path) -> None:
-    small = {"encoder.width": 1, "stage1.epochs": 1, "stage1.batch_size": 256, "slf.epochs": 1}
-    for seed in (0, 1):
-        overrides = {**small, "evaluate.pgd_steps": 1, "evaluate.autoattack": False}
-        request = RunRequest("simclr", "digits", protocols=["slf"], seed=seed, overrides=overrides, device="cpu")
+def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {"encoder.width": 1, "stage1.epochs": 1, "stage1.batch_size": 256}
+    for epochs in (1, 2):  # two recipes of one method and seed
+        overrides = {**small, "slf.epochs": epochs, "evaluate.pgd_steps": 1, "evaluate.autoattack": False}
+        request = RunRequest("simclr", "digits", protocols=["slf"], overrides=overrides, device="cpu")
         execute(prepare(RunRequest(**{**vars(request), "runs_dir": tmp_path / "runs"})), tmp_path / "results")
+    titles: list[list[str]] = []
+    drawing_tsne = sys.modules["bench.report.figures.draw_tsne"]  # the package's name is that of its function
+    render = drawing_tsne.tsne_figure
+
+    def spy(panels: Any, *rest: Any, **words: Any) -> Any:
+        titles.append([panel.title.replace("\n", " ") for panel in panels])
+        return render(panels, *rest, **words)
+
+    monkeypatch.setattr(drawing_tsne, "tsne_figure", spy)
     chosen = select_finished(tmp_path / "runs")
     where: dict[str, Any] = {"data_dir": tmp_path, "device": CPU, "images": 20}
     first = draw_tsne(chosen, tmp_path / "out", **where)
     attacked = draw_tsne(chosen, tmp_path / "out", **where, adversarial=True)
-    assert [path.stem for path in first] == ["tsne-digits-tiny-uniform-slf"] * 2
-    assert [path.stem for path in attacked] == ["tsne-digits-tiny-uniform-slf-attacked"] * 2
+    (clean,) = {path.stem for path in first}
+    assert re.fullmatch(r"tsne-digits-tiny-uniform-slf-2-runs-[0-9a-f]{8}", clean)  # the settings are too many to name
+    assert {path.stem for path in attacked} == {f"{clean}-attacked"}
+    assert sorted(title.count("slf.epochs=1") for title in titles[0]) == [0, 1]
+    assert sorted(title.count("slf.epochs=2") for title in titles[0]) == [0, 1]
+    assert [title.endswith("attacked") for title in titles[1]] == [False, False, True, True]
     once, again = (draw_tsne(chosen[:1], tmp_path / name, **where)[1].read_bytes() for name in ("once", "again"))
     assert once == again != first[1].read_bytes()
     shutil.rmtree(tmp_path / "out")

@@ -1,5 +1,6 @@
 """Figures: they show the numbers they were given, are told apart without colour, and never change by themselves."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -109,10 +110,10 @@ def test_cost_shows_ra_filled_and_aa_hollow() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.3, 4.0, 90.0, 3000.0, 2e5, 6e6])
-def test_any_duration_has_its_ticks(seconds: float) -> None:
+def test_any_cost_has_its_ticks(seconds: float) -> None:
     point = CostPoint("x", seconds, Band(50, 40, 60), None, 0)
-    for longest in (2 * seconds, 400 * seconds):
-        (axes,) = cost_figure([point, point._replace(seconds=longest)], title="", note="").axes
+    for longest, time in itertools.product((2 * seconds, 400 * seconds), (True, False)):
+        (axes,) = cost_figure([point, point._replace(cost=longest)], title="", note="", time=time).axes
         low, high = axes.get_xlim()
         ticks = [tick for tick in axes.get_xticks() if low <= tick <= high]
         assert low < seconds < longest < high
@@ -188,11 +189,41 @@ def test_the_same_numbers_give_the_same_bytes(name: str, kind: str) -> None:
     assert b"Matplotlib v" not in first
 
 
-def test_drawing_leaves_matplotlib_as_it_was() -> None:
-    before = dict(mpl.rcParams)
-    for make in FIGURES.values():
-        encoded(make(), "svg")
-    assert dict(mpl.rcParams) == before
+@pytest.mark.parametrize("name", FIGURES)
+def test_drawing_leaves_matplotlib_as_it_was(name: str) -> None:
+    # Values that no style has, so that a leak shows whatever was drawn before in this process.
+    own = {"font.size": 31.0, "axes.linewidth": 7.0, "lines.linewidth": 9.0, "legend.frameon": True, "axes.grid": False}
+    with mpl.rc_context(own):  # type: ignore[arg-type]
+        before = dict(mpl.rcParams)
+        encoded(FIGURES[name](), "svg")
+        assert dict(mpl.rcParams) == before
+        assert own.items() <= dict(mpl.rcParams).items()
+
+
+def test_small_print_ends_inside_the_figure() -> None:
+    note = "bars: 95 % interval over 100 or 360 images; " * 3 + "time on a machine of a long name, 16 threads"
+    figure = cost_figure([CostPoint("a", 30, Band(50, 45, 55), None, 0)], title="title", note=note)
+    figure.draw_without_rendering()
+    (text,) = [text for text in figure.texts if text.get_text().startswith("bars")]
+    box, whole = text.get_window_extent(), figure.bbox
+    assert whole.x0 <= box.x0
+    assert box.x1 <= whole.x1
+    assert whole.y0 <= box.y0
+
+
+def test_a_method_has_one_colour_and_no_other_method_has_it() -> None:
+    found = [
+        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, 2 * method + row, method)
+        for method in range(11)
+        for row in range(2)
+    ]
+    (axes,) = cost_figure(found, title="", note="").axes
+    legend = axes.get_legend()
+    assert legend is not None
+    colours = [str(handle.get_color()) for handle in legend.get_lines()[:22]]
+    assert colours[::2] == colours[1::2]
+    assert len(set(colours)) == 11
+    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:11]}) == 11
 
 
 def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:

@@ -59,34 +59,40 @@ def steps(
 def cost(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
+    time: Annotated[
+        bool, typer.Option("--time", help="Wall-clock instead of operations: one figure for each kind of machine.")
+    ] = False,
     results_dir: Results = RESULTS,
     output: Output = _FIGURES,
     as_json: AsJson = False,
 ) -> None:
-    """Robustness against pre-training time, from the records (DeACL, figure 1).
+    """Robustness against what pre-training cost, from the records (DeACL, figure 1).
 
-    Examples: `bench plot cost`, `bench plot cost --protocol slf`
+    Examples: `bench plot cost`, `bench plot cost --protocol slf --time`
     """
     from bench.report.figures import Choice, draw_cost
 
-    _say(draw_cost(results_dir, output, Choice(dataset, protocol)), as_json)
+    _say(draw_cost(results_dir, output, Choice(dataset, protocol), time=time), as_json)
 
 
 @plot.command()
 def curves(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
+    method: Annotated[str | None, typer.Option("--method", help="Only of this method; default: all.")] = None,
     results_dir: Results = RESULTS,
     output: Output = _FIGURES,
     as_json: AsJson = False,
 ) -> None:
     """Losses, accuracies and learning rates of training, epoch by epoch, from the records.
 
-    Examples: `bench plot curves`, `bench plot curves --dataset digits --protocol slf`
+    Examples: `bench plot curves --method deacl --protocol slf`, `bench plot curves --dataset digits`
     """
     from bench.report.figures import Choice, draw_curves
 
-    _say(draw_curves(results_dir, output, Choice(dataset, protocol)), as_json)
+    with reporting(Console(stderr=True)) as reporter:
+        drawn = draw_curves(results_dir, output, Choice(dataset, protocol, method), reporter=reporter)
+    _say(drawn, as_json)
 
 
 @plot.command()

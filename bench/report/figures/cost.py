@@ -1,6 +1,7 @@
-"""Robustness against what pre-training took, one mark a method (DeACL, figure 1)."""
+"""Robustness against what pre-training cost, one mark a row (DeACL, figure 1)."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.axes import Axes
@@ -26,31 +27,34 @@ _SHIFT = 0.018
 
 
 class CostPoint(NamedTuple):
-    """One method: what its pre-training took and what came of it."""
+    """One row: what its pre-training cost and what came of it."""
 
     label: str
-    seconds: float
-    """Of pre-training, above 0."""
+    cost: float
+    """Of pre-training, above 0: operations or seconds."""
     ra: Band
     aa: Band | None
     """None where AutoAttack was not run."""
     mark: int
-    """Which colour and marker; another for each point."""
+    """Which marker; another for each point."""
+    method: int | None = None
+    """Which colour: rows of one method share it; None: one of its own."""
 
 
-def cost_figure(points: Sequence[CostPoint], *, title: str, note: str) -> Figure:
+def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: bool = False) -> Figure:
     """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, a hair to the right for its bar.
 
     Args:
         points: at least one; listed in their order.
         title: what all points have in common.
-        note: small print: what the bars are, and on which device the time was taken.
+        note: small print: what the bars are, and on which machine a time was taken.
+        time: whether the costs are seconds of wall-clock, instead of floating-point operations.
     """
     with styled():
         figure = new_figure(6.6, 3.6)
         axes = figure.add_subplot()
-        _time_axis(axes, [point.seconds for point in points])
-        handles = [_point(axes, mark(point.mark), point) for point in points]
+        (_time_axis if time else _operations_axis)(axes, _limits(axes, [point.cost for point in points]))
+        handles = [_point(axes, mark(point.mark, point.method), point) for point in points]
         handles += [_key("RA, PGD", filled=True)]
         if any(point.aa for point in points):
             handles += [_key("AA, AutoAttack", filled=False)]
@@ -64,14 +68,14 @@ def cost_figure(points: Sequence[CostPoint], *, title: str, note: str) -> Figure
 def _point(axes: Axes, style: Mark, point: CostPoint) -> Line2D:
     if point.aa:
         low, high = axes.get_xlim()
-        _bar(axes, style, point.seconds * (high / low) ** _SHIFT, point.aa, face="white")
-    _bar(axes, style, point.seconds, point.ra, face=style.colour)
+        _bar(axes, style, point.cost * (high / low) ** _SHIFT, point.aa, face="white")
+    _bar(axes, style, point.cost, point.ra, face=style.colour)
     return Line2D([], [], color=style.colour, marker=style.marker, linestyle="", markersize=7, label=point.label)
 
 
-def _bar(axes: Axes, style: Mark, seconds: float, band: Band, *, face: str) -> None:
+def _bar(axes: Axes, style: Mark, cost: float, band: Band, *, face: str) -> None:
     axes.errorbar(
-        [seconds],
+        [cost],
         [band.mean],
         yerr=[[band.mean - band.low], [band.high - band.mean]],
         color=style.colour,
@@ -91,15 +95,32 @@ def _key(label: str, *, filled: bool) -> Line2D:
     return Line2D([], [], color=GREY, marker="o", linestyle="", markersize=6, markerfacecolor=face, label=label)
 
 
-def _time_axis(axes: Axes, seconds: Sequence[float]) -> None:
-    low, high = min(seconds) / 1.6, max(seconds) * 1.6
+def _limits(axes: Axes, costs: Sequence[float]) -> tuple[float, float]:
+    low, high = min(costs) / 1.6, max(costs) * 1.6
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    axes.set_xlabel("pre-training time, wall-clock (logarithmic)")
+    return low, high
+
+
+def _operations_axis(axes: Axes, limits: tuple[float, float]) -> None:
+    axes.set_xlabel("pre-training, floating-point operations (logarithmic)")
+    powers = range(math.floor(math.log10(limits[0])), math.ceil(math.log10(limits[1])) + 1)
+    marked = {factor * 10.0**power: f"{factor}e{power}" for power in powers for factor in (1, 2, 5)}
+    _mark_ticks(axes, limits, marked)
+
+
+def _time_axis(axes: Axes, limits: tuple[float, float]) -> None:
+    axes.set_xlabel("pre-training, wall-clock (logarithmic)")
+    _mark_ticks(axes, limits, _TICKS)
+
+
+def _mark_ticks(axes: Axes, limits: tuple[float, float], texts: Mapping[float, str]) -> None:
+    """Mark what lies between ``limits``, as far as the texts do not meet."""
+    low, high = limits
     ticks: list[float] = []
-    for tick in _TICKS:
+    for tick in texts:
         if low <= tick <= high and (not ticks or tick / ticks[-1] > (high / low) ** _ROOM):
             ticks.append(tick)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_major_formatter(FixedFormatter([_TICKS[tick] for tick in ticks]))
+    axes.xaxis.set_major_formatter(FixedFormatter([texts[tick] for tick in ticks]))

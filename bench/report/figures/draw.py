@@ -7,15 +7,25 @@ from typing import NamedTuple, TypeVar
 from bench.errors import BenchError
 from bench.leaderboard import LeftOut, Row, build_leaderboard
 from bench.leaderboard.groups import read_groups
-from bench.leaderboard.labels import label
+from bench.leaderboard.labels import attack_text as attack_departure
+from bench.leaderboard.labels import budget_text, label
 from bench.leaderboard.sweeps import SweepRow
-from bench.recipe import canonical_digest
 from bench.record.sweep import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
 from bench.report.figures.files import save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
-from bench.report.figures.words import attack_text, band, conditions, file_name, legend_text, spread_text
+from bench.report.figures.words import (
+    attack_text,
+    band,
+    conditions,
+    file_name,
+    free_name,
+    legend_text,
+    seeds_text,
+    spread_text,
+)
+from bench.reporting import Reporter, Silent
 
 R = TypeVar("R", Row, SweepRow)
 
@@ -34,15 +44,18 @@ class Choice(NamedTuple):
 
     dataset: str | None = None
     protocol: str | None = None
+    method: str | None = None
 
-    def takes(self, dataset: str, protocol: str) -> bool:
-        """Return whether results on ``dataset`` under ``protocol`` are wanted."""
-        return self.dataset in (None, dataset) and self.protocol in (None, protocol)
+    def takes(self, dataset: str, protocol: str, method: str) -> bool:
+        """Return whether results of ``method`` on ``dataset`` under ``protocol`` are wanted."""
+        wanted = zip(self, (dataset, protocol, method), strict=True)
+        return all(wish in (None, found) for wish, found in wanted)
 
     def finds_no(self, what: str, results_dir: Path, command: str) -> BenchError:
         """Return the error for finding no ``what``, with the command that makes one."""
-        wanted = [f"on {self.dataset}" if self.dataset else "", f"under {self.protocol}" if self.protocol else ""]
-        return BenchError(f"no {' '.join(filter(None, [what, *wanted]))} in {results_dir}. Type {command}")
+        said = zip(("on", "under", "of"), self, strict=True)
+        wanted = [f"{word} {value}" for word, value in said if value]
+        return BenchError(f"no {' '.join([what, *wanted])} in {results_dir}. Type {command}")
 
 
 EVERYTHING = Choice()
@@ -56,7 +69,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
     """
     board = build_leaderboard(results_dir)
     swept = (row for row in board.sweeps if row.key.settings.kind == kind)
-    rows = [row for row in swept if choice.takes(row.key.dataset, row.key.protocol)]
+    rows = [row for row in swept if choice.takes(row.key.dataset, row.key.protocol, row.method)]
     if not rows:
         raise choice.finds_no(f"sweep of {kind}", results_dir, f"bench sweep-{kind}")
     files: list[Path] = []
@@ -65,8 +78,8 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
         settings = key.settings
         figure = sweep_figure(
             [
-                SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number)
-                for number, row in _marked(table)
+                SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number, method)
+                for number, method, row in _marked(table)
             ],
             settings.grid,
             kind=kind,
@@ -74,61 +87,91 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
             note=f"step size {settings.step_size:g} ε, {settings.start} start; "
             f"bands: {spread_text(score for row in table for score in row.scores)}",
         )
-        files += save_figure(figure, output, _free(file_name(kind, *common), settings.digest(), files))
+        files += save_figure(figure, output, free_name(file_name(kind, *common), settings.digest(), files))
     return Drawn(files, board.left_out)
 
 
-def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -> Drawn:
-    """Draw RA and AA against pre-training time: one figure for each table of the board and each device.
+def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, time: bool = False) -> Drawn:
+    """Draw RA and AA against what pre-training cost: one figure for each table of the board.
+
+    Args:
+        results_dir: where the records are.
+        output: folder of the figures.
+        choice: which records.
+        time: draw wall-clock instead of floating-point operations; each kind of machine then has a figure of its own.
 
     Raises:
-        BenchError: no record has a pre-training time, or ``output`` cannot be written.
+        BenchError: no record has such a cost, or ``output`` cannot be written.
     """
     board = build_leaderboard(results_dir)
-    rows = [row for row in board.rows if row.pretraining_seconds and choice.takes(row.dataset, row.protocol)]
+    rows = [row for row in board.rows if _cost(row, time) and choice.takes(row.dataset, row.protocol, row.method)]
     if not rows:
         raise choice.finds_no("record of a pre-training", results_dir, "bench run deacl --dataset digits")
     files: list[Path] = []
-    for (key, devices), table in _tables(rows, lambda row: (row.table, row.devices)):
+    for (key, devices), table in _tables(rows, lambda row: (row.table, row.devices if time else ())):
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
+        budget = f"budget {key.budget}" if key.budget else ""
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
         figure = cost_figure(
-            [_cost_point(row, number) for number, row in _marked(table)],
-            title=": ".join([conditions(*common), "robustness against cost"]),
-            note=f"bars: {spread}; time on {' and '.join(devices)}",
+            [_cost_point(row, number, method, time) for number, method, row in _marked(table)],
+            title=": ".join([", ".join(filter(None, (conditions(*common), budget, key.attack))), "accuracy and cost"]),
+            note=f"bars: {spread}" + (f"; time on {' and '.join(devices)}" if time else ""),
+            time=time,
         )
-        digest = canonical_digest([*key, *devices])
-        files += save_figure(figure, output, _free(file_name("cost", *common), digest, files))
+        name = file_name("time" if time else "cost", *common, budget, key.attack, *devices)
+        files += save_figure(figure, output, free_name(name, [*key, *devices], files))
     return Drawn(files, board.left_out)
 
 
-def draw_curves(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -> Drawn:
+def draw_curves(
+    results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, reporter: Reporter | None = None
+) -> Drawn:
     """Draw the training history of the records: one figure a recipe and protocol, one line a seed.
+
+    Args:
+        results_dir: where the records are.
+        output: folder of the figures.
+        choice: which records.
+        reporter: told about progress.
 
     Raises:
         BenchError: there is no record, or ``output`` cannot be written.
     """
+    reporter = reporter or Silent()
     groups, left_out = read_groups(results_dir)
-    files: list[Path] = []
-    for group in groups:
-        record = group.seeds[0].record
-        if choice.takes(record.dataset, record.protocol):
-            common = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
-            figure = curves_figure(
-                {f"seed {one.record.seed}": one.record.history for one in group.seeds},
-                title=f"{conditions(*common)}: {label(group.seeds[0])}",
-            )
-            name = file_name("curves", *common, record.method, record.protocol_sha256[:8])
-            files += save_figure(figure, output, name)
-    if not files:
+    first = ((group, group.seeds[0].record) for group in groups)
+    chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
+    if not chosen:
         raise choice.finds_no("record", results_dir, "bench run deacl --dataset digits")
+    files: list[Path] = []
+    reporter.begin("training curves", len(chosen), unit="figures")
+    for group, record in chosen:
+        common = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
+        name = label(group.seeds[0])
+        figure = curves_figure(
+            {f"seed {one.record.seed}": one.record.history for one in group.seeds},
+            title=f"{conditions(*common)}: {name}",
+        )
+        variant = name.removeprefix(f"{record.title} {record.year}")
+        budget = budget_text(record.recipe.get("budget"))
+        parts = (record.method, variant, f"budget {budget}" if budget else "", attack_departure(group.seeds[0]))
+        seeds = seeds_text([one.record.seed for one in group.seeds])
+        file = file_name("curves", *common, *parts, seeds)
+        files += save_figure(figure, output, free_name(file, record.protocol_sha256, files))
+        reporter.advance(1, file)
+    reporter.end()
     return Drawn(files, left_out)
 
 
-def _cost_point(row: Row, number: int) -> CostPoint:
-    seconds = row.pretraining_seconds
-    assert seconds, "rows without pre-training have no place on the axis"
-    return CostPoint(legend_text(row.label, row.seeds), seconds, band(row.ra), band(row.aa) if row.aa else None, number)
+def _cost(row: Row, time: bool) -> float | None:
+    return row.pretraining_seconds if time else row.pretraining_flops
+
+
+def _cost_point(row: Row, number: int, method: int, time: bool) -> CostPoint:
+    cost = _cost(row, time)
+    assert cost, "rows without pre-training have no place on the axis"
+    aa = band(row.aa) if row.aa else None
+    return CostPoint(legend_text(row.label, row.seeds), cost, band(row.ra), aa, number, method)
 
 
 K = TypeVar("K", bound=Hashable)
@@ -142,12 +185,8 @@ def _tables(rows: Sequence[R], key: Callable[[R], K]) -> Iterator[tuple[K, list[
     yield from order.items()
 
 
-def _marked(table: Sequence[R]) -> list[tuple[int, R]]:
-    """Return the rows with the numbers of their marks: by name, so that figures of the same methods agree."""
+def _marked(table: Sequence[R]) -> list[tuple[int, int, R]]:
+    """Return the rows with the numbers of their marks and methods: by name, so that figures of the same agree."""
     by_name = sorted(range(len(table)), key=lambda place: table[place].label)
-    return [(by_name.index(place), row) for place, row in enumerate(table)]
-
-
-def _free(name: str, digest: str, taken: Sequence[Path]) -> str:
-    """Return ``name``, with ``digest`` behind it if another figure has taken it: attacks of another grid, say."""
-    return f"{name}-{digest[:8]}" if any(path.stem == name for path in taken) else name
+    methods = sorted({row.method for row in table})
+    return [(by_name.index(place), methods.index(row.method), row) for place, row in enumerate(table)]

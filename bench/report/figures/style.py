@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from textwrap import fill
 from typing import Any, NamedTuple
 
 from matplotlib import rc_context, rcdefaults, rcParams
@@ -10,8 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-# Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+# Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows; then four more, chosen
+# farthest from all before them as dichromats see them, so that each of the bench's methods has a colour of its own.
+_OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+COLOURS = (*_OKABE_ITO, "#4C342A", "#733F6E", "#4D45E6", "#280073")
 MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p", "h", "P", "X")
 _DASHES: tuple[Any, ...] = (
     "-",
@@ -66,9 +69,15 @@ class Mark(NamedTuple):
     dash: Any
 
 
-def mark(number: int) -> Mark:
-    """Return the mark of the ``number``-th line of a figure; the first 385 differ."""
-    return Mark(COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], _DASHES[number % len(_DASHES)])
+def mark(number: int, method: int | None = None) -> Mark:
+    """Return the mark of the ``number``-th line of a figure; the first 55 differ even without colour.
+
+    Args:
+        number: of the line.
+        method: whose colour it has; None: one of its own.
+    """
+    colour = COLOURS[(number if method is None else method) % len(COLOURS)]
+    return Mark(colour, MARKERS[number % len(MARKERS)], _DASHES[number % len(_DASHES)])
 
 
 @contextmanager
@@ -112,5 +121,7 @@ def heading(figure: Figure, text: str) -> None:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Put small print below ``figure``."""
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=7.5, color=GREY)
+    """Put small print below ``figure``, in as many lines as its width asks for."""
+    size = 7.5
+    letters = int(figure.get_figwidth() * 72 / (0.52 * size))  # a letter of this font is about half as wide as high
+    figure.supxlabel(fill(text, letters), x=0.01, ha="left", fontsize=size, color=GREY)

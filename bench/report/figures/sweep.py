@@ -19,7 +19,9 @@ class SweepLine(NamedTuple):
     bands: Sequence[Band]
     """One a value of the grid."""
     mark: int
-    """Which colour, marker and dashes; another for each line."""
+    """Which marker and dashes; another for each line."""
+    method: int | None = None
+    """Which colour: rows of one method share it; None: one of its own."""
 
 
 def sweep_figure(
@@ -48,7 +50,7 @@ def sweep_figure(
 
 
 def _line(axes: Axes, x: Sequence[float], line: SweepLine) -> Line2D:
-    style = mark(line.mark)
+    style = mark(line.mark, line.method)
     axes.fill_between(
         x,
         [band.low for band in line.bands],

@@ -1,15 +1,20 @@
 """What figures say: titles, legends, small print and file names."""
 
+import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from textwrap import fill
 
 from bench.leaderboard import Score
 from bench.leaderboard.wording import eps_text
+from bench.recipe import canonical_digest
 from bench.record import SweepSettings
 from bench.report.figures.style import Band
 
 _LETTERS = 30
 """Of a line of the legend."""
+_LONGEST = 150
+"""Letters of a file name, which file systems hold to 255 with what comes behind."""
 
 
 def conditions(dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str) -> str:
@@ -21,13 +26,27 @@ def conditions(dataset: str, pretrained_on: str | None, tier: str, fidelity: str
 def file_name(
     kind: str, dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str, *more: str
 ) -> str:
-    """Return the name of the figure of these conditions."""
+    """Return the name of the figure of these conditions, without extension: what it shows, in plain letters.
+
+    ``more`` is what else tells the figure from others; empty texts are left out.
+    """
     data = f"{pretrained_on}-to-{dataset}" if pretrained_on else dataset
-    return "-".join([kind, data, tier, fidelity, protocol, *more])
+    plain = (re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-.") for text in more)
+    return "-".join([kind, data, tier, fidelity, protocol, *filter(None, plain)])[:_LONGEST].rstrip("-.")
+
+
+def free_name(name: str, identity: object, taken: Iterable[Path]) -> str:
+    """Return ``name``, with a digest of ``identity`` behind it if a figure among ``taken`` has that name already."""
+    return f"{name}-{canonical_digest(identity)[:8]}" if any(path.stem == name for path in taken) else name
+
+
+def seeds_text(seeds: Sequence[int]) -> str:
+    """Return the seeds of a row as a file name has them: s0-s1-s2."""
+    return "-".join(f"s{seed}" for seed in seeds)
 
 
 def attack_text(settings: SweepSettings) -> str:
-    """Return what varies not in a sweep: "PGD-20" or "PGD at 8/255"."""
+    """Return what stays the same along a sweep: "PGD-20" or "PGD at 8/255"."""
     norm = "L2 " if settings.norm == "l2" else ""
     if settings.kind == "eps":
         return f"{norm}PGD-{settings.steps[0]}"
