@@ -35,7 +35,8 @@ class Settings(BaseModel):
         """
         try:
             parsed = cls.model_validate(values)
-            faults = [f"{key}: {fault}" if key else fault for key, fault in _unfit(values)]
+            # What a user sets stands in a recipe twice; it was typed without the mapping's name.
+            faults = [f"{key.removeprefix('overrides.')}: {fault}" if key else fault for key, fault in _unfit(values)]
         except ValidationError as error:
             raise BenchError(f"{what}: {describe(error)}") from None
         except RecursionError:
@@ -96,7 +97,7 @@ def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         for place, entry in enumerate(value):
             yield from _unfit(entry, f"{key}.{place}")
     elif isinstance(value, float) and not math.isfinite(value):
-        yield key, f"not a finite number (given: {value})"
+        yield key, f"must be a finite number (given: {value})"
     elif isinstance(value, int) and not -(2**63) <= value < 2**64:
         yield key, f"a number of more than 64 bits (given: {_shown(value)})"
     elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
