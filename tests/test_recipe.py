@@ -17,7 +17,7 @@ SIMCLR = {
     **{"lars_eta": 0.02, "lars_clip": True, "lars_exclude_vectors": True, "lars_lr_in_momentum": False},
     **{"schedule": "warmup-cosine", "schedule_unit": "epoch", "decay_epochs": ()},
     **{"warmup_epochs": 10, "warmup_start": 0.003, "lr_floor": 0.0},
-    **{"temperature": 0.2, "projector": (2048, 256)},
+    **{"temperature": 0.2, "projector": (2048, 256), "views_together": True},
     "view": {
         **{"order": "crop_first", "crop_scale": (0.08, 1.0), "crop_ratio": (3 / 4, 4 / 3), "interpolation": "bicubic"},
         **{"jitter": (0.8, 0.8, 0.8, 0.2), "jitter_prob": 0.8, "grayscale_prob": 0.2},

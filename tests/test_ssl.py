@@ -10,6 +10,7 @@ import pytest
 import torch
 from ssl_stages import CPU, NAMES, WITH_MOMENTUM, counters, outputs, pixels, recipe_of, slow_barlow, stage_of, views_of
 
+from bench import rng
 from bench.errors import InterruptedRunError
 from bench.method import METHODS, MethodContext
 from bench.reporting import Silent
@@ -18,7 +19,25 @@ from bench.train import train
 from bench.zoo import digest
 from methods.barlow_twins import BarlowTwinsStage
 from methods.byol import BYOLStage, prediction_error
+from methods.losses import nt_xent
+from methods.simclr import SimCLRStage
 from methods.vicreg import VICRegStage, covariance_loss, invariance_loss, variance_loss
+
+# SimCLR
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_simclr_passes_its_views_together_or_one_after_the_other(together: bool) -> None:
+    stage = stage_of("simclr", views_together=together)
+    assert isinstance(stage, SimCLRStage)
+    views = stage.views(pixels(4), rng.generator(0, "views"), torch.arange(4))
+    z = outputs(stage, views).chunk(2) if together else [outputs(stage, view) for view in views.chunk(2)]
+    other = [outputs(stage, view) for view in views.chunk(2)] if together else outputs(stage, views).chunk(2)
+    loss = float(stage(views).total.detach())
+    assert loss == pytest.approx(float(nt_xent(z[0], z[1], 0.2).detach()), abs=1e-5)
+    assert abs(loss - float(nt_xent(other[0], other[1], 0.2).detach())) > 1e-4
+    assert counters(stage.encoder) == {1 if together else 2}
+
 
 # The others
 

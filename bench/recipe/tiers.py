@@ -31,7 +31,8 @@ class Tier(Settings):
     epochs: float = Field(default=1.0, gt=0)
     """Factor on the published epochs of every stage of every method."""
     batch_size: float = Field(default=1.0, gt=0)
-    """Factor on the published batch sizes; learning rates follow each method's own scaling rule."""
+    """Factor on the published batch sizes. A learning rate becomes what the method's own code makes of it at that
+    batch: proportional to it where ``lr_batch`` says so, otherwise as it is."""
     sgd_lr: Literal["scaled", "published"] = "scaled"
     """``published``: plain SGD keeps its published rate at the smaller batch. Few epochs on few images leave it
     too few steps to get anywhere at a scaled rate; LARS, which adapts its rates itself, is scaled all the same."""

@@ -1,0 +1,122 @@
+"""Every value of every setting that has a list of them, from images to a record, alone against the defaults.
+
+What one choice does not change is trained once: stages and encoders are shared through the folder of runs.
+"""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from choices import choices
+from toy_runs import carry_out, toy_data, toy_request
+
+from bench.errors import BenchError
+from bench.method import METHODS
+from bench.recipe import (
+    PROTOCOLS,
+    AFFSettings,
+    ALFSettings,
+    EncoderSettings,
+    EvaluationSettings,
+    Settings,
+    SLFSettings,
+    ThreatSettings,
+    TrainPlan,
+)
+from bench.record import load_record
+
+SECTIONS: dict[str, Settings] = {
+    **{"slf": SLFSettings(), "alf": ALFSettings(), "aff": AFFSettings()},
+    **{"encoder": EncoderSettings(), "evaluate": EvaluationSettings(), "threat": ThreatSettings(eps=8 / 255)},
+}
+SMALLEST: dict[str, Any] = {
+    **{"epochs": 1, "batch_size": 12, "warmup_epochs": 0, "decay_epochs": [], "precision": "fp32"},
+    **{"steps": 1, "selection_steps": 1, "projector": [4, 4], "predictor": [4], "clusters": [2]},
+}
+"""What makes a run as short as can be, two steps a stage, in every section that has the key."""
+
+IMPOSSIBLE = {
+    r".*precision=fp16": "trains in fp16, which needs a GPU",
+    r"(mocov2|byol|barlow_twins|vicreg) stage1\.drop_last=False": "drop_last: Input should be True",
+    r"ap-dpe .*export=mean task=rotation|ap-dpe export=jigsaw task=rotation": "task rotation has no .* end to export",
+    r"ap-dpe .*export=mean task=jigsaw|ap-dpe export=rotation task=jigsaw": "task jigsaw has no .* end to export",
+    r"ap-dpe export=(rotation|jigsaw|mean) task=selfie": "task selfie has no .* end to export",
+    r"simclr evaluate\.corruptions=files": "--corruptions",
+}
+"""Choices that cannot be, by a pattern of the case, and what is said then."""
+
+COMMON = {*TrainPlan.model_fields, "order", "interpolation"}
+"""Settings of the engine and of the views, which every stage has: the quick tests try them on SimCLR and SLF."""
+
+Case = tuple[str, dict[str, Any]]
+
+
+def cases() -> Iterator[Case]:
+    """Yield each choice within a method, each pair of its top-level ones, and, for SimCLR, each shared choice."""
+    for method in METHODS:
+        alone = list(choices(METHODS.get(method).config_type()))
+        yield from ((method, {key: value}) for key, value in alone)
+        top = [pair for pair in alone if "." not in pair[0]]
+        yield from ((method, {a: x, b: y}) for a, x in top for b, y in top if a < b)
+    for name, section in SECTIONS.items():
+        yield from (("simclr", {key: value}) for key, value in choices(section, f"{name}."))
+
+
+def named(case: Case) -> str:
+    method, chosen = case
+    return " ".join([method, *(f"{key}={value}" for key, value in chosen.items())])
+
+
+def marked() -> Iterator[Any]:
+    """Yield the cases as parameters, marked as slow where they repeat on another stage what was tried."""
+    for case in cases():
+        method, (key, *_) = case[0], case[1]
+        first_seen = method == "simclr" and not key.startswith(("alf.", "aff."))
+        repeated = key.split(".")[-1] in COMMON and not first_seen
+        yield pytest.param(case, id=named(case), marks=pytest.mark.slow if repeated else ())
+
+
+def smallest(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run with ``chosen`` that takes as little as can be."""
+    try:
+        top = {key: value for key, value in chosen.items() if "." not in key}
+        plans = METHODS.get(method).config_type.parse(top, method).plans()
+    except BenchError:
+        plans = METHODS.get(method).config_type().plans()
+    small = {
+        f"{section}.{key}": value
+        for section, settings in {**plans, **{name: SECTIONS[name] for name in PROTOCOLS}}.items()
+        for key, value in SMALLEST.items()
+        if type(getattr(settings, key, None)) is not str or key == "precision"  # a stage's projector may be a choice
+        if key in type(settings).model_fields
+    }
+    return {"encoder.width": 2, "evaluate.pgd_steps": 1, "evaluate.autoattack": False, **small, **chosen}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("choices")
+    toy_data(path / "toy.npz", classes=4)
+    return path
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize("case", marked())
+def test_every_choice_gives_a_record_or_says_why_not(case: Case, folder: Path) -> None:
+    method, chosen = case
+    section = next(iter(chosen)).split(".")[0]
+    protocol = section if section in PROTOCOLS else METHODS.get(method).info.protocols[0]
+    overrides = smallest(method, chosen)
+    request = toy_request(
+        f"npz:{folder / 'toy.npz'}", folder, method=method, protocols=(protocol,), overrides=overrides
+    )
+    said = [text for pattern, text in IMPOSSIBLE.items() if re.fullmatch(pattern, named(case))]
+    if said:
+        with pytest.raises(BenchError, match=said[0]):
+            carry_out(request, folder / "results")
+        return
+    ((record, path),) = carry_out(request, folder / "results")
+    assert load_record(path) == record
+    assert (record.protocol, record.sa.n, record.ra.outcome.n) == (protocol, 16, 16)
