@@ -12,9 +12,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 _OWN = "bench"
+_FRAMEWORKS = ("torch", "torchvision")
+"""Records have their versions."""
 
 
 class _Import(NamedTuple):
@@ -32,6 +34,22 @@ class _Module(NamedTuple):
     hands_on: bool
     """Whether it has nothing but imports, which rename nothing."""
     sha256: str
+
+
+class _Network(Protocol):
+    """A ``torch.nn.Module``; torch is not needed here."""
+
+    def modules(self) -> Iterator[object]:
+        """Yield the network and all networks in it."""
+
+
+def modules_of(network: _Network) -> tuple[str, ...]:
+    """Return the names of the modules that the classes of ``network`` and of all networks in it are from.
+
+    Roots of a digest must name them, because registries find them, not imports.
+    """
+    names = {type(part).__module__ for part in network.modules()}
+    return tuple(sorted(name for name in names if name.partition(".")[0] not in _FRAMEWORKS))
 
 
 @cache

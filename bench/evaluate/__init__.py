@@ -1,7 +1,7 @@
 """Evaluation: accuracy on clean images, under PGD, under AutoAttack, and along a grid of PGD's sizes."""
 
 from bench.evaluate.evaluate import Evaluation, autoattack_images, evaluate
-from bench.evaluate.features import attacked_features, clean_features, constant_features
+from bench.evaluate.features import attacked_features, clean_features, constant, sample_features
 from bench.evaluate.sweep import Swept, sweep
 
 __all__ = [
@@ -10,7 +10,8 @@ __all__ = [
     "attacked_features",
     "autoattack_images",
     "clean_features",
-    "constant_features",
+    "constant",
     "evaluate",
+    "sample_features",
     "sweep",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.attack import PGD, AutoAttackState, GradientWatch, Threat, auto_attack, margin_objective
+from bench.code import modules_of
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
 from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
@@ -24,12 +25,12 @@ from bench.record import (
     PhaseCost,
     continued,
     describe_environment,
+    larger_peak,
     other_code,
 )
 from bench.reporting import Reporter
 from bench.stop import Stop
 from bench.train.cost import Clock, PeakMemory, device_name
-from bench.train.engine import modules_of
 
 
 class Evaluation(NamedTuple):
@@ -270,11 +271,10 @@ class _Evaluation:
 
     def _save(self, measurement: str, clock: Clock, **finished: object) -> None:
         state = self.state
-        begun = measurement in state.seconds
-        peaks = [self.memory.bytes, *([state.peak_memory.get(measurement)] if begun else [])]
+        earlier = state.peak_memory.get(measurement) if measurement in state.seconds else 0
         measured = {
             "seconds": state.seconds.get(measurement, 0.0) + clock.seconds,
-            "peak_memory": None if None in peaks else max(peaks, key=lambda peak: peak or 0),
+            "peak_memory": larger_peak(earlier, self.memory.bytes),
             "environments": continued(state.ran_with(measurement), self.environment),
         }
         kept = {name: {**getattr(state, name), measurement: value} for name, value in measured.items()}

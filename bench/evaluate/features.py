@@ -23,22 +23,30 @@ def clean_features(classifier: Classifier, split: Split, recipe: Recipe, *, devi
 
 
 @torch.no_grad()
-def constant_features(encoder: Encoder, images: Tensor, *, batch_size: int, device: torch.device) -> bool:
-    """Return whether ``encoder``, in eval mode on ``device``, gives all images the same features: it collapsed.
-
-    Constant is what varies by less than a thousandth: the features' distance from their mean, root mean square over
-    the images, against their length. Of many images 1,024 are looked at, evenly spaced.
+def sample_features(encoder: Encoder, images: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
+    """Return what ``encoder``, in eval mode on ``device``, makes of at most 1,024 images, evenly spaced.
 
     Args:
         encoder: what pre-training made.
         images: uint8 [N, C, H, W].
         batch_size: images a forward pass.
         device: where to work.
+
+    Returns:
+        float64 [min(N, 1024), D] or fewer, on ``device``.
     """
     few = images[:: -(-len(images) // _MOST)]
-    found = torch.cat([encoder(batch.to(device).float().div(255)).double() for batch in few.split(batch_size)])
-    spread = (found - found.mean(0)).square().sum(1).mean().sqrt()
-    return bool(spread <= _CONSTANT * found.square().sum(1).mean().sqrt())
+    return torch.cat([encoder(batch.to(device).float().div(255)).double() for batch in few.split(batch_size)])
+
+
+def constant(features: Tensor) -> bool:
+    """Return whether ``features`` [N, D] are the same for all images, as after a collapse.
+
+    That is what varies by less than a thousandth: the root mean square distance from the mean, against the root mean
+    square length.
+    """
+    spread = (features - features.mean(0)).square().sum(1).mean().sqrt()
+    return bool(spread <= _CONSTANT * features.square().sum(1).mean().sqrt())
 
 
 def attacked_features(

@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.attack import PGD, GradientWatch, Threat, log_margin
+from bench.code import modules_of
 from bench.data import Split
-from bench.evaluate.state import SavedState, load_state
+from bench.evaluate.state import Environments, SavedState, load_state
 from bench.nn import Classifier
-from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings
+from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings, continued, describe_environment, larger_peak
 from bench.reporting import Reporter
 from bench.stop import Stop
-from bench.train.cost import Clock, device_name
+from bench.train.cost import Clock, PeakMemory, device_name
 
 
 class Swept(NamedTuple):
@@ -26,6 +27,7 @@ class Swept(NamedTuple):
     no_gradient: tuple[NoGradient, ...] | None
     """None: the first batches were attacked by a program that did not count."""
     cost: PhaseCost
+    environments: Environments
 
 
 class _State(SavedState):
@@ -35,6 +37,8 @@ class _State(SavedState):
     worst: tuple[tuple[bool, ...], ...]
     no_gradient: tuple[NoGradient, ...] | None = None
     seconds: float = 0.0
+    peak_memory: int | None = None
+    environments: Environments = (None,)
 
 
 def sweep(
@@ -73,9 +77,12 @@ def sweep(
     """
     attack = _Attack(classifier.to(device).eval(), settings, seed, stop)
     empty = ((),) * len(settings.grid)
-    state = load_state(
-        path, _State(owner=owner, last=empty, worst=empty, no_gradient=(NoGradient(),) * len(empty)), reporter
-    )
+    modules = (__name__, *modules_of(classifier))
+    now = describe_environment(device_name(device), torch.get_num_threads(), modules=modules)
+    none = (NoGradient(),) * len(empty)
+    fresh = _State(owner=owner, last=empty, worst=empty, no_gradient=none, peak_memory=0, environments=())
+    state = load_state(path, fresh, reporter)
+    memory = PeakMemory(device)
     count, batch = len(test.labels), settings.batch_size
     steps = len(settings.steps)
     done = sum(len(state.last[row]) for row in range(0, len(empty), steps))
@@ -92,13 +99,20 @@ def sweep(
                 worst=_extended(state.worst, rows, [verdict.worst for verdict in verdicts]),
                 no_gradient=_counted(state.no_gradient, rows, [verdict.no_gradient for verdict in verdicts]),
                 seconds=state.seconds + clock.seconds,
+                peak_memory=larger_peak(state.peak_memory, memory.bytes),
+                environments=continued(state.environments, now),
             )
             state.save(path)
             reporter.advance(len(images))
     reporter.end()
-    cost = PhaseCost(seconds=state.seconds, images=count * len(settings.eps), device=device_name(device))
+    cost = PhaseCost(
+        seconds=state.seconds,
+        images=count * len(settings.eps),
+        peak_memory_bytes=state.peak_memory,
+        device=device_name(device),
+    )
     worst = _packed(state.worst) if settings.kind == "steps" else None
-    return Swept(_packed(state.last), worst, state.no_gradient, cost)
+    return Swept(_packed(state.last), worst, state.no_gradient, cost, state.environments)
 
 
 class _Verdict(NamedTuple):

@@ -11,6 +11,8 @@ Precision = Literal["fp32", "bf16", "fp16"]
 Schedule = Literal["warmup-cosine", "steps", "rocl", "acl", "advcl"]
 """Shapes of the learning rate; ``bench.train.schedule`` has their formulas."""
 
+_LARGEST = 1e30
+
 
 class TrainPlan(Settings):
     """Epochs, batches, optimiser and schedule of one training stage.
@@ -71,6 +73,8 @@ class TrainPlan(Settings):
     def _consistent(self) -> Self:
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}; set both")
+        if max(self.lr, self.effective_lr, self.weight_decay) > _LARGEST:
+            raise ValueError(f"lr and weight_decay have to stay below {_LARGEST:g}; float32 ends at 3e38")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         return self

@@ -1,7 +1,7 @@
 """Records: what a run leaves behind, and what every table is made from."""
 
 from bench.record.corruption import CorruptionEvaluation
-from bench.record.cost import PhaseCost
+from bench.record.cost import PhaseCost, larger_peak
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome, wilson_interval
@@ -40,6 +40,7 @@ __all__ = [
     "continued",
     "describe_environment",
     "grid_fault",
+    "larger_peak",
     "load_record",
     "load_sweep",
     "mcnemar_exact",

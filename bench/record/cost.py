@@ -22,6 +22,11 @@ class Took(Protocol):
         """Peak memory."""
 
 
+def larger_peak(earlier: int | None, now: int | None) -> int | None:
+    """Return the peak memory of two blocks of work; None where one was not measured."""
+    return None if earlier is None or now is None else max(earlier, now)
+
+
 class PhaseCost(Settings):
     """Time and work of one phase; a number that was not measured is absent."""
 
@@ -48,13 +53,13 @@ class PhaseCost(Settings):
     def plus(self, took: Took, images: int = 0) -> Self:
         """Return this cost with that of a block of work on ``images`` images added."""
         seconds, total = self.seconds + took.seconds, (self.images or 0) + images
-        energy, peak = self.energy_joules, self.peak_memory_bytes
+        energy = self.energy_joules
         return self.model_copy(
             update={
                 "seconds": seconds,
                 "images": total,
                 "images_per_second": total / seconds if total and seconds else None,
                 "energy_joules": None if energy is None or took.joules is None else energy + took.joules,
-                "peak_memory_bytes": None if peak is None or took.peak_bytes is None else max(peak, took.peak_bytes),
+                "peak_memory_bytes": larger_peak(self.peak_memory_bytes, took.peak_bytes),
             }
         )

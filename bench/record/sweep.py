@@ -17,7 +17,8 @@ from bench.record.outcome import NoGradient, Outcome
 from bench.record.sealed import Sealed, load_sealed, save_sealed
 from bench.reporting import Reporter
 
-SWEEP_SCHEMA: Literal[1] = 1
+SWEEP_SCHEMA: Literal[2] = 2
+"""Version 2 adds what the sweep ran with, which is empty in version 1."""
 
 SweepKind = Literal["eps", "steps"]
 
@@ -73,9 +74,9 @@ class SweepSettings(Settings):
 
 
 class Sweep(Sealed):
-    """One classifier along one grid. Schema version 1."""
+    """One classifier along one grid. Schema version 2."""
 
-    schema_version: Literal[1] = SWEEP_SCHEMA
+    schema_version: Literal[1, 2] = SWEEP_SCHEMA
     method: Name
     title: Text
     year: int = Field(ge=1900, le=9999)
@@ -103,6 +104,9 @@ class Sweep(Sealed):
     """One a grid value; None: not counted, as by programs before this field."""
     cost: PhaseCost
     environment: Environment
+    """Of the process that wrote the sweep."""
+    environments: tuple[Environment | None, ...] = ()
+    """As for a phase of a record: all that it ran with, in order, each once; null: not noted."""
     finished: AwareDatetime
 
     @model_validator(mode="after")

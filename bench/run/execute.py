@@ -10,7 +10,7 @@ import torch
 from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
-from bench.evaluate import Evaluation, constant_features, evaluate
+from bench.evaluate import Evaluation, constant, evaluate, sample_features
 from bench.files import make_writable, remove_unfinished, write_json
 from bench.method import Stage
 from bench.nn import Encoder
@@ -66,11 +66,23 @@ def _one_class(run: Run, reporter: Reporter) -> list[Doubt]:
 
 
 def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], reporter: Reporter) -> list[Doubt]:
-    """Look at the features that the protocols build on; an encoder that nothing has trained says nothing yet."""
+    """Look at the features that the protocols build on; an encoder that nothing has trained says nothing yet.
+
+    Raises:
+        BenchError: they are not finite.
+    """
     if not (stages or run.checkpoint):
         return []
     images, size = run.target.train.images, run.recipe.evaluate.batch_size
-    if not constant_features(encoder, images, batch_size=size, device=run.device):
+    features = sample_features(encoder, images, batch_size=size, device=run.device)
+    if not bool(features.isfinite().all()):
+        plans = list(run.recipe.config.plans().items())
+        key, lr = (f"{plans[-1][0]}.lr", plans[-1][1].lr) if plans else ("lr", 1.0)
+        raise BenchError(
+            f"the encoder gives features that are not finite, though its weights are: in its last stage they grew too "
+            f"large. Train it anew with a lower learning rate, for example --set {key}={lr / 10:g}"
+        )
+    if not constant(features):
         return []
     reporter.note(
         "the encoder gives all training images the same features: pre-training collapsed, and no protocol can tell "

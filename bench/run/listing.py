@@ -6,6 +6,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.files import read_json
 from bench.recipe import Settings
+from bench.record import load_record
 
 
 class RunSummary(Settings):
@@ -22,6 +23,8 @@ class RunSummary(Settings):
     """The protocols that are finished."""
     targets: str
     """What the user called the other data that the encoder is judged on (transfer)."""
+    commits: dict[str, list[str | None]]
+    """By phase of the finished records: the commits that it ran with, in order; null: not known."""
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
@@ -55,5 +58,17 @@ def _summary(description: Path) -> RunSummary:
         "encoder": (folder / "encoder.safetensors").exists(),
         "records": ", ".join(sorted(path.parent.name for path in folder.glob("*/record.json"))),
         "targets": ", ".join(sorted({str(read_json(path)["spec"]) for path in folder.glob("*/target.json")})),
+        "commits": _commits(folder),
     }
     return RunSummary.parse(summary, str(description))
+
+
+def _commits(folder: Path) -> dict[str, list[str | None]]:
+    found: dict[str, list[str | None]] = {}
+    for path in sorted(folder.glob("*/record.json")):
+        try:
+            record = load_record(path)
+        except BenchError:
+            continue  # the command that made it makes it again, and says so
+        found |= {phase: [one and one.commit for one in ran] for phase, ran in record.environments.items()}
+    return found

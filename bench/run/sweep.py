@@ -186,5 +186,6 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         no_gradient=swept.no_gradient,
         cost=swept.cost,
         environment=describe_environment(device_name(device), torch.get_num_threads()),
+        environments=swept.environments,
         finished=datetime.now(UTC).replace(microsecond=0),
     )

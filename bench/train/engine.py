@@ -9,10 +9,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from bench import rng
+from bench.code import modules_of
 from bench.errors import BenchError
 from bench.files import remove
 from bench.method import Stage, StepLoss
@@ -30,9 +31,6 @@ from bench.train.checkpoint import (
 from bench.train.cost import count_flops, device_name, timed
 from bench.train.optim import build_optimizer, set_lr
 from bench.train.schedule import learning_rate
-
-_FRAMEWORKS = ("torch", "torchvision")
-"""Records have their versions."""
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -72,16 +70,6 @@ def train(
     """
     section = section or stage.name
     return _Training(stage, images, folder, owner, seed, device, reporter or Silent(), stop or Stop(), section).run()
-
-
-def modules_of(model: nn.Module) -> tuple[str, ...]:
-    """Return the names of the modules that ``model``, a stage or a classifier, and all networks in it are from.
-
-    With the engine, all that these reach by import decides what is learnt (:func:`bench.code.code_digest`). Networks
-    have to be named because registries find them, not imports.
-    """
-    names = {type(module).__module__ for module in model.modules()}
-    return tuple(sorted(name for name in names if name.partition(".")[0] not in _FRAMEWORKS))
 
 
 def training_modules(stage: Stage) -> tuple[str, ...]:
