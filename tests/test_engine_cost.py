@@ -4,6 +4,7 @@ from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor, nn
 from toy_stage import CPU, EPOCHS, IMAGES, StopAfter, ToyStage, make_plan, run, state_file, stop_at
@@ -11,7 +12,9 @@ from toy_stage import CPU, EPOCHS, IMAGES, StopAfter, ToyStage, make_plan, run, 
 from bench import rng
 from bench.errors import InterruptedRunError
 from bench.method import Stage, StepLoss
+from bench.record import PhaseCost
 from bench.train import stage_progress, train
+from bench.train.cost import Clock, PeakMemory
 from bench.zoo import load_tensors, save_tensors
 
 # Cost
@@ -109,3 +112,47 @@ def test_a_resumed_run_reports_what_was_done_before(tmp_path: Path) -> None:
     assert first.images == 17
     assert second.phases == [("stage toy", 33, 17)]
     assert second.images == 33
+
+
+# Peak memory
+
+
+def test_the_peak_is_that_of_a_block_and_not_of_the_process_so_far() -> None:
+    before = PeakMemory(CPU)
+    if before.bytes is None:
+        pytest.skip("this kernel does not let a process set its high-water mark back")
+    size = 256 * 2**20
+    large = torch.ones(size, dtype=torch.uint8)
+    high = before.bytes
+    del large
+    after = PeakMemory(CPU)
+    small = torch.ones(2**20)
+    assert after.bytes is not None
+    assert after.bytes < high - size // 2
+    del small
+
+
+def test_a_peak_that_cannot_be_measured_is_absent(tmp_path: Path) -> None:
+    assert PeakMemory(CPU, tmp_path / "nothing").bytes is None
+    assert PeakMemory(torch.device("mps")).bytes is None
+    (tmp_path / "status").write_text("Name:\tpython\nVmHWM:\t    2048 kB\n")
+    assert PeakMemory(CPU, tmp_path).bytes == 2 * 2**20
+    assert (tmp_path / "clear_refs").read_text() == "5"
+    cost = PhaseCost.nothing("toy")
+    assert cost.plus(Clock(CPU)).peak_memory_bytes == pytest.approx(PeakMemory(CPU).bytes or 0, rel=0.5)
+    assert cost.plus(Clock()).peak_memory_bytes is None
+
+
+def test_a_state_from_before_this_was_kept_has_no_peak_and_no_code(tmp_path: Path) -> None:
+    stop_at(ToyStage(make_plan()), tmp_path, 5)
+    tensors, metadata = load_tensors(state_file(tmp_path))
+    del metadata["environments"]
+    save_tensors(state_file(tmp_path), tensors, metadata)
+    listener = StopAfter(10**9)
+    progress = run(ToyStage(make_plan()), tmp_path, reporter=listener)
+    assert progress.cost.peak_memory_bytes is None
+    unknown, now = progress.environments
+    assert unknown is None
+    assert now is not None
+    (note,) = listener.notes
+    assert "it is not known with which" in note

@@ -1,0 +1,112 @@
+"""Collapse and weights that are too large: said at once, recorded, and never blamed on the next stage."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from toy_runs import SMALL, Listener, carry_out, toy_data, toy_request
+
+from bench.errors import BenchError
+from bench.evaluate import constant
+from bench.record import Record
+from bench.run import RunRequest
+from bench.zoo import load_tensors
+from methods.simclr import SimCLRStage
+
+Spoil = Callable[[nn.Module], None]
+
+
+def run(request: RunRequest, listener: Listener | None = None) -> tuple[Record, Listener]:
+    listener = listener or Listener()
+    ((record, _),) = carry_out(request, request.runs_dir.parent / "results", listener)
+    return record, listener
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Spoil], None]:
+    """Do something to SimCLR's encoder after each step."""
+
+    def after(change: Spoil) -> None:
+        monkeypatch.setattr(SimCLRStage, "shared", False)
+        monkeypatch.setattr(SimCLRStage, "after_step", lambda stage: change(stage.encoder))
+
+    return after
+
+
+@torch.no_grad()
+def zeroed(encoder: nn.Module) -> None:
+    for parameter in encoder.parameters():
+        parameter.zero_()
+
+
+@torch.no_grad()
+def enormous(encoder: nn.Module) -> None:
+    for parameter in encoder.parameters():
+        parameter.fill_(1e30)
+
+
+@pytest.mark.parametrize(("noise", "expected"), [(0.0, True), (1e-5, True), (1e-2, False), (1.0, False)])
+def test_features_are_constant_below_a_thousandth(noise: float, expected: bool) -> None:
+    features = torch.ones(50, 8, dtype=torch.float64)
+    features += noise * torch.randn(50, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    assert constant(features) == constant(1e6 * features) == expected
+    assert constant(torch.zeros(50, 8))
+
+
+def test_a_sound_run_has_no_doubts(tmp_path: Path) -> None:
+    record, listener = run(toy_request(toy_data(tmp_path / "toy.npz"), tmp_path))
+    assert (record.doubts, listener.notes) == ((), [])
+
+
+def test_collapse_is_said_and_recorded(tmp_path: Path, spoil: Callable[[Spoil], None]) -> None:
+    spoil(zeroed)
+    record, listener = run(toy_request(toy_data(tmp_path / "toy.npz"), tmp_path))
+    assert record.doubts == ("constant features", "constant classifier")
+    assert [note.partition(":")[0] for note in listener.notes] == [
+        "the encoder gives all training images the same features",
+        "the classifier gives all test images the same answer",
+    ]
+
+
+def test_features_that_are_not_finite_are_blamed_on_pre_training(
+    tmp_path: Path, spoil: Callable[[Spoil], None]
+) -> None:
+    spoil(enormous)
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, overrides={**SMALL, "stage1.batch_size": 24})
+    with pytest.raises(BenchError, match=r"features that are not finite.*|'ssl'.*not finite") as caught:
+        run(request)
+    assert "--set stage1.lr=" in str(caught.value)
+    assert "slf" not in str(caught.value)
+
+
+@pytest.mark.parametrize("rate", [1e9, 1e20, 1e29])
+@pytest.mark.parametrize("batch", [8, 24])
+def test_a_rate_that_ruins_a_stage_is_blamed_on_it(tmp_path: Path, rate: float, batch: int) -> None:
+    settings: dict[str, Any] = {"stage2.epochs": 1, "stage2.batch_size": batch, "stage2.steps": 1}
+    overrides = {**SMALL, **settings, "stage2.warmup_epochs": 0, "stage2.lr": rate}
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, method="deacl", overrides=overrides)
+    with pytest.raises(BenchError, match=r"--set stage2\.lr=") as caught:
+        run(request)
+    assert "not finite" in str(caught.value)
+    for path in request.runs_dir.rglob("*.safetensors"):
+        assert all(bool(tensor.isfinite().all()) for tensor in load_tensors(path).tensors.values()), path
+
+
+def test_a_rate_beyond_float32_is_refused(tmp_path: Path) -> None:
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, overrides={**SMALL, "slf.lr": 1e39})
+    with pytest.raises(BenchError, match="below 1e\\+30"):
+        run(request)
+
+
+def test_a_test_split_of_one_class_is_said_and_recorded(tmp_path: Path) -> None:
+    data = toy_data(tmp_path / "toy.npz")
+    arrays = dict(np.load(tmp_path / "toy.npz"))
+    arrays["y_test"][:] = 1
+    np.savez(tmp_path / "toy.npz", allow_pickle=False, **arrays)
+    record, listener = run(toy_request(data, tmp_path))
+    assert record.doubts == ("one test class",)
+    assert listener.notes[0].startswith("all test images are of class 1")
