@@ -21,13 +21,19 @@ class Sealed(Settings):
 
     def content_digest(self) -> str:
         """Return the digest of everything but ``sha256``."""
-        return canonical_digest({key: value for key, value in self.content().items() if key != "sha256"})
+        return _digest(self.content())
 
     def content(self) -> dict[str, Any]:
-        """Return what the file holds: of an older schema version just what was read, without what is newer."""
-        fields = type(self).model_fields
-        older = getattr(self, "schema_version", None) != fields["schema_version"].default
-        return self.model_dump(mode="json", exclude_unset=older)
+        """Return what the file holds: of one that was read and not changed since, just what was read.
+
+        That lacks the fields that are newer than the file.
+        """
+        whole = self.model_dump(mode="json")
+        if self.sha256 not in ("", _digest(whole)):
+            read = self.model_dump(mode="json", exclude_unset=True)
+            if _digest(read) == self.sha256:
+                return read
+        return whole
 
 
 S = TypeVar("S", bound=Sealed)

@@ -70,5 +70,5 @@ def _commits(folder: Path) -> dict[str, list[str | None]]:
             record = load_record(path)
         except BenchError:
             continue  # the command that made it makes it again, and says so
-        found |= {phase: [one and one.commit for one in ran] for phase, ran in record.environments.items()}
+        found |= {phase: [one.commit if one else None for one in ran] for phase, ran in record.environments.items()}
     return found
