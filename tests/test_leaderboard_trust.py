@@ -22,8 +22,8 @@ def break_some(results: Path) -> dict[str, str]:
         "disagrees": (json.dumps({**good, "sa": {**good["sa"], "accuracy": 0.99}}), "disagrees"),
         "nan": (json.dumps({**good, "recipe": {"x": float("nan")}}), "a finite number"),
         "nested": ("[" * 100_000, "recursion"),
-        "time": (json.dumps({**good, "finished": "yesterday"}), "finished: Input should be a valid datetime"),
-        "zone": (json.dumps({**good, "started": "2024-01-01T00:00:00"}), "started: Input should have timezone info"),
+        "time": (json.dumps({**good, "finished": "yesterday"}), "finished: must be a valid datetime"),
+        "zone": (json.dumps({**good, "started": "2024-01-01T00:00:00"}), "started: must have timezone info"),
         "facts": (no_facts.sealed().model_dump_json(), "recipe.dataset"),
     }
     for name, (text, _) in texts.items():
