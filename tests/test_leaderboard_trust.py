@@ -20,7 +20,7 @@ def break_some(results: Path) -> dict[str, str]:
         "future": (json.dumps({**good, "schema_version": 4}), "schema version 4"),
         "edited": (json.dumps({**good, "seed": 5}), "checksum"),
         "disagrees": (json.dumps({**good, "sa": {**good["sa"], "accuracy": 0.99}}), "disagrees"),
-        "nan": (json.dumps({**good, "recipe": {"x": float("nan")}}), "a finite number"),
+        "nan": (json.dumps({**good, "recipe": {"x": float("nan")}}), "not a finite number"),
         "nested": ("[" * 100_000, "recursion"),
         "time": (json.dumps({**good, "finished": "yesterday"}), "finished: must be a valid datetime"),
         "zone": (json.dumps({**good, "started": "2024-01-01T00:00:00"}), "started: must have timezone info"),
