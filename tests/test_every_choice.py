@@ -33,7 +33,14 @@ SECTIONS: dict[str, Settings] = {
 }
 SMALLEST: dict[str, Any] = {
     **{"epochs": 1, "batch_size": 12, "warmup_epochs": 0, "decay_epochs": [], "precision": "fp32"},
-    **{"steps": 1, "selection_steps": 1, "projector": [4, 4], "predictor": [4], "clusters": [2]},
+    **{
+        "steps": 1,
+        "selection_steps": 1,
+        "selection_fraction": 0.25,
+        "projector": [4, 4],
+        "predictor": [4],
+        "clusters": [2],
+    },
 }
 """What makes a run as short as can be, two steps a stage, in every section that has the key."""
 
