@@ -152,8 +152,8 @@ def test_the_papers_number_stands_beside_ours(tmp_path: Path) -> None:
     rows = {line.split("│")[2].strip(): line.split("│") for line in text.splitlines() if line.count("│") == 5}
     assert rows["SA"][3].strip().startswith("75.00 % [")
     assert rows["SA"][4].strip() == "80.17 %"
-    assert rows["RA, PGD-20 at 8/255"][4].strip() == ""  # what the source does not give
-    assert rows["AA at 8/255"][4].strip() == "45.31 %"
+    assert rows["RA, PGD-20 at Linf 8/255"][4].strip() == ""  # what the source does not give
+    assert rows["AA at Linf 8/255"][4].strip() == "45.31 %"
     assert "the model is randomized" in text
 
 
@@ -170,4 +170,4 @@ def test_the_papers_number_needs_no_file_beside_the_results(tmp_path: Path) -> N
 def test_the_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
     lines = printed([record("cifar10")], published(tmp_path), width=80).splitlines()
     assert max(map(len, lines)) <= 80
-    assert any("RA, PGD-20 at 8/255" in line and "n = 4" in line for line in lines)
+    assert any("RA, PGD-20 at Linf 8/255" in line and "n = 4" in line for line in lines)

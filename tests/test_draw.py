@@ -65,7 +65,7 @@ def test_seeds_share_a_line_of_their_mean(results: Path, tmp_path: Path, drawn: 
     assert call["note"].endswith(
         "bands: 95 % interval over 10 images; of several seeds, one standard deviation over seeds"
     )
-    assert call["title"] == "digits, tiny, SLF: accuracy under PGD-20"
+    assert call["title"] == "digits, tiny, SLF: accuracy under Linf PGD-20"
 
 
 def test_what_does_not_compare_has_a_figure_of_its_own(results: Path, tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_steps_and_eps_are_drawn_apart(results: Path, tmp_path: Path, drawn: lis
     draw_sweeps(results, tmp_path / "out", "steps")
     (call,) = drawn
     assert call["rest"] == ((1, 5, 20),)
-    assert call["title"].endswith("accuracy under PGD at 8/255")
+    assert call["title"].endswith("accuracy under PGD at Linf 8/255")
 
 
 def test_a_damaged_sweep_is_left_out_and_named(results: Path, tmp_path: Path) -> None:

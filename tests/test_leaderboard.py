@@ -28,7 +28,7 @@ def test_a_row_says_all_of_its_record(tmp_path: Path) -> None:
         ]
     ]
     assert "\nTimes: Some CPU, 2 threads.\n" in text
-    assert "5,000 training and 200 test images of 10 classes, default eps 8/255, data `dddddddd`." in text
+    assert "5,000 training and 200 test images of 10 classes, default radius Linf 8/255, data `dddddddd`." in text
 
 
 def test_rows_are_sorted_by_aa_and_those_without_come_last_by_ra(tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ def test_rows_under_another_adversary_never_share_a_table(tmp_path: Path) -> Non
     )
     text = text_of(tmp_path)
     headings = [line for line in text.splitlines() if line.startswith(SLF)]
-    assert headings == [SLF, f"{SLF}, L2 eps 8/255", f"{SLF}, eps 4/255"]
+    assert headings == [SLF, f"{SLF}, L2 0.0313725", f"{SLF}, Linf 4/255"]
     assert [rows_below(text, heading)[0]["AA"].split()[0] for heading in headings] == ["40.0", "60.0", "50.0"]
 
 

@@ -109,7 +109,7 @@ def test_the_identity_covers_all_that_decides_the_outcomes_and_nothing_else() ->
         ({"eps": (0.0, 0.1, 0.1)}, "has the value 0.1 twice"),
         ({"eps": (-0.1, 0.1)}, "negative value -0.1"),
         ({"eps": ()}, "is empty"),
-        ({"eps": (0.0, 8.0)}, "eps 8 is above 1"),
+        ({"eps": (0.0, 8.0)}, "eps 8 outside"),
         ({"steps": (10, 20)}, "a sweep of eps has one value of steps, not 2"),
         ({"steps": (0,)}, "0 steps are no attack"),
         ({"step_size": 0}, "step_size"),

@@ -256,7 +256,7 @@ def test_json_is_the_sweeps(runs: Runs) -> None:
         (["sweep-eps", "--eps", "0,-2/255"], r"--eps 0,-2/255: the grid has the negative value -0.00784"),
         (["sweep-eps", "--eps", "4/255,2/255"], "is not in ascending order: 0.00784314 comes after 0.0156863"),
         (["sweep-eps", "--eps", "0,2/255,2/255"], "has the value 0.00784314 twice; give each once"),
-        (["sweep-eps", "--eps", "0,8"], "eps 8 is above 1; images live in .0, 1., so write 8/255"),
+        (["sweep-eps", "--eps", "0,8"], "eps 8 outside .0, 1.; images live in .0, 1., so write 8/255"),
         (["sweep-eps", "--eps", "0,two"], "'two' is not a number. Type, say, --eps 0,2/255,4/255"),
         (["sweep-eps", "--eps", ""], "'' is not a number"),
         (["sweep-eps", "--steps", "0"], "0 steps are no attack; the smallest number of steps is 1"),

@@ -60,12 +60,14 @@ def _measures(
     records: "Sequence[Record]",
 ) -> "Iterator[tuple[str, Sequence[Outcome | CorruptionEvaluation], str]]":
     """Yield what was measured: in words, one outcome a record, and the name that published numbers have for it."""
-    ra = records[0].ra
+    from bench.leaderboard.wording import radius_text
+
+    ra, norm = records[0].ra, records[0].norm
     yield "SA", [record.sa for record in records], "sa"
-    yield f"RA, PGD-{ra.steps} at {255 * ra.eps:.3g}/255", [record.ra.outcome for record in records], "ra"
+    yield f"RA, PGD-{ra.steps} at {radius_text(norm, ra.eps)}", [record.ra.outcome for record in records], "ra"
     attacked = [record.aa for record in records if record.aa]
     if attacked:
-        yield f"AA at {255 * attacked[0].eps:.3g}/255", [aa.outcome for aa in attacked], "aa"
+        yield f"AA at {radius_text(norm, attacked[0].eps)}", [aa.outcome for aa in attacked], "aa"
     corrupted = [record.corruptions for record in records if record.corruptions]
     if corrupted:
         yield f"mCA, {len(corrupted[0].correct)} corruptions", corrupted, "mca"

@@ -86,22 +86,25 @@ def _tables(sweeps: "list[Sweep]") -> list[DataTable]:
 
 
 def _attack(sweep: "Sweep") -> str:
+    from bench.leaderboard.wording import NORMS, radius_text
+
     settings = sweep.settings
     if settings.kind == "eps":
-        return f"accuracy under PGD-{settings.steps[0]}, step size {settings.step_size:g} eps"
-    return f"accuracy under PGD at {255 * settings.eps[0]:.3g}/255, step size {settings.step_size:g} eps"
+        return f"accuracy under {NORMS[settings.norm]} PGD-{settings.steps[0]}, step size {settings.step_size:g} eps"
+    return f"accuracy under PGD at {radius_text(settings.norm, settings.eps[0])}, step size {settings.step_size:g} eps"
 
 
 def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: str) -> DataTable:
     first = sweeps[0]
+    heading, unit = {"linf": ("Linf eps x 255", 255), "l2": ("L2 eps", 1)}[first.settings.norm]
     table = DataTable(
-        Column("eps x 255" if first.settings.kind == "eps" else "steps", number=True),
+        Column(heading if first.settings.kind == "eps" else "steps", number=True),
         *(Column(f"{sweep.title} {sweep.tier} s{sweep.seed}", number=True) for sweep in sweeps),
         title=f"{first.dataset}, {first.protocol.upper()}: {title}",
         caption="percent with 95 % interval",
     )
     for number, value in enumerate(first.settings.grid):
-        size = f"{255 * value:.3g}" if first.settings.kind == "eps" else str(value)
+        size = f"{unit * value:.3g}" if first.settings.kind == "eps" else str(value)
         table.add(size, *(_cell(outcomes[number]) for outcomes in columns))
     return table
 

@@ -1,7 +1,7 @@
 """What a row is called: its method, and all in which it departs from what its table says."""
 
 from bench.leaderboard.measured import Measured
-from bench.leaderboard.wording import eps_text, flops_text, settings_text
+from bench.leaderboard.wording import flops_text, radius_text, settings_text
 from bench.record import LOCAL
 
 _PGD_STEPS = 20
@@ -22,11 +22,11 @@ def label(measured: Measured) -> str:
 def attack_text(measured: Measured) -> str:
     """Return in what the adversary departs from the dataset's default: norm, radius, AutoAttack's version."""
     record = measured.record
-    norm = "L2 " if measured.threat.norm == "l2" else ""
+    norm = measured.threat.norm
     radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
     departures = []
-    if norm or any(abs(eps - measured.facts.eps) > 1e-9 for eps in radii):
-        departures += [f"{norm}eps {eps_text(eps)}" for eps in sorted(radii)]
+    if norm != "linf" or any(abs(eps - measured.facts.radius(norm)) > 1e-9 for eps in radii):
+        departures += [radius_text(norm, eps) for eps in sorted(radii)]
     if record.aa and record.aa.version != "standard":
         departures.append(f"AutoAttack {record.aa.version}")
     return ", ".join(departures)

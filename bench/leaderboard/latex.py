@@ -9,7 +9,7 @@ from bench.leaderboard.grid import Notes
 from bench.leaderboard.markdown import GENERATED
 from bench.leaderboard.rows import Row, Score, TableKey
 from bench.leaderboard.tables import flops_ratios, labels, machine_lines, machine_sign, time_marks, time_ratios
-from bench.leaderboard.wording import DASH, duration, eps_text, escape_latex, percent
+from bench.leaderboard.wording import DASH, duration, escape_latex, percent, radius_text
 
 _HEAD = f"% {GENERATED.removeprefix('<!-- ').removesuffix(' -->')}\n% In the preamble: \\usepackage{{booktabs}}"
 _BOLD = (
@@ -75,7 +75,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
 def _caption(key: TableKey, rows: Sequence[Row]) -> str:
     facts = rows[0].facts
     parts = [f"{key.dataset}, {key.protocol.upper()}, tier {key.tier}, fidelity {key.fidelity}"]
-    parts.append(key.attack or f"eps {eps_text(facts.eps)}")
+    parts.append(key.attack or radius_text("linf", facts.eps))
     if key.pretrained_on:
         parts.append(f"transfer from {key.pretrained_on}")
     if key.budget:

@@ -9,7 +9,7 @@ from bench.leaderboard.grid import Notes, markdown_table, score_column
 from bench.leaderboard.markdown import GENERATED
 from bench.leaderboard.rows import Row, TableKey
 from bench.leaderboard.tables import FLAG, cost_columns, machine_lines, machine_sign, marked_up, score_columns
-from bench.leaderboard.wording import eps_text, escape
+from bench.leaderboard.wording import escape, radius_text
 
 _NO_ROWS = "No measured results yet: `bench run deacl --dataset digits` makes the first."
 
@@ -29,10 +29,8 @@ def render_readme_block(board: Leaderboard, *, details_at: str) -> str:
         rows = list(table)
         linear = [row for row in rows if row.protocol == "slf"]
         if linear:
-            eps = eps_text(rows[0].facts.eps)
-            parts.append(
-                f"**{escape(key.dataset)}** (eps {eps}): SLF, tier {escape(key.tier)}, fidelity {key.fidelity}"
-            )
+            radius = radius_text("linf", rows[0].facts.eps)
+            parts.append(f"**{escape(key.dataset)}** ({radius}): SLF, tier {escape(key.tier)}, fidelity {key.fidelity}")
             parts += _short_table(linear, [row for row in rows if row.protocol == "aff"])
     if len(parts) == 1:
         parts.append(_NO_ROWS)

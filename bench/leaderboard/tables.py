@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from urllib.parse import quote
 
 from bench.leaderboard.grid import Column, Notes, markdown_table, score_column, seed_links
 from bench.leaderboard.published import PublishedNumber, headline
 from bench.leaderboard.rows import Row
 from bench.leaderboard.sweeps import SweepRow
-from bench.leaderboard.wording import DASH, duration, eps_text, escape, flops_text, percent
+from bench.leaderboard.wording import DASH, bare_radius, duration, escape, flops_text, percent
 
 REFERENCE = "deacl"
 """The method whose pre-training cost is 1: "is that better than DeACL?" is what the bench is asked."""
@@ -173,7 +174,7 @@ def corruption_table(rows: Sequence[Row], *, records_at: str) -> str:
 def sweep_table(rows: Sequence[SweepRow], *, records_at: str) -> str:
     """Return the table of one grid: accuracy in percent at each of its values."""
     settings = rows[0].key.settings
-    write = eps_text if settings.kind == "eps" else "{:g}".format
+    write = partial(bare_radius, settings.norm) if settings.kind == "eps" else "{:g}".format
     columns = [Column("Method", [escape(row.label) for row in rows], left=True)]
     for place, value in enumerate(settings.grid):
         scores = [row.scores[place] for row in rows]

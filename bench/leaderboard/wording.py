@@ -5,8 +5,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bench.recipe import Norm
+
 DASH = "–"
 """What stands for a number that was not measured; it is never shown as 0."""
+
+NORMS: Mapping[Norm, str] = {"linf": "Linf", "l2": "L2"}
+"""As they are written everywhere."""
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "{}$&#_%"},
@@ -21,11 +26,21 @@ def percent(share: float, n: int) -> str:
 
 
 def eps_text(eps: float) -> str:
-    """Return a radius as papers write it: 8/255 where it is a whole number of grey levels."""
+    """Return an Linf radius as papers write it: 8/255 where it is a whole number of grey levels."""
     levels = round(eps * 255)
     if 0 < levels < 255 and abs(eps * 255 - levels) < 1e-6:
         return f"{levels}/255"
     return f"{eps:g}"
+
+
+def radius_text(norm: Norm, eps: float) -> str:
+    """Return a radius with its norm: "Linf 8/255", "L2 0.5"."""
+    return f"{NORMS[norm]} {bare_radius(norm, eps)}"
+
+
+def bare_radius(norm: Norm, eps: float) -> str:
+    """Return a radius where its norm stands nearby: in grey levels under Linf, whose unit is a pixel's value."""
+    return eps_text(eps) if norm == "linf" else f"{eps:g}"
 
 
 def duration(seconds: float) -> str:

@@ -20,11 +20,10 @@ from bench.recipe.sections import (
     EncoderSettings,
     EvaluationSettings,
     Fidelity,
-    Norm,
     Start,
-    ThreatSettings,
 )
 from bench.recipe.settings import Settings, canonical_digest
+from bench.recipe.threat import Norm, ThreatSettings
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [

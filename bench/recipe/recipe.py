@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field, SerializeAsAny, create_model
+from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from bench.errors import BenchError, unknown
 from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
 from bench.recipe.overrides import flatten, insert
 from bench.recipe.plan import TrainPlan
 from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
-from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity, ThreatSettings
+from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity
 from bench.recipe.settings import Settings, canonical_digest
+from bench.recipe.threat import Norm, ThreatSettings, default_radius, radius_fault
 from bench.recipe.tiers import Tier
 
 SHARED = ("encoder", "threat", *PROTOCOLS, "evaluate")
@@ -45,6 +46,10 @@ class DatasetFacts(Settings):
     """The dataset's default Linf radius."""
     mean: tuple[Scalar, ...]
     std: tuple[Scalar, ...]
+
+    def radius(self, norm: Norm) -> float:
+        """Return the default radius under ``norm``."""
+        return default_radius(norm, self.eps, self.image_shape)
 
 
 class Finetune(Settings):
@@ -81,6 +86,12 @@ class Recipe(Settings):
     evaluate: EvaluationSettings
     finetune: Finetune | None = None
     """None: protocols and evaluation use the data and the threat model of pre-training."""
+
+    @model_validator(mode="after")
+    def _evaluation_radius_fits_the_norm(self) -> Self:
+        if fault := radius_fault(self.downstream.threat.norm, self.eval_eps):
+            raise ValueError(f"evaluate.{fault}")
+        return self
 
     def pretraining_digest(self) -> str:
         """Return the SHA-256 of all that decides the encoder; runs that share it share their weights."""
@@ -168,12 +179,13 @@ def build_recipe(
         "overrides": overrides,
         "config": _fitted(_scaled(config_type, tier, overrides), dataset),
         "encoder": {**tier.encoder, **(native_encoder if fidelity == "native" else {})},
-        "threat": {"eps": dataset.eps},
+        "threat": _default_threat(dataset, overrides),
         **{name: protocol_section(name, tier, finetune or dataset) for name in PROTOCOLS},
         "evaluate": dict(tier.evaluate),
     }
     if finetune:
-        values["finetune"] = {"dataset": finetune, "threat": {"eps": finetune.eps}, "resized_from": resized_from}
+        threat = _default_threat(finetune, overrides)
+        values["finetune"] = {"dataset": finetune, "threat": threat, "resized_from": resized_from}
     what = f"recipe {method}/{tier.name}"
     refuse_unknown(overrides, parse_recipe(values, config_type, what), (*SHARED, "config"))
     for key, value in overrides.items():
@@ -197,6 +209,11 @@ def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
 def protocol_section(name: str, tier: Tier, dataset: DatasetFacts) -> dict[str, Any]:
     """Return what ``tier`` and the data of the protocol ``name`` give its section, the rest being default."""
     return _fitted({"flip_prob": 0.5, **getattr(tier, name)}, dataset)
+
+
+def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the radius of ``dataset`` under the norm that is asked for."""
+    return {"eps": dataset.radius("l2" if overrides.get("threat.norm") == "l2" else "linf")}
 
 
 def _scaled(config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str, Any]) -> dict[str, Any]:

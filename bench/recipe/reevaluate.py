@@ -1,7 +1,7 @@
 """The recipe of an encoder that is trained already, under other protocol settings or on other data."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from bench.errors import BenchError
 from bench.recipe.overrides import insert
@@ -15,7 +15,7 @@ from bench.recipe.recipe import (
     protocol_section,
     refuse_unknown,
 )
-from bench.recipe.sections import ThreatSettings
+from bench.recipe.threat import Norm, ThreatSettings
 from bench.recipe.tiers import load_tier
 
 _CHANGEABLE = ("threat", *PROTOCOLS, "evaluate")
@@ -96,9 +96,12 @@ def _section(name: str, recipe: Recipe, dataset: DatasetFacts) -> dict[str, Any]
 def _threat(recipe: Recipe, overrides: Mapping[str, Any], finetune: DatasetFacts | None) -> ThreatSettings:
     """Return the threat model after pre-training: that of the run, or the default of the data, and what is asked."""
     values: dict[str, Any] = {"threat": recipe.threat.model_dump()}
-    if finetune is not None:
-        # Norm and all that a later version may add stay those of the run; the radius belongs to the data.
-        insert(values, "threat.eps", recipe.overrides.get("threat.eps", finetune.eps))
+    norm = overrides.get("threat.norm", recipe.threat.norm)
+    other_norm = norm != recipe.threat.norm and norm in get_args(Norm)
+    if finetune is not None or other_norm:
+        # Norm and all that a later version may add stay those of the run; the radius belongs to the data and the norm.
+        usual = (finetune or recipe.dataset).radius(norm if other_norm else recipe.threat.norm)
+        insert(values, "threat.eps", usual if other_norm else recipe.overrides.get("threat.eps", usual))
     for key, value in overrides.items():
         if key.startswith("threat."):
             insert(values, key, value)

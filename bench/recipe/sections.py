@@ -1,8 +1,8 @@
-"""The sections of a recipe that every method shares: encoder, threat model, evaluation."""
+"""The sections of a recipe that every method shares: encoder and evaluation."""
 
-from typing import Annotated, Literal, Self
+from typing import Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from bench.errors import unknown
 from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
@@ -10,7 +10,6 @@ from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
 Normalisation = Literal["dataset", "cifar", "imagenet", "none"]
-Norm = Literal["linf", "l2"]
 Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
 """Where an attack takes its first gradient: the image plus U(-eps, eps), as DeACL and ACL do; the same cut to
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
@@ -31,40 +30,11 @@ class EncoderSettings(Settings):
     solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), or none (RoCL, AdvCL)."""
 
 
-def _fraction(value: object) -> object:
-    """Let a text like "8/255" stand for its number: papers write eps so, and TOML has no fractions."""
-    if not isinstance(value, str):
-        return value
-    try:
-        above, _, below = value.partition("/")
-        return float(above) / float(below or 1)
-    except (ValueError, ArithmeticError):
-        raise ValueError("not a number; write 8/255 or 0.031") from None
-
-
-class ThreatSettings(Settings):
-    """The threat model: which perturbations of an image in [0, 1] the adversary may make."""
-
-    norm: Norm = "linf"
-    eps: Annotated[float, BeforeValidator(_fraction)]
-    """Radius in pixel units on the [0, 1] scale: 8/255 for CIFAR."""
-
-    @model_validator(mode="after")
-    def _eps_fits_the_pixel_range(self) -> Self:
-        if self.norm == "linf" and not 0 <= self.eps <= 1:
-            raise ValueError(f"eps {self.eps:g} outside [0, 1]; images live in [0, 1], so write 8/255")
-        if self.eps > 1000:
-            raise ValueError(f"eps {self.eps:g} is above 1000, farther than any two images are apart")
-        if self.eps < 0:
-            raise ValueError(f"eps {self.eps:g} is negative; a radius is 0 or more, such as 128/255")
-        return self
-
-
 class EvaluationSettings(Settings):
     """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1); and common corruptions."""
 
-    eps: float | None = Field(default=None, ge=0, le=1)
-    """Radius to evaluate at; None: the threat model's."""
+    eps: float | None = Field(default=None, ge=0, le=1000)
+    """Radius to evaluate at, in the threat model's norm; None: its own."""
     batch_size: int = Field(default=256, ge=1)
     pgd_steps: int = Field(default=20, ge=1)
     pgd_step_size: float = Field(default=0.25, gt=0)

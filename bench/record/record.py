@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from bench.recipe import Settings
+from bench.recipe import Norm, Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
@@ -126,6 +126,12 @@ class Record(Sealed):
     def unknown_phases(self) -> list[str]:
         """The phases of which it was not noted, as a whole or in part, with which code they ran."""
         return [phase for phase, ran in self.environments.items() if None in ran]
+
+    @property
+    def norm(self) -> Norm:
+        """Of the adversary that the classifier met."""
+        judged: Norm = (self.recipe.get("finetune") or self.recipe)["threat"]["norm"]
+        return judged
 
     @property
     def pretraining_seconds(self) -> float:

@@ -11,6 +11,7 @@ from pydantic import AwareDatetime, Field, model_validator
 from bench.files import inside
 from bench.recipe import Norm, Settings, Start, canonical_digest
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
+from bench.recipe.threat import radius_fault
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import NoGradient, Outcome
@@ -59,10 +60,10 @@ class SweepSettings(Settings):
                 raise ValueError(f"the grid of {name} {fault}")
             if name != self.kind and len(values) != 1:
                 raise ValueError(f"a sweep of {self.kind} has one value of {name}, not {len(values)}")
-        if self.norm == "linf" and self.eps[-1] > 1:
-            raise ValueError(f"eps {self.eps[-1]:g} is above 1; images live in [0, 1], so write 8/255")
-        if self.eps[-1] > 1000 or self.steps[-1] > 10**9:
-            raise ValueError("eps is at most 1000, and steps at most 1,000,000,000")
+        if fault := radius_fault(self.norm, self.eps[-1]):
+            raise ValueError(fault)
+        if self.steps[-1] > 10**9:
+            raise ValueError("steps are at most 1,000,000,000")
         if self.steps[0] < 1:
             raise ValueError("0 steps are no attack; the smallest number of steps is 1")
         return self

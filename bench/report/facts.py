@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from bench.leaderboard.flags import reliability_flags
 from bench.leaderboard.groups import Group
 from bench.leaderboard.measured import Measured
-from bench.leaderboard.wording import duration, eps_text
+from bench.leaderboard.wording import duration, radius_text
 from bench.recipe import DatasetFacts, ThreatSettings
 from bench.recipe.overrides import flatten
 from bench.record import Outcome, PhaseCost, Record
@@ -53,11 +53,11 @@ class Setting(NamedTuple):
 
 def attacks(record: Record) -> list[Attack]:
     """Return AA, RA and SA of a record, strongest attack first; SA is the attack that does nothing."""
-    ra, aa = record.ra, record.aa
+    ra, aa, norm = record.ra, record.aa, record.norm
     restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
-    found = [Attack("RA", f"PGD-{ra.steps}{restarts}, eps {eps_text(ra.eps)}", ra.outcome)]
+    found = [Attack("RA", f"PGD-{ra.steps}{restarts} at {radius_text(norm, ra.eps)}", ra.outcome)]
     if aa is not None:
-        found.insert(0, Attack("AA", f"AutoAttack {aa.version}, eps {eps_text(aa.eps)}", aa.outcome))
+        found.insert(0, Attack("AA", f"AutoAttack {aa.version} at {radius_text(norm, aa.eps)}", aa.outcome))
     return [*found, Attack("SA", "clean images", record.sa)]
 
 

@@ -29,7 +29,7 @@ from bench.train import device_name
 
 DEFAULT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 _EPS_VALUES = 9
-"""Of the default grid, from 0 to twice the usual radius: 0, 2/255, ..., 16/255 on CIFAR."""
+"""Of the default grid, from 0 to twice the usual radius: under Linf 0, 2/255, ..., 16/255 on CIFAR."""
 _PGD_STEPS = 20
 
 
@@ -51,7 +51,7 @@ class SweepRequest(NamedTuple):
             BenchError: a grid that does not ascend, or values that are out of range.
         """
         recipe = finished.recipe
-        usual = recipe.dataset.eps if recipe.threat.norm == "linf" else recipe.eval_eps
+        usual = recipe.dataset.radius(recipe.threat.norm)
         grid = tuple(2 * usual * value / (_EPS_VALUES - 1) for value in range(_EPS_VALUES))
         values = {
             "kind": self.kind,

@@ -83,6 +83,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
             ],
             settings.grid,
             kind=kind,
+            norm=settings.norm,
             title=f"{conditions(*common)}: accuracy under {attack_text(settings)}",
             note=f"step size {settings.step_size:g} ε, {settings.start} start; "
             f"bands: {spread_text(score for row in table for score in row.scores)}",

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
+from bench.recipe import Norm
 from bench.record.sweep import SweepKind
 from bench.report.figures.style import Band, caption, legend_beside, mark, new_figure, percent_axis, styled
 
@@ -25,25 +26,30 @@ class SweepLine(NamedTuple):
 
 
 def sweep_figure(
-    lines: Sequence[SweepLine], grid: Sequence[float], *, kind: SweepKind, title: str, note: str
+    lines: Sequence[SweepLine], grid: Sequence[float], *, kind: SweepKind, title: str, note: str, norm: Norm = "linf"
 ) -> Figure:
     """Return the figure of ``lines`` over ``grid``.
 
     Args:
         lines: at least one; drawn and listed in their order.
-        grid: radii in pixels (kind "eps"), drawn in units of 1/255; or steps, at least 1 (kind "steps").
+        grid: radii (kind "eps"), under Linf drawn in units of 1/255; or steps, at least 1 (kind "steps").
         kind: "eps" or "steps".
         title: what all lines have in common.
         note: small print: what the bands around the lines are.
+        norm: of the radii.
     """
     with styled():
         figure = new_figure(6.6, 3.5)
         axes = figure.add_subplot()
-        x = [255 * value for value in grid] if kind == "eps" else list(grid)
+        grey = kind == "eps" and norm == "linf"
+        x = [255 * value for value in grid] if grey else list(grid)
         handles = [_line(axes, x, line) for line in lines]
         axes.set_title(title)
         percent_axis(axes, max(band.high for line in lines for band in line.bands))
-        (_eps_axis if kind == "eps" else _steps_axis)(axes, x)
+        if kind == "eps":
+            _eps_axis(axes, x, "Linf radius of the attack x 255" if grey else "L2 radius of the attack")
+        else:
+            _steps_axis(axes, x)
         legend_beside(axes, handles)
         caption(figure, note)
         return figure
@@ -74,8 +80,8 @@ def _line(axes: Axes, x: Sequence[float], line: SweepLine) -> Line2D:
     return handle
 
 
-def _eps_axis(axes: Axes, x: Sequence[float]) -> None:
-    axes.set_xlabel("radius of the attack, ε x 255")
+def _eps_axis(axes: Axes, x: Sequence[float], label: str) -> None:
+    axes.set_xlabel(label)
     axes.set_xlim(x[0], x[-1] if len(x) > 1 else x[0] + 1)
     if len(x) <= 12:
         axes.xaxis.set_major_locator(FixedLocator(list(x)))

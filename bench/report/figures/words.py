@@ -6,7 +6,7 @@ from pathlib import Path
 from textwrap import fill
 
 from bench.leaderboard import Score
-from bench.leaderboard.wording import eps_text
+from bench.leaderboard.wording import NORMS, radius_text
 from bench.recipe import canonical_digest
 from bench.record import SweepSettings
 from bench.report.figures.style import Band
@@ -46,11 +46,10 @@ def seeds_text(seeds: Sequence[int]) -> str:
 
 
 def attack_text(settings: SweepSettings) -> str:
-    """Return what stays the same along a sweep: "PGD-20" or "PGD at 8/255"."""
-    norm = "L2 " if settings.norm == "l2" else ""
+    """Return what stays the same along a sweep: "Linf PGD-20" or "PGD at Linf 8/255"."""
     if settings.kind == "eps":
-        return f"{norm}PGD-{settings.steps[0]}"
-    return f"{norm}PGD at {eps_text(settings.eps[0])}"
+        return f"{NORMS[settings.norm]} PGD-{settings.steps[0]}"
+    return f"PGD at {radius_text(settings.norm, settings.eps[0])}"
 
 
 def legend_text(label: str, seeds: Sequence[int]) -> str:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bench.leaderboard import Leaderboard, SweepRow
 from bench.leaderboard.sweeps import SweepKey
-from bench.leaderboard.wording import eps_text, percent
+from bench.leaderboard.wording import NORMS, bare_radius, percent, radius_text
 from bench.report.site.charts import CostPoint, Spec, SweepLine, cost_chart, sweep_chart
 from bench.report.site.tables import Group, Line
 from bench.report.templating import url
@@ -48,11 +48,11 @@ def sweep_figures(board: Leaderboard) -> list[SweepFigure]:
 
 def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
     settings = key.settings
-    by_eps, norm = settings.kind == "eps", "L2 " if settings.norm == "l2" else ""
-    marks = tuple(eps_text(value) if by_eps else f"{value:g}" for value in settings.grid)
-    attack = f"PGD-{settings.steps[0]} at growing {norm}eps"
+    by_eps, norm = settings.kind == "eps", settings.norm
+    marks = tuple(bare_radius(norm, value) if by_eps else f"{value:g}" for value in settings.grid)
+    attack = f"PGD-{settings.steps[0]} at a growing {NORMS[norm]} radius"
     if not by_eps:
-        attack = f"PGD at {norm}eps {eps_text(settings.eps[0])} with ever more steps"
+        attack = f"PGD at {radius_text(norm, settings.eps[0])} with ever more steps"
     accuracies = [tuple(percent(score.accuracy, score.n) for score in row.scores) for row in rows]
     chart = sweep_chart(
         [
@@ -62,7 +62,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
         settings.grid,
         marks,
         title=f"RA under {attack}: {key.dataset}, {key.protocol.upper()}, tier {key.tier}, {key.fidelity}",
-        x=f"radius {norm}eps of the attack" if by_eps else "steps of PGD, logarithmic",
+        x=f"{NORMS[norm]} radius of the attack" if by_eps else "steps of PGD, logarithmic",
         log=not by_eps,
     )
     return SweepFigure(key, attack, chart, marks, tuple(zip(rows, accuracies, strict=True)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bench.leaderboard import PublishedNumber, Row
 from bench.leaderboard.tables import rank_text
-from bench.leaderboard.wording import duration, eps_text, flops_text, settings_text
+from bench.leaderboard.wording import duration, flops_text, radius_text, settings_text
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
 
@@ -133,7 +133,7 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
     first = rows[0]
     facts = (
         f"{first.facts.train_images:,} training and {first.facts.test_images:,} test images of "
-        f"{first.facts.num_classes} classes, eps {eps_text(first.facts.eps)}"
+        f"{first.facts.num_classes} classes, default radius {radius_text('linf', first.facts.eps)}"
     )
     lines = tuple(measured_line(content, row) for row in rows)
     key = first.table
