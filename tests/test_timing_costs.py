@@ -1,6 +1,8 @@
 """``bench timing``: the command, and the costs that records tell of."""
 
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from bench.cli import app
 from bench.errors import BenchError
 from bench.record import PhaseCost
 from bench.timing import MeasuredCost, measured_costs
+from bench.train import StageProbe
 
 
 def cost(seconds: float, **changes: Any) -> PhaseCost:
@@ -155,3 +158,22 @@ def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
     done = CliRunner().invoke(app, ["timing", *arguments])
     assert isinstance(done.exception, BenchError)
     assert message in str(done.exception)
+
+
+def test_a_time_limit_binds_and_says_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = ["--dataset", "digits", "--tier", "tiny", "--width", "1", "--rounds", "1", "--batch", "8"]
+    now, clock = [0.0], time.perf_counter
+    monkeypatch.setattr("bench.timing.measure.time.perf_counter", lambda: clock() + now[0])
+    counted = StageProbe.count
+
+    def slow(probe: StageProbe, before_each: Callable[[], None] = lambda: None) -> None:
+        counted(probe, before_each)
+        now[0] += 40
+
+    monkeypatch.setattr(StageProbe, "count", slow)
+    text = invoke("simclr", "byol", *small, "--time-limit", "1")
+    assert "not measured, as the time was up: byol. Raise --time-limit." in text
+    assert "SimCLR" in text
+    assert "BYOL" not in text
+    done = CliRunner().invoke(app, ["timing", "byol", *small, "--time-limit", "0.5"])
+    assert "no step of byol could be measured in 0.5 minutes" in str(done.exception)

@@ -27,7 +27,9 @@ def timing(
     batch: Annotated[
         int | None, typer.Option(min=2, help="Images in a timed step, at most; default: as many as the time allows.")
     ] = None,
-    time_limit: Annotated[float, typer.Option(min=0.1, help="What all of it may take, in minutes, about.")] = 9,
+    time_limit: Annotated[
+        float, typer.Option(min=0.1, help="Minutes that all of it may take: no step begins later.")
+    ] = 9,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
     from_results: Annotated[
         bool, typer.Option("--from-results", help="Measure nothing: table what the runs of the records took.")
@@ -68,7 +70,8 @@ def timing(
         from bench.device import pick_device
         from bench.recipe import load_tier
 
-        with Console(stderr=True).status("reading the data") as status:
+        screen = Console(stderr=True)
+        with screen.status("reading the data") as status:
             found = time_methods(
                 list(dict.fromkeys(methods or timed_methods())),
                 data_like(dataset, data_dir),
@@ -80,9 +83,12 @@ def timing(
                 fidelity=fidelity,
                 width=width,
                 batch=batch,
-                said=status.update,
+                said=status.update if screen.is_terminal else screen.print,
             )
-        values, tables, notes = found.model_dump(mode="json"), [steps_table(found), whole_table(found)], []
+        values, tables = found.model_dump(mode="json"), [steps_table(found), whole_table(found)]
+        notes = [f"not measured, as the time was up: {', '.join(found.left_out)}. Raise --time-limit."] * bool(
+            found.left_out
+        )
     if output is not None:
         write_json(output, values)
     if as_json:

@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 
+from bench.errors import BenchError
 from bench.method import Stage
 from bench.recipe import Fidelity, Tier
 from bench.timing.model import StageTiming, Timing, compare
@@ -39,7 +41,7 @@ def time_methods(
         tier: how far recipes are scaled.
         device: where to measure.
         rounds: how often each step is timed.
-        seconds: what all of it may take, about.
+        seconds: what all of it may take: no step begins after it. Methods whose turn does not come are left out.
         results_dir: may bring published numbers of its own.
         fidelity: whose encoder settings.
         width: of the encoder; None: the tier's.
@@ -47,11 +49,17 @@ def time_methods(
         said: is told what is being done.
 
     Raises:
-        BenchError: an unknown method, or one without pre-training.
+        BenchError: an unknown method, or one without pre-training; or no method could be measured in time.
     """
     overrides = {} if width is None else {"encoder.width": width}
     subjects = [subject(name, data, tier=tier, fidelity=fidelity, overrides=overrides) for name in names]
-    stages = time_pretraining(subjects, device=device, rounds=rounds, seconds=seconds, batch=batch, said=said)
+    timed = time_pretraining(subjects, device=device, rounds=rounds, seconds=seconds, batch=batch, said=said)
+    stages = {name: rows for name, rows in zip(names, timed, strict=True) if rows}
+    if not stages:
+        raise BenchError(
+            f"no step of {' or '.join(names)} could be measured in {seconds / 60:g} minutes. "
+            "Give it longer with --time-limit, or a smaller encoder with --width."
+        )
     return Timing(
         dataset=data.facts.name,
         tier=tier.name,
@@ -60,7 +68,8 @@ def time_methods(
         device=device_name(device),
         torch=torch.__version__,
         rounds=rounds,
-        methods=compare(dict(zip(names, stages, strict=True)), PublishedCosts.under(results_dir)),
+        left_out=tuple(name for name in names if name not in stages),
+        methods=compare(stages, PublishedCosts.under(results_dir)),
     )
 
 
@@ -79,27 +88,42 @@ def time_pretraining(
         subjects: methods under their recipes.
         device: where to measure.
         rounds: how often each step is timed.
-        seconds: what all of it may take, about; decides how many images a step holds.
+        seconds: what all of it may take: no step begins after it; decides how many images a step holds.
         batch: how many it holds at most; None: as many as fit.
         said: is told what is being done.
 
     Returns:
-        the stages of each subject.
+        the stages of each subject; none of one that could not be counted in time.
     """
     end = time.perf_counter() + seconds
-    probes, preparations, owners = [], [], []
+    probes: list[StageProbe] = []
+    preparations: list[float | None] = []
+    owners: list[Subject] = []
+
+    def in_time() -> None:
+        if time.perf_counter() >= end:
+            raise _TimeIsUpError
+
     for owner in subjects:
         said(f"building {owner.recipe.method} and counting its operations")
-        images = owner.data.random_images()
-        own = [StageProbe(stage, images, device=device) for stage in owner.stages(device)]
-        for probe in own:
-            probe.count()
-        probes += own
-        preparations += _preparations(owner, device)
-        owners += [owner] * len(own)
+        with suppress(_TimeIsUpError):
+            in_time()
+            images = owner.data.random_images()
+            own = [StageProbe(stage, images, device=device) for stage in owner.stages(device)]
+            for probe in own:
+                probe.count(in_time)
+            in_time()
+            prepared = _preparations(owner, device)
+            probes += own
+            preparations += prepared
+            owners += [owner] * len(own)
     times = time_in_turn(probes, rounds=rounds, seconds=end - time.perf_counter(), batch=batch, said=said)
     rows = [_timing(*each) for each in zip(owners, probes, preparations, times, strict=True)]
     return [[row for row, owner in zip(rows, owners, strict=True) if owner is one] for one in subjects]
+
+
+class _TimeIsUpError(Exception):
+    """The time is up before a method was counted."""
 
 
 def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times: StepTimes) -> StageTiming:

@@ -79,6 +79,8 @@ class Timing(Settings):
     device: str
     torch: str
     rounds: int
+    left_out: tuple[str, ...] = ()
+    """Methods that the time did not suffice for."""
     methods: tuple[MethodTiming, ...]
 
 

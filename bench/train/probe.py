@@ -111,9 +111,13 @@ class StageProbe:
             two, four, six = [max(two)], [max(four)], [max(six)]
         return max(_quadratic(batch, *live) for live in zip(two, four, six, strict=True))
 
-    def count(self) -> None:
-        """Take the steps that :meth:`flops`, :meth:`passes` and :meth:`memory` draw on, unless they were taken."""
+    def count(self, before_each: Callable[[], None] = lambda: None) -> None:
+        """Take the steps that :meth:`flops`, :meth:`passes` and :meth:`memory` draw on, unless they were taken.
+
+        ``before_each`` is called before steps of each size; it may raise to end it.
+        """
         for few in _FEW:
+            before_each()
             self._counts(few)
 
     def _counts(self, batch: int) -> _Counts:

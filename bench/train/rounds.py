@@ -1,5 +1,6 @@
 """Timing steps side by side, and what a whole plan takes when its steps take so long."""
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from statistics import median
@@ -69,21 +70,26 @@ def time_in_turn(
     Args:
         probes: the stages.
         rounds: how often each step is timed.
-        seconds: what all of it may take, about.
+        seconds: what all of it may take: no step begins after it, once each was timed on a few images.
         batch: images in the larger step; None: as many as fit.
         said: is told what is being done.
     """
+    end = time.perf_counter() + seconds
     rough = []
     for number, probe in enumerate(probes, 1):
         said(f"warming up {number} of {len(probes)}")
         few = {min(size, probe.plan.batch_size) for size in _ROUGH}
         probe.step(min(few))
         rough.append(StepTimes({size: [probe.seconds(size)] for size in few}))
+    if time.perf_counter() >= end:
+        return rough
     largest = batch or _affordable(probes, rough, seconds - _spent(rough), rounds + 1)
     times: list[dict[int, list[float]]] = [defaultdict(list) for _ in probes]
     said("warming up at full size")
     chosen = [_fitting(probe, largest) for probe in probes]
     for turn in range(rounds):
+        if turn and time.perf_counter() >= end:
+            break
         said(f"round {turn + 1} of {rounds}")
         for probe, sizes, kept in zip(probes, chosen, times, strict=True):
             for size in sizes:
