@@ -96,7 +96,7 @@ def test_images_without_a_gradient_are_counted(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["evaluate.pgd_steps", "slf.selection_steps"])
 def test_no_steps_are_no_attack(key: str) -> None:
-    with pytest.raises(BenchError, match=rf"{key}: Input should be greater than or equal to 1 \(given: 0\)"):
+    with pytest.raises(BenchError, match=rf"{key}: must be at least 1 \(given: 0\)"):
         build_recipe(
             method="toy",
             config_type=MethodConfig,
