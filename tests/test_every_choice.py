@@ -110,7 +110,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("shallow")
-@pytest.mark.parametrize("case", marked())
+@pytest.mark.parametrize("case", list(marked()))
 def test_every_choice_gives_a_record_or_says_why_not(case: Case, folder: Path) -> None:
     method, chosen = case
     section = next(iter(chosen)).split(".")[0]
