@@ -114,7 +114,7 @@ class AblationCell:
     label: str = ""
     """Empty: the settings themselves."""
     published: Mapping[str, Any] | None = None
-    """The variant under which ``bench/leaderboard/published.json`` lists the numbers; None: the paper gives none."""
+    """The variant under which ``bench/results/published.json`` lists the numbers; None: the paper gives none."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class AblationTable:
     title: str
     cells: tuple[AblationCell, ...]
     source: str | None = None
-    """The paper's table, as listed in ``bench/leaderboard/published.json``."""
+    """The paper's table, as listed in ``bench/results/published.json``."""
     unplaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Labels to variants of the paper's lines of which it is not known to which cell they belong."""
     notes: tuple[str, ...] = ()

@@ -20,8 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.leaderboard import build_leaderboard, render_leaderboard
-from bench.leaderboard.groups import read_groups
+from bench.leaderboard import render_leaderboard
 from bench.record import (
     AutoAttackEvaluation,
     Environment,
@@ -32,6 +31,7 @@ from bench.record import (
     record_files,
     save_record,
 )
+from bench.results import build_leaderboard, read_groups
 
 SEEDS = 5
 PROTOCOLS = ("slf", "alf", "aff")

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.leaderboard import build_leaderboard, render_leaderboard
+from bench.leaderboard import render_leaderboard
 from bench.record import (
     AutoAttackEvaluation,
     Environment,
@@ -16,6 +16,7 @@ from bench.record import (
     Record,
     save_record,
 )
+from bench.results import build_leaderboard
 
 TEST_IMAGES = 200
 RESULTS = Path(__file__).parents[1] / "results"

@@ -14,9 +14,8 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.compare import compare_records, compare_seeds, find_record, find_seeds
 from bench.errors import BenchError
-from bench.leaderboard.groups import Group
-from bench.leaderboard.measured import Measured, load_measured
 from bench.record import Outcome, Record, record_files, save_record
+from bench.results import Group, Measured, load_measured
 
 
 def measured(folder: Path, record: Record) -> Measured:

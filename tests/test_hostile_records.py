@@ -12,10 +12,10 @@ from in_process import say
 
 from bench.errors import BenchError
 from bench.files import inside, parse_json
-from bench.leaderboard import build_leaderboard
 from bench.recipe import DatasetFacts, canonical_digest
 from bench.record import load_record
 from bench.report.site import write_site
+from bench.results import build_leaderboard
 
 HUGE = "1" + "0" * 5000
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
 
-from bench.leaderboard.groups import read_groups
-from bench.leaderboard.rows import make_rows
 from bench.recipe import Recipe, reevaluated
+from bench.results import read_groups
+from bench.results.rows import make_rows
 from bench.run import RunRequest, prepare
 
 

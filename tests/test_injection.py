@@ -16,9 +16,9 @@ from bench import folders
 from bench.errors import BenchError
 from bench.files import write_bytes
 from bench.folders import replaced_folder
-from bench.leaderboard import build_leaderboard
 from bench.leaderboard.long import render_csv
 from bench.report.site import serving
+from bench.results import build_leaderboard
 
 
 @pytest.mark.parametrize("title", ["=1+1", "+1", "-1+cmd|' /C calc'!A0", "@SUM(A1)", "\t=1"])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from board_records import SLF, TEST_IMAGES, fill, headings_below, make_record, rows_below, table_below, text_of
 
-from bench.leaderboard import build_leaderboard
 from bench.record import PhaseCost
+from bench.results import build_leaderboard
 
 # Rows
 

@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import BenchError
-from bench.leaderboard import bibtex_entries, build_leaderboard, render_csv, render_latex
+from bench.leaderboard import bibtex_entries, render_csv, render_latex
 from bench.leaderboard.citations import citation_key
-from bench.leaderboard.wording import escape_latex, flops_text
+from bench.leaderboard.latex import escape_latex
 from bench.method import METHODS
 from bench.recipe import CORRUPTIONS
 from bench.record import CorruptionEvaluation, PhaseCost, Record, Sweep, SweepSettings, save_sweep
+from bench.results import build_leaderboard, flops_text
 
 
 def invoke(results: Path, *arguments: str) -> str:
@@ -112,7 +113,7 @@ def test_corruptions_have_a_table_for_each_set_of_images(tmp_path: Path) -> None
 
 def swept(tmp_path: Path, method: str, *correct: int, seed: int = 0, **changes: Any) -> Path:
     record = make_record(method=method, title=method, seed=seed)
-    shared = set(Sweep.model_fields) & set(Record.model_fields) - {"schema_version", "cost"}
+    shared = set(Sweep.model_fields) & set(Record.model_fields) - {"schema_version", "cost", "environments"}
     sweep = Sweep(
         **{
             **record.model_dump(include=shared),

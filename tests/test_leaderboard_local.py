@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.compare import find_record, find_seeds
-from bench.leaderboard import build_leaderboard, check_leaderboard, load_published, write_leaderboard
-from bench.timing import measured_costs
+from bench.leaderboard import check_leaderboard, write_leaderboard
+from bench.results import build_leaderboard, load_published, measured_costs
 
 OWN: dict[str, Any] = {"device": "My laptop, 8 threads", "classifier_sha256": "9" * 64}
 

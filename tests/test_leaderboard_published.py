@@ -7,8 +7,17 @@ import pytest
 from board_records import RESULTS, SLF, fill, make_record, publish, table_below, text_of
 
 from bench.errors import BenchError
-from bench.leaderboard import build_leaderboard, load_published, published_reference, render_leaderboard
-from bench.leaderboard.wording import duration, eps_text, escape, percent, settings_text
+from bench.leaderboard import render_leaderboard
+from bench.results import (
+    build_leaderboard,
+    duration,
+    eps_text,
+    escape,
+    load_published,
+    percent,
+    published_reference,
+    settings_text,
+)
 
 
 def test_published_numbers_stand_apart_marked_and_sorted(tmp_path: Path) -> None:

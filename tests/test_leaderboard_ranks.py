@@ -7,8 +7,8 @@ import pytest
 from board_records import SLF, fill, make_record, rows_below, text_of
 from scipy.stats import binomtest, ttest_ind
 
-from bench.leaderboard import build_leaderboard
 from bench.record import Record
+from bench.results import build_leaderboard
 
 
 def hits(first: int, last: int, n: int = 100) -> list[bool]:

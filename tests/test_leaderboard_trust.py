@@ -7,8 +7,9 @@ import pytest
 from board_records import SLF, fill, make_record, rows_below, text_of
 
 from bench.errors import CheckFailedError
-from bench.leaderboard import build_leaderboard, check_leaderboard, write_leaderboard
+from bench.leaderboard import check_leaderboard, write_leaderboard
 from bench.record import Outcome
+from bench.results import build_leaderboard
 
 
 def break_some(results: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ FLOORS = [
     {"code", "errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
     {"attack", "data", "nn", "method", "zoo"},
     {"run", "train", "protocol", "evaluate"},
-    {"ablate", "leaderboard", "report", "compare", "timing", "doctor"},
+    {"ablate", "leaderboard", "results", "report", "compare", "timing", "doctor"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}
@@ -222,8 +222,8 @@ def test_types_are_shipped(package: str) -> None:
 
 def test_the_published_numbers_are_shipped() -> None:
     shipped = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
-    assert "leaderboard/published.json" in shipped["bench"]
-    assert (files("bench") / "leaderboard" / "published.json").is_file()
+    assert "results/published.json" in shipped["bench"]
+    assert (files("bench") / "results" / "published.json").is_file()
 
 
 def test_the_tiers_are_shipped() -> None:

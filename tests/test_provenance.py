@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from board_records import fill, make_record
 
-from bench.leaderboard import build_leaderboard
 from bench.record import Environment, PhaseCost, Record
+from bench.results import build_leaderboard
 
 NOW, OTHER = "a" * 64, "b" * 64
 

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.leaderboard import build_leaderboard, render_leaderboard
+from bench.leaderboard import render_leaderboard
 from bench.record import load_record, save_record
+from bench.results import build_leaderboard
 
 STORED = Path(__file__).parent / "records"
 VERSIONS = (1, 2, 3)

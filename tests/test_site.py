@@ -12,10 +12,10 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from site_records import add, fill, robust, template
 
-from bench.leaderboard import build_leaderboard
 from bench.method import METHODS
 from bench.record import load_record, record_files
 from bench.report.site import write_site
+from bench.results import build_leaderboard
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 

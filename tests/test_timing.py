@@ -10,9 +10,9 @@ from bench import rng
 from bench.method import Stage, StepLoss
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, TrainPlan, load_tier
+from bench.results import PublishedCosts
 from bench.timing import (
     Data,
-    PublishedCosts,
     StageTiming,
     compare,
     data_like,

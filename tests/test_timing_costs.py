@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.errors import BenchError
 from bench.record import PhaseCost
-from bench.timing import MeasuredCost, measured_costs
+from bench.results import MeasuredCost, measured_costs
 from bench.train import StageProbe
 
 

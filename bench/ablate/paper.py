@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.leaderboard import PublishedNumber, load_published
 from bench.method import AblationTable
 from bench.recipe import Recipe
+from bench.results import PublishedNumber, load_published
 
 
 class PaperColumn:

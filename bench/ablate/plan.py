@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 from bench.data import load_dataset
 from bench.errors import BenchError
-from bench.leaderboard.wording import settings_text
 from bench.method import METHODS, AblationCell, AblationTable
+from bench.results import settings_text
 from bench.run import Run, RunRequest, prepare
 from bench.run.folder import ProtocolFolder
 

@@ -7,9 +7,8 @@ from typing import Any
 from bench.ablate.paper import PaperColumn
 from bench.ablate.plan import Ablation
 from bench.ablate.work import CellResult
-from bench.leaderboard import PublishedNumber, Score
-from bench.leaderboard.rows import mean_score
 from bench.recipe import Settings
+from bench.results import PublishedNumber, Score, mean_score
 
 
 class AblationRow(Settings):

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from bench.cli._tables import Column, DataTable, show
 
 if TYPE_CHECKING:
-    from bench.leaderboard import Leaderboard, Row
-    from bench.leaderboard.grid import Column as Written
+    from bench.leaderboard import Column as Written
+    from bench.results import Leaderboard, Row
 
 _LEFT_OUT_FIRST = ("FLOPs", "Time x DeACL", "FLOPs x DeACL", "Seeds", "Time", "Published AA", "RA, images of AA", "SA")
 """What a narrow screen shows no more, in this order."""

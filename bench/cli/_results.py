@@ -37,7 +37,7 @@ def results_table(records: "Sequence[Record]", results_dir: Path) -> DataTable:
 
 def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> None:
     """Add the rows of one protocol, a record a seed."""
-    from bench.leaderboard import published_reference
+    from bench.results import published_reference
 
     first = records[0]
     paper = None
@@ -60,7 +60,7 @@ def _measures(
     records: "Sequence[Record]",
 ) -> "Iterator[tuple[str, Sequence[Outcome | CorruptionEvaluation], str]]":
     """Yield what was measured: in words, one outcome a record, and the name that published numbers have for it."""
-    from bench.leaderboard.wording import radius_text
+    from bench.results import radius_text
 
     ra, norm = records[0].ra, records[0].norm
     yield "SA", [record.sa for record in records], "sa"

@@ -86,7 +86,7 @@ def _tables(sweeps: "list[Sweep]") -> list[DataTable]:
 
 
 def _attack(sweep: "Sweep") -> str:
-    from bench.leaderboard.wording import NORMS, radius_text
+    from bench.results import NORMS, radius_text
 
     settings = sweep.settings
     if settings.kind == "eps":

@@ -30,7 +30,7 @@ from bench.reporting import plural
 
 if TYPE_CHECKING:
     from bench.ablate import Ablation, AblationReport, Projection
-    from bench.leaderboard import PublishedNumber, Score
+    from bench.results import PublishedNumber, Score
 
 _MEASURES = ("AA", "RA", "SA")
 
@@ -197,6 +197,6 @@ def _precision(found: "AblationReport") -> str:
 
 
 def _percent(share: float, n: int) -> str:
-    from bench.leaderboard.wording import percent
+    from bench.results import percent
 
     return percent(share, n)

@@ -9,7 +9,7 @@ import typer
 from bench.cli._options import RESULTS, Results
 
 if TYPE_CHECKING:
-    from bench.leaderboard import Leaderboard
+    from bench.results import Leaderboard
 
 Format = Literal["markdown", "latex", "csv", "json"]
 
@@ -89,7 +89,8 @@ def _shown(
 ) -> None:
     """Print the tables or write them to ``output``, and the citations to ``bibtex``; stderr says what is left out."""
     from bench.files import write_bytes
-    from bench.leaderboard import bibliography, bibtex_entries, build_leaderboard
+    from bench.leaderboard import bibliography, bibtex_entries
+    from bench.results import build_leaderboard
 
     board = build_leaderboard(results_dir).only(**wanted)
     for bad in board.left_out:

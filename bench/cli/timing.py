@@ -49,7 +49,8 @@ def timing(
     """
     from bench.errors import BenchError
     from bench.files import write_json
-    from bench.timing import data_like, measured_costs, time_methods, timed_methods
+    from bench.results import measured_costs
+    from bench.timing import data_like, time_methods, timed_methods
 
     if from_results:
         costs, left_out = measured_costs(results_dir, methods or None)

@@ -5,9 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.leaderboard.measured import Measured
-from bench.leaderboard.wording import eps_text
 from bench.recipe.overrides import flatten
+from bench.results import Measured, eps_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")

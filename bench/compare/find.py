@@ -5,9 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError, unknown
-from bench.leaderboard.groups import Group, read_groups
-from bench.leaderboard.measured import Measured, load_measured
 from bench.record import LOCAL, record_files
+from bench.results import Group, Measured, load_measured, read_groups
 
 _LOCAL = f"{LOCAL}/"
 """What a name begins with that means the user's own records alone."""

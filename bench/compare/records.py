@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
 from bench.errors import BenchError
-from bench.leaderboard.measured import Measured
 from bench.recipe import Settings
 from bench.record import Outcome, mcnemar_exact, newcombe_interval, shared
+from bench.results import Measured
 
 
 class MeasureComparison(Settings):

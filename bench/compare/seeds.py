@@ -5,10 +5,9 @@ from statistics import fmean
 
 from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
 from bench.errors import BenchError
-from bench.leaderboard.groups import Group
-from bench.leaderboard.labels import label
 from bench.recipe import Settings
 from bench.record import sample_std, welch
+from bench.results import Group, label
 
 
 class Spread(Settings):

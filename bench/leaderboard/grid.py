@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 from urllib.parse import quote
 
-from bench.leaderboard.rows import Score
-from bench.leaderboard.wording import DASH, percent
+from bench.results import DASH, Score, percent
 
 
 class Column(NamedTuple):

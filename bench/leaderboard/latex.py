@@ -1,21 +1,26 @@
 """The board in LaTeX: what a paper's table needs, with booktabs and citations."""
 
+import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
 
-from bench.leaderboard.board import Leaderboard
 from bench.leaderboard.citations import citation_key
 from bench.leaderboard.grid import Notes
 from bench.leaderboard.markdown import GENERATED
-from bench.leaderboard.rows import Row, Score, TableKey
-from bench.leaderboard.tables import flops_ratios, labels, machine_lines, machine_sign, time_marks, time_ratios
-from bench.leaderboard.wording import DASH, duration, escape_latex, percent, radius_text
+from bench.leaderboard.tables import flops_ratios, machine_lines, machine_sign, time_marks, time_ratios
+from bench.results import DASH, Leaderboard, Row, Score, TableKey, duration, percent, radius_text, row_names
 
 _HEAD = f"% {GENERATED.removeprefix('<!-- ').removesuffix(' -->')}\n% In the preamble: \\usepackage{{booktabs}}"
 _BOLD = (
     r"Bold: AA not separated from the best by a test at 5\,\% "
     r"(McNemar's exact test; Welch's $t$ test over several seeds), uncorrected for the number of comparisons."
 )
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "{}$&#_%"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
+    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--"},
+}
 
 
 def render_latex(board: Leaderboard, entries: Mapping[str, str]) -> str:
@@ -34,7 +39,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
     doubts = list(dict.fromkeys(doubt for row in rows for doubt in row.doubts))
     names = [
         _method(name, cited.get(row.method), [doubts.index(doubt) + 1 for doubt in row.doubts])
-        for name, row in zip(labels(rows), rows, strict=True)
+        for name, row in zip(row_names(rows), rows, strict=True)
     ]
     machines = Notes(machine_sign)
     columns = {
@@ -120,3 +125,8 @@ def _score(score: Score | None) -> str:
 
 def _time(row: Row) -> str:
     return escape_latex(DASH if row.pretraining_seconds is None else duration(row.pretraining_seconds))
+
+
+def escape_latex(text: str) -> str:
+    """Return ``text`` on one line, with what LaTeX would read as markup made literal."""
+    return re.sub(r"[\\{}$&#_%~^<>±|–]", lambda found: _LATEX[found[0]], " ".join(text.split()))

@@ -3,8 +3,7 @@
 import csv
 import io
 
-from bench.leaderboard.board import Leaderboard
-from bench.leaderboard.rows import Row, Score
+from bench.results import Leaderboard, Row, Score
 
 _COLUMNS = (
     *("dataset", "data_sha256", "tier", "fidelity", "protocol", "pretrained_on", "budget", "attack"),

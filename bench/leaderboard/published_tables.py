@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from bench.leaderboard.grid import Column, Notes, markdown_table
-from bench.leaderboard.published import PublishedNumber, headline
-from bench.leaderboard.wording import DASH, escape, settings_text
+from bench.results import DASH, PublishedNumber, escape, headline, settings_text
 
 _REFERENCE = "DeACL"
 

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from urllib.parse import quote
 
-from bench.leaderboard.board import Leaderboard
 from bench.leaderboard.grid import Notes, markdown_table, score_column
 from bench.leaderboard.markdown import GENERATED
-from bench.leaderboard.rows import Row, TableKey
 from bench.leaderboard.tables import FLAG, cost_columns, machine_lines, machine_sign, marked_up, score_columns
-from bench.leaderboard.wording import escape, radius_text
+from bench.results import Leaderboard, Row, TableKey, escape, radius_text
 
 _NO_ROWS = "No measured results yet: `bench run deacl --dataset digits` makes the first."
 

@@ -1,15 +1,24 @@
 """Tables of measured rows in Markdown."""
 
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import quote
 
 from bench.leaderboard.grid import Column, Notes, markdown_table, score_column, seed_links
-from bench.leaderboard.published import PublishedNumber, headline
-from bench.leaderboard.rows import Row
-from bench.leaderboard.sweeps import SweepRow
-from bench.leaderboard.wording import DASH, bare_radius, duration, escape, flops_text, percent
+from bench.results import (
+    DASH,
+    PublishedNumber,
+    Row,
+    SweepRow,
+    bare_radius,
+    duration,
+    escape,
+    flops_text,
+    headline,
+    percent,
+    rank_text,
+    row_names,
+)
 
 REFERENCE = "deacl"
 """The method whose pre-training cost is 1: "is that better than DeACL?" is what the bench is asked."""
@@ -58,7 +67,7 @@ def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
     marks = [flags.mark(row.doubts) for row in rows]
     return [
         Column("#", [rank_text(row) for row in rows]),
-        Column("Method", [name + mark for name, mark in zip(labels(rows), marks, strict=True)], left=True),
+        Column("Method", [name + mark for name, mark in zip(row_names(rows), marks, strict=True)], left=True),
         score_column("AA", [row.aa for row in rows]),
         *_same_images(rows),
         score_column("RA", [row.ra for row in rows]),
@@ -137,24 +146,10 @@ def _ratio(value: float | None, reference: float | None) -> str:
     return f"{value / reference:.2f}" if value and reference else DASH
 
 
-def rank_text(row: Row) -> str:
-    """Return the rank of a row, with an equals sign where it is shared."""
-    return DASH if row.rank is None else f"{row.rank}{'=' * row.tied}"
-
-
-def labels(rows: Sequence[Row]) -> list[str]:
-    """Return what to call each row of one table.
-
-    A default that changed between two versions gives two recipes one name; the hash tells them apart.
-    """
-    count = Counter(row.label for row in rows)
-    return [row.label if count[row.label] == 1 else f"{row.label}, recipe {row.protocol_sha256[:8]}" for row in rows]
-
-
 def corruption_table(rows: Sequence[Row], *, records_at: str) -> str:
     """Return the table of accuracies under common corruptions of ``rows``, which all met the same images."""
     scored = sorted(
-        ((name, row, row.corruptions) for name, row in zip(labels(rows), rows, strict=True) if row.corruptions),
+        ((name, row, row.corruptions) for name, row in zip(row_names(rows), rows, strict=True) if row.corruptions),
         key=lambda one: -one[2].mean.accuracy,
     )
     kinds = list(dict.fromkeys(kind for _, _, found in scored for kind in found.accuracies))

@@ -5,13 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.leaderboard.flags import reliability_flags
-from bench.leaderboard.groups import Group
-from bench.leaderboard.measured import Measured
-from bench.leaderboard.wording import duration, radius_text
 from bench.recipe import DatasetFacts, ThreatSettings
 from bench.recipe.overrides import flatten
 from bench.record import Outcome, PhaseCost, Record
+from bench.results import Group, Measured, duration, radius_text, reliability_flags
 
 _JSON = json.JSONEncoder(sort_keys=True)
 

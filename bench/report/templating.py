@@ -4,9 +4,9 @@ from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from bench.leaderboard.wording import DASH, escape, percent
 from bench.record import Outcome
 from bench.report.fates import Fate
+from bench.results import DASH, escape, percent
 
 
 def templates(package: str) -> Environment:

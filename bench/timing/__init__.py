@@ -2,23 +2,16 @@
 
 from bench.timing.measure import time_methods, time_pretraining
 from bench.timing.model import MethodTiming, StageTiming, Timing, compare
-from bench.timing.published import PublishedCosts
-from bench.timing.results import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.timing.subject import Data, Subject, data_like, random_facts, subject, timed_methods
 
 __all__ = [
     "Data",
-    "MeasuredCost",
-    "MeasuredStage",
-    "MeasuredTable",
     "MethodTiming",
-    "PublishedCosts",
     "StageTiming",
     "Subject",
     "Timing",
     "compare",
     "data_like",
-    "measured_costs",
     "random_facts",
     "subject",
     "time_methods",

@@ -10,8 +10,8 @@ import torch
 from bench.errors import BenchError
 from bench.method import Stage
 from bench.recipe import Fidelity, Tier
+from bench.results import PublishedCosts
 from bench.timing.model import StageTiming, Timing, compare
-from bench.timing.published import PublishedCosts
 from bench.timing.subject import Data, Subject, subject
 from bench.train import StageProbe, StepTimes, device_name, time_in_turn
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.method import METHODS
 from bench.recipe import Fidelity, Settings
-from bench.timing.published import PublishedCosts
+from bench.results import PublishedCosts
 
 
 class StageTiming(Settings):

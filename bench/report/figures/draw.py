@@ -5,11 +5,6 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bench.errors import BenchError
-from bench.leaderboard import LeftOut, Row, build_leaderboard
-from bench.leaderboard.groups import read_groups
-from bench.leaderboard.labels import attack_text as attack_departure
-from bench.leaderboard.labels import budget_text, label
-from bench.leaderboard.sweeps import SweepRow
 from bench.record.sweep import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
@@ -26,6 +21,8 @@ from bench.report.figures.words import (
     spread_text,
 )
 from bench.reporting import Reporter, Silent
+from bench.results import LeftOut, Row, SweepRow, budget_text, build_leaderboard, label, read_groups
+from bench.results import attack_text as attack_departure
 
 R = TypeVar("R", Row, SweepRow)
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from bench import rng
 from bench.data import Dataset, Split
 from bench.evaluate import attacked_features, clean_features
-from bench.leaderboard.wording import settings_text
 from bench.recipe import canonical_digest
 from bench.report.figures.files import save_figure
 from bench.report.figures.tsne import Panel, embed, tsne_figure
 from bench.report.figures.words import conditions, file_name, free_name, seeds_text
 from bench.reporting import Reporter, Silent
+from bench.results import settings_text
 from bench.run import Finished
 from bench.stop import Stop
 

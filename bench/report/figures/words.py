@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
 
-from bench.leaderboard import Score
-from bench.leaderboard.wording import NORMS, radius_text
 from bench.recipe import canonical_digest
 from bench.record import SweepSettings
 from bench.report.figures.style import Band
+from bench.results import NORMS, Score, radius_text
 
 _LETTERS = 30
 """Of a line of the legend."""

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.folders import replaced_folder
-from bench.leaderboard.wording import settings_text
 from bench.report import facts
 from bench.report.reproduce import reproduction
 from bench.report.site import tables
@@ -14,6 +13,7 @@ from bench.report.site.content import Content, Entry, MethodEntry, read_content
 from bench.report.site.figures_page import cost_figures, sweep_figures
 from bench.report.site.record_page import measures, trainings
 from bench.report.templating import templates
+from bench.results import settings_text
 
 _PACKAGE = "bench.report.site"
 _STATIC = (

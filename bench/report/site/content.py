@@ -7,11 +7,9 @@ from functools import cached_property
 from itertools import groupby
 from pathlib import Path
 
-from bench.leaderboard import Leaderboard, PublishedNumber, Row, build_leaderboard
-from bench.leaderboard.published import headline
-from bench.leaderboard.tables import labels
 from bench.method import METHODS, MethodInfo
 from bench.record import Record, load_record
+from bench.results import Leaderboard, PublishedNumber, Row, build_leaderboard, headline, row_names
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Content:
         found: dict[str, str] = {}
         for _, same in groupby(self.board.rows, key=lambda row: row.table):
             rows = list(same)
-            found |= {row.records[0]: label for row, label in zip(rows, labels(rows), strict=True)}
+            found |= {row.records[0]: label for row, label in zip(rows, row_names(rows), strict=True)}
         return found
 
     @cached_property

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from bench.leaderboard import Leaderboard, SweepRow
-from bench.leaderboard.sweeps import SweepKey
-from bench.leaderboard.wording import NORMS, bare_radius, percent, radius_text
 from bench.report.site.charts import CostPoint, Spec, SweepLine, cost_chart, sweep_chart
 from bench.report.site.tables import Group, Line
 from bench.report.templating import url
+from bench.results import NORMS, Leaderboard, SweepKey, SweepRow, bare_radius, percent, radius_text
 
 _FEWEST = 2
 """Points below which a chart says nothing that its table does not."""

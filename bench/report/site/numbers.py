@@ -2,9 +2,8 @@
 
 from typing import NamedTuple
 
-from bench.leaderboard import PublishedNumber, Score
-from bench.leaderboard.wording import percent
 from bench.record import Outcome
+from bench.results import PublishedNumber, Score, percent
 
 
 class Number(NamedTuple):

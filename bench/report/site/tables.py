@@ -4,11 +4,9 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from bench.leaderboard import PublishedNumber, Row
-from bench.leaderboard.tables import rank_text
-from bench.leaderboard.wording import duration, flops_text, radius_text, settings_text
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
+from bench.results import PublishedNumber, Row, duration, flops_text, radius_text, rank_text, settings_text
 
 MEASURES = ("aa", "ra", "sa")
 _PROTOCOLS = ("SLF", "ALF", "AFF")

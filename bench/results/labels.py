@@ -1,8 +1,8 @@
 """What a row is called: its method, and all in which it departs from what its table says."""
 
-from bench.leaderboard.measured import Measured
-from bench.leaderboard.wording import flops_text, radius_text, settings_text
 from bench.record import LOCAL
+from bench.results.measured import Measured
+from bench.results.wording import flops_text, radius_text, settings_text
 
 _PGD_STEPS = 20
 """RA is accuracy under PGD-20 (DeACL section 4.1); any other number of steps is said in the row."""

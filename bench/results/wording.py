@@ -13,12 +13,6 @@ DASH = "–"
 NORMS: Mapping[Norm, str] = {"linf": "Linf", "l2": "L2"}
 """As they are written everywhere."""
 
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "{}$&#_%"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "|": r"\textbar{}"},
-    **{"<": r"\textless{}", ">": r"\textgreater{}", "±": r"$\pm$", "–": "--"},
-}
-
 
 def percent(share: float, n: int) -> str:
     """Return a share of ``n`` images in percent, with no more decimals than so many images can tell apart."""
@@ -61,11 +55,6 @@ def flops_text(flops: float) -> str:
 def settings_text(settings: Mapping[str, Any]) -> list[str]:
     """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it."""
     return [f"{key}={_value(key, value)}" for key, value in sorted(settings.items())]
-
-
-def escape_latex(text: str) -> str:
-    """Return ``text`` on one line, with what LaTeX would read as markup made literal."""
-    return re.sub(r"[\\{}$&#_%~^<>±|–]", lambda found: _LATEX[found[0]], " ".join(text.split()))
 
 
 def escape(text: str) -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.leaderboard.groups import LeftOut
-from bench.leaderboard.rows import Score, mean_score
-from bench.leaderboard.wording import settings_text
 from bench.recipe import Settings
 from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
+from bench.results.groups import LeftOut
+from bench.results.rows import Score, mean_score
+from bench.results.wording import settings_text
 
 
 class SweepKey(NamedTuple):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.leaderboard.measured import Measured, load_measured
-from bench.leaderboard.provenance import with_commits
 from bench.recipe import Settings, canonical_digest
 from bench.record import LOCAL, record_files
+from bench.results.measured import Measured, load_measured
+from bench.results.provenance import with_commits
 
 
 class LeftOut(Settings):

@@ -3,8 +3,8 @@
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 
-from bench.leaderboard.measured import Measured
 from bench.record import Environment, Record
+from bench.results.measured import Measured
 
 
 def with_commits(measured: Sequence[Measured]) -> list[Measured]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from itertools import product
 from typing import NamedTuple
 
-from bench.leaderboard.groups import Group
-from bench.leaderboard.measured import Measured
 from bench.record import mcnemar_exact, shared, welch
+from bench.results.groups import Group
+from bench.results.measured import Measured
 
 LEVEL = 0.05
 """Significance level of each comparison; nothing is corrected for their number."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.leaderboard import PublishedNumber, load_published
+from bench.results.published import PublishedNumber, load_published
 
 _REFERENCE = "DeACL"
 

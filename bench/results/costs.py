@@ -5,12 +5,12 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from bench.leaderboard.groups import LeftOut, read_groups
-from bench.leaderboard.labels import budget_text
-from bench.leaderboard.measured import Measured
-from bench.leaderboard.wording import settings_text
 from bench.recipe import PROTOCOLS, Settings
 from bench.record import LOCAL, PhaseCost, Record
+from bench.results.groups import LeftOut, read_groups
+from bench.results.labels import budget_text
+from bench.results.measured import Measured
+from bench.results.wording import settings_text
 
 _STAGE = "stage:"
 _EVALUATION = {*PROTOCOLS, "evaluate"}

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 
-from bench.leaderboard.groups import Group
-from bench.leaderboard.measured import Measured
-from bench.leaderboard.provenance import code_flags, ran_dirty
 from bench.record import Doubt, Record, shared
+from bench.results.groups import Group
+from bench.results.measured import Measured
+from bench.results.provenance import code_flags, ran_dirty
 
 _DOUBTS: Mapping[Doubt, str] = {
     "constant features": "the encoder gives all training images the same features (seed {}): pre-training collapsed",

@@ -1,17 +1,19 @@
 """From groups of records to rows: scores, cost, doubts and rank."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from bench.leaderboard.flags import is_guessing, reliability_flags
-from bench.leaderboard.groups import Group
-from bench.leaderboard.labels import attack_text, budget_text, label
-from bench.leaderboard.ranks import Place, places
 from bench.recipe import DatasetFacts, Settings, tier_names
 from bench.record import CorruptionEvaluation, Outcome, Record, sample_std, shared
+from bench.results.flags import is_guessing, reliability_flags
+from bench.results.groups import Group
+from bench.results.labels import attack_text, budget_text, label
+from bench.results.ranks import Place, places
+from bench.results.wording import DASH
 
 _FIDELITIES = ("uniform", "native")
 _PROTOCOLS = ("slf", "alf", "aff")
@@ -178,6 +180,20 @@ def _row(group: Group, results_dir: Path) -> Row:
         records=tuple(one.path.relative_to(results_dir).as_posix() for one in group.seeds),
         superseded=tuple(one.path.relative_to(results_dir).as_posix() for one in group.superseded),
     )
+
+
+def rank_text(row: Row) -> str:
+    """Return the rank of a row, with an equals sign where it is shared."""
+    return DASH if row.rank is None else f"{row.rank}{'=' * row.tied}"
+
+
+def row_names(rows: Sequence[Row]) -> list[str]:
+    """Return what to call each row of one table.
+
+    A default that changed between two versions gives two recipes one name; the hash tells them apart.
+    """
+    count = Counter(row.label for row in rows)
+    return [row.label if count[row.label] == 1 else f"{row.label}, recipe {row.protocol_sha256[:8]}" for row in rows]
 
 
 def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from bench.errors import BenchError, unknown
-from bench.leaderboard.groups import LeftOut, read_groups
-from bench.leaderboard.published import PublishedNumber, load_published
-from bench.leaderboard.rows import Row, make_rows
-from bench.leaderboard.sweeps import SweepRow, read_sweeps
 from bench.recipe import Settings
+from bench.results.groups import LeftOut, read_groups
+from bench.results.published import PublishedNumber, load_published
+from bench.results.rows import Row, make_rows
+from bench.results.sweeps import SweepRow, read_sweeps
 
 _PICTURES = (".svg", ".png")
 """What counts as a figure; of two forms of one figure, the first is shown."""
