@@ -21,7 +21,7 @@ class Reporter(Protocol):
 
 def plural(number: int, noun: str) -> str:
     """Return "1 epoch", "2 epochs", "3 batches"."""
-    ending = "" if number == 1 else "es" if noun.endswith(("s", "sh", "ch", "x")) else "s"
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "sh", "tch", "x")) else "s"
     return f"{number} {noun}{ending}"
 
 

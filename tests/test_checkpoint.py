@@ -15,9 +15,17 @@ from toy_runs import SMALL, Listener, carry_out, facts, toy_data, toy_request
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.record import Record
-from bench.run import CheckpointRequest, RunRequest, execute, finished_protocols, prepare, prepare_checkpoint, project
+from bench.run import (
+    CheckpointRequest,
+    RunRequest,
+    execute,
+    finished_protocols,
+    list_runs,
+    prepare,
+    prepare_checkpoint,
+    project,
+)
 from bench.run.encoder import EncoderFile, Origin, load_encoder, plain_encoder
-from bench.run.listing import list_runs
 from bench.zoo import save_tensors
 
 

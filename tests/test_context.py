@@ -12,8 +12,8 @@ from bench.data import Dataset, Split
 from bench.errors import InterruptedRunError
 from bench.method import Stage, StepLoss
 from bench.recipe import MethodConfig, TrainPlan, build_recipe, load_tier
-from bench.run.folder import RunFolder
-from bench.run.prepare import Run, dataset_facts
+from bench.run import Run, RunFolder
+from bench.run.data import dataset_facts
 from bench.stop import Stop
 from bench.train import Progress, train
 from methods.simclr import SimCLR

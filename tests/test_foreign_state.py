@@ -10,8 +10,7 @@ from toy_runs import Listener, carry_out, changed, facts, toy_data, toy_request
 
 from bench.errors import BenchError
 from bench.record import Record
-from bench.run import RunRequest, finished_protocols, prepare
-from bench.run.listing import list_runs
+from bench.run import RunRequest, finished_protocols, list_runs, prepare
 
 
 @pytest.fixture(scope="module")

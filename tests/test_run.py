@@ -14,8 +14,7 @@ from toy_runs import SMALL, Listener, carry_out, changed, facts, toy_data, toy_r
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS
 from bench.record import Record, load_record
-from bench.run import Run, RunRequest, execute, finished_protocols, prepare, project
-from bench.run.listing import list_runs
+from bench.run import Run, RunRequest, execute, finished_protocols, list_runs, prepare, project
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ def request_(data: str, tmp_path: Path) -> RunRequest:
 def test_the_default_tier_follows_data_and_device(
     request_: RunRequest, monkeypatch: pytest.MonkeyPatch, device: str, tier: str
 ) -> None:
-    monkeypatch.setattr(import_module("bench.run.prepare"), "pick_device", lambda name: torch.device(device))
+    monkeypatch.setattr(import_module("bench.run.preparation"), "pick_device", lambda name: torch.device(device))
     assert prepare(request_).recipe.tier == tier
     assert prepare(replace(request_, dataset="digits")).recipe.tier == "tiny"
     sizes = {"stage1.batch_size": 8, "slf.batch_size": 8, "stage1.precision": "fp32"}
@@ -114,11 +113,16 @@ def test_a_second_identical_call_does_nothing_anew(request_: RunRequest, tmp_pat
     ((first, path),) = carry_out(request_, tmp_path / "results")
     run = prepare(request_)
     assert run.finished
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
+
+    def written() -> dict[Path, int]:
+        files = (file for file in tmp_path.rglob("*") if file.is_file() and file.name != ".lock")
+        return {file: file.stat().st_mtime_ns for file in files}
+
+    before = written()
     listener = Listener()
     assert carry_out(request_, tmp_path / "results", listener) == [(first, path)]
     assert listener.phases == []
-    assert {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()} == before
+    assert written() == before
     assert load_record(path) == first
 
 

@@ -11,9 +11,10 @@ import torch
 from in_process import say
 from toy_runs import SMALL, Listener, carry_out, facts, toy_data, toy_request
 
+from bench.cli._options import parse_seeds
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record
-from bench.run import RunRequest, execute, parse_seeds, prepare
+from bench.run import RunRequest, execute, prepare
 
 SETTINGS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 

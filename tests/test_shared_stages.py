@@ -17,7 +17,7 @@ from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS, Stage
 from bench.record import Record
 from bench.run import RunRequest, execute, prepare, project
-from bench.run.stages import StageFolder
+from bench.run.folder import StageFolder
 from bench.train import train
 from bench.zoo import digest, load_tensors
 from methods.frameworks import FRAMEWORKS
@@ -66,7 +66,7 @@ def first_stage(request: RunRequest) -> Stage:
 
 
 def folder(request: RunRequest) -> StageFolder:
-    return StageFolder.of(prepare(request), first_stage(request))
+    return prepare(request).folder.stage(first_stage(request))
 
 
 # Trained once
@@ -136,7 +136,7 @@ def test_a_run_stopped_in_a_shared_stage_is_continued_by_either(simclr: RunReque
 def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
     simclr: RunRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("bench.run.stages"), "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(import_module("bench.run.folder"), "_POLL_SECONDS", 0.01)
     place = folder(simclr)
     place.path.mkdir(parents=True)
     listener = Listener()
@@ -292,7 +292,7 @@ class Heir(SimCLRStage):
 def test_a_subclass_is_not_taken_for_its_parent(simclr: RunRequest) -> None:
     run = prepare(simclr)
     heir = Heir(run.recipe.config.plans()["stage1"], run.context)  # type: ignore[arg-type]
-    assert StageFolder.of(run, heir) == StageFolder(run.folder.path, run.folder.owner)
+    assert run.folder.stage(heir) == StageFolder(run.folder.path, run.folder.owner)
 
 
 def test_a_foreign_state_in_a_stages_folder_is_refused(simclr: RunRequest) -> None:

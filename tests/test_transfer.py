@@ -11,9 +11,8 @@ from toy_runs import Listener, carry_out, changed, facts, toy_data, toy_request
 from bench.data import Dataset, Split, load_dataset, resized
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import load_record
-from bench.run import RunRequest, finished_protocols, prepare, project
-from bench.run.listing import list_runs
-from bench.run.target import load_target
+from bench.run import RunRequest, finished_protocols, list_runs, prepare, project
+from bench.run.data import load_target
 
 
 @pytest.fixture
@@ -68,7 +67,7 @@ def test_labels_and_the_size_that_is_right_already_stay() -> None:
 def test_channels_that_do_not_fit_are_refused(home: RunRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     grey = images_of(8)
     split = Split(grey.train.images[:, :1], grey.train.labels)
-    monkeypatch.setattr("bench.run.target.load_dataset", lambda spec, folder: replace(grey, train=split, test=split))
+    monkeypatch.setattr("bench.run.data.load_dataset", lambda spec, folder: replace(grey, train=split, test=split))
     with pytest.raises(BenchError, match=r"x has 1 channels and the encoder, pre-trained on home, takes 3"):
         load_target("x", home.data_dir, prepare(home).recipe.dataset)
 

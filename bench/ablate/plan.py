@@ -8,8 +8,7 @@ from bench.data import load_dataset
 from bench.errors import BenchError
 from bench.method import METHODS, AblationCell, AblationTable
 from bench.results import settings_text
-from bench.run import Run, RunRequest, prepare
-from bench.run.folder import ProtocolFolder
+from bench.run import ProtocolFolder, Run, RunRequest, prepare
 
 A = TypeVar("A")
 B = TypeVar("B")

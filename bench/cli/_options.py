@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bench.errors import BenchError
+
 RESULTS = Path("results")
 """The published records, and below them the local ones."""
 
@@ -56,3 +58,16 @@ def overrides(preset: str | None, set_: list[str] | None) -> dict[str, Any]:
     from bench.recipe import parse_overrides, preset_overrides
 
     return {**(preset_overrides(preset) if preset else {}), **parse_overrides(set_ or [])}
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds in ``text``, such as "0,1,2", in that order; raises BenchError for anything else."""
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if not word.isdecimal()]
+    if wrong:
+        raise BenchError(f"--seeds {text!r}: {wrong[0]!r} is not a seed. Type whole numbers, as in --seeds 0,1,2")
+    seeds = [int(word) for word in words]
+    twice = next((seed for place, seed in enumerate(seeds) if seed in seeds[:place]), None)
+    if twice is not None:
+        raise BenchError(f"--seeds {text!r}: {twice} stands there twice; each seed is one run. Keep one of them.")
+    return tuple(seeds)

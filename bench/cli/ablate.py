@@ -20,6 +20,7 @@ from bench.cli._options import (
     Threads,
     names,
     overrides,
+    parse_seeds,
 )
 from bench.cli._progress import reporting
 from bench.cli._runs import measuring
@@ -83,7 +84,7 @@ def ablate(
     """
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
     from bench.device import use_threads
-    from bench.run import RunRequest, parse_seeds
+    from bench.run import RunRequest
     from bench.stop import stop_on_signals
 
     use_threads(threads)

@@ -122,7 +122,7 @@ def runs(
       bench runs
     """
     from bench.errors import BenchError
-    from bench.run.listing import list_runs
+    from bench.run import list_runs
 
     if not runs_dir.is_dir() and runs_dir != _RUNS:  # the first run makes the default one
         raise BenchError(f"there is no folder {runs_dir}. Name one that holds runs with --runs-dir.")

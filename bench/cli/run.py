@@ -22,6 +22,7 @@ from bench.cli._options import (
     Threads,
     names,
     overrides,
+    parse_seeds,
 )
 from bench.cli._runs import carry_out, reading
 
@@ -83,7 +84,7 @@ def run(
     """
     from bench.device import use_threads
     from bench.errors import BenchError
-    from bench.run import RunRequest, parse_seeds, prepare
+    from bench.run import RunRequest, prepare
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")

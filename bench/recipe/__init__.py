@@ -1,7 +1,6 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
-from bench.recipe.idle import mark_idle
 from bench.recipe.overrides import override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
@@ -57,7 +56,6 @@ __all__ = [
     "build_recipe",
     "canonical_digest",
     "load_tier",
-    "mark_idle",
     "override_text",
     "parse_overrides",
     "parse_recipe",

@@ -1,18 +1,27 @@
-"""A run's folder: where its weights, its unfinished state and its finished records are."""
+"""The folders of a run, of its protocols and of stages that runs share: where state, weights and records are."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout, UnixFileLock
+
+from bench.code import code_digest
 from bench.errors import BenchError, BusyRunError, DamagedFileError
 from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_json
+from bench.method import Stage
 from bench.recipe import Recipe, canonical_digest
 from bench.reporting import Reporter, Silent
-from bench.run.lock import locked
+from bench.stop import Stop
+from bench.train import training_modules
+
+_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,24 @@ class RunFolder:
         owner = canonical_digest([digest, self.seed, *own])
         return ProtocolFolder(inside(self.path, "-".join([*parts, digest[:8]])), owner)
 
+    def stage(self, stage: Stage) -> "StageFolder":
+        """Return where ``stage`` of this run belongs; nothing is made yet."""
+        if not vars(type(stage)).get("shared", False):
+            return StageFolder(self.path, self.owner)
+        recipe = self.recipe
+        identity = {  # all that decides what it learns
+            "stage": f"{type(stage).__module__}.{type(stage).__qualname__}",
+            "code": code_digest(*training_modules(stage)),
+            "name": stage.name,
+            "plan": stage.plan.model_dump(mode="json"),
+            "encoder": recipe.encoder.model_dump(mode="json"),
+            "dataset": recipe.dataset.model_dump(mode="json"),
+            "seed": self.seed,
+        }
+        owner = canonical_digest(identity)
+        name = "-".join([recipe.dataset.name, stage.name, f"s{self.seed}", owner[:16]])
+        return StageFolder(inside(self.path.parent, "stages", name), owner, identity)
+
     @property
     def started(self) -> datetime:
         """When the run began; raises BenchError where its folder has been moved or deleted meanwhile."""
@@ -97,8 +124,15 @@ class RunFolder:
             self._identify(reporter or Silent())
             yield
 
-    def _refuse(self) -> None:
-        raise BusyRunError(f"another process is working on this run ({self.path}). Wait for it, or stop it.")
+    def check_free(self) -> None:
+        """Raise BusyRunError if another process works in the folder; nothing is made."""
+        lock = self.path / ".lock"
+        if lock.is_file():
+            with locked(lock, self._refuse):
+                pass
+
+    def _refuse(self, holder: str) -> None:
+        raise BusyRunError(f"{holder} is working on this run ({self.path}). Wait for it, or stop it.")
 
     def _identify(self, reporter: Reporter) -> None:
         """Write whose folder this is, or check it; where the data have moved, write where they are now."""
@@ -148,3 +182,88 @@ class ProtocolFolder:
     def record(self) -> Path:
         """The finished record; its copy under ``results/`` is the one that counts."""
         return self.path / "record.json"
+
+
+@dataclass(frozen=True)
+class StageFolder:
+    """The folder of one stage of a run, and whose state it is."""
+
+    path: Path
+    owner: str
+    identity: Mapping[str, Any] | None = None
+    """Of a shared stage: all that decides what it learns. None: the folder is the run's own."""
+
+    @contextmanager
+    def claimed(self, reporter: Reporter, stop: Stop) -> Iterator[None]:
+        """Make a shared folder and keep other processes out of it; the run's own is claimed already.
+
+        Where another process trains the same stage, this waits for it and says so.
+
+        Raises:
+            BenchError: the folder cannot be written.
+            InterruptedRunError: a stop was requested while waiting.
+        """
+        if self.identity is None:
+            yield
+            return
+        make_writable(self.path)
+        said = False
+
+        def wait(holder: str) -> None:
+            nonlocal said
+            if not said:
+                reporter.note(f"waiting: {holder} trains this stage for both ({self.path})")
+            said = True
+            stop.check()
+            time.sleep(_POLL_SECONDS)
+
+        with locked(self.path / ".lock", wait):
+            remove_unfinished(self.path)
+            description = self.path / "stage.json"
+            if not description.exists():
+                write_json(description, {"owner": self.owner, **self.identity})
+            yield
+
+
+@contextmanager
+def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock file ``path``, which the system lets go of however its holder ends.
+
+    On a disk without locks the file itself is one, and that of a process which has ended is taken over.
+
+    Args:
+        path: made if need be.
+        busy: called again and again while another process holds the lock, with who that is: it waits a little, or
+            raises.
+
+    Raises:
+        BenchError: the file cannot be made or locked.
+    """
+    lock = FileLock(path, timeout=0)
+    while True:
+        try:
+            lock.acquire()
+            break
+        except Timeout:
+            busy(_holder(path))
+        except (OSError, NotImplementedError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise BenchError(
+                f"cannot lock {path}: {reason}. Make it writable, or choose another --runs-dir."
+            ) from error
+    try:
+        if isinstance(lock, UnixFileLock):  # the other kind holds these lines already
+            with suppress(OSError):  # a full disk
+                path.write_text(f"{os.getpid()}\n{platform.node()}\n")
+        yield
+    finally:
+        lock.release()
+
+
+def _holder(path: Path) -> str:
+    """Return who holds the lock file ``path``, as far as it says so."""
+    try:
+        number, host, *_ = path.read_text().split("\n")
+    except (OSError, ValueError):
+        return "another process"
+    return f"another process ({number} on {host})" if number.isdecimal() else "another process"

@@ -19,8 +19,7 @@ from bench.protocol import ProtocolStage, build_protocol
 from bench.recipe import SEVERITIES, TrainPlan, canonical_digest
 from bench.reporting import plural
 from bench.run.encoder import plain_encoder
-from bench.run.prepare import Run
-from bench.run.stages import StageFolder
+from bench.run.preparation import Run
 from bench.train import StageProbe, StepTimes, check_plan, stage_progress, time_in_turn
 
 _ROUNDS = 2
@@ -88,7 +87,7 @@ def _pretraining(run: Run, timings: dict[str, StepTimes], said: Callable[[str], 
     estimates = []
     for stage in method.stages(run.context):
         said(f"measuring this machine: stage {stage.name}")
-        place = StageFolder.of(run, stage).path
+        place = run.folder.stage(stage).path
         estimates.append(_stage(run, stage, images, f"stage {stage.name}", place, timings))
     return estimates
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from bench.record import (
 from bench.record.sweep import SweepKind
 from bench.reporting import Reporter, Silent
 from bench.run.finished import Finished
-from bench.run.lock import locked
+from bench.run.folder import locked
 from bench.stop import Stop
 from bench.train import device_name
 
@@ -142,7 +143,7 @@ def _sweep(
 ) -> Swept:
     identity = _identity(finished, settings)
     place = finished.place
-    with locked(place / ".lock", lambda: _refuse(place)):
+    with locked(place / ".lock", partial(_refuse, place)):
         remove_unfinished(place)
         return sweep(
             finished.classifier(dataset, device),
@@ -158,8 +159,8 @@ def _sweep(
         )
 
 
-def _refuse(place: Path) -> None:
-    raise BenchError(f"another process is sweeping this run ({place}). Wait for it, or stop it.")
+def _refuse(place: Path, holder: str) -> None:
+    raise BenchError(f"{holder} is sweeping this run ({place}). Wait for it, or stop it.")
 
 
 def _described(finished: Finished, settings: SweepSettings, swept: Swept, device: torch.device) -> Sweep:

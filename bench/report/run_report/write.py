@@ -18,8 +18,7 @@ from bench.report.pictures import data_url, fate_grid, picture
 from bench.report.reproduce import reproduction
 from bench.report.run_report.examples import Example, examples
 from bench.report.templating import templates
-from bench.run import Finished, finished_in
-from bench.run.listing import list_runs
+from bench.run import Finished, finished_in, list_runs
 
 _PICTURE_SIDE = 96
 _PARTS = ("clean", "adversarial", "perturbation")

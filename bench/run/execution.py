@@ -1,28 +1,24 @@
 """Carrying out a run: stages, protocols, evaluation, records. Whatever is finished already is not done again."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
-from datetime import UTC, datetime
 from pathlib import Path
-
-import torch
 
 from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
-from bench.evaluate import Evaluation, constant, evaluate, sample_features
+from bench.evaluate import constant, evaluate, sample_features
 from bench.files import make_writable, remove_unfinished, write_json
 from bench.method import Stage
 from bench.nn import Encoder
 from bench.protocol import build_protocol
-from bench.record import Doubt, Environment, Record, describe_environment, save_record
+from bench.record import Doubt, Record, save_record
 from bench.reporting import Reporter, Silent
 from bench.run.encoder import EncoderFile, Origin, intact_encoder, load_encoder
-from bench.run.kept import kept_records
-from bench.run.prepare import Run
-from bench.run.stages import StageFolder
+from bench.run.preparation import Run
+from bench.run.records import kept_records, new_record
 from bench.stop import Stop
-from bench.train import device_name, train
+from bench.train import train
 from bench.train.checkpoint import Progress
 from bench.zoo import digest
 
@@ -122,7 +118,7 @@ def _pretrain(run: Run, reporter: Reporter, stop: Stop) -> EncoderFile:
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
     for stage in method.stages(run.context):
-        place = StageFolder.of(run, stage)
+        place = run.folder.stage(stage)
         with place.claimed(reporter, stop):
             stages[stage.name] = train(
                 stage,
@@ -186,7 +182,7 @@ def _evaluate(
         stop=stop,
         corrupted=corrupted,
     )
-    record = _record(
+    record = new_record(
         run,
         protocol,
         evaluation,
@@ -197,56 +193,3 @@ def _evaluate(
     )
     write_json(place.record, record.model_dump(mode="json"))
     return record
-
-
-def _record(
-    run: Run,
-    protocol: str,
-    evaluation: Evaluation,
-    phases: Mapping[str, Progress],
-    weights: tuple[str, str],
-    selected_epoch: int | None,
-    doubts: Sequence[Doubt],
-) -> Record:
-    recipe = run.recipe
-    environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
-    return Record(
-        method=recipe.method,
-        title=run.method.info.title,
-        year=run.method.info.year,
-        dataset=recipe.downstream.dataset.name,
-        pretrained_on=recipe.pretrained_on,
-        tier=recipe.tier,
-        tier_sha256=recipe.tier_sha256,
-        fidelity=recipe.fidelity,
-        seed=run.seed,
-        encoder_seed=None if run.folder.seed == run.seed else run.folder.seed,
-        protocol=protocol,
-        overrides=recipe.overrides_of(protocol),
-        recipe=recipe.model_dump(mode="json"),
-        data=run.target.inventory,
-        pretraining_data=run.dataset.inventory if run.finetune else None,
-        pretraining_sha256=recipe.pretraining_digest(),
-        protocol_sha256=recipe.protocol_digest(protocol),
-        encoder_sha256=weights[0],
-        classifier_sha256=weights[1],
-        selected_epoch=selected_epoch,
-        sa=evaluation.sa,
-        ra=evaluation.ra,
-        aa=evaluation.aa,
-        corruptions=evaluation.corruptions,
-        doubts=(*doubts, *(["constant classifier"] if evaluation.constant else [])),
-        cost={**{name: done.cost for name, done in phases.items()}, **evaluation.cost},
-        history={name: done.history for name, done in phases.items()},
-        environment=describe_environment(device_name(run.device), torch.get_num_threads()),
-        environments=environments,
-        code={name: digest for name, ran in environments.items() if (digest := _present_code(ran))},
-        started=run.folder.started.replace(microsecond=0),
-        finished=datetime.now(UTC).replace(microsecond=0),
-    ).sealed()
-
-
-def _present_code(ran: Sequence[Environment | None]) -> str | None:
-    """Return the digest that the modules of a phase have in the present code; None where they are not known."""
-    modules = [one.modules for one in ran if one]
-    return code_digest(*modules[-1]) if modules else None

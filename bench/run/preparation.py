@@ -1,6 +1,7 @@
 """From what the user asked for to a run that is checked and ready to start."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,22 +11,23 @@ import torch
 from bench.data import Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, unknown
+from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
 from bench.recipe import (
     PROTOCOLS,
-    DatasetFacts,
     Fidelity,
     ProtocolSettings,
     Recipe,
     build_recipe,
     load_tier,
-    mark_idle,
 )
 from bench.run.budget import at_budget
-from bench.run.corrupted import Corruptions, plan_corruptions, with_corruptions
-from bench.run.encoder import check_stages
+from bench.run.data import Corruptions, dataset_facts, other_target, plan_corruptions, with_corruptions
+from bench.run.encoder import check_stages, plain_encoder
 from bench.run.folder import ProtocolFolder, RunFolder
-from bench.run.target import Target, load_target
+
+_COPIES = 4
+"""Encoders that a run keeps at once: the state of training with its momenta, the result, and a classifier's."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         )
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
-    recipe = mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
+    recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
     check_autoattack(recipe)
     for section, plan in recipe.config.plans().items():
         plan.check_batches(section, len(dataset.pretraining_images))
@@ -150,10 +152,24 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     return run
 
 
-def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
-    """Return the data called ``spec`` as the encoder takes them; None for none, or for those of pre-training."""
-    target = None if spec is None else load_target(spec, data_dir, pretraining)
-    return None if target is None or target.dataset.sha256 == pretraining.sha256 else target
+def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe]) -> Recipe:
+    """Return ``recipe`` with those of its overrides marked as idle that can be left out together.
+
+    The runs with and without them are one, and so a record must not say that something was changed.
+    """
+
+    def numbers(one: Recipe) -> dict[str, Any]:
+        return one.model_dump(mode="json", exclude={"overrides", "idle"})
+
+    working, wanted = dict(recipe.overrides), numbers(recipe)
+    for key in recipe.overrides:
+        fewer = {name: value for name, value in working.items() if name != key}
+        try:
+            if numbers(recipe_with(fewer)) == wanted:
+                working = fewer
+        except BenchError:
+            continue  # without this setting there is no recipe
+    return recipe.model_copy(update={"idle": tuple(key for key in recipe.overrides if key not in working)})
 
 
 def check_seed(seed: int) -> None:
@@ -198,24 +214,27 @@ def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Metho
     return tuple(possible if names is None else dict.fromkeys(names))
 
 
-def dataset_facts(dataset: Dataset) -> DatasetFacts:
-    """Return what recipes and records say about ``dataset``."""
-    return DatasetFacts(
-        name=dataset.name,
-        published_as=dataset.published_as,
-        sha256=dataset.sha256,
-        image_shape=dataset.image_shape,
-        num_classes=dataset.num_classes,
-        train_images=len(dataset.train),
-        test_images=len(dataset.test),
-        eps=dataset.eps,
-        mirror=dataset.mirror,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
-
-
 def _default_tier(dataset: str, device: torch.device) -> str:
     if dataset == "digits":
         return "tiny"
     return "mini" if device.type == "cpu" else "short"
+
+
+def check_ready(run: Run, results_dir: Path) -> None:
+    """Return if ``run`` could start now; leaves no trace.
+
+    Raises:
+        BenchError: its folder or ``results_dir`` cannot be made or written, or the disk has no room.
+        BusyRunError: another process works on it.
+    """
+    for folder in (run.folder.path, results_dir):
+        check_writable(folder)
+    run.folder.check_free()
+    encoder = plain_encoder(run.recipe)
+    needed = _COPIES * sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    free = shutil.disk_usage(nearest_folder(run.folder.path)).free
+    if free < needed:
+        raise BenchError(
+            f"{run.folder.path} has {free / 2**20:.0f} MiB of disk left, and the run keeps about "
+            f"{needed / 2**20:.0f} MiB there. Free some space, or choose another --runs-dir."
+        )

@@ -11,18 +11,10 @@ from bench.errors import BenchError, DamagedFileError
 from bench.files import read_json
 from bench.method import METHODS
 from bench.recipe import DatasetFacts, Recipe, reevaluated
-from bench.run.corrupted import plan_corruptions, with_corruptions
+from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, load_encoder
 from bench.run.folder import RunFolder
-from bench.run.prepare import (
-    Run,
-    check_autoattack,
-    check_protocols,
-    check_seed,
-    chosen_protocols,
-    dataset_facts,
-    other_target,
-)
+from bench.run.preparation import Run, check_autoattack, check_protocols, check_seed, chosen_protocols
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,68 @@
-"""A run's corrupted test images: what ``--corruptions`` asks for, and where they come from."""
+"""A run's data: facts for the recipe, the data that protocols use, and where corrupted test images come from."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from bench.data import Dataset
+from bench.data import Dataset, load_dataset, resized
 from bench.data.corruptions import CorruptedImages, generated_images, open_files, ungenerated
 from bench.errors import BenchError
-from bench.recipe import EvaluationSettings, Recipe
+from bench.recipe import DatasetFacts, EvaluationSettings, Recipe
 from bench.reporting import Reporter
 from bench.stop import Stop
 
 _KEY = "evaluate.corruptions"
+
+
+def dataset_facts(dataset: Dataset) -> DatasetFacts:
+    """Return what recipes and records say about ``dataset``."""
+    return DatasetFacts(
+        name=dataset.name,
+        published_as=dataset.published_as,
+        sha256=dataset.sha256,
+        image_shape=dataset.image_shape,
+        num_classes=dataset.num_classes,
+        train_images=len(dataset.train),
+        test_images=len(dataset.test),
+        eps=dataset.eps,
+        mirror=dataset.mirror,
+        mean=dataset.mean,
+        std=dataset.std,
+    )
+
+
+class Target(NamedTuple):
+    """Data as the classifier sees them."""
+
+    dataset: Dataset
+    resized_from: tuple[int, int] | None = None
+    """Height and width that its images had; None: they were not resized."""
+
+
+def load_target(spec: str, data_dir: Path, pretraining: DatasetFacts) -> Target:
+    """Return the data called ``spec`` with images of the size that the encoder was pre-trained on.
+
+    Raises:
+        BenchError: bad data, or another number of channels than the encoder takes.
+    """
+    dataset = load_dataset(spec, data_dir)
+    channels, *size = dataset.image_shape
+    wanted, height, width = pretraining.image_shape
+    if channels != wanted:
+        raise BenchError(
+            f"{dataset.name} has {channels} channels and the encoder, pre-trained on {pretraining.name}, takes "
+            f"{wanted}. Choose data with {wanted}, or pre-train on data with {channels}."
+        )
+    if size == [height, width]:
+        return Target(dataset)
+    return Target(resized(dataset, (height, width)), (size[0], size[1]))
+
+
+def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
+    """Return the data called ``spec`` as the encoder takes them; None for none, or for those of pre-training."""
+    target = None if spec is None else load_target(spec, data_dir, pretraining)
+    return None if target is None or target.dataset.sha256 == pretraining.sha256 else target
 
 
 def with_corruptions(overrides: Mapping[str, Any], choice: str | None) -> Mapping[str, Any]:

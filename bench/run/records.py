@@ -1,0 +1,128 @@
+"""A run's records: those that its folder keeps, believed only where they are its own and whole, and new ones."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+
+import torch
+
+from bench.code import code_digest
+from bench.errors import DamagedFileError
+from bench.evaluate import Evaluation
+from bench.files import set_aside
+from bench.record import Doubt, Environment, Record, describe_environment, load_record
+from bench.reporting import Reporter
+from bench.run.encoder import intact_encoder
+from bench.run.preparation import Run
+from bench.train import device_name
+from bench.train.checkpoint import Progress
+
+
+def kept_records(run: Run, reporter: Reporter) -> dict[str, Record]:
+    """Return the finished records of ``run`` by protocol.
+
+    One that is damaged, or of another run, is set aside, which ``reporter`` is told; its protocol is then taken up
+    again from what else the folder keeps.
+
+    Raises:
+        BenchError: a record that a later version of the bench wrote, or a folder that cannot be written.
+    """
+    found: dict[str, Record] = {}
+    paths = {name: path for name in run.protocols if (path := run.place(name).record).exists()}
+    encoder = intact_encoder(run.folder.encoder, reporter) if paths else None
+    for name, path in paths.items():
+        try:
+            record = load_record(path)
+            faults = list(_faults(run, name, record, encoder.sha256 if encoder else None))
+        except DamagedFileError as error:
+            faults = [str(error)]
+        if faults:
+            aside = set_aside(path)
+            reporter.note(f"{path} is damaged or of another run ({'; '.join(faults)}). It is now {aside.name}.")
+        else:
+            found[name] = record
+    return found
+
+
+def _faults(run: Run, protocol: str, record: Record, encoder_sha256: str | None) -> Iterator[str]:
+    """Yield in what ``record`` is not what ``run`` would have written under ``protocol``."""
+    recipe = run.recipe
+    wanted = {
+        "method": recipe.method,
+        "dataset": recipe.downstream.dataset.name,
+        "tier_sha256": recipe.tier_sha256,
+        "fidelity": recipe.fidelity,
+        "protocol": protocol,
+        "seed": run.seed,
+        "encoder_seed": None if run.folder.seed == run.seed else run.folder.seed,
+        "pretraining_sha256": recipe.pretraining_digest(),
+        "protocol_sha256": recipe.protocol_digest(protocol),
+        # Weights that were deleted to save space leave nothing to compare with.
+        **({} if encoder_sha256 is None else {"encoder_sha256": encoder_sha256}),
+    }
+    for key, value in wanted.items():
+        if (held := getattr(record, key)) != value:
+            yield f"{key} is {held}, not {value}"
+
+
+def new_record(
+    run: Run,
+    protocol: str,
+    evaluation: Evaluation,
+    phases: Mapping[str, Progress],
+    weights: tuple[str, str],
+    selected_epoch: int | None,
+    doubts: Sequence[Doubt],
+) -> Record:
+    """Return the record of ``protocol`` of ``run``: what was measured, and all that it was measured with.
+
+    Args:
+        run: the run.
+        protocol: one of its protocols.
+        evaluation: of its classifier.
+        phases: what each stage and the protocol took, by phase.
+        weights: digests of the encoder before the protocol, and of the classifier.
+        selected_epoch: whose classifier it is; None: the last.
+        doubts: what makes the numbers doubtful.
+    """
+    recipe = run.recipe
+    environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
+    return Record(
+        method=recipe.method,
+        title=run.method.info.title,
+        year=run.method.info.year,
+        dataset=recipe.downstream.dataset.name,
+        pretrained_on=recipe.pretrained_on,
+        tier=recipe.tier,
+        tier_sha256=recipe.tier_sha256,
+        fidelity=recipe.fidelity,
+        seed=run.seed,
+        encoder_seed=None if run.folder.seed == run.seed else run.folder.seed,
+        protocol=protocol,
+        overrides=recipe.overrides_of(protocol),
+        recipe=recipe.model_dump(mode="json"),
+        data=run.target.inventory,
+        pretraining_data=run.dataset.inventory if run.finetune else None,
+        pretraining_sha256=recipe.pretraining_digest(),
+        protocol_sha256=recipe.protocol_digest(protocol),
+        encoder_sha256=weights[0],
+        classifier_sha256=weights[1],
+        selected_epoch=selected_epoch,
+        sa=evaluation.sa,
+        ra=evaluation.ra,
+        aa=evaluation.aa,
+        corruptions=evaluation.corruptions,
+        doubts=(*doubts, *(["constant classifier"] if evaluation.constant else [])),
+        cost={**{name: done.cost for name, done in phases.items()}, **evaluation.cost},
+        history={name: done.history for name, done in phases.items()},
+        environment=describe_environment(device_name(run.device), torch.get_num_threads()),
+        environments=environments,
+        code={name: digest for name, ran in environments.items() if (digest := _present_code(ran))},
+        started=run.folder.started.replace(microsecond=0),
+        finished=datetime.now(UTC).replace(microsecond=0),
+    ).sealed()
+
+
+def _present_code(ran: Sequence[Environment | None]) -> str | None:
+    """Return the digest that the modules of a phase have in the present code; None where they are not known."""
+    modules = [one.modules for one in ran if one]
+    return code_digest(*modules[-1]) if modules else None
