@@ -199,13 +199,13 @@ def test_switches_train_and_are_recorded(switches: dict[str, Any], tmp_path: Any
 @pytest.mark.parametrize(
     ("key", "value", "complaint"),
     [
-        ("stage2__loss", "kl", "Input should be 'ce2gt_ae2ce', 'ae2gt_ae2ce'"),
-        ("stage2__temperature", 0, "greater than 0"),
-        ("stage2__contrastive", -1, "greater than or equal to 0"),
+        ("stage2__loss", "kl", "must be 'ce2gt_ae2ce', 'ae2gt_ae2ce'"),
+        ("stage2__temperature", 0, "more than 0"),
+        ("stage2__contrastive", -1, "at least 0"),
         ("stage2__clean_view", "medium", "'weak' or 'strong'"),
         ("stage2__adversarial_view", "medium", "'weak' or 'strong'"),
         ("stage2__projector", True, "'none' or 'stage1'"),
-        ("stage2__lam", -1, "greater than or equal to 0"),
+        ("stage2__lam", -1, "at least 0"),
         ("student_init", "random", "'teacher' or 'scratch'"),
     ],
 )

@@ -120,7 +120,7 @@ def test_moco_decays_vectors_and_lars_does_not() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_incomplete_batches_are_refused(name: str) -> None:
-    with pytest.raises(BenchError, match=r"stage1\.drop_last: Input should be True"):
+    with pytest.raises(BenchError, match=r"stage1\.drop_last: must be True"):
         recipe_of(name, drop_last=False)
 
 

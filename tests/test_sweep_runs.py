@@ -260,7 +260,7 @@ def test_json_is_the_sweeps(runs: Runs) -> None:
         (["sweep-eps", "--eps", "0,two"], "'two' is not a number. Type, say, --eps 0,2/255,4/255"),
         (["sweep-eps", "--eps", ""], "'' is not a number"),
         (["sweep-eps", "--steps", "0"], "0 steps are no attack; the smallest number of steps is 1"),
-        (["sweep-eps", "--step-size", "0"], "step_size: Input should be greater than 0"),
+        (["sweep-eps", "--step-size", "0"], "step_size: must be more than 0"),
         (["sweep-steps", "--steps", "5,1"], "--steps 5,1: the grid is not in ascending order"),
         (["sweep-steps", "--steps", "1,1"], "the grid has the value 1 twice"),
         (["sweep-steps", "--steps", "0,1"], "0 steps are no attack"),

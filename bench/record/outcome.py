@@ -57,7 +57,7 @@ class Outcome(Settings):
 
     @model_validator(mode="after")
     def _agrees_with_bitmap(self) -> Self:
-        packed = base64.b64decode(self.bits)
+        packed = _packed(self.bits)
         if len(packed) != -(-self.n // 8):
             raise ValueError(f"the bitmap does not hold {self.n} outcomes")
         bits = int.from_bytes(packed)
@@ -68,7 +68,7 @@ class Outcome(Settings):
             raise ValueError("the accuracy disagrees with the per-image outcomes")
         if self.interval != wilson_interval(correct, self.n):
             raise ValueError("the interval disagrees with the per-image outcomes")
-        if self.images is not None and int.from_bytes(base64.b64decode(self.images)).bit_count() != self.n:
+        if self.images is not None and int.from_bytes(_packed(self.images)).bit_count() != self.n:
             raise ValueError(f"the bitmap of measured images does not name {self.n} of them")
         return self
 
@@ -147,4 +147,11 @@ def _decode(text: str, count: int) -> list[bool]:
 
 
 def _flags(text: str) -> NDArray[np.bool_]:
-    return np.unpackbits(np.frombuffer(base64.b64decode(text), dtype=np.uint8)).astype(bool)
+    return np.unpackbits(np.frombuffer(_packed(text), dtype=np.uint8)).astype(bool)
+
+
+def _packed(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise ValueError("the bitmap is not base64") from error
