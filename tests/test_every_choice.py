@@ -37,12 +37,20 @@ SMALLEST: dict[str, Any] = {
         "steps": 1,
         "selection_steps": 1,
         "selection_fraction": 0.25,
+        "h_weight": 0.0,
         "projector": [4, 4],
         "predictor": [4],
         "clusters": [2],
     },
 }
 """What makes a run as short as can be, two steps a stage, in every section that has the key."""
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "stage1.outer_sign": {"stage1.h_weight": 0.1},
+    "alf.start": {"alf.loss": "pgd"},
+    "aff.start": {"aff.loss": "pgd"},
+}
+"""What some choices need beside them: the diversity term whose sign they are, a loss with a gradient at the image."""
 
 IMPOSSIBLE = {
     r".*precision=fp16": "trains in fp16, which needs a GPU",
@@ -92,6 +100,7 @@ def smallest(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
         plans = METHODS.get(method).config_type.parse(top, method).plans()
     except BenchError:
         plans = METHODS.get(method).config_type().plans()
+    beside = {key: value for choice in chosen for key, value in BESIDE.get(choice, {}).items()}
     small = {
         f"{section}.{key}": value
         for section, settings in {**plans, **{name: SECTIONS[name] for name in PROTOCOLS}}.items()
@@ -99,7 +108,7 @@ def smallest(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
         if type(getattr(settings, key, None)) is not str or key == "precision"  # a stage's projector may be a choice
         if key in type(settings).model_fields
     }
-    return {"encoder.width": 2, "evaluate.pgd_steps": 1, "evaluate.autoattack": False, **small, **chosen}
+    return {"encoder.width": 2, "evaluate.pgd_steps": 1, "evaluate.autoattack": False, **small, **beside, **chosen}
 
 
 @pytest.fixture(scope="module")
