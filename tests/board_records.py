@@ -20,7 +20,6 @@ from bench.results import build_leaderboard
 
 TEST_IMAGES = 200
 RESULTS = Path(__file__).parents[1] / "results"
-PUBLISHED = Path(__file__).parents[1] / "bench" / "leaderboard" / "published.json"
 
 
 def outcome(correct: int | Sequence[bool], n: int) -> Outcome:

@@ -34,7 +34,7 @@ def add_sweep(results: Path, record: Record, correct: list[int], **changes: Any)
     outcomes = tuple(Outcome.pack([i < count for i in range(100)], test_images=100) for count in correct)
     shared = {name: getattr(record, name) for name in Sweep.model_fields.keys() & Record.model_fields.keys()}
     sweep = {
-        **{name: value for name, value in shared.items() if name not in ("schema_version", "sha256")},
+        **{name: value for name, value in shared.items() if name not in ("schema_version", "sha256", "environments")},
         **{"dataset_sha256": record.recipe["dataset"]["sha256"], "record_sha256": record.sha256},
         **{"settings": SweepSettings(kind="eps", eps=grid, steps=(20,)), "outcomes": outcomes},
         **{"cost": next(iter(record.cost.values()))},

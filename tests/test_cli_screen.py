@@ -98,7 +98,7 @@ def record(published_as: str | None) -> Record:
         seed=0,
         protocol="slf",
         overrides={},
-        recipe={"dataset": {"published_as": published_as}},
+        recipe={"dataset": {"published_as": published_as}, "threat": {"norm": "linf", "eps": 8 / 255}},
         pretraining_sha256="1" * 64,
         protocol_sha256="2" * 64,
         encoder_sha256="3" * 64,

@@ -12,6 +12,9 @@ from bench.results import read_groups
 from bench.results.rows import make_rows
 from bench.run import RunRequest, prepare
 
+BATCHES = {"stage1.batch_size": 8, "slf.batch_size": 8}
+"""What 24 images can fill."""
+
 
 @pytest.fixture
 def request_(tmp_path: Path) -> RunRequest:
@@ -33,19 +36,19 @@ def test_only_what_changes_something_is_an_override(request_: RunRequest) -> Non
 
 
 def test_a_default_is_a_change_where_another_setting_moves_it(request_: RunRequest) -> None:
-    request = replace(request_, method="deacl", tier="tiny", overrides={})
+    request = replace(request_, method="deacl", tier="tiny", overrides={**BATCHES, "stage2.batch_size": 8})
     assert recipe_of(request, ssl="simclr", stage1__temperature=0.2).idle == ("ssl", "stage1.temperature")
     assert recipe_of(request, ssl="mocov2", stage1__warmup_epochs=4).idle == ("stage1.warmup_epochs",)
     assert recipe_of(request, stage1__warmup_epochs=4).idle == ()
 
 
 def test_settings_that_stand_or_fall_together_are_kept(request_: RunRequest) -> None:
-    request = replace(request_, overrides={})
+    request = replace(request_, overrides=BATCHES)
     assert recipe_of(request, stage1__epochs=1, stage1__warmup_epochs=1).idle == ()
 
 
 def test_what_a_budget_would_stretch_is_kept(request_: RunRequest) -> None:
-    request = replace(request_, overrides={"encoder.width": 1, "stage1.batch_size": 8})
+    request = replace(request_, overrides={"encoder.width": 1, **BATCHES})
     warmup = recipe_of(request).config.plans()["stage1"].warmup_epochs
     asked = changed(request, stage1__warmup_epochs=warmup)
     assert prepare(asked).recipe.idle == ("stage1.warmup_epochs",)

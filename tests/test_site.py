@@ -322,7 +322,9 @@ def test_what_a_record_says_is_never_markup(tmp_path: Path) -> None:
         "recipe": {**record.recipe, evil: {evil: evil}},
     }
     hostile = hostile_results(tmp_path, changes)
-    folder = write_site(hostile, tmp_path / "out").folder
+    site = write_site(hostile, tmp_path / "out")
+    assert not site.left_out
+    folder = site.folder
     for path in folder.rglob("*.html"):
         page = Page(path)
         root = "../" * len(path.relative_to(folder).parts[1:])
