@@ -16,9 +16,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from bench.cost import StageTiming, Subject, data_like, time_pretraining
 from bench.recipe import load_tier
 from bench.run import RunRequest, execute, prepare
-from bench.timing import StageTiming, data_like, subject, time_pretraining
 
 NO_EVALUATION = {"slf.epochs": 1, "evaluate.autoattack": False, "evaluate.pgd_steps": 1}
 
@@ -55,7 +55,7 @@ def main() -> None:
 
 def projected(method: str, dataset: str, tier: str) -> list[StageTiming]:
     """Return the stages of ``method`` as `bench timing` projects them."""
-    subjects = [subject(method, data_like(dataset, Path("data")), tier=load_tier(tier))]
+    subjects = [Subject.of(method, data_like(dataset, Path("data")), tier=load_tier(tier))]
     (stages,) = time_pretraining(subjects, device=torch.device("cpu"), rounds=5, seconds=60)
     return stages
 

@@ -16,11 +16,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.device import pick_device
+from bench.cost import StageProbe, StepTimes, Subject, data_like, time_in_turn, timed_methods
+from bench.device import device_name, pick_device
 from bench.files import write_json
 from bench.recipe import load_tier
-from bench.timing import data_like, subject, timed_methods
-from bench.train import StageProbe, StepTimes, device_name, time_in_turn
 
 BATCHES = (256, 512)
 _SHARE = 0.8
@@ -43,7 +42,7 @@ def main() -> None:
     with Console(stderr=True).status("building") as status:
         owners, probes = [], []
         for name in asked.methods or timed_methods():
-            owner = subject(name, data_like("cifar10", Path("data")), tier=load_tier("paper"))
+            owner = Subject.of(name, data_like("cifar10", Path("data")), tier=load_tier("paper"))
             images = owner.data.random_images()
             for stage in owner.stages(device):
                 status.update(f"counting the memory of {name}'s steps")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from toy_runs import SMALL, carry_out, toy_data, toy_request
 
+from bench.cost.budget import epoch_flops, nearest_epochs
 from bench.errors import BenchError
 from bench.recipe import Recipe
 from bench.run import Run, prepare
-from bench.run.budget import epoch_flops, nearest_epochs
 
 TIER = """
 summary = "DeACL in 10 + 3 epochs of batches of 8, on eight channels"

@@ -78,7 +78,7 @@ def test_a_stage_prepares_once_before_its_first_step_and_the_time_counts(
 ) -> None:
     """On a clock that moves only then, 3 seconds are all that the stage took."""
     now = [0.0]
-    monkeypatch.setattr("bench.train.cost.time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr("bench.device.meter.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
     def trained(stop: Stop) -> tuple[Toy, Progress]:
         stage = Toy(now)

@@ -7,10 +7,9 @@ import pytest
 import torch
 from toy_runs import Listener, carry_out, toy_data, toy_request
 
+from bench.device import Clock, Counter, EnergyMeter, energy_counters
 from bench.errors import InterruptedRunError
 from bench.record import PhaseCost
-from bench.train.cost import Clock
-from bench.train.energy import Counter, EnergyMeter, energy_counters
 
 CPU = torch.device("cpu")
 
@@ -75,7 +74,7 @@ def test_a_run_records_its_energy_over_all_attempts(tmp_path: Path, monkeypatch:
             yield total
 
     readings = ticks()
-    monkeypatch.setattr("bench.train.cost.energy_counters", lambda device: [Counter(lambda: next(readings), 1.0)])
+    monkeypatch.setattr("bench.device.meter.energy_counters", lambda device: [Counter(lambda: next(readings), 1.0)])
     request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
     listener = Listener(stop_at=2)
     with pytest.raises(InterruptedRunError):
@@ -90,6 +89,6 @@ def test_a_run_records_its_energy_over_all_attempts(tmp_path: Path, monkeypatch:
 
 
 def test_a_run_records_no_energy_where_none_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.train.cost.energy_counters", lambda device: [])
+    monkeypatch.setattr("bench.device.meter.energy_counters", lambda device: [])
     ((record, _),) = carry_out(toy_request(toy_data(tmp_path / "toy.npz"), tmp_path), tmp_path / "results")
     assert {cost.energy_joules for cost in record.cost.values()} == {None}

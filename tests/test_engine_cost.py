@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from toy_stage import CPU, EPOCHS, IMAGES, StopAfter, ToyStage, make_plan, run, state_file, stop_at
 
 from bench import rng
+from bench.device import Clock, PeakMemory
 from bench.errors import InterruptedRunError
 from bench.method import Stage, StepLoss
 from bench.record import PhaseCost
 from bench.train import stage_progress, train
-from bench.train.cost import Clock, PeakMemory
 from bench.zoo import load_tensors, save_tensors
 
 # Cost

@@ -10,12 +10,12 @@ import torchvision
 from torch import Tensor, nn
 
 from bench import rng
+from bench.device import count_flops
 from bench.errors import BenchError
 from bench.method import MethodContext
 from bench.nn import ENCODERS, Classifier, Encoder, build_encoder, mlp
 from bench.nn.resnet import resnet18, resnet34, resnet50
 from bench.recipe import DatasetFacts, EncoderSettings, MethodConfig, TrainPlan, build_recipe, load_tier
-from bench.train.cost import count_flops
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 FACTORIES = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}

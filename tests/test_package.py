@@ -28,8 +28,8 @@ SHIPPED = [*BENCH, *PLUGINS, *sorted((ROOT / "examples").glob("*.py"))]
 FLOORS = [
     {"code", "errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
     {"attack", "data", "nn", "method", "zoo"},
-    {"run", "train", "protocol", "evaluate"},
-    {"ablate", "leaderboard", "results", "report", "compare", "timing", "doctor"},
+    {"run", "cost", "train", "protocol", "evaluate"},
+    {"ablate", "leaderboard", "results", "report", "compare", "doctor"},
     {"cli"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS, 1) for room in rooms}

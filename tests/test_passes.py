@@ -6,10 +6,9 @@ from functools import cache
 import pytest
 import torch
 
+from bench.cost import Data, StageProbe, Subject, random_facts, timed_methods
 from bench.method import METHODS
 from bench.recipe import load_tier
-from bench.timing import Data, random_facts, subject, timed_methods
-from bench.train import StageProbe
 
 CPU = torch.device("cpu")
 DATA = Data(random_facts("random", (3, 16, 16), num_classes=10, train_images=40), images=40)
@@ -20,7 +19,7 @@ def probes(name: str) -> list[StageProbe]:
     """All stages of a method, as narrow as can be, built before any is probed."""
     plans = METHODS.get(name).config_type().plans()
     small = {"encoder.width": 1, **{f"{stage}.batch_size": 8 for stage in plans}}
-    built = list(subject(name, DATA, tier=load_tier("paper"), overrides=small).stages(CPU))
+    built = list(Subject.of(name, DATA, tier=load_tier("paper"), overrides=small).stages(CPU))
     return [StageProbe(stage, DATA.random_images(), device=CPU) for stage in built]
 
 

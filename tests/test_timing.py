@@ -7,21 +7,24 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
+from bench.cost import (
+    Data,
+    StageProbe,
+    StageTiming,
+    StepTimes,
+    Subject,
+    data_like,
+    random_facts,
+    time_in_turn,
+    time_pretraining,
+)
+from bench.cost.memory import live_bytes
+from bench.cost.step_times import line
+from bench.cost.timing import compare
 from bench.method import Stage, StepLoss
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, TrainPlan, load_tier
 from bench.results import PublishedCosts
-from bench.timing import (
-    Data,
-    StageTiming,
-    compare,
-    data_like,
-    random_facts,
-    subject,
-    time_pretraining,
-)
-from bench.train import StageProbe, StepTimes, line, time_in_turn
-from bench.train.memory import live_bytes
 
 CPU = torch.device("cpu")
 RESULTS = Path(__file__).parents[1] / "results"
@@ -82,7 +85,7 @@ def test_batches_that_do_not_fit_the_memory_are_halved(monkeypatch: pytest.Monke
 
 
 def test_a_step_of_a_probe_leaves_the_stage_as_it_was() -> None:
-    (stage,) = subject("mocov2", DATA, tier=load_tier("paper"), overrides=TINY).stages(CPU)
+    (stage,) = Subject.of("mocov2", DATA, tier=load_tier("paper"), overrides=TINY).stages(CPU)
     before = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
     probe = StageProbe(stage, DATA.random_images(), device=CPU)
     weights = [parameter.clone() for parameter in stage.parameters()]
@@ -151,8 +154,8 @@ def test_a_plan_takes_what_its_batches_take(drop_last: bool) -> None:
 
 def test_all_of_a_method_is_projected() -> None:
     overrides = {"encoder.width": 1, **{f"stage{n}.batch_size": 8 for n in (1, 2)}}
-    subjects = [subject(name, DATA, tier=load_tier("tiny"), overrides=overrides) for name in ("deacl", "advcl")]
-    deacl, advcl = time_pretraining(subjects, device=CPU, rounds=1, seconds=1)
+    subjects = [Subject.of(name, DATA, tier=load_tier("tiny"), overrides=overrides) for name in ("deacl", "advcl")]
+    deacl, advcl = time_pretraining(subjects, device=CPU, rounds=1, seconds=60)
     assert [stage.forward_backward for stage in (*deacl, *advcl)] == [2, 7, 2, 15], "no stage is frozen by the next"
     assert [stage.preparation_seconds is None for stage in (*deacl, *advcl)] == [True, True, True, False]
     for stage in (*deacl, *advcl):
@@ -174,11 +177,11 @@ def made(name: str, seconds: float, flops: float) -> StageTiming:
 
 def test_methods_are_compared_with_deacl_and_papers_with_theirs() -> None:
     stages = {"deacl": [made("ssl", 60, 1), made("pseudo_at", 40, 3)], "acl": [made("pretrain", 250, 8)]}
-    deacl, acl = compare(stages, PublishedCosts.under(RESULTS))
+    deacl, acl = compare(stages, PublishedCosts.under(RESULTS).of)
     assert (deacl.total_seconds, deacl.to_deacl, deacl.flops_to_deacl, deacl.paper_to_deacl) == (100, 1, 1, 1)
     assert (acl.to_deacl, acl.flops_to_deacl, acl.total_flops) == (2.5, 2, 2 * 10 * 8)
     assert (acl.paper_gpu_days, acl.paper_to_deacl) == (2.65, 2.65 / 0.45), "DeACL, Table 7"
-    (alone,) = compare({"acl": stages["acl"]}, PublishedCosts(()))
+    (alone,) = compare({"acl": stages["acl"]}, PublishedCosts(()).of)
     assert (alone.to_deacl, alone.paper_gpu_days, alone.paper_to_deacl) == (None, None, None)
 
 

@@ -11,10 +11,10 @@ from board_records import fill, make_record
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.cost import StageProbe
 from bench.errors import BenchError
 from bench.record import PhaseCost
 from bench.results import MeasuredCost, measured_costs
-from bench.train import StageProbe
 
 
 def cost(seconds: float, **changes: Any) -> PhaseCost:
@@ -163,7 +163,7 @@ def test_mistakes_are_explained(arguments: list[str], message: str) -> None:
 def test_a_time_limit_binds_and_says_what_was_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     small = ["--dataset", "digits", "--tier", "tiny", "--width", "1", "--rounds", "1", "--batch", "8"]
     now, clock = [0.0], time.perf_counter
-    monkeypatch.setattr("bench.timing.measure.time.perf_counter", lambda: clock() + now[0])
+    monkeypatch.setattr("bench.cost.side_by_side.time.perf_counter", lambda: clock() + now[0])
     counted = StageProbe.count
 
     def slow(probe: StageProbe, before_each: Callable[[], None] = lambda: None) -> None:

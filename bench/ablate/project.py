@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell, together
+from bench.cost import StepTimes
 from bench.reporting import plural
 from bench.run import PhaseEstimate, project
-from bench.train import StepTimes
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ def show_method(name: str, as_json: bool) -> None:
     Raises:
         BenchError: no such method.
     """
+    from bench.cost import data_like
     from bench.method import METHODS
     from bench.recipe import build_recipe, load_tier, override_text
     from bench.recipe.recipe import SHARED
-    from bench.timing import data_like
 
     method = METHODS.get(name)
     recipe = build_recipe(

@@ -18,8 +18,8 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     import torch
 
+    from bench.cost import StepTimes
     from bench.run import PhaseEstimate, Run
-    from bench.train import StepTimes
 
 
 def reading() -> AbstractContextManager[object]:

@@ -7,8 +7,8 @@ from bench.cli._tables import Column, DataTable
 from bench.reporting import plural
 
 if TYPE_CHECKING:
+    from bench.cost import StageTiming, Timing
     from bench.results import MeasuredTable
-    from bench.timing import StageTiming, Timing
 
 
 _DROPPED = {"spread": 1, "energy": 1, "memory": 2, "GFLOPs/image": 3, "images/s": 4, "pseudo-labels": 1, "FLOPs": 2}

@@ -49,8 +49,7 @@ def timing(
     """
     from bench.errors import BenchError
     from bench.files import write_json
-    from bench.results import measured_costs
-    from bench.timing import data_like, time_methods, timed_methods
+    from bench.results import PublishedCosts, measured_costs
 
     if from_results:
         costs, left_out = measured_costs(results_dir, methods or None)
@@ -68,6 +67,7 @@ def timing(
             [f"left out {bad.file}: {bad.reason}" for bad in left_out],
         )
     else:
+        from bench.cost import data_like, time_methods, timed_methods
         from bench.device import pick_device
         from bench.recipe import load_tier
 
@@ -80,7 +80,7 @@ def timing(
                 device=pick_device(device),
                 rounds=rounds,
                 seconds=60 * time_limit,
-                results_dir=results_dir,
+                papers=PublishedCosts.under(results_dir).of,
                 fidelity=fidelity,
                 width=width,
                 batch=batch,

@@ -12,6 +12,7 @@ from bench.attack import PGD, AutoAttackState, GradientWatch, Threat, auto_attac
 from bench.code import modules_of
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
+from bench.device import Clock, PeakMemory, device_name
 from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
 from bench.evaluate.state import Environments, EvaluationState, load_state
 from bench.nn import Classifier
@@ -30,7 +31,6 @@ from bench.record import (
 )
 from bench.reporting import Reporter
 from bench.stop import Stop
-from bench.train.cost import Clock, PeakMemory, device_name
 
 
 class Evaluation(NamedTuple):

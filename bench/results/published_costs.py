@@ -5,8 +5,6 @@ from typing import NamedTuple
 
 from bench.results.published import PublishedNumber, load_published
 
-_REFERENCE = "DeACL"
-
 
 class PublishedCost(NamedTuple):
     """A paper's word, on GPUs of its own."""
@@ -34,8 +32,3 @@ class PublishedCosts:
     def of(self, title: str) -> PublishedCost | None:
         """Return the cost of the method called ``title``, None where no paper gives one."""
         return self._costs.get(title.casefold())
-
-    def to_deacl(self, title: str) -> float | None:
-        """Return it in units of DeACL's."""
-        cost, reference = self.of(title), self.of(_REFERENCE)
-        return cost.gpu_days / reference.gpu_days if cost and reference else None

@@ -14,8 +14,7 @@ from bench.nn import Encoder, build_encoder
 from bench.recipe import Recipe, Settings, parse_recipe
 from bench.recipe.fields import Seed
 from bench.reporting import Reporter
-from bench.train import check_plan
-from bench.train.checkpoint import Progress, intact_tensors
+from bench.train import Progress, check_plan, intact_tensors
 from bench.zoo import TensorFile, digest, load_tensors, save_tensors
 
 

@@ -18,8 +18,7 @@ from bench.run.encoder import EncoderFile, Origin, intact_encoder, load_encoder
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
 from bench.stop import Stop
-from bench.train import train
-from bench.train.checkpoint import Progress
+from bench.train import Progress, train
 from bench.zoo import digest
 
 

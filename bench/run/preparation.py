@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bench.cost import at_budget
 from bench.data import Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, unknown
@@ -21,7 +22,6 @@ from bench.recipe import (
     build_recipe,
     load_tier,
 )
-from bench.run.budget import at_budget
 from bench.run.data import Corruptions, dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import check_stages, plain_encoder
 from bench.run.folder import ProtocolFolder, RunFolder

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bench import rng
 from bench.attack import PGD, Threat, margin_objective
+from bench.cost import StageProbe, StepTimes, time_in_turn
 from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
@@ -20,7 +21,7 @@ from bench.recipe import SEVERITIES, TrainPlan, canonical_digest
 from bench.reporting import plural
 from bench.run.encoder import plain_encoder
 from bench.run.preparation import Run
-from bench.train import StageProbe, StepTimes, check_plan, stage_progress, time_in_turn
+from bench.train import check_plan, stage_progress
 
 _ROUNDS = 2
 _STAGE_SECONDS = 10.0

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import torch
 
 from bench.code import code_digest
+from bench.device import device_name
 from bench.errors import DamagedFileError
 from bench.evaluate import Evaluation
 from bench.files import set_aside
@@ -13,8 +14,7 @@ from bench.record import Doubt, Environment, Record, describe_environment, load_
 from bench.reporting import Reporter
 from bench.run.encoder import intact_encoder
 from bench.run.preparation import Run
-from bench.train import device_name
-from bench.train.checkpoint import Progress
+from bench.train import Progress
 
 
 def kept_records(run: Run, reporter: Reporter) -> dict[str, Record]:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from bench.data import Dataset
+from bench.device import device_name
 from bench.errors import BenchError
 from bench.evaluate import Swept, sweep
 from bench.files import make_writable, remove_unfinished
@@ -26,7 +27,6 @@ from bench.reporting import Reporter, Silent
 from bench.run.finished import Finished
 from bench.run.folder import locked
 from bench.stop import Stop
-from bench.train import device_name
 
 DEFAULT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 _EPS_VALUES = 9

@@ -1,22 +1,17 @@
 """Training: the engine that takes any stage to a trained encoder, and what it needs."""
 
-from bench.train.checkpoint import Progress, stage_progress
-from bench.train.cost import device_name
-from bench.train.engine import check_plan, forward, train, training_modules
-from bench.train.probe import Passes, StageProbe
-from bench.train.rounds import StepTimes, line, time_in_turn
+from bench.train.checkpoint import Progress, intact_tensors, stage_progress
+from bench.train.engine import check_plan, forward, take_step, train, training_modules
+from bench.train.optim import build_optimizer
 
 __all__ = [
-    "Passes",
     "Progress",
-    "StageProbe",
-    "StepTimes",
+    "build_optimizer",
     "check_plan",
-    "device_name",
     "forward",
-    "line",
+    "intact_tensors",
     "stage_progress",
-    "time_in_turn",
+    "take_step",
     "train",
     "training_modules",
 ]

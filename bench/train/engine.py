@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from bench import rng
 from bench.code import modules_of
+from bench.device import count_flops, device_name, timed
 from bench.errors import BenchError
 from bench.files import remove
 from bench.method import Stage, StepLoss
@@ -28,7 +29,6 @@ from bench.train.checkpoint import (
     save_state,
     unfinished_path,
 )
-from bench.train.cost import count_flops, device_name, timed
 from bench.train.optim import build_optimizer, set_lr
 from bench.train.schedule import learning_rate
 

@@ -1,4 +1,4 @@
-"""Where a run computes."""
+"""What this machine computes with: the device and its name, CPU threads, and who else keeps it busy."""
 
 import psutil
 import torch
@@ -25,6 +25,13 @@ def pick_device(name: str | None = None) -> torch.device:
         found = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise BenchError(f"device {name!r} cannot be used here. Allowed: {', '.join(found)}.") from error
     return device
+
+
+def device_name(device: torch.device) -> str:
+    """Return what a reader of a table would call ``device``."""
+    if device.type == "cuda":
+        return str(torch.cuda.get_device_name(device))
+    return f"{_processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 def use_threads(count: int | None) -> None:
@@ -56,3 +63,12 @@ def crowding(device: torch.device) -> str | None:
         f"Other programs keep {busy:.1f} of {cores} CPU cores busy. Threads that wait for a core hold up all others: "
         f"--threads {free} may well be faster than {threads}."
     )
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+        return names[0]
+    except (OSError, IndexError):
+        return "CPU"

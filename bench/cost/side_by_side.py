@@ -3,17 +3,17 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from pathlib import Path
 
 import torch
 
+from bench.cost.probe import StageProbe
+from bench.cost.step_times import StepTimes, time_in_turn
+from bench.cost.subject import Data, Subject
+from bench.cost.timing import PaperCosts, StageTiming, Timing, compare
+from bench.device import device_name
 from bench.errors import BenchError
 from bench.method import Stage
 from bench.recipe import Fidelity, Tier
-from bench.results import PublishedCosts
-from bench.timing.model import StageTiming, Timing, compare
-from bench.timing.subject import Data, Subject, subject
-from bench.train import StageProbe, StepTimes, device_name, time_in_turn
 
 _PREPARED_IMAGES = 512
 """What precedes the first step is timed on so many images, and taken to grow with their number."""
@@ -27,7 +27,7 @@ def time_methods(
     device: torch.device,
     rounds: int,
     seconds: float,
-    results_dir: Path,
+    papers: PaperCosts,
     fidelity: Fidelity = "uniform",
     width: int | None = None,
     batch: int | None = None,
@@ -42,7 +42,7 @@ def time_methods(
         device: where to measure.
         rounds: how often each step is timed.
         seconds: what all of it may take: no step begins after it. Methods whose turn does not come are left out.
-        results_dir: may bring published numbers of its own.
+        papers: what papers say.
         fidelity: whose encoder settings.
         width: of the encoder; None: the tier's.
         batch: images in a timed step, at most; None: as many as fit.
@@ -52,7 +52,7 @@ def time_methods(
         BenchError: an unknown method, or one without pre-training; or no method could be measured in time.
     """
     overrides = {} if width is None else {"encoder.width": width}
-    subjects = [subject(name, data, tier=tier, fidelity=fidelity, overrides=overrides) for name in names]
+    subjects = [Subject.of(name, data, tier=tier, fidelity=fidelity, overrides=overrides) for name in names]
     timed = time_pretraining(subjects, device=device, rounds=rounds, seconds=seconds, batch=batch, said=said)
     stages = {name: rows for name, rows in zip(names, timed, strict=True) if rows}
     if not stages:
@@ -69,7 +69,7 @@ def time_methods(
         torch=torch.__version__,
         rounds=rounds,
         left_out=tuple(name for name in names if name not in stages),
-        methods=compare(stages, PublishedCosts.under(results_dir)),
+        methods=compare(stages, papers),
     )
 
 

@@ -5,7 +5,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -78,34 +78,40 @@ class Subject:
     recipe: Recipe
     data: Data
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        data: Data,
+        *,
+        tier: Tier,
+        fidelity: Fidelity = "uniform",
+        overrides: Mapping[str, Any] | None = None,
+    ) -> Self:
+        """Return the method called ``name`` under the recipe that a run would have.
+
+        Raises:
+            BenchError: no such method, a method without pre-training, or a recipe with faults.
+        """
+        method = METHODS.get(name)
+        if not method.config_type().plans():
+            raise BenchError(f"{name} has no pre-training to time. Leave it out.")
+        recipe = build_recipe(
+            method=name,
+            config_type=method.config_type,
+            native_encoder=method.native_encoder,
+            dataset=data.facts,
+            tier=tier,
+            fidelity=fidelity,
+            overrides=overrides,
+        )
+        return cls(method, recipe, data)
+
     def stages(self, device: torch.device, images: int | None = None) -> Iterator[Stage]:
         """Yield the stages untrained, each a copy of its own: a later one may freeze what it got from an earlier."""
         ctx = MethodContext(self.recipe, 0, device, self.data.random_images(images))
         for stage in self.method(self.recipe.config).stages(ctx):
             yield deepcopy(stage)
-
-
-def subject(
-    name: str, data: Data, *, tier: Tier, fidelity: Fidelity = "uniform", overrides: Mapping[str, Any] | None = None
-) -> Subject:
-    """Return the method called ``name`` under the recipe that a run would have.
-
-    Raises:
-        BenchError: no such method, a method without pre-training, or a recipe with faults.
-    """
-    method = METHODS.get(name)
-    if not method.config_type().plans():
-        raise BenchError(f"{name} has no pre-training to time. Leave it out.")
-    recipe = build_recipe(
-        method=name,
-        config_type=method.config_type,
-        native_encoder=method.native_encoder,
-        dataset=data.facts,
-        tier=tier,
-        fidelity=fidelity,
-        overrides=overrides,
-    )
-    return Subject(method, recipe, data)
 
 
 def timed_methods() -> list[str]:

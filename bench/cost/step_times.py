@@ -7,8 +7,8 @@ from statistics import median
 
 import torch
 
+from bench.cost.probe import StageProbe
 from bench.recipe import TrainPlan
-from bench.train.probe import StageProbe
 
 _ROUGH = (2, 8)
 """Batches of the steps that decide what the timed ones can hold."""

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
 from bench import rng
+from bench.cost.memory import live_bytes
+from bench.device import count_flops
 from bench.method import Stage
-from bench.train.cost import count_flops
-from bench.train.engine import take_step
-from bench.train.memory import live_bytes
-from bench.train.optim import build_optimizer
+from bench.train import build_optimizer, take_step
 
 _FEW = (2, 4, 6)
 """Images in the steps that are counted; even, as RoCL compares inside the halves of a batch."""

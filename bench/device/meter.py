@@ -11,7 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from bench.train.energy import EnergyMeter, energy_counters
+from bench.device.energy import EnergyMeter, energy_counters
 
 
 class Clock:
@@ -44,13 +44,6 @@ class Clock:
     def peak_bytes(self) -> int | None:
         """Peak memory so far; None where it is not measured."""
         return None if self._memory is None else self._memory.bytes
-
-
-def device_name(device: torch.device) -> str:
-    """Return what a reader of a table would call ``device``."""
-    if device.type == "cuda":
-        return str(torch.cuda.get_device_name(device))
-    return f"{_processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 class PeakMemory:
@@ -118,12 +111,3 @@ def timed(device: torch.device) -> Iterator[Clock]:
     yield clock
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return "CPU"

@@ -1,10 +1,10 @@
 """What ``bench timing`` finds, as data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 from bench.method import METHODS
 from bench.recipe import Fidelity, Settings
-from bench.results import PublishedCosts
 
 
 class StageTiming(Settings):
@@ -84,14 +84,31 @@ class Timing(Settings):
     methods: tuple[MethodTiming, ...]
 
 
-def compare(timed: Mapping[str, Sequence[StageTiming]], published: PublishedCosts) -> tuple[MethodTiming, ...]:
+class PaperCost(Protocol):
+    """A paper's word on what its method costs, on GPUs of its own."""
+
+    @property
+    def gpu_days(self) -> float:
+        """Of all stages."""
+
+    @property
+    def gpus(self) -> int | None:
+        """How many; None: it does not say."""
+
+
+PaperCosts = Callable[[str], PaperCost | None]
+"""From a method's title to what papers say it costs; None: nothing."""
+
+
+def compare(timed: Mapping[str, Sequence[StageTiming]], papers: PaperCosts) -> tuple[MethodTiming, ...]:
     """Return the methods with the stages that were timed of each, and the ratios to DeACL where that is among them."""
     seconds = {name: sum(stage.total_seconds for stage in stages) for name, stages in timed.items()}
     flops = {name: sum(stage.total_flops for stage in stages) for name, stages in timed.items()}
+    reference = papers("DeACL")
     methods = []
     for name, stages in timed.items():
         info = METHODS.get(name).info
-        paper = published.of(info.title)
+        paper = papers(info.title)
         methods.append(
             MethodTiming(
                 method=name,
@@ -104,7 +121,7 @@ def compare(timed: Mapping[str, Sequence[StageTiming]], published: PublishedCost
                 flops_to_deacl=flops[name] / flops["deacl"] if "deacl" in flops else None,
                 paper_gpu_days=paper.gpu_days if paper else None,
                 paper_gpus=paper.gpus if paper else None,
-                paper_to_deacl=published.to_deacl(info.title),
+                paper_to_deacl=paper.gpu_days / reference.gpu_days if paper and reference else None,
             )
         )
     return tuple(methods)

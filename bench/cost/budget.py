@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 
+from bench.cost.probe import StageProbe
 from bench.data import Dataset
 from bench.errors import BenchError
 from bench.method import METHODS, MethodContext
 from bench.recipe import Recipe
-from bench.train import StageProbe, check_plan
+from bench.train import check_plan
 
 LIKE = "like:"
 """Before a method's name: as much as that method spends."""

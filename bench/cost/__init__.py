@@ -1,0 +1,27 @@
+"""What work costs: steps probed and timed, whole recipes projected, and epochs that spend a budget."""
+
+from bench.cost.budget import at_budget
+from bench.cost.probe import Passes, StageProbe
+from bench.cost.side_by_side import time_methods, time_pretraining
+from bench.cost.step_times import StepTimes, time_in_turn
+from bench.cost.subject import Data, Subject, data_like, random_facts, timed_methods
+from bench.cost.timing import MethodTiming, PaperCost, StageTiming, Timing
+
+__all__ = [
+    "Data",
+    "MethodTiming",
+    "PaperCost",
+    "Passes",
+    "StageProbe",
+    "StageTiming",
+    "StepTimes",
+    "Subject",
+    "Timing",
+    "at_budget",
+    "data_like",
+    "random_facts",
+    "time_in_turn",
+    "time_methods",
+    "time_pretraining",
+    "timed_methods",
+]

@@ -1,0 +1,19 @@
+"""The device that work is done on: which one, what it is called, and the meters of what work takes on it."""
+
+from bench.device.energy import Counter, EnergyMeter, energy_counters
+from bench.device.machine import crowding, device_name, pick_device, use_threads
+from bench.device.meter import Clock, PeakMemory, count_flops, timed
+
+__all__ = [
+    "Clock",
+    "Counter",
+    "EnergyMeter",
+    "PeakMemory",
+    "count_flops",
+    "crowding",
+    "device_name",
+    "energy_counters",
+    "pick_device",
+    "timed",
+    "use_threads",
+]
