@@ -98,6 +98,115 @@ def test_methods_reach_the_bench_from_above() -> None:
     assert known <= {1, 2}, "a method needs parts and ground, not the machinery that runs it"
 
 
+# Rooms have one door
+
+SUB_ROOMS = {
+    "bench.data.corruptions",
+    "bench.data.views",
+    "bench.recipe.fields",
+    "bench.report.figures",
+    "bench.report.run_report",
+    "bench.report.site",
+}
+"""Rooms inside a room, with doors of their own: parts that most readers of the room do not need, or pay for."""
+
+REACHES: set[tuple[str, str]] = {
+    ("bench/cli/_method.py", "bench.recipe.recipe"),
+    ("bench/cli/listings.py", "bench.data.load"),
+    ("bench/cost/subject.py", "bench.data.dataset"),
+    ("bench/data/views/pipelines.py", "bench.recipe.settings"),
+    ("methods/ap_dpe/convolution.py", "bench.nn.strided"),
+    ("methods/ap_dpe/trunk.py", "bench.nn.resnet"),
+    ("methods/ap_dpe/twice.py", "bench.nn.strided"),
+    ("methods/pseudo_labels.py", "bench.data.arrays"),
+    ("perf/second_derivative.py", "bench.nn.resnet"),
+    ("perf/views.py", "bench.data.views.blur"),
+}
+"""Imports past a door that are still to be mended; nothing is added here."""
+
+NAMESAKES: set[tuple[str, str]] = {
+    ("bench.ablate", "report"),
+    ("bench.cli", "_options"),
+    ("bench.cli", "ablate"),
+    ("bench.cli", "compare"),
+    ("bench.cli", "evaluate"),
+    ("bench.cli", "leaderboard"),
+    ("bench.cli", "plot"),
+    ("bench.cli", "report"),
+    ("bench.cli", "run"),
+    ("bench.cli", "site"),
+    ("bench.cli", "sweep_eps"),
+    ("bench.cli", "sweep_steps"),
+    ("bench.cli", "timing"),
+    ("bench.data.corruptions", "corrupt"),
+    ("bench.evaluate", "evaluate"),
+    ("bench.evaluate", "sweep"),
+    ("bench.nn", "branches"),
+    ("bench.record", "welch"),
+    ("bench.report.figures", "draw_tsne"),
+    ("bench.report.run_report", "examples"),
+    ("bench.run", "project"),
+}
+"""Modules that still have the name of what their package exports; nothing is added here."""
+
+
+def module_at(name: str) -> Path | None:
+    """Return the file of the module ``name`` of this repository, None where there is none of that name."""
+    path = ROOT.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def exports(package: str) -> set[str]:
+    """Return what a package's door lets out: the names that it imports from its modules or defines."""
+    door = ROOT.joinpath(*package.split("."), "__init__.py")
+    body = parsed(door).body if door.is_file() else []
+    imported = [node for node in body if isinstance(node, ast.ImportFrom) and node.module != package]
+    defined = {node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return defined | {alias.asname or alias.name for node in imported for alias in node.names}
+
+
+def room_with_a_door(module: str) -> str:
+    """Return the innermost room that holds ``module``: ``bench.attack`` for ``bench.attack.pgd``."""
+    inner = [room for room in SUB_ROOMS if f"{module}.".startswith(f"{room}.")]
+    return inner[0] if inner else ".".join(module.split(".")[:2])
+
+
+def reaches(path: Path) -> Iterator[str]:
+    """Yield what a file imports from rooms of ``bench`` past their doors: a module behind one, or a private name."""
+    own = shown(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    for name in imports(path):
+        package, _, last = name.rpartition(".")
+        module = name if module_at(name) and last not in exports(package) else package
+        room = room_with_a_door(module)
+        if not module.startswith("bench.") or f"{own}.".startswith(f"{room}."):
+            continue  # one's own room, and those around it
+        if module != room:
+            yield module
+        elif last.startswith("_"):
+            yield name
+
+
+def test_no_room_reaches_past_the_door_of_another() -> None:
+    files = [*SHIPPED, *sorted((ROOT / "perf").rglob("*.py"))]
+    assert {(shown(path), reached) for path in files for reached in reaches(path)} <= REACHES
+
+
+def test_no_module_has_the_name_of_what_its_package_exports() -> None:
+    packages = [".".join(path.parent.relative_to(ROOT).parts) for path in SHIPPED if path.name == "__init__.py"]
+    found = {(package, name) for package in packages for name in exports(package) if module_at(f"{package}.{name}")}
+    assert found <= NAMESAKES
+
+
+def test_the_search_for_reaches_finds_them() -> None:
+    assert set(reaches(Path(__file__))) == set()
+    # A test may look behind a door, and this one does.
+    assert set(reaches(ROOT / "tests" / "test_autoattack.py")) == {"bench.attack.official"}
+    assert {room_with_a_door(name) for name in ("bench.report.site.build", "bench.report.site", "bench.report")} == {
+        "bench.report.site",
+        "bench.report",
+    }
+
+
 # Chance has a name
 
 SEEDS = {"manual_seed", "manual_seed_all", "seed", "set_rng_state", "default_rng"}

@@ -133,8 +133,7 @@ def _resizing(run: "Run") -> str:
 
 
 def _print_recipe(run: "Run", as_json: bool) -> None:
-    from bench.recipe import PROTOCOLS
-    from bench.recipe.overrides import flatten
+    from bench.recipe import PROTOCOLS, flatten
 
     recipe = run.recipe.model_dump(mode="json")
     for protocol in PROTOCOLS:

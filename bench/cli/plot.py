@@ -12,7 +12,7 @@ from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir
 from bench.cli._progress import reporting
 
 if TYPE_CHECKING:
-    from bench.record.sweep import SweepKind
+    from bench.record import SweepKind
     from bench.report.figures import Drawn
 
 plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, cost, curves or tsne.")

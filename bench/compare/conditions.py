@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe.overrides import flatten
+from bench.recipe import flatten
 from bench.results import Measured, eps_text
 
 Measure = Literal["sa", "ra", "aa"]

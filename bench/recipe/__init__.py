@@ -1,7 +1,7 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
-from bench.recipe.overrides import override_text, parse_overrides
+from bench.recipe.overrides import flatten, override_text, parse_overrides
 from bench.recipe.plan import Precision, Schedule, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
@@ -22,7 +22,7 @@ from bench.recipe.sections import (
     Start,
 )
 from bench.recipe.settings import Settings, canonical_digest
-from bench.recipe.threat import Norm, ThreatSettings
+from bench.recipe.threat import Norm, ThreatSettings, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
@@ -55,11 +55,13 @@ __all__ = [
     "TrainPlan",
     "build_recipe",
     "canonical_digest",
+    "flatten",
     "load_tier",
     "override_text",
     "parse_overrides",
     "parse_recipe",
     "preset_overrides",
+    "radius_fault",
     "reevaluated",
     "tier_names",
 ]

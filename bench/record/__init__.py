@@ -10,6 +10,7 @@ from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Reco
 from bench.record.store import LOCAL, load_record, record_files, record_path, save_record
 from bench.record.sweep import (
     Sweep,
+    SweepKind,
     SweepSettings,
     grid_fault,
     load_sweep,
@@ -36,6 +37,7 @@ __all__ = [
     "Record",
     "Shared",
     "Sweep",
+    "SweepKind",
     "SweepSettings",
     "continued",
     "describe_environment",

@@ -9,9 +9,8 @@ from typing import Any, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bench.files import inside
-from bench.recipe import Norm, Settings, Start, canonical_digest
+from bench.recipe import Norm, Settings, Start, canonical_digest, radius_fault
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
-from bench.recipe.threat import radius_fault
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import NoGradient, Outcome

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.recipe import DatasetFacts, ThreatSettings
-from bench.recipe.overrides import flatten
+from bench.recipe import DatasetFacts, ThreatSettings, flatten
 from bench.record import Outcome, PhaseCost, Record
 from bench.results import Group, Measured, duration, radius_text, reliability_flags
 

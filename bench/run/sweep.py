@@ -15,6 +15,7 @@ from bench.evaluate import Swept, sweep
 from bench.files import make_writable, remove_unfinished
 from bench.record import (
     Sweep,
+    SweepKind,
     SweepSettings,
     describe_environment,
     load_sweep,
@@ -22,7 +23,6 @@ from bench.record import (
     sweep_files,
     sweep_identity,
 )
-from bench.record.sweep import SweepKind
 from bench.reporting import Reporter, Silent
 from bench.run.finished import Finished
 from bench.run.folder import locked

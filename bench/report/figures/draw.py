@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bench.errors import BenchError
-from bench.record.sweep import SweepKind
+from bench.record import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
 from bench.report.figures.files import save_figure

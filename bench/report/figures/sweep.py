@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from bench.recipe import Norm
-from bench.record.sweep import SweepKind
+from bench.record import SweepKind
 from bench.report.figures.style import Band, caption, legend_beside, mark, new_figure, percent_axis, styled
 
 
