@@ -4,17 +4,20 @@ A method is a class that an entry point of the group ``bench.methods`` names. It
 configuration, yields its training stages one after the other, and hands over the encoder to evaluate.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
+from pydantic import create_model
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from bench import rng
 from bench.attack import Threat
 from bench.nn import Encoder, build_encoder
+from bench.optim import build_optimizer
 from bench.recipe import PROTOCOLS, MethodConfig, Recipe, TrainPlan
 from bench.registry import Registry
 
@@ -43,6 +46,10 @@ class Stage(nn.Module):
     shared: ClassVar[bool] = False
     """Whether code, plan, encoder settings, data and seed decide all that it learns. Runs that contain such a
     stage train it once. Each class says so for itself, since a subclass may depend on more."""
+
+    def optimizer(self) -> Optimizer:
+        """Return the optimiser of all that learns: the plan's, unless the paper has one of its own."""
+        return build_optimizer(self.plan, self)
 
     def before_training(self) -> None:
         """Make what is kept from here on as state (pseudo-labels); called once, before the very first step.
@@ -182,6 +189,41 @@ class Method(Protocol):
         It has the form of ``ctx.new_encoder()``, so that its weights can be loaded without what trained them.
         Before anything is trained, the stages are built once to check it (:func:`bench.run.prepare`).
         """
+
+
+def single_stage(
+    info: MethodInfo,
+    settings: type[MethodConfig | TrainPlan],
+    stage: Callable[[Any, MethodContext], Stage],
+    *,
+    native_encoder: Mapping[str, Any] | None = None,
+) -> type[Method]:
+    """Return the method of one stage, whose encoder is what that stage hands on.
+
+    Args:
+        info: how it is listed and cited.
+        settings: what ``stage`` takes: the plan, which becomes the section ``stage1`` of the recipe, or a whole
+            configuration where there are settings besides.
+        stage: makes the stage, of the settings and the context.
+        native_encoder: the encoder settings of its paper.
+    """
+    whole = issubclass(settings, MethodConfig)
+
+    class SingleStage:
+        def __init__(self, config: Any) -> None:
+            self._settings = config if whole else config.stage1
+
+        def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+            self._stage = stage(self._settings, ctx)
+            yield self._stage
+
+        def result(self) -> Encoder:
+            return self._stage.encoder
+
+    one = (settings, settings.parse({}, info.title))
+    config = settings if whole else create_model("OneStage", __base__=MethodConfig, stage1=one)
+    facts = {"info": info, "config_type": config, "native_encoder": native_encoder or {}}
+    return type(info.title, (SingleStage,), facts)
 
 
 @runtime_checkable

@@ -5,21 +5,24 @@ variant, dual stream, averages the loss of clean views and that of perturbed one
 but two sets of batch-norm layers.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from copy import deepcopy
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.optim import SGD, Optimizer
 
 from bench.attack import PGD
 from bench.data.views import StrongView
 from bench.errors import BenchError
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import Encoder, branches
-from bench.recipe import MethodConfig, Schedule, Start, TrainPlan
+from bench.optim import LARS, trained
+from bench.recipe import MethodConfig, OptimizerName, Start, TrainPlan
 from methods.losses import nt_xent
+from methods.schedules import acl_rate
 
 Variant = Literal["ds", "a2a", "a2s", "s2s"]
 
@@ -34,7 +37,7 @@ class ACLSettings(TrainPlan):
     epochs: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=512, ge=2)
     drop_last: bool = False
-    optimizer: Literal["sgd", "lars"] = "lars"
+    optimizer: OptimizerName = "lars"
     lr: float = Field(default=5.0, gt=0)
     """No scaling rule is published."""
     weight_decay: float = Field(default=1e-6, ge=0)
@@ -42,7 +45,9 @@ class ACLSettings(TrainPlan):
     lars_clip: bool = False
     lars_exclude_vectors: bool = False
     lars_lr_in_momentum: bool = True
-    schedule: Schedule = "acl"
+    """Accumulate lr times the scaled gradient, as ACL's own LARS does, not the gradient alone."""
+    schedules = {**TrainPlan.schedules, "acl": acl_rate}
+    schedule: str = "acl"
     warmup_epochs: float = Field(default=10, ge=0)
     """Counted in steps: the rate rises from step to step."""
     lr_floor: float = Field(default=1e-6, ge=0)
@@ -107,6 +112,25 @@ def projection_head(width: int, layers: int) -> nn.Sequential:
     return nn.Sequential(*first, *(module for group in rest for module in group))
 
 
+class RateInMomentum(LARS):
+    """LARS whose momentum gathers lr g instead of g, which differs while the rate moves.
+
+    Source: ACL's ``lars_optimizer.py`` at 399eabd.
+    """
+
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """Scale the gradients in place, by the rate as well, then take SGD's step at rate 1."""
+        self.scale_gradients()
+        rates = [float(group["lr"]) for group in self.param_groups]
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            torch._foreach_mul_([p.grad for p in group["params"] if p.grad is not None], rate)
+            group["lr"] = 1.0
+        result = SGD.step(self, closure)
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+        return result
+
+
 class _Views(NamedTuple):
     images: Tensor
     generator: torch.Generator
@@ -134,18 +158,25 @@ class ACLStage(Stage):
 
     name = "pretrain"
 
-    def __init__(self, settings: ACLSettings, ctx: MethodContext, variant: Variant) -> None:
+    def __init__(self, config: ACLConfig, ctx: MethodContext) -> None:
         super().__init__()
-        self.plan: ACLSettings = settings
-        self.variant = variant
+        self.plan: ACLSettings = config.stage1
+        self.variant = variant = config.variant
+        settings = config.stage1
         _refuse_lone_image(settings, variant, len(ctx.images))
         encoder = ctx.new_encoder(self.name)
         with ctx.scoped(self.name, "projector"):
             projector = projection_head(encoder.feature_dim, settings.projector_layers)
         streams = branches(Branch(encoder, projector), 2 if variant in ("ds", "a2s") else 1)
         self.clean, self.adversarial = streams[0], streams[-1]
-        self.encoder = self.adversarial.encoder
+        self.encoder = (self.clean if config.branch == "clean" else self.adversarial).encoder
         self._threat = ctx.threat
+
+    def optimizer(self) -> Optimizer:
+        """Return the plan's optimiser, or ACL's own form of LARS."""
+        if self.plan.optimizer == "lars" and self.plan.lars_lr_in_momentum:
+            return RateInMomentum.of(self.plan, trained(self))
+        return super().optimizer()
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
         """uint8 [B, C, H, W] -> two strong views, float [2B, C, H, W] in [0, 1]; the attack's start comes later."""
@@ -195,10 +226,8 @@ def _refuse_lone_image(settings: ACLSettings, variant: Variant, images: int) -> 
         )
 
 
-class ACL:
-    """Contrastive learning of attacked and clean views, in one stage; the adversarial branch is evaluated."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+ACL = single_stage(
+    MethodInfo(
         title="ACL",
         year=2020,
         paper="Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
@@ -212,19 +241,9 @@ class ACL:
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2020}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = ACLConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {"normalisation": "imagenet"}
-
-    def __init__(self, config: ACLConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = ACLStage(self._config.stage1, ctx, self._config.variant)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the encoder with the batch-norm layers that the configuration chooses."""
-        stage = self._stage
-        return stage.clean.encoder if self._config.branch == "clean" else stage.adversarial.encoder
+    ),
+    ACLConfig,
+    ACLStage,
+    native_encoder={"normalisation": "imagenet"},
+)
+"""Contrastive learning of attacked and clean views, in one stage; the adversarial branch is evaluated."""

@@ -21,9 +21,10 @@ from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, branches, mlp
-from bench.recipe import MethodConfig, Schedule, Start, TrainPlan
+from bench.recipe import MethodConfig, Start, TrainPlan
 from methods.high_frequency import high_frequency, high_pass
 from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
+from methods.schedules import advcl_rate
 from methods.simclr import SimCLRStage, SimCLRStageSettings
 
 _BASE_TEMPERATURE = 0.07
@@ -46,7 +47,8 @@ class AdvCLSettings(TrainPlan):
     lr: float = Field(default=0.5, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     """On every parameter, batch-norm and biases included."""
-    schedule: Schedule = "advcl"
+    schedules = {**TrainPlan.schedules, "advcl": advcl_rate}
+    schedule: str = "advcl"
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.01, ge=0)
     lr_floor: float = Field(default=5e-4, ge=0)

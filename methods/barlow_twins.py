@@ -1,19 +1,15 @@
 """Barlow Twins: make the views' cross-correlation the identity. A first stage for DeACL (Table 9)."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data.views import StrongView
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder, mlp
-from bench.recipe import MethodConfig
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
+from bench.nn import mlp
 from methods.losses import off_diagonal, widened
-from methods.solo_learn import TwoViews, ZooPlan
+from methods.solo_learn import NATIVE_ENCODER, TwoViews, ZooPlan
 
 
 class BarlowTwinsStageSettings(ZooPlan):
@@ -81,16 +77,8 @@ class BarlowTwinsStage(Stage):
         return StepLoss(self.plan.scale * barlow_twins_loss(z1, z2, redundancy=self.plan.redundancy))
 
 
-class BarlowTwinsConfig(MethodConfig):
-    """Barlow Twins on its own: one stage."""
-
-    stage1: BarlowTwinsStageSettings = BarlowTwinsStageSettings()
-
-
-class BarlowTwins:
-    """A non-robust row: self-supervised learning without adversarial training."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+BarlowTwins = single_stage(
+    MethodInfo(
         title="Barlow Twins",
         year=2021,
         paper="Barlow Twins: Self-Supervised Learning via Redundancy Reduction, ICML 2021",
@@ -105,22 +93,9 @@ class BarlowTwins:
   booktitle = {International Conference on Machine Learning},
   year = {2021}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = BarlowTwinsConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {
-        "stem_padding": 2,
-        "stem_init": "default",
-        "normalisation": "cifar",
-    }
-
-    def __init__(self, config: BarlowTwinsConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = BarlowTwinsStage(self._config.stage1, ctx)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the trained backbone, without the projector."""
-        return self._stage.encoder
+    ),
+    BarlowTwinsStageSettings,
+    BarlowTwinsStage,
+    native_encoder=NATIVE_ENCODER,
+)
+"""A non-robust row: self-supervised learning without adversarial training."""

@@ -1,19 +1,15 @@
 """BYOL: predict a momentum network's view of the same image. A first stage for DeACL (Table 9)."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from bench.data.views import StrongView
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder, mlp
-from bench.recipe import MethodConfig
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
+from bench.nn import mlp
 from methods.losses import negative_cosine
 from methods.momentum import MomentumNetwork, Rate
-from methods.solo_learn import TwoViews, ZooPlan
+from methods.solo_learn import NATIVE_ENCODER, TwoViews, ZooPlan
 
 
 class BYOLStageSettings(ZooPlan):
@@ -87,16 +83,8 @@ class BYOLStage(Stage):
         return nn.Sequential(self.encoder, self.projector)
 
 
-class BYOLConfig(MethodConfig):
-    """BYOL on its own: one stage."""
-
-    stage1: BYOLStageSettings = BYOLStageSettings()
-
-
-class BYOL:
-    """A non-robust row: self-supervised learning without adversarial training."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+BYOL = single_stage(
+    MethodInfo(
         title="BYOL",
         year=2020,
         paper="Bootstrap Your Own Latent: A New Approach to Self-Supervised Learning, NeurIPS 2020",
@@ -114,22 +102,9 @@ class BYOL:
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2020}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = BYOLConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {
-        "stem_padding": 2,
-        "stem_init": "default",
-        "normalisation": "cifar",
-    }
-
-    def __init__(self, config: BYOLConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = BYOLStage(self._config.stage1, ctx)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the trained online backbone, without projector and predictor."""
-        return self._stage.encoder
+    ),
+    BYOLStageSettings,
+    BYOLStage,
+    native_encoder=NATIVE_ENCODER,
+)
+"""A non-robust row: self-supervised learning without adversarial training."""

@@ -23,6 +23,7 @@ from methods.deacl_tables import TABLES
 from methods.frameworks import FRAMEWORKS, FrameworkName, FrameworkSettings, FrameworkStage
 from methods.losses import negative_cosine, nt_xent
 from methods.simclr import SimCLRStageSettings
+from methods.solo_learn import NATIVE_ENCODER
 
 ViewName = Literal["weak", "strong"]
 
@@ -204,11 +205,7 @@ class DeACL:
 }""",
     )
     config_type: ClassVar[type[MethodConfig]] = DeACLConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {
-        "stem_padding": 2,
-        "stem_init": "default",
-        "normalisation": "cifar",
-    }
+    native_encoder: ClassVar[Mapping[str, Any]] = NATIVE_ENCODER
 
     def __init__(self, config: DeACLConfig) -> None:
         self._config = config

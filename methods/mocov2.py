@@ -1,8 +1,5 @@
 """MoCo v2+: contrast with a queue of a momentum network's past outputs. A first stage for DeACL (Table 9)."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -10,12 +7,12 @@ from torch.nn import functional as F
 
 from bench.data.views import StrongView
 from bench.errors import BenchError
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder, mlp
-from bench.recipe import MethodConfig
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
+from bench.nn import mlp
+from bench.recipe import OptimizerName
 from methods.losses import widened
 from methods.momentum import MomentumNetwork, Rate
-from methods.solo_learn import GentleZooPlan, TwoViews
+from methods.solo_learn import NATIVE_ENCODER, GentleZooPlan, TwoViews
 
 
 class MoCoStageSettings(GentleZooPlan):
@@ -34,7 +31,7 @@ class MoCoStageSettings(GentleZooPlan):
     repository have 256 outputs and train no probe on the momentum network, which has no effect on the encoder.
     """
 
-    optimizer: Literal["sgd", "lars"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     lr: float = Field(default=0.3, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
     """On all parameters, batch-norm and biases included."""
@@ -142,16 +139,8 @@ class MoCoStage(Stage):
         return nn.Sequential(self.encoder, self.projector)
 
 
-class MoCoConfig(MethodConfig):
-    """MoCo v2+ on its own: one stage."""
-
-    stage1: MoCoStageSettings = MoCoStageSettings()
-
-
-class MoCo:
-    """A non-robust row: self-supervised learning without adversarial training."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+MoCo = single_stage(
+    MethodInfo(
         title="MoCo v2+",
         year=2020,
         paper="Improved Baselines with Momentum Contrastive Learning, arXiv 2003.04297",
@@ -166,22 +155,9 @@ class MoCo:
   journal = {arXiv preprint arXiv:2003.04297},
   year = {2020}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = MoCoConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {
-        "stem_padding": 2,
-        "stem_init": "default",
-        "normalisation": "cifar",
-    }
-
-    def __init__(self, config: MoCoConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = MoCoStage(self._config.stage1, ctx)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the trained online backbone, without the projector."""
-        return self._stage.encoder
+    ),
+    MoCoStageSettings,
+    MoCoStage,
+    native_encoder=NATIVE_ENCODER,
+)
+"""A non-robust row: self-supervised learning without adversarial training."""

@@ -4,8 +4,8 @@ Without labels, an attack makes one view of an image unrecognisable as another v
 network then learns contrastively that both views and the attacked one belong together.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from pydantic import Field
@@ -14,9 +14,10 @@ from torch.nn import functional as F
 
 from bench.attack import PGD, attacking
 from bench.data.views import StrongView
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder, mlp
-from bench.recipe import MethodConfig, Schedule, Start, TrainPlan
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
+from bench.nn import mlp
+from bench.recipe import OptimizerName, Start, TrainPlan
+from methods.schedules import rocl_rate
 
 
 class RoCLSettings(TrainPlan):
@@ -29,7 +30,7 @@ class RoCLSettings(TrainPlan):
     batch_size: int = Field(default=512, ge=2)
     """256 on each of two GPUs, with batch statistics shared between them."""
     drop_last: bool = False
-    optimizer: Literal["sgd", "lars"] = "lars"
+    optimizer: OptimizerName = "lars"
     lr: float = Field(default=1.5, gt=0)
     """0.1 times the warm-up's multiplier of 15. No scaling rule is published."""
     weight_decay: float = Field(default=1e-6, ge=0)
@@ -37,7 +38,8 @@ class RoCLSettings(TrainPlan):
     lars_clip: bool = False
     lars_exclude_vectors: bool = False
     """LARS scales and decay reaches every tensor, biases and batch-norm too."""
-    schedule: Schedule = "rocl"
+    schedules = {**TrainPlan.schedules, "rocl": rocl_rate}
+    schedule: str = "rocl"
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.1, ge=0)
 
@@ -183,16 +185,8 @@ class RoCLStage(Stage):
         return embeddings.tensor_split(min(self.plan.attack_groups, len(embeddings)))
 
 
-class RoCLConfig(MethodConfig):
-    """One stage."""
-
-    stage1: RoCLSettings = RoCLSettings()
-
-
-class RoCL:
-    """Contrastive learning with instance-wise attacks, in one stage; the projector is discarded."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+RoCL = single_stage(
+    MethodInfo(
         title="RoCL",
         year=2020,
         paper="Adversarial Self-Supervised Contrastive Learning, NeurIPS 2020",
@@ -206,18 +200,9 @@ class RoCL:
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2020}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = RoCLConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {"stem_init": "default", "normalisation": "none"}
-
-    def __init__(self, config: RoCLConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = RoCLStage(self._config.stage1, ctx)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the trained encoder, without the projector."""
-        return self._stage.encoder
+    ),
+    RoCLSettings,
+    RoCLStage,
+    native_encoder={"stem_init": "default", "normalisation": "none"},
+)
+"""Contrastive learning with instance-wise attacks, in one stage; the projector is discarded."""

@@ -1,17 +1,15 @@
 """SimCLR: contrastive learning of two strong views. A method of its own, and DeACL's default first stage."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
-
 import torch
 from pydantic import Field, PositiveInt
 from torch import Tensor
 
 from bench.data.views import StrongView
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder, mlp
-from bench.recipe import MethodConfig, TrainPlan
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
+from bench.nn import mlp
+from bench.recipe import OptimizerName, Precision, TrainPlan
 from methods.losses import nt_xent
+from methods.solo_learn import NATIVE_ENCODER
 
 
 class SimCLRStageSettings(TrainPlan):
@@ -23,14 +21,15 @@ class SimCLRStageSettings(TrainPlan):
 
     epochs: int = Field(default=1000, ge=1)
     batch_size: int = Field(default=256, ge=2)
-    optimizer: Literal["sgd", "lars"] = "lars"
+    optimizer: OptimizerName = "lars"
     lr: float = Field(default=0.4, gt=0)
     lr_batch: int | None = Field(default=256, ge=1)
     weight_decay: float = Field(default=1e-5, ge=0)
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.003, ge=0)
-    precision: Literal["fp32", "bf16", "fp16"] = "fp16"
+    precision: Precision = "fp16"
 
+    later = {"views_together": True}
     views_together: bool = True
     """One forward pass over both views, with batch statistics of all 2B images, as SimCLR's algorithm 1 works on the
     2N views. False: one pass after the other, as in solo-learn (``solo/methods/base.py``): each view has statistics
@@ -80,16 +79,8 @@ class SimCLRStage(Stage):
         return StepLoss(nt_xent(z1, z2, self.plan.temperature))
 
 
-class SimCLRConfig(MethodConfig):
-    """SimCLR on its own: one stage."""
-
-    stage1: SimCLRStageSettings = SimCLRStageSettings()
-
-
-class SimCLR:
-    """The non-robust row: the encoder that DeACL starts from, without its second stage."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+SimCLR = single_stage(
+    MethodInfo(
         title="SimCLR",
         year=2020,
         paper="A Simple Framework for Contrastive Learning of Visual Representations, ICML 2020",
@@ -104,22 +95,9 @@ class SimCLR:
   booktitle = {International Conference on Machine Learning},
   year = {2020}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = SimCLRConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {
-        "stem_padding": 2,
-        "stem_init": "default",
-        "normalisation": "cifar",
-    }
-
-    def __init__(self, config: SimCLRConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = SimCLRStage(self._config.stage1, ctx)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the trained backbone, without the projector."""
-        return self._stage.encoder
+    ),
+    SimCLRStageSettings,
+    SimCLRStage,
+    native_encoder=NATIVE_ENCODER,
+)
+"""The non-robust row: the encoder that DeACL starts from, without its second stage."""

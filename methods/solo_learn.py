@@ -1,11 +1,15 @@
 """What the self-supervised frameworks of solo-learn's CIFAR model zoo have in common."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from pydantic import Field
 from torch import Tensor
 
-from bench.recipe import Precision, TrainPlan
+from bench.recipe import OptimizerName, Precision, TrainPlan
+
+NATIVE_ENCODER: Mapping[str, Any] = {"stem_padding": 2, "stem_init": "default", "normalisation": "cifar"}
+"""The encoder of that zoo, and so DeACL's."""
 
 
 class ZooPlan(TrainPlan):
@@ -22,7 +26,7 @@ class ZooPlan(TrainPlan):
     batch_size: int = Field(default=256, ge=2)
     drop_last: Literal[True] = True
     """These losses compare the images of a batch, so every batch is whole."""
-    optimizer: Literal["sgd", "lars"] = "lars"
+    optimizer: OptimizerName = "lars"
     lr_batch: int | None = Field(default=256, ge=1)
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.003, ge=0)

@@ -1,19 +1,15 @@
 """VICReg: invariance between views, with variance and covariance kept in bounds. For DeACL's Table 9."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
-
 import torch
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional as F
 
 from bench.data.views import StrongView
-from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder, mlp
-from bench.recipe import MethodConfig
+from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
+from bench.nn import mlp
 from methods.losses import off_diagonal, widened
-from methods.solo_learn import GentleZooPlan, TwoViews
+from methods.solo_learn import NATIVE_ENCODER, GentleZooPlan, TwoViews
 
 
 class VICRegStageSettings(GentleZooPlan):
@@ -100,16 +96,8 @@ class VICRegStage(Stage):
         return StepLoss(total, {name: value.detach() for name, value in scalars.items()})
 
 
-class VICRegConfig(MethodConfig):
-    """VICReg on its own: one stage."""
-
-    stage1: VICRegStageSettings = VICRegStageSettings()
-
-
-class VICReg:
-    """A non-robust row: self-supervised learning without adversarial training."""
-
-    info: ClassVar[MethodInfo] = MethodInfo(
+VICReg = single_stage(
+    MethodInfo(
         title="VICReg",
         year=2022,
         paper="VICReg: Variance-Invariance-Covariance Regularization for Self-Supervised Learning, ICLR 2022",
@@ -124,22 +112,9 @@ class VICReg:
   booktitle = {International Conference on Learning Representations},
   year = {2022}
 }""",
-    )
-    config_type: ClassVar[type[MethodConfig]] = VICRegConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {
-        "stem_padding": 2,
-        "stem_init": "default",
-        "normalisation": "cifar",
-    }
-
-    def __init__(self, config: VICRegConfig) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield the one stage."""
-        self._stage = VICRegStage(self._config.stage1, ctx)
-        yield self._stage
-
-    def result(self) -> Encoder:
-        """Return the trained backbone, without the projector."""
-        return self._stage.encoder
+    ),
+    VICRegStageSettings,
+    VICRegStage,
+    native_encoder=NATIVE_ENCODER,
+)
+"""A non-robust row: self-supervised learning without adversarial training."""

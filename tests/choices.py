@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from bench.nn import ENCODERS
-from bench.recipe import PRESETS
+from bench.recipe import PRESETS, TrainPlan
 
 NAMED: dict[str, list[Any]] = {
     "arch": [name for name in ENCODERS if not name.startswith("wide")],
@@ -26,7 +26,8 @@ def choices(section: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
         if isinstance(present, BaseModel):
             yield from choices(present, f"{key}.")
             continue
-        for value in NAMED.get(name, []) or allowed(field.annotation):
+        listed = list(section.schedules) if isinstance(section, TrainPlan) and name == "schedule" else []
+        for value in NAMED.get(name, listed) or allowed(field.annotation):
             if value != present and value is not None:
                 yield key, value
 

@@ -13,13 +13,11 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.errors import BenchError, InterruptedRunError
-from bench.method import MethodContext
+from bench.method import Method, MethodContext
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
 from bench.reporting import Silent
 from bench.stop import Stop
 from bench.train import train
-from bench.train.optim import build_optimizer
-from bench.train.schedule import learning_rate
 from bench.zoo import digest
 from methods.acl import ACL, ACLConfig, ACLSettings, ACLStage, projection_head
 from methods.losses import nt_xent
@@ -52,7 +50,7 @@ def context(recipe: Recipe, seed: int = 0) -> MethodContext:
     return MethodContext(recipe, seed=seed, device=CPU, images=pixels(13))
 
 
-def method_of(**settings: Any) -> tuple[ACL, ACLStage]:
+def method_of(**settings: Any) -> tuple[Method, ACLStage]:
     recipe = recipe_of(**{"epochs": 2, "warmup_epochs": 1, "batch_size": 5, "steps": 2, **settings})
     assert isinstance(recipe.config, ACLConfig)
     method = ACL(recipe.config)
@@ -286,7 +284,7 @@ def test_published_defaults() -> None:
 def test_the_schedule_at_its_key_steps() -> None:
     def lr(n: int) -> float:
         epoch, step = divmod(n - 1, 98)
-        return learning_rate(ACLSettings(), epoch=epoch, step=step, steps_per_epoch=98)
+        return ACLSettings().rate(epoch=epoch, step=step, steps_per_epoch=98)
 
     assert [lr(n) for n in (1, 490, 979)] == pytest.approx([5 / 980, 2.5, 5 * 979 / 980])
     assert lr(980) == pytest.approx(5.0)
@@ -296,9 +294,8 @@ def test_the_schedule_at_its_key_steps() -> None:
 
 
 def test_the_optimiser_has_its_rate_inside_the_momentum() -> None:
-    head = projection_head(4, 3)
-    optimizer = build_optimizer(ACLSettings(weight_decay=0.01), head)
-    parameters = list(head.parameters())
+    stage = stage_of(weight_decay=0.01)
+    optimizer, parameters = stage.optimizer(), list(stage.parameters())
     expected = [p.detach().clone() for p in parameters]
     buffers = [torch.zeros_like(p) for p in expected]
     for step, lr in enumerate((0.5, 0.1)):
@@ -319,7 +316,7 @@ def test_the_optimiser_has_its_rate_inside_the_momentum() -> None:
 @pytest.mark.parametrize("layers", [2, 3])
 def test_the_published_network(layers: Literal[2, 3]) -> None:
     recipe = recipe_of(load_tier("paper"), fidelity="native")
-    stage = ACLStage(ACLSettings(projector_layers=layers), context(recipe), "ds")
+    stage = ACLStage(ACLConfig(stage1=ACLSettings(projector_layers=layers)), context(recipe))
     encoders = nn.ModuleList([stage.clean.encoder, stage.adversarial.encoder])
     assert sum(p.numel() for p in encoders.parameters()) == 11_178_432
     third = 512 * 512 + 2 * 2 * 512

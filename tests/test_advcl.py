@@ -19,12 +19,11 @@ from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import MethodContext, Stage
 from bench.nn import build_encoder
+from bench.optim import build_optimizer
 from bench.recipe import DatasetFacts, Recipe, Tier, build_recipe
 from bench.reporting import Silent
 from bench.stop import Stop
 from bench.train import train
-from bench.train.optim import build_optimizer
-from bench.train.schedule import learning_rate
 from bench.zoo import load_tensors
 from methods.advcl import AdvCL, AdvCLConfig, AdvCLSettings, AdvCLStage, multi_view_contrastive
 from methods.high_frequency import high_frequency, high_pass
@@ -122,7 +121,7 @@ def test_defaults_are_the_published_ones() -> None:
     ],
 )
 def test_the_rate_at_key_epochs(epoch: int, step: int, rate: float) -> None:
-    found = learning_rate(AdvCLSettings(), epoch=epoch, step=step, steps_per_epoch=98)
+    found = AdvCLSettings().rate(epoch=epoch, step=step, steps_per_epoch=98)
     assert found == pytest.approx(rate, abs=1e-6)
 
 

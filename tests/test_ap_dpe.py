@@ -33,7 +33,6 @@ from bench.recipe import EncoderSettings, load_tier
 from bench.reporting import Silent
 from bench.stop import Stop
 from bench.train import train
-from bench.train.schedule import learning_rate
 from bench.zoo import digest
 from methods.ap_dpe import stage
 from methods.ap_dpe.diversity import log_det
@@ -264,13 +263,13 @@ def test_a_tier_scales_the_numbers_of_the_chosen_task() -> None:
 
 def test_the_learning_rate_falls_along_a_cosine_to_its_floor() -> None:
     plan, steps = PretextSettings(), 563
-    at = partial(learning_rate, plan, steps_per_epoch=steps)
+    at = partial(plan.rate, steps_per_epoch=steps)
     last = 150 * steps - 1
     assert at(epoch=0, step=0) == 0.001
     assert at(epoch=75, step=0) == pytest.approx((0.001 + 1e-8) / 2)
     lowest = 1e-8 + (0.001 - 1e-8) / 2 * (1 + math.cos(math.pi * last / (last + 1)))
     assert at(epoch=149, step=steps - 1) == pytest.approx(lowest)
-    warm = partial(learning_rate, config_of(load_tier("paper"), task="rotation").stage1, steps_per_epoch=200)
+    warm = partial(config_of(load_tier("paper"), task="rotation").stage1.rate, steps_per_epoch=200)
     assert [warm(epoch=0, step=0), warm(epoch=0, step=199), warm(epoch=1, step=0)] == pytest.approx([0.01, 0.1, 0.1])
 
 

@@ -82,7 +82,7 @@ def test_a_stage_reaches_what_decides_it_and_no_more() -> None:
 
     assert methods.simclr
     found = reached(SIMCLR, frozenset({"bench", "methods"}))
-    assert {"bench.train.optim", "bench.nn.resnet", "bench.data.views.colour", "methods.losses", "bench.rng"} <= found
+    assert {"bench.optim", "bench.nn.resnet", "bench.data.views.colour", "methods.losses", "bench.rng"} <= found
     rooms = {f"{name}.".split(".")[1] for name in found}
     assert not {"cli", "leaderboard", "report", "compare", "timing", "cost", "ablate", "run"} & rooms
     assert not {"methods.byol", "methods.deacl", "bench.cost.probe", "bench.record.outcome"} & found

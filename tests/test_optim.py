@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
+from bench.optim import LARS, build_optimizer, set_lr
 from bench.recipe import TrainPlan
-from bench.train.optim import LARS, build_optimizer, set_lr
+from methods.acl import RateInMomentum
 from methods.deacl import PseudoATSettings
 
 SHAPES = {"conv": (4, 3, 3, 3), "linear": (5, 7), "small": (2, 2), "norm": (4,), "bias": (5,), "one": (1, 1)}
@@ -78,16 +79,25 @@ def test_lars_against_a_slow_reference(
     for name in zeroed:
         start[name] = [0.0] * len(start[name])
         gradients[2]["linear"] = [0.0] * len(start["linear"])
-    numbers = {"momentum": momentum, "eta": 0.02, "clip": clip, "lr_in_momentum": lr_in_momentum}
+    numbers = {"momentum": momentum, "eta": 0.02, "clip": clip}
+    kind = RateInMomentum if lr_in_momentum else LARS
     weights = parameters(start)
-    optimizer = LARS(weights.values(), lr=1.0, nesterov=False, weight_decay=0.1, exclude_vectors=exclude, **numbers)  # type: ignore[arg-type]
+    optimizer = kind(weights.values(), lr=1.0, nesterov=False, weight_decay=0.1, exclude_vectors=exclude, **numbers)  # type: ignore[arg-type]
     for grads, lr in zip(gradients, rates, strict=True):
         for name, p in weights.items():
             p.grad = torch.tensor(grads[name], dtype=torch.float64).reshape(p.shape)
         set_lr(optimizer, lr)
         optimizer.step()
         assert all(group["lr"] == lr for group in optimizer.param_groups)
-    expected = slow_lars(start, gradients, rates, decay=0.1, exclude=exclude, **numbers)  # type: ignore[arg-type]
+    expected = slow_lars(
+        start,
+        gradients,
+        rates,
+        decay=0.1,
+        exclude=exclude,
+        lr_in_momentum=lr_in_momentum,
+        **numbers,  # type: ignore[arg-type]
+    )
     for name, p in weights.items():
         assert p.detach().flatten().tolist() == pytest.approx(expected[name], rel=1e-10, abs=1e-13), name
         assert p.detach().flatten().tolist() != start[name]

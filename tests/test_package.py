@@ -27,7 +27,7 @@ SHIPPED = [*BENCH, *PLUGINS, *sorted((ROOT / "examples").glob("*.py"))]
 
 FLOORS = [
     {"code", "errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
-    {"attack", "data", "nn", "method", "zoo"},
+    {"attack", "data", "nn", "optim", "method", "zoo"},
     {"run", "cost", "train", "protocol", "evaluate"},
     {"ablate", "leaderboard", "results", "report", "compare", "doctor"},
     {"cli"},

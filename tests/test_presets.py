@@ -210,12 +210,12 @@ def test_a_name_that_is_no_preset_is_answered_with_the_nearest() -> None:
     message = r"unknown preset 'deacl2024'\. Did you mean 'deacl-2024'.*Allowed: advcl, deacl-2024, robustssl-benchm"
     with pytest.raises(BenchError, match=message):
         preset_overrides("deacl2024")
-    with pytest.raises(BenchError, match=r"alf\.preset: Value error, " + message):
+    with pytest.raises(BenchError, match=r"alf\.preset: " + message):
         recipe_of("alf.preset=deacl2024")
 
 
 def test_dual_batch_norm_without_clean_images_is_refused() -> None:
-    with pytest.raises(BenchError, match=r"aff: Value error, bn=dual needs the clean images of loss=trades"):
+    with pytest.raises(BenchError, match=r"aff: bn=dual needs the clean images of loss=trades"):
         recipe_of("aff.bn=dual", "aff.loss=pgd")
 
 
@@ -232,7 +232,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_the_command_takes_a_preset(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    images, labels = np.zeros((16, 8, 8, 3), np.uint8), np.arange(16) % 2
+    images, labels = np.arange(16 * 192).reshape(16, 8, 8, 3).astype(np.uint8), np.arange(16) % 2
     np.savez(tmp_path / "toy.npz", allow_pickle=False, x_train=images, y_train=labels, x_test=images, y_test=labels)
     small = ["encoder.width=1", "aff.batch_size=8", "aff.steps=1", "evaluate.autoattack=false"]
     options = [part for item in small for part in ("--set", item)] + ["--device", "cpu", "--dry-run", "--json"]

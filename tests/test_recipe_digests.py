@@ -2,12 +2,16 @@
 
 import hashlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cifar_recipes import METHOD_NAMES, recipe_of
 
-from bench.recipe import PROTOCOLS, Settings, canonical_digest
+from bench.errors import BenchError
+from bench.method import METHODS
+from bench.recipe import PROTOCOLS, Settings, canonical_digest, parse_recipe
+from bench.record import load_record
 
 
 def leaves(settings: Settings, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -56,6 +60,49 @@ def test_each_digest_depends_on_exactly_its_own_numbers(method: str) -> None:
         counted += 1
     assert counted > 50
     assert len(set(protocols.values())) == len(PROTOCOLS)
+
+
+RECORDS = [
+    path for path in sorted((Path(__file__).parents[1] / "results").glob("*/*.json")) if ".sweep" not in path.name
+]
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_a_committed_record_is_read_and_has_the_digests_of_today(path: Path) -> None:
+    """A field that is new belongs to ``later`` and one that is gone to the retired ones, or old runs are lost."""
+    record = load_record(path)
+    recipe = parse_recipe(record.recipe, METHODS.get(record.method).config_type, path.name)
+    assert recipe.pretraining_digest() == record.pretraining_sha256
+    assert recipe.protocol_digest(record.protocol) == record.protocol_sha256
+
+
+def test_a_retired_key_is_kept_but_can_no_longer_be_set() -> None:
+    plan = recipe_of().config.plans()["stage2"]
+    assert plan.model_dump()["short_lr"] is None
+    assert "short_lr" not in type(plan).model_fields
+    assert recipe_of("stage2.short_lr=null").config == recipe_of().config
+    with pytest.raises(BenchError, match=r"stage2\.short_lr: there is no such key"):
+        recipe_of("stage2.short_lr=0.1")
+
+
+class Grown(Settings):
+    """Settings that got a field after the first records."""
+
+    later = {"new": 1}
+    lr: float = 0.5
+    new: int = 1
+
+
+class Holder(Settings):
+    """A section within another."""
+
+    inner: Grown = Grown()
+
+
+def test_a_later_field_counts_only_where_it_is_used() -> None:
+    assert Holder().digest() == canonical_digest({"inner": {"lr": 0.5}})
+    assert Holder(inner=Grown(new=2)).digest() == canonical_digest({"inner": {"lr": 0.5, "new": 2}})
+    assert Holder().model_dump() == {"inner": {"lr": 0.5, "new": 1}}
 
 
 def test_digests_of_what_was_set_are_those_of_the_resulting_numbers() -> None:

@@ -13,17 +13,16 @@ from torch.nn import functional as F
 
 from bench import rng
 from bench.errors import InterruptedRunError
-from bench.method import MethodContext
+from bench.method import Method, MethodContext
 from bench.nn import mlp
+from bench.optim import build_optimizer
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
 from bench.reporting import Silent
 from bench.stop import Stop
 from bench.train import train
-from bench.train.optim import build_optimizer
-from bench.train.schedule import learning_rate
 from bench.zoo import digest
 from methods.losses import nt_xent
-from methods.rocl import RoCL, RoCLConfig, RoCLSettings, RoCLStage, directed_nt_xent, instance_loss
+from methods.rocl import RoCL, RoCLSettings, RoCLStage, directed_nt_xent, instance_loss
 
 CPU = torch.device("cpu")
 EPS = 8 / 255
@@ -37,7 +36,7 @@ def recipe_of(tier: Tier = TOY, fidelity: Fidelity = "uniform", **stage: Any) ->
     )
     return build_recipe(
         method="rocl",
-        config_type=RoCLConfig,
+        config_type=RoCL.config_type,
         native_encoder=RoCL.native_encoder,
         dataset=facts,
         tier=tier,
@@ -50,10 +49,9 @@ def context(recipe: Recipe, seed: int = 0) -> MethodContext:
     return MethodContext(recipe, seed=seed, device=CPU, images=pixels(13))
 
 
-def method_of(**stage: Any) -> tuple[RoCL, RoCLStage]:
+def method_of(**stage: Any) -> tuple[Method, RoCLStage]:
     small = {"epochs": 2, "warmup_epochs": 1, "batch_size": 6, "projector": (8, 4), "steps": 2}
     recipe = recipe_of(**{**small, **stage})
-    assert isinstance(recipe.config, RoCLConfig)
     method = RoCL(recipe.config)
     (built,) = method.stages(context(recipe))
     assert isinstance(built, RoCLStage)
@@ -276,13 +274,13 @@ def test_published_defaults() -> None:
 
 def test_the_schedule_at_its_key_epochs() -> None:
     plan = RoCLSettings()
-    lr = [learning_rate(plan, epoch=epoch, step=0, steps_per_epoch=98) for epoch in range(1000)]
+    lr = [plan.rate(epoch=epoch, step=0, steps_per_epoch=98) for epoch in range(1000)]
     assert lr[:10] == pytest.approx([0.1 * (1 + 1.4 * (epoch + 1)) for epoch in range(10)])
     assert lr[0] == pytest.approx(0.24)
     assert lr[9] == lr[10] == pytest.approx(1.5)
     assert lr[510] == pytest.approx(0.75)
     assert lr[999] == pytest.approx(4.5e-4, rel=0.01)
-    assert learning_rate(plan, epoch=5, step=97, steps_per_epoch=98) == lr[5]
+    assert plan.rate(epoch=5, step=97, steps_per_epoch=98) == lr[5]
 
 
 def test_the_optimiser_scales_every_tensor() -> None:

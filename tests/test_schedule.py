@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 
 from bench.recipe import SLFSettings, TrainPlan
-from bench.train.schedule import learning_rate
+from methods.acl import ACLSettings
+from methods.advcl import AdvCLSettings
+from methods.rocl import RoCLSettings
 
 
 def rates(plan: TrainPlan, steps_per_epoch: int = 1) -> list[float]:
     """The rate of every step of the plan, in order."""
     return [
-        learning_rate(plan, epoch=epoch, step=step, steps_per_epoch=steps_per_epoch)
+        plan.rate(epoch=epoch, step=step, steps_per_epoch=steps_per_epoch)
         for epoch in range(plan.epochs)
         for step in range(steps_per_epoch)
     ]
@@ -100,7 +102,7 @@ def test_a_schedule_of_steps_without_any_is_constant() -> None:
 
 def test_rocls_rates() -> None:
     """RoCL, training script: 0.24, 0.38, ... 1.50 at epoch 9; then 0.75 (1 + cos(pi (e - 10) / 1000))."""
-    plan = TrainPlan(epochs=1000, batch_size=256, lr=1.5, schedule="rocl", warmup_epochs=10, warmup_start=0.1)
+    plan = RoCLSettings()
     found = rates(plan)
     assert found[:3] == pytest.approx([0.24, 0.38, 0.52], abs=1e-12)
     assert found[9:11] == pytest.approx([1.5, 1.5], abs=1e-12)
@@ -110,18 +112,15 @@ def test_rocls_rates() -> None:
 
 def test_acls_rates() -> None:
     """ACL, training script: 5 n / 980 before the 980th update, then a cosine to 1e-6 at the 98,000th."""
-    plan = TrainPlan(epochs=1000, batch_size=512, lr=5.0, schedule="acl", warmup_epochs=10, lr_floor=1e-6)
+    plan = ACLSettings()
     updates = (1, 490, 979, 980, 49_490, 98_000)
-    found = [learning_rate(plan, epoch=(n - 1) // 98, step=(n - 1) % 98, steps_per_epoch=98) for n in updates]
+    found = [plan.rate(epoch=(n - 1) // 98, step=(n - 1) % 98, steps_per_epoch=98) for n in updates]
     assert found == pytest.approx([5 / 980, 2.5, 5 * 979 / 980, 5.0, (5 + 1e-6) / 2, 1e-6], rel=1e-12)
 
 
 def test_advcls_rates() -> None:
     """AdvCL, training script: from 0.01 towards 0.499877 in ten epochs of steps, then cosine in 1-based epochs."""
-    plan = TrainPlan(
-        **{"epochs": 1000, "batch_size": 512, "lr": 0.5, "schedule": "advcl"},
-        **{"warmup_epochs": 10, "warmup_start": 0.01, "lr_floor": 5e-4},
-    )
+    plan = AdvCLSettings()
     found = rates(plan, steps_per_epoch=4)
     assert found[0] == 0.01
     assert found[20] == pytest.approx((0.01 + 0.499877) / 2, abs=1e-6)
@@ -133,9 +132,9 @@ def test_advcls_rates() -> None:
 
 def test_a_fraction_of_an_epoch_warms_up_by_steps() -> None:
     plan = TrainPlan(epochs=4, batch_size=2, lr=1.0, warmup_epochs=0.4, warmup_start=0.1, schedule_unit="step")
-    rates = [learning_rate(plan, epoch=0, step=step, steps_per_epoch=10) for step in range(6)]
+    rates = [plan.rate(epoch=0, step=step, steps_per_epoch=10) for step in range(6)]
     assert rates[:5] == pytest.approx([0.1, 0.4, 0.7, 1.0, 1.0])
     assert rates[5] < 1
-    rocl = plan.model_copy(update={"schedule": "rocl"})
-    rates = [learning_rate(rocl, epoch=0, step=step, steps_per_epoch=10) for step in range(5)]
+    rocl = RoCLSettings(**{**plan.model_dump(), "schedule": "rocl"})
+    rates = [rocl.rate(epoch=0, step=step, steps_per_epoch=10) for step in range(5)]
     assert rates == pytest.approx([0.325, 0.55, 0.775, 1.0, 1.0])

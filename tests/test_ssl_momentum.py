@@ -12,7 +12,7 @@ from torch import nn
 
 from bench.errors import BenchError
 from bench.nn import mlp
-from bench.train.optim import build_optimizer
+from bench.optim import build_optimizer
 from methods.mocov2 import MoCoStage, MoCoStageSettings, queue_contrast
 from methods.momentum import MomentumNetwork
 

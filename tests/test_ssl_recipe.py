@@ -11,9 +11,8 @@ from bench.data.views import StrongView
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.nn import mlp
+from bench.optim import LARS, build_optimizer
 from bench.recipe import load_tier
-from bench.train.optim import LARS, build_optimizer
-from bench.train.schedule import learning_rate
 from methods.barlow_twins import BarlowTwinsStageSettings
 from methods.byol import BYOLStageSettings
 from methods.mocov2 import MoCoStageSettings
@@ -43,9 +42,8 @@ def test_the_published_plan(name: str, optimizer: str, lr: float, weight_decay: 
     assert (plan.epochs, plan.batch_size, plan.drop_last, plan.precision) == (1000, 256, True, "fp16")
     assert (plan.momentum, plan.nesterov) == (0.9, False)
     assert (plan.lars_eta, plan.lars_clip, plan.lars_exclude_vectors) == (0.02, True, True)
-    assert not plan.lars_lr_in_momentum
     assert plan.steps_per_epoch(50_000) == 195
-    rates = [learning_rate(plan, epoch=epoch, step=7, steps_per_epoch=195) for epoch in (0, 9, 10, 505, 999)]
+    rates = [plan.rate(epoch=epoch, step=7, steps_per_epoch=195) for epoch in (0, 9, 10, 505, 999)]
     last = lr / 2 * (1 + math.cos(math.pi * 989 / 990))
     assert rates == pytest.approx([0.003, lr, lr, lr / 2, last], rel=1e-9)
 

@@ -14,7 +14,7 @@ from bench import rng
 from bench.cost.memory import live_bytes
 from bench.device import count_flops
 from bench.method import Stage
-from bench.train import build_optimizer, take_step
+from bench.train import take_step
 
 _FEW = (2, 4, 6)
 """Images in the steps that are counted; even, as RoCL compares inside the halves of a batch."""
@@ -57,7 +57,7 @@ class StageProbe:
         if stage.plan.precision == "fp16" and device.type == "cpu":
             stage.plan = stage.plan.model_copy(update={"precision": "fp32"})
         self.stage, self.images, self.device, self._seed = stage.to(device).train(), images, device, seed
-        self._optimizer = build_optimizer(stage.plan, stage)
+        self._optimizer = stage.optimizer()
         self._scaler = torch.amp.GradScaler(device.type, enabled=stage.plan.precision == "fp16")
         self._start = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
         self._counted: dict[int, _Counts] = {}

@@ -2,7 +2,7 @@
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
 from bench.recipe.overrides import flatten, override_text, parse_overrides
-from bench.recipe.plan import Precision, Schedule, TrainPlan
+from bench.recipe.plan import OptimizerName, Precision, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
     PROTOCOLS,
@@ -43,11 +43,11 @@ __all__ = [
     "LinearSettings",
     "MethodConfig",
     "Norm",
+    "OptimizerName",
     "Precision",
     "ProtocolSettings",
     "Recipe",
     "SLFSettings",
-    "Schedule",
     "Settings",
     "Start",
     "ThreatSettings",

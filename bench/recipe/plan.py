@@ -1,37 +1,72 @@
 """The training plan: how one stage is optimised, as numbers."""
 
-from typing import Any, Literal, Self
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
 from bench.recipe.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
-Schedule = Literal["warmup-cosine", "steps", "rocl", "acl", "advcl"]
-"""Shapes of the learning rate; ``bench.train.schedule`` has their formulas."""
+OptimizerName = Literal["sgd", "lars"]
 
 _LARGEST = 1e30
+_RETIRED: Mapping[str, Any] = {"short_lr": None, "lars_lr_in_momentum": False}
+"""Keys that every plan once had, at the value without effect. Recipes keep them, so that old and new ones can be read
+and compared and have the same digests; what they did belongs to single methods now."""
+
+
+class Schedule(Protocol):
+    """The shape of a learning rate: a pure function of the plan and of how far training has come."""
+
+    def __call__(self, plan: Any, *, epoch: int, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of 0-based ``step`` of 0-based ``epoch``."""
+
+
+def tenths(plan: "TrainPlan", *, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the peak rate, divided by 10 at each of the plan's ``decay_epochs``."""
+    return plan.effective_lr * 0.1 ** sum(epoch >= decay for decay in plan.decay_epochs)
+
+
+def warmup_cosine(plan: "TrainPlan", *, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """Return the rate of unit n, an epoch or a step: linear warm-up, then cosine.
+
+    With W the warm-up's length, T the total, s the start, l the peak and f the floor: n < W:
+    s + n (l - s) / (W - 1); n >= W: f + (l - f) / 2 (1 + cos(pi (n - W) / (T - W))).
+
+    Source: DeACL's and solo-learn's LinearWarmupCosineAnnealing. Its divisor W - 1 lets the peak hold for
+    two units; the last unit's rate is small but not the floor.
+    """
+    n, warmup, total = plan.units(epoch, step, steps_per_epoch)
+    peak = plan.effective_lr
+    if n < warmup:
+        return plan.warmup_start + n * (peak - plan.warmup_start) / max(1, warmup - 1)
+    progress = (n - warmup) / max(1, total - warmup)
+    return plan.lr_floor + (peak - plan.lr_floor) / 2 * (1 + math.cos(math.pi * progress))
 
 
 class TrainPlan(Settings):
     """Epochs, batches, optimiser and schedule of one training stage.
 
     A stage's own settings class extends this one with the constants of its loss, so that everything a stage
-    needs stands in one section of the recipe (``stage2.epochs``, ``stage2.steps``).
+    needs stands in one section of the recipe (``stage2.epochs``, ``stage2.steps``). What a paper does otherwise than
+    the bench it says there too: a schedule of its own among ``schedules``, an optimiser by
+    :meth:`bench.method.Stage.optimizer`, what short tiers change by :meth:`scaled`.
     """
+
+    schedules: ClassVar[Mapping[str, Schedule]] = {"warmup-cosine": warmup_cosine, "steps": tenths}
+    """What ``schedule`` may name; a stage's settings may add their paper's."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     drop_last: bool = True
     """Leave out the images of an epoch that do not fill a batch."""
 
-    optimizer: Literal["sgd", "lars"] = "sgd"
+    optimizer: OptimizerName = "sgd"
     lr: float = Field(gt=0)
     """Peak learning rate, as published for batches of ``lr_batch`` images."""
-    short_lr: float | None = Field(default=None, gt=0)
-    """``lr`` in tiers that keep less than a tenth of the published epochs, where the published rate gets nowhere
-    in so few steps; None: no other."""
     lr_batch: int | None = Field(default=None, ge=1)
     """The linear scaling rule's reference batch; None: ``lr`` holds for any batch."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -44,10 +79,8 @@ class TrainPlan(Settings):
     lars_exclude_vectors: bool = True
     """Leave one-dimensional tensors (biases, batch-norm) undecayed and unscaled by LARS."""
 
-    lars_lr_in_momentum: bool = False
-    """Accumulate lr times the scaled gradient, as ACL's LARS does, not the gradient alone."""
-
-    schedule: Schedule = "warmup-cosine"
+    schedule: str = "warmup-cosine"
+    """Shape of the learning rate: ``warmup-cosine``, ``steps``, or the paper's own by its name."""
     decay_epochs: tuple[int, ...] = ()
     """``steps``: the 0-based epochs from which the rate is a tenth of what it was before."""
     warmup_epochs: float = Field(default=0, ge=0)
@@ -69,6 +102,25 @@ class TrainPlan(Settings):
         """Whether its steps put batches through batch-norm in training mode."""
         return True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_retired(cls, values: object) -> object:
+        if not isinstance(values, dict):
+            return values
+        idle = {key for key, value in _RETIRED.items() if key not in cls.model_fields and values.get(key) == value}
+        return {key: value for key, value in values.items() if key not in idle}
+
+    @model_serializer(mode="wrap")
+    def _keep_retired(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {**_RETIRED, **plain(self)}
+
+    @field_validator("schedule")
+    @classmethod
+    def _schedule_exists(cls, name: str) -> str:
+        if name not in cls.schedules:
+            raise ValueError(str(unknown("schedule", name, cls.schedules)))
+        return name
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.warmup_epochs > self.epochs:
@@ -78,6 +130,17 @@ class TrainPlan(Settings):
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum above 0")
         return self
+
+    def rate(self, epoch: int, step: int, steps_per_epoch: int) -> float:
+        """Return the learning rate of 0-based ``step`` of 0-based ``epoch``."""
+        return self.schedules[self.schedule](self, epoch=epoch, step=step, steps_per_epoch=steps_per_epoch)
+
+    def units(self, epoch: int, step: int, steps_per_epoch: int) -> tuple[int, int, int]:
+        """Return how far training has come, its warm-up and its length, all in ``schedule_unit``."""
+        if self.schedule_unit == "epoch":
+            return epoch, round(self.warmup_epochs), self.epochs
+        warmup, total = round(self.warmup_epochs * steps_per_epoch), self.epochs * steps_per_epoch
+        return epoch * steps_per_epoch + step, warmup, total
 
     def steps_per_epoch(self, images: int) -> int:
         """Return the number of batches that ``images`` images make in one epoch."""
@@ -107,6 +170,10 @@ class TrainPlan(Settings):
     def images_per_epoch(self, images: int) -> int:
         """Return how many of ``images`` images one epoch processes."""
         return self.steps_per_epoch(images) * self.batch_size if self.drop_last else images
+
+    def scaled(self, factor: float) -> dict[str, Any]:
+        """Return the settings that a tier gives this plan which keeps ``factor`` of its published epochs."""
+        return self.stretched(max(1, round(self.epochs * factor)), factor)
 
     def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
         """Return the settings that make this plan ``epochs`` long, its warm-up and decays in proportion.

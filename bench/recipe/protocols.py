@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bench.errors import unknown
-from bench.recipe.plan import Schedule, TrainPlan
+from bench.recipe.plan import TrainPlan
 from bench.recipe.presets import LOSSES, PRESETS
 from bench.recipe.sections import Start
 
@@ -29,7 +29,7 @@ class ProtocolSettings(TrainPlan):
     drop_last: bool = False
     lr: float = Field(default=0.1, gt=0)
     weight_decay: float = Field(default=2e-4, ge=0)
-    schedule: Schedule = "steps"
+    schedule: str = "steps"
     decay_epochs: tuple[int, ...] = (15, 20)
     flip_prob: float = Field(default=0.5, ge=0, le=1)
     """Of the weak view; 0 where the data must not be mirrored."""

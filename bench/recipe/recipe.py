@@ -95,17 +95,18 @@ class Recipe(Settings):
 
     def pretraining_digest(self) -> str:
         """Return the SHA-256 of all that decides the encoder; runs that share it share their weights."""
-        return canonical_digest(
-            self.model_dump(mode="json", include={"method", "config", "dataset", "encoder", "threat"})
-        )
+        return canonical_digest(self._only({"method", "config", "dataset", "encoder", "threat"}))
 
     def protocol_digest(self, protocol: str) -> str:
         """Return the SHA-256 of all that decides a protocol's result, given the encoder."""
         sections = {protocol, "evaluate", "threat"} | ({"finetune"} if self.finetune else set())
-        own = self.model_dump(mode="json", include=sections)
+        own = self._only(sections)
         if self.budget is not None:  # its record is one of another table, though it may share the encoder
             own["budget"] = self.budget
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
+
+    def _only(self, sections: set[str]) -> dict[str, Any]:
+        return {name: value for name, value in self.counted().items() if name in sections}
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
         """Return the overrides that have a part in its result: no idle ones, and none of the other protocols."""

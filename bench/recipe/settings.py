@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
@@ -24,6 +24,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
     )
+
+    later: ClassVar[Mapping[str, Any]] = {}
+    """Fields that came after the first records, at the value under which all is as it was before them."""
 
     @classmethod
     def parse(cls, values: Any, what: str) -> Self:
@@ -47,9 +50,20 @@ class Settings(BaseModel):
             raise BenchError(f"{what}: {_listed(faults)}")
         return parsed
 
+    def counted(self) -> dict[str, Any]:
+        """Return the plain values that digests count, every default written out, but none that changes nothing.
+
+        So a new setting leaves all digests as they were until somebody uses it.
+        """
+        plain = self.model_dump(mode="json")
+        for name in type(self).model_fields:
+            if isinstance(value := getattr(self, name), Settings):
+                plain[name] = value.counted()
+        return {name: value for name, value in plain.items() if name not in self.later or value != self.later[name]}
+
     def digest(self) -> str:
-        """Return the SHA-256 of the canonical form: sorted keys, every default written out."""
-        return canonical_digest(self.model_dump(mode="json"))
+        """Return the SHA-256 of the canonical form of what counts."""
+        return canonical_digest(self.counted())
 
 
 def canonical_digest(values: Any) -> str:

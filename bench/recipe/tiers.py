@@ -18,9 +18,6 @@ from bench.recipe.overrides import read_toml
 from bench.recipe.plan import TrainPlan
 from bench.recipe.settings import Settings
 
-_SHORT = 0.1
-"""Below this share of its published epochs a stage takes its ``short_lr``, if it has one."""
-
 
 class Tier(Settings):
     """One file of ``bench/recipes/``, or a user's own TOML file of the same form."""
@@ -52,9 +49,8 @@ class Tier(Settings):
         if self.epochs == self.batch_size == 1:
             return dict(self.stages)
         return {
-            **plan.stretched(max(1, round(plan.epochs * self.epochs)), self.epochs),
+            **plan.scaled(self.epochs),
             "batch_size": max(2, round(plan.batch_size * self.batch_size)),
-            **({} if plan.short_lr is None or self.epochs >= _SHORT else {"lr": plan.short_lr}),
             **({"lr_batch": None} if self.sgd_lr == "published" and plan.optimizer == "sgd" else {}),
             **self.stages,
         }

@@ -2,11 +2,9 @@
 
 from bench.train.checkpoint import Progress, intact_tensors, stage_progress
 from bench.train.engine import check_plan, forward, take_step, train, training_modules
-from bench.train.optim import build_optimizer
 
 __all__ = [
     "Progress",
-    "build_optimizer",
     "check_plan",
     "forward",
     "intact_tensors",

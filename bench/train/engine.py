@@ -18,6 +18,7 @@ from bench.device import count_flops, device_name, timed
 from bench.errors import BenchError
 from bench.files import remove
 from bench.method import Stage, StepLoss
+from bench.optim import set_lr
 from bench.record import PhaseCost, continued, describe_environment, other_code
 from bench.reporting import Reporter, Silent
 from bench.stop import Stop
@@ -29,8 +30,6 @@ from bench.train.checkpoint import (
     save_state,
     unfinished_path,
 )
-from bench.train.optim import build_optimizer, set_lr
-from bench.train.schedule import learning_rate
 
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -117,7 +116,7 @@ class _Training:
             self._tell_of_other_code(done, self.finished)
             remove(self.unfinished)  # left by a process that was killed as it finished
             return done
-        optimizer = build_optimizer(self.plan, self.stage)
+        optimizer = self.stage.optimizer()
         scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
         begun = load_state(self.unfinished, owner, self.stage, optimizer, self.reporter)
         if begun is None:
@@ -164,7 +163,7 @@ class _Training:
         flops, images, lr = cost.flops_per_image, 0, 0.0
         with timed(self.device) as clock:
             for step in range(first, self.steps):
-                lr = learning_rate(self.plan, epoch=epoch, step=step, steps_per_epoch=self.steps)
+                lr = self.plan.rate(epoch, step, self.steps)
                 set_lr(optimizer, lr)
                 index = order[step * self.plan.batch_size : (step + 1) * self.plan.batch_size]
                 take_step = partial(self._step, index, step, optimizer, scaler)

@@ -9,6 +9,7 @@ from bench.recipe import MethodConfig, Start, TrainPlan
 from methods.ap_dpe.pretexts import SelfieLoss
 
 Task = Literal["joint", "rotation", "jigsaw", "selfie"]
+_FEW_EPOCHS = 0.1
 Export = Literal["rotation", "jigsaw", "mean", "trunk"]
 
 
@@ -28,8 +29,8 @@ class PretextSettings(TrainPlan):
     lr: float = Field(default=0.001, gt=0)
     """For the published 84,000 steps."""
     short_lr: float | None = Field(default=0.1, gt=0)
-    """The single tasks' rate. At ``tiny``, with 0.001, the pretext tasks stay at chance under attack, and the
-    encoder as robust as an untrained one."""
+    """``lr`` in tiers that keep less than a tenth of the epochs (None: no other), the single tasks' rate. At ``tiny``,
+    with 0.001, the pretext tasks stay at chance under attack, and the encoder as robust as an untrained one."""
     lr_floor: float = Field(default=1e-8, ge=0)
     nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -47,6 +48,11 @@ class PretextSettings(TrainPlan):
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"
     view: WeakView = WeakView()
+
+    def scaled(self, factor: float) -> dict[str, Any]:
+        """Return what a tier gives this plan, with ``short_lr`` where it keeps few of the epochs."""
+        few = factor < _FEW_EPOCHS and self.short_lr is not None
+        return {**super().scaled(factor), **({"lr": self.short_lr} if few else {})}
 
 
 _CLASSIFIED: dict[str, Any] = {

@@ -1,7 +1,7 @@
 """Optimisers as the papers' repositories used them, over named parameters."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,7 @@ class LARS(SGD):
     For a tensor p with gradient g: r = eta |p| / (|g| + wd |p| + 1e-8), clipped to min(r / lr, 1) where
     ``clip`` asks for it (LARC), and g <- r (g + wd p). A tensor whose p or g is zero keeps r = 1 and, as in
     solo-learn, its undecayed gradient. ``exclude_vectors``: one-dimensional tensors are neither scaled nor
-    decayed. ``lr_in_momentum``: the momentum buffer gathers lr g instead of g, as in ACL's own optimiser,
-    which differs while the rate moves.
+    decayed.
 
     The trust ratios stay on the device: a step never waits for it.
     """
@@ -33,29 +32,36 @@ class LARS(SGD):
         eta: float,
         clip: bool,
         exclude_vectors: bool,
-        lr_in_momentum: bool,
     ) -> None:
         super().__init__(params, lr=lr, momentum=momentum, nesterov=nesterov, weight_decay=0.0)
         self._decay, self._eta, self._clip, self._exclude = weight_decay, eta, clip, exclude_vectors
-        self._lr_in_momentum = lr_in_momentum
 
-    @torch.no_grad()
+    @classmethod
+    def of(cls, plan: TrainPlan, params: Iterable[Tensor]) -> Self:
+        """Return the optimiser of ``params`` with the numbers of ``plan``."""
+        return cls(
+            params,
+            lr=plan.effective_lr,
+            momentum=plan.momentum,
+            nesterov=plan.nesterov,
+            weight_decay=plan.weight_decay,
+            eta=plan.lars_eta,
+            clip=plan.lars_clip,
+            exclude_vectors=plan.lars_exclude_vectors,
+        )
+
     def step(self, closure: Callable[[], float] | None = None) -> Any:
         """Scale the gradients in place, then take SGD's step."""
+        self.scale_gradients()
+        return super().step(closure)
+
+    @torch.no_grad()
+    def scale_gradients(self) -> None:
+        """Replace each gradient g by r (g + wd p)."""
         for group in self.param_groups:
             scaled = [p for p in group["params"] if p.grad is not None and not (self._exclude and p.ndim == 1)]
             if scaled:
                 self._scale(scaled, float(group["lr"]))
-        if not self._lr_in_momentum:
-            return super().step(closure)
-        rates = [float(group["lr"]) for group in self.param_groups]
-        for group, rate in zip(self.param_groups, rates, strict=True):
-            torch._foreach_mul_([p.grad for p in group["params"] if p.grad is not None], rate)
-            group["lr"] = 1.0
-        result = super().step(closure)
-        for group, rate in zip(self.param_groups, rates, strict=True):
-            group["lr"] = rate
-        return result
 
     def _scale(self, params: list[Tensor], lr: float) -> None:
         grads = [p.grad for p in params if p.grad is not None]
@@ -72,19 +78,21 @@ class LARS(SGD):
 
 def build_optimizer(plan: TrainPlan, module: nn.Module) -> Optimizer:
     """Return the optimiser of ``plan`` over every parameter of ``module`` that requires a gradient."""
-    params = [p for p in module.parameters() if p.requires_grad]
-    common = {"lr": plan.effective_lr, "momentum": plan.momentum, "nesterov": plan.nesterov}
-    if plan.optimizer == "sgd":
-        return SGD(params, weight_decay=plan.weight_decay, **common)  # type: ignore[arg-type]
-    return LARS(
+    params = trained(module)
+    if plan.optimizer == "lars":
+        return LARS.of(plan, params)
+    return SGD(
         params,
-        **common,  # type: ignore[arg-type]
+        lr=plan.effective_lr,
+        momentum=plan.momentum,
+        nesterov=plan.nesterov,
         weight_decay=plan.weight_decay,
-        eta=plan.lars_eta,
-        clip=plan.lars_clip,
-        exclude_vectors=plan.lars_exclude_vectors,
-        lr_in_momentum=plan.lars_lr_in_momentum,
     )
+
+
+def trained(module: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of ``module`` that require a gradient, in its order."""
+    return [p for p in module.parameters() if p.requires_grad]
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
