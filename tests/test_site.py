@@ -313,12 +313,11 @@ def test_what_a_record_says_is_never_markup(tmp_path: Path) -> None:
     record = template()
     assert record.aa is not None
     changes = {
-        "method": f"../../{evil}",
         "title": evil,
         "overrides": {"stage1.lr": evil},
         "aa": record.aa.model_copy(update={"warnings": [evil]}),
         "history": {f"stage:{evil}": [{evil: 1.0}, {evil: 2.0}]},
-        "environment": record.environment.model_copy(update={"device": evil, "commit": evil}),
+        "environment": record.environment.model_copy(update={"device": evil, "platform": evil}),
         "recipe": {**record.recipe, evil: {evil: evil}},
     }
     hostile = hostile_results(tmp_path, changes)
