@@ -324,6 +324,7 @@ def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
     code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "1", "--dry-run", "--json", *options)
     assert code == 0
     assert "2 cells, 2 runs" in log
+    assert ": read 24 train and 16 test images" in log
     assert list(json.loads(text)["cells"]) == ["from the teacher", "from scratch"]
     assert list(tmp_path.iterdir()) == []
 

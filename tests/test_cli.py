@@ -62,7 +62,7 @@ def test_runs_lists_none_where_there_are_none(bench: Bench, tmp_path: Path) -> N
 def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_path: Path, toy: str) -> None:
     said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--protocols", "slf")
     assert said.code == 0
-    assert said.stderr == "measuring this machine\n"
+    assert said.stderr == "measuring this machine\ntoy: read 16 train and 8 test images\n"
     assert "stage ssl" in said.stdout
     assert "1 epoch of 2 batches of 8" in said.stdout
     assert "stage1.epochs" not in said.stdout

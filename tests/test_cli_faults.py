@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -31,6 +32,12 @@ def complaint(said: Said) -> str:
         ("run decal", "unknown method 'decal'. Did you mean 'deacl'"),
         ("run deacl --dataset digit", "unknown dataset 'digit'. Did you mean 'digits'?"),
         ("run deacl --tier tinny", "unknown tier 'tinny'. Did you mean 'tiny'?"),
+        ("run deacl --tier ''", "unknown tier ''"),
+        ("run deacl --preset ''", "unknown preset ''"),
+        ("ablate deacl --table 1 --tier ''", "unknown tier ''"),
+        ("sweep-eps --steps 0", "0 steps are no attack"),
+        ("sweep-eps --step-size 0", "step_size: must be more than 0 (given: 0.0)"),
+        ("sweep-steps --step-size nan", "step_size: must be a finite number"),
         ("run deacl --tier nowhere.toml", "cannot read the tier file nowhere.toml"),
         ("run deacl --set stage1.epoch=3", "unknown setting 'stage1.epoch'. Did you mean 'stage1.epochs'"),
         ("run deacl --set evaluate.esp=3", "unknown setting 'evaluate.esp'. Did you mean 'evaluate.eps'"),
@@ -57,7 +64,7 @@ def complaint(said: Said) -> str:
     ],
 )
 def test_a_mistake_is_one_message(bench: Bench, tmp_path: Path, arguments: str, message: str) -> None:
-    assert message in complaint(bench(*arguments.split()))
+    assert message in complaint(bench(*shlex.split(arguments)))
     assert list(tmp_path.iterdir()) == []
 
 

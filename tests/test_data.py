@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from own_data import own as own
 
 from bench.data import DATASETS, Dataset, Source, Split, load_dataset
 from bench.errors import BenchError
+from bench.run.data import dataset_facts
 
 # Made by `load_dataset("digits", ...).sha256` with scikit-learn 1.9 and torch 2.15 on x86-64. The pixels are
 # exact sums and the split is a hash, so another machine that finds another value has other data.
@@ -120,6 +122,15 @@ def test_own_data_never_bear_a_known_name(stem: str, name: str, tmp_path: Path) 
     spec = save(tmp_path / f"{stem}.npz", good())
     dataset = load_dataset(spec, tmp_path)
     assert (dataset.name, dataset.spec, dataset.published_as) == (name, spec, None)
+
+
+@pytest.mark.parametrize(("field", "value"), [("name", "my data"), ("name", "../up"), ("eps", -1.0)])
+def test_a_plug_in_whose_facts_are_none_is_a_mistake_with_a_message(
+    field: str, value: object, own: Callable[[Arrays], Dataset]
+) -> None:
+    dataset = own(good())
+    with pytest.raises(BenchError, match=rf"^dataset {re.escape(dataset.spec)}: {field}: .*\(given: {value!r}\)$"):
+        dataset_facts(replace(dataset, **{field: value}))
 
 
 # --- digits ------------------------------------------------------------------------------------------------

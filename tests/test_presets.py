@@ -232,7 +232,7 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_the_command_takes_a_preset(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    images, labels = np.arange(16 * 192).reshape(16, 8, 8, 3).astype(np.uint8), np.arange(16) % 2
+    images, labels = np.arange(128 * 192).reshape(128, 8, 8, 3).astype(np.uint8), np.arange(128) % 2
     np.savez(tmp_path / "toy.npz", allow_pickle=False, x_train=images, y_train=labels, x_test=images, y_test=labels)
     small = ["encoder.width=1", "aff.batch_size=8", "aff.steps=1", "evaluate.autoattack=false"]
     options = [part for item in small for part in ("--set", item)] + ["--device", "cpu", "--dry-run", "--json"]

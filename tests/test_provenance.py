@@ -74,10 +74,15 @@ def test_one_training_under_two_commits_is_flagged_in_old_records(tmp_path: Path
     rows = build_leaderboard(fill(tmp_path, *records)).rows
     said = {row.protocol: row.flags for row in rows}
     expected = (
-        "the training of stage ssl stands in records of several commits, so it is not known which code it ran with "
+        "records of several commits hold the training of stage ssl, so it is not known which code that ran with "
         "(seed 0)",
     )
     assert said == {"slf": expected, "aff": expected, "alf": ()}
+
+
+def test_several_stages_are_named_as_a_list(tmp_path: Path) -> None:
+    found = flags(tmp_path, with_phases(3, stage_ssl=(environment(OTHER),), protocol_slf=(environment(OTHER),)))
+    assert found == ("stage ssl and SLF ran with other code than the rest (seed 3)",)
 
 
 @pytest.mark.parametrize(

@@ -287,5 +287,5 @@ def test_the_classifier_opened_later_is_the_one_that_was_chosen(
 def test_the_announcement_counts_the_selection(records: tuple[Path, dict[str, Record], list[str]]) -> None:
     assert "epoch for slf: 3 times PGD-20 on 6 held-out images" in records[2]
     assert "protocol slf: 3 epochs of 3 batches of 8" in records[2]
-    assert "protocol aff: 1 epochs of 4 batches of 8" in records[2]
+    assert "protocol aff: 1 epoch of 4 batches of 8" in records[2]
     assert not any(phase.startswith("epoch for aff") for phase in records[2])

@@ -57,7 +57,7 @@ def overrides(preset: str | None, set_: list[str] | None) -> dict[str, Any]:
     """Return what ``--preset`` and ``--set`` ask for; a key set beside a preset wins over it."""
     from bench.recipe import parse_overrides, preset_overrides
 
-    return {**(preset_overrides(preset) if preset else {}), **parse_overrides(set_ or [])}
+    return {**({} if preset is None else preset_overrides(preset)), **parse_overrides(set_ or [])}
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -27,6 +27,13 @@ def reading() -> AbstractContextManager[object]:
     return Console(stderr=True).status("reading the data")
 
 
+def say_inventory(console: Console, run: "Run") -> None:
+    """Say what the data of ``run`` hold, and what of them was skipped, converted or doubtful."""
+    for dataset in filter(None, (run.dataset, run.finetune)):
+        if dataset.inventory:
+            console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
+
+
 @contextmanager
 def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[str], None]]:
     """Say on the screen that this machine is being measured, and then whether other programs keep it busy.
@@ -61,9 +68,7 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe
     if pending:
         with measuring(console, runs[0].device) as said:
             plan = _plan(pending, _estimates(pending, said))
-        for dataset in filter(None, (runs[0].dataset, runs[0].finetune)):
-            if dataset.inventory:
-                console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
+        say_inventory(console, runs[0])
         if dry_run and (recipe or as_json):
             _print_recipe(runs[0], as_json)
         show(plan, console=Console(stderr=as_json or not dry_run))

@@ -45,6 +45,7 @@ def carry_out(
     from bench.run import select_finished, sweep_runs
     from bench.stop import stop_on_signals
 
+    request.check()
     chosen = select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol)
     with stop_on_signals() as stop, reporting(Console(stderr=True)) as reporter:
         found = sweep_runs(

@@ -23,7 +23,7 @@ from bench.cli._options import (
     parse_seeds,
 )
 from bench.cli._progress import reporting
-from bench.cli._runs import measuring
+from bench.cli._runs import measuring, say_inventory
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
@@ -106,6 +106,7 @@ def ablate(
     if dry_run or not ablation.finished:
         with measuring(console, ablation.cells[0].runs[0].device):
             projection = project_ablation(ablation)
+        say_inventory(console, ablation.cells[0].runs[0])
         show(_plan(ablation, projection), console=console)
     if dry_run:
         if as_json:

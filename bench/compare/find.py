@@ -63,6 +63,9 @@ def find_seeds(
     if not groups:
         folders = (results_dir, results_dir / LOCAL)
         raise unknown("dataset", dataset, {path.parent.name for folder in folders for path in record_files(folder)})
+    tiers = {group.seeds[0].record.tier for group in groups}
+    if tier not in (None, *tiers):
+        raise unknown("tier", str(tier), tiers, f"Those are all with records on {dataset}.")
     fitting = [group for group in groups if _fits(group, protocol=protocol, tier=tier, fidelity=fidelity)]
     name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
     every = [group for group in fitting if group.seeds[0].record.method == name]

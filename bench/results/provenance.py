@@ -1,7 +1,7 @@
 """Which code the phases of a row come from, and whether that is known."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 
 from bench.record import Environment, Record
 from bench.results.measured import Measured
@@ -42,7 +42,7 @@ def code_flags(measured: Sequence[Measured]) -> Iterator[str]:
     )
     yield from _by_phase(
         [(phase, one.record.seed) for one in measured for phase in one.commits],
-        "the training of {phases} stands in records of several commits, so it is not known which code it ran with "
+        "records of several commits hold the training of {phases}, so it is not known which code that ran with "
         "(seed {seeds})",
     )
     differ = [phase for phase in _phases(records) if len(set(_codes(records, phase))) > 1]
@@ -66,9 +66,14 @@ def _trainings(record: Record) -> Iterator[tuple[str, Hashable]]:
 
 def _by_phase(found: Sequence[tuple[str, int]], sentence: str) -> Iterator[str]:
     if found:
-        phases = ", ".join(dict.fromkeys(_name(phase) for phase, _ in found))
+        phases = _listed(dict.fromkeys(_name(phase) for phase, _ in found))
         seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in found}))
         yield sentence.format(phases=phases, seeds=seeds)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
 
 
 def _phases(records: Sequence[Record]) -> list[str]:

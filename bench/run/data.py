@@ -16,20 +16,21 @@ _KEY = "evaluate.corruptions"
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:
-    """Return what recipes and records say about ``dataset``."""
-    return DatasetFacts(
-        name=dataset.name,
-        published_as=dataset.published_as,
-        sha256=dataset.sha256,
-        image_shape=dataset.image_shape,
-        num_classes=dataset.num_classes,
-        train_images=len(dataset.train),
-        test_images=len(dataset.test),
-        eps=dataset.eps,
-        mirror=dataset.mirror,
-        mean=dataset.mean,
-        std=dataset.std,
-    )
+    """Return what recipes and records say about ``dataset``; raises BenchError where a plug-in's are none."""
+    values = {
+        "name": dataset.name,
+        "published_as": dataset.published_as,
+        "sha256": dataset.sha256,
+        "image_shape": dataset.image_shape,
+        "num_classes": dataset.num_classes,
+        "train_images": len(dataset.train),
+        "test_images": len(dataset.test),
+        "eps": dataset.eps,
+        "mirror": dataset.mirror,
+        "mean": dataset.mean,
+        "std": dataset.std,
+    }
+    return DatasetFacts.parse(values, f"dataset {dataset.spec}")
 
 
 class Target(NamedTuple):

@@ -116,7 +116,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     protocols = chosen_protocols(request.protocols, request.method, method)
     check_seed(request.seed)
     device = pick_device(request.device)
-    tier = load_tier(request.tier or _default_tier(request.dataset, device))
+    tier = load_tier(_default_tier(request.dataset, device) if request.tier is None else request.tier)
     dataset = dataset or load_dataset(request.dataset, request.data_dir)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts)

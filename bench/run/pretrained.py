@@ -65,7 +65,7 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
         recipe = reevaluated(trained, overrides=overrides)
     else:
         # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
-        spec, dataset = request.dataset or (home.spec if home else ""), target.dataset
+        spec, dataset = (home.spec if home else "") if request.dataset is None else request.dataset, target.dataset
         facts = dataset_facts(dataset)
         recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
     check_autoattack(recipe)

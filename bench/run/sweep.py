@@ -13,6 +13,7 @@ from bench.device import device_name
 from bench.errors import BenchError
 from bench.evaluate import Swept, sweep
 from bench.files import make_writable, remove_unfinished
+from bench.recipe import Norm
 from bench.record import (
     Sweep,
     SweepKind,
@@ -51,16 +52,22 @@ class SweepRequest(NamedTuple):
         Raises:
             BenchError: a grid that does not ascend, or values that are out of range.
         """
-        recipe = finished.recipe
-        usual = recipe.dataset.radius(recipe.threat.norm)
+        recipe, norm = finished.recipe, finished.recipe.threat.norm
+        return self._under(norm, recipe.dataset.radius(norm), recipe.evaluate.batch_size)
+
+    def check(self) -> None:
+        """Raise BenchError for what is wrong whatever the runs are; a radius may be that of any norm."""
+        self._under("l2", 1.0, 1)
+
+    def _under(self, norm: Norm, usual: float, batch_size: int) -> SweepSettings:
         grid = tuple(2 * usual * value / (_EPS_VALUES - 1) for value in range(_EPS_VALUES))
         values = {
             "kind": self.kind,
-            "norm": recipe.threat.norm,
+            "norm": norm,
             "eps": self.eps or (grid if self.kind == "eps" else (usual,)),
             "steps": self.steps or (DEFAULT_STEPS if self.kind == "steps" else (_PGD_STEPS,)),
             "step_size": self.step_size,
-            "batch_size": recipe.evaluate.batch_size,
+            "batch_size": batch_size,
         }
         return SweepSettings.parse(values, f"sweep of {self.kind}")
 
