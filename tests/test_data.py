@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -126,7 +127,7 @@ def test_own_data_never_bear_a_known_name(stem: str, name: str, tmp_path: Path) 
 
 @pytest.mark.parametrize(("field", "value"), [("name", "my data"), ("name", "../up"), ("eps", -1.0)])
 def test_a_plug_in_whose_facts_are_none_is_a_mistake_with_a_message(
-    field: str, value: object, own: Callable[[Arrays], Dataset]
+    field: str, value: Any, own: Callable[[Arrays], Dataset]
 ) -> None:
     dataset = own(good())
     with pytest.raises(BenchError, match=rf"^dataset {re.escape(dataset.spec)}: {field}: .*\(given: {value!r}\)$"):
