@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench import rng
-from bench.attack import Threat
 from bench.nn import Encoder, build_encoder
 from bench.optim import build_optimizer
-from bench.recipe import PROTOCOLS, MethodConfig, Recipe, TrainPlan
+from bench.recipe import PROTOCOLS, MethodConfig, Recipe, Threat, TrainPlan
 from bench.registry import Registry
 
 
@@ -99,7 +98,7 @@ class MethodContext:
     @property
     def threat(self) -> Threat:
         """The threat model to train against."""
-        return Threat(**self.recipe.threat.model_dump())
+        return self.recipe.threat
 
     def new_encoder(self, *names: str) -> Encoder:
         """Return a freshly initialised encoder as the recipe asks; the same ``names`` give the same weights."""

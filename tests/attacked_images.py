@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Objective, Threat
-from bench.recipe import Start
+from bench.attack import PGD, Objective
+from bench.recipe import Start, Threat
 
 LINF, L2 = Threat(eps=8 / 255), Threat(norm="l2", eps=0.5)
 STARTS: tuple[Start, ...] = ("uniform", "uniform-clamped", "gaussian", "clean")

@@ -8,7 +8,8 @@ from short_autoattack import shorten
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import AutoAttackResult, Threat, auto_attack
+from bench.attack import AutoAttackResult, auto_attack
+from bench.recipe import Threat
 
 CLASSES, COUNT = 4, 24
 LINF, L2 = Threat(eps=0.05), Threat(norm="l2", eps=0.4)

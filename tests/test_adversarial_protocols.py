@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat
+from bench.attack import distance
 from bench.errors import BenchError
 from bench.nn import Classifier, Encoder, build_encoder
 from bench.protocol import AFFStage, ALFStage, divergence
-from bench.recipe import AFFSettings, ALFSettings, EncoderSettings
+from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, Threat
 from bench.zoo import digest
 
 THREAT = Threat(eps=16 / 255)
@@ -55,7 +55,7 @@ def test_trades_is_equation_3_and_reaches_both_branches() -> None:
     stage = aff().train()
     views = stage.views(IMAGES, rng.generator(0, "step"), torch.arange(12))
     adversarial = stage._attack(views.images, views.labels, rng.generator(0, "attack"))
-    assert THREAT.distance(adversarial, views.images).max() <= THREAT.eps
+    assert distance(adversarial, views.images, THREAT.norm).max() <= THREAT.eps
     clean, attacked = logits(stage, views.images), logits(stage, adversarial)
     expected = torch.zeros((), dtype=torch.float64)
     for row, label in enumerate(views.labels):

@@ -26,10 +26,9 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.attack import PGD, attacking
-from bench.attack.threat import Threat
 from bench.errors import BenchError, InterruptedRunError
 from bench.nn import build_encoder
-from bench.recipe import EncoderSettings, load_tier
+from bench.recipe import EncoderSettings, Threat, load_tier
 from bench.reporting import Silent
 from bench.stop import Stop
 from bench.train import train

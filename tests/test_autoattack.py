@@ -14,10 +14,10 @@ from attacked_linear import quick as quick
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import Threat
+from bench.attack import distance
 from bench.attack.official import Flags, OfficialAutoAttack
 from bench.errors import BenchError
-from bench.recipe import Norm
+from bench.recipe import Norm, Threat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -38,34 +38,34 @@ def boundary_distance(norm: Norm) -> Tensor:
 
 
 def test_outcomes_on_a_linear_model_are_those_of_the_closed_form() -> None:
-    distance = boundary_distance("linf")
-    robust = distance > LINF.eps
+    verge = boundary_distance("linf")
+    robust = verge > LINF.eps
     assert 8 < robust.sum() < 16
-    assert ((distance / LINF.eps - 1).abs() > 0.01).all()  # no image too near the verge to call
+    assert ((verge / LINF.eps - 1).abs() > 0.01).all()  # no image too near the verge to call
     state = torch.get_rng_state()
     result = run(batch_size=COUNT)
     assert torch.equal(torch.get_rng_state(), state)
-    assert torch.equal(result.clean, distance > 0)
+    assert torch.equal(result.clean, verge > 0)
     assert not result.clean.all()
     assert torch.equal(result.robust, robust)
     assert result.warnings == ()
     assert (result.package, result.package_version) == ("pyautoattack", pyautoattack.__version__)
 
     images, labels = data()
-    assert LINF.distance(result.x_adv, images).max() <= LINF.eps + 1e-6
+    assert distance(result.x_adv, images, LINF.norm).max() <= LINF.eps + 1e-6
     broken = result.clean & ~result.robust
     assert torch.equal(result.x_adv[~broken], images[~broken])
     assert torch.equal(Linear()(result.x_adv).argmax(1) == labels, result.robust)
 
 
 def test_l2_outcomes_on_a_linear_model_are_those_of_the_closed_form(quick: None) -> None:
-    distance = boundary_distance("l2")
-    robust = distance > L2.eps
+    verge = boundary_distance("l2")
+    robust = verge > L2.eps
     assert 8 < robust.sum() < 20
-    assert ((distance / L2.eps - 1).abs() > 0.005).all()
+    assert ((verge / L2.eps - 1).abs() > 0.005).all()
     result = run(threat=L2)
     assert torch.equal(result.robust, robust)
-    assert L2.distance(result.x_adv, data().images).max() <= L2.eps + 1e-5
+    assert distance(result.x_adv, data().images, L2.norm).max() <= L2.eps + 1e-5
 
 
 @pytest.mark.usefixtures("quick")

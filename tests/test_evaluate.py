@@ -13,11 +13,11 @@ from evaluations import whole as whole
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, margin_objective
+from bench.attack import PGD, margin_objective
 from bench.errors import BenchError
 from bench.evaluate import Evaluation, autoattack_images
 from bench.nn import Classifier
-from bench.recipe import MethodConfig, build_recipe, load_tier
+from bench.recipe import MethodConfig, Threat, build_recipe, load_tier
 from bench.record import NoGradient
 
 START_ALONE: dict[str, Any] = {"pgd_steps": 1, "pgd_step_size": 1e-9, "pgd_restarts": 1}

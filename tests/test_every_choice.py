@@ -22,14 +22,14 @@ from bench.recipe import (
     EvaluationSettings,
     Settings,
     SLFSettings,
-    ThreatSettings,
+    Threat,
     TrainPlan,
 )
 from bench.record import load_record
 
 SECTIONS: dict[str, Settings] = {
     **{"slf": SLFSettings(), "alf": ALFSettings(), "aff": AFFSettings()},
-    **{"encoder": EncoderSettings(), "evaluate": EvaluationSettings(), "threat": ThreatSettings(eps=8 / 255)},
+    **{"encoder": EncoderSettings(), "evaluate": EvaluationSettings(), "threat": Threat(eps=8 / 255)},
 }
 SMALLEST: dict[str, Any] = {
     **{"epochs": 1, "batch_size": 12, "warmup_epochs": 0, "decay_epochs": [], "precision": "fp32"},

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import PGD, GradientWatch, Objective, Threat, log_margin, margin_objective
-from bench.recipe import Norm, Start
+from bench.attack import PGD, GradientWatch, Objective, ball_around, distance, log_margin, margin_objective
+from bench.recipe import Norm, Start, Threat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -141,13 +141,13 @@ def test_images_without_a_direction_are_noted_and_stay_in_the_ball() -> None:
         moved = list(first)
         assert watch.first.tolist() == [False, True, True, True]
         assert watch.last.tolist() == [False] * 4
-        assert all(x.isfinite().all() and threat.distance(x, images).max() <= threat.eps for x in moved)
+        assert all(x.isfinite().all() and distance(x, images, threat.norm).max() <= threat.eps for x in moved)
         assert torch.equal(moved[1][1:3], images[1:3])  # no direction, no step
 
 
 @pytest.mark.parametrize("scale", [1e-40, 1e-30, 1e-10, 1.0, 1e10, 1e30])
 def test_the_length_of_an_l2_step_does_not_hang_on_the_size_of_the_gradient(scale: float) -> None:
     gradient = scale * torch.randn(4, 3, 8, 8, generator=rng.generator(0, "gradient"))
-    step = L2.around(edge_images()).step(gradient)
+    step = ball_around(edge_images(), L2).step(gradient)
     torch.testing.assert_close(step.flatten(1).norm(dim=1), torch.ones(4))
-    assert not L2.around(edge_images()).step(torch.zeros(4, 3, 8, 8)).any()
+    assert not ball_around(edge_images(), L2).step(torch.zeros(4, 3, 8, 8)).any()

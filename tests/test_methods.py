@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import PGD, Objective, Threat
+from bench.attack import PGD, Objective
 from bench.method import METHODS, Method, MethodContext, Stage
 from bench.nn import Encoder
-from bench.recipe import DatasetFacts, Tier, build_recipe
+from bench.recipe import DatasetFacts, Threat, Tier, build_recipe
 from bench.train import train
 from methods.losses import negative_cosine
 

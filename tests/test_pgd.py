@@ -22,9 +22,9 @@ from attacked_images import (
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Threat, attacking, margin_objective
+from bench.attack import PGD, attacking, distance, margin_objective
 from bench.errors import BenchError
-from bench.recipe import Start
+from bench.recipe import Start, Threat
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -114,7 +114,7 @@ def test_uniform_start_fills_the_ball_and_leaves_the_pixel_range() -> None:
 
 def test_uniform_l2_start_has_the_radii_of_a_ball() -> None:
     images = torch.full((4000, 1, 1, 2), 0.5)
-    moved = L2.distance(first_seen("uniform", images, L2), images) / L2.eps
+    moved = distance(first_seen("uniform", images, L2), images, L2.norm) / L2.eps
     assert moved.max() <= 1.0001
     # In two dimensions the share within radius r is r^2; 0.03 is four standard errors of the median's.
     assert (moved <= math.sqrt(0.5)).double().mean().item() == pytest.approx(0.5, abs=0.03)

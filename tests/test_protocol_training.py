@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
-from bench.attack import Threat
 from bench.nn import Encoder
 from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage
 from bench.protocol.stage import Labelled
-from bench.recipe import AFFSettings, ALFSettings, SLFSettings
+from bench.recipe import AFFSettings, ALFSettings, SLFSettings, Threat
 from bench.train import train
 
 EPS = 16 / 255

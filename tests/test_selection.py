@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat
 from bench.errors import BenchError, InterruptedRunError
 from bench.nn import Classifier, build_encoder
 from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage, selection
 from bench.protocol.selection import held_out
-from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, SLFSettings
+from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, SLFSettings, Threat
 from bench.record import Record
 from bench.reporting import Silent
 from bench.run import RunRequest, execute, finished_protocols, prepare, project

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import Threat
 from bench.nn import Encoder, build_encoder
 from bench.protocol import SLFStage
-from bench.recipe import EncoderSettings, SLFSettings
+from bench.recipe import EncoderSettings, SLFSettings, Threat
 from bench.train import Progress, train
 from bench.zoo import digest
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Threat, margin_objective
+from bench.attack import PGD, margin_objective
 from bench.data import Split
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluate import Swept, evaluate, sweep
 from bench.nn import Classifier, Encoder
-from bench.recipe import DatasetFacts, MethodConfig, build_recipe, load_tier
+from bench.recipe import DatasetFacts, MethodConfig, Threat, build_recipe, load_tier
 from bench.record import NoGradient, Outcome, SweepSettings
 from bench.reporting import Silent
 from bench.stop import Stop

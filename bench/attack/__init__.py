@@ -1,10 +1,10 @@
-"""Attacks: what an attacker may do (`Threat`), how hard it tries (`PGD`, AutoAttack), on frozen models."""
+"""Attacks: where an attacker may go (`ball_around`), how hard it tries (`PGD`, AutoAttack), on frozen models."""
 
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
+from bench.attack.ball import Ball, ball_around, distance
 from bench.attack.frozen import attacking
 from bench.attack.objective import GradientWatch, Objective, log_margin, margin_objective
 from bench.attack.pgd import PGD
-from bench.attack.threat import Ball, Threat
 
 __all__ = [
     "PGD",
@@ -13,9 +13,10 @@ __all__ = [
     "Ball",
     "GradientWatch",
     "Objective",
-    "Threat",
     "attacking",
     "auto_attack",
+    "ball_around",
+    "distance",
     "log_margin",
     "margin_objective",
 ]

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
+from bench.attack.ball import distance
 from bench.attack.frozen import attacking
 from bench.attack.official import Flags, OfficialAutoAttack, Version
-from bench.attack.threat import Threat
 from bench.errors import BenchError
-from bench.recipe import Norm, Settings
+from bench.recipe import Norm, Settings, Threat
 
 _TARGETS = 9  # of the standard version; fewer when there are fewer classes
 # The library rounds in float32: a pixel by half an ulp of 1 (6e-8), an image of n pixels by sqrt(n) of that.
@@ -162,7 +162,7 @@ def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
 
 
 def _verify(x_adv: Tensor, images: Tensor, threat: Threat, culprit: str) -> None:
-    moved = threat.distance(x_adv, images)
+    moved = distance(x_adv, images, threat.norm)
     # Written so that NaN, which compares false with everything, is outside.
     inside = (moved <= threat.eps + _TOLERANCE[threat.norm]).all() and ((x_adv >= 0) & (x_adv <= 1)).all()
     if not inside:

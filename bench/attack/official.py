@@ -17,9 +17,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bench.attack.threat import Threat
 from bench.errors import BenchError
-from bench.recipe import Norm
+from bench.recipe import Norm, Threat
 
 Version = Literal["standard", "plus", "rand"]
 

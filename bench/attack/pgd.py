@@ -8,10 +8,10 @@ from typing import Protocol, Self, get_args
 import torch
 from torch import Tensor
 
+from bench.attack.ball import Ball, ball_around
 from bench.attack.objective import Objective
-from bench.attack.threat import Ball, Threat
 from bench.errors import BenchError, unknown
-from bench.recipe import Start
+from bench.recipe import Start, Threat
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
@@ -96,7 +96,7 @@ class PGD:
         Arguments and errors are those of a call.
         """
         images = images.detach()
-        ball = threat.around(images)
+        ball = ball_around(images, threat)
         length = self.step_size * threat.eps
         x = _start(ball, images, self.start, generator)
         yield ball.project(x)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, AutoAttackState, GradientWatch, Threat, auto_attack, margin_objective
+from bench.attack import PGD, AutoAttackState, GradientWatch, auto_attack, margin_objective
 from bench.code import modules_of
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
@@ -16,7 +16,7 @@ from bench.device import Clock, PeakMemory, device_name
 from bench.evaluate.corrupted import CorruptionCounts, evaluate_corrupted
 from bench.evaluate.state import Environments, EvaluationState, load_state
 from bench.nn import Classifier
-from bench.recipe import EvaluationSettings, Recipe
+from bench.recipe import EvaluationSettings, Recipe, Threat
 from bench.record import (
     AutoAttackEvaluation,
     CorruptionEvaluation,

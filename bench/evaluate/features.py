@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, margin_objective
+from bench.attack import PGD, margin_objective
 from bench.data import Split
 from bench.nn import Classifier, Encoder
-from bench.recipe import Recipe
+from bench.recipe import Recipe, Threat
 from bench.stop import Stop
 
 _CONSTANT = 1e-3

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, GradientWatch, Threat, log_margin
+from bench.attack import PGD, GradientWatch, log_margin
 from bench.code import modules_of
 from bench.data import Split
 from bench.device import Clock, PeakMemory, device_name
 from bench.evaluate.state import Environments, SavedState, load_state
 from bench.nn import Classifier
+from bench.recipe import Threat
 from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings, continued, describe_environment, larger_peak
 from bench.reporting import Reporter
 from bench.stop import Stop

@@ -5,7 +5,6 @@ from typing import Any
 
 from torch import Tensor
 
-from bench.attack import Threat
 from bench.nn import Encoder
 from bench.protocol.adversarial import AFFStage, ALFStage, divergence
 from bench.protocol.slf import SLFStage
@@ -29,8 +28,7 @@ def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, 
         BenchError: too few training images to select an epoch on, where that is what the recipe asks.
     """
     settings = getattr(recipe, name)
-    threat = Threat(**recipe.threat.model_dump())
-    return _STAGES[name](settings, encoder, labels, recipe.dataset.num_classes, seed, threat)
+    return _STAGES[name](settings, encoder, labels, recipe.dataset.num_classes, seed, recipe.threat)
 
 
 _STAGES: Mapping[str, type[ProtocolStage[Any]]] = {"slf": SLFStage, "alf": ALFStage, "aff": AFFStage}

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.attack import PGD, Objective, Threat, margin_objective
+from bench.attack import PGD, Objective, margin_objective
 from bench.method import StepLoss
 from bench.nn import Classifier, Encoder, branches
 from bench.protocol.stage import Labelled, ProtocolStage, accuracy
-from bench.recipe import AdversarialSettings, AFFSettings, ALFSettings
+from bench.recipe import AdversarialSettings, AFFSettings, ALFSettings, Threat
 
 A = TypeVar("A", bound=AdversarialSettings)
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, Threat, attacking, margin_objective
+from bench.attack import PGD, attacking, margin_objective
 from bench.errors import BenchError
 from bench.nn import Classifier
-from bench.recipe import ProtocolSettings
+from bench.recipe import ProtocolSettings, Threat
 
 _STEP_SIZE = 0.25  # of eps, as in RA
 

@@ -7,12 +7,11 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import Threat
 from bench.data.views import WeakView
 from bench.method import Stage
 from bench.nn import Classifier, Encoder
 from bench.protocol.selection import BestEpoch, held_out
-from bench.recipe import LinearSettings, ProtocolSettings
+from bench.recipe import LinearSettings, ProtocolSettings, Threat
 
 S = TypeVar("S", bound=ProtocolSettings)
 

@@ -22,7 +22,7 @@ from bench.recipe.sections import (
     Start,
 )
 from bench.recipe.settings import Settings, canonical_digest
-from bench.recipe.threat import Norm, ThreatSettings, radius_fault
+from bench.recipe.threat import Norm, Threat, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
@@ -50,7 +50,7 @@ __all__ = [
     "SLFSettings",
     "Settings",
     "Start",
-    "ThreatSettings",
+    "Threat",
     "Tier",
     "TrainPlan",
     "build_recipe",

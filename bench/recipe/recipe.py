@@ -13,7 +13,7 @@ from bench.recipe.plan import TrainPlan
 from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
 from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity
 from bench.recipe.settings import Settings, canonical_digest
-from bench.recipe.threat import Norm, ThreatSettings, default_radius, radius_fault
+from bench.recipe.threat import Norm, Threat, default_radius, radius_fault
 from bench.recipe.tiers import Tier
 
 SHARED = ("encoder", "threat", *PROTOCOLS, "evaluate")
@@ -57,7 +57,7 @@ class Finetune(Settings):
 
     dataset: DatasetFacts
     """Of the images as the classifier sees them."""
-    threat: ThreatSettings
+    threat: Threat
     resized_from: tuple[int, int] | None = None
     """Height and width that the images had before they were brought to the size of the pre-training images, by
     bilinear interpolation with antialiasing; None: they had it already."""
@@ -79,7 +79,7 @@ class Recipe(Settings):
     budget: Amount | None = None
     """Floating-point operations that pre-training was asked to spend, which decided the epochs; None: no budget."""
     encoder: EncoderSettings
-    threat: ThreatSettings
+    threat: Threat
     slf: SLFSettings
     alf: ALFSettings
     aff: AFFSettings

@@ -15,7 +15,7 @@ from bench.recipe.recipe import (
     protocol_section,
     refuse_unknown,
 )
-from bench.recipe.threat import Norm, ThreatSettings
+from bench.recipe.threat import Norm, Threat
 from bench.recipe.tiers import load_tier
 
 _CHANGEABLE = ("threat", *PROTOCOLS, "evaluate")
@@ -93,7 +93,7 @@ def _section(name: str, recipe: Recipe, dataset: DatasetFacts) -> dict[str, Any]
     return protocol_section(name, tier, dataset)
 
 
-def _threat(recipe: Recipe, overrides: Mapping[str, Any], finetune: DatasetFacts | None) -> ThreatSettings:
+def _threat(recipe: Recipe, overrides: Mapping[str, Any], finetune: DatasetFacts | None) -> Threat:
     """Return the threat model after pre-training: that of the run, or the default of the data, and what is asked."""
     values: dict[str, Any] = {"threat": recipe.threat.model_dump()}
     norm = overrides.get("threat.norm", recipe.threat.norm)
@@ -105,4 +105,4 @@ def _threat(recipe: Recipe, overrides: Mapping[str, Any], finetune: DatasetFacts
     for key, value in overrides.items():
         if key.startswith("threat."):
             insert(values, key, value)
-    return ThreatSettings.parse(values["threat"], "threat")
+    return Threat.parse(values["threat"], "threat")

@@ -46,7 +46,7 @@ def _fraction(value: object) -> object:
         raise ValueError("not a number; write 8/255 or 0.031") from None
 
 
-class ThreatSettings(Settings):
+class Threat(Settings):
     """The threat model: which perturbations of an image in [0, 1] the adversary may make."""
 
     norm: Norm = "linf"

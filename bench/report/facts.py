@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.recipe import DatasetFacts, ThreatSettings, flatten
+from bench.recipe import DatasetFacts, Threat, flatten
 from bench.record import Outcome, PhaseCost, Record
 from bench.results import Group, Measured, duration, radius_text, reliability_flags
 
@@ -74,7 +74,7 @@ def flags(record: Record) -> list[str]:
     """Return what speaks against trusting the record's numbers."""
     judged_on = record.recipe.get("finetune") or record.recipe
     facts = DatasetFacts.parse(judged_on["dataset"], "recipe.dataset")
-    threat = ThreatSettings.parse(judged_on["threat"], "recipe.threat")
+    threat = Threat.parse(judged_on["threat"], "recipe.threat")
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
     found += reliability_flags(Group((Measured(Path(), record, facts, threat),), ()))
     return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe import DatasetFacts, Settings, ThreatSettings
+from bench.recipe import DatasetFacts, Settings, Threat
 from bench.recipe.fields import Amount, Text
 from bench.record import Outcome, Record, load_record
 
@@ -22,7 +22,7 @@ class Measured(NamedTuple):
     path: Path
     record: Record
     facts: DatasetFacts
-    threat: ThreatSettings
+    threat: Threat
     commits: Mapping[str, tuple[str, ...]] = {}
     """By stage: the commits under which one and the same training stands, where there are several."""
     local: bool = False
@@ -58,7 +58,7 @@ def load_measured(path: Path, *, local: bool = False) -> Measured:
         path=path,
         record=record,
         facts=DatasetFacts.parse(section.get("dataset"), f"{where}.dataset"),
-        threat=ThreatSettings.parse(section.get("threat"), f"{where}.threat"),
+        threat=Threat.parse(section.get("threat"), f"{where}.threat"),
         local=local,
     )
     for name, outcome in measured.outcomes():

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, margin_objective
+from bench.attack import PGD, margin_objective
 from bench.cost import StageProbe, StepTimes, time_in_turn
 from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
 from bench.nn import Classifier
 from bench.protocol import ProtocolStage, build_protocol
-from bench.recipe import SEVERITIES, TrainPlan, canonical_digest
+from bench.recipe import SEVERITIES, Threat, TrainPlan, canonical_digest
 from bench.reporting import plural
 from bench.run.encoder import plain_encoder
 from bench.run.preparation import Run

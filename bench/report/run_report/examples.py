@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, Threat, margin_objective
+from bench.attack import PGD, margin_objective
 from bench.data import Dataset
+from bench.recipe import Threat
 from bench.report.fates import Fate, fates
 from bench.run import Finished
 

@@ -1,4 +1,4 @@
-"""What an attacker may do: move an image inside an eps-ball, and never out of the pixel range [0, 1].
+"""Where an attacker may go: inside an eps-ball around an image, and never out of the pixel range [0, 1].
 
 "Inside" is meant to the last bit: a projected image passes ``|x_adv - x| <= eps`` in its own precision and in
 float64, so whoever checks the record later needs no tolerance.
@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bench.recipe import Norm, ThreatSettings
+from bench.recipe import Norm, Threat
 
 _ORDER: dict[Norm, float] = {"linf": math.inf, "l2": 2.0}
 
@@ -31,22 +31,16 @@ class Ball(Protocol):
         ...
 
 
-class Threat(ThreatSettings):
-    """A threat model with its geometry: balls around images, and distances in its norm."""
+def ball_around(images: Tensor, threat: Threat) -> Ball:
+    """Return what ``threat`` allows around ``images``, float32 or float64 [B, C, H, W] in [0, 1]."""
+    return LinfBall(images, threat.eps) if threat.norm == "linf" else L2Ball(images, threat.eps)
 
-    def around(self, images: Tensor) -> Ball:
-        """Return the ball around ``images``.
 
-        Args:
-            images: [B, C, H, W], float32 or float64, in [0, 1].
-        """
-        return LinfBall(images, self.eps) if self.norm == "linf" else L2Ball(images, self.eps)
-
-    def distance(self, x_adv: Tensor, images: Tensor) -> Tensor:
-        """Return how far each image was moved, in this norm: [B, ...], [B, ...] -> float64 [B]."""
-        delta = (x_adv.double() - images.double()).flatten(1)
-        distance: Tensor = torch.linalg.vector_norm(delta, ord=_ORDER[self.norm], dim=1)
-        return distance
+def distance(x_adv: Tensor, images: Tensor, norm: Norm) -> Tensor:
+    """Return how far each image was moved, in ``norm``: [B, ...], [B, ...] -> float64 [B]."""
+    delta = (x_adv.double() - images.double()).flatten(1)
+    moved: Tensor = torch.linalg.vector_norm(delta, ord=_ORDER[norm], dim=1)
+    return moved
 
 
 class LinfBall:
