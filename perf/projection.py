@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.cost import StageTiming, Subject, data_like, time_pretraining
+from bench.cost import Effort, StageTiming, Subject, data_like, time_pretraining
 from bench.recipe import load_tier
 from bench.run import RunRequest, execute, prepare
 
@@ -56,7 +56,7 @@ def main() -> None:
 def projected(method: str, dataset: str, tier: str) -> list[StageTiming]:
     """Return the stages of ``method`` as `bench timing` projects them."""
     subjects = [Subject.of(method, data_like(dataset, Path("data")), tier=load_tier(tier))]
-    (stages,) = time_pretraining(subjects, device=torch.device("cpu"), rounds=5, seconds=60)
+    (stages,) = time_pretraining(subjects, Effort(rounds=5, seconds=60), device=torch.device("cpu"))
     return stages
 
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from bench.cost import StageProbe, StepTimes, Subject, data_like, time_in_turn, timed_methods
+from bench.cost import Effort, StageProbe, StepTimes, Subject, data_like, time_in_turn, timed_methods
 from bench.device import device_name, pick_device
 from bench.files import write_json
 from bench.recipe import load_tier
@@ -52,8 +52,7 @@ def main() -> None:
                     probe.plan = probe.plan.model_copy(update={"batch_size": min(BATCHES)})
                 owners.append(name)
                 probes.append(probe)
-        seconds = 60 * asked.minutes
-        times = time_in_turn(probes, rounds=asked.rounds, seconds=seconds, said=status.update)
+        times = time_in_turn(probes, Effort(asked.rounds, 60 * asked.minutes, said=status.update))
 
     rows = [
         {

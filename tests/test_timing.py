@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bench import rng
 from bench.cost import (
     Data,
+    Effort,
     StageProbe,
     StageTiming,
     StepTimes,
@@ -58,7 +59,7 @@ class Toy(Stage):
 def test_stages_take_their_steps_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Toy, "order", [])
     probes = [StageProbe(Toy(label), DATA.random_images(), device=CPU) for label in "abc"]
-    times = time_in_turn(probes, rounds=3, seconds=1)
+    times = time_in_turn(probes, Effort(rounds=3, seconds=1))
     assert Toy.order[-12:] == [("a", 4), ("b", 4), ("c", 4)] * 4, "a warm-up, and three rounds"
     assert [{batch: len(seconds) for batch, seconds in each.seconds.items()} for each in times] == [{4: 3}] * 3
 
@@ -67,10 +68,13 @@ def test_batches_that_take_too_long_are_timed_smaller_and_at_a_quarter(monkeypat
     probes = [StageProbe(Toy(label, batch_size=512), DATA.random_images(), device=CPU) for label in "ab"]
     monkeypatch.setattr(StageProbe, "seconds", lambda self, batch: batch / 100)
     # 0.2 s go into the rough steps; four turns of two stages at a batch and a quarter of it take 0.1 s an image.
-    assert [set(times.seconds) for times in time_in_turn(probes, rounds=3, seconds=2.6)] == [{6, 24}] * 2
-    assert [set(times.seconds) for times in time_in_turn(probes, rounds=3, seconds=1e9)] == [{512}] * 2
-    assert [set(times.seconds) for times in time_in_turn(probes, rounds=3, seconds=1e9, batch=16)] == [{4, 16}] * 2
-    assert [set(times.seconds) for times in time_in_turn(probes, rounds=3, seconds=0)] == [{2, 8}] * 2
+    for effort, sizes in (
+        (Effort(rounds=3, seconds=2.6), {6, 24}),
+        (Effort(rounds=3, seconds=1e9), {512}),
+        (Effort(rounds=3, seconds=1e9, batch=16), {4, 16}),
+        (Effort(rounds=3, seconds=0), {2, 8}),
+    ):
+        assert [set(times.seconds) for times in time_in_turn(probes, effort)] == [sizes] * 2
 
 
 def test_batches_that_do_not_fit_the_memory_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +85,7 @@ def test_batches_that_do_not_fit_the_memory_are_halved(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(StageProbe, "seconds", seconds)
     probes = [StageProbe(Toy("a", batch_size=size), DATA.random_images(), device=CPU) for size in (64, 512)]
-    assert [set(times.seconds) for times in time_in_turn(probes, rounds=2, seconds=1e9)] == [{64}, {16, 64}]
+    assert [set(times.seconds) for times in time_in_turn(probes, Effort(rounds=2, seconds=1e9))] == [{64}, {16, 64}]
 
 
 def test_a_step_of_a_probe_leaves_the_stage_as_it_was() -> None:
@@ -155,7 +159,7 @@ def test_a_plan_takes_what_its_batches_take(drop_last: bool) -> None:
 def test_all_of_a_method_is_projected() -> None:
     overrides = {"encoder.width": 1, **{f"stage{n}.batch_size": 8 for n in (1, 2)}}
     subjects = [Subject.of(name, DATA, tier=load_tier("tiny"), overrides=overrides) for name in ("deacl", "advcl")]
-    deacl, advcl = time_pretraining(subjects, device=CPU, rounds=1, seconds=60)
+    deacl, advcl = time_pretraining(subjects, Effort(rounds=1, seconds=60), device=CPU)
     assert [stage.forward_backward for stage in (*deacl, *advcl)] == [2, 7, 2, 15], "no stage is frozen by the next"
     assert [stage.preparation_seconds is None for stage in (*deacl, *advcl)] == [True, True, True, False]
     for stage in (*deacl, *advcl):
@@ -178,11 +182,14 @@ def made(name: str, seconds: float, flops: float) -> StageTiming:
 def test_methods_are_compared_with_deacl_and_papers_with_theirs() -> None:
     stages = {"deacl": [made("ssl", 60, 1), made("pseudo_at", 40, 3)], "acl": [made("pretrain", 250, 8)]}
     deacl, acl = compare(stages, PublishedCosts.under(RESULTS).of)
-    assert (deacl.total_seconds, deacl.to_deacl, deacl.flops_to_deacl, deacl.paper_to_deacl) == (100, 1, 1, 1)
-    assert (acl.to_deacl, acl.flops_to_deacl, acl.total_flops) == (2.5, 2, 2 * 10 * 8)
-    assert (acl.paper_gpu_days, acl.paper_to_deacl) == (2.65, 2.65 / 0.45), "DeACL, Table 7"
+    assert (deacl.total_seconds, deacl.to_reference, deacl.flops_to_reference) == (100, 1, 1)
+    assert deacl.paper_to_reference == 1
+    assert (acl.to_reference, acl.flops_to_reference, acl.total_flops) == (2.5, 2, 2 * 10 * 8)
+    assert (acl.paper_gpu_days, acl.paper_to_reference) == (2.65, 2.65 / 0.45), "DeACL, Table 7"
+    deacl, acl = compare(stages, PublishedCosts.under(RESULTS).of, reference="acl")
+    assert (deacl.to_reference, acl.to_reference, deacl.paper_to_reference) == (0.4, 1, 0.45 / 2.65)
     (alone,) = compare({"acl": stages["acl"]}, PublishedCosts(()).of)
-    assert (alone.to_deacl, alone.paper_gpu_days, alone.paper_to_deacl) == (None, None, None)
+    assert (alone.to_reference, alone.paper_gpu_days, alone.paper_to_reference) == (None, None, None)
 
 
 # Data without pixels

@@ -54,15 +54,17 @@ def test_what_one_run_did_not_measure_is_absent(tmp_path: Path) -> None:
     assert acl.stages[0].flops_per_image == 2e6
 
 
-def test_ratios_are_to_deacl_as_it_stands(tmp_path: Path) -> None:
+def test_ratios_are_to_the_reference_as_it_stands(tmp_path: Path) -> None:
     dear = make_record(overrides={"stage2.steps": 50}, pretraining_sha256="b" * 64, cost={"stage:ssl": cost(8000)})
     evaluated = make_record(overrides={"evaluate.pgd_steps": 50}, protocol="alf")
     fill(tmp_path, make_record(), dear, evaluated, make_record(**single(7450)))
-    rows = {row.label: row.to_deacl for row in only(tmp_path)}
+    rows = {row.label: row.to_reference for row in only(tmp_path)}
     assert rows == {"DeACL": 1, "ACL": 7450 / 3725, "DeACL (stage2.steps=50)": 8000 / 3725}
     assert [row.label for row in only(tmp_path)] == ["DeACL", "ACL", "DeACL (stage2.steps=50)"]
     (acl,) = only(tmp_path, "acl")
-    assert acl.to_deacl == 2, "compared with it even where it is not shown"
+    assert acl.to_reference == 2, "compared with it even where it is not shown"
+    ((table,), _) = measured_costs(tmp_path, reference="acl")
+    assert (table.reference, {row.label: row.to_reference for row in table.rows}["DeACL"]) == ("ACL", 0.5)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +83,7 @@ def test_what_ran_on_other_terms_stands_apart(tmp_path: Path, other: dict[str, A
     slow = single(100, cost={"stage:pretrain": cost(100, device=device)})
     tables, _ = measured_costs(fill(tmp_path, make_record(), make_record(**slow, **other)))
     assert [[row.label for row in table.rows] for table in tables] in ([["DeACL"], ["ACL"]], [["ACL"], ["DeACL"]])
-    assert [row.to_deacl for table in tables for row in table.rows if row.label == "ACL"] == [None]
+    assert [row.to_reference for table in tables for row in table.rows if row.label == "ACL"] == [None]
 
 
 def test_other_numbers_of_threads_stand_apart(tmp_path: Path) -> None:
@@ -117,7 +119,7 @@ def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
     assert cells == ["ACL", "1", "pretrain", "2.1 h", "0.134", "0.002", "1 MiB", "0.1 Wh", "2.1 h", "2.00"]
     assert "left out cifar10/broken.json: " in text
     values = json.loads(invoke("--from-results", "--results-dir", str(tmp_path), "--json"))
-    assert [row["to_deacl"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
+    assert [row["to_reference"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
     nothing = CliRunner().invoke(app, ["timing", "--from-results", "--results-dir", str(tmp_path / "cifar10")])
     assert "says what a method took to pre-train. Make one with `bench run`" in str(nothing.exception)
 
@@ -128,8 +130,8 @@ def test_the_command_times_and_projects(tmp_path: Path) -> None:
     values = json.loads(invoke("simclr", "deacl", *small, "--output", str(file), "--json"))
     assert values == json.loads(file.read_text())
     simclr, deacl = values["methods"]
-    assert (deacl["to_deacl"], [stage["stage"] for stage in deacl["stages"]]) == (1.0, ["ssl", "pseudo_at"])
-    assert simclr["flops_to_deacl"] < 1
+    assert (deacl["to_reference"], [stage["stage"] for stage in deacl["stages"]]) == (1.0, ["ssl", "pseudo_at"])
+    assert simclr["flops_to_reference"] < 1
     for stage in (*simclr["stages"], *deacl["stages"]):
         assert (stage["batch"], stage["published_batch"], stage["images_per_epoch"]) == (8, 64, 22 * 64)
         assert {batch: len(times) for batch, times in stage["seconds"].items()} == {"2": 2, "8": 2}
@@ -149,6 +151,8 @@ def test_the_tables_say_how_much_was_timed_and_what_papers_say() -> None:
     ("arguments", "message"),
     [
         (["deakl"], "Did you mean 'deacl'"),
+        (["deacl", "--reference", "deakl"], "Did you mean 'deacl'"),
+        (["--from-results", "--reference", "deakl"], "Did you mean 'deacl'"),
         (["supervised"], "supervised has no pre-training to time"),
         (["deacl", "--dataset", "cifar11"], "unknown dataset"),
         (["deacl", "--tier", "huge"], "unknown tier"),

@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell, together
-from bench.cost import StepTimes
+from bench.cost import PhaseEstimate, Projector
 from bench.reporting import plural
-from bench.run import PhaseEstimate, project
+from bench.run import project
 
 
 @dataclass(frozen=True)
@@ -32,27 +31,20 @@ def project_ablation(ablation: Ablation) -> Projection:
     Raises:
         BenchError: plans that cannot work on this dataset or device, of all cells together.
     """
-    timings: dict[str, StepTimes] = {}
+    projector = Projector(ablation.cells[0].runs[0].device)
 
     def estimate(cell: Cell) -> list[PhaseEstimate]:
-        return [phase for run in cell.runs if not run.finished for phase in project(run, timings)]
+        return [phase for run in cell.runs if not run.finished for phase in project(run, projector)]
 
     phases = together(ablation.cells, estimate, lambda cell: cell.label)
-    runs = Counter(_identity(phase) for own in phases for phase in own)
+    runs = Counter(phase.identity for own in phases for phase in own)
+    common = {phase.identity: phase for own in phases for phase in own if runs[phase.identity] > 1}
     shared: dict[str, float] = {}
-    seen = set()
-    for phase in (phase for own in phases for phase in own if runs[_identity(phase)] > 1):
-        if _identity(phase) not in seen:
-            seen.add(_identity(phase))
-            place = f" ({phase.place.name})" if phase.place.name else ""
-            what = f"{phase.phase}{place}, for {plural(runs[_identity(phase)], 'run')}"
-            shared[what] = phase.seconds * phase.left
+    for identity, phase in common.items():
+        place = f" ({phase.place.name})" if phase.place.name else ""
+        shared[f"{phase.phase}{place}, for {plural(runs[identity], 'run')}"] = phase.seconds_left
     cells = {
-        cell.label: sum(phase.seconds * phase.left for phase in own if runs[_identity(phase)] == 1)
+        cell.label: sum(phase.seconds_left for phase in own if phase.identity not in common)
         for cell, own in zip(ablation.cells, phases, strict=True)
     }
     return Projection(shared, cells)
-
-
-def _identity(phase: PhaseEstimate) -> tuple[Path, str]:
-    return phase.place, phase.phase

@@ -18,8 +18,8 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     import torch
 
-    from bench.cost import StepTimes
-    from bench.run import PhaseEstimate, Run
+    from bench.cost import PhaseEstimate
+    from bench.run import Run
 
 
 def reading() -> AbstractContextManager[object]:
@@ -93,13 +93,14 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe
 
 def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list[PhaseEstimate]]":
     """Return the phases of each run; what runs have in common is measured once, and done in the first."""
+    from bench.cost import Projector
     from bench.run import project
 
-    timings: dict[str, StepTimes] = {}
+    projector = Projector(runs[0].device, said)
     estimates, known = [], set()
     for run in runs:
-        phases = [each for each in project(run, timings, said) if (each.place, each.phase) not in known]
-        known |= {(each.place, each.phase) for each in phases}
+        phases = [each for each in project(run, projector) if each.identity not in known]
+        known |= {each.identity for each in phases}
         estimates.append(phases)
     return estimates
 
@@ -117,9 +118,9 @@ def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]")
     )
     for estimate in estimates[0]:
         left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
-        about = duration(estimate.seconds * estimate.left) + left if estimate.left else "done"
+        about = duration(estimate.seconds_left) + left if estimate.left else "done"
         table.add(estimate.phase, estimate.work, about)
-    totals = [sum(estimate.seconds * estimate.left for estimate in each) for each in estimates]
+    totals = [sum(estimate.seconds_left for estimate in each) for each in estimates]
     table.rule()
     if len(runs) > 1:
         for each, total in zip(runs, totals, strict=True):

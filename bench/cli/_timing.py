@@ -46,13 +46,14 @@ def steps_table(timing: "Timing") -> DataTable:
 
 def whole_table(timing: "Timing") -> DataTable:
     """Return the whole recipes as the steps project them, a line a method, beside the papers' word."""
+    times = f"x {timing.reference}"
     depth = max(len(method.stages) for method in timing.methods)
     table = _table(
         f"Projected pre-training: {_conditions(timing)}",
         ("method",),
         (
             *(f"stage {number}" for number in range(1, depth + 1)),
-            *("pseudo-labels", "all", "x DeACL", "FLOPs", "x DeACL", "paper, GPU-days", "x DeACL"),
+            *("pseudo-labels", "all", times, "FLOPs", times, "paper, GPU-days", times),
         ),
         "\n".join(
             [
@@ -69,11 +70,11 @@ def whole_table(timing: "Timing") -> DataTable:
             *[""] * (depth - len(method.stages)),
             duration(sum(ahead)) if ahead else "",
             duration(method.total_seconds),
-            _ratio(method.to_deacl),
+            _ratio(method.to_reference),
             f"{method.total_flops:.3g}",
-            _ratio(method.flops_to_deacl),
+            _ratio(method.flops_to_reference),
             "" if method.paper_gpu_days is None else f"{method.paper_gpu_days:g}",
-            _ratio(method.paper_to_deacl),
+            _ratio(method.paper_to_reference),
         )
     return table
 
@@ -83,7 +84,7 @@ def measured_table(costs: "MeasuredTable") -> DataTable:
     table = _table(
         f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity",
         ("method", "seeds", "stage"),
-        ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", "x DeACL"),
+        ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", f"x {costs.reference}"),
         f"{costs.device}; {plural(costs.threads, 'thread')}; means over the seeds; nothing where not measured",
     )
     for row in costs.rows:
@@ -98,7 +99,7 @@ def measured_table(costs: "MeasuredTable") -> DataTable:
                 memory(stage.peak_memory_bytes),
                 "" if stage.energy_joules is None else f"{stage.energy_joules / 3600:.3g} Wh",
                 duration(row.total_seconds) if last else "",
-                _ratio(row.to_deacl) if last else "",
+                _ratio(row.to_reference) if last else "",
             )
     return table
 

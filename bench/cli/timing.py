@@ -31,6 +31,9 @@ def timing(
         float, typer.Option(min=0.1, help="Minutes that all of it may take: no step begins later.")
     ] = 9,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="In whose units costs are given; default: deacl.")
+    ] = None,
     from_results: Annotated[
         bool, typer.Option("--from-results", help="Measure nothing: table what the runs of the records took.")
     ] = False,
@@ -49,10 +52,13 @@ def timing(
     """
     from bench.errors import BenchError
     from bench.files import write_json
+    from bench.record import COST_REFERENCE
     from bench.results import PublishedCosts, measured_costs
 
+    reference = reference or COST_REFERENCE
+
     if from_results:
-        costs, left_out = measured_costs(results_dir, methods or None)
+        costs, left_out = measured_costs(results_dir, methods or None, reference)
         if not costs:
             raise BenchError(
                 f"no record under {results_dir} says what {' or '.join(methods or ['a method'])} took to pre-train. "
@@ -67,24 +73,25 @@ def timing(
             [f"left out {bad.file}: {bad.reason}" for bad in left_out],
         )
     else:
-        from bench.cost import data_like, time_methods, timed_methods
+        from bench.cost import Effort, Subject, data_like, time_methods, timed_methods
         from bench.device import pick_device
         from bench.recipe import load_tier
 
         screen = Console(stderr=True)
         with screen.status("reading the data") as status:
+            data, scaling = data_like(dataset, data_dir), load_tier(tier)
+            said = status.update if screen.is_terminal else screen.print
             found = time_methods(
-                list(dict.fromkeys(methods or timed_methods())),
-                data_like(dataset, data_dir),
-                tier=load_tier(tier),
+                [
+                    Subject.of(
+                        name, data, tier=scaling, fidelity=fidelity, overrides={"encoder.width": width} if width else {}
+                    )
+                    for name in dict.fromkeys(methods or timed_methods())
+                ],
+                Effort(rounds, 60 * time_limit, batch, said),
                 device=pick_device(device),
-                rounds=rounds,
-                seconds=60 * time_limit,
                 papers=PublishedCosts.under(results_dir).of,
-                fidelity=fidelity,
-                width=width,
-                batch=batch,
-                said=status.update if screen.is_terminal else screen.print,
+                reference=reference,
             )
         values, tables = found.model_dump(mode="json"), [steps_table(found), whole_table(found)]
         notes = [f"not measured, as the time was up: {', '.join(found.left_out)}. Raise --time-limit."] * bool(

@@ -2,22 +2,28 @@
 
 from bench.cost.budget import at_budget
 from bench.cost.probe import Passes, StageProbe
+from bench.cost.projection import AttackSeconds, PhaseEstimate, Projector, corrupted_images
 from bench.cost.side_by_side import time_methods, time_pretraining
-from bench.cost.step_times import StepTimes, time_in_turn
+from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.cost.subject import Data, Subject, data_like, random_facts, timed_methods
 from bench.cost.timing import MethodTiming, PaperCost, StageTiming, Timing
 
 __all__ = [
+    "AttackSeconds",
     "Data",
+    "Effort",
     "MethodTiming",
     "PaperCost",
     "Passes",
+    "PhaseEstimate",
+    "Projector",
     "StageProbe",
     "StageTiming",
     "StepTimes",
     "Subject",
     "Timing",
     "at_budget",
+    "corrupted_images",
     "data_like",
     "random_facts",
     "time_in_turn",

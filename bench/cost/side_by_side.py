@@ -3,99 +3,80 @@
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 import torch
 
 from bench.cost.probe import StageProbe
-from bench.cost.step_times import StepTimes, time_in_turn
-from bench.cost.subject import Data, Subject
+from bench.cost.step_times import Effort, StepTimes, time_in_turn
+from bench.cost.subject import Subject
 from bench.cost.timing import PaperCosts, StageTiming, Timing, compare
 from bench.device import device_name
 from bench.errors import BenchError
-from bench.method import Stage
-from bench.recipe import Fidelity, Tier
+from bench.method import METHODS, Stage
+from bench.record import COST_REFERENCE
 
 _PREPARED_IMAGES = 512
 """What precedes the first step is timed on so many images, and taken to grow with their number."""
 
 
 def time_methods(
-    names: Sequence[str],
-    data: Data,
+    subjects: Sequence[Subject],
+    effort: Effort,
     *,
-    tier: Tier,
     device: torch.device,
-    rounds: int,
-    seconds: float,
     papers: PaperCosts,
-    fidelity: Fidelity = "uniform",
-    width: int | None = None,
-    batch: int | None = None,
-    said: Callable[[str], None] = lambda message: None,
+    reference: str = COST_REFERENCE,
 ) -> Timing:
     """Time methods side by side, and set their projected pre-training beside what papers say.
 
     Args:
-        names: the methods.
-        data: whose sizes to take.
-        tier: how far recipes are scaled.
+        subjects: the methods, under recipes of one tier for one dataset. Those whose turn does not come in time
+            are left out.
+        effort: how long and how often.
         device: where to measure.
-        rounds: how often each step is timed.
-        seconds: what all of it may take: no step begins after it. Methods whose turn does not come are left out.
         papers: what papers say.
-        fidelity: whose encoder settings.
-        width: of the encoder; None: the tier's.
-        batch: images in a timed step, at most; None: as many as fit.
-        said: is told what is being done.
+        reference: the method in whose units costs are given.
 
     Raises:
-        BenchError: an unknown method, or one without pre-training; or no method could be measured in time.
+        BenchError: no method could be measured in time, or none is called ``reference``.
     """
-    overrides = {} if width is None else {"encoder.width": width}
-    subjects = [Subject.of(name, data, tier=tier, fidelity=fidelity, overrides=overrides) for name in names]
-    timed = time_pretraining(subjects, device=device, rounds=rounds, seconds=seconds, batch=batch, said=said)
+    names = [each.recipe.method for each in subjects]
+    unit = METHODS.get(reference).info.title
+    timed = time_pretraining(subjects, effort, device=device)
     stages = {name: rows for name, rows in zip(names, timed, strict=True) if rows}
     if not stages:
         raise BenchError(
-            f"no step of {' or '.join(names)} could be measured in {seconds / 60:g} minutes. "
+            f"no step of {' or '.join(names)} could be measured in {effort.seconds / 60:g} minutes. "
             "Give it longer with --time-limit, or a smaller encoder with --width."
         )
+    recipe = subjects[0].recipe
     return Timing(
-        dataset=data.facts.name,
-        tier=tier.name,
-        fidelity=fidelity,
-        width=subjects[0].recipe.encoder.width,
+        dataset=recipe.dataset.name,
+        tier=recipe.tier,
+        fidelity=recipe.fidelity,
+        width=recipe.encoder.width,
         device=device_name(device),
         torch=torch.__version__,
-        rounds=rounds,
+        rounds=effort.rounds,
+        reference=unit,
         left_out=tuple(name for name in names if name not in stages),
-        methods=compare(stages, papers),
+        methods=compare(stages, papers, reference),
     )
 
 
-def time_pretraining(
-    subjects: Sequence[Subject],
-    *,
-    device: torch.device,
-    rounds: int,
-    seconds: float,
-    batch: int | None = None,
-    said: Callable[[str], None] = lambda message: None,
-) -> list[list[StageTiming]]:
+def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: torch.device) -> list[list[StageTiming]]:
     """Time every stage of all ``subjects`` in turn, and project the whole of each.
 
     Args:
         subjects: methods under their recipes.
+        effort: how long and how often.
         device: where to measure.
-        rounds: how often each step is timed.
-        seconds: what all of it may take: no step begins after it; decides how many images a step holds.
-        batch: how many it holds at most; None: as many as fit.
-        said: is told what is being done.
 
     Returns:
         the stages of each subject; none of one that could not be counted in time.
     """
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + effort.seconds
     probes: list[StageProbe] = []
     preparations: list[float | None] = []
     owners: list[Subject] = []
@@ -105,7 +86,7 @@ def time_pretraining(
             raise _TimeIsUpError
 
     for owner in subjects:
-        said(f"building {owner.recipe.method} and counting its operations")
+        effort.said(f"building {owner.recipe.method} and counting its operations")
         with suppress(_TimeIsUpError):
             in_time()
             images = owner.data.random_images()
@@ -117,7 +98,7 @@ def time_pretraining(
             probes += own
             preparations += prepared
             owners += [owner] * len(own)
-    times = time_in_turn(probes, rounds=rounds, seconds=end - time.perf_counter(), batch=batch, said=said)
+    times = time_in_turn(probes, replace(effort, seconds=end - time.perf_counter()))
     rows = [_timing(*each) for each in zip(owners, probes, preparations, times, strict=True)]
     return [[row for row, owner in zip(rows, owners, strict=True) if owner is one] for one in subjects]
 

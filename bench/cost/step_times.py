@@ -3,6 +3,7 @@
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 
 import torch
@@ -54,14 +55,21 @@ def line(values: Mapping[int, float], batch: int) -> float:
     return values[large] + min(max(slope, 0.0), most) * (batch - large)
 
 
-def time_in_turn(
-    probes: Sequence[StageProbe],
-    *,
-    rounds: int,
-    seconds: float,
-    batch: int | None = None,
-    said: Callable[[str], None] = lambda message: None,
-) -> list[StepTimes]:
+@dataclass(frozen=True)
+class Effort:
+    """How long and how often to measure, and who is told of it."""
+
+    rounds: int
+    """How often each step is timed."""
+    seconds: float
+    """What all of it may take: no step begins later. It decides how many images a step holds."""
+    batch: int | None = None
+    """How many it holds at most; None: as many as fit."""
+    said: Callable[[str], None] = lambda message: None
+    """Is told what is being done."""
+
+
+def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes]:
     """Time steps of all ``probes``, one of each, round by round, so that a disturbance falls on all alike.
 
     Steps hold the plan's batch where that is affordable and fits the memory, and otherwise as many images as are,
@@ -69,28 +77,26 @@ def time_in_turn(
 
     Args:
         probes: the stages.
-        rounds: how often each step is timed.
-        seconds: what all of it may take: no step begins after it, once each was timed on a few images.
-        batch: images in the larger step; None: as many as fit.
-        said: is told what is being done.
+        effort: how long and how often; each is timed on a few images in any case.
     """
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + effort.seconds
     rough = []
     for number, probe in enumerate(probes, 1):
-        said(f"warming up {number} of {len(probes)}")
+        effort.said(f"warming up {number} of {len(probes)}")
         few = {min(size, probe.plan.batch_size) for size in _ROUGH}
         probe.step(min(few))
         rough.append(StepTimes({size: [probe.seconds(size)] for size in few}))
     if time.perf_counter() >= end:
         return rough
-    largest = batch or _affordable(probes, rough, seconds - _spent(rough), rounds + 1)
+    left = effort.seconds - _spent(rough)
+    largest = effort.batch or _affordable(probes, rough, left, effort.rounds + 1)
     times: list[dict[int, list[float]]] = [defaultdict(list) for _ in probes]
-    said("warming up at full size")
+    effort.said("warming up at full size")
     chosen = [_fitting(probe, largest) for probe in probes]
-    for turn in range(rounds):
+    for turn in range(effort.rounds):
         if turn and time.perf_counter() >= end:
             break
-        said(f"round {turn + 1} of {rounds}")
+        effort.said(f"round {turn + 1} of {effort.rounds}")
         for probe, sizes, kept in zip(probes, chosen, times, strict=True):
             for size in sizes:
                 kept[size].append(probe.seconds(size))

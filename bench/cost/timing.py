@@ -1,10 +1,11 @@
-"""What ``bench timing`` finds, as data."""
+"""What timing methods side by side finds, as data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bench.method import METHODS
 from bench.recipe import Fidelity, Settings
+from bench.record import COST_REFERENCE
 
 
 class StageTiming(Settings):
@@ -60,12 +61,12 @@ class MethodTiming(Settings):
     stages: tuple[StageTiming, ...]
     total_seconds: float
     total_flops: float
-    to_deacl: float | None
-    """Its total in units of DeACL's; None where DeACL was not timed."""
-    flops_to_deacl: float | None
+    to_reference: float | None
+    """Its total in units of the reference's; None where that was not timed."""
+    flops_to_reference: float | None
     paper_gpu_days: float | None
     paper_gpus: int | None
-    paper_to_deacl: float | None
+    paper_to_reference: float | None
 
 
 class Timing(Settings):
@@ -79,6 +80,8 @@ class Timing(Settings):
     device: str
     torch: str
     rounds: int
+    reference: str
+    """Title of the method in whose units costs are given."""
     left_out: tuple[str, ...] = ()
     """Methods that the time did not suffice for."""
     methods: tuple[MethodTiming, ...]
@@ -100,11 +103,17 @@ PaperCosts = Callable[[str], PaperCost | None]
 """From a method's title to what papers say it costs; None: nothing."""
 
 
-def compare(timed: Mapping[str, Sequence[StageTiming]], papers: PaperCosts) -> tuple[MethodTiming, ...]:
-    """Return the methods with the stages that were timed of each, and the ratios to DeACL where that is among them."""
+def compare(
+    timed: Mapping[str, Sequence[StageTiming]], papers: PaperCosts, reference: str = COST_REFERENCE
+) -> tuple[MethodTiming, ...]:
+    """Return the methods with the stages that were timed of each, and the ratios to ``reference`` if it is among them.
+
+    Raises:
+        BenchError: no method called ``reference``.
+    """
     seconds = {name: sum(stage.total_seconds for stage in stages) for name, stages in timed.items()}
     flops = {name: sum(stage.total_flops for stage in stages) for name, stages in timed.items()}
-    reference = papers("DeACL")
+    unit = papers(METHODS.get(reference).info.title)
     methods = []
     for name, stages in timed.items():
         info = METHODS.get(name).info
@@ -117,11 +126,11 @@ def compare(timed: Mapping[str, Sequence[StageTiming]], papers: PaperCosts) -> t
                 stages=tuple(stages),
                 total_seconds=seconds[name],
                 total_flops=flops[name],
-                to_deacl=seconds[name] / seconds["deacl"] if "deacl" in seconds else None,
-                flops_to_deacl=flops[name] / flops["deacl"] if "deacl" in flops else None,
+                to_reference=seconds[name] / seconds[reference] if reference in timed else None,
+                flops_to_reference=flops[name] / flops[reference] if reference in timed else None,
                 paper_gpu_days=paper.gpu_days if paper else None,
                 paper_gpus=paper.gpus if paper else None,
-                paper_to_deacl=paper.gpu_days / reference.gpu_days if paper and reference else None,
+                paper_to_reference=paper.gpu_days / unit.gpu_days if paper and unit else None,
             )
         )
     return tuple(methods)

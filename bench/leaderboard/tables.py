@@ -5,6 +5,7 @@ from functools import partial
 from urllib.parse import quote
 
 from bench.leaderboard.grid import Column, Notes, markdown_table, score_column, seed_links
+from bench.record import COST_REFERENCE
 from bench.results import (
     DASH,
     PublishedNumber,
@@ -19,9 +20,6 @@ from bench.results import (
     rank_text,
     row_names,
 )
-
-REFERENCE = "deacl"
-"""The method whose pre-training cost is 1: "is that better than DeACL?" is what the bench is asked."""
 
 PUBLISHED_AA = "Published AA"
 
@@ -134,7 +132,7 @@ def _machines(rows: Sequence[Row]) -> list[str]:
 
 def _with_reference(rows: Sequence[Row]) -> list[tuple[Row, Row | None]]:
     """Return each row with that of DeACL's own recipe: for a local row the local one, where there is one."""
-    own = [row for row in rows if row.method == REFERENCE and not row.overrides]
+    own = [row for row in rows if row.method == COST_REFERENCE and not row.overrides]
     pairs = []
     for row in rows:
         alike = [one for one in own if one.local == row.local] or own

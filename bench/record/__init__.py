@@ -1,7 +1,7 @@
 """Records: what a run leaves behind, and what every table is made from."""
 
 from bench.record.corruption import CorruptionEvaluation
-from bench.record.cost import PhaseCost, larger_peak
+from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome, wilson_interval
@@ -22,6 +22,7 @@ from bench.record.sweep import (
 from bench.record.welch import MeanDifference, sample_std, welch
 
 __all__ = [
+    "COST_REFERENCE",
     "LOCAL",
     "AutoAttackEvaluation",
     "CorruptionEvaluation",

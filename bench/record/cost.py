@@ -5,6 +5,9 @@ from typing import Protocol, Self
 from bench.recipe import Settings
 from bench.recipe.fields import Amount, Count, Text
 
+COST_REFERENCE = "deacl"
+"""The method in whose units costs are given, unless another is named: "is that better than DeACL?" is the question."""
+
 
 class Took(Protocol):
     """What a block of work took, as a clock tells it; None: not measured."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.recipe import PROTOCOLS, Settings
-from bench.record import LOCAL, PhaseCost, Record
+from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
 from bench.results.groups import LeftOut, read_groups
 from bench.results.labels import budget_text
 from bench.results.measured import Measured
@@ -39,8 +39,8 @@ class MeasuredCost(Settings):
     total_seconds: float
     total_flops: float | None
     energy_joules: float | None
-    to_deacl: float | None
-    """Its seconds in units of DeACL's in the same table; None where that is not there."""
+    to_reference: float | None
+    """Its seconds in units of the reference's in the same table; None where that is not there."""
 
 
 class Conditions(Settings):
@@ -59,30 +59,44 @@ class Conditions(Settings):
 class MeasuredTable(Conditions):
     """Recipes under the same conditions, the cheapest first."""
 
+    reference: str
+    """Title of the method in whose units costs are given."""
     rows: tuple[MeasuredCost, ...]
 
 
 def measured_costs(
-    results_dir: Path, methods: Sequence[str] | None = None
+    results_dir: Path, methods: Sequence[str] | None = None, reference: str = COST_REFERENCE
 ) -> tuple[list[MeasuredTable], list[LeftOut]]:
     """Return the costs of all pre-training that the records under ``results_dir`` tell of.
 
     Args:
         results_dir: the results folder.
-        methods: which to show; DeACL is what they are compared with, shown or not. None: all.
+        methods: which to show; None: all.
+        reference: the method in whose units costs are given, shown or not.
 
     Returns:
         the tables, and the files that had to be left out.
+
+    Raises:
+        BenchError: no method called ``reference``, here or in the records.
     """
     groups, left_out = read_groups(results_dir)
     measured = [one for group in groups for one in group.seeds if _stages(one.record)]
-    tables = [_table(same) for same in _grouped(measured, _conditions)]
+    titles = {one.record.method: one.record.title for one in measured}
+    title = titles.get(reference) or _installed(reference)
+    tables = [_table(same, title) for same in _grouped(measured, _conditions)]
     if methods is not None:
         kept = [[row for row in table.rows if row.method in methods] for table in tables]
         tables = [
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
     return sorted(tables, key=_order), left_out
+
+
+def _installed(method: str) -> str:
+    from bench.method import METHODS  # brings torch along, which no table needs
+
+    return METHODS.get(method).info.title
 
 
 def _order(table: MeasuredTable) -> tuple[str | int, ...]:
@@ -103,14 +117,14 @@ def _conditions(one: Measured) -> Conditions:
     )
 
 
-def _table(measured: Sequence[Measured]) -> MeasuredTable:
+def _table(measured: Sequence[Measured], title: str) -> MeasuredTable:
     costs = [_cost(same) for same in _grouped(measured, _pretraining)]
-    plain = {cost.label: cost for cost in costs if cost.method == "deacl"}
-    reference = plain.get("DeACL") or plain.get(f"DeACL ({LOCAL})")
-    if reference is not None:
-        costs = [cost.model_copy(update={"to_deacl": cost.total_seconds / reference.total_seconds}) for cost in costs]
+    seconds = {cost.label: cost.total_seconds for cost in costs}
+    unit = seconds.get(title) or seconds.get(f"{title} ({LOCAL})")
+    if unit:
+        costs = [cost.model_copy(update={"to_reference": cost.total_seconds / unit}) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
-    return MeasuredTable(**_conditions(measured[0]).model_dump(), rows=rows)
+    return MeasuredTable(**_conditions(measured[0]).model_dump(), reference=title, rows=rows)
 
 
 def _pretraining(one: Measured) -> Hashable:
@@ -131,7 +145,7 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
         total_seconds=fmean(record.pretraining_seconds for record in runs),
         total_flops=_mean(record.pretraining_flops for record in runs),
         energy_joules=_sum(stage.energy_joules for stage in stages),
-        to_deacl=None,
+        to_reference=None,
     )
 
 

@@ -5,13 +5,12 @@ from bench.run.finished import Finished, finished_in, finished_protocols, list_r
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import CheckpointRequest, prepare_checkpoint
-from bench.run.project import PhaseEstimate, project
+from bench.run.projection import project
 from bench.run.sweep import SweepRequest, sweep_runs
 
 __all__ = [
     "CheckpointRequest",
     "Finished",
-    "PhaseEstimate",
     "ProtocolFolder",
     "Run",
     "RunFolder",

@@ -1,0 +1,181 @@
+"""How long the phases of a run take here: a few steps and attacks timed on untrained weights, times their number."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench import rng
+from bench.attack import PGD, margin_objective
+from bench.cost.probe import StageProbe
+from bench.cost.step_times import Effort, StepTimes, time_in_turn
+from bench.data import Split
+from bench.data.corruptions import corrupt
+from bench.evaluate import autoattack_images
+from bench.method import Stage
+from bench.nn import Classifier
+from bench.protocol import ProtocolStage
+from bench.recipe import SEVERITIES, EncoderSettings, Recipe, Threat, TrainPlan, canonical_digest
+from bench.reporting import plural
+from bench.train import check_plan, stage_progress
+
+_STEPS = Effort(rounds=2, seconds=10.0)
+"""What the steps of one stage may take, where the machine can do them in so little."""
+
+_PROBE_IMAGES = 64
+"""Images that are attacked to time an evaluation."""
+
+# What AutoAttack standard does to an image that survives it all: APGD-CE and APGD-T take 10 x 100 gradients,
+# FAB-T 9 x 100 gradients and about two more forward passes a step, Square 5,000 forward passes.
+_AA_GRADIENTS = 1900
+_AA_FORWARDS = 6800
+_AA_SURVIVORS = 0.5
+"""Share of images assumed to survive, for want of knowing."""
+
+
+@dataclass(frozen=True)
+class PhaseEstimate:
+    """One line of the announcement."""
+
+    phase: str
+    work: str
+    """In words: "60 epochs of 22 batches of 64"."""
+    seconds: float
+    """Of the whole phase on this machine."""
+    left: float = 1.0
+    """Share of it that is still to do."""
+    place: Path = Path()
+    """Where its state is kept."""
+
+    @property
+    def identity(self) -> tuple[Path, str]:
+        """Phases of several runs that have it in common are one, which is carried out once."""
+        return self.place, self.phase
+
+    @property
+    def seconds_left(self) -> float:
+        """Of what is still to do."""
+        return self.seconds * self.left
+
+
+class Projector:
+    """Times what runs on one device are made of; stages whose steps cost the same are timed once.
+
+    Args:
+        device: where to measure.
+        said: is told what is being measured.
+    """
+
+    def __init__(self, device: torch.device, said: Callable[[str], None] = lambda message: None) -> None:
+        self.device, self.said = device, said
+        self._times: dict[str, StepTimes] = {}
+
+    def training(
+        self, stage: Stage, images: Tensor, encoder: EncoderSettings, phase: str, place: Path
+    ) -> PhaseEstimate:
+        """Return the estimate of training ``stage``, called ``phase``, on uint8 ``images``; its state is in ``place``.
+
+        Raises:
+            BenchError: a plan that cannot work on these images or this device.
+        """
+        plan, count = stage.plan, len(stage.positions(len(images)))
+        probe = StageProbe(stage, images, device=self.device)
+        check_plan(stage, count, self.device)
+        speed = _speed(stage, encoder)
+        if speed not in self._times:
+            (self._times[speed],) = time_in_turn([probe], _STEPS)
+        work = f"{plural(plan.epochs, 'epoch')} of {plural(plan.steps_per_epoch(count), 'batch')} of {plan.batch_size}"
+        done = stage_progress(place, stage.name)
+        left = 1.0 if done is None else 1 - done.epoch / plan.epochs
+        return PhaseEstimate(phase, work, self._times[speed].of(plan, count), left, place)
+
+    def attacks(self, classifier: Classifier, test: Split, threat: Threat) -> "AttackSeconds":
+        """Return what attacking ``classifier`` on images of ``test`` costs."""
+        count = min(len(test.labels), _PROBE_IMAGES)
+        images = test.images[:count].to(self.device).float().div(255)
+        objective = margin_objective(classifier.prepared(), test.labels[:count].to(self.device))
+        attack = PGD(steps=1, step_size=0.0, start="clean")
+
+        @torch.no_grad()
+        def forward() -> Tensor:
+            return objective(images)
+
+        def gradient() -> Tensor:
+            return attack(objective, images, threat=threat)
+
+        return AttackSeconds(_seconds(forward, self.device) / count, _seconds(gradient, self.device) / count)
+
+
+class AttackSeconds(NamedTuple):
+    """What attacking a classifier costs an image."""
+
+    forward: float
+    gradient: float
+
+    def selection(self, stage: ProtocolStage[Any], images: int) -> Iterator[PhaseEstimate]:
+        """Yield the estimate of measuring held-out ones of ``images`` after each epoch, where there are any."""
+        plan, held_out = stage.plan, images - len(stage.positions(images))
+        if held_out:
+            work = f"{plural(plan.epochs, 'time')} PGD-{plan.selection_steps} on {plural(held_out, 'held-out image')}"
+            each = held_out * (plan.selection_steps * self.gradient + self.forward)
+            yield PhaseEstimate(f"epoch for {stage.name}", work, plan.epochs * each)
+
+    def evaluation(self, recipe: Recipe) -> Iterator[PhaseEstimate]:
+        """Yield the estimates of what ``recipe`` measures of a classifier."""
+        settings, count = recipe.evaluate, recipe.dataset.test_images
+        passes = settings.pgd_steps * settings.pgd_restarts
+        work = f"{plural(count, 'test image')}, {plural(settings.pgd_restarts, 'restart')}"
+        seconds = count * (passes * self.gradient + 2 * self.forward)
+        yield PhaseEstimate(f"RA, PGD-{settings.pgd_steps}", work, seconds)
+        if settings.autoattack:
+            attacked = len(autoattack_images(recipe))
+            survivor = _AA_GRADIENTS * self.gradient + _AA_FORWARDS * self.forward
+            work = f"standard, {plural(attacked, 'test image')}"
+            yield PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor)
+        if settings.corruptions != "none":
+            cells = len(settings.corruption_names) * len(SEVERITIES)
+            work = f"{cells} x {plural(count, 'image')}"
+            yield PhaseEstimate("common corruptions", work, cells * count * self.forward)
+
+
+def corrupted_images(images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
+    """Return the estimate for making the corruptions called ``missing`` of uint8 ``images``, once a dataset."""
+    few, generator = images[:_PROBE_IMAGES], rng.generator(0, "projection")
+
+    def work() -> None:
+        for name in missing:
+            corrupt(few, name, 3, generator=generator)
+
+    count = len(missing) * len(SEVERITIES) * len(images)
+    seconds = _seconds(work, torch.device("cpu")) / (len(few) * len(missing)) * count
+    megabytes = count * images[0].numel() / 1e6
+    return PhaseEstimate("corrupted images", f"{plural(count, 'image')}, {megabytes:.0f} MB", seconds)
+
+
+def _speed(stage: Stage, encoder: EncoderSettings) -> str:
+    """Return a digest of what decides how long a step takes: not for how long and at which rate it learns."""
+    irrelevant = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
+    return canonical_digest(
+        {
+            "class": f"{type(stage).__module__}.{type(stage).__qualname__}",
+            "plan": stage.plan.model_dump(mode="json", exclude=set(irrelevant)),
+            "encoder": encoder.model_dump(mode="json"),
+            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+        }
+    )
+
+
+def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:
+    """Return the shortest of ``repeats`` timed calls, after one that is not counted."""
+    times = []
+    for _ in range(1 + repeats):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return min(times[1:])

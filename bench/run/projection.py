@@ -1,0 +1,55 @@
+"""What a run will do and how long that takes here, measured on a throw-away copy before anything starts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from bench.cost import PhaseEstimate, Projector, corrupted_images
+from bench.protocol import build_protocol
+from bench.recipe import Threat
+from bench.run.encoder import plain_encoder
+from bench.run.preparation import Run
+
+
+def project(run: Run, projector: Projector | None = None) -> list[PhaseEstimate]:
+    """Return an estimate for each phase of ``run``, what is done of it already included.
+
+    Args:
+        run: what to project.
+        projector: what measures; one for several runs times once what they have in common.
+
+    Raises:
+        BenchError: a plan that cannot work on this dataset or device.
+    """
+    projector = projector or Projector(run.device)
+    return [*_corrupted(run), *_pretraining(run, projector), *_protocols(run, projector)]
+
+
+def _corrupted(run: Run) -> Iterator[PhaseEstimate]:
+    missing = run.corruptions.missing(run.target) if run.corruptions and not run.finished else []
+    if missing:
+        yield corrupted_images(run.target.test.images, missing)
+
+
+def _pretraining(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
+    if run.checkpoint:
+        return
+    images, encoder = run.dataset.pretraining_images, run.recipe.encoder
+    for stage in run.method(run.recipe.config).stages(run.context):
+        projector.said(f"measuring this machine: stage {stage.name}")
+        yield projector.training(stage, images, encoder, f"stage {stage.name}", run.folder.stage(stage).path)
+
+
+def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
+    encoder, recipe = plain_encoder(run.recipe).to(run.device), run.recipe.downstream
+    train, test = run.target.train, run.target.test
+    for protocol in run.protocols:
+        projector.said(f"measuring this machine: protocol {protocol} and its attacks")
+        stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
+        place = run.place(protocol)
+        training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", place.path)
+        seconds = projector.attacks(stage.classifier(), test, Threat(norm=recipe.threat.norm, eps=recipe.eval_eps))
+        yield training
+        for each in seconds.selection(stage, len(train.labels)):
+            yield replace(each, left=training.left, place=place.path)
+        for each in seconds.evaluation(recipe):
+            yield replace(each, left=0.0 if place.record.exists() else 1.0, place=place.path)
