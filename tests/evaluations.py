@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from bench.data import Split
 from bench.evaluate import Evaluation, evaluate
+from bench.job import Job
+from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import DatasetFacts, MethodConfig, Recipe, build_recipe, load_tier
-from bench.stop import Stop
 
 CLASSES, TEST_IMAGES, SIDE = 4, 22, 4
 CPU = torch.device("cpu")
@@ -30,14 +31,14 @@ FACTS = DatasetFacts(
 )
 
 
-class Recorder:
+class Recorder(Monitor):
     """Keeps notes and phases, and asks for a stop after the ``stop_at``-th batch."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.phases: list[tuple[str, int, int]] = []
         self.counted: dict[str, int] = {}
         self.notes: list[str] = []
-        self.stop = Stop()
+        super().__init__()
         self._left = stop_at
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
@@ -48,7 +49,7 @@ class Recorder:
         self.counted[self.phases[-1][0]] += amount
         if self._left is not None and amount:
             self._left -= 1
-            self.stop.requested |= self._left == 0
+            self.stop_requested |= self._left == 0
 
     def end(self) -> None: ...
 
@@ -65,11 +66,11 @@ class StopsInside(nn.Module):
         super().__init__()
         self.passes = 0
         self.stop_at = -1
-        self.stop = Stop()
+        self.monitor = Recorder()
 
     def forward(self, images: Tensor) -> Tensor:
         self.passes += 1
-        self.stop.requested |= self.passes == self.stop_at
+        self.monitor.stop_requested |= self.passes == self.stop_at
         return images.flatten(1).tanh()
 
 
@@ -128,20 +129,13 @@ def measure(
     model: Classifier | None = None,
     owner: str = "me",
     seed: int = 0,
-    stop: Stop | None = None,
     **changes: Any,
 ) -> Evaluation:
-    recorder = recorder or Recorder()
     return evaluate(
         model or classifier(),
         SPLIT,
+        Job(path, owner, seed, CPU, recorder or Recorder()),
         recipe=recipe(**changes),
-        owner=owner,
-        path=path / "evaluation.json",
-        seed=seed,
-        device=CPU,
-        reporter=recorder,
-        stop=stop or recorder.stop,
     )
 
 

@@ -62,7 +62,7 @@ def options(base: RunRequest, tmp_path: Path) -> list[str]:
 
 def run_all(ablation: Ablation, results: Path, listener: Listener | None = None) -> list[CellResult]:
     listener = listener or Listener()
-    return carry_out(ablation, results, reporter=listener, stop=listener.stop)
+    return carry_out(ablation, results, listener)
 
 
 def facts(results: Sequence[CellResult]) -> list[list[dict[str, Any]]]:

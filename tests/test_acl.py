@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.errors import BenchError, InterruptedRunError
+from bench.job import Job
 from bench.method import Method, MethodContext
+from bench.monitor import Monitor
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
-from bench.reporting import Silent
-from bench.stop import Stop
 from bench.train import train
 from bench.zoo import digest
 from methods.acl import ACL, ACLConfig, ACLSettings, ACLStage, projection_head
@@ -347,7 +347,7 @@ def test_a_lone_image_is_refused_where_a_branch_would_see_no_other() -> None:
 def test_training_changes_the_branches_in_use(variant: str, tmp_path: Path) -> None:
     stage = stage_of(variant=variant, epochs=1, drop_last=True)
     before = deepcopy(stage)
-    progress = train(stage, pixels(13), folder=tmp_path, owner="o", seed=0, device=CPU)
+    progress = train(stage, pixels(13), Job(tmp_path, "o", 0, CPU))
     assert math.isfinite(progress.history[0]["loss"])
     assert batches_seen(stage.clean) == batches_seen(stage.adversarial) == {2}
     for part in ("clean", "adversarial"):
@@ -358,7 +358,7 @@ def test_training_changes_the_branches_in_use(variant: str, tmp_path: Path) -> N
 @pytest.mark.parametrize("branch", ["adversarial", "clean"])
 def test_the_result_is_one_branch_on_its_own(branch: str, tmp_path: Path) -> None:
     method, stage = method_of(branch=branch)
-    train(stage, pixels(13), folder=tmp_path, owner="o", seed=0, device=CPU)
+    train(stage, pixels(13), Job(tmp_path, "o", 0, CPU))
     result = method.result().eval()
     chosen, other = (stage.clean, stage.adversarial)[:: 1 if branch == "clean" else -1]
     assert result is chosen.encoder
@@ -370,23 +370,20 @@ def test_the_result_is_one_branch_on_its_own(branch: str, tmp_path: Path) -> Non
     assert not torch.allclose(features, other.encoder.eval()(unit_images(4)))
 
 
-class Impatient(Silent):
+class Impatient(Monitor):
     """Asks for a stop after the first step."""
 
-    def __init__(self) -> None:
-        self.stop = Stop()
-
     def advance(self, amount: int, detail: str = "") -> None:
-        self.stop.requested = True
+        self.stop_requested = True
 
 
 def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, broken, continued = (stage_of() for _ in range(3))
-    run = partial(train, images=pixels(13), owner="o", seed=0, device=CPU)
-    run(whole, folder=tmp_path / "whole")
+    run = partial(train, images=pixels(13))
+    run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
     impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, folder=tmp_path / "parts", reporter=impatient, stop=impatient.stop)
-    run(continued, folder=tmp_path / "parts")
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
+    run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert digest(broken.state_dict()) != digest(whole.state_dict())

@@ -17,12 +17,12 @@ from bench import rng
 from bench.attack import PGD
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError, InterruptedRunError
+from bench.job import Job
 from bench.method import MethodContext, Stage
+from bench.monitor import Monitor
 from bench.nn import build_encoder
 from bench.optim import build_optimizer
 from bench.recipe import DatasetFacts, Recipe, Tier, build_recipe
-from bench.reporting import Silent
-from bench.stop import Stop
 from bench.train import train
 from bench.zoo import load_tensors
 from methods.advcl import AdvCL, AdvCLConfig, AdvCLSettings, AdvCLStage, multi_view_contrastive
@@ -336,15 +336,16 @@ def test_a_last_batch_of_one_image_is_refused_before_training() -> None:
 # Training
 
 
-class StopAfter(Silent):
+class StopAfter(Monitor):
     """Asks for a stop once so many batches have been counted."""
 
     def __init__(self, batches: int) -> None:
-        self.stop, self._left = Stop(), batches
+        super().__init__()
+        self._left = batches
 
     def advance(self, amount: int, detail: str = "") -> None:
         self._left -= 1
-        self.stop.requested = self._left <= 0
+        self.stop_requested = self._left <= 0
 
 
 def run(folder: Path, *, stop_advcl_after: int = 10**6) -> AdvCL:
@@ -355,8 +356,7 @@ def run(folder: Path, *, stop_advcl_after: int = 10**6) -> AdvCL:
     method = AdvCL(recipe.config)
     for stage in method.stages(ctx):
         told = StopAfter(stop_advcl_after if stage.name == "advcl" else 10**6)
-        where = {"folder": folder, "device": ctx.device, "reporter": told, "stop": told.stop}
-        progress = train(stage, ctx.images, owner="me", seed=7, **where)  # type: ignore[arg-type]
+        progress = train(stage, ctx.images, Job(folder, "me", 7, ctx.device, told))
         assert all(math.isfinite(entry["loss"]) for entry in progress.history)
     return method
 

@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack import PGD, attacking
 from bench.errors import BenchError, InterruptedRunError
+from bench.job import Job
+from bench.monitor import Monitor
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Threat, load_tier
-from bench.reporting import Silent
-from bench.stop import Stop
 from bench.train import train
 from bench.zoo import digest
 from methods.ap_dpe import stage
@@ -306,14 +306,11 @@ def test_what_cannot_work_is_refused_before_it_starts(settings: dict[str, Any], 
 # Training
 
 
-class Impatient(Silent):
+class Impatient(Monitor):
     """Asks for a stop after the first step."""
 
-    def __init__(self) -> None:
-        self.stop = Stop()
-
     def advance(self, amount: int, detail: str = "") -> None:
-        self.stop.requested = True
+        self.stop_requested = True
 
 
 @pytest.mark.usefixtures("shallow")
@@ -321,17 +318,17 @@ def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     """Permutations, attacks, masks and dropout included; the global state is neither read nor moved."""
     whole, broken, continued = (stage_of(epochs=1) for _ in range(3))
     start = digest(whole.state_dict())
-    run = partial(train, images=pixels(), owner="o", seed=0, device=CPU)
+    run = partial(train, images=pixels())
     before = torch.get_rng_state()
-    progress = run(whole, folder=tmp_path / "whole")
+    progress = run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
     assert torch.equal(torch.get_rng_state(), before)
     assert progress.cost.images == COUNT  # the last, smaller batch too
     torch.manual_seed(5)
     impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, folder=tmp_path / "parts", reporter=impatient, stop=impatient.stop)
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
     # What was drawn once, the permutations, comes from the file and not from the constructor.
     cast(Jigsaw, continued.tasks["jigsaw"]).permutations.zero_()
-    run(continued, folder=tmp_path / "parts")
+    run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert len({digest(broken.state_dict()), digest(whole.state_dict()), start}) == 3

@@ -82,7 +82,7 @@ def test_like_deacl_leaves_deacl_as_it_is(bench: Bench) -> None:
     assert without_budget(equal.recipe) == without_budget(plain.recipe)
     assert (plain.recipe.budget, equal.recipe.budget) == (None, bench.flops(plain))
     assert equal.folder.path == plain.folder.path, "the encoder is the same"
-    assert equal.place("slf") != plain.place("slf"), "but its record stands in another table"
+    assert equal.protocol_folder("slf") != plain.protocol_folder("slf"), "but its record stands in another table"
 
 
 @pytest.mark.parametrize("method", ["acl", "simclr", "advcl"])

@@ -61,7 +61,7 @@ def asked(encoder: Path, **changes: Any) -> CheckpointRequest:
 
 def judge(request: CheckpointRequest, results: Path, listener: Listener | None = None) -> Record:
     listener = listener or Listener()
-    ((record, _),) = execute(prepare_checkpoint(request), results, reporter=listener, stop=listener.stop)
+    ((record, _),) = execute(prepare_checkpoint(request), results, listener)
     return record
 
 
@@ -135,11 +135,11 @@ def test_mirroring_follows_the_data_as_in_a_run(tmp_path: Path, direction: str) 
     pair = ("digits", toy_data(tmp_path / "toy.npz"))
     home, abroad = pair if direction == "from digits" else pair[::-1]
     trained, expected = (prepare(toy_request(home, tmp_path, finetune_dataset=target)) for target in (None, abroad))
-    origin = Origin(owner="", seed=0, recipe=trained.recipe.model_dump(mode="json"))
+    origin = Origin(fingerprint="", seed=0, recipe=trained.recipe.model_dump(mode="json"))
     EncoderFile(plain_encoder(trained.recipe).state_dict(), origin).save(tmp_path / "untrained.safetensors")
     run = prepare_checkpoint(asked(tmp_path / "untrained.safetensors", finetune_dataset=abroad))
     assert run.recipe.model_dump() == expected.recipe.model_dump()
-    assert run.place("slf").path.name == expected.place("slf").path.name
+    assert run.protocol_folder("slf").path.name == expected.protocol_folder("slf").path.name
 
 
 # A file from elsewhere
@@ -171,8 +171,8 @@ def test_other_weights_of_the_same_recipe_never_share_a_folder(
     mine = prepare(request_)
     assert run.recipe.protocol_digest("slf") == mine.recipe.protocol_digest("slf")
     assert run.folder.path.name != mine.folder.path.name
-    assert run.folder.owner != mine.folder.owner
-    assert run.place("slf").owner != mine.place("slf").owner
+    assert run.folder.fingerprint != mine.folder.fingerprint
+    assert run.protocol_folder("slf").fingerprint != mine.protocol_folder("slf").fingerprint
 
 
 def test_cost_is_absent_where_the_file_does_not_know_it(request_: RunRequest, copy: Path, tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_data_that_moved_are_found_again_from_then_on(request_: RunRequest, enco
         prepare_checkpoint(asked(encoder, overrides={"slf.lr": 0.5}))
     began = (encoder.parent / "run.json").stat().st_mtime_ns
     judge(asked(encoder, overrides={"slf.lr": 0.5}, dataset=f"npz:{tmp_path / 'toy2.npz'}"), tmp_path / "results")
-    assert {finished.spec for finished in finished_protocols(request_.runs_dir)} == {f"npz:{tmp_path / 'toy2.npz'}"}
+    assert {finished.source for finished in finished_protocols(request_.runs_dir)} == {f"npz:{tmp_path / 'toy2.npz'}"}
     assert abs((encoder.parent / "run.json").stat().st_mtime_ns - began) < 1000
     prepare_checkpoint(asked(encoder))
 

@@ -10,8 +10,8 @@ from rich.console import Console
 from bench.cli._format import duration
 from bench.cli._progress import _Live, reporting
 from bench.cli._results import results_table
+from bench.monitor import Reporter
 from bench.record import AutoAttackEvaluation, Environment, Outcome, PGDEvaluation, Record
-from bench.reporting import Reporter
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from bench import rng
 from bench.data import Dataset, Split
 from bench.errors import InterruptedRunError
+from bench.job import Job
 from bench.method import Stage, StepLoss
+from bench.monitor import Monitor
 from bench.recipe import MethodConfig, TrainPlan, build_recipe, load_tier
 from bench.run import Run, RunFolder
 from bench.run.data import dataset_facts
-from bench.stop import Stop
 from bench.train import Progress, train
 from methods.simclr import SimCLR
 
@@ -80,15 +81,15 @@ def test_a_stage_prepares_once_before_its_first_step_and_the_time_counts(
     now = [0.0]
     monkeypatch.setattr("bench.device.meter.time", SimpleNamespace(perf_counter=lambda: now[0]))
 
-    def trained(stop: Stop) -> tuple[Toy, Progress]:
+    def trained(monitor: Monitor) -> tuple[Toy, Progress]:
         stage = Toy(now)
-        return stage, train(stage, make_images(), folder=tmp_path, owner="me", seed=0, device=CPU, stop=stop)
+        return stage, train(stage, make_images(), Job(tmp_path, "me", 0, CPU, monitor))
 
-    asked = Stop()
-    asked.requested = True
+    asked = Monitor()
+    asked.stop_requested = True
     with pytest.raises(InterruptedRunError):
         trained(asked)
     for state in ("continued", "finished"):
-        stage, progress = trained(Stop())
+        stage, progress = trained(Monitor())
         assert stage.get_buffer("prepared") == 1, state
         assert progress.cost.seconds == now[0] == 3, state

@@ -11,6 +11,8 @@ from bench.data import Dataset, Split
 from bench.data.corruptions import CorruptedImages, generated_images
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluate import Evaluation, evaluate
+from bench.job import Job
+from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import (
     CORRUPTIONS,
@@ -22,19 +24,17 @@ from bench.recipe import (
     load_tier,
 )
 from bench.record import CorruptionEvaluation
-from bench.reporting import Silent
-from bench.stop import Stop
 
 N, SIDE, CLASSES = 23, 8, 4
 NAMES = ("gaussian_noise", "glass_blur", "contrast")
 
 
-class Listener(Silent):
+class Listener(Monitor):
     """Counts the images of the corruptions, and asks for a stop after their ``stop_at``-th batch."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.total = self.count = 0
-        self.stop = Stop()
+        super().__init__()
         self._left, self._open = stop_at, False
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
@@ -47,7 +47,7 @@ class Listener(Silent):
             self.count += amount
             if self._left is not None:
                 self._left -= 1
-                self.stop.requested |= self._left == 0
+                self.stop_requested |= self._left == 0
 
 
 def _dataset() -> tuple[Tensor, Dataset]:
@@ -87,7 +87,7 @@ def classifier(backbone: nn.Module | None = None) -> Classifier:
 @pytest.fixture(scope="module")
 def corrupted(tmp_path_factory: pytest.TempPathFactory) -> CorruptedImages:
     folder = tmp_path_factory.mktemp("data")
-    return generated_images(DATA, NAMES, data_dir=folder, reporter=Silent(), stop=Stop())
+    return generated_images(DATA, NAMES, data_dir=folder, monitor=Monitor())
 
 
 def measure(
@@ -120,13 +120,8 @@ def measure(
     return evaluate(
         model or classifier(),
         DATA.test,
+        Job(folder, "me", 0, torch.device("cpu"), listener),
         recipe=recipe,
-        owner="me",
-        path=folder / "evaluation.json",
-        seed=0,
-        device=torch.device("cpu"),
-        reporter=listener,
-        stop=listener.stop,
         corrupted=corrupted,
     )
 

@@ -11,10 +11,9 @@ import torch
 from bench.data import Dataset, Split
 from bench.data.corruptions import CorruptedImages, corrupt, generated_images, open_files, ungenerated
 from bench.errors import BenchError, InterruptedRunError
+from bench.monitor import Monitor
 from bench.recipe import CORRUPTIONS, SEVERITIES
-from bench.reporting import Silent
 from bench.rng import generator
-from bench.stop import Stop
 
 N, NAMES = 12, ("gaussian_noise", "fog")
 
@@ -26,13 +25,13 @@ def dataset(seed: int = 0, **facts: Any) -> Dataset:
     return Dataset("toy", "toy", Split(train, labels), Split(test, labels), classes=("a", "b", "c"), **facts)
 
 
-class Listener(Silent):
+class Listener(Monitor):
     """Keeps notes and counts, and asks for a stop at the ``stop_at``-th word of progress."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.notes: list[str] = []
         self.total = self.count = 0
-        self.stop = Stop()
+        super().__init__()
         self._left = stop_at
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
@@ -42,7 +41,7 @@ class Listener(Silent):
         self.count += amount
         if self._left is not None:
             self._left -= 1
-            self.stop.requested |= self._left == 0
+            self.stop_requested |= self._left == 0
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -50,7 +49,7 @@ class Listener(Silent):
 
 def generate(folder: Path, listener: Listener | None = None, data: Dataset | None = None) -> CorruptedImages:
     listener = listener or Listener()
-    return generated_images(data or dataset(), NAMES, data_dir=folder, reporter=listener, stop=listener.stop)
+    return generated_images(data or dataset(), NAMES, data_dir=folder, monitor=listener)
 
 
 @pytest.fixture

@@ -10,10 +10,9 @@ import pytest
 
 from bench.cli import main
 from bench.errors import BenchError, InterruptedRunError
+from bench.monitor import Monitor
 from bench.record import Record, load_record
-from bench.reporting import Silent
 from bench.run import CheckpointRequest, RunRequest, execute, prepare, prepare_checkpoint, project
-from bench.stop import Stop
 
 N = 12
 SMALL: dict[str, Any] = {
@@ -32,19 +31,19 @@ SMALL: dict[str, Any] = {
 }
 
 
-class Listener(Silent):
+class Listener(Monitor):
     """Keeps the phases, and asks for a stop in the ``stop_in`` phase."""
 
     def __init__(self, stop_in: str = "") -> None:
         self.phases: list[str] = []
-        self.stop = Stop()
+        super().__init__()
         self._stop_in = stop_in
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
         self.phases.append(phase)
 
     def advance(self, amount: int, detail: str = "") -> None:
-        self.stop.requested |= self.phases[-1] == self._stop_in
+        self.stop_requested |= self.phases[-1] == self._stop_in
 
 
 @pytest.fixture
@@ -82,7 +81,7 @@ def published(tmp_path: Path) -> Path:
 def carry_out(request: RunRequest, listener: Listener | None = None) -> list[Record]:
     listener = listener or Listener()
     results = request.runs_dir.parent / "results"
-    return [record for record, _ in execute(prepare(request), results, reporter=listener, stop=listener.stop)]
+    return [record for record, _ in execute(prepare(request), results, listener)]
 
 
 def test_a_run_makes_the_images_first_and_records_what_it_found(request_: RunRequest) -> None:

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bench.attack import PGD
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError
+from bench.job import Job
 from bench.method import StepLoss
 from bench.train import train
 from bench.zoo import digest
@@ -59,7 +60,7 @@ def test_the_default_trains_to_the_same_bits_as_the_method_without_switches(tmp_
     bare.__class__ = Published
     for name, trained in (("switches", stage), ("bare", bare)):
         before = digest(trained.encoder.state_dict())
-        train(trained, pixels(8), folder=tmp_path / name, owner="o", seed=0, device=CPU)
+        train(trained, pixels(8), Job(tmp_path / name, "o", 0, CPU))
         assert digest(trained.encoder.state_dict()) != before
     assert digest(stage.state_dict()) == digest(bare.state_dict())
 
@@ -191,7 +192,7 @@ def test_switches_train_and_are_recorded(switches: dict[str, Any], tmp_path: Any
     assert recipe.pretraining_digest() != recipe_of().pretraining_digest()
     _, _, stage = stages_of(**switches)
     before = digest(stage.encoder.state_dict())
-    progress = train(stage, pixels(8), folder=tmp_path, owner="o", seed=0, device=CPU)
+    progress = train(stage, pixels(8), Job(tmp_path, "o", 0, CPU))
     assert all(math.isfinite(value) for value in progress.history[0].values())
     assert digest(stage.encoder.state_dict()) != before
 

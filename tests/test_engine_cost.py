@@ -12,6 +12,7 @@ from toy_stage import CPU, EPOCHS, IMAGES, StopAfter, ToyStage, make_plan, run, 
 from bench import rng
 from bench.device import Clock, PeakMemory
 from bench.errors import InterruptedRunError
+from bench.job import Job
 from bench.method import Stage, StepLoss
 from bench.record import PhaseCost
 from bench.train import stage_progress, train
@@ -102,9 +103,9 @@ def test_a_resumed_run_reports_what_was_done_before(tmp_path: Path) -> None:
 
     def listen(steps: int) -> Listener:
         listener = Listener(steps)
-        stage, arguments = ToyStage(make_plan()), {"folder": tmp_path, "owner": "mine", "seed": 7, "device": CPU}
+        stage = ToyStage(make_plan())
         with suppress(InterruptedRunError):
-            train(stage, IMAGES, reporter=listener, stop=listener.stop, **arguments)  # type: ignore[arg-type]
+            train(stage, IMAGES, Job(tmp_path, "mine", 7, CPU, listener))
         return listener
 
     first, second = listen(6), listen(10**9)
@@ -149,7 +150,7 @@ def test_a_state_from_before_this_was_kept_has_no_peak_and_no_code(tmp_path: Pat
     del metadata["environments"]
     save_tensors(state_file(tmp_path), tensors, metadata)
     listener = StopAfter(10**9)
-    progress = run(ToyStage(make_plan()), tmp_path, reporter=listener)
+    progress = run(ToyStage(make_plan()), tmp_path, monitor=listener)
     assert progress.cost.peak_memory_bytes is None
     unknown, now = progress.environments
     assert unknown is None

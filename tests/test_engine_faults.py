@@ -42,7 +42,7 @@ def test_a_damaged_state_is_set_aside_said_and_trained_again(tmp_path: Path, fin
     stage = ToyStage(make_plan())
     assert stage_progress(tmp_path, "toy") is None
     listener = StopAfter(10**9)
-    run(stage, tmp_path, reporter=listener)
+    run(stage, tmp_path, monitor=listener)
     assert digest(stage.state_dict()) == digest(whole.state_dict())
     (note,) = listener.notes
     assert f"{path} is damaged: its checksum does not match" in note
@@ -105,7 +105,7 @@ def test_a_stop_does_not_save_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     stage = ToyStage(make_plan())
     stage.factors = {2: float("nan")}
     with pytest.raises(BenchError, match="not finite in epoch 1"):
-        run(stage, tmp_path, reporter=StopAfter(2))
+        run(stage, tmp_path, monitor=StopAfter(2))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -33,7 +33,7 @@ def test_stopped_in_the_middle_of_an_attack_it_continues_to_the_same_end(
     backbone = Shared()
     backbone.stop_at = stop_at
     with pytest.raises(InterruptedRunError):
-        measure(tmp_path, model=classifier(backbone), stop=backbone.stop)
+        measure(tmp_path, backbone.monitor, model=classifier(backbone))
     assert backbone.passes <= stop_at + 1  # at once, not at the end of the attack
     assert outcomes(measure(tmp_path)) == outcomes(whole)
 

@@ -33,7 +33,7 @@ def again(finished: tuple[RunRequest, Path, Record], tmp_path: Path) -> tuple[Ru
 
 def place(request: RunRequest) -> Path:
     run = prepare(request)
-    return run.place("slf").record
+    return run.protocol_folder("slf").record
 
 
 def cut(path: Path) -> None:
@@ -146,4 +146,4 @@ def test_a_folder_that_was_moved_away_meanwhile_is_one_message(again: tuple[RunR
 
     (place(request).parent / "slf.safetensors").unlink()
     with pytest.raises(BenchError, match="was moved or deleted during the run"):
-        execute(run, results, reporter=Mover())
+        execute(run, results, Mover())

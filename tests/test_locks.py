@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from bench.errors import BenchError
-from bench.run.folder import locked
+from bench.run.locks import locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from bench.run.folder import locked
+from bench.run.locks import locked
 with locked(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import PGD, Objective
+from bench.job import Job
 from bench.method import METHODS, Method, MethodContext, Stage
 from bench.nn import Encoder
 from bench.recipe import DatasetFacts, Threat, Tier, build_recipe
@@ -85,7 +86,7 @@ def test_every_method_trains_two_steps_and_hands_over_an_encoder(name: str, prec
     names = []
     for stage in method.stages(context):
         before = state_of(stage.encoder)
-        progress = train(stage, context.images, folder=tmp_path, owner="toy", seed=0, device=CPU)
+        progress = train(stage, context.images, Job(tmp_path, "toy", 0, CPU))
         (epoch,) = progress.history
         assert all(torch.tensor(value).isfinite() for value in epoch.values()), (stage.name, epoch)
         assert progress.cost.images == 16
@@ -376,7 +377,7 @@ def test_a_student_from_scratch_owes_nothing_to_the_teacher() -> None:
 
 def test_training_stage_two_leaves_the_teacher_as_it_was(tmp_path: Path) -> None:
     stages = Stages()
-    train(stages.second, stages.context.images, folder=tmp_path, owner="toy", seed=0, device=CPU)
+    train(stages.second, stages.context.images, Job(tmp_path, "toy", 0, CPU))
     assert same(state_of(stages.teacher()), stages.trained)
     assert not same(state_of(stages.second.encoder), stages.trained)
 

@@ -26,7 +26,8 @@ PLUGINS = sorted((ROOT / "methods").rglob("*.py"))
 SHIPPED = [*BENCH, *PLUGINS, *sorted((ROOT / "examples").glob("*.py"))]
 
 FLOORS = [
-    {"code", "errors", "files", "folders", "rng", "registry", "reporting", "stop", "device", "recipe", "record"},
+    {"code", "errors", "files", "folders", "rng", "registry", "device", "recipe", "record"}
+    | {"job", "monitor", "trackers"},
     {"attack", "data", "nn", "optim", "method", "zoo"},
     {"run", "cost", "train", "protocol", "evaluate"},
     {"ablate", "leaderboard", "results", "report", "compare", "doctor"},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench import rng
+from bench.job import Job
 from bench.nn import Encoder
 from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage
 from bench.protocol.stage import Labelled
@@ -103,7 +104,7 @@ def trained(section: str, knobs: dict[str, Any], folder: Path) -> tuple[Protocol
         return seen
 
     stage.views = doubled  # type: ignore[method-assign]
-    train(stage, IMAGES, folder=folder, owner="test", seed=0, device=torch.device("cpu"))
+    train(stage, IMAGES, Job(folder, "test", 0, torch.device("cpu")))
     assert [len(batch.labels) for batch in batches] == [8, 8, 2] * 3
     for number, batch in enumerate(batches):
         reference.step(batch, lr=stage.plan.lr / 10 ** (number // 3))

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 from bench import rng
 from bench.errors import InterruptedRunError
+from bench.job import Job
 from bench.method import Method, MethodContext
+from bench.monitor import Monitor
 from bench.nn import mlp
 from bench.optim import build_optimizer
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
-from bench.reporting import Silent
-from bench.stop import Stop
 from bench.train import train
 from bench.zoo import digest
 from methods.losses import nt_xent
@@ -319,7 +319,7 @@ def test_the_published_network() -> None:
 def test_training_changes_the_encoder_and_the_result_is_it(tmp_path: Path) -> None:
     method, stage = method_of()
     before = deepcopy(stage.encoder.state_dict())
-    progress = train(stage, pixels(13), folder=tmp_path, owner="o", seed=0, device=CPU)
+    progress = train(stage, pixels(13), Job(tmp_path, "o", 0, CPU))
     assert [math.isfinite(entry["loss"]) for entry in progress.history] == [True, True]
     assert set(progress.history[0]) == {"loss", "contrastive", "extra", "lr"}
     # 13 images in batches of 6 leave one that is alone with itself.
@@ -333,23 +333,20 @@ def test_training_changes_the_encoder_and_the_result_is_it(tmp_path: Path) -> No
     torch.testing.assert_close(result.prepared()(unit_images(4)), features, rtol=1e-5, atol=1e-6)
 
 
-class Impatient(Silent):
+class Impatient(Monitor):
     """Asks for a stop after the first step."""
 
-    def __init__(self) -> None:
-        self.stop = Stop()
-
     def advance(self, amount: int, detail: str = "") -> None:
-        self.stop.requested = True
+        self.stop_requested = True
 
 
 def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, broken, continued = (stage_of() for _ in range(3))
-    run = partial(train, images=pixels(13), owner="o", seed=0, device=CPU)
-    run(whole, folder=tmp_path / "whole")
+    run = partial(train, images=pixels(13))
+    run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
     impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, folder=tmp_path / "parts", reporter=impatient, stop=impatient.stop)
-    run(continued, folder=tmp_path / "parts")
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
+    run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert digest(broken.state_dict()) != digest(whole.state_dict())

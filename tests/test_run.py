@@ -102,7 +102,7 @@ def test_the_folder_is_named_after_all_that_decides_the_encoder(request_: RunReq
 def test_protocol_folders_tell_protocols_and_their_settings_apart(request_: RunRequest) -> None:
     runs = [prepare(request_), prepare(changed(request_, slf__lr=0.5)), prepare(changed(request_, evaluate__eps=0.5))]
     places = [run.folder.protocol("slf") for run in runs]
-    assert len({place.path for place in places}) == len({place.owner for place in places}) == 3
+    assert len({place.path for place in places}) == len({place.fingerprint for place in places}) == 3
     assert places[0] == prepare(changed(request_, alf__lr=0.5)).folder.protocol("slf")
 
 
@@ -208,7 +208,7 @@ def test_a_folder_of_another_run_is_refused(request_: RunRequest, tmp_path: Path
         assert json.loads((run.folder.path / "run.json").read_text()) == content
     (run.folder.path / "run.json").write_text("{")
     listener = Listener()
-    execute(run, tmp_path / "results", reporter=listener)
+    execute(run, tmp_path / "results", listener)
     assert any("cannot read" in note and "run.json.damaged" in note for note in listener.notes)
 
 
@@ -314,4 +314,4 @@ def test_data_that_changed_since_are_refused(request_: RunRequest, tmp_path: Pat
     carry_out(request_, tmp_path / "results")
     (finished,) = finished_protocols(request_.runs_dir)
     with pytest.raises(BenchError, match="digits has changed since"):
-        replace(finished, spec="digits").dataset(request_.data_dir)
+        replace(finished, source="digits").dataset(request_.data_dir)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from bench import rng
 from bench.errors import BenchError, InterruptedRunError
+from bench.job import Job
+from bench.monitor import Monitor
 from bench.nn import Classifier, build_encoder
 from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage, selection
 from bench.protocol.selection import held_out
 from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, SLFSettings, Threat
 from bench.record import Record
-from bench.reporting import Silent
 from bench.run import RunRequest, execute, finished_protocols, prepare, project
-from bench.stop import Stop
 from bench.train import Progress, train
 from bench.zoo import digest, load_tensors
 
@@ -47,20 +47,21 @@ def make_stage(section: str = "slf", **changes: Any) -> ProtocolStage[Any]:
     return AFFStage(AFFSettings.parse({"steps": 1, **values}, "aff"), *common)
 
 
-class StopAfter(Silent):
+class StopAfter(Monitor):
     """Asks for a stop once it has seen a number of steps."""
 
     def __init__(self, steps: int) -> None:
-        self.stop, self._left = Stop(), steps
+        super().__init__()
+        self._left = steps
 
     def advance(self, amount: int, detail: str = "") -> None:
         self._left -= 1
-        self.stop.requested = self._left <= 0
+        self.stop_requested = self._left <= 0
 
 
 def run(stage: ProtocolStage[Any], folder: Path, *, stop_after: int = 10**9) -> Progress:
     reporter = StopAfter(stop_after)
-    return train(stage, IMAGES, folder=folder, owner="mine", seed=0, device=CPU, reporter=reporter, stop=reporter.stop)
+    return train(stage, IMAGES, Job(folder, "mine", 0, CPU, reporter))
 
 
 class Watched:

@@ -14,6 +14,7 @@ from toy_runs import SMALL, VARYING, Listener, toy_data, toy_request
 
 from bench import code
 from bench.errors import BenchError, InterruptedRunError
+from bench.job import Job
 from bench.method import METHODS, Stage
 from bench.record import Record
 from bench.run import RunRequest, execute, prepare, project
@@ -31,7 +32,7 @@ class Impatient(Listener):
 
     def note(self, message: str) -> None:
         super().note(message)
-        self.stop.requested = True
+        self.stop_requested = True
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def changed(request: RunRequest, overrides: Mapping[str, Any]) -> RunRequest:
 def carry_out(request: RunRequest, listener: Listener | None = None) -> Record:
     listener = listener or Listener()
     results = request.runs_dir.parent / "results"
-    ((record, _),) = execute(prepare(request), results, reporter=listener, stop=listener.stop)
+    ((record, _),) = execute(prepare(request), results, listener)
     return record
 
 
@@ -151,10 +152,7 @@ def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
         train(
             first_stage(simclr),
             run.dataset.pretraining_images,
-            folder=place.path,
-            owner=place.owner,
-            seed=0,
-            device=run.device,
+            Job(place.path, place.fingerprint, 0, run.device),
         )
     thread.join(60)
     assert listener.notes == [f"waiting: another process trains this stage for both ({place.path})"]
@@ -199,7 +197,7 @@ def test_what_decides_the_stage_decides_its_folder(deacl: RunRequest, data: str,
         replace(deacl, dataset=toy_data(tmp_path / "toy.npz", seed=1)),
     ]
     places = [folder(request) for request in others]
-    assert len({place.path for place in places}) == len({place.owner for place in places}) == len(others)
+    assert len({place.path for place in places}) == len({place.fingerprint for place in places}) == len(others)
 
 
 def test_every_field_of_the_plan_is_part_of_the_identity(simclr: RunRequest) -> None:
@@ -292,7 +290,7 @@ class Heir(SimCLRStage):
 def test_a_subclass_is_not_taken_for_its_parent(simclr: RunRequest) -> None:
     run = prepare(simclr)
     heir = Heir(run.recipe.config.plans()["stage1"], run.context)  # type: ignore[arg-type]
-    assert run.folder.stage(heir) == StageFolder(run.folder.path, run.folder.owner)
+    assert run.folder.stage(heir) == StageFolder(run.folder.path, run.folder.fingerprint)
 
 
 def test_a_foreign_state_in_a_stages_folder_is_refused(simclr: RunRequest) -> None:
@@ -323,7 +321,7 @@ def test_a_shared_stage_looks_at_nothing_but_what_identifies_it(name: str, deacl
     for request in (alone, inside):
         run, stage = prepare(request), first_stage(request)
         place = tmp_path / request.method
-        train(stage, run.dataset.pretraining_images, folder=place, owner="", seed=0, device=torch.device("cpu"))
+        train(stage, run.dataset.pretraining_images, Job(place, "", 0, torch.device("cpu")))
         digests.append(digest(stage.state_dict()))
     assert digests[0] == digests[1]
     assert folder(alone) == folder(inside)

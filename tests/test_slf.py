@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
+from bench.job import Job
 from bench.nn import Encoder, build_encoder
 from bench.protocol import SLFStage
 from bench.recipe import EncoderSettings, SLFSettings, Threat
@@ -54,7 +55,7 @@ class Run:
         self.start = {name: value.clone() for name, value in self.stage.head.state_dict().items()}
         self.batches: list[tuple[Tensor, Tensor]] = []
         self.stage.register_forward_pre_hook(self._keep)
-        self.progress: Progress = train(self.stage, make_images(), folder=folder, owner="test", seed=0, device=CPU)
+        self.progress: Progress = train(self.stage, make_images(), Job(folder, "test", 0, CPU))
 
     def _keep(self, module: nn.Module, inputs: Any) -> None:
         self.batches.append((inputs[0].images.clone(), inputs[0].labels.clone()))

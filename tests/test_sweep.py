@@ -14,11 +14,11 @@ from bench.attack import PGD, margin_objective
 from bench.data import Split
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluate import Swept, evaluate, sweep
+from bench.job import Job
+from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import DatasetFacts, MethodConfig, Threat, build_recipe, load_tier
 from bench.record import NoGradient, Outcome, SweepSettings
-from bench.reporting import Silent
-from bench.stop import Stop
 
 CLASSES, TEST_IMAGES, SIDE = 3, 25, 4
 CPU = torch.device("cpu")
@@ -64,14 +64,14 @@ def _split() -> Split:
 SPLIT = _split()
 
 
-class Listener(Silent):
+class Listener(Monitor):
     """Counts images, keeps notes, and asks for a stop after the ``stop_at``-th batch."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.begun: list[tuple[int, int]] = []
         self.images = 0
         self.notes: list[str] = []
-        self.stop = Stop()
+        super().__init__()
         self._left = stop_at
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
@@ -81,7 +81,7 @@ class Listener(Silent):
         self.images += amount
         if self._left is not None:
             self._left -= 1
-            self.stop.requested |= self._left == 0
+            self.stop_requested |= self._left == 0
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -97,18 +97,8 @@ def measure(
     owner: str = "me",
     seed: int = 0,
 ) -> Swept:
-    listener = listener or Listener()
-    return sweep(
-        model or classifier(),
-        split,
-        settings,
-        owner=owner,
-        path=folder / "sweep.json",
-        seed=seed,
-        device=CPU,
-        reporter=listener,
-        stop=listener.stop,
-    )
+    job = Job(folder, owner, seed, CPU, listener or Listener())
+    return sweep(model or classifier(), split, settings, job)
 
 
 def evaluated(folder: Path, *, eps: float, steps: int) -> tuple[Outcome, Outcome]:
@@ -125,8 +115,8 @@ def evaluated(folder: Path, *, eps: float, steps: int) -> tuple[Outcome, Outcome
         tier=load_tier("paper"),
         overrides={"evaluate.pgd_steps": steps, "evaluate.batch_size": 7, "evaluate.autoattack": False},
     )
-    where = {"owner": "me", "path": folder / f"evaluation-{eps}-{steps}.json", "seed": 0, "device": CPU}
-    found = evaluate(classifier(), SPLIT, recipe=recipe, reporter=Silent(), stop=Stop(), **where)  # type: ignore[arg-type]
+    job = Job(folder / f"evaluation-{eps}-{steps}", "me", 0, CPU)
+    found = evaluate(classifier(), SPLIT, job, recipe=recipe)
     return found.sa, found.ra.outcome
 
 
@@ -267,7 +257,7 @@ def test_a_sweep_stopped_at_any_batch_continues_to_the_same_end(tmp_path: Path, 
 
 def test_a_damaged_state_is_noticed_and_redone(tmp_path: Path) -> None:
     whole = measure(tmp_path, STEPS)
-    path = tmp_path / "sweep.json"
+    path = tmp_path / "sweep-steps-me.json"
     path.write_text(path.read_text().replace("true", "false", 1))
     listener = Listener()
     assert measure(tmp_path, STEPS, listener=listener)[:2] == whole[:2]
@@ -277,9 +267,9 @@ def test_a_damaged_state_is_noticed_and_redone(tmp_path: Path) -> None:
 
 
 def test_a_state_of_another_classifier_is_refused(tmp_path: Path) -> None:
-    measure(tmp_path, STEPS)
+    measure(tmp_path, STEPS, owner="12345678, the beginning that names the file, of one")
     with pytest.raises(BenchError, match="belongs to another run"):
-        measure(tmp_path, STEPS, owner="you")
+        measure(tmp_path, STEPS, owner="12345678, the same, of another")
 
 
 class HalfBlind(Backbone):

@@ -15,10 +15,9 @@ from typer.testing import CliRunner, Result
 from bench.cli import app
 from bench.data import Dataset
 from bench.errors import BenchError, InterruptedRunError
+from bench.monitor import Monitor
 from bench.record import Record, Sweep, load_sweep, sweep_files
-from bench.reporting import Silent
 from bench.run import Finished, RunRequest, SweepRequest, execute, prepare, select_finished, sweep_runs
-from bench.stop import Stop
 
 SMALL: dict[str, Any] = {
     "encoder.width": 1,
@@ -82,9 +81,9 @@ def runs(made: Runs, tmp_path: Path) -> Runs:
 
 
 def carried_out(
-    chosen: Sequence[Finished], results: Path, request: SweepRequest, stop: Stop | None = None, reporter: Any = None
+    chosen: Sequence[Finished], results: Path, request: SweepRequest, monitor: Monitor | None = None
 ) -> list[Sweep]:
-    found = sweep_runs(chosen, request, results, data_dir=Path("data"), device=CPU, stop=stop, reporter=reporter)
+    found = sweep_runs(chosen, request, results, data_dir=Path("data"), device=CPU, monitor=monitor)
     assert [load_sweep(path) for _, path in found] == [sweep for sweep, _ in found]
     return [sweep for sweep, _ in found]
 
@@ -141,7 +140,7 @@ def test_runs_on_the_same_data_read_them_once(runs: Runs, tmp_path: Path, monkey
     load = Finished.dataset
 
     def counted(finished: Finished, data_dir: Path) -> Dataset:
-        read.append(finished.spec)
+        read.append(finished.source)
         return load(finished, data_dir)
 
     monkeypatch.setattr(Finished, "dataset", counted)
@@ -158,31 +157,32 @@ def test_an_interrupted_sweep_goes_on_where_it_was(runs: Runs, tmp_path: Path) -
     for state in runs.runs_dir.rglob("sweep-*.json"):
         state.unlink()
 
-    class Stopping(Silent):
+    class Stopping(Monitor):
         def __init__(self) -> None:
-            self.stop, self.images = Stop(), 0
+            super().__init__()
+            self.images = 0
 
         def advance(self, amount: int, detail: str = "") -> None:
             self.images += amount
-            self.stop.requested = self.images % 80 == 0  # a run has 60 test images to attack
+            self.stop_requested = self.images % 80 == 0  # a run has 60 test images to attack
 
     listener = Stopping()
     with pytest.raises(InterruptedRunError):
-        carried_out(chosen, tmp_path / "results", request, listener.stop, listener)
+        carried_out(chosen, tmp_path / "results", request, listener)
     assert len(list(sweep_files(tmp_path / "results"))) == 1, "the first run is finished and kept"
     images = listener.images
-    listener.stop.requested = False
-    resumed = carried_out(chosen, tmp_path / "results", request, Stop(), listener)
+    listener.stop_requested = False
+    resumed = carried_out(chosen, tmp_path / "results", request, listener)
     assert list(map(facts, resumed)) == list(map(facts, whole))
     assert (images, listener.images) == (80, 120)
 
 
 def test_other_weights_than_the_records_are_refused(runs: Runs, tmp_path: Path) -> None:
     first, second = select_finished(runs.runs_dir, dataset="toy")
-    shutil.copy(second.place / "slf.safetensors", first.place / "slf.safetensors")
+    shutil.copy(second.path / "slf.safetensors", first.path / "slf.safetensors")
     with pytest.raises(BenchError, match="holds other weights than its record was made with"):
         carried_out([first], tmp_path / "results", SweepRequest("eps"))
-    (first.place / "slf.safetensors").unlink()
+    (first.path / "slf.safetensors").unlink()
     with pytest.raises(BenchError, match=r"cannot read .*slf\.safetensors"):
         carried_out([first], tmp_path / "results", SweepRequest("eps"))
 

@@ -79,7 +79,7 @@ def test_the_target_changes_nothing_about_pre_training(home: RunRequest, abroad:
     own, transfer = prepare(home), prepare(abroad)
     assert transfer.recipe.pretraining_digest() == own.recipe.pretraining_digest()
     assert transfer.folder.path == own.folder.path
-    assert transfer.folder.owner == own.folder.owner
+    assert transfer.folder.fingerprint == own.folder.fingerprint
     assert transfer.folder.protocol("slf") != own.folder.protocol("slf")
     assert transfer.folder.protocol("slf").path.name.startswith("slf-abroad-")
     assert own.recipe.pretrained_on is None

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from bench.monitor import Monitor
 from bench.record import Record
 from bench.run import RunRequest, execute, prepare
-from bench.stop import Stop
 
 SMALL: dict[str, Any] = {
     "encoder.width": 1,
@@ -31,13 +31,13 @@ SMALL: dict[str, Any] = {
 VARYING = {"cost", "environment", "environments", "started", "finished", "sha256"}
 
 
-class Listener:
+class Listener(Monitor):
     """Keeps what it is told, and asks for a stop at the ``stop_at``-th word of progress."""
 
     def __init__(self, stop_at: int | None = None) -> None:
         self.phases: list[str] = []
         self.notes: list[str] = []
-        self.stop = Stop()
+        super().__init__()
         self._left = stop_at
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
@@ -47,7 +47,7 @@ class Listener:
     def advance(self, amount: int, detail: str = "") -> None:
         if self._left is not None:
             self._left -= 1
-            self.stop.requested |= self._left == 0
+            self.stop_requested |= self._left == 0
 
     def end(self) -> None: ...
 
@@ -90,7 +90,7 @@ def changed(request: RunRequest, **overrides: Any) -> RunRequest:
 def carry_out(request: RunRequest, results: Path, listener: Listener | None = None) -> list[tuple[Record, Path]]:
     """Prepare and execute ``request``."""
     listener = listener or Listener()
-    return execute(prepare(request), results, reporter=listener, stop=listener.stop)
+    return execute(prepare(request), results, listener)
 
 
 def facts(record: Record) -> Mapping[str, Any]:

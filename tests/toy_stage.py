@@ -9,11 +9,11 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.errors import InterruptedRunError
+from bench.job import Job
 from bench.method import Stage, StepLoss
+from bench.monitor import Monitor
 from bench.nn import Encoder
 from bench.recipe import TrainPlan
-from bench.reporting import Silent
-from bench.stop import Stop
 from bench.train import Progress, train
 
 CPU = torch.device("cpu")
@@ -83,16 +83,17 @@ class ToyStage(Stage):
                 follower.lerp_(leader, 0.1)
 
 
-class StopAfter(Silent):
-    """A reporter that asks for a stop once it has seen a number of steps."""
+class StopAfter(Monitor):
+    """A monitor that asks for a stop once it has seen a number of steps."""
 
     def __init__(self, steps: int) -> None:
-        self.stop, self._left = Stop(), steps
+        super().__init__()
+        self._left = steps
         self.notes: list[str] = []
 
     def advance(self, amount: int, detail: str = "") -> None:
         self._left -= 1
-        self.stop.requested = self._left <= 0
+        self.stop_requested = self._left <= 0
 
     def note(self, message: str) -> None:
         self.notes.append(message)
@@ -107,19 +108,16 @@ def make_plan(**changes: Any) -> TrainPlan:
 
 
 def run(
-    stage: Stage, folder: Path, *, seed: int = 7, owner: str = "mine", reporter: StopAfter | None = None
+    stage: Stage, folder: Path, *, seed: int = 7, owner: str = "mine", monitor: StopAfter | None = None
 ) -> Progress:
     """Train in ``folder``."""
     torch.manual_seed(len(str(folder)))  # whatever the process drew before must not matter
-    reporter = reporter or StopAfter(10**9)
-    return train(
-        stage, IMAGES, folder=folder, owner=owner, seed=seed, device=CPU, reporter=reporter, stop=reporter.stop
-    )
+    return train(stage, IMAGES, Job(folder, owner, seed, CPU, monitor or Monitor()))
 
 
 def stop_at(stage: Stage, folder: Path, steps: int, **changes: Any) -> None:
     with pytest.raises(InterruptedRunError, match=r"state is saved\. The same command continues it"):
-        run(stage, folder, reporter=StopAfter(steps), **changes)
+        run(stage, folder, monitor=StopAfter(steps), **changes)
 
 
 def state_file(folder: Path) -> Path:

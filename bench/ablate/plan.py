@@ -92,7 +92,7 @@ def _refuse_doubles(cells: Sequence[Cell]) -> None:
     seen: dict[tuple[ProtocolFolder, ...], str] = {}
     for cell in cells:
         run = cell.runs[0]
-        places = tuple(run.place(name) for name in run.protocols)
+        places = tuple(run.protocol_folder(name) for name in run.protocols)
         if places in seen:
             raise BenchError(
                 f"the cells {seen[places]} and {cell.label} are the same run under {','.join(run.protocols)}; "

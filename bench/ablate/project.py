@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from bench.ablate.plan import Ablation, Cell, together
 from bench.cost import PhaseEstimate, Projector
-from bench.reporting import plural
+from bench.monitor import plural
 from bench.run import project
 
 

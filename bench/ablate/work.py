@@ -6,10 +6,9 @@ from pathlib import Path
 
 from bench.ablate.plan import Ablation, Cell
 from bench.errors import BenchError, BusyRunError, InterruptedRunError
+from bench.monitor import Monitor
 from bench.record import Record
-from bench.reporting import Reporter, Silent
 from bench.run import Run, execute
-from bench.stop import Stop
 
 _POLL_SECONDS = 2.0
 
@@ -25,9 +24,7 @@ class CellResult:
     """Why a run of it could not be finished."""
 
 
-def carry_out(
-    ablation: Ablation, results_dir: Path, *, reporter: Reporter | None = None, stop: Stop | None = None
-) -> list[CellResult]:
+def carry_out(ablation: Ablation, results_dir: Path, monitor: Monitor | None = None) -> list[CellResult]:
     """Take every run of ``ablation`` to its end: all cells under the first seed, then under the next.
 
     A run that cannot be finished, for example because its training diverges, leaves the others alone. One that
@@ -36,7 +33,7 @@ def carry_out(
     Raises:
         InterruptedRunError: a stop was requested; the same call continues.
     """
-    reporter, stop = reporter or Silent(), stop or Stop()
+    monitor = monitor or Monitor()
     results = [CellResult(cell) for cell in ablation.cells]
     seeds = range(len(ablation.cells[0].runs))
     left = [(result, result.cell.runs[place]) for place in seeds for result in results]
@@ -44,26 +41,26 @@ def carry_out(
     for number, (result, run) in enumerate(left, 1):
         name = f"{result.cell.label}, seed {run.seed}"
         if not run.finished:
-            reporter.note(f"run {number} of {len(left)}: {name}")
-        if not _finish(result, run, results_dir, reporter, stop):
-            reporter.note(f"{name} is left for the end: another process works on it")
+            monitor.note(f"run {number} of {len(left)}: {name}")
+        if not _finish(result, run, results_dir, monitor):
+            monitor.note(f"{name} is left for the end: another process works on it")
             busy.append((result, run))
     while busy:
-        busy = [(result, run) for result, run in busy if not _finish(result, run, results_dir, reporter, stop)]
+        busy = [(result, run) for result, run in busy if not _finish(result, run, results_dir, monitor)]
         time.sleep(_POLL_SECONDS if busy else 0)
     return results
 
 
-def _finish(result: CellResult, run: Run, results_dir: Path, reporter: Reporter, stop: Stop) -> bool:
+def _finish(result: CellResult, run: Run, results_dir: Path, monitor: Monitor) -> bool:
     """Take ``run`` to its end, or to a fault, and say so in ``result``; False: another process works on it."""
-    stop.check()
+    monitor.check()
     try:
-        result.records.extend(execute(run, results_dir, reporter=reporter, stop=stop))
+        result.records.extend(execute(run, results_dir, monitor))
     except InterruptedRunError:
         raise
     except BusyRunError:
         return False
     except BenchError as error:
         result.faults.append(f"seed {run.seed}: {error}")
-        reporter.note(f"{result.cell.label}, seed {run.seed} failed: {error}")
+        monitor.note(f"{result.cell.label}, seed {run.seed} failed: {error}")
     return True

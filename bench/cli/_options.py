@@ -36,6 +36,10 @@ Set = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")]
 ShowRecipe = Annotated[bool, typer.Option("--recipe", help="With --dry-run: print every setting of the run, too.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
+Track = Annotated[
+    str | None,
+    typer.Option(metavar="tensorboard:FOLDER|wandb:PROJECT", help="Send what training logs to a tracker, too."),
+]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with; default: PyTorch's choice.")]
 RunsDir = Annotated[Path, typer.Option(help="Where runs keep weights and state.")]
 ResultsDir = Annotated[

@@ -1,7 +1,7 @@
 """Progress on the screen: a live bar with time left on a terminal, a line now and then in a log."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,10 +10,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
 from bench.cli._format import duration
-from bench.reporting import Reporter
+from bench.monitor import Monitor, Reporter
 
 _LOG_EVERY_SECONDS = 30.0
 _FIELDS: dict[str, JustifyMethod] = {"share": "right", "rate": "right", "detail": "left", "clock": "right"}
+
+
+@contextmanager
+def monitored(console: Console) -> Iterator[Monitor]:
+    """Yield a monitor that shows progress on ``console`` and that Ctrl-C stops."""
+    with reporting(console) as reporter:
+        monitor = Monitor(reporter)
+        with monitor.stopped_by_signals():
+            yield monitor
 
 
 @contextmanager
@@ -94,6 +103,9 @@ class _Live:
             fields: dict[str, Any] = {field: getattr(phase, field) for field in _FIELDS}
             self._progress.update(self._task, completed=phase.done, **fields)
 
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Nothing: the bar's detail says enough."""
+
     def end(self) -> None:
         """Leave the bar as it stands, with the time it took."""
         if self._task is not None:
@@ -128,6 +140,9 @@ class _Log:
         phase.detail = detail or phase.detail
         if time.monotonic() - self._last > _LOG_EVERY_SECONDS:
             self._line(phase)
+
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Nothing: the line's detail says enough."""
 
     def end(self) -> None:
         """Say how the phase ended."""

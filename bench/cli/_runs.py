@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bench.cli._format import duration
-from bench.cli._progress import reporting
 from bench.cli._results import results_table
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from bench.cost import PhaseEstimate
+    from bench.record import Record
     from bench.run import Run
 
 
@@ -51,13 +51,12 @@ def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[st
         console.print(crowded)
 
 
-def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe: bool, as_json: bool) -> None:
-    """Take ``runs``, which differ in their seed alone, to their end, one after the other, and print the records.
+def announce(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe: bool, as_json: bool) -> None:
+    """Check that ``runs``, which differ in their seed alone, can start, and print what they will do and take.
 
-    With ``dry_run``, print the plan instead, after all settings if ``recipe`` asks for them; as JSON, the settings.
+    With ``dry_run``, all settings come before, if ``recipe`` asks for them; as JSON, the settings alone.
     """
-    from bench.run import check_ready, execute
-    from bench.stop import stop_on_signals
+    from bench.run import check_ready
 
     if recipe and not dry_run:
         raise BenchError("--recipe prints the settings of a run that is not started. Add --dry-run.")
@@ -65,27 +64,27 @@ def carry_out(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe
     pending = [run for run in runs if not run.finished] or [*runs[:1]] * dry_run
     for run in pending:
         check_ready(run, results_dir)
-    if pending:
-        with measuring(console, runs[0].device) as said:
-            plan = _plan(pending, _estimates(pending, said))
-        say_inventory(console, runs[0])
-        if dry_run and (recipe or as_json):
-            _print_recipe(runs[0], as_json)
-        show(plan, console=Console(stderr=as_json or not dry_run))
-    if dry_run:
+    if not pending:
         return
-    records = []
-    with stop_on_signals() as stop, reporting(console) as reporter:
-        for run in runs:
-            if len(runs) > 1 and run in pending:
-                reporter.note(f"seed {run.seed}")
-            records += execute(run, results_dir, reporter=reporter, stop=stop)
+    with measuring(console, runs[0].device) as said:
+        plan = _plan(pending, _estimates(pending, said))
+    say_inventory(console, runs[0])
+    if dry_run and (recipe or as_json):
+        _print_recipe(runs[0], as_json)
+    show(plan, console=Console(stderr=as_json or not dry_run))
+
+
+def show_records(
+    found: "Sequence[tuple[Record, Path]]", runs: "Sequence[Run]", results_dir: Path, *, as_json: bool
+) -> None:
+    """Print what came out of ``runs``, and where it is."""
+    records = [record for record, _ in found]
     if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record, _ in records], indent=1))
+        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
         return
     work_is_kept()
-    show(results_table([record for record, _ in records], results_dir))
-    for _, path in records:
+    show(results_table(records, results_dir))
+    for _, path in found:
         print(f"record: {path}")
     for run in runs:
         print(f"encoder: {run.folder.encoder}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from bench.cli._progress import reporting
+from bench.cli._progress import monitored
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
 
@@ -43,19 +43,17 @@ def carry_out(
     """Sweep the chosen runs, and print or draw what came out."""
     from bench.device import pick_device
     from bench.run import select_finished, sweep_runs
-    from bench.stop import stop_on_signals
 
     request.check()
     chosen = select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol)
-    with stop_on_signals() as stop, reporting(Console(stderr=True)) as reporter:
+    with monitored(Console(stderr=True)) as monitor:
         found = sweep_runs(
             chosen,
             request,
             results_dir,
             data_dir=data_dir,
             device=pick_device(device),
-            reporter=reporter,
-            stop=stop,
+            monitor=monitor,
         )
     sweeps = [sweep for sweep, _ in found]
     figures = _drawn(sweeps[0], results_dir, output) if output else []

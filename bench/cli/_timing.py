@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli._format import duration
 from bench.cli._tables import Column, DataTable
-from bench.reporting import plural
+from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.cost import StageTiming, Timing

@@ -22,12 +22,12 @@ from bench.cli._options import (
     overrides,
     parse_seeds,
 )
-from bench.cli._progress import reporting
+from bench.cli._progress import monitored
 from bench.cli._runs import measuring, say_inventory
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
-from bench.reporting import plural
+from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.ablate import Ablation, AblationReport, Projection
@@ -85,7 +85,6 @@ def ablate(
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
     from bench.device import use_threads
     from bench.run import RunRequest
-    from bench.stop import stop_on_signals
 
     use_threads(threads)
     base = RunRequest(
@@ -112,8 +111,8 @@ def ablate(
         if as_json:
             print(json.dumps({**asdict(projection), "seconds": projection.seconds}, indent=1))
         return
-    with stop_on_signals() as stop, reporting(console) as reporter:
-        results = carry_out(ablation, results_dir, reporter=reporter, stop=stop)
+    with monitored(console) as monitor:
+        results = carry_out(ablation, results_dir, monitor)
     found = report(ablation, results, results_dir)
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1))

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from bench.cli._options import (
     LOCAL_RESULTS,
@@ -20,10 +21,13 @@ from bench.cli._options import (
     Set,
     ShowRecipe,
     Threads,
+    Track,
     names,
     overrides,
 )
-from bench.cli._runs import carry_out, reading
+from bench.cli._progress import monitored
+from bench.cli._runs import announce, reading, show_records
+from bench.trackers import tracked
 
 
 def evaluate(
@@ -43,6 +47,7 @@ def evaluate(
     recipe: ShowRecipe = False,
     device: Device = None,
     threads: Threads = None,
+    track: Track = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
@@ -59,7 +64,7 @@ def evaluate(
       bench evaluate encoder.safetensors --dataset npz:my.npz
     """
     from bench.device import use_threads
-    from bench.run import CheckpointRequest, prepare_checkpoint
+    from bench.run import CheckpointRequest, execute, prepare_checkpoint
 
     use_threads(threads)
     request = CheckpointRequest(
@@ -76,7 +81,12 @@ def evaluate(
     )
     with reading():
         run = prepare_checkpoint(request)
-    carry_out([run], results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    announce([run], results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    if dry_run:
+        return
+    with monitored(Console(stderr=True)) as monitor, tracked(monitor, track, run.folder.path.name):
+        records = execute(run, results_dir, monitor)
+    show_records(records, [run], results_dir, as_json=as_json)
 
 
 def _encoder_file(given: Path, runs_dir: Path) -> Path:

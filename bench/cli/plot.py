@@ -9,7 +9,8 @@ import typer
 from rich.console import Console
 
 from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir
-from bench.cli._progress import reporting
+from bench.cli._progress import monitored, reporting
+from bench.monitor import Monitor
 
 if TYPE_CHECKING:
     from bench.record import SweepKind
@@ -91,7 +92,7 @@ def curves(
     from bench.report.figures import Choice, draw_curves
 
     with reporting(Console(stderr=True)) as reporter:
-        drawn = draw_curves(results_dir, output, Choice(dataset, protocol, method), reporter=reporter)
+        drawn = draw_curves(results_dir, output, Choice(dataset, protocol, method), monitor=Monitor(reporter))
     _say(drawn, as_json)
 
 
@@ -119,10 +120,9 @@ def tsne(
     from bench.device import pick_device
     from bench.report.figures import Drawn, draw_tsne
     from bench.run import select_finished
-    from bench.stop import stop_on_signals
 
     chosen = select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol)
-    with stop_on_signals() as stop, reporting(Console(stderr=True)) as reporter:
+    with monitored(Console(stderr=True)) as monitor:
         files = draw_tsne(
             chosen,
             output,
@@ -130,8 +130,7 @@ def tsne(
             device=pick_device(device),
             images=images,
             adversarial=adversarial,
-            reporter=reporter,
-            stop=stop,
+            monitor=monitor,
         )
     _say(Drawn(files, ()), as_json)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
+from rich.console import Console
 
 from bench.cli._options import (
     LOCAL_RESULTS,
@@ -20,11 +21,14 @@ from bench.cli._options import (
     Set,
     ShowRecipe,
     Threads,
+    Track,
     names,
     overrides,
     parse_seeds,
 )
-from bench.cli._runs import carry_out, reading
+from bench.cli._progress import monitored
+from bench.cli._runs import announce, reading, show_records
+from bench.trackers import tracked
 
 
 def run(
@@ -63,6 +67,7 @@ def run(
     recipe: ShowRecipe = False,
     device: Device = None,
     threads: Threads = None,
+    track: Track = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
@@ -84,7 +89,7 @@ def run(
     """
     from bench.device import use_threads
     from bench.errors import BenchError
-    from bench.run import RunRequest, prepare
+    from bench.run import RunRequest, execute, prepare
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
@@ -108,4 +113,14 @@ def run(
     with reading():
         first = prepare(request)
         runs = [first.with_seed(each) for each in chosen]
-    carry_out(runs, results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    announce(runs, results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    if dry_run:
+        return
+    with monitored(Console(stderr=True)) as monitor:
+        records = []
+        for each in runs:
+            if len(runs) > 1 and not each.finished:
+                monitor.note(f"seed {each.seed}")
+            with tracked(monitor, track, each.folder.path.name):
+                records += execute(each, results_dir, monitor)
+    show_records(records, runs, results_dir, as_json=as_json)

@@ -17,10 +17,10 @@ from bench.data import Split
 from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
+from bench.monitor import plural
 from bench.nn import Classifier
 from bench.protocol import ProtocolStage
 from bench.recipe import SEVERITIES, EncoderSettings, Recipe, Threat, TrainPlan, canonical_digest
-from bench.reporting import plural
 from bench.train import check_plan, stage_progress
 
 _STEPS = Effort(rounds=2, seconds=10.0)

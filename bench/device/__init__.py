@@ -2,12 +2,13 @@
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
 from bench.device.machine import crowding, device_name, pick_device, use_threads
-from bench.device.meter import Clock, PeakMemory, count_flops, timed
+from bench.device.meter import Clock, FlopCounter, PeakMemory, count_flops, timed
 
 __all__ = [
     "Clock",
     "Counter",
     "EnergyMeter",
+    "FlopCounter",
     "PeakMemory",
     "count_flops",
     "crowding",

@@ -5,7 +5,7 @@ import torch
 from accelerate import PartialState
 
 from bench.errors import BenchError
-from bench.reporting import plural
+from bench.monitor import plural
 
 
 def pick_device(name: str | None = None) -> torch.device:

@@ -79,13 +79,13 @@ class PeakMemory:
 
 def count_flops(work: Callable[[], Any]) -> tuple[Any, int]:
     """Run ``work`` once and return its result and the floating-point operations that it took."""
-    with _FlopCounter() as counter:
+    with FlopCounter() as counter:
         result = work()
     return result, counter.total
 
 
-class _FlopCounter(TorchDispatchMode):
-    """Adds up PyTorch's own formulas.
+class FlopCounter(TorchDispatchMode):
+    """Adds up PyTorch's own formulas in a block: ``total`` is what was computed there.
 
     Its FlopCounterMode also follows modules with autograd hooks, which refuse the ``autograd.grad`` of an attack.
     """

@@ -1,8 +1,9 @@
 """Evaluation: accuracy on clean images, under PGD, under AutoAttack, and along a grid of PGD's sizes."""
 
-from bench.evaluate.evaluate import Evaluation, autoattack_images, evaluate
+from bench.evaluate.autoattack import autoattack_images
+from bench.evaluate.evaluation import Evaluation, evaluate
 from bench.evaluate.features import attacked_features, clean_features, constant, sample_features
-from bench.evaluate.sweep import Swept, sweep
+from bench.evaluate.strengths import Swept, sweep
 
 __all__ = [
     "Evaluation",

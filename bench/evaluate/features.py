@@ -6,9 +6,9 @@ from torch import Tensor
 from bench import rng
 from bench.attack import PGD, margin_objective
 from bench.data import Split
+from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import Recipe, Threat
-from bench.stop import Stop
 
 _CONSTANT = 1e-3
 _MOST = 1024
@@ -50,7 +50,7 @@ def constant(features: Tensor) -> bool:
 
 
 def attacked_features(
-    classifier: Classifier, split: Split, recipe: Recipe, *, seed: int, device: torch.device, stop: Stop
+    classifier: Classifier, split: Split, recipe: Recipe, *, seed: int, device: torch.device, monitor: Monitor
 ) -> Tensor:
     """Return the features of the images that RA's attack finds, with one start: float32 [N, D], on the CPU.
 
@@ -62,7 +62,7 @@ def attacked_features(
     attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
     found = []
     for first in range(0, len(split), settings.batch_size):
-        stop.check()
+        monitor.check()
         batch = slice(first, first + settings.batch_size)
         x_adv = attack(
             margin_objective(attacked, split.labels[batch].to(device)),

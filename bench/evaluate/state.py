@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import AliasChoices, Field
+
 from bench.errors import BenchError
-from bench.evaluate.corrupted import CorruptionCounts
 from bench.files import read_json, set_aside, write_json
+from bench.monitor import Monitor
 from bench.recipe import Settings, canonical_digest
 from bench.record import Environment, NoGradient
-from bench.reporting import Reporter
 
 Environments = tuple[Environment | None, ...]
 """All that a measurement ran with, in order, each once; None: with what a state does not say that was written before
@@ -18,7 +19,7 @@ this was kept."""
 class SavedState(Settings):
     """Outcomes image by image, in test-split order, of the batches done."""
 
-    owner: str
+    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
     """Digest of all that decides the outcomes: no other measurement may continue this state."""
 
     def save(self, path: Path) -> None:
@@ -27,8 +28,16 @@ class SavedState(Settings):
         write_json(path, {"sha256": canonical_digest(values), "state": values})
 
 
+class CorruptionCounts(Settings):
+    """Images classified correctly under one corruption, at the severities done, from 1 on."""
+
+    sha256: str
+    """Digest of the corrupted images; counts on others are of no use."""
+    correct: tuple[int, ...] = ()
+
+
 class EvaluationState(SavedState):
-    """Of SA, RA, AA and corruptions; the owner is protocol, encoder and seed."""
+    """Of SA, RA, AA and corruptions; the fingerprint is that of protocol, encoder and seed."""
 
     clean: tuple[bool, ...] = ()
     answers: tuple[int, ...] | None = None
@@ -56,13 +65,13 @@ class EvaluationState(SavedState):
 S = TypeVar("S", bound=SavedState)
 
 
-def load_state(path: Path, fresh: S, reporter: Reporter) -> S:
+def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
     """Return the state in ``path``, or ``fresh`` if there is none, or if it is damaged.
 
-    A damaged file is set aside, which ``reporter`` is told.
+    A damaged file is set aside, which ``monitor`` is told.
 
     Raises:
-        BenchError: the state there has another owner than ``fresh``.
+        BenchError: the state there has another fingerprint than ``fresh``.
     """
     if not path.exists():
         return fresh
@@ -73,8 +82,8 @@ def load_state(path: Path, fresh: S, reporter: Reporter) -> S:
         state = type(fresh).parse(values["state"], str(path))
     except (BenchError, KeyError, TypeError) as error:
         aside = set_aside(path)
-        reporter.note(f"{path} is damaged ({error}). It is now {aside.name}, and this evaluation starts again.")
+        monitor.note(f"{path} is damaged ({error}). It is now {aside.name}, and this evaluation starts again.")
         return fresh
-    if state.owner != fresh.owner:
+    if state.fingerprint != fresh.fingerprint:
         raise BenchError(f"{path} belongs to another run. Move it away, or choose another --runs-dir.")
     return state

@@ -5,8 +5,8 @@ from typing import Any, Self, TypeVar
 
 from bench.errors import BenchError, DamagedFileError
 from bench.files import create_bytes, json_bytes, read_json, set_aside
+from bench.monitor import Monitor
 from bench.recipe import Settings, canonical_digest
-from bench.reporting import Reporter
 
 
 class Sealed(Settings):
@@ -39,11 +39,11 @@ class Sealed(Settings):
 S = TypeVar("S", bound=Sealed)
 
 
-def save_sealed(path: Path, result: S, reporter: Reporter | None = None) -> Path:
+def save_sealed(path: Path, result: S, monitor: Monitor | None = None) -> Path:
     """Seal ``result``, write it to ``path`` and return where it is.
 
     A file that is there already stays: another content gets a number behind its name, the same content nothing.
-    What is there but cut short, or no longer what its own digest says, is set aside, and ``reporter`` is told.
+    What is there but cut short, or no longer what its own digest says, is set aside, and ``monitor`` is told.
 
     Raises:
         BenchError: the folder cannot be written.
@@ -51,7 +51,7 @@ def save_sealed(path: Path, result: S, reporter: Reporter | None = None) -> Path
     result, first, number = result.sealed(), path, 1
     content = json_bytes(result.content())
     while not create_bytes(path, content):
-        held = _held(path, reporter)
+        held = _held(path, monitor)
         if held is _DAMAGED:
             continue
         if held == result.sha256:
@@ -64,7 +64,7 @@ def save_sealed(path: Path, result: S, reporter: Reporter | None = None) -> Path
 _DAMAGED = object()
 
 
-def _held(path: Path, reporter: Reporter | None) -> object:
+def _held(path: Path, monitor: Monitor | None) -> object:
     """Return the digest of the result in ``path``, or ``_DAMAGED`` where that is damaged, and now set aside."""
     if not path.stat().st_size:  # the name that another process has just taken; see create_bytes
         return None
@@ -76,8 +76,8 @@ def _held(path: Path, reporter: Reporter | None) -> object:
     except DamagedFileError as error:
         fault = str(error)
     aside = set_aside(path)
-    if reporter:
-        reporter.note(f"{path} is damaged ({fault}). It is now {aside.name}, and is written anew.")
+    if monitor:
+        monitor.note(f"{path} is damaged ({fault}). It is now {aside.name}, and is written anew.")
     return _DAMAGED
 
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.files import inside
+from bench.monitor import Monitor
 from bench.record.record import SCHEMA, Record
 from bench.record.sealed import load_sealed, save_sealed
-from bench.reporting import Reporter
 
 LOCAL = "local"
 """The folder below the results in which a user's own records lie, apart from those that are published there."""
@@ -29,16 +29,16 @@ def record_path(folder: Path, record: Record) -> Path:
     return inside(folder, record.dataset, f"{name}.json")
 
 
-def save_record(folder: Path, record: Record, reporter: Reporter | None = None) -> Path:
+def save_record(folder: Path, record: Record, monitor: Monitor | None = None) -> Path:
     """Write ``record`` under ``folder`` and return its path.
 
     A record of the same run that is there already stays: the new one gets a number behind its name. A damaged file
-    of that name is set aside, and ``reporter`` is told.
+    of that name is set aside, and ``monitor`` is told.
 
     Raises:
         BenchError: the folder cannot be written.
     """
-    return save_sealed(record_path(folder, record), record, reporter)
+    return save_sealed(record_path(folder, record), record, monitor)
 
 
 def load_record(path: Path) -> Record:

@@ -9,13 +9,13 @@ from typing import Any, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bench.files import inside
+from bench.monitor import Monitor
 from bench.recipe import Norm, Settings, Start, canonical_digest, radius_fault
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import NoGradient, Outcome
 from bench.record.sealed import Sealed, load_sealed, save_sealed
-from bench.reporting import Reporter
 
 SWEEP_SCHEMA: Literal[2] = 2
 """Version 2 adds what the sweep ran with, which is empty in version 1."""
@@ -142,15 +142,15 @@ def sweep_path(folder: Path, sweep: Sweep) -> Path:
     return inside(folder, sweep.dataset, "sweeps", f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json")
 
 
-def save_sweep(folder: Path, sweep: Sweep, reporter: Reporter | None = None) -> Path:
+def save_sweep(folder: Path, sweep: Sweep, monitor: Monitor | None = None) -> Path:
     """Write ``sweep`` under ``folder`` and return its path; one that is there already stays.
 
-    A damaged file of that name is set aside, and ``reporter`` is told.
+    A damaged file of that name is set aside, and ``monitor`` is told.
 
     Raises:
         BenchError: the folder cannot be written.
     """
-    return save_sealed(sweep_path(folder, sweep), sweep, reporter)
+    return save_sealed(sweep_path(folder, sweep), sweep, monitor)
 
 
 def load_sweep(path: Path) -> Sweep:

@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 from bench.data import Dataset, load_dataset, resized
 from bench.data.corruptions import CorruptedImages, generated_images, open_files, ungenerated
 from bench.errors import BenchError
+from bench.monitor import Monitor
 from bench.recipe import DatasetFacts, EvaluationSettings, Recipe
-from bench.reporting import Reporter
-from bench.stop import Stop
 
 _KEY = "evaluate.corruptions"
 
@@ -41,13 +40,13 @@ class Target(NamedTuple):
     """Height and width that its images had; None: they were not resized."""
 
 
-def load_target(spec: str, data_dir: Path, pretraining: DatasetFacts) -> Target:
-    """Return the data called ``spec`` with images of the size that the encoder was pre-trained on.
+def load_target(source: str, data_dir: Path, pretraining: DatasetFacts) -> Target:
+    """Return the data called ``source`` with images of the size that the encoder was pre-trained on.
 
     Raises:
         BenchError: bad data, or another number of channels than the encoder takes.
     """
-    dataset = load_dataset(spec, data_dir)
+    dataset = load_dataset(source, data_dir)
     channels, *size = dataset.image_shape
     wanted, height, width = pretraining.image_shape
     if channels != wanted:
@@ -60,9 +59,9 @@ def load_target(spec: str, data_dir: Path, pretraining: DatasetFacts) -> Target:
     return Target(resized(dataset, (height, width)), (size[0], size[1]))
 
 
-def other_target(spec: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
-    """Return the data called ``spec`` as the encoder takes them; None for none, or for those of pre-training."""
-    target = None if spec is None else load_target(spec, data_dir, pretraining)
+def other_target(source: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
+    """Return the data called ``source`` as the encoder takes them; None for none, or for those of pre-training."""
+    target = None if source is None else load_target(source, data_dir, pretraining)
     return None if target is None or target.dataset.sha256 == pretraining.sha256 else target
 
 
@@ -84,11 +83,11 @@ class Corruptions:
     files: CorruptedImages | None = None
     """None: they are generated."""
 
-    def images(self, dataset: Dataset, reporter: Reporter, stop: Stop) -> CorruptedImages:
+    def images(self, dataset: Dataset, monitor: Monitor) -> CorruptedImages:
         """Return the corrupted test images of ``dataset``, made first where need be."""
         if self.files is not None:
             return self.files
-        return generated_images(dataset, self.names, data_dir=self.data_dir, reporter=reporter, stop=stop)
+        return generated_images(dataset, self.names, data_dir=self.data_dir, monitor=monitor)
 
     def missing(self, dataset: Dataset) -> list[str]:
         """Return the corruptions that :meth:`images` would have to make."""

@@ -1,19 +1,21 @@
 """Pre-trained encoders: the form that a recipe gives them, and files of weights with what each stage took."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import AliasChoices, Field
 from torch import Tensor
 
 from bench import rng
 from bench.errors import BenchError
 from bench.method import METHODS, Method, MethodContext, OwnForm
+from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder
 from bench.recipe import Recipe, Settings, parse_recipe
 from bench.recipe.fields import Seed
-from bench.reporting import Reporter
 from bench.train import Progress, check_plan, intact_tensors
 from bench.zoo import TensorFile, digest, load_tensors, save_tensors
 
@@ -21,7 +23,7 @@ from bench.zoo import TensorFile, digest, load_tensors, save_tensors
 class Origin(Settings):
     """Where an encoder comes from."""
 
-    owner: str
+    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
     """Digest of all that decided it, the seed included."""
     seed: Seed
     recipe: dict[str, Any]
@@ -45,9 +47,7 @@ class EncoderFile:
     @property
     def recipe(self) -> Recipe:
         """The recipe that trained it; raises BenchError if its method is not installed."""
-        values = self.origin.recipe
-        method = str(values.get("method"))
-        return parse_recipe(values, METHODS.get(method).config_type, f"the recipe of {method}")
+        return recipe_from(self.origin.recipe)
 
     def check_form(self, recipe: Recipe) -> None:
         """Raise BenchError if the weights have other names or shapes than an encoder of the form of ``recipe``.
@@ -79,6 +79,12 @@ class EncoderFile:
 
 def _shape(shape: torch.Size | None) -> str:
     return "absent" if shape is None else "x".join(map(str, shape)) or "one number"
+
+
+def recipe_from(values: Mapping[str, Any]) -> Recipe:
+    """Return the recipe that plain ``values`` hold; raises BenchError if its method is not installed."""
+    method = str(values.get("method"))
+    return parse_recipe(values, METHODS.get(method).config_type, f"the recipe of {method}")
 
 
 def plain_encoder(recipe: Recipe) -> Encoder:
@@ -135,14 +141,14 @@ def load_encoder(path: Path) -> EncoderFile:
     return _encoder_file(load_tensors(path), path)
 
 
-def intact_encoder(path: Path, reporter: Reporter) -> EncoderFile | None:
+def intact_encoder(path: Path, monitor: Monitor) -> EncoderFile | None:
     """Return the encoder in ``path``, None where it is missing, or damaged and now set aside, which is said."""
-    file = intact_tensors(path, reporter)
+    file = intact_tensors(path, monitor)
     return None if file is None else _encoder_file(file, path)
 
 
 def _encoder_file(file: TensorFile, path: Path) -> EncoderFile:
-    if not {"owner", "seed", "recipe"} <= file.metadata.keys():
+    if not {"seed", "recipe"} <= file.metadata.keys():
         raise BenchError(
             f"{path} holds no pre-trained encoder of ours. Type the path of an encoder.safetensors in a run's folder; "
             "`bench runs` lists the runs."

@@ -9,22 +9,20 @@ from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluate import constant, evaluate, sample_features
 from bench.files import make_writable, remove_unfinished, write_json
+from bench.job import Job
 from bench.method import Stage
+from bench.monitor import Monitor
 from bench.nn import Encoder
 from bench.protocol import build_protocol
 from bench.record import Doubt, Record, save_record
-from bench.reporting import Reporter, Silent
 from bench.run.encoder import EncoderFile, Origin, intact_encoder, load_encoder
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
-from bench.stop import Stop
 from bench.train import Progress, train
 from bench.zoo import digest
 
 
-def execute(
-    run: Run, results_dir: Path, *, reporter: Reporter | None = None, stop: Stop | None = None
-) -> list[tuple[Record, Path]]:
+def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list[tuple[Record, Path]]:
     """Take ``run`` to its end and return one record, and its file under ``results_dir``, a protocol.
 
     The run may have been interrupted any number of times before, at any point.
@@ -33,34 +31,35 @@ def execute(
         BenchError: bad state on disk, a full disk, a training that diverged.
         InterruptedRunError: a stop was requested; the same call continues.
     """
-    reporter, stop = reporter or Silent(), stop or Stop()
+    monitor = monitor or Monitor()
     make_writable(results_dir)
     remove_unfinished(results_dir)
-    with run.folder.claimed(reporter):
-        finished = kept_records(run, reporter)
+    with run.folder.claimed(monitor):
+        finished = kept_records(run, monitor)
         if len(finished) < len(run.protocols):
-            corrupted = run.corruptions.images(run.target, reporter, stop) if run.corruptions else None
-            doubts = _one_class(run, reporter)
-            encoder, stages = _pretrained(run, reporter, stop)
-            doubts += _collapsed(run, encoder, stages, reporter)
+            corrupted = run.corruptions.images(run.target, monitor) if run.corruptions else None
+            doubts = _one_class(run, monitor)
+            file = _kept_encoder(run, monitor) or _pretrain(run, monitor)
+            encoder, stages = file.encoder(run.recipe).to(run.device), file.origin.stages or ()
+            doubts += _collapsed(run, encoder, stages, monitor)
             for protocol in run.protocols:
                 if protocol not in finished:
-                    finished[protocol] = _evaluate(run, protocol, encoder, stages, doubts, corrupted, reporter, stop)
-        return [(finished[name], save_record(results_dir, finished[name], reporter)) for name in run.protocols]
+                    finished[protocol] = _evaluate(run, protocol, encoder, stages, doubts, corrupted, monitor)
+        return [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
 
 
-def _one_class(run: Run, reporter: Reporter) -> list[Doubt]:
+def _one_class(run: Run, monitor: Monitor) -> list[Doubt]:
     classes = run.target.test.labels.unique().tolist()
     if len(classes) > 1:
         return []
-    reporter.note(
+    monitor.note(
         f"all test images are of class {classes[0]}: a classifier that always answers {classes[0]} is right on all of "
         "them. The record says so, and the board marks it. Split the data so that each class is tested."
     )
     return ["one test class"]
 
 
-def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], reporter: Reporter) -> list[Doubt]:
+def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: Monitor) -> list[Doubt]:
     """Look at the features that the protocols build on; an encoder that nothing has trained says nothing yet.
 
     Raises:
@@ -79,7 +78,7 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], reporter:
         )
     if not constant(features):
         return []
-    reporter.note(
+    monitor.note(
         "the encoder gives all training images the same features: pre-training collapsed, and no protocol can tell "
         "classes apart on it. The record says so, and the board marks it. Lower the learning rate of its last stage, "
         "or train it for more epochs."
@@ -87,52 +86,47 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], reporter:
     return ["constant features"]
 
 
-def _pretrained(run: Run, reporter: Reporter, stop: Stop) -> tuple[Encoder, Sequence[Progress]]:
-    """Return the encoder on the run's device, in eval mode, and what each stage took: loaded, or trained now."""
-    kept = intact_encoder(run.folder.encoder, reporter)
+def _kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
+    """Return the encoder that is trained already, now in the run's folder; None where it is still to be trained."""
+    kept = intact_encoder(run.folder.encoder, monitor)
     if run.checkpoint is not None:
         if kept is None:
             kept = load_encoder(run.checkpoint)
             kept.save(run.folder.encoder)
-    elif kept is not None and kept.origin.owner != run.folder.owner:
+        return kept
+    if kept is None:
+        return None
+    if kept.origin.fingerprint != run.folder.fingerprint:
         raise BenchError(f"{run.folder.encoder} belongs to another run. Move it away, or choose another --runs-dir.")
-    elif kept is None or kept.origin.stages is None:
-        kept = _pretrain(run, reporter, stop)
-        kept.save(run.folder.encoder)
-    elif changed := [one.stage for one in kept.origin.stages if _by_other_code(one)]:
-        reporter.note(
+    if kept.origin.stages is None:
+        return None  # of before the stages' costs were kept: their own states have them
+    if changed := [one.stage for one in kept.origin.stages if _by_other_code(one)]:
+        monitor.note(
             f"the encoder is kept from training with other code than the present one, or it is not known with which "
             f"(stage {', '.join(changed)}). The record names both, and the board marks it. To train it anew, remove "
             f"{run.folder.path}, or choose another --runs-dir."
         )
-    return kept.encoder(run.recipe).to(run.device), kept.origin.stages or ()
+    return kept
 
 
 def _by_other_code(progress: Progress) -> bool:
     return any(one is None or one.code != code_digest(*one.modules) for one in progress.environments)
 
 
-def _pretrain(run: Run, reporter: Reporter, stop: Stop) -> EncoderFile:
-    """Train each stage, or load it, and return the encoder and what each stage took."""
+def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
+    """Train each stage, or load it, and keep the encoder with what each stage took."""
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
     for stage in method.stages(run.context):
-        place = run.folder.stage(stage)
-        with place.claimed(reporter, stop):
-            stages[stage.name] = train(
-                stage,
-                run.dataset.pretraining_images,
-                folder=place.path,
-                owner=place.owner,
-                seed=run.seed,
-                device=run.device,
-                reporter=reporter,
-                stop=stop,
-                section=_section(run, stage),
-            )
+        folder = run.folder.stage(stage)
+        with folder.claimed(monitor):
+            job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
+            stages[stage.name] = train(stage, run.dataset.pretraining_images, job, section=_section(run, stage))
     recipe = run.recipe.model_dump(mode="json")
-    origin = Origin(owner=run.folder.owner, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
-    return EncoderFile(method.result().state_dict(), origin)
+    origin = Origin(fingerprint=run.folder.fingerprint, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
+    made = EncoderFile(method.result().state_dict(), origin)
+    made.save(run.folder.encoder)
+    return made
 
 
 def _section(run: Run, stage: Stage) -> str:
@@ -148,39 +142,19 @@ def _evaluate(
     stages: Sequence[Progress],
     doubts: Sequence[Doubt],
     corrupted: CorruptedImages | None,
-    reporter: Reporter,
-    stop: Stop,
+    monitor: Monitor,
 ) -> Record:
     """Carry out one protocol on ``encoder`` and return its record, written to the run's folder."""
-    place, data, recipe = run.place(protocol), run.target, run.recipe.downstream
+    folder, data, recipe = run.protocol_folder(protocol), run.target, run.recipe.downstream
     if run.recipe.pretrained_on:
-        write_json(place.target, {"spec": data.spec})
+        folder.keep_source(data.spec)
+    job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
     # A copy: some protocols change the encoder, and each must start from the pre-trained one.
     stage = build_protocol(protocol, recipe, deepcopy(encoder), data.train.labels, run.seed)
     before = digest(encoder.state_dict())
-    progress = train(
-        stage,
-        data.train.images,
-        folder=place.path,
-        owner=place.owner,
-        seed=run.seed,
-        device=run.device,
-        reporter=reporter,
-        stop=stop,
-    )
+    progress = train(stage, data.train.images, job)
     classifier = stage.classifier()
-    evaluation = evaluate(
-        classifier,
-        data.test,
-        recipe=recipe,
-        owner=place.owner,
-        path=place.evaluation,
-        seed=run.seed,
-        device=run.device,
-        reporter=reporter,
-        stop=stop,
-        corrupted=corrupted,
-    )
+    evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
     record = new_record(
         run,
         protocol,
@@ -190,5 +164,5 @@ def _evaluate(
         selected_epoch=stage.selected_epoch,
         doubts=doubts,
     )
-    write_json(place.record, record.model_dump(mode="json"))
+    write_json(folder.record, record.model_dump(mode="json"))
     return record

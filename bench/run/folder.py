@@ -1,27 +1,51 @@
 """The folders of a run, of its protocols and of stages that runs share: where state, weights and records are."""
 
 import os
-import platform
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from filelock import FileLock, Timeout, UnixFileLock
+from pydantic import AliasChoices, Field
 
 from bench.code import code_digest
 from bench.errors import BenchError, BusyRunError, DamagedFileError
 from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_json
 from bench.method import Stage
-from bench.recipe import Recipe, canonical_digest
-from bench.reporting import Reporter, Silent
-from bench.stop import Stop
+from bench.monitor import Monitor
+from bench.recipe import Recipe, Settings, canonical_digest
+from bench.recipe.fields import Seed
+from bench.run.locks import locked
 from bench.train import training_modules
 
 _POLL_SECONDS = 0.5
+_DESCRIPTION, _TARGET = "run.json", "target.json"
+
+
+class RunDescription(Settings):
+    """What ``run.json`` in a run's folder says: whose folder it is."""
+
+    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
+    """Of all that decides the encoder."""
+    seed: Seed
+    source: str = Field(validation_alias=AliasChoices("source", "spec"))
+    """What the user called the pre-training data."""
+    recipe: dict[str, Any]
+    """As plain values: to list runs needs no method installed."""
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Return the description in ``folder``.
+
+        Raises:
+            DamagedFileError: it is cut short or changed.
+            BenchError: it is another program's, or cannot be read.
+        """
+        path = folder / _DESCRIPTION
+        return cls.parse(read_json(path), str(path))
 
 
 @dataclass(frozen=True)
@@ -31,21 +55,21 @@ class RunFolder:
     path: Path
     recipe: Recipe
     seed: int
-    spec: str
+    source: str
     """What the user called the pre-training data; it may be a path, so it is no part of the recipe."""
     weights: str | None = None
     """Digest of an encoder that was not trained in this folder but brought here; it is one of several that the
     recipe and the seed may lead to, on other machines."""
 
     @classmethod
-    def of(cls, runs_dir: Path, recipe: Recipe, seed: int, spec: str, weights: str | None = None) -> "RunFolder":
+    def of(cls, runs_dir: Path, recipe: Recipe, seed: int, source: str, weights: str | None = None) -> "RunFolder":
         """Return the folder that belongs to ``recipe`` and ``seed``; nothing is made yet."""
         parts = [recipe.dataset.name, recipe.method, recipe.tier, recipe.fidelity, f"s{seed}"]
         parts += [recipe.pretraining_digest()[:8], *([f"w{weights[:8]}"] if weights else [])]
-        return cls(inside(runs_dir, "-".join(parts)), recipe, seed, spec, weights)
+        return cls(inside(runs_dir, "-".join(parts)), recipe, seed, source, weights)
 
     @property
-    def owner(self) -> str:
+    def fingerprint(self) -> str:
         """The digest of all that decides the encoder, the seed included."""
         return canonical_digest([self.recipe.pretraining_digest(), self.seed, *self._brought])
 
@@ -56,7 +80,7 @@ class RunFolder:
     @property
     def description(self) -> Path:
         """Whose folder it is; made when the run begins."""
-        return self.path / "run.json"
+        return self.path / _DESCRIPTION
 
     @property
     def encoder(self) -> Path:
@@ -77,13 +101,13 @@ class RunFolder:
         if seed is not None and seed != self.seed:
             parts.append(f"s{seed}")
             own.append(seed)
-        owner = canonical_digest([digest, self.seed, *own])
-        return ProtocolFolder(inside(self.path, "-".join([*parts, digest[:8]])), owner)
+        fingerprint = canonical_digest([digest, self.seed, *own])
+        return ProtocolFolder(inside(self.path, "-".join([*parts, digest[:8]])), fingerprint)
 
     def stage(self, stage: Stage) -> "StageFolder":
         """Return where ``stage`` of this run belongs; nothing is made yet."""
         if not vars(type(stage)).get("shared", False):
-            return StageFolder(self.path, self.owner)
+            return StageFolder(self.path, self.fingerprint)
         recipe = self.recipe
         identity = {  # all that decides what it learns
             "stage": f"{type(stage).__module__}.{type(stage).__qualname__}",
@@ -94,9 +118,9 @@ class RunFolder:
             "dataset": recipe.dataset.model_dump(mode="json"),
             "seed": self.seed,
         }
-        owner = canonical_digest(identity)
-        name = "-".join([recipe.dataset.name, stage.name, f"s{self.seed}", owner[:16]])
-        return StageFolder(inside(self.path.parent, "stages", name), owner, identity)
+        fingerprint = canonical_digest(identity)
+        name = "-".join([recipe.dataset.name, stage.name, f"s{self.seed}", fingerprint[:16]])
+        return StageFolder(inside(self.path.parent, "stages", name), fingerprint, identity)
 
     @property
     def started(self) -> datetime:
@@ -110,10 +134,10 @@ class RunFolder:
             ) from None
 
     @contextmanager
-    def claimed(self, reporter: Reporter | None = None) -> Iterator[None]:
+    def claimed(self, monitor: Monitor | None = None) -> Iterator[None]:
         """Make the folder, check that it is this run's, and keep other processes out of it.
 
-        A description that is damaged is set aside and written anew, which ``reporter`` is told.
+        A description that is damaged is set aside and written anew, which ``monitor`` is told.
 
         Raises:
             BenchError: another process works in it, it cannot be written, or it holds another run.
@@ -121,7 +145,7 @@ class RunFolder:
         make_writable(self.path)
         with locked(self.path / ".lock", self._refuse):
             remove_unfinished(self.path)
-            self._identify(reporter or Silent())
+            self._identify(monitor or Monitor())
             yield
 
     def check_free(self) -> None:
@@ -134,31 +158,33 @@ class RunFolder:
     def _refuse(self, holder: str) -> None:
         raise BusyRunError(f"{holder} is working on this run ({self.path}). Wait for it, or stop it.")
 
-    def _identify(self, reporter: Reporter) -> None:
+    def _identify(self, monitor: Monitor) -> None:
         """Write whose folder this is, or check it; where the data have moved, write where they are now."""
-        identity = self._identity(reporter)
-        if identity is None:
+        found = self._described(monitor)
+        if found is None:
             recipe = self.recipe.model_dump(mode="json")
-            write_json(self.description, {"owner": self.owner, "seed": self.seed, "spec": self.spec, "recipe": recipe})
-            return
-        if not isinstance(identity, dict) or identity.get("owner") != self.owner:
+            found = RunDescription(fingerprint=self.fingerprint, seed=self.seed, source=self.source, recipe=recipe)
+            write_json(self.description, found.model_dump(mode="json"))
+        if found.fingerprint != self.fingerprint:
             raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
-        if self.spec and identity.get("spec") != self.spec:
+        if self.source and found.source != self.source:
             started = self.description.stat().st_mtime
-            write_json(self.description, {**identity, "spec": self.spec})
+            write_json(self.description, {**found.model_dump(mode="json"), "source": self.source})
             os.utime(self.description, (started, started))  # it says when the run began
 
-    def _identity(self, reporter: Reporter) -> Any:
+    def _described(self, monitor: Monitor) -> RunDescription | None:
         """Return what the folder's description says; None where there is none, or a damaged one, now set aside."""
         if not self.description.exists():
             return None
         try:
-            return read_json(self.description)
+            return RunDescription.load(self.path)
         except DamagedFileError as error:
-            # All that is in the folder has its owner's digest in it, so nothing of another run can be taken for ours.
+            # All that is in the folder has its fingerprint in it, so nothing of another run can be taken for ours.
             aside = set_aside(self.description)
-            reporter.note(f"{error}. It is now {aside.name}, and is written anew.")
+            monitor.note(f"{error}. It is now {aside.name}, and is written anew.")
             return None
+        except BenchError as error:
+            raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.") from error
 
 
 @dataclass(frozen=True)
@@ -166,17 +192,11 @@ class ProtocolFolder:
     """Where one protocol of a run keeps its classifier, its unfinished evaluation and its record."""
 
     path: Path
-    owner: str
+    fingerprint: str
 
-    @property
-    def evaluation(self) -> Path:
-        """The evaluation's state."""
-        return self.path / "evaluation.json"
-
-    @property
-    def target(self) -> Path:
-        """What the user called the protocol's data, where they are not those of pre-training."""
-        return self.path / "target.json"
+    def keep_source(self, source: str) -> None:
+        """Note what the user called the protocol's data, where they are not those of pre-training."""
+        write_json(self.path / _TARGET, {"source": source})
 
     @property
     def record(self) -> Path:
@@ -184,17 +204,33 @@ class ProtocolFolder:
         return self.path / "record.json"
 
 
+class _Target(Settings):
+    """What ``target.json`` says."""
+
+    source: str = Field(validation_alias=AliasChoices("source", "spec"))
+
+
+def other_source(protocol: Path) -> str:
+    """Return what the user called the data of the protocol in the folder ``protocol``; raises BenchError."""
+    return _Target.parse(read_json(protocol / _TARGET), str(protocol / _TARGET)).source
+
+
+def other_sources(run: Path) -> list[str]:
+    """Return what the user called the data of the protocols in ``run`` that use others than pre-training."""
+    return sorted({other_source(path.parent) for path in run.glob(f"*/{_TARGET}")})
+
+
 @dataclass(frozen=True)
 class StageFolder:
     """The folder of one stage of a run, and whose state it is."""
 
     path: Path
-    owner: str
+    fingerprint: str
     identity: Mapping[str, Any] | None = None
     """Of a shared stage: all that decides what it learns. None: the folder is the run's own."""
 
     @contextmanager
-    def claimed(self, reporter: Reporter, stop: Stop) -> Iterator[None]:
+    def claimed(self, monitor: Monitor) -> Iterator[None]:
         """Make a shared folder and keep other processes out of it; the run's own is claimed already.
 
         Where another process trains the same stage, this waits for it and says so.
@@ -212,58 +248,14 @@ class StageFolder:
         def wait(holder: str) -> None:
             nonlocal said
             if not said:
-                reporter.note(f"waiting: {holder} trains this stage for both ({self.path})")
+                monitor.note(f"waiting: {holder} trains this stage for both ({self.path})")
             said = True
-            stop.check()
+            monitor.check()
             time.sleep(_POLL_SECONDS)
 
         with locked(self.path / ".lock", wait):
             remove_unfinished(self.path)
             description = self.path / "stage.json"
             if not description.exists():
-                write_json(description, {"owner": self.owner, **self.identity})
+                write_json(description, {"fingerprint": self.fingerprint, **self.identity})
             yield
-
-
-@contextmanager
-def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file ``path``, which the system lets go of however its holder ends.
-
-    On a disk without locks the file itself is one, and that of a process which has ended is taken over.
-
-    Args:
-        path: made if need be.
-        busy: called again and again while another process holds the lock, with who that is: it waits a little, or
-            raises.
-
-    Raises:
-        BenchError: the file cannot be made or locked.
-    """
-    lock = FileLock(path, timeout=0)
-    while True:
-        try:
-            lock.acquire()
-            break
-        except Timeout:
-            busy(_holder(path))
-        except (OSError, NotImplementedError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise BenchError(
-                f"cannot lock {path}: {reason}. Make it writable, or choose another --runs-dir."
-            ) from error
-    try:
-        if isinstance(lock, UnixFileLock):  # the other kind holds these lines already
-            with suppress(OSError):  # a full disk
-                path.write_text(f"{os.getpid()}\n{platform.node()}\n")
-        yield
-    finally:
-        lock.release()
-
-
-def _holder(path: Path) -> str:
-    """Return who holds the lock file ``path``, as far as it says so."""
-    try:
-        number, host, *_ = path.read_text().split("\n")
-    except (OSError, ValueError):
-        return "another process"
-    return f"another process ({number} on {host})" if number.isdecimal() else "another process"

@@ -80,16 +80,16 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether every protocol asked for has its record."""
-        return all(self.place(name).record.exists() for name in self.protocols)
+        return all(self.protocol_folder(name).record.exists() for name in self.protocols)
 
-    def place(self, protocol: str) -> ProtocolFolder:
+    def protocol_folder(self, protocol: str) -> ProtocolFolder:
         """Return where ``protocol`` keeps its state."""
         return self.folder.protocol(protocol, self.seed)
 
     def with_seed(self, seed: int) -> "Run":
         """Return the run that differs in its seed alone: that of the same request with this seed."""
         check_seed(seed)
-        folder = RunFolder.of(self.folder.path.parent, self.recipe, seed, self.folder.spec)
+        folder = RunFolder.of(self.folder.path.parent, self.recipe, seed, self.folder.source)
         return replace(self, seed=seed, folder=folder)
 
     @property

@@ -8,12 +8,11 @@ from typing import Any
 from bench.data import DATASETS, Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
-from bench.files import read_json
 from bench.method import METHODS
 from bench.recipe import DatasetFacts, Recipe, reevaluated
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, load_encoder
-from bench.run.folder import RunFolder
+from bench.run.folder import RunDescription, RunFolder
 from bench.run.preparation import Run, check_autoattack, check_protocols, check_seed, chosen_protocols
 
 
@@ -61,20 +60,21 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
     target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
     overrides = with_corruptions(request.overrides, request.corruptions)
     if target is None:
-        spec, dataset = _pretraining_data(request, home, trained)
+        source, dataset = _pretraining_data(request, home, trained)
         recipe = reevaluated(trained, overrides=overrides)
     else:
         # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
-        spec, dataset = (home.spec if home else "") if request.dataset is None else request.dataset, target.dataset
+        known = home.source if home else ""
+        source, dataset = known if request.dataset is None else request.dataset, target.dataset
         facts = dataset_facts(dataset)
         recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
     check_autoattack(recipe)
     check_protocols(recipe, protocols)
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, dataset, request.data_dir)
     folder = (
-        RunFolder(home.path, recipe, home.seed, spec, home.weights)
+        RunFolder(home.path, recipe, home.seed, source, home.weights)
         if home
-        else RunFolder.of(request.runs_dir, recipe, file.origin.seed, spec, file.sha256)
+        else RunFolder.of(request.runs_dir, recipe, file.origin.seed, source, file.sha256)
     )
     return Run(
         method,
@@ -91,18 +91,16 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
 
 def _home(path: Path, file: EncoderFile, recipe: Recipe) -> RunFolder | None:
     """Return the run's folder that ``path`` is the encoder of, None where it lies elsewhere."""
-    description = path.parent / "run.json"
-    if not description.exists():
-        return None
     try:
-        values = read_json(description)
-    except DamagedFileError:
-        values = None
-    if not isinstance(values, dict):
-        values = {"owner": file.origin.owner}  # the run writes its description anew
+        described = RunDescription.load(path.parent)
+        fingerprint, source = described.fingerprint, described.source
+    except DamagedFileError:  # the run writes its description anew
+        fingerprint, source = file.origin.fingerprint, ""
+    except BenchError:
+        return None
     for weights in (None, file.sha256):
-        folder = RunFolder(path.parent, recipe, file.origin.seed, str(values.get("spec", "")), weights)
-        if folder.encoder == path and folder.owner == values.get("owner"):
+        folder = RunFolder(path.parent, recipe, file.origin.seed, source, weights)
+        if folder.encoder == path and folder.fingerprint == fingerprint:
             return folder
     return None
 
@@ -110,25 +108,25 @@ def _home(path: Path, file: EncoderFile, recipe: Recipe) -> RunFolder | None:
 def _pretraining_data(request: CheckpointRequest, home: RunFolder | None, recipe: Recipe) -> tuple[str, Dataset]:
     """Return what to call the data that the encoder was trained on, and the data."""
     name, expected = recipe.dataset.name, recipe.dataset.sha256
-    spec = request.dataset or (home.spec if home else "") or (name if name in DATASETS else "")
-    if not spec:
+    source = request.dataset or (home.source if home else "") or (name if name in DATASETS else "")
+    if not source:
         raise BenchError(
             f"the encoder in {request.checkpoint} was trained on {name!r}, and nothing beside it says where these data "
             f"are. Say so with --dataset npz:PATH, or name others to judge it on with --finetune-dataset."
         )
-    dataset = load_dataset(spec, request.data_dir)
+    dataset = load_dataset(source, request.data_dir)
     if dataset.sha256 == expected:
-        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), request.checkpoint, spec)
+        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), request.checkpoint, source)
     else:
         raise BenchError(
-            f"{spec} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "
-            f"{expected[:12]}. To judge the encoder on other data, type --finetune-dataset {spec}"
+            f"{source} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "
+            f"{expected[:12]}. To judge the encoder on other data, type --finetune-dataset {source}"
         )
-    return spec, dataset
+    return source, dataset
 
 
-def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, checkpoint: Path, spec: str) -> None:
-    """Raise BenchError, naming each, for facts that the file ``checkpoint`` claims and the data ``spec`` refute.
+def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, checkpoint: Path, source: str) -> None:
+    """Raise BenchError, naming each, for facts that the file ``checkpoint`` claims and the data ``source`` refute.
 
     A file of one's own data may have been renamed; the name of a dataset that everybody knows is none to borrow.
     """
@@ -140,6 +138,6 @@ def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, checkpoint: 
     if wrong:
         faults = "\n  - ".join(wrong)
         raise BenchError(
-            f"{checkpoint} claims what {spec} does not bear out, though pixels and labels are those it was trained on:"
-            f"\n  - {faults}\nIts description was changed. Take the encoder from where it was trained."
+            f"{checkpoint} claims what {source} does not bear out, though pixels and labels are those it was trained "
+            f"on:\n  - {faults}\nIts description was changed. Take the encoder from where it was trained."
         )

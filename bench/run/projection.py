@@ -45,11 +45,11 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
     for protocol in run.protocols:
         projector.said(f"measuring this machine: protocol {protocol} and its attacks")
         stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
-        place = run.place(protocol)
-        training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", place.path)
+        folder = run.protocol_folder(protocol)
+        training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
         seconds = projector.attacks(stage.classifier(), test, Threat(norm=recipe.threat.norm, eps=recipe.eval_eps))
         yield training
         for each in seconds.selection(stage, len(train.labels)):
-            yield replace(each, left=training.left, place=place.path)
+            yield replace(each, left=training.left, place=folder.path)
         for each in seconds.evaluation(recipe):
-            yield replace(each, left=0.0 if place.record.exists() else 1.0, place=place.path)
+            yield replace(each, left=0.0 if folder.record.exists() else 1.0, place=folder.path)

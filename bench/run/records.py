@@ -10,25 +10,25 @@ from bench.device import device_name
 from bench.errors import DamagedFileError
 from bench.evaluate import Evaluation
 from bench.files import set_aside
+from bench.monitor import Monitor
 from bench.record import Doubt, Environment, Record, describe_environment, load_record
-from bench.reporting import Reporter
 from bench.run.encoder import intact_encoder
 from bench.run.preparation import Run
 from bench.train import Progress
 
 
-def kept_records(run: Run, reporter: Reporter) -> dict[str, Record]:
+def kept_records(run: Run, monitor: Monitor) -> dict[str, Record]:
     """Return the finished records of ``run`` by protocol.
 
-    One that is damaged, or of another run, is set aside, which ``reporter`` is told; its protocol is then taken up
+    One that is damaged, or of another run, is set aside, which ``monitor`` is told; its protocol is then taken up
     again from what else the folder keeps.
 
     Raises:
         BenchError: a record that a later version of the bench wrote, or a folder that cannot be written.
     """
     found: dict[str, Record] = {}
-    paths = {name: path for name in run.protocols if (path := run.place(name).record).exists()}
-    encoder = intact_encoder(run.folder.encoder, reporter) if paths else None
+    paths = {name: path for name in run.protocols if (path := run.protocol_folder(name).record).exists()}
+    encoder = intact_encoder(run.folder.encoder, monitor) if paths else None
     for name, path in paths.items():
         try:
             record = load_record(path)
@@ -37,7 +37,7 @@ def kept_records(run: Run, reporter: Reporter) -> dict[str, Record]:
             faults = [str(error)]
         if faults:
             aside = set_aside(path)
-            reporter.note(f"{path} is damaged or of another run ({'; '.join(faults)}). It is now {aside.name}.")
+            monitor.note(f"{path} is damaged or of another run ({'; '.join(faults)}). It is now {aside.name}.")
         else:
             found[name] = record
     return found

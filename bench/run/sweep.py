@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +12,8 @@ from bench.device import device_name
 from bench.errors import BenchError
 from bench.evaluate import Swept, sweep
 from bench.files import make_writable, remove_unfinished
+from bench.job import Job
+from bench.monitor import Monitor
 from bench.recipe import Norm
 from bench.record import (
     Sweep,
@@ -24,10 +25,8 @@ from bench.record import (
     sweep_files,
     sweep_identity,
 )
-from bench.reporting import Reporter, Silent
 from bench.run.finished import Finished
-from bench.run.folder import locked
-from bench.stop import Stop
+from bench.run.locks import locked
 
 DEFAULT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 _EPS_VALUES = 9
@@ -79,8 +78,7 @@ def sweep_runs(
     *,
     data_dir: Path,
     device: torch.device,
-    reporter: Reporter | None = None,
-    stop: Stop | None = None,
+    monitor: Monitor | None = None,
 ) -> list[tuple[Sweep, Path]]:
     """Return the sweep of each of ``chosen``, and its file under ``results_dir``.
 
@@ -90,32 +88,32 @@ def sweep_runs(
         BenchError: settings that make no sense, missing data or weights, damaged results, a full disk.
         InterruptedRunError: a stop was requested; the same call continues.
     """
-    reporter, stop = reporter or Silent(), stop or Stop()
+    monitor = monitor or Monitor()
     attacks = [request.settings(finished) for finished in chosen]
     make_writable(results_dir)
     remove_unfinished(results_dir)
-    known = _known(results_dir, reporter)
+    known = _known(results_dir, monitor)
     load = _loader(data_dir)
     found = []
     for number, (finished, settings) in enumerate(zip(chosen, attacks, strict=True), 1):
         identity = _identity(finished, settings)
         if identity not in known:
             name = f"{number}/{len(chosen)} {finished.record.title}, seed {finished.record.seed}"
-            swept = _sweep(finished, settings, load(finished), device, reporter, stop, name)
+            swept = _sweep(finished, settings, load(finished), device, monitor, name)
             made = _described(finished, settings, swept, device).sealed()
-            known[identity] = made, save_sweep(results_dir, made, reporter)
+            known[identity] = made, save_sweep(results_dir, made, monitor)
         found.append(known[identity])
     return found
 
 
-def _known(results_dir: Path, reporter: Reporter) -> dict[str, tuple[Sweep, Path]]:
-    """Return the sweeps among the results by their identity; of one that cannot be trusted, ``reporter`` is told."""
+def _known(results_dir: Path, monitor: Monitor) -> dict[str, tuple[Sweep, Path]]:
+    """Return the sweeps among the results by their identity; of one that cannot be trusted, ``monitor`` is told."""
     known = {}
     for path in sweep_files(results_dir):
         try:
             found = load_sweep(path)
         except BenchError as error:
-            reporter.note(f"left out {path}: {str(error).removeprefix(f'{path}: ')}")
+            monitor.note(f"left out {path}: {str(error).removeprefix(f'{path}: ')}")
         else:
             known[found.identity] = found, path
     return known
@@ -126,7 +124,7 @@ def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:
     loaded: dict[tuple[str, str], Dataset] = {}
 
     def load(finished: Finished) -> Dataset:
-        key = finished.spec, finished.recipe.dataset.sha256
+        key = finished.source, finished.recipe.dataset.sha256
         if key not in loaded:
             loaded[key] = finished.dataset(data_dir)
         return loaded[key]
@@ -140,34 +138,17 @@ def _identity(finished: Finished, settings: SweepSettings) -> str:
 
 
 def _sweep(
-    finished: Finished,
-    settings: SweepSettings,
-    dataset: Dataset,
-    device: torch.device,
-    reporter: Reporter,
-    stop: Stop,
-    name: str,
+    finished: Finished, settings: SweepSettings, dataset: Dataset, device: torch.device, monitor: Monitor, name: str
 ) -> Swept:
-    identity = _identity(finished, settings)
-    place = finished.place
-    with locked(place / ".lock", partial(_refuse, place)):
-        remove_unfinished(place)
-        return sweep(
-            finished.classifier(dataset, device),
-            dataset.test,
-            settings,
-            owner=identity,
-            path=place / f"sweep-{settings.kind}-{identity[:8]}.json",
-            seed=finished.record.seed,
-            device=device,
-            reporter=reporter,
-            stop=stop,
-            name=name,
-        )
+    folder = finished.path
 
+    def refuse(holder: str) -> None:
+        raise BenchError(f"{holder} is sweeping this run ({folder}). Wait for it, or stop it.")
 
-def _refuse(place: Path, holder: str) -> None:
-    raise BenchError(f"{holder} is sweeping this run ({place}). Wait for it, or stop it.")
+    with locked(folder / ".lock", refuse):
+        remove_unfinished(folder)
+        job = Job(folder, _identity(finished, settings), finished.record.seed, device, monitor)
+        return sweep(finished.classifier(dataset, device), dataset.test, settings, job, name=name)
 
 
 def _described(finished: Finished, settings: SweepSettings, swept: Swept, device: torch.device) -> Sweep:

@@ -4,23 +4,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import model_validator
+from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
 from bench.errors import BenchError, DamagedFileError
 from bench.files import inside, set_aside
+from bench.job import Job
 from bench.method import Stage
+from bench.monitor import Monitor
 from bench.recipe import Settings
 from bench.record import Environment, PhaseCost
-from bench.reporting import Reporter
 from bench.zoo import TensorFile, load_tensors, save_tensors
 
 
 class Progress(Settings):
     """How far a stage has come."""
 
-    owner: str
+    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
     """Digest of the recipe and the seed that this state belongs to."""
     stage: str
     epoch: int = 0
@@ -74,26 +75,24 @@ def _tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:
     return tensors
 
 
-def load_state(
-    path: Path, owner: str, stage: Stage, optimizer: Optimizer | None, reporter: Reporter
-) -> Progress | None:
+def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) -> Progress | None:
     """Restore ``stage`` and ``optimizer`` in place from ``path`` and return how far they had come.
 
     None, and nothing restored, where there is no such file, or where it is damaged: then it is set aside, which
-    ``reporter`` is told.
+    the job's monitor is told.
 
     Raises:
         BenchError: the file belongs to another recipe, seed or stage.
     """
-    file = intact_tensors(path, reporter)
+    file = intact_tensors(path, job.monitor)
     if file is None:
         return None
     tensors, metadata = file
     progress = Progress.parse(metadata, str(path))
-    if (progress.owner, progress.stage) != (owner, stage.name):
+    if (progress.fingerprint, progress.stage) != (job.fingerprint, stage.name):
         raise BenchError(
-            f"{path} belongs to another run (stage {progress.stage!r}, recipe and seed {progress.owner[:12]}; "
-            f"this run is {owner[:12]}). Move it away, or choose another --runs-dir."
+            f"{path} belongs to another run (stage {progress.stage!r}, recipe and seed {progress.fingerprint[:12]}; "
+            f"this run is {job.fingerprint[:12]}). Move it away, or choose another --runs-dir."
         )
     try:
         stage.load_state_dict(_under("stage.", tensors))
@@ -108,7 +107,7 @@ def load_state(
     return progress
 
 
-def intact_tensors(path: Path, reporter: Reporter) -> TensorFile | None:
+def intact_tensors(path: Path, monitor: Monitor) -> TensorFile | None:
     """Return what ``path`` holds, None where it is missing, or damaged and now set aside, which is said."""
     if not path.exists():
         return None
@@ -116,7 +115,7 @@ def intact_tensors(path: Path, reporter: Reporter) -> TensorFile | None:
         return load_tensors(path)
     except DamagedFileError as error:
         aside = set_aside(path)
-        reporter.note(f"{error} It is now {aside.name}, and what it held is made again.")
+        monitor.note(f"{error} It is now {aside.name}, and what it held is made again.")
         return None
 
 

@@ -4,8 +4,8 @@ What a batch holds depends on (seed, stage, epoch, step) alone, so the state to 
 optimiser's, and two counters. On the CPU a continued run ends with bit-identical weights.
 """
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -14,14 +14,13 @@ from torch.optim import Optimizer
 
 from bench import rng
 from bench.code import modules_of
-from bench.device import count_flops, device_name, timed
+from bench.device import Clock, FlopCounter, device_name, timed
 from bench.errors import BenchError
 from bench.files import remove
+from bench.job import Job
 from bench.method import Stage, StepLoss
 from bench.optim import set_lr
 from bench.record import PhaseCost, continued, describe_environment, other_code
-from bench.reporting import Reporter, Silent
-from bench.stop import Stop
 from bench.train.checkpoint import (
     Progress,
     finished_path,
@@ -34,30 +33,14 @@ from bench.train.checkpoint import (
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def train(
-    stage: Stage,
-    images: Tensor,
-    *,
-    folder: Path,
-    owner: str,
-    seed: int,
-    device: torch.device,
-    reporter: Reporter | None = None,
-    stop: Stop | None = None,
-    section: str = "",
-) -> Progress:
+def train(stage: Stage, images: Tensor, job: Job, *, section: str = "") -> Progress:
     """Train ``stage`` on ``images`` to the end of its plan, or load it if that was done before.
 
     Args:
-        stage: changed in place; afterwards on ``device``.
-        images: uint8 [N, C, H, W], on the CPU or on ``device``.
-        folder: where ``<stage>.training.safetensors`` (every epoch, and when stopped) and, at the end,
-            ``<stage>.safetensors`` are written.
-        owner: digest of the recipe and seed; the state of another owner is refused.
-        seed: the run's seed.
-        device: where to train.
-        reporter: told about progress.
-        stop: asked after each step.
+        stage: changed in place; afterwards on the job's device.
+        images: uint8 [N, C, H, W], on the CPU or on that device.
+        job: in its folder ``<stage>.training.safetensors`` (every epoch, and when stopped) and, at the end,
+            ``<stage>.safetensors`` are written. Its monitor is asked to stop after each step.
         section: of the recipe that holds the plan, for messages ("stage1"); empty: the stage's name.
 
     Returns:
@@ -67,173 +50,22 @@ def train(
         BenchError: bad state on disk, a batch larger than the data, a loss or weights that are not finite.
         InterruptedRunError: a stop was requested; the state is saved.
     """
-    section = section or stage.name
-    return _Training(stage, images, folder, owner, seed, device, reporter or Silent(), stop or Stop(), section).run()
-
-
-def training_modules(stage: Stage) -> tuple[str, ...]:
-    """Return the modules that train ``stage``."""
-    return (__name__, *modules_of(stage))
-
-
-class _Training:
-    """One call of :func:`train`."""
-
-    def __init__(
-        self,
-        stage: Stage,
-        images: Tensor,
-        folder: Path,
-        owner: str,
-        seed: int,
-        device: torch.device,
-        reporter: Reporter,
-        stop: Stop,
-        section: str,
-    ) -> None:
-        self.section = section
-        self.stage, self.plan, self.seed, self.device = stage.to(device), stage.plan, seed, device
-        self.reporter, self.stop = reporter, stop
-        self.unfinished = unfinished_path(folder, stage.name)
-        self.finished = finished_path(folder, stage.name)
-        self.positions = stage.positions(len(images)).to(device)
-        self.count = len(self.positions)
-        self.steps = self.plan.steps_per_epoch(self.count)
-        check_plan(stage, self.count, device)
-        self.images = images.to(device)
-        name = device_name(device)
-        self.environment = describe_environment(
-            name, torch.get_num_threads(), modules=training_modules(stage), precision=self.plan.precision
-        )
-        self.progress = Progress(
-            owner=owner, stage=stage.name, cost=PhaseCost.nothing(name), environments=(self.environment,)
-        )
-
-    def run(self) -> Progress:
-        owner = self.progress.owner
-        done = load_state(self.finished, owner, self.stage, None, self.reporter)
-        if done is not None:
-            self._tell_of_other_code(done, self.finished)
-            remove(self.unfinished)  # left by a process that was killed as it finished
-            return done
-        optimizer = self.stage.optimizer()
-        scaler = torch.amp.GradScaler(self.device.type, enabled=self.plan.precision == "fp16")
-        begun = load_state(self.unfinished, owner, self.stage, optimizer, self.reporter)
-        if begun is None:
-            self._prepare()
-        else:
-            self._tell_of_other_code(begun, self.unfinished)
-            now = continued(begun.environments, self.environment)
-            self.progress = begun.model_copy(update={"environments": now})
-            _restore_scaler(scaler, begun)
-        self.stage.train()
-        self._announce()
-        while self.progress.epoch < self.plan.epochs:
-            self._epoch(optimizer, scaler)
-        save_state(self.finished, self.stage, None, self.progress)
-        remove(self.unfinished)
-        self.reporter.end()
-        return self.progress
-
-    def _prepare(self) -> None:
-        with timed(self.device) as clock:
-            self.stage.before_training()
-        self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
-
-    def _tell_of_other_code(self, found: Progress, path: Path) -> None:
-        if other_code(found.environments, self.environment):
-            how = "was trained" if path == self.finished else "was begun"
-            self.reporter.note(
-                f"stage {self.stage.name} {how} with other code than the present one, or it is not known with which. "
-                f"It is kept, its record names both, and the board marks it. To train it anew, remove {path}"
-            )
-
-    def _announce(self) -> None:
-        per_epoch = min(self.count, self.steps * self.plan.batch_size)
-        done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
-        total = self.plan.epochs * per_epoch
-        self.reporter.begin(f"stage {self.stage.name}", total, done=done)
-
-    def _epoch(self, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> None:
-        """Train from the current step to the end of the epoch, and save."""
-        epoch, first, cost = self.progress.epoch, self.progress.step, self.progress.cost
-        order = torch.randperm(self.count, generator=rng.generator(self.seed, self.stage.name, "order", epoch))
-        order = self.positions[order.to(self.device)]
-        sums: dict[str, Tensor | float] = dict(self.progress.loss_sum)
-        flops, images, lr = cost.flops_per_image, 0, 0.0
-        with timed(self.device) as clock:
-            for step in range(first, self.steps):
-                lr = self.plan.rate(epoch, step, self.steps)
-                set_lr(optimizer, lr)
-                index = order[step * self.plan.batch_size : (step + 1) * self.plan.batch_size]
-                take_step = partial(self._step, index, step, optimizer, scaler)
-                if flops is None:
-                    loss, total = count_flops(take_step)
-                    flops = total / len(index)
-                else:
-                    loss = take_step()
-                images += len(index)
+    training = _Training(stage, images, job, section or stage.name)
+    if training.finished_before():
+        return training.progress
+    training.begin()
+    while training.progress.epoch < stage.plan.epochs:
+        epoch = _Epoch(training)
+        with timed(job.device) as clock:
+            for index, generator in epoch.batches():
+                with epoch.counted_once(len(index)):
+                    loss = take_step(
+                        stage, training.images[index], index, generator, training.optimizer, training.scaler
+                    )
                 clock.look()
-                for name, value in {"loss": loss.total, **loss.scalars}.items():
-                    sums[name] = sums.get(name, 0.0) + value.detach().double()
-                self.reporter.advance(len(index), self._detail(epoch, step, sums))
-                if self.stop.requested and step + 1 < self.steps:
-                    break
-        means = {name: float(value) for name, value in sums.items()}
-        self._refuse_nonfinite(means, optimizer, epoch)
-        done = step + 1 == self.steps
-        with timed(self.device) as review:
-            noted = self.stage.after_epoch(epoch, self.images) if done else {}
-        entry = {**{name: value / self.steps for name, value in means.items()}, "lr": lr, **noted}
-        self.progress = self.progress.model_copy(
-            update={
-                "epoch": epoch + done,
-                "step": 0 if done else step + 1,
-                "loss_sum": {} if done else means,
-                "history": self.progress.history + ([entry] if done else []),
-                "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
-                "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
-                "cost": cost.plus(clock, images).plus(review).model_copy(update={"flops_per_image": flops}),
-            }
-        )
-        save_state(self.unfinished, self.stage, optimizer, self.progress)
-        self.stop.check()
-
-    def _step(self, index: Tensor, step: int, optimizer: Optimizer, scaler: torch.amp.GradScaler) -> StepLoss:
-        generator = rng.generator(self.seed, self.stage.name, "views", self.progress.epoch, step, device=self.device)
-        return take_step(self.stage, self.images[index], index, generator, optimizer, scaler)
-
-    def _detail(self, epoch: int, step: int, sums: Mapping[str, Tensor | float]) -> str:
-        # Reading the loss waits for the device, so it is done a few times an epoch only.
-        every = max(1, self.steps // 8)
-        if step % every and step + 1 != self.steps:
-            return ""
-        return f"epoch {epoch + 1}/{self.plan.epochs}, loss {float(sums['loss']) / (step + 1):.3f}"
-
-    def _refuse_nonfinite(self, means: Mapping[str, float], optimizer: Optimizer, epoch: int) -> None:
-        """Raise BenchError where a loss of this epoch, or what it has made of the weights, is not finite."""
-        names: list[str] = []
-        if torch.tensor(means["loss"]).isfinite() and not (names := nonfinite(self.stage, optimizer)):
-            return
-        fault = (
-            f"stage {self.stage.name!r} has weights that are not finite after epoch {epoch + 1} ({names[0]} and "
-            f"{len(names) - 1} other tensors): its steps were too large"
-            if names
-            else f"the loss of stage {self.stage.name!r} is not finite in epoch {epoch + 1}"
-        )
-        raise BenchError(
-            f"{fault}. Nothing of this epoch was saved. Lower the learning rate, for example "
-            f"--set {self.section}.lr={self.plan.lr / 10:g}, or train in fp32, --set {self.section}.precision=fp32"
-        )
-
-
-def forward(stage: Stage, images: Tensor, generator: torch.Generator, index: Tensor) -> StepLoss:
-    """Return the loss of ``stage`` on a batch of uint8 ``images``, in the precision of its plan; views are exact."""
-    views = stage.views(images, generator, index)
-    dtype = _AUTOCAST.get(stage.plan.precision)
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
-        loss: StepLoss = stage(views)
-        return loss
+                epoch.add(loss, len(index))
+        epoch.close(clock)
+    return training.end()
 
 
 def take_step(
@@ -244,14 +76,199 @@ def take_step(
     optimizer: Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> StepLoss:
-    """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss."""
-    loss = forward(stage, images, generator, index)
+    """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss.
+
+    The loss is taken in the precision of the stage's plan; views are exact.
+    """
+    views = stage.views(images, generator, index)
+    dtype = _AUTOCAST.get(stage.plan.precision)
+    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+        loss: StepLoss = stage(views)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss.total).backward()
     scaler.step(optimizer)
     scaler.update()
     stage.after_step()
     return loss
+
+
+def training_modules(stage: Stage) -> tuple[str, ...]:
+    """Return the modules that train ``stage``."""
+    return (__name__, *modules_of(stage))
+
+
+class _Training:
+    """One call of :func:`train`."""
+
+    def __init__(self, stage: Stage, images: Tensor, job: Job, section: str) -> None:
+        device = job.device
+        self.job, self.section = job, section
+        self.stage, self.plan = stage.to(device), stage.plan
+        self._unfinished, self._finished = (
+            unfinished_path(job.folder, stage.name),
+            finished_path(job.folder, stage.name),
+        )
+        self.positions = stage.positions(len(images)).to(device)
+        self.count = len(self.positions)
+        self.steps = self.plan.steps_per_epoch(self.count)
+        check_plan(stage, self.count, device)
+        self.images = images.to(device)
+        name = device_name(device)
+        self._environment = describe_environment(
+            name, torch.get_num_threads(), modules=training_modules(stage), precision=self.plan.precision
+        )
+        self.progress = Progress(
+            fingerprint=job.fingerprint,
+            stage=stage.name,
+            cost=PhaseCost.nothing(name),
+            environments=(self._environment,),
+        )
+
+    def finished_before(self) -> bool:
+        """Load the stage as it was at the end of its plan, if it came there before."""
+        done = load_state(self._finished, self.job, self.stage, None)
+        if done is None:
+            return False
+        self._tell_of_other_code(done, self._finished)
+        remove(self._unfinished)  # left by a process that was killed as it finished
+        self.progress = done
+        return True
+
+    def begin(self) -> None:
+        """Take up the state of an interrupted training, or prepare the stage for its first step."""
+        self.optimizer = self.stage.optimizer()
+        self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
+        begun = load_state(self._unfinished, self.job, self.stage, self.optimizer)
+        if begun is None:
+            with timed(self.job.device) as clock:
+                self.stage.before_training()
+            self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
+        else:
+            self._tell_of_other_code(begun, self._unfinished)
+            now = continued(begun.environments, self._environment)
+            self.progress = begun.model_copy(update={"environments": now})
+            _restore_scaler(self.scaler, begun)
+        self.stage.train()
+        per_epoch = min(self.count, self.steps * self.plan.batch_size)
+        done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
+        self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
+
+    def save(self) -> None:
+        """Keep the state."""
+        save_state(self._unfinished, self.stage, self.optimizer, self.progress)
+
+    def end(self) -> Progress:
+        """Keep what was trained, without what only training needs."""
+        save_state(self._finished, self.stage, None, self.progress)
+        remove(self._unfinished)
+        self.job.monitor.end()
+        return self.progress
+
+    def _tell_of_other_code(self, found: Progress, path: Path) -> None:
+        if other_code(found.environments, self._environment):
+            how = "was trained" if path == self._finished else "was begun"
+            self.job.monitor.note(
+                f"stage {self.stage.name} {how} with other code than the present one, or it is not known with which. "
+                f"It is kept, its record names both, and the board marks it. To train it anew, remove {path}"
+            )
+
+
+class _Epoch:
+    """The epoch that a training is in, from its current step to its end or to a stop."""
+
+    def __init__(self, training: _Training) -> None:
+        self._training, self._progress = training, training.progress
+        self._sums: dict[str, Tensor | float] = dict(training.progress.loss_sum)
+        self._flops, self._images, self._lr = training.progress.cost.flops_per_image, 0, 0.0
+        self._step = training.progress.step
+        """0-based; after a batch, the number of the next."""
+
+    def batches(self) -> Iterator[tuple[Tensor, torch.Generator]]:
+        """Set the rate of each step and yield the positions of its images, int64 [B], and what it draws from."""
+        training, job, epoch, name = self._training, self._training.job, self._progress.epoch, self._training.stage.name
+        size, steps = training.plan.batch_size, training.steps
+        order = torch.randperm(training.count, generator=rng.generator(job.seed, name, "order", epoch))
+        order = training.positions[order.to(job.device)]
+        while self._step < steps and not (job.monitor.stop_requested and self._step > self._progress.step):
+            step = self._step
+            self._lr = training.plan.rate(epoch, step, steps)
+            set_lr(training.optimizer, self._lr)
+            generator = rng.generator(job.seed, name, "views", epoch, step, device=job.device)
+            yield order[step * size : (step + 1) * size], generator
+
+    @contextmanager
+    def counted_once(self, images: int) -> Iterator[None]:
+        """Count the operations of the step in this block, if those of no earlier one were."""
+        with nullcontext() if self._flops is not None else FlopCounter() as counter:
+            yield
+        if counter is not None:
+            self._flops = counter.total / images
+
+    def add(self, loss: StepLoss, images: int) -> None:
+        """Count a step that was taken."""
+        for name, value in {"loss": loss.total, **loss.scalars}.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
+        self._images += images
+        self._step += 1
+        self._training.job.monitor.advance(images, self._detail())
+
+    def close(self, clock: Clock) -> None:
+        """Refuse what is not finite, look back if the epoch is at its end, and save.
+
+        Raises:
+            BenchError: a loss, a weight or a momentum is not finite; nothing of this epoch is saved.
+            InterruptedRunError: a stop was requested.
+        """
+        training, job, epoch = self._training, self._training.job, self._progress.epoch
+        means = {name: float(value) for name, value in self._sums.items()}
+        self._refuse_nonfinite(means)
+        done = self._step == training.steps
+        with timed(job.device) as review:
+            noted = training.stage.after_epoch(epoch, training.images) if done else {}
+        entry = {**{name: value / training.steps for name, value in means.items()}, "lr": self._lr, **noted}
+        cost = self._progress.cost.plus(clock, self._images).plus(review)
+        scaler = training.scaler
+        training.progress = self._progress.model_copy(
+            update={
+                "epoch": epoch + done,
+                "step": 0 if done else self._step,
+                "loss_sum": {} if done else means,
+                "history": self._progress.history + ([entry] if done else []),
+                "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
+                "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
+                "cost": cost.model_copy(update={"flops_per_image": self._flops}),
+            }
+        )
+        training.save()
+        if done:
+            job.monitor.scalars(entry, epoch + 1)
+        job.monitor.check()
+
+    def _detail(self) -> str:
+        # Reading the loss waits for the device, so it is done a few times an epoch only.
+        training = self._training
+        every = max(1, training.steps // 8)
+        if (self._step - 1) % every and self._step != training.steps:
+            return ""
+        epochs, loss = training.plan.epochs, float(self._sums["loss"]) / self._step
+        return f"epoch {self._progress.epoch + 1}/{epochs}, loss {loss:.3f}"
+
+    def _refuse_nonfinite(self, means: Mapping[str, float]) -> None:
+        training, stage, epoch = self._training, self._training.stage, self._progress.epoch + 1
+        names: list[str] = []
+        if torch.tensor(means["loss"]).isfinite() and not (names := nonfinite(stage, training.optimizer)):
+            return
+        fault = (
+            f"stage {stage.name!r} has weights that are not finite after epoch {epoch} ({names[0]} and "
+            f"{len(names) - 1} other tensors): its steps were too large"
+            if names
+            else f"the loss of stage {stage.name!r} is not finite in epoch {epoch}"
+        )
+        raise BenchError(
+            f"{fault}. Nothing of this epoch was saved. Lower the learning rate, for example "
+            f"--set {training.section}.lr={training.plan.lr / 10:g}, or train in fp32, "
+            f"--set {training.section}.precision=fp32"
+        )
 
 
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:

@@ -16,17 +16,14 @@ from bench.data.corruptions.files import CorruptedImages, open_array, pixels_dig
 from bench.data.dataset import Dataset
 from bench.errors import BenchError
 from bench.files import inside, read_json, write_bytes, write_json, write_stream
+from bench.monitor import Monitor
 from bench.recipe import SEVERITIES, canonical_digest
-from bench.reporting import Reporter
-from bench.stop import Stop
 
 _CHUNK = 500
 """Images that share a generator; part of what decides the pixels."""
 
 
-def generated_images(
-    dataset: Dataset, names: Sequence[str], *, data_dir: Path, reporter: Reporter, stop: Stop
-) -> CorruptedImages:
+def generated_images(dataset: Dataset, names: Sequence[str], *, data_dir: Path, monitor: Monitor) -> CorruptedImages:
     """Return corrupted copies of the dataset's test split; those that are not there yet are made.
 
     What is drawn depends on the data alone, so that every method and seed is judged on the same images.
@@ -35,23 +32,22 @@ def generated_images(
         dataset: whose test split.
         names: which corruptions.
         data_dir: they are kept in its ``cache/corruptions``.
-        reporter: told about progress.
-        stop: asked after each few hundred images.
+        monitor: told about progress, and asked to stop after each few hundred images.
 
     Raises:
         BenchError: the folder cannot be written, or the disk is full.
         InterruptedRunError: a stop was requested; the finished corruptions are kept.
     """
     folder = _folder(dataset, data_dir)
-    digests = {name: digest for name in names if (digest := _kept(folder, name, reporter))}
+    digests = {name: digest for name in names if (digest := _kept(folder, name, monitor))}
     missing = [name for name in names if name not in digests]
     if missing:
         write_bytes(folder / "labels.npy", _labels(dataset))
         cell = len(SEVERITIES) * len(dataset.test)
-        reporter.begin("corrupted images", len(names) * cell, done=len(digests) * cell)
+        monitor.begin("corrupted images", len(names) * cell, done=len(digests) * cell)
         for name in missing:
-            digests[name] = _make(folder, name, dataset, reporter, stop)
-        reporter.end()
+            digests[name] = _make(folder, name, dataset, monitor)
+        monitor.end()
     package = ("ssl-robustness-bench", __version__)
     return CorruptedImages(folder, len(dataset.test), digests, PARAMETRISATION, package)
 
@@ -71,7 +67,7 @@ def _note(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
 
 
-def _kept(folder: Path, name: str, reporter: Reporter) -> str | None:
+def _kept(folder: Path, name: str, monitor: Monitor) -> str | None:
     """Return the digest of a corruption that was made before, or None if it is absent, or damaged, which is said."""
     if not _note(folder, name).exists():
         return None
@@ -79,11 +75,11 @@ def _kept(folder: Path, name: str, reporter: Reporter) -> str | None:
         digest = pixels_digest(name, open_array(folder / f"{name}.npy"))
         if digest == read_json(_note(folder, name))["sha256"]:
             return digest
-    reporter.note(f"{folder / f'{name}.npy'} is damaged or missing; it is made again.")
+    monitor.note(f"{folder / f'{name}.npy'} is damaged or missing; it is made again.")
     return None
 
 
-def _make(folder: Path, name: str, dataset: Dataset, reporter: Reporter, stop: Stop) -> str:
+def _make(folder: Path, name: str, dataset: Dataset, monitor: Monitor) -> str:
     """Write one corruption, and then its digest, which says that it is whole; return the digest."""
     test = dataset.test.images
     shape = (len(SEVERITIES) * len(test), *test.permute(0, 2, 3, 1).shape[1:])
@@ -91,7 +87,7 @@ def _make(folder: Path, name: str, dataset: Dataset, reporter: Reporter, stop: S
 
     def parts() -> Iterator[bytes]:
         yield _header(shape)
-        for pixels in _chunks(name, dataset, reporter, stop):
+        for pixels in _chunks(name, dataset, monitor):
             digest.update(pixels)
             yield pixels
 
@@ -100,15 +96,15 @@ def _make(folder: Path, name: str, dataset: Dataset, reporter: Reporter, stop: S
     return digest.hexdigest()
 
 
-def _chunks(name: str, dataset: Dataset, reporter: Reporter, stop: Stop) -> Iterator[bytes]:
+def _chunks(name: str, dataset: Dataset, monitor: Monitor) -> Iterator[bytes]:
     images = dataset.test.images
     for severity in SEVERITIES:
         for first in range(0, len(images), _CHUNK):
             generator = rng.generator(0, "corruption", dataset.sha256, name, severity, first)
             corrupted = corrupt(images[first : first + _CHUNK], name, severity, generator=generator)
             yield corrupted.permute(0, 2, 3, 1).contiguous().numpy().tobytes()
-            reporter.advance(len(corrupted), f"{name}, severity {severity}")
-            stop.check()
+            monitor.advance(len(corrupted), f"{name}, severity {severity}")
+            monitor.check()
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

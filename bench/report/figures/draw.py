@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bench.errors import BenchError
+from bench.monitor import Monitor
 from bench.record import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
@@ -20,7 +21,6 @@ from bench.report.figures.words import (
     seeds_text,
     spread_text,
 )
-from bench.reporting import Reporter, Silent
 from bench.results import LeftOut, Row, SweepRow, budget_text, build_leaderboard, label, read_groups
 from bench.results import attack_text as attack_departure
 
@@ -122,7 +122,7 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
 
 
 def draw_curves(
-    results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, reporter: Reporter | None = None
+    results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, monitor: Monitor | None = None
 ) -> Drawn:
     """Draw the training history of the records: one figure a recipe and protocol, one line a seed.
 
@@ -130,19 +130,19 @@ def draw_curves(
         results_dir: where the records are.
         output: folder of the figures.
         choice: which records.
-        reporter: told about progress.
+        monitor: told about progress.
 
     Raises:
         BenchError: there is no record, or ``output`` cannot be written.
     """
-    reporter = reporter or Silent()
+    monitor = monitor or Monitor()
     groups, left_out = read_groups(results_dir)
     first = ((group, group.seeds[0].record) for group in groups)
     chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
     if not chosen:
         raise choice.finds_no("record", results_dir, "bench run deacl --dataset digits")
     files: list[Path] = []
-    reporter.begin("training curves", len(chosen), unit="figures")
+    monitor.begin("training curves", len(chosen), unit="figures")
     for group, record in chosen:
         common = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
         name = label(group.seeds[0])
@@ -156,8 +156,8 @@ def draw_curves(
         seeds = seeds_text([one.record.seed for one in group.seeds])
         file = file_name("curves", *common, *parts, seeds)
         files += save_figure(figure, output, free_name(file, record.protocol_sha256, files))
-        reporter.advance(1, file)
-    reporter.end()
+        monitor.advance(1, file)
+    monitor.end()
     return Drawn(files, left_out)
 
 

@@ -11,14 +11,13 @@ from torch import Tensor
 from bench import rng
 from bench.data import Dataset, Split
 from bench.evaluate import attacked_features, clean_features
+from bench.monitor import Monitor
 from bench.recipe import canonical_digest
 from bench.report.figures.files import save_figure
 from bench.report.figures.tsne import Panel, embed, tsne_figure
 from bench.report.figures.words import conditions, file_name, free_name, seeds_text
-from bench.reporting import Reporter, Silent
 from bench.results import settings_text
 from bench.run import Finished
-from bench.stop import Stop
 
 Conditions = tuple[str, str | None, str, str, str]
 """Dataset, what the encoder was pre-trained on, tier, fidelity, protocol."""
@@ -37,8 +36,7 @@ def draw_tsne(
     device: torch.device,
     images: int = 2000,
     adversarial: bool = False,
-    reporter: Reporter | None = None,
-    stop: Stop | None = None,
+    monitor: Monitor | None = None,
 ) -> list[Path]:
     """Draw the features that the encoders of ``chosen`` make of test images, one panel a run.
 
@@ -51,14 +49,13 @@ def draw_tsne(
         device: where to compute the features.
         images: how many test images to show: all, or a subset that depends on the dataset alone.
         adversarial: show, in a row below, the same images attacked as for RA, embedded together with them.
-        reporter: told about progress.
-        stop: asked between batches and panels.
+        monitor: told about progress, and asked to stop between batches and panels.
 
     Raises:
         BenchError: missing data or weights; ``output`` cannot be written.
         InterruptedRunError: a stop was requested; nothing is kept.
     """
-    reporter, stop = reporter or Silent(), stop or Stop()
+    monitor = monitor or Monitor()
     dataset = chosen[0].dataset(data_dir)
     shown = _subset(dataset, images)
     tables: dict[Conditions, list[Finished]] = {}
@@ -67,13 +64,13 @@ def draw_tsne(
         common: Conditions = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
         tables.setdefault(common, []).append(finished)
     files: list[Path] = []
-    reporter.begin("t-SNE", len(chosen), unit="runs")
+    monitor.begin("t-SNE", len(chosen), unit="runs")
     for common, table in tables.items():
-        figure = _figure(table, common, dataset, shown, device, adversarial, reporter, stop)
+        figure = _figure(table, common, dataset, shown, device, adversarial, monitor)
         name = file_name("tsne", *common, _runs_text(table), "attacked" if adversarial else "")
         identity = [finished.record.protocol_sha256 for finished in table]
         files += save_figure(figure, output, free_name(name, identity, files))
-    reporter.end()
+    monitor.end()
     return files
 
 
@@ -84,24 +81,23 @@ def _figure(
     shown: Split,
     device: torch.device,
     adversarial: bool,
-    reporter: Reporter,
-    stop: Stop,
+    monitor: Monitor,
 ) -> Figure:
     labels = shown.labels.numpy()
     upper, lower = [], []
     for finished in table:
-        stop.check()
+        monitor.check()
         title, recipe = _panel_text(finished), finished.recipe
         classifier = finished.classifier(dataset, device)
         features = [clean_features(classifier, shown, recipe, device=device)]
         if adversarial:
             seed = finished.record.seed
-            features.append(attacked_features(classifier, shown, recipe, seed=seed, device=device, stop=stop))
+            features.append(attacked_features(classifier, shown, recipe, seed=seed, device=device, monitor=monitor))
         points = embed(torch.cat(features).numpy())
         upper.append(Panel(title, points[: len(shown)], labels))
         if adversarial:
             lower.append(Panel(f"{title}\nattacked", points[len(shown) :], labels))
-        reporter.advance(1)
+        monitor.advance(1)
     return tsne_figure(
         [*upper, *lower],
         dataset.classes,

@@ -1,7 +1,6 @@
 """Accuracy under PGD along a grid: of eps, one attack a value; of steps, one trajectory for all values."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,11 +12,10 @@ from bench.code import modules_of
 from bench.data import Split
 from bench.device import Clock, PeakMemory, device_name
 from bench.evaluate.state import Environments, SavedState, load_state
+from bench.job import Job
 from bench.nn import Classifier
 from bench.recipe import Threat
 from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings, continued, describe_environment, larger_peak
-from bench.reporting import Reporter
-from bench.stop import Stop
 
 
 class Swept(NamedTuple):
@@ -46,13 +44,8 @@ def sweep(
     classifier: Classifier,
     test: Split,
     settings: SweepSettings,
+    job: Job,
     *,
-    owner: str,
-    path: Path,
-    seed: int,
-    device: torch.device,
-    reporter: Reporter,
-    stop: Stop,
     name: str = "sweep",
 ) -> Swept:
     """Measure ``classifier`` on the test split along the grid of ``settings``.
@@ -64,38 +57,35 @@ def sweep(
         classifier: judged in eval mode; attacked through its prepared copy.
         test: the test split.
         settings: grid and attack.
-        owner: digest that ``path`` must belong to.
-        path: the state file, written after each batch.
-        seed: the run's seed; every batch draws from a generator of its own.
-        device: where to work.
-        reporter: told about progress.
-        stop: asked before each step of the attack.
+        job: in its folder the state is written after each batch, under a name of the grid's own; every batch draws
+            from a generator of its own; the monitor is asked to stop before each step of the attack.
         name: what to call the work on the screen.
 
     Raises:
         BenchError: a foreign state.
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
-    attack = _Attack(classifier.to(device).eval(), settings, seed, stop)
+    path = job.folder / f"sweep-{settings.kind}-{job.fingerprint[:8]}.json"
+    attack = _Attack(classifier.to(job.device).eval(), settings, job)
     empty = ((),) * len(settings.grid)
     modules = (__name__, *modules_of(classifier))
-    now = describe_environment(device_name(device), torch.get_num_threads(), modules=modules)
-    none = (NoGradient(),) * len(empty)
-    fresh = _State(owner=owner, last=empty, worst=empty, no_gradient=none, peak_memory=0, environments=())
-    state = load_state(path, fresh, reporter)
-    memory = PeakMemory(device)
+    now = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)
+    nothing = {"last": empty, "worst": empty, "no_gradient": (NoGradient(),) * len(empty), "environments": ()}
+    fresh = _State.parse({"fingerprint": job.fingerprint, "peak_memory": 0, **nothing}, "sweep")
+    state = load_state(path, fresh, job.monitor)
+    memory = PeakMemory(job.device)
     count, batch = len(test.labels), settings.batch_size
     steps = len(settings.steps)
     done = sum(len(state.last[row]) for row in range(0, len(empty), steps))
-    reporter.begin(name, count * len(settings.eps), done=done)
+    job.monitor.begin(name, count * len(settings.eps), done=done)
     for number, eps in enumerate(settings.eps):
         rows = range(number * steps, (number + 1) * steps)
         for first in range(len(state.last[rows.start]), count, batch):
             clock = Clock()
-            images = test.images[first : first + batch].to(device).float().div(255)
-            verdicts = attack(images, test.labels[first : first + batch].to(device), eps, first)
+            images = test.images[first : first + batch].to(job.device).float().div(255)
+            verdicts = attack(images, test.labels[first : first + batch].to(job.device), eps, first)
             state = _State(
-                owner=owner,
+                fingerprint=job.fingerprint,
                 last=_extended(state.last, rows, [verdict.last for verdict in verdicts]),
                 worst=_extended(state.worst, rows, [verdict.worst for verdict in verdicts]),
                 no_gradient=_counted(state.no_gradient, rows, [verdict.no_gradient for verdict in verdicts]),
@@ -104,13 +94,13 @@ def sweep(
                 environments=continued(state.environments, now),
             )
             state.save(path)
-            reporter.advance(len(images))
-    reporter.end()
+            job.monitor.advance(len(images))
+    job.monitor.end()
     cost = PhaseCost(
         seconds=state.seconds,
         images=count * len(settings.eps),
         peak_memory_bytes=state.peak_memory,
-        device=device_name(device),
+        device=device_name(job.device),
     )
     worst = _packed(state.worst) if settings.kind == "steps" else None
     return Swept(_packed(state.last), worst, state.no_gradient, cost, state.environments)
@@ -129,8 +119,8 @@ class _Verdict(NamedTuple):
 class _Attack:
     """PGD on one classifier, judged at each number of steps of the grid."""
 
-    def __init__(self, classifier: Classifier, settings: SweepSettings, seed: int, stop: Stop) -> None:
-        self._classifier, self._settings, self._seed, self._stop = classifier, settings, seed, stop
+    def __init__(self, classifier: Classifier, settings: SweepSettings, job: Job) -> None:
+        self._classifier, self._settings, self._job = classifier, settings, job
         self._attacked = classifier.prepared()
 
     def __call__(self, images: Tensor, labels: Tensor, eps: float, first: int) -> list[_Verdict]:
@@ -158,7 +148,7 @@ class _Attack:
             objective,
             images,
             threat=Threat(norm=settings.norm, eps=eps),
-            generator=rng.generator(self._seed, "pgd", first, 0, device=images.device),
+            generator=rng.generator(self._job.seed, "pgd", first, 0, device=images.device),
             on_gradient=watch,
         )
         return list(self._verdicts(run, labels, seen, watch))
@@ -168,7 +158,7 @@ class _Attack:
     ) -> Iterator[_Verdict]:
         worst = torch.ones_like(labels, dtype=torch.bool)
         for step, x_adv in enumerate(run):
-            self._stop.check()
+            self._job.monitor.check()
             # The gradient of this step has just judged the iterate before, at no cost. The first one judged
             # the raw start, which need not be an image.
             if step > 1:

@@ -1,0 +1,73 @@
+"""SA, accuracy on clean images, and RA, accuracy under PGD."""
+
+import torch
+
+from bench import rng
+from bench.attack import PGD, GradientWatch, margin_objective
+from bench.evaluate.measurement import Measurement
+from bench.record import NoGradient, Outcome, PGDEvaluation
+
+
+def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
+    """Return SA, and whether the classifier gave all images the same answer; False too where that was not noted."""
+    state, monitor = work.state, work.job.monitor
+    monitor.begin("SA, clean images", work.count, done=len(state.clean))
+    work.begin("sa")
+    for _, images, labels in work.batches(len(state.clean)):
+        with torch.no_grad():
+            answers = work.classifier(images).argmax(1)
+        known = work.state.answers
+        work.keep(
+            clean=work.state.clean + tuple((answers == labels).tolist()),
+            answers=None if known is None else tuple(sorted({*known, *answers.tolist()})),
+        )
+        monitor.advance(len(labels))
+        monitor.check()
+    monitor.end()
+    answers_given = work.state.answers
+    constant = answers_given is not None and len(answers_given) == 1 and len(work.test.labels.unique()) > 1
+    if constant:
+        monitor.note(
+            "the classifier gives all test images the same answer: its training failed or its features say "
+            "nothing, and an answer that never changes cannot be attacked. The record says so, and the board "
+            "marks it."
+        )
+    return Outcome.pack(work.state.clean, test_images=work.count), constant
+
+
+def robust_accuracy(work: Measurement) -> PGDEvaluation:
+    """Return RA: an image counts if its class is found after every restart of the attack."""
+    settings, job = work.settings, work.job
+    attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
+    job.monitor.begin(f"RA, PGD-{settings.pgd_steps}", work.count, done=len(work.state.robust))
+    work.begin("ra")
+    for first, images, labels in work.batches(len(work.state.robust)):
+        robust = torch.ones_like(labels, dtype=torch.bool)
+        first_step, last_step = ~robust, ~robust
+        for restart in range(settings.pgd_restarts):
+            watch = GradientWatch()
+            x_adv = attack(
+                margin_objective(work.attacked, labels),
+                images,
+                threat=work.threat,
+                generator=rng.generator(job.seed, "pgd", first, restart, device=job.device),
+                on_gradient=watch,
+            )
+            first_step, last_step = first_step | watch.first, last_step | watch.last
+            with torch.no_grad():
+                robust &= work.classifier(x_adv).argmax(1) == labels
+        counted = work.state.no_gradient
+        if counted is not None:
+            counted += NoGradient(first=int(first_step.sum()), last=int(last_step.sum()))
+        work.keep(robust=work.state.robust + tuple(robust.tolist()), no_gradient=counted)
+        job.monitor.advance(len(labels))
+    job.monitor.end()
+    return PGDEvaluation(
+        outcome=Outcome.pack(work.state.robust, test_images=work.count),
+        eps=work.threat.eps,
+        steps=settings.pgd_steps,
+        step_size=settings.pgd_step_size * work.threat.eps,
+        start=settings.pgd_start,
+        restarts=settings.pgd_restarts,
+        no_gradient=work.state.no_gradient,
+    )

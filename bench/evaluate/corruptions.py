@@ -1,0 +1,51 @@
+"""Accuracy on corrupted test images, one (corruption, severity) at a time."""
+
+import torch
+
+from bench.data.corruptions import CorruptedImages
+from bench.evaluate.measurement import Measurement
+from bench.evaluate.state import CorruptionCounts
+from bench.recipe import SEVERITIES
+from bench.record import CorruptionEvaluation
+
+
+def corruption_accuracy(work: Measurement, corrupted: CorruptedImages) -> CorruptionEvaluation:
+    """Measure the classifier on every corruption of ``corrupted``, copies of the whole test split.
+
+    Raises:
+        BenchError: the corrupted images cannot be read any more.
+        InterruptedRunError: a stop was requested; the finished severities are kept.
+    """
+    done, labels, monitor, size = work.state.corruptions, work.test.labels, work.job.monitor, work.settings.batch_size
+    counts = {
+        name: done[name] if name in done and done[name].sha256 == digest else CorruptionCounts(sha256=digest)
+        for name, digest in corrupted.digests.items()
+    }
+    n = len(labels)
+    finished = n * sum(len(cell.correct) for cell in counts.values())
+    monitor.begin("common corruptions", n * len(counts) * len(SEVERITIES), done=finished)
+    work.begin("corruptions")
+    for name in counts:
+        for severity in SEVERITIES[len(counts[name].correct) :]:
+            correct = 0
+            for first in range(0, n, size):
+                monitor.check()
+                batch = slice(first, first + size)
+                images, wanted = work.to_device(corrupted.batch(name, severity, batch), labels[batch])
+                with torch.no_grad():
+                    correct += int((work.classifier(images).argmax(1) == wanted).sum())
+                monitor.advance(len(images), f"{name}, severity {severity}")
+            update = {"correct": (*counts[name].correct, correct)}
+            counts[name] = counts[name].model_copy(update=update)
+            work.keep(corruptions=dict(counts))
+    monitor.end()
+    package, version = corrupted.package or (None, None)
+    return CorruptionEvaluation(
+        source="generated" if corrupted.package else "files",
+        parametrisation=corrupted.parametrisation,
+        package=package,
+        package_version=version,
+        sha256=corrupted.sha256,
+        n=n,
+        correct={name: cell.correct for name, cell in counts.items()},
+    )

@@ -1,0 +1,64 @@
+"""SA, RA, AA and corruption accuracy of a classifier, able to stop after any batch and continue."""
+
+from typing import NamedTuple
+
+from bench.data import Split
+from bench.data.corruptions import CorruptedImages
+from bench.evaluate.accuracy import robust_accuracy, standard_accuracy
+from bench.evaluate.autoattack import autoattack_accuracy, autoattack_images
+from bench.evaluate.corruptions import corruption_accuracy
+from bench.evaluate.measurement import Measurement
+from bench.evaluate.state import Environments
+from bench.job import Job
+from bench.nn import Classifier
+from bench.recipe import Recipe
+from bench.record import AutoAttackEvaluation, CorruptionEvaluation, Outcome, PGDEvaluation, PhaseCost
+
+
+class Evaluation(NamedTuple):
+    """What was measured of one classifier."""
+
+    sa: Outcome
+    ra: PGDEvaluation
+    aa: AutoAttackEvaluation | None
+    corruptions: CorruptionEvaluation | None
+    constant: bool
+    """Whether the classifier gave all clean images the same answer; False too where that was not noted."""
+    cost: dict[str, PhaseCost]
+    """By phase."""
+    environments: dict[str, Environments]
+    """By phase."""
+
+
+def evaluate(
+    classifier: Classifier, test: Split, job: Job, *, recipe: Recipe, corrupted: CorruptedImages | None = None
+) -> Evaluation:
+    """Measure ``classifier`` on the test split as the recipe's ``evaluate`` section asks.
+
+    Args:
+        classifier: judged in eval mode; attacked through its prepared copy.
+        test: the test split.
+        job: in its folder the state ``evaluation.json`` is written after each batch; every batch of every attack
+            draws from a generator of its own; the monitor is asked to stop before each forward pass of an attack.
+        recipe: gives the knobs and the number of classes.
+        corrupted: corrupted copies of the test split, if the recipe asks for them.
+
+    Raises:
+        BenchError: an attack that leaves the threat model, logits that are not finite, a foreign state.
+        InterruptedRunError: a stop was requested; the finished batches are saved.
+    """
+    asked = recipe.evaluate.corruptions != "none"
+    assert asked == (corrupted is not None), "the recipe and its corrupted images disagree"
+    work = Measurement(classifier.to(job.device).eval(), test, recipe, job, __name__)
+    sa, constant = standard_accuracy(work)
+    ra = robust_accuracy(work)
+    aa = autoattack_accuracy(work) if recipe.evaluate.autoattack else None
+    corruptions = corruption_accuracy(work, corrupted) if corrupted else None
+    counts = work.state.corruptions.values()
+    images = {
+        "sa": len(work.state.clean),
+        "ra": len(work.state.robust),
+        "aa": len(autoattack_images(recipe)),
+        "corruptions": sum(len(one.correct) for one in counts) * work.count,
+    }
+    return Evaluation(sa, ra, aa, corruptions, constant, work.cost(images), work.environments())

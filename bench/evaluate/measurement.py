@@ -1,0 +1,109 @@
+"""What the measurements of one classifier share: its test images, the threat, and the state that each adds to."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bench.code import modules_of
+from bench.data import Split
+from bench.device import Clock, PeakMemory, device_name
+from bench.evaluate.state import Environments, EvaluationState, load_state
+from bench.job import Job
+from bench.monitor import Monitor
+from bench.nn import Classifier
+from bench.recipe import Recipe, Threat
+from bench.record import NoGradient, PhaseCost, continued, describe_environment, larger_peak, other_code
+
+
+class Measurement:
+    """A classifier on the test split, measured batch by batch, each of which is kept.
+
+    Args:
+        classifier: on the job's device, in eval mode.
+        test: the test split.
+        recipe: gives the knobs.
+        job: where the state is kept, and whose it is.
+        caller: the module whose code measures, for the record.
+    """
+
+    def __init__(self, classifier: Classifier, test: Split, recipe: Recipe, job: Job, caller: str) -> None:
+        self.classifier, self.test, self.recipe, self.job = classifier, test, recipe, job
+        self.settings = recipe.evaluate
+        self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
+        self.attacked = _Interruptible(classifier.prepared(), job.monitor)
+        self.path = job.folder / "evaluation.json"
+        modules = (caller, *modules_of(classifier))
+        self._environment = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)
+        fresh = EvaluationState(fingerprint=job.fingerprint, answers=(), no_gradient=NoGradient())
+        self.state = load_state(self.path, fresh, job.monitor)
+        if any(other_code(self.state.ran_with(name), self._environment) for name in self.state.seconds):
+            job.monitor.note(
+                "this evaluation was begun with other code than the present one, or it is not known with which. What "
+                f"is measured is kept, its record names both, and the board marks it. To begin anew, remove {self.path}"
+            )
+
+    @property
+    def count(self) -> int:
+        """How many test images there are."""
+        return len(self.test.labels)
+
+    def begin(self, name: str) -> None:
+        """Start the clock of the measurement called ``name``; :meth:`keep` stops it and starts it again."""
+        self._name, self._memory, self._clock = name, PeakMemory(self.job.device), Clock()
+
+    def batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """Yield each batch from position ``first`` on: its position, images and labels."""
+        for start in range(first, self.count, self.settings.batch_size):
+            batch = slice(start, start + self.settings.batch_size)
+            self._clock = Clock()
+            yield start, *self.to_device(self.test.images[batch], self.test.labels[batch])
+
+    def to_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return uint8 ``images`` as float in [0, 1], and ``labels``, on the job's device."""
+        return images.to(self.job.device).float().div(255), labels.to(self.job.device)
+
+    def keep(self, **finished: object) -> None:
+        """Add what was ``finished`` since the last time to the state, with its time and memory, and write it."""
+        state, name = self.state, self._name
+        earlier = state.peak_memory.get(name) if name in state.seconds else 0
+        measured = {
+            "seconds": state.seconds.get(name, 0.0) + self._clock.seconds,
+            "peak_memory": larger_peak(earlier, self._memory.bytes),
+            "environments": continued(state.ran_with(name), self._environment),
+        }
+        kept = {field: {**getattr(state, field), name: value} for field, value in measured.items()}
+        self.state = state.model_copy(update={**finished, **kept})
+        self.state.save(self.path)
+        self._clock = Clock()
+
+    def cost(self, images: dict[str, int]) -> dict[str, PhaseCost]:
+        """Return by phase what the measurements took; ``images`` says how many each had."""
+        return {
+            f"evaluate:{name}": PhaseCost(
+                seconds=seconds,
+                images=images[name],
+                peak_memory_bytes=self.state.peak_memory.get(name),
+                device=device_name(self.job.device),
+            )
+            for name, seconds in self.state.seconds.items()
+        }
+
+    def environments(self) -> dict[str, Environments]:
+        """Return by phase what the measurements ran with."""
+        return {f"evaluate:{name}": self.state.ran_with(name) for name in self.state.seconds}
+
+
+class _Interruptible(nn.Module):
+    """A model that asks before each forward pass whether to stop: AutoAttack's batches take minutes."""
+
+    def __init__(self, model: nn.Module, monitor: Monitor) -> None:
+        super().__init__()
+        self.model = model
+        self._monitor = monitor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> logits [B, classes]."""
+        self._monitor.check()
+        logits: Tensor = self.model(images)
+        return logits

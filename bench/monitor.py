@@ -1,0 +1,99 @@
+"""How long work tells the outside what it is doing, and learns that it shall stop; and plurals."""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
+from typing import Protocol
+
+from bench.errors import InterruptedRunError
+
+
+class Reporter(Protocol):
+    """Receives the events of one phase at a time: a screen, a log, or a tracker of experiments."""
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        """Open ``phase``, of ``total`` units, of which ``done`` were finished before (a resumed run)."""
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        """Count ``amount`` more units of the open phase, and show ``detail`` ("epoch 3/20, loss 1.2")."""
+
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """Take what the open phase measured in ``epoch``, from 1 on, by name."""
+
+    def end(self) -> None:
+        """Close the open phase."""
+
+    def note(self, message: str) -> None:
+        """Say something that stays on the screen."""
+
+
+class Monitor:
+    """Hands every event on to ``reporters``, if there are any, and keeps whether someone asked the work to stop."""
+
+    def __init__(self, *reporters: Reporter) -> None:
+        self._reporters = reporters
+        self.stop_requested = False
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        """See :meth:`Reporter.begin`."""
+        for reporter in self._reporters:
+            reporter.begin(phase, total, done=done, unit=unit)
+
+    def advance(self, amount: int, detail: str = "") -> None:
+        """See :meth:`Reporter.advance`."""
+        for reporter in self._reporters:
+            reporter.advance(amount, detail)
+
+    def scalars(self, values: Mapping[str, float], epoch: int) -> None:
+        """See :meth:`Reporter.scalars`."""
+        for reporter in self._reporters:
+            reporter.scalars(values, epoch)
+
+    def end(self) -> None:
+        """See :meth:`Reporter.end`."""
+        for reporter in self._reporters:
+            reporter.end()
+
+    def note(self, message: str) -> None:
+        """See :meth:`Reporter.note`."""
+        for reporter in self._reporters:
+            reporter.note(message)
+
+    @contextmanager
+    def heard_by(self, reporter: Reporter) -> Iterator[None]:
+        """Hand the events of this block on to ``reporter``, too."""
+        before = self._reporters
+        self._reporters = (*before, reporter)
+        try:
+            yield
+        finally:
+            self._reporters = before
+
+    def check(self) -> None:
+        """Raise InterruptedRunError if a stop was requested. Call where nothing would be lost."""
+        if self.stop_requested:
+            raise InterruptedRunError("interrupted; the run's state is saved. The same command continues it.")
+
+    @contextmanager
+    def stopped_by_signals(self) -> Iterator[None]:
+        """Let the first SIGINT or SIGTERM in this block request a stop; a second one ends the process at once."""
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+        def request(number: int, frame: FrameType | None) -> None:
+            self.stop_requested = True
+            signal.signal(number, previous[signal.Signals(number)])
+
+        for number in previous:
+            signal.signal(number, request)
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def plural(number: int, noun: str) -> str:
+    """Return "1 epoch", "2 epochs", "3 batches"."""
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "sh", "tch", "x")) else "s"
+    return f"{number} {noun}{ending}"
