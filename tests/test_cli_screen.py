@@ -84,6 +84,12 @@ def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
 
 
+FACTS = {
+    **{"name": "cifar10", "sha256": "d" * 64, "image_shape": (3, 32, 32), "num_classes": 10},
+    **{"train_images": 50_000, "test_images": 4, "eps": 8 / 255, "mean": (0.5,) * 3, "std": (0.25,) * 3},
+}
+
+
 def record(published_as: str | None) -> Record:
     outcome = Outcome.pack([True] * 3 + [False], test_images=4)
     attack = {"outcome": outcome, "eps": 8 / 255}
@@ -98,7 +104,7 @@ def record(published_as: str | None) -> Record:
         seed=0,
         protocol="slf",
         overrides={},
-        recipe={"dataset": {"published_as": published_as}, "threat": {"norm": "linf", "eps": 8 / 255}},
+        recipe={"dataset": {**FACTS, "published_as": published_as}, "threat": {"norm": "linf", "eps": 8 / 255}},
         pretraining_sha256="1" * 64,
         protocol_sha256="2" * 64,
         encoder_sha256="3" * 64,

@@ -16,7 +16,7 @@ from bench import folders
 from bench.errors import BenchError
 from bench.files import write_bytes
 from bench.folders import replaced_folder
-from bench.leaderboard.long import render_csv
+from bench.leaderboard import render_csv
 from bench.report.site import serving
 from bench.results import build_leaderboard
 

@@ -61,7 +61,7 @@ def test_one_run_under_l2_from_images_to_the_board(tmp_path: Path, monkeypatch: 
     assert "AA at L2 0.5" in said
     (path,) = record_files(tmp_path / "results")
     record = load_record(path)
-    assert (record.norm, record.ra.eps, record.ra.step_size) == ("l2", 0.5, 0.125)
+    assert (record.read_recipe().downstream.threat.norm, record.ra.eps, record.ra.step_size) == ("l2", 0.5, 0.125)
     assert record.aa is not None
     assert record.aa.eps == 0.5
     said = bench("sweep-eps", "--dataset=digits", "--eps=0,0.5", "--steps=2", *places)

@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.errors import BenchError
 from bench.leaderboard import bibtex_entries, render_csv, render_latex
-from bench.leaderboard.citations import citation_key
-from bench.leaderboard.latex import escape_latex
+from bench.leaderboard.latex import citation_key, escape_latex
 from bench.method import METHODS
 from bench.recipe import CORRUPTIONS
 from bench.record import CorruptionEvaluation, PhaseCost, Record, Sweep, SweepSettings, save_sweep

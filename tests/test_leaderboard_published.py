@@ -10,13 +10,13 @@ from bench.errors import BenchError
 from bench.leaderboard import render_leaderboard
 from bench.results import (
     build_leaderboard,
-    duration,
     eps_text,
     escape,
     load_published,
     percent,
     published_reference,
     settings_text,
+    time_text,
 )
 
 
@@ -99,7 +99,7 @@ def test_faulty_published_numbers_are_refused(tmp_path: Path, entry: dict[str, A
     [(0.44, "0.4 s"), (12, "0:00:12"), (59.6, "0:01:00"), (3725, "1:02:05"), (2 * 86400 + 61, "2 d 0:01:01")],
 )
 def test_durations(seconds: float, text: str) -> None:
-    assert duration(seconds) == text
+    assert time_text(seconds) == text
 
 
 def test_values_are_written_as_papers_and_users_write_them() -> None:

@@ -25,7 +25,7 @@ def break_some(results: Path) -> dict[str, str]:
         "nested": ("[" * 100_000, "recursion"),
         "time": (json.dumps({**good, "finished": "yesterday"}), "finished: must be a valid datetime"),
         "zone": (json.dumps({**good, "started": "2024-01-01T00:00:00"}), "started: must have timezone info"),
-        "facts": (no_facts.sealed().model_dump_json(), "recipe.dataset"),
+        "facts": (no_facts.sealed().model_dump_json(), "recipe: dataset: is missing"),
     }
     for name, (text, _) in texts.items():
         (results / "cifar10" / f"{name}.json").write_text(text)

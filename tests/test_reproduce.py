@@ -69,7 +69,9 @@ def test_own_data_are_named_by_their_digest_for_want_of_their_path() -> None:
 
 def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
     record = template()
-    recipe = {**record.recipe, "budget": 1.5e12, "finetune": {"dataset": {**record.recipe["dataset"], "name": "stl10"}}}
+    facts = {**record.recipe["dataset"], "name": "stl10"}
+    finetune = {"dataset": facts, "threat": record.recipe["threat"]}
+    recipe = {**record.recipe, "budget": 1.5e12, "finetune": finetune}
     changes = {"dataset": "stl10", "pretrained_on": "digits", "encoder_seed": 4, "seed": 9, "recipe": recipe}
     found = reproduction(record.model_copy(update=changes))
     options = parsed(found.command)

@@ -30,12 +30,12 @@ def show_board(board: "Leaderboard") -> None:
 
 
 def _table(rows: "Sequence[Row]", board: "Leaderboard") -> DataTable:
-    from bench.leaderboard import conditions, plain_table
+    from bench.leaderboard import plain_table
 
     columns, notes = plain_table(rows, board.published)
     table = DataTable(
         *(_column(column) for column in columns),
-        title=f"{rows[0].dataset}: {conditions(rows[0].table)}",
+        title=f"{rows[0].dataset}: {rows[0].table.conditions}",
         caption="\n".join(notes),
     )
     for cells in zip(*(column.cells for column in columns), strict=True):

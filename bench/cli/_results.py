@@ -45,7 +45,7 @@ def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> No
         paper = published_reference(
             results_dir,
             title=first.title,
-            dataset=first.recipe["dataset"]["published_as"],
+            dataset=first.read_recipe().dataset.published_as,
             protocol=first.protocol,
         )
     for measure, outcomes, key in _measures(records):
@@ -62,7 +62,7 @@ def _measures(
     """Yield what was measured: in words, one outcome a record, and the name that published numbers have for it."""
     from bench.results import radius_text
 
-    ra, norm = records[0].ra, records[0].norm
+    ra, norm = records[0].ra, records[0].read_recipe().downstream.threat.norm
     yield "SA", [record.sa for record in records], "sa"
     yield f"RA, PGD-{ra.steps} at {radius_text(norm, ra.eps)}", [record.ra.outcome for record in records], "ra"
     attacked = [record.aa for record in records if record.aa]

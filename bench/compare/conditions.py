@@ -98,7 +98,7 @@ def _settings(one: Measured, *, own: bool) -> dict[str, Any]:
         **record.model_dump(
             include={"method", "tier", "fidelity", "protocol", "seed", "encoder_seed", "pretrained_on"}
         ),
-        "budget": record.recipe.get("budget"),
+        "budget": one.recipe.budget,
         "threat.norm": one.threat.norm,
         "threat.eps": one.threat.eps,
         **dict(flatten({name: record.recipe.get(name, {}) for name in sections})),

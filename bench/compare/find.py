@@ -112,6 +112,7 @@ def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str) -> bo
 
 
 def _as_it_stands(group: Group) -> bool:
-    record = group.seeds[0].record
+    first = group.seeds[0]
+    record = first.record
     lent = record.pretrained_on is not None or record.encoder_seed is not None
-    return not record.overrides and not lent and record.recipe.get("budget") is None
+    return not record.overrides and not lent and first.recipe.budget is None

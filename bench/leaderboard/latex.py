@@ -1,14 +1,14 @@
-"""The board in LaTeX: what a paper's table needs, with booktabs and citations."""
+"""The board in LaTeX: what a paper's table needs, with booktabs, citations and their BibTeX."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from bench.leaderboard.citations import citation_key
-from bench.leaderboard.grid import Notes
+from bench.errors import BenchError
+from bench.leaderboard.columns import Notes
 from bench.leaderboard.markdown import GENERATED
 from bench.leaderboard.tables import flops_ratios, machine_lines, machine_sign, time_marks, time_ratios
-from bench.results import DASH, Leaderboard, Row, Score, TableKey, duration, percent, radius_text, row_names
+from bench.results import DASH, Leaderboard, Row, Score, TableKey, percent, radius_text, row_names, time_text
 
 _HEAD = f"% {GENERATED.removeprefix('<!-- ').removesuffix(' -->')}\n% In the preamble: \\usepackage{{booktabs}}"
 _BOLD = (
@@ -33,6 +33,31 @@ def render_latex(board: Leaderboard, entries: Mapping[str, str]) -> str:
     keys = {method: citation_key(entry) for method, entry in entries.items()}
     tables = [_table(key, list(rows), keys) for key, rows in groupby(board.rows, key=lambda row: row.table)]
     return "\n\n".join([_HEAD, *tables]) + "\n"
+
+
+def bibtex_entries(methods: Iterable[str]) -> dict[str, str]:
+    """Return the BibTeX of each of ``methods`` that is installed, by its registered name.
+
+    A record may be of a method that is not installed here; it has no entry.
+    """
+    from bench.method import METHODS  # brings torch along, which no other table needs
+
+    installed = set(METHODS)
+    return {name: METHODS.get(name).info.bibtex.strip() for name in sorted(set(methods) & installed)}
+
+
+def citation_key(entry: str) -> str:
+    """Return the key of a BibTeX ``entry``; raises BenchError if it has none."""
+    found = re.match(r"@\w+\s*\{\s*([^,\s]+)\s*,", entry)
+    if found is None:
+        raise BenchError(f"not a BibTeX entry: {entry[:60]!r}. It starts with @inproceedings{{key, or the like.")
+    return found[1]
+
+
+def bibliography(entries: dict[str, str]) -> str:
+    """Return the text of a .bib file with each of ``entries`` once, by key."""
+    by_key = {citation_key(entry): entry for entry in entries.values()}
+    return "\n\n".join(by_key[key] for key in sorted(by_key)) + "\n"
 
 
 def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
@@ -80,11 +105,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
 def _caption(key: TableKey, rows: Sequence[Row]) -> str:
     facts = rows[0].facts
     parts = [f"{key.dataset}, {key.protocol.upper()}, tier {key.tier}, fidelity {key.fidelity}"]
-    parts.append(key.attack or radius_text("linf", facts.eps))
-    if key.pretrained_on:
-        parts.append(f"transfer from {key.pretrained_on}")
-    if key.budget:
-        parts.append(f"at equal compute ({key.budget})")
+    parts += [*([] if key.attack else [radius_text("linf", facts.eps)]), *key.departures]
     scores = {name: {s.n for row in rows if (s := getattr(row, name))} for name in ("aa", "ra", "sa")}
     images = ", ".join(f"{name.upper()} {_range(counts)}" for name, counts in scores.items() if counts)
     seeds = _range({len(row.seeds) for row in rows})
@@ -124,7 +145,7 @@ def _score(score: Score | None) -> str:
 
 
 def _time(row: Row) -> str:
-    return escape_latex(DASH if row.pretraining_seconds is None else duration(row.pretraining_seconds))
+    return escape_latex(DASH if row.pretraining_seconds is None else time_text(row.pretraining_seconds))
 
 
 def escape_latex(text: str) -> str:

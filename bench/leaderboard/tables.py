@@ -1,10 +1,10 @@
-"""Tables of measured rows in Markdown."""
+"""Tables in Markdown: of measured rows, of sweeps, of published numbers."""
 
 from collections.abc import Sequence
 from functools import partial
 from urllib.parse import quote
 
-from bench.leaderboard.grid import Column, Notes, markdown_table, score_column, seed_links
+from bench.leaderboard.columns import Column, Notes, markdown_table, score_column, seed_links
 from bench.record import COST_REFERENCE
 from bench.results import (
     DASH,
@@ -12,14 +12,18 @@ from bench.results import (
     Row,
     SweepRow,
     bare_radius,
-    duration,
     escape,
     flops_text,
     headline,
+    named,
     percent,
     rank_text,
     row_names,
+    settings_text,
+    time_text,
 )
+
+_REFERENCE_TITLE = "DeACL"
 
 PUBLISHED_AA = "Published AA"
 
@@ -177,7 +181,7 @@ def sweep_table(rows: Sequence[SweepRow], *, records_at: str) -> str:
 
 
 def _seconds(row: Row) -> str:
-    return DASH if row.pretraining_seconds is None else duration(row.pretraining_seconds)
+    return DASH if row.pretraining_seconds is None else time_text(row.pretraining_seconds)
 
 
 def _published_aa(row: Row, published: Sequence[PublishedNumber]) -> str:
@@ -193,3 +197,47 @@ def _superseded(rows: Sequence[Row], records_at: str) -> list[str]:
         return []
     links = ", ".join(f"[{escape(file.rpartition('/')[2])}]({quote(f'{records_at}/{file}')})" for file in files)
     return [f"Superseded by newer records of the same runs, and left out: {links}."]
+
+
+def published_table(numbers: Sequence[PublishedNumber]) -> list[str]:
+    """Return the paragraphs of one table of published numbers, sorted by AA: the table, then its notes."""
+    notes = Notes("†{}".format)
+    lines = sorted(numbers, key=_published_order)
+    columns = [
+        Column("Method", [_published_name(number, notes) for number in lines], left=True),
+        Column("AA", [_published_score(number.aa, number.aa_std) for number in lines]),
+        Column("RA", [_published_score(number.ra, number.ra_std) for number in lines]),
+        Column("SA", [_published_score(number.sa, number.sa_std) for number in lines]),
+        Column("GPU-days", [DASH if n.total_gpu_days is None else f"{n.total_gpu_days:g}" for n in lines]),
+        Column("GPU-days x DeACL", [_published_cost_ratio(number, numbers) for number in lines]),
+        Column("Encoder", [escape(number.encoder) for number in lines], left=True),
+        Column("Source", [escape(number.source) for number in lines], left=True),
+    ]
+    return [markdown_table(columns), *map(escape, notes.lines())]
+
+
+def _published_order(number: PublishedNumber) -> tuple[float, float, str, str]:
+    aa, ra = (-1.0 if value is None else value for value in (number.aa, number.ra))
+    return -aa, -ra, number.method, number.source
+
+
+def _published_name(number: PublishedNumber, notes: Notes) -> str:
+    departures = settings_text(number.variant)
+    if number.pretrain_dataset not in (None, number.dataset):
+        departures.append(f"pre-trained on {number.pretrain_dataset}")
+    return escape(named(number.method, departures)) + notes.mark([number.note] if number.note else [])
+
+
+def _published_score(value: float | None, std: float | None) -> str:
+    if value is None:
+        return DASH
+    return f"{value:.2f}" if std is None else f"{value:.2f} ± {std:g}"
+
+
+def _published_cost_ratio(number: PublishedNumber, numbers: Sequence[PublishedNumber]) -> str:
+    """Return GPU-days as a multiple of DeACL's in the same source: other sources ran on other GPUs."""
+    same_source = (other for other in numbers if other.source == number.source)
+    reference = headline(same_source, title=_REFERENCE_TITLE, dataset=number.dataset, protocol=number.protocol)
+    if number.total_gpu_days is None or reference is None or not reference.total_gpu_days:
+        return DASH
+    return f"{number.total_gpu_days / reference.total_gpu_days:.2f}"

@@ -4,22 +4,30 @@ from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
-from bench.record.outcome import NoGradient, Outcome, wilson_interval
-from bench.record.paired import Pairs, Shared, mcnemar_exact, newcombe_interval, shared
+from bench.record.outcome import NoGradient, Outcome, Shared, shared
+from bench.record.recipe import RecordedRecipe
 from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
-from bench.record.store import LOCAL, load_record, record_files, record_path, save_record
-from bench.record.sweep import (
-    Sweep,
-    SweepKind,
-    SweepSettings,
-    grid_fault,
+from bench.record.statistics import (
+    MeanDifference,
+    Pairs,
+    mcnemar_exact,
+    newcombe_interval,
+    sample_std,
+    welch,
+    wilson_interval,
+)
+from bench.record.store import (
+    LOCAL,
+    load_record,
     load_sweep,
+    record_files,
+    record_path,
+    save_record,
     save_sweep,
     sweep_files,
-    sweep_identity,
     sweep_path,
 )
-from bench.record.welch import MeanDifference, sample_std, welch
+from bench.record.sweep import Sweep, SweepKind, SweepSettings, grid_fault, sweep_identity
 
 __all__ = [
     "COST_REFERENCE",
@@ -36,6 +44,7 @@ __all__ = [
     "Pairs",
     "PhaseCost",
     "Record",
+    "RecordedRecipe",
     "Shared",
     "Sweep",
     "SweepKind",

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from bench.errors import unknown
 from bench.recipe import CORRUPTIONS, SEVERITIES, Settings
 from bench.recipe.fields import Digest, Name, Text
-from bench.record.outcome import wilson_interval
+from bench.record.statistics import wilson_interval
 
 
 class CorruptionEvaluation(Settings):

@@ -1,15 +1,15 @@
-"""What happened to each test image, packed into a bitmap, and the accuracy that follows from it."""
+"""What happened to each test image, packed into a bitmap: of one measurement, or of two on the images they share."""
 
 import base64
-import math
 from collections.abc import Sequence
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from bench.recipe import Settings
+from bench.record.statistics import Pairs, wilson_interval
 
 
 class Outcome(Settings):
@@ -123,18 +123,30 @@ class NoGradient(Settings):
         return self.model_copy(update={"first": self.first + other.first, "last": self.last + other.last})
 
 
-def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tuple[float, float]:
-    """Return the Wilson score interval of a proportion.
+class Shared(NamedTuple):
+    """Two outcomes on the images that both measured."""
 
-    Unlike the normal interval it is right for small n and near 0 and 1, where robust accuracies often lie.
+    positions: NDArray[np.intp]
+    """[n], in the test split, ascending."""
+    a: NDArray[np.bool_]
+    """[n], whether A got each right."""
+    b: NDArray[np.bool_]
+    """[n], whether B did."""
 
-    Source: Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
-    """
-    share = correct / n
-    centre = share + z * z / (2 * n)
-    spread = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    scale = 1 + z * z / n
-    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+    @property
+    def pairs(self) -> Pairs:
+        """The counts of the paired two-by-two table."""
+        both, only_a = int((self.a & self.b).sum()), int((self.a & ~self.b).sum())
+        only_b = int((~self.a & self.b).sum())
+        return Pairs(both, only_a, only_b, len(self.a) - both - only_a - only_b)
+
+
+def shared(a: Outcome, b: Outcome, *, test_images: int) -> Shared:
+    """Return the outcomes ``a`` and ``b`` on the images of a test split of ``test_images`` that both measured."""
+    measured_a, correct_a = a.spread(test_images)
+    measured_b, correct_b = b.spread(test_images)
+    positions = np.flatnonzero(measured_a & measured_b)
+    return Shared(positions, correct_a[positions], correct_b[positions])
 
 
 def _encode(flags: np.ndarray) -> str:

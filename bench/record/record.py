@@ -4,13 +4,14 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from bench.recipe import Norm, Settings
+from bench.recipe import Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome
+from bench.record.recipe import RecordedRecipe
 from bench.record.sealed import Sealed
 
 SCHEMA: Literal[3] = 3
@@ -127,11 +128,9 @@ class Record(Sealed):
         """The phases of which it was not noted, as a whole or in part, with which code they ran."""
         return [phase for phase, ran in self.environments.items() if None in ran]
 
-    @property
-    def norm(self) -> Norm:
-        """Of the adversary that the classifier met."""
-        judged: Norm = (self.recipe.get("finetune") or self.recipe)["threat"]["norm"]
-        return judged
+    def read_recipe(self) -> RecordedRecipe:
+        """Return the recipe, typed as far as all methods share it; raises BenchError that lists every fault."""
+        return RecordedRecipe.read(self.recipe)
 
     @property
     def pretraining_seconds(self) -> float:

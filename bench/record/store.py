@@ -1,4 +1,4 @@
-"""Records on disk: one file each, written once, never edited."""
+"""Records and sweeps on disk: one file each, written once, never edited."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,6 +7,7 @@ from bench.files import inside
 from bench.monitor import Monitor
 from bench.record.record import SCHEMA, Record
 from bench.record.sealed import load_sealed, save_sealed
+from bench.record.sweep import SWEEP_SCHEMA, Sweep
 
 LOCAL = "local"
 """The folder below the results in which a user's own records lie, apart from those that are published there."""
@@ -55,4 +56,38 @@ def record_files(folder: Path) -> Iterator[Path]:
     """Yield the files under ``folder`` that should be records, in a stable order."""
     for path in sorted(folder.glob("*/*.json")):
         if path.parent.name != "published" and not path.name.startswith("."):
+            yield path
+
+
+def sweep_path(folder: Path, sweep: Sweep) -> Path:
+    """Return where ``sweep`` belongs under ``folder``, whether or not it is there."""
+    run = f"{sweep.method}-{sweep.tier}-{sweep.fidelity}-s{sweep.seed}-{sweep.protocol}"
+    return inside(folder, sweep.dataset, "sweeps", f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json")
+
+
+def save_sweep(folder: Path, sweep: Sweep, monitor: Monitor | None = None) -> Path:
+    """Write ``sweep`` under ``folder`` and return its path; one that is there already stays.
+
+    A damaged file of that name is set aside, and ``monitor`` is told.
+
+    Raises:
+        BenchError: the folder cannot be written.
+    """
+    return save_sealed(sweep_path(folder, sweep), sweep, monitor)
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Return the sweep in ``path``.
+
+    Raises:
+        DamagedFileError: not JSON, incomplete, or edited after it was written.
+        BenchError: missing, or of an unknown schema version.
+    """
+    return load_sealed(path, Sweep, schema=SWEEP_SCHEMA)
+
+
+def sweep_files(folder: Path) -> Iterator[Path]:
+    """Yield the files under ``folder`` that should be sweeps, in a stable order."""
+    for path in sorted(folder.glob("*/sweeps/*.json")):
+        if not path.name.startswith("."):
             yield path

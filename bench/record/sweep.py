@@ -1,21 +1,18 @@
 """The sweep: one classifier under PGD along a grid of eps or of steps (DeACL, figure 3)."""
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from bench.files import inside
-from bench.monitor import Monitor
 from bench.recipe import Norm, Settings, Start, canonical_digest, radius_fault
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import NoGradient, Outcome
-from bench.record.sealed import Sealed, load_sealed, save_sealed
+from bench.record.sealed import Sealed
 
 SWEEP_SCHEMA: Literal[2] = 2
 """Version 2 adds what the sweep ran with, which is empty in version 1."""
@@ -134,40 +131,6 @@ class Sweep(Sealed):
 def sweep_identity(classifier_sha256: str, dataset_sha256: str, seed: int, settings: SweepSettings) -> str:
     """Return the digest of all that decides a sweep's outcomes: whoever finds it need not measure again."""
     return canonical_digest([classifier_sha256, dataset_sha256, seed, settings.model_dump(mode="json")])
-
-
-def sweep_path(folder: Path, sweep: Sweep) -> Path:
-    """Return where ``sweep`` belongs under ``folder``, whether or not it is there."""
-    run = f"{sweep.method}-{sweep.tier}-{sweep.fidelity}-s{sweep.seed}-{sweep.protocol}"
-    return inside(folder, sweep.dataset, "sweeps", f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json")
-
-
-def save_sweep(folder: Path, sweep: Sweep, monitor: Monitor | None = None) -> Path:
-    """Write ``sweep`` under ``folder`` and return its path; one that is there already stays.
-
-    A damaged file of that name is set aside, and ``monitor`` is told.
-
-    Raises:
-        BenchError: the folder cannot be written.
-    """
-    return save_sealed(sweep_path(folder, sweep), sweep, monitor)
-
-
-def load_sweep(path: Path) -> Sweep:
-    """Return the sweep in ``path``.
-
-    Raises:
-        DamagedFileError: not JSON, incomplete, or edited after it was written.
-        BenchError: missing, or of an unknown schema version.
-    """
-    return load_sealed(path, Sweep, schema=SWEEP_SCHEMA)
-
-
-def sweep_files(folder: Path) -> Iterator[Path]:
-    """Yield the files under ``folder`` that should be sweeps, in a stable order."""
-    for path in sorted(folder.glob("*/sweeps/*.json")):
-        if not path.name.startswith("."):
-            yield path
 
 
 def _contains(larger: Outcome, smaller: Outcome) -> bool:

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.recipe import DatasetFacts, Threat, flatten
+from bench.recipe import flatten
 from bench.record import Outcome, PhaseCost, Record
-from bench.results import Group, Measured, duration, radius_text, reliability_flags
+from bench.results import Group, Measured, radius_text, reliability_flags, time_text
 
 _JSON = json.JSONEncoder(sort_keys=True)
 
@@ -49,7 +49,7 @@ class Setting(NamedTuple):
 
 def attacks(record: Record) -> list[Attack]:
     """Return AA, RA and SA of a record, strongest attack first; SA is the attack that does nothing."""
-    ra, aa, norm = record.ra, record.aa, record.norm
+    ra, aa, norm = record.ra, record.aa, record.read_recipe().downstream.threat.norm
     restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
     found = [Attack("RA", f"PGD-{ra.steps}{restarts} at {radius_text(norm, ra.eps)}", ra.outcome)]
     if aa is not None:
@@ -72,11 +72,8 @@ def curves(record: Record) -> dict[str, list[Curve]]:
 
 def flags(record: Record) -> list[str]:
     """Return what speaks against trusting the record's numbers."""
-    judged_on = record.recipe.get("finetune") or record.recipe
-    facts = DatasetFacts.parse(judged_on["dataset"], "recipe.dataset")
-    threat = Threat.parse(judged_on["threat"], "recipe.threat")
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
-    found += reliability_flags(Group((Measured(Path(), record, facts, threat),), ()))
+    found += reliability_flags(Group((Measured(Path(), record, record.read_recipe()),), ()))
     return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
 
 
@@ -114,7 +111,7 @@ def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
 
     return {
         "phase": phase_name(name),
-        "time": duration(cost.seconds) if cost.seconds >= 0.05 else "< 0.1 s",
+        "time": time_text(cost.seconds) if cost.seconds >= 0.05 else "< 0.1 s",
         "images": written(cost.images, 1, ",.0f"),
         "images_per_second": written(cost.images_per_second, 1, ",.0f"),
         "flops": written(cost.flops_per_image, 1e6),

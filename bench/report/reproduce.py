@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.data import DATASETS
 from bench.recipe import load_tier, override_text, tier_names
-from bench.record import Record
+from bench.record import Record, RecordedRecipe
 
 _CORRUPTIONS = "evaluate.corruptions"
 
@@ -24,19 +24,19 @@ class Reproduction(NamedTuple):
 
 def reproduction(record: Record) -> Reproduction:
     """Return the command that makes ``record`` again, on the machine of whoever has its data."""
-    recipe, overrides = record.recipe, dict(sorted(record.overrides.items()))
+    recipe, overrides = record.read_recipe(), dict(sorted(record.overrides.items()))
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
     words = ["bench", "run", record.method, "--dataset", _data(record.pretrained_on or record.dataset)]
     words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
     words += ["--tier", tier, "--fidelity", record.fidelity]
-    words += [] if recipe.get("budget") is None else ["--budget", repr(recipe["budget"])]
+    words += [] if recipe.budget is None else ["--budget", repr(recipe.budget)]
     words += ["--protocols", record.protocol, "--seed", str(encoder_seed)]
     if overrides.get(_CORRUPTIONS) == "files":  # which the recipe names by their digest alone
         words += ["--corruptions", "PATH"]
         del overrides[_CORRUPTIONS]
     words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
-    notes = [*_data_notes(record), tier_note, _seed_note(record), *_code_notes(record)]
+    notes = [*_data_notes(record, recipe), tier_note, _seed_note(record), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
 
@@ -44,18 +44,19 @@ def _data(name: str) -> str:
     return name if name in DATASETS else "npz:PATH"
 
 
-def _data_notes(record: Record) -> Iterator[str]:
-    for section in (record.recipe, record.recipe.get("finetune") or {}):
-        facts = section.get("dataset")
-        if facts and facts["name"] not in DATASETS:
+def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
+    for facts in [recipe.dataset, *([recipe.finetune.dataset] if recipe.finetune else [])]:
+        if facts.name not in DATASETS:
             yield (
-                f"{facts['name']} is somebody's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
-                f"Its SHA-256, as the bench computes it, is {facts['sha256']}."
+                f"{facts.name} is somebody's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
+                f"Its SHA-256, as the bench computes it, is {facts.sha256}."
             )
 
     if record.overrides.get(_CORRUPTIONS) == "files":
-        digest = record.recipe["evaluate"]["corruption_files"]
-        yield f"--corruptions PATH stands for the folder of your corrupted test images, of SHA-256 {digest}."
+        yield (
+            "--corruptions PATH stands for the folder of your corrupted test images, of SHA-256 "
+            f"{recipe.corruption_files}."
+        )
 
 
 def _seed_note(record: Record) -> str:

@@ -2,25 +2,29 @@
 
 from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
-from bench.results.flags import reliability_flags
-from bench.results.groups import Group, LeftOut, read_groups
-from bench.results.labels import attack_text, budget_text, label
-from bench.results.measured import Measured, load_measured
-from bench.results.published import PublishedNumber, headline, load_published, published_reference
-from bench.results.published_costs import PublishedCosts
+from bench.results.groups import Group, LeftOut, Measured, grouped, load_measured, read_groups
+from bench.results.published import (
+    PublishedCosts,
+    PublishedNumber,
+    headline,
+    load_published,
+    published_reference,
+)
+from bench.results.remarks import attack_text, budget_text, label, reliability_flags
 from bench.results.rows import Row, Score, TableKey, mean_score, rank_text, row_names
 from bench.results.sweeps import SweepKey, SweepRow
 from bench.results.wording import (
     DASH,
     NORMS,
     bare_radius,
-    duration,
     eps_text,
     escape,
     flops_text,
+    named,
     percent,
     radius_text,
     settings_text,
+    time_text,
 )
 
 __all__ = [
@@ -44,16 +48,17 @@ __all__ = [
     "bare_radius",
     "budget_text",
     "build_leaderboard",
-    "duration",
     "eps_text",
     "escape",
     "flops_text",
+    "grouped",
     "headline",
     "label",
     "load_measured",
     "load_published",
     "mean_score",
     "measured_costs",
+    "named",
     "percent",
     "published_reference",
     "radius_text",
@@ -62,4 +67,5 @@ __all__ = [
     "reliability_flags",
     "row_names",
     "settings_text",
+    "time_text",
 ]

@@ -1,16 +1,14 @@
 """What runs took, as their records say: only what one machine did on the same terms stands in one table."""
 
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
 from bench.recipe import PROTOCOLS, Settings
 from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
-from bench.results.groups import LeftOut, read_groups
-from bench.results.labels import budget_text
-from bench.results.measured import Measured
-from bench.results.wording import settings_text
+from bench.results.groups import LeftOut, Measured, grouped, read_groups
+from bench.results.remarks import budget_text
+from bench.results.wording import named, settings_text
 
 _STAGE = "stage:"
 _EVALUATION = {*PROTOCOLS, "evaluate"}
@@ -43,7 +41,7 @@ class MeasuredCost(Settings):
     """Its seconds in units of the reference's in the same table; None where that is not there."""
 
 
-class Conditions(Settings):
+class CostConditions(Settings):
     """What costs must have in common to be compared."""
 
     dataset: str
@@ -56,7 +54,7 @@ class Conditions(Settings):
     threads: int
 
 
-class MeasuredTable(Conditions):
+class MeasuredTable(CostConditions):
     """Recipes under the same conditions, the cheapest first."""
 
     reference: str
@@ -84,7 +82,7 @@ def measured_costs(
     measured = [one for group in groups for one in group.seeds if _stages(one.record)]
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)
-    tables = [_table(same, title) for same in _grouped(measured, _conditions)]
+    tables = [_table(same, title) for same in grouped(measured, _common)]
     if methods is not None:
         kept = [[row for row in table.rows if row.method in methods] for table in tables]
         tables = [
@@ -103,12 +101,12 @@ def _order(table: MeasuredTable) -> tuple[str | int, ...]:
     return table.dataset, table.sha256, table.tier, table.fidelity, table.device, table.threads
 
 
-def _conditions(one: Measured) -> Conditions:
+def _common(one: Measured) -> CostConditions:
     record = one.record
-    data = record.recipe["dataset"]  # of pre-training, which in transfer is not what the record is about
-    return Conditions(
-        dataset=data["name"],
-        sha256=data["sha256"],
+    data = one.recipe.dataset  # of pre-training, which in transfer is not what the record is about
+    return CostConditions(
+        dataset=data.name,
+        sha256=data.sha256,
         tier=record.tier,
         tier_sha256=record.tier_sha256,
         fidelity=record.fidelity,
@@ -118,17 +116,17 @@ def _conditions(one: Measured) -> Conditions:
 
 
 def _table(measured: Sequence[Measured], title: str) -> MeasuredTable:
-    costs = [_cost(same) for same in _grouped(measured, _pretraining)]
+    costs = [_cost(same) for same in grouped(measured, _pretraining)]
     seconds = {cost.label: cost.total_seconds for cost in costs}
     unit = seconds.get(title) or seconds.get(f"{title} ({LOCAL})")
     if unit:
         costs = [cost.model_copy(update={"to_reference": cost.total_seconds / unit}) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
-    return MeasuredTable(**_conditions(measured[0]).model_dump(), reference=title, rows=rows)
+    return MeasuredTable(**_common(measured[0]).model_dump(), reference=title, rows=rows)
 
 
 def _pretraining(one: Measured) -> Hashable:
-    return one.local, one.record.pretraining_sha256, one.record.recipe.get("budget")
+    return one.local, one.record.pretraining_sha256, one.recipe.budget
 
 
 def _cost(measured: Sequence[Measured]) -> MeasuredCost:
@@ -172,9 +170,9 @@ def _stages(record: Record) -> dict[str, PhaseCost]:
 def _label(one: Measured) -> str:
     record = one.record
     own = {key: value for key, value in record.overrides.items() if key.split(".")[0] not in _EVALUATION}
-    budget = budget_text(record.recipe.get("budget"))
+    budget = budget_text(one.recipe.budget)
     departures = [*([LOCAL] if one.local else []), *settings_text(own), *([f"budget {budget}"] if budget else [])]
-    return record.title + (f" ({', '.join(departures)})" if departures else "")
+    return named(record.title, departures)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -185,10 +183,3 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _sum(values: Iterable[float | None]) -> float | None:
     known = list(values)
     return None if None in known else sum(value for value in known if value is not None)
-
-
-def _grouped(measured: Iterable[Measured], key: Callable[[Measured], Hashable]) -> Iterable[list[Measured]]:
-    groups: dict[Hashable, list[Measured]] = defaultdict(list)
-    for one in measured:
-        groups[key(one)].append(one)
-    return groups.values()

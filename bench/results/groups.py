@@ -1,15 +1,75 @@
-"""Which records belong together: seeds of one recipe under one protocol, the newest record of each run."""
+"""Records that can be trusted, and which belong together: the seeds of one recipe under one protocol."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from bench.errors import BenchError
-from bench.recipe import Settings, canonical_digest
-from bench.record import LOCAL, record_files
-from bench.results.measured import Measured, load_measured
-from bench.results.provenance import with_commits
+from bench.recipe import DatasetFacts, Settings, Threat, canonical_digest
+from bench.record import LOCAL, Outcome, Record, RecordedRecipe, load_record, record_files
+
+T = TypeVar("T")
+
+
+class Measured(NamedTuple):
+    """A record that can be trusted: sealed, and in agreement with what it says about its own data."""
+
+    path: Path
+    record: Record
+    recipe: RecordedRecipe
+    commits: Mapping[str, tuple[str, ...]] = {}
+    """By stage: the commits under which one and the same training stands, where there are several."""
+    local: bool = False
+    """Whether it is one of the user's own records, which lie apart from the published ones."""
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """The data that the classifier was trained and judged on."""
+        return self.recipe.downstream.dataset
+
+    @property
+    def threat(self) -> Threat:
+        """The adversary that it met."""
+        return self.recipe.downstream.threat
+
+    @property
+    def run(self) -> str:
+        """The name of the run's folder, which all protocols of one encoder share."""
+        record = self.record
+        parts = [record.dataset, record.method, record.tier, record.fidelity, f"s{record.seed}"]
+        return "-".join([*parts, record.pretraining_sha256[:8]])
+
+    def outcomes(self) -> Iterator[tuple[str, Outcome]]:
+        """Yield each measurement that was made, by its name in tables."""
+        yield "SA", self.record.sa
+        yield "RA", self.record.ra.outcome
+        if self.record.aa:
+            yield "AA", self.record.aa.outcome
+
+
+def load_measured(path: Path, *, local: bool = False) -> Measured:
+    """Return the record in ``path``, which is ``local`` or published.
+
+    Raises:
+        BenchError: unreadable, of an unknown schema version, incomplete, edited, or in disagreement with itself.
+    """
+    record = load_record(path)
+    measured = Measured(path, record, record.read_recipe(), local=local)
+    facts = measured.facts
+    where = "recipe.finetune.dataset" if measured.recipe.finetune else "recipe.dataset"
+    for name, outcome in measured.outcomes():
+        if misfit := outcome.misfit(facts.test_images):
+            raise BenchError(f"{path}: {name} disagrees with {where}: {misfit}. Restore or remove it.")
+    cells = record.corruptions
+    if cells and cells.n != facts.test_images:
+        raise BenchError(
+            f"{path}: corruptions disagrees with {where}: {cells.n} images in each cell, {facts.test_images} test "
+            "images. Restore or remove it."
+        )
+    if facts.name != record.dataset:
+        raise BenchError(f"{path}: dataset is {record.dataset}, {where}.name {facts.name}. Restore it.")
+    return measured
 
 
 class LeftOut(Settings):
@@ -50,9 +110,9 @@ def read_groups(
             measured.append(load_measured(path, local=path.parent.parent != results_dir))
         except BenchError as error:
             left_out.append(_left_out(results_dir, path, str(error).removeprefix(f"{path}: ")))
-    trusted, doubles = _without_doubles(with_commits(measured))
+    trusted, doubles = _without_doubles(_with_commits(measured))
     left_out += [_left_out(results_dir, path, reason) for path, reason in doubles]
-    return [_group(runs) for runs in _grouped(trusted, _recipe_key)], sorted(left_out, key=lambda bad: bad.file)
+    return [_group(runs) for runs in grouped(trusted, _recipe_key)], sorted(left_out, key=lambda bad: bad.file)
 
 
 def _left_out(results_dir: Path, path: Path, reason: str) -> LeftOut:
@@ -62,7 +122,7 @@ def _left_out(results_dir: Path, path: Path, reason: str) -> LeftOut:
 def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list[tuple[Path, str]]]:
     """Return the records to keep, and the paths of those that are there twice, each with the reason."""
     kept, doubles = [], []
-    for same in _grouped(measured, lambda one: one.record.sha256):
+    for same in grouped(measured, lambda one: one.record.sha256):
         first, *others = same
         kept.append(first)
         doubles += [
@@ -71,7 +131,7 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
             if one.local == first.local  # a local record that was published later is the same one, and counts once
         ]
     trusted = []
-    for same in _grouped(kept, lambda one: (_recipe_key(one), one.record.seed, one.record.finished)):
+    for same in grouped(kept, lambda one: (_recipe_key(one), one.record.seed, one.record.finished)):
         if len(same) == 1:
             trusted += same
             continue
@@ -82,11 +142,12 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
     return trusted, doubles
 
 
-def _grouped(measured: Iterable[Measured], key: Callable[[Measured], Hashable]) -> Iterable[list[Measured]]:
-    groups: dict[Hashable, list[Measured]] = defaultdict(list)
-    for one in measured:
-        groups[key(one)].append(one)
-    return groups.values()
+def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
+    """Return ``items`` in groups of equal ``key``, in the order in which the keys and the items first come."""
+    groups: dict[Hashable, list[T]] = defaultdict(list)
+    for item in items:
+        groups[key(item)].append(item)
+    return list(groups.values())
 
 
 def _recipe_key(measured: Measured) -> Hashable:
@@ -107,3 +168,33 @@ def _group(runs: Sequence[Measured]) -> Group:
     newest = {one.record.seed: one for one in in_time}
     superseded = [one for one in in_time if newest[one.record.seed] is not one]
     return Group(tuple(newest[seed] for seed in sorted(newest)), tuple(superseded))
+
+
+def _with_commits(measured: Sequence[Measured]) -> list[Measured]:
+    """Return ``measured``, each with the commits under which its trainings stand, where there are several.
+
+    Before schema version 3 a record named the commit of the process that wrote it, whoever had trained its stages.
+    A training is recognised by its stage, its seconds to the last digit and its images.
+    """
+    commits: dict[Hashable, set[str]] = defaultdict(set)
+    for one in measured:
+        for _, training in _trainings(one.record):
+            commits[training].add(one.record.environment.commit or "unknown")
+    return [
+        one._replace(
+            commits={
+                phase: tuple(sorted(commits[training]))
+                for phase, training in _trainings(one.record)
+                if len(commits[training]) > 1
+            }
+        )
+        for one in measured
+    ]
+
+
+def _trainings(record: Record) -> Iterator[tuple[str, Hashable]]:
+    if record.environments:
+        return
+    for phase, cost in record.cost.items():
+        if phase.startswith("stage:") and cost.seconds:
+            yield phase, (record.dataset, phase, cost.seconds, cost.images)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -39,6 +40,34 @@ class PublishedNumber(Settings):
     gpus: int | None = Field(default=None, ge=1)
     total_gpu_days: float | None = Field(default=None, ge=0)
     note: str | None = None
+
+
+class PublishedCost(NamedTuple):
+    """What a paper says that a method costs, on GPUs of its own."""
+
+    gpu_days: float
+    gpus: int | None
+    source: str
+
+
+class PublishedCosts:
+    """The first cost that the published numbers give for each method."""
+
+    def __init__(self, numbers: Iterable[PublishedNumber]) -> None:
+        self._costs: dict[str, PublishedCost] = {}
+        for number in numbers:
+            if number.total_gpu_days is not None and not number.variant:
+                cost = PublishedCost(number.total_gpu_days, number.gpus, number.source)
+                self._costs.setdefault(number.method.casefold(), cost)
+
+    @classmethod
+    def under(cls, results_dir: Path) -> "PublishedCosts":
+        """Return the costs among the published numbers; ``results_dir`` may bring its own."""
+        return cls(load_published(results_dir))
+
+    def of(self, title: str) -> PublishedCost | None:
+        """Return the cost of the method called ``title``, None where no paper gives one."""
+        return self._costs.get(title.casefold())
 
 
 def load_published(results_dir: Path) -> tuple[PublishedNumber, ...]:

@@ -5,14 +5,13 @@ from itertools import product
 from typing import NamedTuple
 
 from bench.record import mcnemar_exact, shared, welch
-from bench.results.groups import Group
-from bench.results.measured import Measured
+from bench.results.groups import Group, Measured
 
 LEVEL = 0.05
 """Significance level of each comparison; nothing is corrected for their number."""
 
 
-class Place(NamedTuple):
+class Standing(NamedTuple):
     """The place of one row in its table."""
 
     rank: int
@@ -20,7 +19,7 @@ class Place(NamedTuple):
     """Whether another row has the same rank."""
 
 
-def places(groups: Sequence[Group]) -> list[Place]:
+def standings(groups: Sequence[Group]) -> list[Standing]:
     """Return the place of each of ``groups``, all of one table, with AA, and sorted by it, best first.
 
     The best row has rank 1, and so have those after it until one is separated from it; that one leads the
@@ -30,7 +29,7 @@ def places(groups: Sequence[Group]) -> list[Place]:
     for position, group in enumerate(groups, 1):
         joins = ranks and not separated(groups[ranks[-1] - 1], group)
         ranks.append(ranks[-1] if joins else position)
-    return [Place(rank, ranks.count(rank) > 1) for rank in ranks]
+    return [Standing(rank, ranks.count(rank) > 1) for rank in ranks]
 
 
 def separated(a: Group, b: Group) -> bool:

@@ -9,11 +9,10 @@ from typing import Any, Literal, NamedTuple
 
 from bench.recipe import DatasetFacts, Settings, tier_names
 from bench.record import CorruptionEvaluation, Outcome, Record, sample_std, shared
-from bench.results.flags import is_guessing, reliability_flags
 from bench.results.groups import Group
-from bench.results.labels import attack_text, budget_text, label
-from bench.results.ranks import Place, places
-from bench.results.wording import DASH
+from bench.results.ranks import standings
+from bench.results.remarks import attack_text, budget_text, is_guessing, label, reliability_flags
+from bench.results.wording import DASH, conditions_text
 
 _FIDELITIES = ("uniform", "native")
 _PROTOCOLS = ("slf", "alf", "aff")
@@ -56,6 +55,18 @@ class TableKey(NamedTuple):
     budget: str | None
     attack: str
     protocol: str
+
+    @property
+    def departures(self) -> list[str]:
+        """In what the rows depart from a plain run on the data: the adversary, transfer, a budget."""
+        transfer = f"transfer from {self.pretrained_on}" if self.pretrained_on else ""
+        budget = f"at equal compute ({self.budget})" if self.budget else ""
+        return [text for text in (self.attack, transfer, budget) if text]
+
+    @property
+    def conditions(self) -> str:
+        """All of it in words, but for the data."""
+        return conditions_text(self.protocol, self.tier, self.fidelity, self.departures)
 
 
 class Row(Settings):
@@ -134,15 +145,11 @@ def make_rows(groups: Sequence[Group], results_dir: Path) -> tuple[Row, ...]:
     ranked: list[Row] = []
     for _, table in groupby(rows, key=lambda pair: pair[0].table):
         pairs = list(table)
-        found = places([group for row, group in pairs if row.aa and not row.guessing])
+        found = standings([group for row, group in pairs if row.aa and not row.guessing])
         # Rows without AA and rows that guess come last and keep no rank.
-        ranked += [_placed(row, place) for (row, _), place in zip(pairs, found, strict=False)]
+        ranked += [row.model_copy(update=standing._asdict()) for (row, _), standing in zip(pairs, found, strict=False)]
         ranked += [row for row, _ in pairs[len(found) :]]
     return tuple(ranked)
-
-
-def _placed(row: Row, place: Place) -> Row:
-    return row.model_copy(update=place._asdict())
 
 
 def _row(group: Group, results_dir: Path) -> Row:
@@ -160,7 +167,7 @@ def _row(group: Group, results_dir: Path) -> Row:
         fidelity=first.fidelity,
         protocol=first.protocol,
         pretrained_on=first.pretrained_on,
-        budget=budget_text(first.recipe.get("budget")),
+        budget=budget_text(group.seeds[0].recipe.budget),
         attack=attack_text(group.seeds[0]),
         protocol_sha256=first.protocol_sha256,
         overrides=first.overrides,
@@ -250,12 +257,12 @@ def _mean_flops(records: Sequence[Record]) -> float | None:
 def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
     return (
         *(row.dataset, row.facts.sha256),
-        *(_rank(tiers, row.tier), _rank(_FIDELITIES, row.fidelity)),
-        *(row.pretrained_on or "", row.budget or "", row.attack, _rank(_PROTOCOLS, row.protocol)),
+        *(_position(tiers, row.tier), _position(_FIDELITIES, row.fidelity)),
+        *(row.pretrained_on or "", row.budget or "", row.attack, _position(_PROTOCOLS, row.protocol)),
         *(row.guessing, -row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
         *(row.label, row.protocol_sha256, row.records),
     )
 
 
-def _rank(order: Sequence[str], name: str) -> tuple[int, str]:
+def _position(order: Sequence[str], name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)

@@ -10,7 +10,7 @@ from bench.recipe import Settings
 from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
 from bench.results.groups import LeftOut
 from bench.results.rows import Score, mean_score
-from bench.results.wording import settings_text
+from bench.results.wording import conditions_text, named, settings_text
 
 
 class SweepKey(NamedTuple):
@@ -23,6 +23,12 @@ class SweepKey(NamedTuple):
     pretrained_on: str | None
     protocol: str
     settings: SweepSettings
+
+    @property
+    def conditions(self) -> str:
+        """The same in words, but for the data and the attack."""
+        transfer = [f"transfer from {self.pretrained_on}"] if self.pretrained_on else []
+        return conditions_text(self.protocol, self.tier, self.fidelity, transfer)
 
 
 class SweepRow(Settings):
@@ -84,8 +90,8 @@ def _is_local(file: str) -> bool:
 
 
 def _label(sweep: Sweep, file: str) -> str:
-    departures = ", ".join([*([LOCAL] if _is_local(file) else []), *settings_text(sweep.overrides)])
-    return f"{sweep.title} {sweep.year}" + (f" ({departures})" if departures else "")
+    departures = [*([LOCAL] if _is_local(file) else []), *settings_text(sweep.overrides)]
+    return named(f"{sweep.title} {sweep.year}", departures)
 
 
 def _row(swept: Sequence[_Read]) -> SweepRow:

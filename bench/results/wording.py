@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bench.recipe import Norm
@@ -37,7 +37,7 @@ def bare_radius(norm: Norm, eps: float) -> str:
     return eps_text(eps) if norm == "linf" else f"{eps:g}"
 
 
-def duration(seconds: float) -> str:
+def time_text(seconds: float) -> str:
     """Return a wall-clock time as h:mm:ss, after the days if it took any."""
     if seconds < 10:
         return f"{seconds:.1f} s"
@@ -55,6 +55,17 @@ def flops_text(flops: float) -> str:
 def settings_text(settings: Mapping[str, Any]) -> list[str]:
     """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it."""
     return [f"{key}={_value(key, value)}" for key, value in sorted(settings.items())]
+
+
+def named(name: str, departures: Iterable[str]) -> str:
+    """Return ``name``, followed in brackets by all in which what it names departs from the usual."""
+    listed = ", ".join(departures)
+    return f"{name} ({listed})" if listed else name
+
+
+def conditions_text(protocol: str, tier: str, fidelity: str, departures: Iterable[str]) -> str:
+    """Return what the rows of a table have in common: "SLF, tier tiny, fidelity uniform", then its departures."""
+    return ", ".join([protocol.upper(), f"tier {tier}", f"fidelity {fidelity}", *departures])
 
 
 def escape(text: str) -> str:

@@ -151,7 +151,7 @@ def draw_curves(
             title=f"{conditions(*common)}: {name}",
         )
         variant = name.removeprefix(f"{record.title} {record.year}")
-        budget = budget_text(record.recipe.get("budget"))
+        budget = budget_text(group.seeds[0].recipe.budget)
         parts = (record.method, variant, f"budget {budget}" if budget else "", attack_departure(group.seeds[0]))
         seeds = seeds_text([one.record.seed for one in group.seeds])
         file = file_name("curves", *common, *parts, seeds)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
-from bench.results import PublishedNumber, Row, duration, flops_text, radius_text, rank_text, settings_text
+from bench.results import PublishedNumber, Row, flops_text, radius_text, rank_text, settings_text, time_text
 
 MEASURES = ("aa", "ra", "sa")
 _PROTOCOLS = ("SLF", "ALF", "AFF")
@@ -94,7 +94,7 @@ def measured_line(content: Content, row: Row) -> Line:
         departures=_without_brackets(content.labels[row.records[0]].removeprefix(title).lstrip(" ,")),
         page=page,
         numbers={measure: score and of_score(score, target) for measure, score in scores.items()},
-        cost="" if row.pretraining_seconds is None else duration(row.pretraining_seconds),
+        cost="" if row.pretraining_seconds is None else time_text(row.pretraining_seconds),
         cost_sort=row.pretraining_seconds,
         seeds=seeds,
         devices="; ".join(row.devices),
@@ -135,10 +135,7 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
     )
     lines = tuple(measured_line(content, row) for row in rows)
     key = first.table
-    transfer = f"transfer from {key.pretrained_on}" if key.pretrained_on else ""
-    budget = f"at equal compute ({key.budget})" if key.budget else ""
-    departures = tuple(filter(None, (key.attack, transfer, budget)))
-    return Group(key.dataset, key.protocol.upper(), key.tier, key.fidelity, departures, facts, lines)
+    return Group(key.dataset, key.protocol.upper(), key.tier, key.fidelity, tuple(key.departures), facts, lines)
 
 
 def _without_brackets(text: str) -> str:

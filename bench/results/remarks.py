@@ -1,0 +1,173 @@
+"""What a row says beside its numbers: what it is called, in what it departs from its table, and why to distrust it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from bench.record import LOCAL, Doubt, Environment, Record, shared
+from bench.results.groups import Group, Measured
+from bench.results.wording import flops_text, named, radius_text, settings_text
+
+_PGD_STEPS = 20
+"""RA is accuracy under PGD-20 (DeACL section 4.1); any other number of steps is said in the row."""
+
+_DOUBTS: Mapping[Doubt, str] = {
+    "constant features": "the encoder gives all training images the same features (seed {}): pre-training collapsed",
+    "constant classifier": "the classifier gives all test images the same answer (seed {}), which no attack can change",
+    "one test class": "all test images are of one class (seed {}), so an answer that is always the same is right",
+}
+
+MASKING_GAP = 0.20
+"""By how much RA may exceed AA on the same images. Among the published numbers the largest gap is 0.16 (RoCL's
+on CIFAR-10); a loss that hides its gradients from PGD makes one of 0.5 and more."""
+
+
+def label(measured: Measured) -> str:
+    """Return the method's title and year, then: local, overrides, a shared encoder, and any PGD but RA's own."""
+    record = measured.record
+    departures = [*([LOCAL] if measured.local else []), *settings_text(record.overrides)]
+    if record.encoder_seed is not None:
+        departures.append(f"encoder of seed {record.encoder_seed}")
+    if record.ra.steps != _PGD_STEPS or record.ra.restarts != 1:
+        departures.append(f"PGD-{record.ra.steps}" + (f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""))
+    return named(f"{record.title} {record.year}", departures)
+
+
+def attack_text(measured: Measured) -> str:
+    """Return in what the adversary departs from the dataset's default: norm, radius, AutoAttack's version."""
+    record = measured.record
+    norm = measured.threat.norm
+    radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
+    departures = []
+    if norm != "linf" or any(abs(eps - measured.facts.radius(norm)) > 1e-9 for eps in radii):
+        departures += [radius_text(norm, eps) for eps in sorted(radii)]
+    if record.aa and record.aa.version != "standard":
+        departures.append(f"AutoAttack {record.aa.version}")
+    return ", ".join(departures)
+
+
+def budget_text(budget: float | str | None) -> str | None:
+    """Return a recipe's ``budget`` as a user would type it, or None where there is none."""
+    if budget is None:
+        return None
+    return budget if isinstance(budget, str) else flops_text(budget)
+
+
+def reliability_flags(group: Group) -> tuple[str, ...]:
+    """Return what speaks against trusting the numbers of ``group``, but for AutoAttack's own warnings."""
+    return tuple(
+        [
+            *_guessing(group),
+            *_doubts(group),
+            *_masking(group),
+            *_blind(group),
+            *_dirty(group),
+            *_code(group),
+        ]
+    )
+
+
+def is_guessing(one: Measured) -> bool:
+    """Return whether chance alone may explain the SA: 1 / classes is not below its interval."""
+    return one.record.sa.interval[0] * one.facts.num_classes <= 1
+
+
+def _guessing(group: Group) -> Iterator[str]:
+    seeds = [str(one.record.seed) for one in group.seeds if is_guessing(one)]
+    if seeds:
+        yield (
+            f"SA is no better than guessing (seed {', '.join(seeds)}), so RA and AA say nothing: an answer that is "
+            "always the same cannot be attacked"
+        )
+
+
+def _doubts(group: Group) -> Iterator[str]:
+    for doubt, sentence in _DOUBTS.items():
+        seeds = [str(one.record.seed) for one in group.seeds if doubt in one.record.doubts]
+        if seeds:
+            yield sentence.format(", ".join(seeds))
+
+
+def _masking(group: Group) -> Iterator[str]:
+    gaps = [_gap(one.record, one.facts.test_images) for one in group.seeds]
+    largest = max((gap for gap in gaps if gap is not None), default=0.0)
+    if largest > MASKING_GAP:
+        yield (
+            f"RA exceeds AA by {100 * largest:.0f} points on the same images: gradient masking suspected, "
+            "so RA says little"
+        )
+
+
+def _blind(group: Group) -> Iterator[str]:
+    for one in group.seeds:
+        found, images = one.record.ra.no_gradient, one.record.ra.outcome.n
+        if found and (found.first or found.last):
+            yield (
+                f"PGD had no direction for {found.first} of {images} images at its first step and for {found.last} at "
+                f"its last (seed {one.record.seed}): their gradient is zero or not finite, so RA says little"
+            )
+
+
+def _gap(record: Record, test_images: int) -> float | None:
+    """Return RA less AA on the images that both attacked, with one radius."""
+    if record.aa is None or record.aa.eps != record.ra.eps:
+        return None
+    both = shared(record.ra.outcome, record.aa.outcome, test_images=test_images)
+    return both.pairs.difference if len(both.positions) else None
+
+
+def _dirty(group: Group) -> Iterator[str]:
+    seeds = [str(one.record.seed) for one in group.seeds if _ran_dirty(one.record)]
+    if seeds:
+        yield f"the code had uncommitted changes (seed {', '.join(seeds)}), so nobody can repeat it"
+
+
+def _code(group: Group) -> Iterator[str]:
+    """Yield what speaks against taking the phases of one row, over all its seeds, for the work of the same code."""
+    records = [one.record for one in group.seeds]
+    yield from _by_phase(
+        [(phase, record.seed) for record in records for phase in record.foreign_phases],
+        "{phases} ran with other code than the rest (seed {seeds})",
+    )
+    yield from _by_phase(
+        [(phase, record.seed) for record in records for phase in record.unknown_phases],
+        "it is not known with which code {phases} ran (seed {seeds})",
+    )
+    yield from _by_phase(
+        [(phase, one.record.seed) for one in group.seeds for phase in one.commits],
+        "records of several commits hold the training of {phases}, so it is not known which code that ran with "
+        "(seed {seeds})",
+    )
+    differ = [phase for phase in _phases(records) if len(set(_codes(records, phase))) > 1]
+    if differ and not any(record.foreign_phases for record in records):
+        yield f"the seeds ran with different code ({', '.join(map(_name, differ))})"
+
+
+def _ran_dirty(record: Record) -> bool:
+    """Return whether the record, or any phase of it, comes from code with uncommitted changes."""
+    phases = [one for ran in record.environments.values() for one in ran]
+    return any(one is not None and one.dirty for one in (record.environment, *phases))
+
+
+def _by_phase(found: Sequence[tuple[str, int]], sentence: str) -> Iterator[str]:
+    if found:
+        phases = _listed(dict.fromkeys(_name(phase) for phase, _ in found))
+        seeds = ", ".join(str(seed) for seed in sorted({seed for _, seed in found}))
+        yield sentence.format(phases=phases, seeds=seeds)
+
+
+def _listed(names: Iterable[str]) -> str:
+    *rest, last = names
+    return f"{', '.join(rest)} and {last}" if rest else last
+
+
+def _phases(records: Sequence[Record]) -> list[str]:
+    return list(dict.fromkeys(phase for record in records for phase in record.environments))
+
+
+def _codes(records: Sequence[Record], phase: str) -> Iterator[str | None]:
+    ran: list[Environment | None] = [one for record in records for one in record.environments.get(phase, ())]
+    yield from (one.code for one in ran if one is not None)
+
+
+def _name(phase: str) -> str:
+    kind, _, own = phase.partition(":")
+    return {"stage": f"stage {own}", "protocol": own.upper(), "evaluate": own.upper()}.get(kind, phase)
