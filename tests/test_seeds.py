@@ -103,7 +103,7 @@ def test_one_table_shows_the_seeds_and_their_mean(
     assert [line for line in err.splitlines() if line.startswith("seed ")] == ["seed 0", "seed 2"]
     records = [Record(**each) for each in json.loads(say(monkeypatch, capsys, *command, "--seeds", "0,2", "--json")[1])]
     assert [record.seed for record in records] == [0, 2]
-    rows = [line for line in out.splitlines() if line.startswith("│ SLF")]
+    rows = [line for line in out.splitlines() if ", n = 16" in line]
     for row, outcomes in zip(rows, ([r.sa for r in records], [r.ra.outcome for r in records]), strict=True):
         shares = [100 * outcome.accuracy for outcome in outcomes]
         assert ", ".join(f"{share:.2f}" for share in shares) in row
