@@ -13,11 +13,13 @@ import pytest
 from site_records import add, fill, robust, template
 
 from bench.method import METHODS
-from bench.record import load_record, record_files
+from bench.record import Outcome, load_record, record_files
 from bench.report.site import write_site
-from bench.results import build_leaderboard
+from bench.results import build_leaderboard, percent
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
+
+TITLES = ("DeACL 2022", "BYOL 2020", "SimCLR 2020")
 
 PAPERS = {METHODS.get(name).info.url for name in METHODS}
 """All that the site may link to outside its folder."""
@@ -196,6 +198,30 @@ def test_a_sweep_is_drawn_and_listed_with_links_to_its_files(folder: Path, pages
     copies = {aim(page, link)[0] for link in targets(page) if link.endswith(".json")}
     assert copies == {path.resolve() for path in folder.glob("records/digits/sweeps/*.json")}
     assert len(copies) == 3
+
+
+def test_the_board_shows_ra_on_the_images_of_aa_cost_ratios_machines_and_local_rows(tmp_path: Path) -> None:
+    record = template()
+    results = tmp_path / "results"
+    costs = {phase: cost.model_copy(update={"device": "one box"}) for phase, cost in record.cost.items()}
+    dear = {phase: cost.model_copy(update={"seconds": 3 * cost.seconds}) for phase, cost in costs.items()}
+    add(results, record, cost=costs)
+    other = {"method": "simclr", "title": "SimCLR", "year": 2020, "protocol_sha256": "a" * 64}
+    guess = {"sa": Outcome.pack([i < 30 for i in range(record.sa.n)], test_images=record.sa.n)}
+    add(results, record, **other, **guess, cost=dear)
+    add(results / "local", record, method="byol", title="BYOL", year=2020, protocol_sha256="b" * 64)
+    text = (write_site(results, tmp_path / "out").folder / "index.html").read_text()
+    cells = {row: re.sub(r"<[^>]+>", " ", text.split(f">{row}</a>")[1].split("</tr>")[0]) for row in TITLES}
+    (line,) = [row for row in build_leaderboard(results).rows if row.method == "deacl"]
+    assert line.ra_on_aa is not None
+    assert "RA on AA's images" in text
+    assert f" {percent(line.ra_on_aa.accuracy, line.ra_on_aa.n)} " in cells["DeACL 2022"]
+    assert " one box " in cells["DeACL 2022"]
+    assert "time x DeACL 3.00" in cells["SimCLR 2020"]
+    assert "FLOPs x DeACL 1.00" in cells["SimCLR 2020"]
+    assert "local" in cells["BYOL 2020"]
+    assert "time x DeACL" not in cells["BYOL 2020"], "it ran on another machine"
+    assert text.index(">SimCLR 2020</a>") > max(text.index(f">{row}</a>") for row in TITLES[:2])
 
 
 # Measured and published

@@ -5,13 +5,13 @@ from functools import partial
 from urllib.parse import quote
 
 from bench.leaderboard.columns import Column, Notes, markdown_table, score_column, seed_links
-from bench.record import COST_REFERENCE
 from bench.results import (
     DASH,
     PublishedNumber,
     Row,
     SweepRow,
     bare_radius,
+    cost_ratios,
     escape,
     flops_text,
     headline,
@@ -106,17 +106,12 @@ def time_marks(rows: Sequence[Row], machines: Notes) -> list[str]:
 
 def flops_ratios(rows: Sequence[Row]) -> list[str]:
     """Return each row's pre-training FLOPs as a multiple of those of DeACL's own recipe in the same table."""
-    return [_ratio(row.pretraining_flops, of.pretraining_flops if of else None) for row, of in _with_reference(rows)]
+    return [_ratio(ratio.flops) for ratio in cost_ratios(rows)]
 
 
 def time_ratios(rows: Sequence[Row]) -> list[str]:
     """Return the same of wall-clock, where both ran on one and the same machine."""
-    return [
-        _ratio(row.pretraining_seconds, of.pretraining_seconds)
-        if of and len(row.machines) == 1 and row.machines == of.machines
-        else DASH
-        for row, of in _with_reference(rows)
-    ]
+    return [_ratio(ratio.time) for ratio in cost_ratios(rows)]
 
 
 def machine_sign(number: int) -> str:
@@ -134,18 +129,8 @@ def _machines(rows: Sequence[Row]) -> list[str]:
     return sorted({machine for row in rows if row.pretraining_seconds for machine in row.machines})
 
 
-def _with_reference(rows: Sequence[Row]) -> list[tuple[Row, Row | None]]:
-    """Return each row with that of DeACL's own recipe: for a local row the local one, where there is one."""
-    own = [row for row in rows if row.method == COST_REFERENCE and not row.overrides]
-    pairs = []
-    for row in rows:
-        alike = [one for one in own if one.local == row.local] or own
-        pairs.append((row, alike[0] if len(alike) == 1 else None))
-    return pairs
-
-
-def _ratio(value: float | None, reference: float | None) -> str:
-    return f"{value / reference:.2f}" if value and reference else DASH
+def _ratio(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2f}"
 
 
 def corruption_table(rows: Sequence[Row], *, records_at: str) -> str:

@@ -11,6 +11,7 @@ from bench.results.published import (
     published_reference,
 )
 from bench.results.remarks import attack_text, budget_text, label, reliability_flags
+from bench.results.ratios import CostRatio, cost_ratios
 from bench.results.rows import Row, Score, TableKey, mean_score, rank_text, row_names
 from bench.results.sweeps import SweepKey, SweepRow
 from bench.results.wording import (
@@ -30,6 +31,7 @@ from bench.results.wording import (
 __all__ = [
     "DASH",
     "NORMS",
+    "CostRatio",
     "Group",
     "Leaderboard",
     "LeftOut",
@@ -48,6 +50,7 @@ __all__ = [
     "bare_radius",
     "budget_text",
     "build_leaderboard",
+    "cost_ratios",
     "eps_text",
     "escape",
     "flops_text",

@@ -9,7 +9,16 @@ from pathlib import Path
 
 from bench.method import METHODS, MethodInfo
 from bench.record import Record, load_record
-from bench.results import Leaderboard, PublishedNumber, Row, build_leaderboard, headline, row_names
+from bench.results import (
+    CostRatio,
+    Leaderboard,
+    PublishedNumber,
+    Row,
+    build_leaderboard,
+    cost_ratios,
+    headline,
+    row_names,
+)
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,15 @@ class Content:
         for _, same in groupby(self.board.rows, key=lambda row: row.table):
             rows = list(same)
             found |= {row.records[0]: label for row, label in zip(rows, row_names(rows), strict=True)}
+        return found
+
+    @cached_property
+    def ratios(self) -> dict[str, CostRatio]:
+        """What each row's pre-training took as a multiple of DeACL's, by the first of its records."""
+        found: dict[str, CostRatio] = {}
+        for _, same in groupby(self.board.rows, key=lambda row: row.table):
+            rows = list(same)
+            found |= {row.records[0]: ratio for row, ratio in zip(rows, cost_ratios(rows), strict=True)}
         return found
 
     @cached_property

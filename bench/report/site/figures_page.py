@@ -99,7 +99,7 @@ def _points(lines: Sequence[Line], measure: str, root: str, published: bool) -> 
         number, cost = line.numbers[measure], _cost(line, published)
         if number is None or not cost:
             continue
-        facts = line.cost if published else f"{line.flops} FLOPs; {line.cost} on {line.devices}"
+        facts = line.cost if published else f"{line.flops} FLOPs; {line.cost} on {line.machines}"
         name = f"{line.title}, {line.departures}" if line.departures else line.title
         text = " ".join(filter(None, (number.text, number.spread)))
         ends = (number.at, number.low, number.high)

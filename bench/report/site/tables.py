@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
-from bench.results import PublishedNumber, Row, flops_text, radius_text, rank_text, settings_text, time_text
+from bench.results import CostRatio, PublishedNumber, Row, flops_text, radius_text, rank_text, settings_text, time_text
 
 MEASURES = ("aa", "ra", "sa")
 _PROTOCOLS = ("SLF", "ALF", "AFF")
@@ -33,7 +33,12 @@ class Line(NamedTuple):
     cost: str
     cost_sort: float | None
     seeds: tuple[SeedLink, ...] = ()
-    devices: str = ""
+    machines: str = ""
+    """Where pre-training ran, which is what its wall-clock belongs to."""
+    ratios: tuple[str, ...] = ()
+    """Its cost as a multiple of DeACL's, of operations and of wall-clock, where known."""
+    ra_on_aa: Number | None = None
+    """RA on the images that AA was measured on."""
     flops: str = ""
     operations: float | None = None
     """Floating-point operations of pre-training; None where not all were counted."""
@@ -58,6 +63,11 @@ class Group(NamedTuple):
     """What else sets the group apart: the adversary, transfer, a budget."""
     facts: str
     lines: tuple[Line, ...]
+
+    @property
+    def fewer(self) -> bool:
+        """Whether AA of any of the lines was measured on fewer images than RA."""
+        return any(line.ra_on_aa and line.ra_on_aa != line.numbers["ra"] for line in self.lines)
 
     @property
     def flags(self) -> list[str]:
@@ -88,6 +98,7 @@ def measured_line(content: Content, row: Row) -> Line:
     scores = {measure: getattr(row, measure) for measure in MEASURES}
     paper = content.reference(row)
     title = f"{row.title} {first.record.year}"
+    on_aa = row.ra_on_aa or (row.ra if row.aa else None)
     return Line(
         anchor=anchor,
         title=title,
@@ -97,7 +108,9 @@ def measured_line(content: Content, row: Row) -> Line:
         cost="" if row.pretraining_seconds is None else time_text(row.pretraining_seconds),
         cost_sort=row.pretraining_seconds,
         seeds=seeds,
-        devices="; ".join(row.devices),
+        machines="; ".join(row.machines),
+        ratios=_ratios(content.ratios[row.records[0]]),
+        ra_on_aa=None if on_aa is None else of_score(on_aa, target),
         flops="" if row.pretraining_flops is None else flops_text(row.pretraining_flops),
         operations=row.pretraining_flops,
         rank=rank_text(row) if row.rank else "",
@@ -136,6 +149,11 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
     lines = tuple(measured_line(content, row) for row in rows)
     key = first.table
     return Group(key.dataset, key.protocol.upper(), key.tier, key.fidelity, tuple(key.departures), facts, lines)
+
+
+def _ratios(ratio: CostRatio) -> tuple[str, ...]:
+    named = (("FLOPs", ratio.flops), ("time", ratio.time))
+    return tuple(f"{name} x DeACL {value:.2f}" for name, value in named if value is not None)
 
 
 def _without_brackets(text: str) -> str:

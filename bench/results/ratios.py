@@ -1,0 +1,34 @@
+"""What pre-training took as a multiple of DeACL's, among the rows of one table."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from bench.record import COST_REFERENCE
+from bench.results.rows import Row
+
+
+class CostRatio(NamedTuple):
+    """Multiples of what DeACL's own recipe took in the same table; None: one of the two is not known."""
+
+    time: float | None
+    """Of wall-clock; None also where the two did not run on one and the same machine."""
+    flops: float | None
+
+
+def cost_ratios(rows: Sequence[Row]) -> list[CostRatio]:
+    """Return the ratio of each of ``rows``, all of one table; a local row is held against the local DeACL, if any."""
+    own = [row for row in rows if row.method == COST_REFERENCE and not row.overrides]
+    return [_ratio(row, [one for one in own if one.local == row.local] or own) for row in rows]
+
+
+def _ratio(row: Row, references: Sequence[Row]) -> CostRatio:
+    if len(references) != 1:
+        return CostRatio(None, None)
+    (of,) = references
+    together = len(row.machines) == 1 and row.machines == of.machines
+    time = _quotient(row.pretraining_seconds, of.pretraining_seconds) if together else None
+    return CostRatio(time, _quotient(row.pretraining_flops, of.pretraining_flops))
+
+
+def _quotient(value: float | None, reference: float | None) -> float | None:
+    return value / reference if value and reference else None
