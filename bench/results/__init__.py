@@ -10,8 +10,8 @@ from bench.results.published import (
     load_published,
     published_reference,
 )
-from bench.results.remarks import attack_text, budget_text, label, reliability_flags
 from bench.results.ratios import CostRatio, cost_ratios
+from bench.results.remarks import attack_text, budget_text, label, reliability_flags
 from bench.results.rows import Row, Score, TableKey, mean_score, rank_text, row_names
 from bench.results.sweeps import SweepKey, SweepRow
 from bench.results.wording import (
