@@ -12,7 +12,7 @@ def report(
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the report; default: reports/RUN.", show_default=False)
     ] = None,
-    images: Annotated[int, typer.Option("--images", min=1, help="How many test images of each fate to show.")] = 4,
+    images: Annotated[int, typer.Option("--images", min=1, help="How many test images of each outcome to show.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     data_dir: Annotated[Path, typer.Option(help="Where datasets are downloaded to.")] = Path("data"),
