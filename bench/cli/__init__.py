@@ -68,22 +68,18 @@ def main() -> None:
     # What is left out, or cannot be kept, is said in one line, without the place in the code that noticed it.
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     with guarded() as streams:
-        code = _exit_code()
+        code = 0
+        try:
+            app(prog_name="bench")
+        except BenchError as error:
+            print(f"bench: {error}", file=sys.stderr)
+            code = error.exit_code
+        except SystemExit as end:
+            if end.code == InterruptedRunError.exit_code:  # typer's silent answer to Ctrl-C
+                print("bench: interrupted", file=sys.stderr)
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         lost = streams.lost()
         if lost:
             print(f"bench: {lost}", file=sys.stderr)
             code = code or int(not streams.work_is_kept)
     sys.exit(code)
-
-
-def _exit_code() -> int:
-    try:
-        app(prog_name="bench")
-    except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
-        return error.exit_code
-    except SystemExit as end:
-        if end.code == InterruptedRunError.exit_code:  # typer's silent answer to Ctrl-C
-            print("bench: interrupted", file=sys.stderr)
-        return end.code if isinstance(end.code, int) else int(end.code is not None)
-    return 0

@@ -1,0 +1,94 @@
+"""``--track``: what training logs reaches TensorBoard and Weights & Biases, and nothing is needed without it."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_stage import CPU, EPOCHS, IMAGES, ToyStage, make_plan
+
+from bench.errors import BenchError, InterruptedRunError
+from bench.job import Job
+from bench.monitor import Monitor
+from bench.trackers import tracked
+from bench.train import Progress, train
+
+
+def trained(folder: Path, where: str | None, monitor: Monitor | None = None) -> Progress:
+    monitor = monitor or Monitor()
+    with tracked(monitor, where, "toy-run"):
+        monitor.note("a word")
+        return train(ToyStage(make_plan()), IMAGES, Job(folder, "mine", 7, CPU, monitor))
+
+
+def test_tensorboard_gets_every_scalar_of_every_epoch(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    history = trained(tmp_path / "state", f"tensorboard:{tmp_path / 'board'}").history
+    events: Any = EventAccumulator(str(tmp_path / "board" / "toy-run"))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == sorted(f"stage toy/{name}" for name in history[0])
+    points = events.Scalars("stage toy/loss")
+    assert [point.step for point in points] == [1, 2, 3]
+    assert [point.value for point in points] == pytest.approx([epoch["loss"] for epoch in history])
+
+
+class Wandb:
+    """What of wandb's interface is used."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+        self.logged: list[dict[str, float]] = []
+        self.notes: str | None = None
+        self.finished = 0
+
+    def init(self, **asked: Any) -> "Wandb":
+        self.asked = asked
+        return self
+
+    def log(self, values: dict[str, float]) -> None:
+        self.logged.append(values)
+
+    def finish(self) -> None:
+        self.finished += 1
+
+
+def test_wandb_gets_them_too_and_is_closed_when_the_work_is_interrupted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stub = Wandb()
+    monkeypatch.setitem(sys.modules, "wandb", stub)
+    asked = Monitor()
+    asked.stop_requested = True
+    with pytest.raises(InterruptedRunError):
+        trained(tmp_path, "wandb:project", asked)
+    assert stub.asked == {"project": "project", "name": "toy-run", "id": "toy-run", "resume": "allow"}
+    assert (stub.notes, stub.finished, stub.logged) == ("a word", 1, [])
+    history = trained(tmp_path, "wandb:project").history
+    assert len(stub.logged) == EPOCHS
+    assert stub.logged[0] == {
+        "stage toy/epoch": 1,
+        **{f"stage toy/{name}": value for name, value in history[0].items()},
+    }
+
+
+def test_without_it_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("wandb", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    assert len(trained(tmp_path, None).history) == EPOCHS
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [
+        ("tensorbord:x", r"unknown tracker 'tensorbord'.*tensorboard"),
+        ("tensorboard", r"--track tensorboard does not say where. Type --track tensorboard:FOLDER"),
+        ("wandb:project", r"pip install 'ssl-robustness-bench\[wandb\]'"),
+        ("tensorboard:folder", r"pip install 'ssl-robustness-bench\[tensorboard\]'"),
+    ],
+)
+def test_what_cannot_be_tracked_is_one_message(where: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("wandb", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(BenchError, match=message), tracked(Monitor(), where, "run"):
+        pass
