@@ -145,7 +145,7 @@ def compare_counters(table: Table, found: dict[str, Tensor], state: dict[str, Te
         if reason == "0":
             table.equal(f"batches seen by {name} in a step", mine, theirs)
         else:
-            table.rows.append((f"batches seen by {name} in a step", str(mine), str(theirs), reason))
+            table.explained(f"batches seen by {name} in a step", str(mine), str(theirs), reason)
 
 
 def named(stage: Any) -> dict[str, Tensor]:

@@ -116,7 +116,8 @@ class Clone:
             sys.path[:], sys.dont_write_bytecode = path, written
             for name in set(sys.modules) - known:
                 file = getattr(sys.modules[name], "__file__", None)
-                if file is None or Path(file).is_relative_to(self.folder):
+                theirs = file is not None and Path(file).is_relative_to(self.folder)
+                if theirs or name in bare or isinstance(sys.modules[name], _StandIn):
                     del sys.modules[name]
 
 

@@ -302,14 +302,9 @@ def compare_passes(table: Table, framework: Framework) -> None:
         stage(torch.cat([ours.images(BATCH, framework.method, 0, view, side=SIDE) for view in (1, 2)])).total.backward()
         directions.append(torch.cat([gradient.flatten() for gradient in gradients(stage.encoder)]))
     cosine = float(F.cosine_similarity(directions[0], directions[1], dim=0))
-    table.rows.append(
-        (
-            "passes of the two views",
-            "one by default (`views_together`), as SimCLR's algorithm 1; two, as above, on request",
-            "two",
-            f"deliberate: cosine of the two gradients {cosine:.3f} here",
-        )
-    )
+    passes = "one by default (`views_together`), as SimCLR's algorithm 1; two, as above, on request"
+    reason = f"deliberate: cosine of the two gradients {cosine:.3f} here"
+    table.explained("passes of the two views", passes, "two", reason)
 
 
 if __name__ == "__main__":

@@ -44,9 +44,9 @@ class Table:
         """Add differences of values that are too many to show."""
         self.add(quantity, "–", "–", differences, within=within)
 
-    def read(self, quantity: str, ours: str, theirs: str, difference: str) -> None:
-        """Add a row that nobody measured: somebody read upstream's code."""
-        self.rows.append((quantity, ours, theirs, f"{difference} (read, not run)"))
+    def explained(self, quantity: str, ours: str, theirs: str, reason: str) -> None:
+        """Add values that differ on purpose, with the reason in place of the difference."""
+        self.rows.append((quantity, ours, theirs, reason))
 
     def __str__(self) -> str:
         body = "".join(f"| {' | '.join(row)} |\n" for row in self.rows)
