@@ -17,7 +17,7 @@ import pytest
 from in_process import say
 from toy_runs import VARYING, Listener, toy_data
 
-from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report
+from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report_ablation
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import AblationTable
 from bench.record import Record, load_record
@@ -245,7 +245,7 @@ def test_an_ablation_killed_after_its_first_cell_continues_to_the_same_end(
 def test_a_cell_that_another_process_works_on_is_left_for_the_end(
     base: RunRequest, tmp_path: Path, whole: list[CellResult], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(import_module("bench.ablate.work"), "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(import_module("bench.ablate.execution"), "_POLL_SECONDS", 0.01)
     ablation, listener = plan_ablation(base, GRID), Listener()
     results: list[CellResult] = []
     with ablation.cells[0].runs[0].folder.claimed():
@@ -269,7 +269,7 @@ def test_a_cell_that_diverges_leaves_the_others_alone(base: RunRequest, tmp_path
     assert [len(result.records) for result in results] == [0, 1]
     (fault,) = results[0].faults
     assert fault.startswith("seed 0: the loss of stage 'pseudo_at' is not finite")
-    found = report(plan_ablation(base, table), results, tmp_path / "results")
+    found = report_ablation(plan_ablation(base, table), results, tmp_path / "results")
     assert found.faults == [f"stage2.lr=1e+30, {fault}"]
     assert found.rows[0].ra is None
 
@@ -282,7 +282,7 @@ def test_seeds_are_averaged_and_protocols_stand_apart(base: RunRequest, tmp_path
     asked = replace(base, protocols=("slf", "aff"), overrides=overrides)
     ablation = plan_ablation(asked, parse_grid(["stage2.lam=1,3"]), (0, 2))
     results = run_all(ablation, tmp_path / "results")
-    found = report(ablation, results, tmp_path / "results")
+    found = report_ablation(ablation, results, tmp_path / "results")
     assert [(row.label, row.protocol) for row in found.rows] == [
         (f"stage2.lam={lam}", protocol) for protocol in ("slf", "aff") for lam in (1, 3)
     ]

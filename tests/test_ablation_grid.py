@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from bench.ablate import choose_table, parse_grid, plan_ablation
-from bench.ablate.paper import PaperColumn
+from bench.ablate import PaperColumn, choose_table, parse_grid, plan_ablation
 from bench.cli import app
 from bench.errors import BenchError
 from bench.method import METHODS, AblationCell, AblationTable
@@ -195,6 +194,8 @@ def test_no_published_line_of_these_tables_is_left_out() -> None:
 
 
 def test_without_the_published_numbers_the_column_is_left_out_and_that_is_said(tmp_path: Path) -> None:
+    (tmp_path / "published").mkdir()
+    (tmp_path / "published" / "others.json").write_text("[]")
     paper = PaperColumn(TABLES["3"], "DeACL", tmp_path)
     assert not paper.shown
     (note,) = paper.notes(cifar10("tiny", {}))

@@ -1,10 +1,9 @@
 """Ablations: a grid of settings, each cell a run, what they share trained once, beside the paper's numbers."""
 
-from bench.ablate.grid import choose_table, parse_grid
-from bench.ablate.plan import Ablation, Cell, plan_ablation
-from bench.ablate.project import Projection, project_ablation
-from bench.ablate.report import AblationReport, AblationRow, report
-from bench.ablate.work import CellResult, carry_out
+from bench.ablate.ablation import Ablation, Cell, Projection, plan_ablation, project_ablation
+from bench.ablate.execution import CellResult, carry_out
+from bench.ablate.report import AblationReport, AblationRow, PaperColumn, report_ablation
+from bench.ablate.tables import choose_table, parse_grid
 
 __all__ = [
     "Ablation",
@@ -12,11 +11,12 @@ __all__ = [
     "AblationRow",
     "Cell",
     "CellResult",
+    "PaperColumn",
     "Projection",
     "carry_out",
     "choose_table",
     "parse_grid",
     "plan_ablation",
     "project_ablation",
-    "report",
+    "report_ablation",
 ]

@@ -82,7 +82,7 @@ def ablate(
       bench ablate deacl --table 9 --dataset cifar10 --tier short --seeds 0,1,2
       bench ablate deacl --grid stage2.weight_decay=1e-6,1e-5 --grid stage2.lam=1,2
     """
-    from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report
+    from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report_ablation
     from bench.device import use_threads
     from bench.run import RunRequest
 
@@ -113,7 +113,7 @@ def ablate(
         return
     with monitored(console) as monitor:
         results = carry_out(ablation, results_dir, monitor)
-    found = report(ablation, results, results_dir)
+    found = report_ablation(ablation, results, results_dir)
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1))
     else:

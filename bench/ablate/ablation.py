@@ -1,14 +1,17 @@
-"""From a table to runs that are checked and ready: every recipe is built before anything starts."""
+"""An ablation: a table of settings as runs that are checked and ready, and what they will take here."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from bench.cost import PhaseEstimate, Projector
 from bench.data import load_dataset
 from bench.errors import BenchError
 from bench.method import METHODS, AblationCell, AblationTable
+from bench.monitor import plural
 from bench.results import settings_text
-from bench.run import ProtocolFolder, Run, RunRequest, prepare
+from bench.run import ProtocolFolder, Run, RunRequest, prepare, project
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -61,12 +64,52 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
         run = prepare(replace(base, overrides={**base.overrides, **row.settings}), dataset)
         return Cell(_label(row), row.settings, row.published, tuple(run.with_seed(seed) for seed in seeds))
 
-    cells = together(table.cells, cell, _label)
+    cells = _together(table.cells, cell, _label)
     _refuse_doubles(cells)
     return Ablation(table, tuple(cells))
 
 
-def together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
+@dataclass(frozen=True)
+class Projection:
+    """What is still to do."""
+
+    shared: Mapping[str, float]
+    """Seconds of what several runs contain, by what it is."""
+    cells: Mapping[str, float]
+    """Seconds of what is a cell's own, over its seeds, by label; 0: nothing is left to do."""
+
+    @property
+    def seconds(self) -> float:
+        """All of it."""
+        return sum(self.shared.values()) + sum(self.cells.values())
+
+
+def project_ablation(ablation: Ablation) -> Projection:
+    """Return an estimate for ``ablation``, from timing a few steps of each kind on untrained weights.
+
+    Raises:
+        BenchError: plans that cannot work on this dataset or device, of all cells together.
+    """
+    projector = Projector(ablation.cells[0].runs[0].device)
+
+    def estimate(cell: Cell) -> list[PhaseEstimate]:
+        return [phase for run in cell.runs if not run.finished for phase in project(run, projector)]
+
+    phases = _together(ablation.cells, estimate, lambda cell: cell.label)
+    runs = Counter(phase.identity for own in phases for phase in own)
+    common = {phase.identity: phase for own in phases for phase in own if runs[phase.identity] > 1}
+    shared: dict[str, float] = {}
+    for identity, phase in common.items():
+        place = f" ({phase.place.name})" if phase.place.name else ""
+        shared[f"{phase.phase}{place}, for {plural(runs[identity], 'run')}"] = phase.seconds_left
+    cells = {
+        cell.label: sum(phase.seconds_left for phase in own if phase.identity not in common)
+        for cell, own in zip(ablation.cells, phases, strict=True)
+    }
+    return Projection(shared, cells)
+
+
+def _together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
     """Return ``work`` of each of ``items``; raises one BenchError that lists the faults of all, by ``label``."""
     done, faults = [], dict[str, list[str]]()
     for item in items:

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.ablate.plan import Ablation, Cell
+from bench.ablate.ablation import Ablation, Cell
 from bench.errors import BenchError, BusyRunError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.record import Record
