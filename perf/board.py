@@ -96,7 +96,7 @@ def _record(number: int, images: int, epochs: int) -> Record:
     clean = rng.random(images) < 0.8
     robust = clean & (rng.random(images) < 0.6)
     survived = robust & (rng.random(images) < 0.9)
-    outcomes = [Outcome.pack(fates.tolist(), test_images=images) for fates in (clean, robust, survived)]
+    outcomes = [Outcome.pack(right.tolist(), test_images=images) for right in (clean, robust, survived)]
     facts = {
         **{"name": "random", "sha256": "0" * 64, "image_shape": (3, 32, 32), "num_classes": 10, "train_images": 50_000},
         **{"test_images": images, "eps": EPS, "mean": (0.5,) * 3, "std": (0.25,) * 3},

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from bench.record import Outcome
-from bench.report.fates import Fate, count_fates, fates
-from bench.report.pictures import FATE_COLOURS, fate_grid, picture
+from bench.report.pictures import VERDICT_COLOURS, picture, verdict_grid
 from bench.report.site.charts import CostPoint, SweepLine, cost_chart, curve_chart, sweep_chart
+from bench.report.verdict import Verdict, count_verdicts, verdicts
 
 EVIL = "<a onload=x> & \"b\" 'c'"
 
@@ -84,34 +84,34 @@ def test_what_a_record_says_is_data_of_a_chart_never_an_expression() -> None:
         assert "onload" not in word
 
 
-# Fates
+# Verdicts
 
 
 def outcome(bits: str, images: list[int] | None = None, of: int = 0) -> Outcome:
     return Outcome.pack([bit == "1" for bit in bits], images=images, test_images=of or len(bits))
 
 
-def test_fates_follow_from_both_outcomes() -> None:
-    found = fates(outcome("1100"), outcome("1010"))
+def test_verdicts_follow_from_both_outcomes() -> None:
+    found = verdicts(outcome("1100"), outcome("1010"))
     # An image that only the perturbation makes right counts as right under the attack, as RA counts it.
-    assert found == [Fate.ROBUST, Fate.BROKEN, Fate.ROBUST, Fate.WRONG]
-    assert count_fates(found) == {Fate.ROBUST: 2, Fate.BROKEN: 1, Fate.WRONG: 1, Fate.ABSENT: 0}
+    assert found == [Verdict.ROBUST, Verdict.BROKEN, Verdict.ROBUST, Verdict.WRONG]
+    assert count_verdicts(found) == {Verdict.ROBUST: 2, Verdict.BROKEN: 1, Verdict.WRONG: 1, Verdict.ABSENT: 0}
 
 
-def test_images_that_were_not_attacked_have_no_fate() -> None:
-    found = fates(outcome("11110"), outcome("01", images=[1, 4], of=5))
-    assert found == [Fate.ABSENT, Fate.BROKEN, Fate.ABSENT, Fate.ABSENT, Fate.ROBUST]
+def test_images_that_were_not_attacked_have_no_verdict() -> None:
+    found = verdicts(outcome("11110"), outcome("01", images=[1, 4], of=5))
+    assert found == [Verdict.ABSENT, Verdict.BROKEN, Verdict.ABSENT, Verdict.ABSENT, Verdict.ROBUST]
 
 
 # Pictures
 
 
 def test_a_grid_has_one_pixel_an_image_in_order() -> None:
-    found = [Fate.ROBUST, Fate.BROKEN, Fate.WRONG, Fate.ABSENT, Fate.BROKEN]
-    image = Image.open(io.BytesIO(fate_grid(found))).convert("RGBA")
+    found = [Verdict.ROBUST, Verdict.BROKEN, Verdict.WRONG, Verdict.ABSENT, Verdict.BROKEN]
+    image = Image.open(io.BytesIO(verdict_grid(found))).convert("RGBA")
     assert image.size == (3, 2)
     pixels = np.asarray(image).reshape(-1, 4).tolist()
-    assert pixels[:5] == [list(FATE_COLOURS[fate]) for fate in found]
+    assert pixels[:5] == [list(VERDICT_COLOURS[verdict]) for verdict in found]
     assert pixels[5][3] == 0  # no sixth image
 
 

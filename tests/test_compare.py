@@ -209,7 +209,7 @@ def test_a_comparison_of_ten_thousand_images_is_quick(tmp_path: Path) -> None:
 
 def big_record(seed: int) -> Record:
     record = make_record(seed=seed, aa=None)
-    fates = Outcome.pack(coin(10_000, seed), test_images=10_000)
+    outcomes = Outcome.pack(coin(10_000, seed), test_images=10_000)
     facts = {**record.recipe["dataset"], "test_images": 10_000}
-    changes = {"sa": fates, "ra": record.ra.model_copy(update={"outcome": fates})}
+    changes = {"sa": outcomes, "ra": record.ra.model_copy(update={"outcome": outcomes})}
     return record.model_copy(update={**changes, "recipe": {**record.recipe, "dataset": facts}})

@@ -13,23 +13,23 @@ from bench.record import Outcome, Pairs, mcnemar_exact, newcombe_interval, sampl
 
 
 def random_outcome(rng: np.random.Generator, test_images: int, *, whole: bool) -> tuple[Outcome, dict[int, bool]]:
-    """An outcome, and the same as a plain mapping from position to fate."""
+    """An outcome, and the same as a plain mapping from position to right."""
     chosen = range(test_images) if whole else sorted(rng.permutation(test_images)[: test_images // 2].tolist())
-    fate = {position: bool(rng.random() < 0.6) for position in chosen}
-    return Outcome.pack(list(fate.values()), images=None if whole else list(fate), test_images=test_images), fate
+    right = {position: bool(rng.random() < 0.6) for position in chosen}
+    return Outcome.pack(list(right.values()), images=None if whole else list(right), test_images=test_images), right
 
 
 @pytest.mark.parametrize("test_images", [2, 9, 64, 101])
 @pytest.mark.parametrize("whole", [(True, True), (True, False), (False, True), (False, False)])
 def test_shared_images_are_those_that_both_measured(test_images: int, whole: tuple[bool, bool]) -> None:
     rng = np.random.default_rng([test_images, *whole])
-    (a, fate_a), (b, fate_b) = (random_outcome(rng, test_images, whole=one) for one in whole)
+    (a, right_a), (b, right_b) = (random_outcome(rng, test_images, whole=one) for one in whole)
     both = shared(a, b, test_images=test_images)
-    expected = sorted(fate_a.keys() & fate_b.keys())
+    expected = sorted(right_a.keys() & right_b.keys())
     assert both.positions.tolist() == expected
-    assert both.a.tolist() == [fate_a[i] for i in expected]
-    assert both.b.tolist() == [fate_b[i] for i in expected]
-    cells = [(fate_a[i], fate_b[i]) for i in expected]
+    assert both.a.tolist() == [right_a[i] for i in expected]
+    assert both.b.tolist() == [right_b[i] for i in expected]
+    cells = [(right_a[i], right_b[i]) for i in expected]
     counts = [cells.count(cell) for cell in ((True, True), (True, False), (False, True), (False, False))]
     assert list(both.pairs) == counts
 

@@ -12,8 +12,8 @@ from PIL import Image
 from bench.data import load_dataset
 from bench.errors import BenchError
 from bench.record import Record
-from bench.report.fates import Fate
 from bench.report.run_report import examples, write_report
+from bench.report.verdict import Verdict
 from bench.run import RunRequest, execute, finished_in, prepare
 
 SMALL: dict[str, Any] = {
@@ -86,14 +86,14 @@ def test_pictures_are_the_test_images_and_stay_within_eps(made: Made, tmp_path: 
         assert abs(adversarial - clean).max() >= 4
 
 
-def test_examples_are_the_first_of_each_fate_and_amplified_to_full_range(made: Made, tmp_path: Path) -> None:
+def test_examples_are_the_first_of_each_verdict_and_amplified_to_full_range(made: Made, tmp_path: Path) -> None:
     (finished,) = [each for each in finished_in(made.runs / made.run) if each.protocol == "slf"]
     shown = examples(finished, finished.dataset(tmp_path), CPU, of_each=2)
     clean, robust = made.record.sa.unpack(), made.record.ra.outcome.unpack()
-    for fate in (Fate.ROBUST, Fate.BROKEN, Fate.WRONG):
-        want = {Fate.ROBUST: (None, True), Fate.BROKEN: (True, False), Fate.WRONG: (False, False)}[fate]
+    for verdict in (Verdict.ROBUST, Verdict.BROKEN, Verdict.WRONG):
+        want = {Verdict.ROBUST: (None, True), Verdict.BROKEN: (True, False), Verdict.WRONG: (False, False)}[verdict]
         fitting = [i for i in range(30) if robust[i] == want[1] and want[0] in (None, clean[i])]
-        assert [example.position for example in shown if example.fate is fate] == fitting[:2]
+        assert [example.position for example in shown if example.verdict is verdict] == fitting[:2]
     for example in shown:
         right = example.clean_prediction == example.label
         assert right == clean[example.position]

@@ -1,4 +1,4 @@
-"""Convolutions with a stride, called in such a way that no CPU kernel comes by one that it gets wrong."""
+"""Strided convolutions, called so that no CPU kernel gets an input that it computes wrongly."""
 
 from typing import cast
 

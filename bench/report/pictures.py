@@ -8,26 +8,26 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
-from bench.report.fates import Fate
+from bench.report.verdict import Verdict
 
-FATE_COLOURS: dict[Fate, tuple[int, int, int, int]] = {
-    Fate.ROBUST: (0x2A, 0x9D, 0x8F, 255),
-    Fate.BROKEN: (0xDF, 0x61, 0x38, 255),
-    Fate.WRONG: (0x8B, 0x91, 0x9B, 255),
-    Fate.ABSENT: (0x8B, 0x91, 0x9B, 40),
+VERDICT_COLOURS: dict[Verdict, tuple[int, int, int, int]] = {
+    Verdict.ROBUST: (0x2A, 0x9D, 0x8F, 255),
+    Verdict.BROKEN: (0xDF, 0x61, 0x38, 255),
+    Verdict.WRONG: (0x8B, 0x91, 0x9B, 255),
+    Verdict.ABSENT: (0x8B, 0x91, 0x9B, 40),
 }
 """RGBA that can be told apart on white and on black, and without seeing red from green."""
 
-_PLACE = {fate: place for place, fate in enumerate(FATE_COLOURS)}
+_PLACE = {verdict: place for place, verdict in enumerate(VERDICT_COLOURS)}
 _NOTHING = len(_PLACE)
-_PALETTE = bytes(value for colour in FATE_COLOURS.values() for value in colour) + bytes(4)
+_PALETTE = bytes(value for colour in VERDICT_COLOURS.values() for value in colour) + bytes(4)
 
 
-def fate_grid(fates: Sequence[Fate]) -> bytes:
-    """Return a PNG of one pixel an image, row by row in the order of ``fates``, nearly square."""
-    columns = math.ceil(math.sqrt(len(fates)))
-    places = bytearray([_NOTHING]) * (math.ceil(len(fates) / columns) * columns)
-    places[: len(fates)] = bytes(map(_PLACE.__getitem__, fates))
+def verdict_grid(verdicts: Sequence[Verdict]) -> bytes:
+    """Return a PNG of one pixel an image, row by row in the order of ``verdicts``, nearly square."""
+    columns = math.ceil(math.sqrt(len(verdicts)))
+    places = bytearray([_NOTHING]) * (math.ceil(len(verdicts) / columns) * columns)
+    places[: len(verdicts)] = bytes(map(_PLACE.__getitem__, verdicts))
     image = Image.frombytes("P", (columns, len(places) // columns), bytes(places))
     image.putpalette(_PALETTE, "RGBA")
     return _encoded(image)

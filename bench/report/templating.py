@@ -5,7 +5,7 @@ from urllib.parse import quote
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from bench.record import Outcome
-from bench.report.fates import Fate
+from bench.report.verdict import Verdict
 from bench.results import DASH, escape, percent
 
 
@@ -19,7 +19,7 @@ def templates(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"url": url, "percent": _percent, "markdown": escape, "zip": zip}
-    environment.globals |= {"DASH": DASH, "Fate": Fate}
+    environment.globals |= {"DASH": DASH, "Verdict": Verdict}
     return environment
 
 

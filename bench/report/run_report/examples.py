@@ -1,4 +1,4 @@
-"""Test images as the attack found and left them, a few of each fate."""
+"""Test images as the attack found and left them, a few of each verdict."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from bench import rng
 from bench.attack import PGD, margin_objective
 from bench.data import Dataset
 from bench.recipe import Threat
-from bench.report.fates import Fate, fates
+from bench.report.verdict import Verdict, verdicts
 from bench.run import Finished
 
 
@@ -19,7 +19,7 @@ class Example(NamedTuple):
 
     position: int
     """In the test split."""
-    fate: Fate
+    verdict: Verdict
     """As the record has it."""
     label: str
     clean: np.ndarray
@@ -33,7 +33,7 @@ class Example(NamedTuple):
 
 
 def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_each: int) -> list[Example]:
-    """Return the first ``of_each`` test images of each fate under PGD, attacked again.
+    """Return the first ``of_each`` test images of each verdict under PGD, attacked again.
 
     The attack is the record's but for its random start, which is drawn for these images alone, so that here and
     there an image may end otherwise than in the record.
@@ -42,8 +42,10 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
         BenchError: the classifier's weights are missing, damaged, or not those of the record.
     """
     record, settings = finished.record, finished.recipe.evaluate
-    found = fates(record.sa, record.ra.outcome)
-    chosen = [place for fate in Fate for place in [i for i, each in enumerate(found) if each is fate][:of_each]]
+    found = verdicts(record.sa, record.ra.outcome)
+    chosen = [
+        place for verdict in Verdict for place in [i for i, each in enumerate(found) if each is verdict][:of_each]
+    ]
     classifier = finished.classifier(dataset, device)
     images = dataset.test.images[chosen].to(device).float().div(255)
     labels = dataset.test.labels[chosen].to(device)
@@ -61,7 +63,7 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     return [
         Example(
             position=place,
-            fate=found[place],
+            verdict=found[place],
             label=dataset.classes[labels[i]],
             clean=pictures[0][i],
             clean_prediction=dataset.classes[predictions[0][i]],

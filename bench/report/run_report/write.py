@@ -12,12 +12,12 @@ from bench.errors import BenchError, unknown
 from bench.folders import replaced_folder
 from bench.recipe import PROTOCOLS
 from bench.report import facts
-from bench.report.fates import Fate, count_fates, fates
 from bench.report.figures import curves_figure, encoded
-from bench.report.pictures import data_url, fate_grid, picture
+from bench.report.pictures import data_url, picture, verdict_grid
 from bench.report.reproduce import reproduction
 from bench.report.run_report.examples import Example, examples
 from bench.report.templating import templates
+from bench.report.verdict import Verdict, count_verdicts, verdicts
 from bench.run import Finished, finished_in, list_runs
 
 _PICTURE_SIDE = 96
@@ -43,7 +43,7 @@ def write_report(
         output: ``report.md``, its ``pictures``, and ``report.html`` go there.
         data_dir: where downloaded datasets are.
         device: where the attack runs again.
-        of_each: how many test images of each fate are shown.
+        of_each: how many test images of each verdict are shown.
 
     Raises:
         BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
@@ -82,10 +82,10 @@ def _section(
     files[curves] = encoded(curves_figure({f"seed {record.seed}": record.history}, title=""), "png")
     outcomes = []
     for attack in facts.attacks(record):
-        found = fates(record.sa, attack.outcome)
+        found = verdicts(record.sa, attack.outcome)
         file = f"pictures/{name}-{attack.name.lower()}.png"
-        files[file] = fate_grid(found)
-        outcomes.append((attack, count_fates(found), file))
+        files[file] = verdict_grid(found)
+        outcomes.append((attack, count_verdicts(found), file))
     shown = examples(finished, dataset, device, of_each=of_each)
     files |= dict(_pictures(name, shown))
     return {
@@ -93,7 +93,7 @@ def _section(
         "record": record,
         "outcomes": outcomes,
         "shown": shown,
-        "by_fate": {fate: [example for example in shown if example.fate is fate] for fate in Fate},
+        "by_verdict": {verdict: [example for example in shown if example.verdict is verdict] for verdict in Verdict},
         "curves": curves,
         "picture_file": lambda example, part: _picture_file(name, example, part),
         "costs": facts.costs(record),

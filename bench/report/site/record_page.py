@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from bench.record import Record
 from bench.report.facts import attacks, curves
-from bench.report.fates import Fate, count_fates, fates
-from bench.report.pictures import data_url, fate_grid
+from bench.report.pictures import data_url, verdict_grid
 from bench.report.site.charts import Spec, curve_chart
 from bench.report.site.content import Content, Entry
 from bench.report.site.numbers import Number, of_outcome, of_published
+from bench.report.verdict import Verdict, count_verdicts, verdicts
 
 _MOST_ROWS = 100
 """Epochs that a table lists; of more, it lists every second, third, ..."""
@@ -24,12 +24,14 @@ class Measure(NamedTuple):
     paper: Number | None
     grid: str
     """Address of the picture."""
-    counts: tuple[tuple[Fate, int], ...]
+    counts: tuple[tuple[Verdict, int], ...]
 
     @property
     def described(self) -> str:
         """The picture in words."""
-        return f"{self.number.n} test images: " + ", ".join(f"{count} {fate.value}" for fate, count in self.counts)
+        return f"{self.number.n} test images: " + ", ".join(
+            f"{count} {verdict.value}" for verdict, count in self.counts
+        )
 
 
 def measures(content: Content, entry: Entry) -> list[Measure]:
@@ -39,14 +41,18 @@ def measures(content: Content, entry: Entry) -> list[Measure]:
 
     shown = []
     for name, what, outcome in attacks(record):
-        found = fates(record.sa, outcome)
+        found = verdicts(record.sa, outcome)
         measure = Measure(
             name=name,
             what=what,
             number=of_outcome(outcome, entry.copy),
             paper=of_published(paper, name.lower(), method_page) if paper else None,
-            grid=data_url(fate_grid(found)),
-            counts=tuple((fate, count) for fate, count in count_fates(found).items() if count or fate is Fate.ROBUST),
+            grid=data_url(verdict_grid(found)),
+            counts=tuple(
+                (verdict, count)
+                for verdict, count in count_verdicts(found).items()
+                if count or verdict is Verdict.ROBUST
+            ),
         )
         shown.append(measure)
     return shown

@@ -1,4 +1,4 @@
-"""What became of each test image under an attack, and how many shared each fate."""
+"""The verdict on each test image under an attack, and how many images have each verdict."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from enum import StrEnum
 from bench.record import Outcome
 
 
-class Fate(StrEnum):
+class Verdict(StrEnum):
     """Of one test image; the value is how it reads."""
 
     ROBUST = "right under the attack"
@@ -17,21 +17,21 @@ class Fate(StrEnum):
     ABSENT = "not attacked"
 
 
-def fates(clean: Outcome, attacked: Outcome) -> list[Fate]:
-    """Return the fate of every test image, in the order of the test split.
+def verdicts(clean: Outcome, attacked: Outcome) -> list[Verdict]:
+    """Return the verdict of every test image, in the order of the test split.
 
     Args:
         clean: what the classifier made of the clean images, all of them.
         attacked: what it made of the attacked ones, all or some.
     """
-    found = [Fate.ABSENT] * clean.n
+    found = [Verdict.ABSENT] * clean.n
     before = clean.unpack()
     for position, right in zip(attacked.positions(clean.n), attacked.unpack(), strict=True):
-        found[position] = Fate.ROBUST if right else Fate.BROKEN if before[position] else Fate.WRONG
+        found[position] = Verdict.ROBUST if right else Verdict.BROKEN if before[position] else Verdict.WRONG
     return found
 
 
-def count_fates(found: Sequence[Fate]) -> dict[Fate, int]:
-    """Return how many images had each fate, in the order of :class:`Fate`."""
+def count_verdicts(found: Sequence[Verdict]) -> dict[Verdict, int]:
+    """Return how many images have each verdict, in the order of :class:`Verdict`."""
     count = Counter(found)
-    return {fate: count[fate] for fate in Fate}
+    return {verdict: count[verdict] for verdict in Verdict}
