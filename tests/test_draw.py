@@ -3,7 +3,6 @@
 import json
 import re
 import shutil
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.errors import BenchError
 from bench.record import save_sweep
-from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne
+from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne, tsne
 from bench.report.figures import draw as drawing
 from bench.report.figures.words import free_name
 from bench.run import RunRequest, execute, prepare, select_finished
@@ -204,14 +203,13 @@ def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch
         request = RunRequest("simclr", "digits", protocols=["slf"], overrides=overrides, device="cpu")
         execute(prepare(RunRequest(**{**vars(request), "runs_dir": tmp_path / "runs"})), tmp_path / "results")
     titles: list[list[str]] = []
-    drawing_tsne = sys.modules["bench.report.figures.draw_tsne"]  # the package's name is that of its function
-    render = drawing_tsne.tsne_figure
+    render = tsne.tsne_figure
 
     def spy(panels: Any, *rest: Any, **words: Any) -> Any:
         titles.append([panel.title.replace("\n", " ") for panel in panels])
         return render(panels, *rest, **words)
 
-    monkeypatch.setattr(drawing_tsne, "tsne_figure", spy)
+    monkeypatch.setattr(tsne, "tsne_figure", spy)
     chosen = select_finished(tmp_path / "runs")
     where: dict[str, Any] = {"data_dir": tmp_path, "device": CPU, "images": 20}
     first = draw_tsne(chosen, tmp_path / "out", **where)

@@ -3,11 +3,9 @@
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import History, curves_figure
 from bench.report.figures.draw import Choice, Drawn, draw_cost, draw_curves, draw_sweeps
-from bench.report.figures.draw_tsne import draw_tsne
-from bench.report.figures.files import encoded, save_figure
-from bench.report.figures.style import Band
+from bench.report.figures.style import Band, encoded, save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
-from bench.report.figures.tsne import Panel, embed, tsne_figure
+from bench.report.figures.tsne import Panel, draw_tsne, embed, tsne_figure
 
 __all__ = [
     "Band",

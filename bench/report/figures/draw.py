@@ -9,12 +9,12 @@ from bench.monitor import Monitor
 from bench.record import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
-from bench.report.figures.files import save_figure
+from bench.report.figures.style import save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
 from bench.report.figures.words import (
     attack_text,
     band,
-    conditions,
+    common_text,
     file_name,
     free_name,
     legend_text,
@@ -59,7 +59,7 @@ EVERYTHING = Choice()
 
 
 def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice = EVERYTHING) -> Drawn:
-    """Draw the sweeps of ``kind``: one figure for each set of conditions, one line a recipe.
+    """Draw the sweeps of ``kind``: one figure for each set of common_text, one line a recipe.
 
     Raises:
         BenchError: there is none, or ``output`` cannot be written.
@@ -81,7 +81,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
             settings.grid,
             kind=kind,
             norm=settings.norm,
-            title=f"{conditions(*common)}: accuracy under {attack_text(settings)}",
+            title=f"{common_text(*common)}: accuracy under {attack_text(settings)}",
             note=f"step size {settings.step_size:g} ε, {settings.start} start; "
             f"bands: {spread_text(score for row in table for score in row.scores)}",
         )
@@ -112,7 +112,7 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
         figure = cost_figure(
             [_cost_point(row, number, method, time) for number, method, row in _marked(table)],
-            title=": ".join([", ".join(filter(None, (conditions(*common), budget, key.attack))), "accuracy and cost"]),
+            title=": ".join([", ".join(filter(None, (common_text(*common), budget, key.attack))), "accuracy and cost"]),
             note=f"bars: {spread}" + (f"; time on {' and '.join(devices)}" if time else ""),
             time=time,
         )
@@ -148,7 +148,7 @@ def draw_curves(
         name = label(group.seeds[0])
         figure = curves_figure(
             {f"seed {one.record.seed}": one.record.history for one in group.seeds},
-            title=f"{conditions(*common)}: {name}",
+            title=f"{common_text(*common)}: {name}",
         )
         variant = name.removeprefix(f"{record.title} {record.year}")
         budget = budget_text(group.seeds[0].recipe.budget)

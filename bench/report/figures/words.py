@@ -16,7 +16,7 @@ _LONGEST = 150
 """Letters of a file name, which file systems hold to 255 with what comes behind."""
 
 
-def conditions(dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str) -> str:
+def common_text(dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str) -> str:
     """Return what the lines of a figure have in common: "digits, tiny, SLF"."""
     data = f"{pretrained_on} to {dataset}" if pretrained_on else dataset
     return ", ".join([data, tier, *(["native"] if fidelity == "native" else []), protocol.upper()])
@@ -25,7 +25,7 @@ def conditions(dataset: str, pretrained_on: str | None, tier: str, fidelity: str
 def file_name(
     kind: str, dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str, *more: str
 ) -> str:
-    """Return the name of the figure of these conditions, without extension: what it shows, in plain letters.
+    """Return the name of the figure of these common_text, without extension: what it shows, in plain letters.
 
     ``more`` is what else tells the figure from others; empty texts are left out.
     """

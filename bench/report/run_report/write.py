@@ -15,7 +15,7 @@ from bench.report import facts
 from bench.report.figures import curves_figure, encoded
 from bench.report.pictures import data_url, picture, verdict_grid
 from bench.report.reproduce import reproduction
-from bench.report.run_report.examples import Example, examples
+from bench.report.run_report.example_images import Example, examples
 from bench.report.templating import templates
 from bench.report.verdict import Verdict, count_verdicts, verdicts
 from bench.run import Finished, finished_in, list_runs
