@@ -324,7 +324,7 @@ def context() -> MethodContext:
         stage1: TrainPlan = TrainPlan(epochs=1, batch_size=2, lr=1)
 
     facts = DatasetFacts(
-        **{"name": "toy", "sha256": "0", "image_shape": (1, 8, 8), "num_classes": 4, "train_images": 8},
+        **{"name": "toy", "sha256": "0" * 64, "image_shape": (1, 8, 8), "num_classes": 4, "train_images": 8},
         **{"test_images": 8, "eps": 0.1, "mean": (0.5,), "std": (0.25,)},
     )
     recipe = build_recipe(method="toy", config_type=Config, native_encoder={}, dataset=facts, tier=load_tier("tiny"))
