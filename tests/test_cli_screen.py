@@ -10,6 +10,7 @@ from rich.console import Console
 from bench.cli._format import duration
 from bench.cli._progress import _Live, reporting
 from bench.cli._results import results_table
+from bench.cli._tables import DataTable, show
 from bench.monitor import Reporter
 from bench.record import AutoAttackEvaluation, Environment, Outcome, PGDEvaluation, Record
 
@@ -61,6 +62,21 @@ def test_a_log_speaks_every_half_minute(monkeypatch: pytest.MonkeyPatch) -> None
         "stage ssl: 1000/1000 images, 10 images/s, epoch 1/2, loss 3.000",
         "a word",
     ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_no_name_is_markup(terminal: bool) -> None:
+    console = Console(width=100, force_terminal=terminal, file=io.StringIO())
+    name = "stage [/b] [red]ssl"
+    with console.capture() as capture, reporting(console) as reporter:
+        reporter.begin(name, 2)
+        reporter.advance(2, "loss [/] 3")
+        reporter.end()
+        reporter.note("note [/i]")
+        show(DataTable("a [/b]", title="[/b] title", caption="[/b] caption"), console=console)
+    text = capture.get()
+    for shown in (name, "loss [/] 3", "note [/i]", "[/b] title", "[/b] caption"):
+        assert shown in text
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Real processes whose output goes nowhere, or to a screen that is not UTF-8."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +49,18 @@ def test_a_run_ends_well_where_nothing_can_be_shown(tmp_path: Path, environment:
     again = subprocess.run(command, cwd=tmp_path, env=known, capture_output=True, check=False)
     assert (again.returncode, again.stderr) == (0, b"")
     assert b"record: results/" in again.stdout
+
+
+@pytest.mark.parametrize("command", ["leaderboard", "leaderboard --format latex", "site --output site"])
+def test_the_published_results_are_shown_without_utf_8(tmp_path: Path, command: str) -> None:
+    known = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    where = ["--results-dir", str(Path(__file__).parents[1] / "results")]
+    done = subprocess.run(
+        [*PROGRAM, *command.split(), *where], cwd=tmp_path, env=known, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout
+    assert not re.search(rb"\\u[0-9a-f]{4}", done.stdout), "each sign that the bench itself writes has a plain one"
 
 
 def test_the_version_is_one_line() -> None:

@@ -33,10 +33,10 @@ def reporting(console: Console) -> Iterator[Reporter]:
         return
     # Percent rather than counts: fifty million of them would leave no room for the loss on 80 columns.
     columns = (
-        TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
         BarColumn(bar_width=None, table_column=Column(ratio=1, min_width=4)),
         *(
-            TextColumn(f"{{task.fields[{field}]}}", justify=justify, table_column=Column(no_wrap=True))
+            TextColumn(f"{{task.fields[{field}]}}", justify=justify, markup=False, table_column=Column(no_wrap=True))
             for field, justify in _FIELDS.items()
         ),
     )
@@ -115,7 +115,7 @@ class _Live:
 
     def note(self, message: str) -> None:
         """Print above the bars."""
-        self._progress.console.print(message, highlight=False)
+        self._progress.console.print(message, markup=False, highlight=False)
 
 
 class _Log:
@@ -153,7 +153,7 @@ class _Log:
 
     def note(self, message: str) -> None:
         """Print a line."""
-        self._console.print(message, highlight=False, soft_wrap=True)
+        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
 
     def _line(self, phase: _Phase) -> None:
         self._last, self._said = time.monotonic(), phase.done

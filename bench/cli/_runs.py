@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.text import Text
 
 from bench.cli._format import duration
 from bench.cli._results import results_table
@@ -46,9 +47,9 @@ def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[st
         console.print("measuring this machine")
     with console.status("measuring this machine") as status:
         crowded = crowding(device)
-        yield status.update
+        yield lambda part: status.update(Text(part))
     if crowded:
-        console.print(crowded)
+        console.print(crowded, markup=False, highlight=False)
 
 
 def announce(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe: bool, as_json: bool) -> None:

@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-_PLAIN = {"–": "-", "—": "-", "…": "...", "±": "+/-", "×": "x", "≤": "<=", "≥": ">=", "→": "->", "·": "-", "•": "-"}
+_PLAIN = {
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "±": "+/-",
+    "×": "x",
+    "≤": "<=",
+    "≥": ">=",
+    "→": "->",
+    "·": "-",
+    "•": "-",
+    "⚑": "!",
+}
 
 
 class Stream:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 from bench.cli._options import RESULTS, Results
 from bench.cli._tables import show
@@ -80,7 +81,13 @@ def timing(
         screen = Console(stderr=True)
         with screen.status("reading the data") as status:
             data, scaling = data_like(dataset, data_dir), load_tier(tier)
-            said = status.update if screen.is_terminal else screen.print
+
+            def said(part: str) -> None:
+                if screen.is_terminal:
+                    status.update(Text(part))
+                else:
+                    screen.print(part, markup=False, highlight=False)
+
             found = time_methods(
                 [
                     Subject.of(
