@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bench import rng
+from bench.data import ImageSource
 from bench.nn import Encoder, build_encoder
 from bench.optim import build_optimizer
 from bench.recipe import PROTOCOLS, MethodConfig, Recipe, Threat, TrainPlan
@@ -50,10 +51,16 @@ class Stage(nn.Module):
         """Return the optimiser of all that learns: the plan's, unless the paper has one of its own."""
         return build_optimizer(self.plan, self)
 
-    def before_training(self) -> None:
+    def before_training(self, images: ImageSource) -> None:
         """Make what is kept from here on as state (pseudo-labels); called once, before the very first step.
 
         What takes long belongs here and not in the constructor, which every projection and every resume runs.
+        """
+
+    def before_epoch(self, epoch: int) -> None:
+        """Set what changes from epoch to epoch (a curriculum), before the first step of the 0-based ``epoch``.
+
+        A training that continues within an epoch calls this once more, so what it sets has to follow from ``epoch``.
         """
 
     def positions(self, count: int) -> Tensor:
@@ -74,11 +81,10 @@ class Stage(nn.Module):
     def after_step(self) -> None:
         """Move what follows the weights (momentum encoders, queues); called after each optimiser step."""
 
-    def after_epoch(self, epoch: int, images: Tensor) -> Mapping[str, float]:
+    def after_epoch(self, epoch: int, images: ImageSource) -> Mapping[str, float]:
         """Look back on the 0-based ``epoch`` before its state is saved, and return named numbers to log with it.
 
-        ``images`` (uint8 [N, C, H, W], on the training device) are all training images, those that
-        :meth:`positions` leaves out included.
+        ``images`` are all training images, those that :meth:`positions` leaves out included.
         """
         return {}
 

@@ -1,13 +1,17 @@
 """Optimisers as the papers' repositories used them, over named parameters."""
 
-from collections.abc import Callable, Iterable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
+from bench.errors import BenchError
 from bench.recipe import TrainPlan
+
+_GROUP, _NUMBER = "group", ":number"
 
 
 class LARS(SGD):
@@ -81,6 +85,9 @@ def build_optimizer(plan: TrainPlan, module: nn.Module) -> Optimizer:
     params = trained(module)
     if plan.optimizer == "lars":
         return LARS.of(plan, params)
+    if plan.optimizer == "adamw":
+        betas = (plan.momentum, plan.beta2)
+        return AdamW(params, lr=plan.effective_lr, betas=betas, weight_decay=plan.weight_decay)
     return SGD(
         params,
         lr=plan.effective_lr,
@@ -93,6 +100,65 @@ def build_optimizer(plan: TrainPlan, module: nn.Module) -> Optimizer:
 def trained(module: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of ``module`` that require a gradient, in its order."""
     return [p for p in module.parameters() if p.requires_grad]
+
+
+def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
+    """Return all that ``optimizer`` remembers, numbers as tensors of one value, by what it is and whose.
+
+    ``exp_avg.encoder.conv1.weight`` belongs to a parameter of ``module``, ``group.0.weight_decay`` to a group.
+
+    Raises:
+        BenchError: it remembers something that is neither a tensor nor a number.
+    """
+    names = _names(optimizer, module)
+    state = optimizer.state_dict()
+    found = {f"{what}.{names[i]}": value for i, values in state["state"].items() for what, value in values.items()}
+    for i, group in enumerate(state["param_groups"]):
+        found |= {f"{_GROUP}.{i}.{key}": value for key, value in _numbers(group)}
+    return dict(_plain(name, value) for name, value in found.items() if value is not None)
+
+
+def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Give ``optimizer``, new and of the same kind, what :func:`optimizer_tensors` found, in place."""
+    names = _names(optimizer, module)
+    fresh = optimizer.state_dict()
+    for i, group in enumerate(fresh["param_groups"]):
+        for key, value in _numbers(group):
+            saved = tensors.get(f"{_GROUP}.{i}.{key}{_NUMBER}")
+            group[key] = value if saved is None else saved.item()
+    by_name = {name: index for index, name in enumerate(names)}
+    state: dict[int, dict[str, Any]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        what, _, name = key.removesuffix(_NUMBER).partition(".")
+        if name in by_name:
+            state[by_name[name]][what] = tensor.item() if key.endswith(_NUMBER) else tensor
+    optimizer.load_state_dict({**fresh, "state": dict(state)})
+    for parameter, values in optimizer.state.items():
+        for what, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                # empty_like keeps the parameter's memory format, on which the speed of the update depends.
+                values[what] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _names(optimizer: Optimizer, module: nn.Module) -> list[str]:
+    """Return the names of what ``optimizer`` trains, in its order."""
+    of = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def _numbers(group: Mapping[str, Any]) -> list[tuple[str, int | float]]:
+    return [(key, value) for key, value in group.items() if type(value) in (int, float) and key != "lr"]
+
+
+def _plain(name: str, value: object) -> tuple[str, Tensor]:
+    if isinstance(value, Tensor):
+        return name, value
+    if isinstance(value, int | float):
+        return name + _NUMBER, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
+    raise BenchError(
+        f"the optimiser remembers {name}, a {type(value).__name__}, which cannot be saved. Let it keep tensors and "
+        "numbers alone."
+    )
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -20,14 +20,14 @@ from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import Encoder, branches
 from bench.optim import LARS, trained
-from bench.recipe import MethodConfig, OptimizerName, Start, TrainPlan
+from bench.recipe import AttackSettings, MethodConfig, OptimizerName, TrainPlan
 from methods.losses import nt_xent
 from methods.schedules import acl_rate
 
 Variant = Literal["ds", "a2a", "a2s", "s2s"]
 
 
-class ACLSettings(TrainPlan):
+class ACLSettings(TrainPlan, AttackSettings):
     """The released recipe: ``train_simCLR.py`` of VITA-Group/Adversarial-Contrastive-Learning at 399eabd.
 
     It differs from the SimCLR settings that the paper refers to: LARS has no exclusions, the peak rate is 5
@@ -53,11 +53,6 @@ class ACLSettings(TrainPlan):
     lr_floor: float = Field(default=1e-6, ge=0)
 
     temperature: float = Field(default=0.5, gt=0)
-    steps: int = Field(default=5, ge=0)
-    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
-    step_size: float = Field(default=0.25, gt=0)
-    """In units of eps: 2/255 at 8/255."""
-    start: Start = "uniform"
     projector_layers: Literal[2, 3] = 3
     """The first release had 2, later ones 3; which made the paper's numbers is not known."""
     view: StrongView = StrongView(

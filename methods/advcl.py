@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.attack import PGD, attacking
+from bench.data import ImageSource
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, branches, mlp
-from bench.recipe import MethodConfig, Start, TrainPlan
+from bench.parallel import gathered
+from bench.recipe import AttackSettings, MethodConfig, TrainPlan
 from methods.high_frequency import high_frequency, high_pass
 from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
 from methods.schedules import advcl_rate
@@ -34,7 +36,7 @@ _UNKNOWN = -1
 """Stands for labels that are not computed yet; the cross-entropy of a batch of them is not a number."""
 
 
-class AdvCLSettings(TrainPlan):
+class AdvCLSettings(TrainPlan, AttackSettings):
     """AdvCL as published.
 
     Source: LijieFan/AdvCL at 24cb7a6, ``pretraining_advCL.py``, ``utils.py``, ``losses.py``, ``fr_util.py``.
@@ -63,11 +65,6 @@ class AdvCLSettings(TrainPlan):
     radius: float | None = Field(default=None, gt=0)
     """Frequencies below it, in periods per image, are left out of the high-frequency view; by default a quarter
     of the shorter side, 8 at 32 x 32."""
-    steps: int = Field(default=5, ge=0)
-    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
-    step_size: float = Field(default=0.25, gt=0)
-    """In units of eps: 2/255 at 8/255."""
-    start: Start = "uniform"
     view: WeakView = WeakView()
     """What is attacked, and what the high frequencies are taken from."""
     strong_view: StrongView = StrongView(
@@ -116,7 +113,7 @@ def multi_view_contrastive(views: Sequence[Tensor], temperature: float) -> Tenso
 
     Source: Khosla et al., "Supervised Contrastive Learning" (NeurIPS 2020), equation 2 with one class an image.
     """
-    z = F.normalize(torch.stack(list(views)).float(), dim=2)
+    z = F.normalize(torch.stack([gathered(view) for view in views]).float(), dim=2)
     flat = z.flatten(0, 1)
     similarity = flat @ flat.T / temperature
     eye = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
@@ -184,10 +181,10 @@ class AdvCLStage(Stage):
         radius = settings.radius or min(height, width) / 4
         self.register_buffer("high_pass", high_pass(height, width, radius), persistent=False)
 
-    def before_training(self) -> None:
+    def before_training(self, images: ImageSource) -> None:
         """Compute the pseudo-labels and keep them as state."""
         if self._pseudo_labels:
-            self.labels.copy_(self._pseudo_labels.compute())
+            self.labels.copy_(self._pseudo_labels.compute(images))
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
         """uint8 [B, C, H, W] -> all views as float [B, C, H, W], in [0, 1] but for the high frequencies, and labels."""
@@ -258,7 +255,7 @@ class AdvCL:
         if source == "kmeans":
             ssl = SimCLRStage(self._config.stage1, ctx)
             yield ssl
-            labels = KMeansLabels(ssl.encoder, ctx.images, clusters, ctx.seed)
+            labels = KMeansLabels(ssl.encoder, clusters, count=len(ctx.images), seed=ctx.seed)
         elif source != "none":
             labels = FileLabels(_path(source), clusters, count=len(ctx.images), index=ctx.index)
         self._stage = AdvCLStage(self._config.stage2, ctx, labels)

@@ -17,7 +17,7 @@ from bench.attack import PGD, attacking
 from bench.data.views import StrongView, WeakView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder
-from bench.recipe import MethodConfig, Start, TrainPlan
+from bench.recipe import AttackSettings, MethodConfig, TrainPlan
 from methods.deacl_losses import LOSS_FORMS, LossName
 from methods.deacl_tables import TABLES
 from methods.frameworks import FRAMEWORKS, FrameworkName, FrameworkSettings, FrameworkStage
@@ -28,7 +28,7 @@ from methods.solo_learn import NATIVE_ENCODER
 ViewName = Literal["weak", "strong"]
 
 
-class PseudoATSettings(TrainPlan):
+class PseudoATSettings(TrainPlan, AttackSettings):
     """Stage 2 as published, and the switches of the paper's ablations.
 
     The switches for Tables 4, 5 and 6 and for ``loss`` are in no public code: what each does here is our reading.
@@ -57,11 +57,6 @@ class PseudoATSettings(TrainPlan):
     projector: Literal["none", "stage1"] = "none"
     """Table 5: ``stage1`` keeps that stage's projector on both networks, frozen on the teacher, trained on the
     student; losses and attack then see its outputs."""
-    steps: int = Field(default=5, ge=0)
-    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
-    step_size: float = Field(default=0.25, gt=0)
-    """In units of eps: 2/255 at 8/255."""
-    start: Start = "uniform"
 
     clean_view: ViewName = "weak"
     """Table 4: what the teacher and the clean student see."""

@@ -2,7 +2,7 @@
 
 The authors' code knows the names but implements only the default, so the other twelve are our reading of them:
 ce is the clean student, ae the adversarial one, gt the teacher's target, and "u2v" pulls u towards v. What the
-names leave open, the definitions of :func:`divergence` and :func:`identification` and a common temperature, is
+names leave open, the definitions of :func:`divergence` and :func:`info_nce` and a common temperature, is
 our choice. In "u2v" neither side is detached, as in the implemented default.
 
 Source: DeACL section 3.3; ``solo/methods/mocov2_distillation_AT.py`` of pantheon5100/DeACL at 3fb81e3.
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.losses import negative_cosine, widened
+from bench.parallel import gathered
+from methods.losses import at_least_float32, negative_cosine
 
 Measure = Callable[[Tensor, Tensor, float], Tensor]
 """(u [B, D], v [B, D], temperature) -> how far u is from v, a scalar."""
@@ -28,17 +29,17 @@ def cosine(u: Tensor, v: Tensor, temperature: float) -> Tensor:
 
 def divergence(u: Tensor, v: Tensor, temperature: float) -> Tensor:
     """Return the mean over rows of KL(softmax(v_i / T) || softmax(u_i / T)), the direction of TRADES."""
-    of_u, of_v = (F.log_softmax(widened(features) / temperature, dim=1) for features in (u, v))
+    of_u, of_v = (F.log_softmax(at_least_float32(features) / temperature, dim=1) for features in (u, v))
     return F.kl_div(of_u, of_v, reduction="batchmean", log_target=True)
 
 
-def identification(u: Tensor, v: Tensor, temperature: float) -> Tensor:
+def info_nce(u: Tensor, v: Tensor, temperature: float) -> Tensor:
     """Return InfoNCE: the mean of -log(exp(cos(u_i, v_i) / T) / sum over j of exp(cos(u_i, v_j) / T)).
 
     The negatives of an image are the other images of the batch.
     """
-    of_u, of_v = (F.normalize(widened(features), dim=1) for features in (u, v))
-    return F.cross_entropy(of_u @ of_v.T / temperature, torch.arange(len(u), device=u.device))
+    of_u, of_v = (F.normalize(at_least_float32(gathered(features)), dim=1) for features in (u, v))
+    return F.cross_entropy(of_u @ of_v.T / temperature, torch.arange(len(of_u), device=u.device))
 
 
 class LossForm(NamedTuple):
@@ -71,13 +72,13 @@ LOSS_FORMS: Mapping[LossName, LossForm] = {
     "ae2gt_ae2ce": LossForm("adversarial", cosine, cosine),
     "pgd": LossForm("adversarial", cosine, None),
     "ae2gt_kl": LossForm("adversarial", divergence, None),
-    "ae2gt_infonce": LossForm("adversarial", identification, None),
+    "ae2gt_infonce": LossForm("adversarial", info_nce, None),
     "ce2gt_ae2ce_kl": LossForm("clean", divergence, divergence),
-    "ce2gt_ae2ce_infonce": LossForm("clean", identification, identification),
+    "ce2gt_ae2ce_infonce": LossForm("clean", info_nce, info_nce),
     "cs.ce2gt._kl.ae2ce.": LossForm("clean", cosine, divergence),
     "kl.ce2gt._cs.ae2ce.": LossForm("clean", divergence, cosine),
-    "cs.ce2gt._infonce.ae2ce.": LossForm("clean", cosine, identification),
-    "infonce.ce2gt._cs.ae2ce.": LossForm("clean", identification, cosine),
-    "infonce.ce2gt._kl.ae2ce.": LossForm("clean", identification, divergence),
-    "kl.ce2gt._infonce.ae2ce.": LossForm("clean", divergence, identification),
+    "cs.ce2gt._infonce.ae2ce.": LossForm("clean", cosine, info_nce),
+    "infonce.ce2gt._cs.ae2ce.": LossForm("clean", info_nce, cosine),
+    "infonce.ce2gt._kl.ae2ce.": LossForm("clean", info_nce, divergence),
+    "kl.ce2gt._infonce.ae2ce.": LossForm("clean", divergence, info_nce),
 }

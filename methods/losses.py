@@ -4,6 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bench.parallel import gathered
+
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy of two views' embeddings.
@@ -18,7 +20,8 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
     Source: SimCLR (Chen et al., ICML 2020), equation 1 and algorithm 1.
     """
-    z = F.normalize(widened(torch.cat([z1, z2])), dim=1)
+    z1, z2 = gathered(z1), gathered(z2)
+    z = F.normalize(at_least_float32(torch.cat([z1, z2])), dim=1)
     similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(z), device=z.device).roll(len(z1))
     return F.cross_entropy(similarity, partner)
@@ -29,7 +32,7 @@ def negative_cosine(a: Tensor, b: Tensor) -> Tensor:
 
     Source: DeACL (Zhang et al., ECCV 2022), the "CosSim loss" of section 3.3.
     """
-    return -F.cosine_similarity(widened(a), widened(b), dim=1)
+    return -F.cosine_similarity(at_least_float32(a), at_least_float32(b), dim=1)
 
 
 def off_diagonal(matrix: Tensor) -> Tensor:
@@ -37,6 +40,6 @@ def off_diagonal(matrix: Tensor) -> Tensor:
     return matrix - matrix.diagonal().diag()
 
 
-def widened(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """Return ``x`` in float32 where autocast left it in half precision; float64 stays."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

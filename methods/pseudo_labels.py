@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from bench import rng
+from bench.data import ImageSource, unit_pixels
 from bench.data.arrays import listed
 from bench.errors import BenchError
 from bench.nn import Encoder
@@ -25,8 +26,8 @@ class PseudoLabels(Protocol):
     classes: tuple[int, ...]
     """K of each clustering, which is the number of its classifier's outputs."""
 
-    def compute(self) -> Tensor:
-        """Return the labels, int64 [len(classes), N]: row i within 0..classes[i] - 1."""
+    def compute(self, images: ImageSource) -> Tensor:
+        """Return the labels of the training ``images``, int64 [len(classes), N]: row i within 0..classes[i] - 1."""
 
 
 class KMeansLabels:
@@ -41,20 +42,20 @@ class KMeansLabels:
 
     Args:
         encoder: read by :meth:`compute` only, so it may still be trained until then.
-        images: uint8 [N, C, H, W], N >= 2.
         clusters: the wanted k.
+        count: N >= 2, the number of training images.
         seed: the run's seed.
     """
 
-    def __init__(self, encoder: Encoder, images: Tensor, clusters: Sequence[int], seed: int) -> None:
-        self.classes = tuple(min(k, len(images) // 2) for k in clusters)
-        self._encoder, self._images, self._clusters, self._seed = encoder, images, clusters, seed
+    def __init__(self, encoder: Encoder, clusters: Sequence[int], *, count: int, seed: int) -> None:
+        self.classes = tuple(min(k, count // 2) for k in clusters)
+        self._encoder, self._clusters, self._seed = encoder, clusters, seed
 
-    def compute(self) -> Tensor:
+    def compute(self, images: ImageSource) -> Tensor:
         """Cluster the features; the same encoder, seed and number of threads give the same labels."""
         from sklearn.cluster import KMeans
 
-        features = pooled_features(self._encoder, self._images).numpy()
+        features = pooled_features(self._encoder, images).numpy()
         rows = []
         for wanted, k in zip(self._clusters, self.classes, strict=True):
             state = rng.derive(self._seed, "pseudo_labels", wanted) % 2**32
@@ -64,11 +65,10 @@ class KMeansLabels:
 
 
 @torch.no_grad()
-def pooled_features(encoder: Encoder, images: Tensor) -> Tensor:
-    """Return the features of uint8 [N, C, H, W] in eval mode, scaled to length 1: float32 [N, D] on the CPU."""
+def pooled_features(encoder: Encoder, images: ImageSource) -> Tensor:
+    """Return the features of N ``images`` in eval mode, scaled to length 1: float32 [N, D] on the CPU."""
     encoder = encoder.prepared()
-    device = next(encoder.parameters()).device
-    batches = [encoder(batch.to(device).float().div(255)).float().cpu() for batch in images.split(512)]
+    batches = [encoder(unit_pixels(batch)).float().cpu() for batch in images.in_order(512)]
     return F.normalize(torch.cat(batches), dim=1)
 
 
@@ -97,7 +97,7 @@ class FileLabels:
         labels = torch.from_numpy(np.stack([arrays[_name(k)] for k in clusters]).astype(np.int64))
         self._labels = labels[:, index] if index is not None and _is_official(labels.shape[1], index) else labels
 
-    def compute(self) -> Tensor:
+    def compute(self, images: ImageSource) -> Tensor:
         """Return what the file says."""
         return self._labels
 

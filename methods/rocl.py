@@ -16,11 +16,13 @@ from bench.attack import PGD, attacking
 from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
-from bench.recipe import OptimizerName, Start, TrainPlan
+from bench.parallel import gathered
+from bench.recipe import AttackSettings, OptimizerName, Start, TrainPlan
+from methods.losses import at_least_float32
 from methods.schedules import rocl_rate
 
 
-class RoCLSettings(TrainPlan):
+class RoCLSettings(TrainPlan, AttackSettings):
     """The released recipe: the README's command and ``src/argument.py`` of Kim-Minseon/RoCL at b6d5185.
 
     Its eps of 0.0314 stands for 8/255. Here eps is the threat model's, and the step keeps the published ratio.
@@ -47,9 +49,7 @@ class RoCLSettings(TrainPlan):
     regularisation: float = Field(default=1 / 256, ge=0)
     """Weight of the extra term between the attacked view and view 2: ``--lamda`` 256 is its divisor."""
     steps: int = Field(default=7, ge=0)
-    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
     step_size: float = Field(default=0.007 / 0.0314, gt=0)
-    """In units of eps."""
     start: Start = "uniform-clamped"
     attack_groups: int = Field(default=2, ge=1)
     """Into how many equal parts the batch falls for the attack and the extra term, whose negatives come from the
@@ -82,7 +82,8 @@ def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
     Source: ``src/loss.py`` at b6d5185, without its two guards of 1e-8, which move a value by about 1e-5. The
     objective in the paper, recalled, gathers an embedding's positives inside one logarithm; the code does not.
     """
-    u = _unit(torch.cat(list(views)))
+    views = [gathered(view) for view in views]
+    u = _unit(torch.cat(views))
     similarity = (u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
     row = torch.arange(len(u), device=u.device)
     positives = torch.stack([row.roll(len(views[0]) * shift) for shift in range(1, len(views))], dim=1)
@@ -103,6 +104,7 @@ def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
     Returns:
         [N].
     """
+    z, targets = gathered(z), gathered(targets)
     u = _unit(z)
     # The diagonal of this [N, 2N] is what compares each z with itself.
     similarity = (u @ torch.cat([u.detach(), _unit(targets)]).T / temperature).fill_diagonal_(-torch.inf)
@@ -112,7 +114,7 @@ def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
 
 def _unit(z: Tensor) -> Tensor:
     """Return the rows of ``z`` scaled to length 1, in float32 where autocast left half precision."""
-    return F.normalize(z.to(torch.promote_types(z.dtype, torch.float32)), dim=1)
+    return F.normalize(at_least_float32(z), dim=1)
 
 
 class _Views(NamedTuple):

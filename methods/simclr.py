@@ -29,7 +29,7 @@ class SimCLRStageSettings(TrainPlan):
     warmup_start: float = Field(default=0.003, ge=0)
     precision: Precision = "fp16"
 
-    later = {"views_together": True}
+    later = {**TrainPlan.later, "views_together": True}
     views_together: bool = True
     """One forward pass over both views, with batch statistics of all 2B images, as SimCLR's algorithm 1 works on the
     2N views. False: one pass after the other, as in solo-learn (``solo/methods/base.py``): each view has statistics

@@ -28,7 +28,7 @@ def networks(width: int) -> dict[str, nn.Module]:
     built: dict[str, nn.Module] = {}
     for name in (PLAIN, CLOSED):
         with rng.scoped(0, "perf"):
-            built[name] = resnet18(width, in_channels=3, stem_padding=1, stem_init="kaiming")
+            built[name] = resnet18(width, image_shape=(3, 32, 32), stem_padding=1, stem_init="kaiming")
     make_twice_differentiable(built[CLOSED])
     return {
         name: network.to(memory_format=torch.channels_last).requires_grad_(False) for name, network in built.items()

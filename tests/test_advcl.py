@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import PGD
+from bench.data import ImagesOnDevice
 from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
@@ -70,7 +71,7 @@ def labelled_stage(**sets: Any) -> tuple[AdvCLStage, MethodContext]:
     ctx = context(recipe)
     stage = built(recipe, ctx)[0][-1]
     assert isinstance(stage, AdvCLStage)
-    stage.before_training()
+    stage.before_training(ImagesOnDevice(ctx.images, ctx.device))
     return stage.train(), ctx
 
 
@@ -274,7 +275,7 @@ def test_kmeans_comes_after_an_ssl_stage_and_labels_come_with_training() -> None
     assert [head.out_features for head in stage.classifiers] == [2, 3]
     assert stage.labels.eq(-1).all(), "nothing is clustered for a projection"
     assert stage.train()(views_of(stage, ctx)).total.isnan(), "nor does anyone train on what is not there"
-    stage.before_training()
+    stage.before_training(ImagesOnDevice(ctx.images, ctx.device))
     assert [row.unique().tolist() for row in stage.labels] == [[0, 1], [0, 1, 2]]
     assert method.result() is stage.encoder
 
@@ -297,7 +298,7 @@ def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> 
     recipe = recipe_of(pseudo_labels=f"file:{path}")
     index = torch.arange(12) * 3 + 2
     (stage,), _ = built(recipe, context(recipe, index=index))
-    stage.before_training()
+    stage.before_training(ImagesOnDevice(torch.zeros(12, 3, 8, 8), torch.device("cpu")))
     assert isinstance(stage, AdvCLStage)
     assert stage.labels.tolist() == [(index % 2).tolist(), (index % 3).tolist()]
     assert isinstance(recipe.config, AdvCLConfig)

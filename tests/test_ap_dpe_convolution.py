@@ -79,7 +79,7 @@ def kernels(network: nn.Module) -> set[tuple[int, int]]:
 
 def test_no_convolution_is_as_large_as_the_picture() -> None:
     with rng.scoped(0, "network"):
-        network = resnet18(4, in_channels=3, stem_padding=1, stem_init="kaiming").requires_grad_(False)
+        network = resnet18(4, image_shape=(3, 32, 32), stem_padding=1, stem_init="kaiming").requires_grad_(False)
     assert (16, 16) in kernels(network), "the framework has become leaner: compare again"
     make_twice_differentiable(network)
     assert kernels(network) == {(3, 3), (1, 1)}

@@ -65,7 +65,7 @@ def test_published_sizes(
     factory: Callable[..., ResNet], width: int, parameters: int, entries: int, features: int
 ) -> None:
     with torch.device("meta"):
-        backbone = factory(width, 3, 1, "kaiming")
+        backbone = factory(width, (3, 32, 32), 1, "kaiming")
     assert sum(p.numel() for p in backbone.parameters()) == parameters
     assert len(backbone.state_dict()) == entries
     assert backbone.feature_dim == features
@@ -122,7 +122,7 @@ def test_preactivation_features_can_be_negative() -> None:
 def test_default_initialisation_is_the_frameworks_in_every_convolution() -> None:
     def widest(stem_init: str) -> list[float]:
         with rng.scoped(0, "init"):
-            backbone = preact_resnet18(4, 3, 1, stem_init)
+            backbone = preact_resnet18(4, (3, 8, 8), 1, stem_init)
         convs = [m for m in backbone.modules() if isinstance(m, nn.Conv2d)]
         return [float(conv.weight.detach().abs().max() * conv.weight[0].numel() ** 0.5) for conv in convs]
 
@@ -143,7 +143,7 @@ def test_a_prepared_preactivation_network_is_the_same_function(arch: str, folded
 
 
 def test_what_is_folded_in_the_usual_network_has_not_changed() -> None:
-    assert len(list(resnet18(1, 3, 1, "kaiming").conv_bn_pairs())) == 20
+    assert len(list(resnet18(1, (3, 8, 8), 1, "kaiming").conv_bn_pairs())) == 20
 
 
 # The wide network

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.data import Dataset, Split
+from bench.data import Dataset, ImageSource, Split
 from bench.errors import InterruptedRunError
 from bench.job import Job
 from bench.method import Stage, StepLoss
@@ -62,7 +62,7 @@ class Toy(Stage):
         self.register_buffer("prepared", torch.zeros(()))
         self._clock = clock
 
-    def before_training(self) -> None:
+    def before_training(self, images: ImageSource) -> None:
         self._clock[0] += 3
         self.get_buffer("prepared").add_(1)
 

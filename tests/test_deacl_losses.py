@@ -13,7 +13,7 @@ from torch import Tensor
 from bench.attack import PGD
 from bench.zoo import digest
 from methods.deacl import PseudoATSettings
-from methods.deacl_losses import LOSS_FORMS, LossName, cosine, divergence, identification
+from methods.deacl_losses import LOSS_FORMS, LossName, cosine, divergence, info_nce
 from methods.losses import nt_xent
 
 LOSS_NAMES: tuple[LossName, ...] = get_args(LossName)
@@ -58,7 +58,7 @@ def slow(measure: str, u: Tensor, v: Tensor, temperature: float) -> float:
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_the_three_measures_against_loops(temperature: float) -> None:
     u, v = embeddings(5, 4), embeddings(5, 4, seed=1)
-    for name, measure in (("S", cosine), ("K", divergence), ("N", identification)):
+    for name, measure in (("S", cosine), ("K", divergence), ("N", info_nce)):
         assert float(measure(u, v, temperature)) == pytest.approx(slow(name, u, v, temperature), abs=1e-10)
         assert torch.autograd.gradcheck(
             lambda a, b, f=measure: f(a, b, temperature),
@@ -67,7 +67,7 @@ def test_the_three_measures_against_loops(temperature: float) -> None:
     assert float(divergence(u, u, temperature)) == pytest.approx(0, abs=1e-12)
     assert abs(float(divergence(u, v, temperature) - divergence(v, u, temperature))) > 1e-3
     same = torch.ones(5, 4, dtype=torch.float64)
-    assert float(identification(same, same, temperature)) == pytest.approx(math.log(5), abs=1e-12)
+    assert float(info_nce(same, same, temperature)) == pytest.approx(math.log(5), abs=1e-12)
 
 
 def test_all_thirteen_names_are_composed() -> None:

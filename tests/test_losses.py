@@ -89,7 +89,7 @@ def test_gradients_match_finite_differences() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_is_widened_before_it_overflows(dtype: torch.dtype) -> None:
+def test_half_precision_is_at_least_float32_before_it_overflows(dtype: torch.dtype) -> None:
     """exp(1 / 0.05) is beyond float16, and so is the square of 300."""
     z1, z2 = (300 * z.clamp(-1, 1).to(dtype) for z in embeddings(8, 64))
     found, expected = nt_xent(z1, z2, 0.05), nt_xent(z1.double(), z2.double(), 0.05)

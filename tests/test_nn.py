@@ -61,7 +61,7 @@ def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
 
 
 def test_resnet18_is_the_published_one() -> None:
-    backbone = resnet18(width=64, in_channels=3, stem_padding=1, stem_init="kaiming")
+    backbone = resnet18(width=64, image_shape=(3, 32, 32), stem_padding=1, stem_init="kaiming")
     assert sum(p.numel() for p in backbone.parameters()) == 11_168_832
     assert len(backbone.state_dict()) == 120
     assert backbone.feature_dim == 512
@@ -69,7 +69,7 @@ def test_resnet18_is_the_published_one() -> None:
 
 @pytest.mark.parametrize(("padding", "sizes"), [(1, (32, 32, 16, 8, 4)), (2, (34, 34, 17, 9, 5))])
 def test_feature_maps_have_the_published_sizes(padding: int, sizes: tuple[int, ...]) -> None:
-    backbone = resnet18(width=2, in_channels=3, stem_padding=padding, stem_init="kaiming")
+    backbone = resnet18(width=2, image_shape=(3, 32, 32), stem_padding=padding, stem_init="kaiming")
     seen = {}
     for name in ("conv1", "layer1", "layer2", "layer3", "layer4"):
         hook = lambda module, inputs, output, name=name: seen.update({name: tuple(output.shape)})  # noqa: E731
@@ -92,7 +92,7 @@ def torchvision_twin(arch: str, padding: int) -> nn.Module:
 @pytest.mark.parametrize(("arch", "padding"), [("resnet18", 1), ("resnet18", 2), ("resnet34", 1), ("resnet50", 2)])
 def test_parity_with_torchvision_in_eval_and_train_mode(arch: str, padding: int) -> None:
     with rng.scoped(0, "parity"):
-        ours = FACTORIES[arch](width=64, in_channels=3, stem_padding=padding, stem_init="kaiming")
+        ours = FACTORIES[arch](width=64, image_shape=(3, 32, 32), stem_padding=padding, stem_init="kaiming")
         twin = torchvision_twin(arch, padding)
     twin.load_state_dict(ours.state_dict())  # strict: every name and shape
     # float64: in train mode batch-norm over four images magnifies what float32 kernels round differently.
@@ -120,7 +120,7 @@ def convolution_multiply_adds(padding: int) -> int:
 
 @pytest.mark.parametrize(("padding", "millions"), [(1, 555.4), (2, 703.6)])
 def test_the_cost_of_one_image_is_the_published_one(padding: int, millions: float) -> None:
-    backbone = resnet18(width=64, in_channels=3, stem_padding=padding, stem_init="kaiming").eval()
+    backbone = resnet18(width=64, image_shape=(3, 32, 32), stem_padding=padding, stem_init="kaiming").eval()
     image = make_images(1, size=32)
     with torch.no_grad():
         _, flops = count_flops(lambda: backbone(image))
@@ -133,7 +133,9 @@ def test_the_stem_is_initialised_as_asked() -> None:
     stems = {}
     for init in ("kaiming", "default"):
         with rng.scoped(0, init):
-            stems[init] = resnet18(width=64, in_channels=3, stem_padding=1, stem_init=init).conv1.weight.detach()
+            backbone = resnet18(width=64, image_shape=(3, 32, 32), stem_padding=1, stem_init=init)
+            stems[init] = backbone.conv1.weight.detach()
+
     assert float(stems["kaiming"].std()) == pytest.approx((2 / 576) ** 0.5, rel=0.05)
     bound = 27**-0.5
     assert 0.99 * bound < float(stems["default"].abs().max()) <= bound
@@ -143,7 +145,7 @@ def test_the_stem_is_initialised_as_asked() -> None:
 
 def test_other_convolutions_are_kaiming_fan_out() -> None:
     with rng.scoped(0, "init"):
-        backbone = resnet18(width=32, in_channels=3, stem_padding=1, stem_init="default")
+        backbone = resnet18(width=32, image_shape=(3, 32, 32), stem_padding=1, stem_init="default")
     for name, module in backbone.named_modules():
         if isinstance(module, nn.Conv2d) and name != "conv1":
             fan_out = module.out_channels * module.kernel_size[0] ** 2

@@ -29,7 +29,7 @@ from bench.recipe import (
 
 SECTIONS: dict[str, type[ProtocolSettings]] = {"slf": SLFSettings, "alf": ALFSettings, "aff": AFFSettings}
 IDLE = {
-    *("lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum"),  # of LARS
+    *("lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum", "beta2"),  # of LARS and AdamW
     *("schedule_unit", "warmup_epochs", "warmup_start", "lr_floor"),  # of schedules other than steps
     "short_lr",  # of pre-training: protocols are not scaled
     *("selection_fraction", "selection_steps"),  # of selection=best

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
+from bench.data import ImagesOnDevice, ImageSource
 from bench.errors import BenchError
 from bench.nn import Encoder, build_encoder
 from bench.recipe import EncoderSettings
@@ -53,19 +54,24 @@ def partition(labels: Tensor) -> Tensor:
     return labels[:, None] == labels
 
 
+def source(images: Tensor) -> ImageSource:
+    return ImagesOnDevice(images, torch.device("cpu"))
+
+
 # k-means
 
 
 def test_kmeans_finds_the_colours_whatever_their_brightness() -> None:
     colours = [(200, 0, 0), (40, 0, 0), (0, 200, 0), (0, 40, 2), (0, 0, 90), (2, 0, 200)] * 2
-    (labels,) = KMeansLabels(colour_encoder(), plain_images(colours), (3,), seed=0).compute()
+    images = plain_images(colours)
+    (labels,) = KMeansLabels(colour_encoder(), (3,), count=len(images), seed=0).compute(source(images))
     assert torch.equal(partition(labels), partition(torch.tensor([0, 0, 1, 1, 2, 2] * 2)))
 
 
 def test_every_clustering_has_converged_and_uses_all_its_labels() -> None:
     images, encoder = noise_images(90), small_encoder()
-    source = KMeansLabels(encoder, images, (2, 7), seed=3)
-    labels, features = source.compute(), pooled_features(encoder, images).double()
+    labels = KMeansLabels(encoder, (2, 7), count=len(images), seed=3).compute(source(images))
+    features = pooled_features(encoder, source(images)).double()
     assert labels.dtype == torch.int64
     assert labels.shape == (2, 90)
     for row, k in zip(labels, (2, 7), strict=True):
@@ -77,19 +83,20 @@ def test_every_clustering_has_converged_and_uses_all_its_labels() -> None:
 
 
 def test_labels_follow_the_seed_and_nothing_global() -> None:
-    images, encoder = noise_images(60), small_encoder()
-    first = KMeansLabels(encoder, images, (9,), seed=1).compute()
+    images, encoder = source(noise_images(60)), small_encoder()
+    first = KMeansLabels(encoder, (9,), count=len(images), seed=1).compute(images)
     np.random.default_rng()
     np.random.seed(5)
     torch.manual_seed(5)
-    assert torch.equal(KMeansLabels(encoder, images, (9,), seed=1).compute(), first)
-    assert not torch.equal(partition(KMeansLabels(encoder, images, (9,), seed=2).compute()[0]), partition(first[0]))
+    assert torch.equal(KMeansLabels(encoder, (9,), count=len(images), seed=1).compute(images), first)
+    second = KMeansLabels(encoder, (9,), count=len(images), seed=2).compute(images)
+    assert not torch.equal(partition(second[0]), partition(first[0]))
 
 
 def test_there_are_never_more_clusters_than_half_the_images() -> None:
-    source = KMeansLabels(small_encoder(), noise_images(31), (2, 15, 16, 500), seed=0)
-    assert source.classes == (2, 15, 15, 15)
-    labels = source.compute()
+    kmeans = KMeansLabels(small_encoder(), (2, 15, 16, 500), count=31, seed=0)
+    assert kmeans.classes == (2, 15, 15, 15)
+    labels = kmeans.compute(source(noise_images(31)))
     assert labels.max(1).values.tolist() == [1, 14, 14, 14]
     assert not torch.equal(labels[1], labels[2]), "each clustering is a run of its own"
 
@@ -97,7 +104,7 @@ def test_there_are_never_more_clusters_than_half_the_images() -> None:
 def test_features_are_those_of_eval_mode_and_length_1() -> None:
     encoder, images = small_encoder().train(), noise_images(20)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    features = pooled_features(encoder, images)
+    features = pooled_features(encoder, source(images))
     assert encoder.training
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
     with torch.no_grad():
@@ -119,7 +126,7 @@ def labels_of(length: int) -> dict[str, Any]:
 
 
 def read(path: Path, count: int, index: Tensor | None = None) -> Tensor:
-    return FileLabels(path, CLUSTERS, count=count, index=index).compute()
+    return FileLabels(path, CLUSTERS, count=count, index=index).compute(source(noise_images(2)))
 
 
 def test_a_file_in_official_order_is_read_at_each_images_position(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
+from bench.data import ImageSource
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.monitor import Monitor
@@ -78,7 +79,7 @@ class Watched:
             assert torch.equal(images, IMAGES[index])
             return views(images, generator, index)
 
-        def watching_epochs(epoch: int, images: Tensor) -> Any:
+        def watching_epochs(epoch: int, images: ImageSource) -> Any:
             classifier = Classifier(stage.encoder, stage.head)
             self.states.append({name: value.clone() for name, value in classifier.state_dict().items()})
             return after_epoch(epoch, images)
@@ -215,7 +216,7 @@ def test_killed_while_it_judges_an_epoch_it_ends_the_same(
     stage = make_stage(section)
     after_epoch = stage.after_epoch
 
-    def failing(now: int, images: Tensor) -> Any:
+    def failing(now: int, images: ImageSource) -> Any:
         result = after_epoch(now, images)
         if now == epoch:
             raise RuntimeError("power failure")

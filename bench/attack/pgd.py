@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self, get_args
+from typing import Self, get_args
 
 import torch
 from torch import Tensor
@@ -11,28 +11,9 @@ from torch import Tensor
 from bench.attack.ball import Ball, ball_around
 from bench.attack.objective import Objective
 from bench.errors import BenchError, unknown
-from bench.recipe import Start, Threat
+from bench.recipe import AttackSettings, Start, Threat
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
-
-
-class PGDSettings(Protocol):
-    """A section of a recipe that describes the attack of a training stage."""
-
-    @property
-    def steps(self) -> int:
-        """Gradient steps."""
-        ...
-
-    @property
-    def step_size(self) -> float:
-        """In units of eps."""
-        ...
-
-    @property
-    def start(self) -> Start:
-        """Where the first gradient is taken."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -54,7 +35,7 @@ class PGD:
             raise unknown("start", self.start, get_args(Start))
 
     @classmethod
-    def of(cls, settings: PGDSettings) -> Self:
+    def of(cls, settings: AttackSettings) -> Self:
         """Return the attack that ``settings`` describe."""
         return cls(settings.steps, settings.step_size, settings.start)
 

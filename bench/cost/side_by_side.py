@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 import torch
 
@@ -11,6 +12,7 @@ from bench.cost.probe import StageProbe
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.cost.subject import Subject
 from bench.cost.timing import PaperCosts, StageTiming, Timing, compare
+from bench.data import on_device
 from bench.device import device_name
 from bench.errors import BenchError
 from bench.method import METHODS, Stage
@@ -138,7 +140,9 @@ def _preparations(owner: Subject, device: torch.device) -> list[float | None]:
     seconds: list[float | None] = []
     for stage, nothing in zip(owner.stages(device, few), idle, strict=True):
         stage.to(device)
-        seconds.append(None if nothing else _second_call(stage.before_training) * owner.data.images / few)
+        images = on_device(owner.data.random_images(few), device)
+        prepare = partial(stage.before_training, images)
+        seconds.append(None if nothing else _second_call(prepare) * owner.data.images / few)
     return seconds
 
 

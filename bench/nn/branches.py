@@ -5,8 +5,9 @@ has its own batch-norm scale, shift and running statistics, can be used, attacke
 exporting one needs no conversion.
 """
 
+from collections.abc import Iterable, Iterator
 from copy import deepcopy
-from typing import TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from torch import nn
 
@@ -22,10 +23,27 @@ def branches(module: M, count: int) -> list[M]:
 
     Source: ACL (Jiang et al., NeurIPS 2020) with two branches, AdvCL (Fan et al., NeurIPS 2021) with three.
     """
-    own = {id(p) for part in module.modules() if isinstance(part, _NORMS) for p in part.parameters(recurse=False)}
+    own = {id(p) for norm in _norms(module) for p in norm.parameters()}
     shared = {id(p): p for p in module.parameters() if id(p) not in own}
     # deepcopy takes what its memo holds for already copied, and so leaves the shared parameters alone.
     return [module, *(deepcopy(module, dict(shared)) for _ in range(count - 1))]
 
 
-_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+@runtime_checkable
+class OwnNorms(Protocol):
+    """A backbone whose normalisation is not, or not only, batch-norm."""
+
+    def norms(self) -> Iterable[nn.Module]:
+        """Return the layers in it that every branch has of its own."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Return all modules in it."""
+
+
+def _norms(module: nn.Module) -> list[nn.Module]:
+    """Return what backbones name as their norms, and of all else the batch-norm layers."""
+    saying = [part for part in module.modules() if isinstance(part, OwnNorms)]
+    said = {id(part) for backbone in saying for part in backbone.modules()}
+    usual = (nn.BatchNorm1d, nn.BatchNorm2d)
+    named = [norm for backbone in saying for norm in backbone.norms()]
+    return named + [part for part in module.modules() if isinstance(part, usual) and id(part) not in said]

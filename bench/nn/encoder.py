@@ -2,22 +2,35 @@
 
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Protocol, Self
+from inspect import signature
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from bench.nn.resnet import ResNet
+from bench.errors import BenchError
 from bench.recipe import EncoderSettings
 from bench.registry import Registry
 
 
 class BackboneFactory(Protocol):
-    """Builds a backbone with an int attribute ``feature_dim``; draws its weights from the global generator."""
+    """Builds a backbone with an int attribute ``feature_dim``; draws its weights from the global generator.
 
-    def __call__(self, width: int, in_channels: int, stem_padding: int, stem_init: str) -> nn.Module:
-        """Return the backbone."""
+    A backbone may say more of itself by methods of its own: :class:`Preparable`, :class:`bench.nn.branches.OwnNorms`.
+    """
+
+    def __call__(
+        self, width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str, **options: Any
+    ) -> nn.Module:
+        """Return the backbone for images [C, H, W]; ``options`` are those of the recipe's ``encoder.options``."""
+
+
+@runtime_checkable
+class Preparable(Protocol):
+    """A backbone that can be made cheaper to attack."""
+
+    def prepare_for_attack(self) -> None:
+        """Become so in place, in eval mode and for good, computing the same function."""
 
 
 ENCODERS: Registry[BackboneFactory] = Registry("encoder", group="bench.encoders")
@@ -71,26 +84,15 @@ class Encoder(nn.Module):
 
     @torch.no_grad()
     def prepared(self) -> Self:
-        """Return a frozen eval-mode copy that is cheaper to attack: batch-norm folded into convolutions.
+        """Return a frozen eval-mode copy that is cheaper to attack, such as with batch-norm folded into convolutions.
 
         In exact arithmetic it is the same function as this encoder in eval mode; in float32 features agree
-        to about 1e-6. A backbone that does not say where it can be folded is copied as it is.
+        to about 1e-6. A backbone that does not say how it is prepared is copied as it is.
         """
         copy = deepcopy(self).eval()
-        if isinstance(copy.backbone, ResNet):
-            for parent, conv, norm in list(copy.backbone.conv_bn_pairs()):
-                _fold(getattr(parent, conv), getattr(parent, norm))
-                setattr(parent, norm, nn.Identity())
+        if isinstance(copy.backbone, Preparable):
+            copy.backbone.prepare_for_attack()
         return copy.eval().requires_grad_(False)
-
-
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Make ``conv`` compute what ``norm`` in eval mode makes of its output."""
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
 
 
 def build_encoder(
@@ -105,9 +107,15 @@ def build_encoder(
         std: its channel standard deviations.
 
     Raises:
-        BenchError: an unknown ``arch``.
+        BenchError: an unknown ``arch``, or options that it does not have.
     """
-    backbone = ENCODERS.get(settings.arch)(settings.width, image_shape[0], settings.stem_padding, settings.stem_init)
+    factory = ENCODERS.get(settings.arch)
+    arguments = (settings.width, tuple(image_shape), settings.stem_padding, settings.stem_init)
+    try:
+        signature(factory).bind(*arguments, **settings.options)
+    except TypeError as error:
+        raise BenchError(f"encoder.options do not fit the encoder {settings.arch!r}: {error}.") from None
+    backbone = factory(*arguments, **settings.options)
     if settings.normalisation == "none":
         return Encoder(backbone, nn.Identity())
     return Encoder(backbone, Normalise(*_CONSTANTS.get(settings.normalisation, (mean, std))))

@@ -68,25 +68,25 @@ class PreactBottleneck(nn.Module):
         return last + _around(self.downsample, x, active)
 
 
-def preact_resnet18(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+def preact_resnet18(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
     """Pre-activation ResNet-18: 512 features at width 64."""
-    return _build(PreactBlock, [2, 2, 2, 2], width, in_channels, stem_padding, stem_init)
+    return _build(PreactBlock, [2, 2, 2, 2], width, image_shape, stem_padding, stem_init)
 
 
-def preact_resnet34(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+def preact_resnet34(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
     """Pre-activation ResNet-34: 512 features at width 64."""
-    return _build(PreactBlock, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
+    return _build(PreactBlock, [3, 4, 6, 3], width, image_shape, stem_padding, stem_init)
 
 
-def preact_resnet50(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+def preact_resnet50(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
     """Pre-activation ResNet-50, AP-DPE's own encoder: 2,048 features at width 64."""
-    return _build(PreactBottleneck, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
+    return _build(PreactBottleneck, [3, 4, 6, 3], width, image_shape, stem_padding, stem_init)
 
 
 def _build(
-    block: Block, blocks: Sequence[int], width: int, in_channels: int, stem_padding: int, stem_init: str
+    block: Block, blocks: Sequence[int], width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str
 ) -> ResNet:
-    network = ResNet(block, blocks, width, in_channels, stem_padding, stem_init)
+    network = ResNet(block, blocks, width, image_shape[0], stem_padding, stem_init)
     if stem_init == "default":
         for module in network.modules():
             if isinstance(module, nn.Conv2d):

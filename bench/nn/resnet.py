@@ -5,6 +5,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from bench.nn.strided import StridedConv2d
 
@@ -109,6 +110,12 @@ class ResNet(nn.Module):
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3))
 
+    def prepare_for_attack(self) -> None:
+        """Fold each batch-norm, in eval mode, into the convolution before it."""
+        for parent, conv, norm in list(self.conv_bn_pairs()):
+            _fold(getattr(parent, conv), getattr(parent, norm))
+            setattr(parent, norm, nn.Identity())
+
     def conv_bn_pairs(self) -> Iterator[tuple[nn.Module, str, str]]:
         """Yield (parent, convolution's name, batch-norm's name) wherever one directly follows the other."""
         yield self, "conv1", "bn1"
@@ -120,19 +127,28 @@ class ResNet(nn.Module):
                 yield projection, "0", "1"
 
 
-def resnet18(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+def resnet18(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
     """ResNet-18: 11,168,832 parameters and 512 features at width 64."""
-    return ResNet(BasicBlock, [2, 2, 2, 2], width, in_channels, stem_padding, stem_init)
+    return ResNet(BasicBlock, [2, 2, 2, 2], width, image_shape[0], stem_padding, stem_init)
 
 
-def resnet34(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+def resnet34(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
     """ResNet-34: 512 features at width 64."""
-    return ResNet(BasicBlock, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
+    return ResNet(BasicBlock, [3, 4, 6, 3], width, image_shape[0], stem_padding, stem_init)
 
 
-def resnet50(width: int, in_channels: int, stem_padding: int, stem_init: str) -> ResNet:
+def resnet50(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
     """ResNet-50: 2,048 features at width 64."""
-    return ResNet(Bottleneck, [3, 4, 6, 3], width, in_channels, stem_padding, stem_init)
+    return ResNet(Bottleneck, [3, 4, 6, 3], width, image_shape[0], stem_padding, stem_init)
+
+
+def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Make ``conv`` compute what ``norm`` in eval mode makes of its output."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
 
 
 def _stage(block: Block, channels_in: int, channels: int, blocks: int, stride: int) -> nn.Sequential:

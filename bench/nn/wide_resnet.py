@@ -7,6 +7,7 @@ of steps to arrive; after a tier's few hundred they are still near where they st
 Source: pantheon5100/DeACL at 3fb81e3, ``solo/models/wide_resnet.py``.
 """
 
+from collections.abc import Sequence
 from functools import partial
 
 from torch import Tensor, nn
@@ -76,9 +77,9 @@ class WideResNet(nn.Module):
         return F.leaky_relu(self.bn1(x), _SLOPE).mean(dim=(2, 3))
 
 
-def wide_resnet28_10(width: int, in_channels: int, stem_padding: int, stem_init: str) -> WideResNet:
+def wide_resnet28_10(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> WideResNet:
     """WRN-28-10: 36,481,920 parameters and 640 features at its published width of 16."""
-    return WideResNet(width, in_channels, stem_padding, stem_init)
+    return WideResNet(width, image_shape[0], stem_padding, stem_init)
 
 
 def _group(channels_in: int, channels: int, *, stride: int, activated: bool) -> nn.Sequential:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.attack import PGD, attacking, margin_objective
+from bench.data import ImageSource, unit_pixels
 from bench.errors import BenchError
 from bench.nn import Classifier
 from bench.recipe import ProtocolSettings, Threat
@@ -59,16 +60,16 @@ class BestEpoch(nn.Module):
         self.register_buffer("accuracy", torch.tensor(-1.0, dtype=torch.float64))
         self._settings, self._threat, self._seed = settings, threat, seed
 
-    def judge(self, classifier: Classifier, epoch: int, images: Tensor, labels: Tensor) -> Mapping[str, float]:
+    def judge(self, classifier: Classifier, epoch: int, images: ImageSource, labels: Tensor) -> Mapping[str, float]:
         """Measure ``classifier`` after the 0-based ``epoch``, and keep a copy if no earlier one was as good.
 
         Args:
             classifier: left as it is.
             epoch: the one just finished.
-            images: uint8 [N, C, H, W], all training images.
+            images: all N training images.
             labels: int64 [N].
         """
-        accuracy = self._robust_accuracy(classifier, images[self.chosen], labels[self.chosen])
+        accuracy = self._robust_accuracy(classifier, images.batch(self.chosen), labels[self.chosen])
         if accuracy > float(self.accuracy):
             self.classifier.load_state_dict(classifier.state_dict())
             self.accuracy.fill_(accuracy)
@@ -82,7 +83,7 @@ class BestEpoch(nn.Module):
         attack = PGD(self._settings.selection_steps, _STEP_SIZE, "uniform")
         for batch, target in zip(images.split(size), labels.split(size), strict=True):
             objective = margin_objective(attacked, target)
-            adversarial = attack(objective, batch.float() / 255, threat=self._threat, generator=generator)
+            adversarial = attack(objective, unit_pixels(batch), threat=self._threat, generator=generator)
             with attacking(classifier), torch.no_grad():  # as RA, on the classifier itself
                 right += int((classifier(adversarial).argmax(1) == target).sum())
         return right / len(labels)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
+from bench.data import ImageSource
 from bench.data.views import WeakView
 from bench.method import Stage
 from bench.nn import Classifier, Encoder
@@ -78,7 +79,7 @@ class ProtocolStage(Stage, Generic[S]):
         """uint8 [B, C, H, W] -> weak views with their labels."""
         return Labelled(self._view(images, generator), self.get_buffer("labels")[index], generator)
 
-    def after_epoch(self, epoch: int, images: Tensor) -> Mapping[str, float]:
+    def after_epoch(self, epoch: int, images: ImageSource) -> Mapping[str, float]:
         """Keep the classifier if it is the best so far, where that is what the settings ask for."""
         if self.best is None:
             return {}

@@ -16,6 +16,7 @@ from bench.recipe.protocols import (
 from bench.recipe.recipe import DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
 from bench.recipe.reevaluate import reevaluated
 from bench.recipe.sections import (
+    AttackSettings,
     EncoderSettings,
     EvaluationSettings,
     Fidelity,
@@ -34,6 +35,7 @@ __all__ = [
     "AFFSettings",
     "ALFSettings",
     "AdversarialSettings",
+    "AttackSettings",
     "CorruptionSource",
     "DatasetFacts",
     "EncoderSettings",

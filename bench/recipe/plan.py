@@ -10,7 +10,7 @@ from bench.errors import BenchError, unknown
 from bench.recipe.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
-OptimizerName = Literal["sgd", "lars"]
+OptimizerName = Literal["sgd", "lars", "adamw"]
 
 _LARGEST = 1e30
 _RETIRED: Mapping[str, Any] = {"short_lr": None, "lars_lr_in_momentum": False}
@@ -59,6 +59,8 @@ class TrainPlan(Settings):
     schedules: ClassVar[Mapping[str, Schedule]] = {"warmup-cosine": warmup_cosine, "steps": tenths}
     """What ``schedule`` may name; a stage's settings may add their paper's."""
 
+    later = {"beta2": 0.999}
+
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
     drop_last: bool = True
@@ -70,6 +72,9 @@ class TrainPlan(Settings):
     lr_batch: int | None = Field(default=None, ge=1)
     """The linear scaling rule's reference batch; None: ``lr`` holds for any batch."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
+    """Of ``adamw``, beta 1."""
+    beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Of ``adamw``."""
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     lars_eta: float = Field(default=0.02, gt=0)
@@ -127,8 +132,8 @@ class TrainPlan(Settings):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}; set both")
         if max(self.lr, self.effective_lr, self.weight_decay) > _LARGEST:
             raise ValueError(f"lr and weight_decay have to stay below {_LARGEST:g}; float32 ends at 3e38")
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum above 0")
+        if self.nesterov and (self.momentum == 0 or self.optimizer == "adamw"):
+            raise ValueError("nesterov needs momentum above 0, and optimizer sgd or lars")
         return self
 
     def rate(self, epoch: int, step: int, steps_per_epoch: int) -> float:

@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from bench.errors import unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.presets import LOSSES, PRESETS
-from bench.recipe.sections import Start
+from bench.recipe.sections import AttackSettings, Start
 
 
 class ProtocolSettings(TrainPlan):
@@ -78,7 +78,7 @@ class LinearSettings(ProtocolSettings):
         return self.encoder_bn == "train"
 
 
-class AdversarialSettings(ProtocolSettings):
+class AdversarialSettings(ProtocolSettings, AttackSettings):
     """What ALF and AFF share: the loss on adversarial images, and the attack that makes them.
 
     Source: TRADES (Zhang et al., ICML 2019), equation 3 and algorithm 1, with the constants of DeACL's
@@ -90,9 +90,6 @@ class AdversarialSettings(ProtocolSettings):
     """``trades``: CE(clean) + beta KL(clean || adversarial). ``pgd``: CE on the adversarial images (PGD-AT)."""
     beta: float = Field(default=6.0, ge=0)
     steps: int = Field(default=10, ge=0)
-    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
-    step_size: float = Field(default=0.25, gt=0)
-    """In units of eps: 2/255 at 8/255."""
     start: Start = "gaussian"
     """TRADES starts from the image plus 0.001 N(0, 1), and ``loss=pgd`` from ``uniform``."""
     clean_passes: Literal[1, 2] = 1

@@ -242,12 +242,18 @@ def _full_key(key: str) -> str:
     return key if key.split(".")[0] in SHARED else f"config.{key}"
 
 
+_OPEN = "encoder.options"
+"""A section whose keys belong to an encoder of somebody's own."""
+
+
 def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Sequence[str]) -> None:
     """Raise BenchError, listing all of them, for ``overrides`` that are no keys of ``sections`` of ``recipe``."""
     dump = recipe.model_dump(mode="json", include=set(sections))
     allowed = [key for key, _ in flatten({**dump.pop("config", {}), **dump})]
     faults = []
     for key in overrides:
+        if key.startswith(_OPEN):
+            continue
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         elif key not in allowed:

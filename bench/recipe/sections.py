@@ -1,6 +1,6 @@
 """The sections of a recipe that every method shares: encoder and evaluation."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -15,8 +15,20 @@ Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
 
 
+class AttackSettings(Settings):
+    """The attack of a training stage: projected gradient ascent, as :class:`bench.attack.PGD` makes it."""
+
+    steps: int = Field(default=5, ge=0)
+    """Gradient steps of the attack, not of training; with 0 the start is trained on, noise that attacks nothing."""
+    step_size: float = Field(default=0.25, gt=0)
+    """In units of eps: 2/255 at 8/255."""
+    start: Start = "uniform"
+
+
 class EncoderSettings(Settings):
     """Everything about the encoder that papers differ in."""
+
+    later = {"options": {}}
 
     arch: str = "resnet18"
     width: int = Field(default=64, ge=1, le=1024)
@@ -25,6 +37,8 @@ class EncoderSettings(Settings):
     """Zero padding of the 3x3 stem. DeACL and solo-learn use 2, which enlarges every feature map."""
     stem_init: Literal["kaiming", "default"] = "kaiming"
     """How the stem is initialised: as all other convolutions, or by the framework's default (solo-learn)."""
+    options: dict[str, Any] = {}
+    """What an encoder of one's own takes besides, as ``{patch_size = 4}``; those of the bench take nothing."""
     normalisation: Normalisation = "dataset"
     """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
     solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), or none (RoCL, AdvCL)."""

@@ -13,6 +13,7 @@ from bench.files import inside, set_aside
 from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
+from bench.optim import optimizer_tensors, restore_optimizer
 from bench.recipe import Settings
 from bench.record import Environment, PhaseCost
 from bench.zoo import TensorFile, load_tensors, save_tensors
@@ -59,7 +60,8 @@ def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
     """Return the names of the weights, buffers and momenta that are not finite."""
     tensors = {name: value for name, value in _tensors(stage, optimizer).items() if value.is_floating_point()}
     # One answer for all of them, so that the device is waited for once.
-    if not tensors or bool(torch.stack([value.isfinite().all() for value in tensors.values()]).all()):
+    device = next((parameter.device for parameter in stage.parameters()), None)
+    if not tensors or bool(torch.stack([value.isfinite().all().to(device) for value in tensors.values()]).all()):
         return []
     return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
 
@@ -67,11 +69,8 @@ def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
 def _tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:
     tensors = {f"stage.{name}": value for name, value in stage.state_dict().items()}
     if optimizer is not None:
-        names = _names(stage, optimizer)
-        for parameter, values in optimizer.state.items():
-            momentum = values.get("momentum_buffer")
-            if momentum is not None:
-                tensors[f"momentum.{names[parameter]}"] = momentum
+        kept = optimizer_tensors(optimizer, stage)
+        tensors |= {f"optimizer.{name}": value for name, value in kept.items()}
     return tensors
 
 
@@ -99,11 +98,9 @@ def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) 
     except RuntimeError as error:
         raise BenchError(f"{path} does not fit this stage: {error}") from error
     if optimizer is not None:
-        momenta = _under("momentum.", tensors)
-        for parameter, name in _names(stage, optimizer).items():
-            if name in momenta:
-                # empty_like keeps the parameter's memory format, on which the speed of the update depends.
-                optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momenta[name])
+        # Before a file held the whole state, it held the momentum of SGD and LARS, which was all of it.
+        momenta = {f"momentum_buffer.{name}": value for name, value in _under("momentum.", tensors).items()}
+        restore_optimizer(optimizer, stage, {**momenta, **_under("optimizer.", tensors)})
     return progress
 
 
@@ -138,11 +135,6 @@ def finished_path(folder: Path, stage: str) -> Path:
 def unfinished_path(folder: Path, stage: str) -> Path:
     """Return where the state of a stage in training is kept."""
     return inside(folder, f"{stage}.training.safetensors")
-
-
-def _names(stage: Stage, optimizer: Optimizer) -> dict[Any, str]:
-    trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
-    return {p: name for name, p in stage.named_parameters() if id(p) in trained}
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

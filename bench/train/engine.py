@@ -14,12 +14,14 @@ from torch.optim import Optimizer
 
 from bench import rng
 from bench.code import modules_of
+from bench.data import ImageSource, on_device
 from bench.device import Clock, FlopCounter, device_name, timed
 from bench.errors import BenchError
 from bench.files import remove
 from bench.job import Job
 from bench.method import Stage, StepLoss
 from bench.optim import set_lr
+from bench.parallel import share, synchronise
 from bench.record import PhaseCost, continued, describe_environment, other_code
 from bench.train.checkpoint import (
     Progress,
@@ -33,12 +35,12 @@ from bench.train.checkpoint import (
 _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def train(stage: Stage, images: Tensor, job: Job, *, section: str = "") -> Progress:
+def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str = "") -> Progress:
     """Train ``stage`` on ``images`` to the end of its plan, or load it if that was done before.
 
     Args:
         stage: changed in place; afterwards on the job's device.
-        images: uint8 [N, C, H, W], on the CPU or on that device.
+        images: uint8 [N, C, H, W], on the CPU or on that device; or a source that hands them out.
         job: in its folder ``<stage>.training.safetensors`` (every epoch, and when stopped) and, at the end,
             ``<stage>.safetensors`` are written. Its monitor is asked to stop after each step.
         section: of the recipe that holds the plan, for messages ("stage1"); empty: the stage's name.
@@ -60,7 +62,7 @@ def train(stage: Stage, images: Tensor, job: Job, *, section: str = "") -> Progr
             for index, generator in epoch.batches():
                 with epoch.counted_once(len(index)):
                     loss = take_step(
-                        stage, training.images[index], index, generator, training.optimizer, training.scaler
+                        stage, training.images.batch(index), index, generator, training.optimizer, training.scaler
                     )
                 clock.look()
                 epoch.add(loss, len(index))
@@ -86,6 +88,7 @@ def take_step(
         loss: StepLoss = stage(views)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss.total).backward()
+    synchronise(stage)
     scaler.step(optimizer)
     scaler.update()
     stage.after_step()
@@ -100,7 +103,7 @@ def training_modules(stage: Stage) -> tuple[str, ...]:
 class _Training:
     """One call of :func:`train`."""
 
-    def __init__(self, stage: Stage, images: Tensor, job: Job, section: str) -> None:
+    def __init__(self, stage: Stage, images: Tensor | ImageSource, job: Job, section: str) -> None:
         device = job.device
         self.job, self.section = job, section
         self.stage, self.plan = stage.to(device), stage.plan
@@ -112,7 +115,7 @@ class _Training:
         self.count = len(self.positions)
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device)
-        self.images = images.to(device)
+        self.images = on_device(images, device)
         name = device_name(device)
         self._environment = describe_environment(
             name, torch.get_num_threads(), modules=training_modules(stage), precision=self.plan.precision
@@ -141,7 +144,7 @@ class _Training:
         begun = load_state(self._unfinished, self.job, self.stage, self.optimizer)
         if begun is None:
             with timed(self.job.device) as clock:
-                self.stage.before_training()
+                self.stage.before_training(self.images)
             self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
         else:
             self._tell_of_other_code(begun, self._unfinished)
@@ -189,12 +192,13 @@ class _Epoch:
         size, steps = training.plan.batch_size, training.steps
         order = torch.randperm(training.count, generator=rng.generator(job.seed, name, "order", epoch))
         order = training.positions[order.to(job.device)]
+        training.stage.before_epoch(epoch)
         while self._step < steps and not (job.monitor.stop_requested and self._step > self._progress.step):
             step = self._step
             self._lr = training.plan.rate(epoch, step, steps)
             set_lr(training.optimizer, self._lr)
             generator = rng.generator(job.seed, name, "views", epoch, step, device=job.device)
-            yield order[step * size : (step + 1) * size], generator
+            yield share(order[step * size : (step + 1) * size]), generator
 
     @contextmanager
     def counted_once(self, images: int) -> Iterator[None]:

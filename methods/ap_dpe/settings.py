@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from bench.data.views import WeakView
-from bench.recipe import MethodConfig, Start, TrainPlan
+from bench.recipe import AttackSettings, MethodConfig, TrainPlan
 from methods.ap_dpe.pretexts import SelfieLoss
 
 Task = Literal["joint", "rotation", "jigsaw", "selfie"]
@@ -13,7 +13,7 @@ _FEW_EPOCHS = 0.1
 Export = Literal["rotation", "jigsaw", "mean", "trunk"]
 
 
-class PretextSettings(TrainPlan):
+class PretextSettings(TrainPlan, AttackSettings):
     """Adversarial pre-training; the defaults are those of the joint run.
 
     Batches are the scripts' own defaults, as is every other number; the README's commands say 32 for the joint run
@@ -43,10 +43,6 @@ class PretextSettings(TrainPlan):
     selfie_loss: SelfieLoss = "double-softmax"
     """The authors' form, or ``scaled`` for runs in which Selfie stays at chance."""
     steps: int = Field(default=10, ge=0)
-    """Of the attack; with 0 the start is trained on, noise that attacks nothing."""
-    step_size: float = Field(default=0.25, gt=0)
-    """In units of eps: 2/255 at 8/255."""
-    start: Start = "uniform"
     view: WeakView = WeakView()
 
     def scaled(self, factor: float) -> dict[str, Any]:

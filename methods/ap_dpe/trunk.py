@@ -1,6 +1,7 @@
 """One trunk, several ends: encoders that share everything up to layer 3, batch-norm included."""
 
 from copy import deepcopy
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -49,9 +50,9 @@ def _ended(trunk: Encoder, layer4: nn.Module, feature_dim: int) -> Encoder:
 
 def resnet_of(encoder: Encoder) -> ResNet:
     """Return the backbone, or raise BenchError where it is not four stages after a stem."""
-    if not isinstance(encoder.backbone, ResNet):
+    if not all(hasattr(encoder.backbone, part) for part in (*_TRUNK, "layer4")):
         raise BenchError(
             f"AP-DPE splits its encoder after layer 3 of 4, which {type(encoder.backbone).__name__} does not have. "
             "Choose --set encoder.arch=resnet18, or preact-resnet50 as in the paper."
         )
-    return encoder.backbone
+    return cast(ResNet, encoder.backbone)

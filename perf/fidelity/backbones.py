@@ -45,7 +45,7 @@ def compare_backbone(table: Table, depth: int) -> None:
     """Add a pre-activation ResNet's size and features."""
     theirs = getattr(import_module("resnetv2"), f"ResNet{depth}")()
     theirs.linear = nn.Identity()
-    mine = ENCODERS.get(f"preact-resnet{depth}")(64, 3, 1, "kaiming")
+    mine = ENCODERS.get(f"preact-resnet{depth}")(64, (3, 32, 32), 1, "kaiming")
     theirs.load_state_dict(ours.renamed(mine.state_dict(), {"downsample": "shortcut"}))
     name = f"pre-activation ResNet-{depth}"
     table.equal(f"{name}, parameters without head", ours.parameters(mine), ours.parameters(theirs))
@@ -68,7 +68,7 @@ def add_features(table: Table, name: str, mine: nn.Module, theirs: nn.Module) ->
 def compare_wide(table: Table) -> None:
     """Add WRN-28-10's size and features."""
     theirs = import_module("solo.models.wide_resnet").wide_resnet28w10()
-    backbone = ENCODERS.get("wide-resnet28-10")(16, 3, 1, "kaiming")
+    backbone = ENCODERS.get("wide-resnet28-10")(16, (3, 32, 32), 1, "kaiming")
     words = {"layer1.": "block1.layer.", "layer2.": "block2.layer.", "layer3.": "block3.layer."}
     state = ours.renamed(backbone.state_dict(), {**words, "downsample": "convShortcut"})
     missing, unknown = theirs.load_state_dict(state, strict=False)

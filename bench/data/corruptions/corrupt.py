@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.data.corruptions import blur, digital, noise, weather
+from bench.data.images import unit_pixels
 from bench.errors import BenchError, unknown
 from bench.recipe import SEVERITIES
 
@@ -48,6 +49,6 @@ def corrupt(images: Tensor, name: str, severity: int, *, generator: torch.Genera
         raise unknown("corruption", name, _CORRUPTIONS)
     if severity not in SEVERITIES:
         raise BenchError(f"severity {severity} of {name} does not exist; choose 1, 2, 3, 4 or 5.")
-    values = _CORRUPTIONS[name](images.float().div(255), severity, generator)
+    values = _CORRUPTIONS[name](unit_pixels(images), severity, generator)
     # Cut off, not rounded, as the published files are; the rest keeps 127.99999 from becoming 127.
     return values.clamp(0, 1).mul(255).add(1e-3).floor().to(torch.uint8)

@@ -9,6 +9,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from bench.data.images import unit_pixels
 from bench.data.views.batch import draw_events
 from bench.data.views.blur import blur_radius, draw_sigmas, gaussian_blur_
 from bench.data.views.colour import JitterDraws, draw_jitter, grayscale_, jitter_, solarize_
@@ -70,7 +71,7 @@ class WeakView(Settings):
         """
         size = _checked_size(images)
         draws = _moved(self.draw(len(images), size, generator), images.device)
-        return shift(images, *draws, padding=self._padding(size)).float().div_(255)
+        return unit_pixels(shift(images, *draws, padding=self._padding(size)))
 
     def _padding(self, size: tuple[int, int]) -> int:
         return min(size) // 8 if self.padding is None else self.padding
@@ -130,7 +131,7 @@ class StrongView(Settings):
                 "Set jitter_prob = 0 and grayscale_prob = 0, or repeat the channel three times."
             )
         draws = _moved(self.draw(len(images), size, generator), images.device)
-        return self.apply_(images.float().div_(255), draws)
+        return self.apply_(unit_pixels(images), draws)
 
     def apply_(self, images: Tensor, draws: StrongDraws) -> Tensor:
         """Turn images, float [B, C, H, W] in [0, 1], into the views that ``draws`` describe, in place."""
