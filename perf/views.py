@@ -23,12 +23,12 @@ from torchvision import transforms
 
 from bench.data.views import (
     StrongView,
+    blur_radius,
     gaussian_blur_,
     grayscale_,
     jitter_,
     resized_crop_,
 )
-from bench.data.views.blur import blur_radius
 
 SIDE = 32
 PIL_IMAGES = 64

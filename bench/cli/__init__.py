@@ -10,19 +10,21 @@ from typing import Annotated
 
 import typer
 
+from bench.cli import (
+    ablate,
+    compare,
+    evaluate,
+    leaderboard,
+    listings,
+    plot,
+    report,
+    run,
+    site,
+    sweep_eps,
+    sweep_steps,
+    timing,
+)
 from bench.cli._streams import guarded
-from bench.cli.ablate import ablate
-from bench.cli.compare import compare
-from bench.cli.evaluate import evaluate
-from bench.cli.leaderboard import leaderboard
-from bench.cli.listings import datasets, methods, runs, tiers
-from bench.cli.plot import plot
-from bench.cli.report import report
-from bench.cli.run import run
-from bench.cli.site import site
-from bench.cli.sweep_eps import sweep_eps
-from bench.cli.sweep_steps import sweep_steps
-from bench.cli.timing import timing
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -34,28 +36,28 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 COMMANDS = (
-    run,
-    evaluate,
-    ablate,
-    sweep_eps,
-    sweep_steps,
-    leaderboard,
-    compare,
-    timing,
-    site,
-    report,
-    methods,
-    datasets,
-    tiers,
-    runs,
+    run.run,
+    evaluate.evaluate,
+    ablate.ablate,
+    sweep_eps.sweep_eps,
+    sweep_steps.sweep_steps,
+    leaderboard.leaderboard,
+    compare.compare,
+    timing.timing,
+    site.site,
+    report.report,
+    listings.methods,
+    listings.datasets,
+    listings.tiers,
+    listings.runs,
 )
 for command in COMMANDS:
     app.command(command.__name__.replace("_", "-"))(command)
-app.add_typer(plot, name="plot")
+app.add_typer(plot.plot, name="plot")
 
 
 @app.callback(invoke_without_command=True)
-def _options(
+def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
 ) -> None:
     if version:

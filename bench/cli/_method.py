@@ -27,8 +27,7 @@ def show_method(name: str, as_json: bool) -> None:
     """
     from bench.cost import data_like
     from bench.method import METHODS
-    from bench.recipe import build_recipe, load_tier, override_text
-    from bench.recipe.recipe import SHARED
+    from bench.recipe import SHARED, build_recipe, load_tier, override_text
 
     method = METHODS.get(name)
     recipe = build_recipe(

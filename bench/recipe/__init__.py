@@ -13,7 +13,7 @@ from bench.recipe.protocols import (
     ProtocolSettings,
     SLFSettings,
 )
-from bench.recipe.recipe import DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
+from bench.recipe.recipe import SHARED, DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
 from bench.recipe.reevaluate import reevaluated
 from bench.recipe.sections import (
     AttackSettings,
@@ -32,6 +32,7 @@ __all__ = [
     "PRESETS",
     "PROTOCOLS",
     "SEVERITIES",
+    "SHARED",
     "AFFSettings",
     "ALFSettings",
     "AdversarialSettings",

@@ -6,7 +6,7 @@ underscore says, as in torch, that a batch is changed in place: a view costs one
 """
 
 from bench.data.views.batch import draw_events
-from bench.data.views.blur import draw_sigmas, gaussian_blur_
+from bench.data.views.blur import blur_radius, draw_sigmas, gaussian_blur_
 from bench.data.views.colour import JitterDraws, adjust_hue, draw_jitter, grayscale_, jitter_, solarize_
 from bench.data.views.geometry import CropBoxes, draw_crops, draw_shifts, resized_crop_, shift
 from bench.data.views.pipelines import StrongDraws, StrongView, WeakDraws, WeakView
@@ -19,6 +19,7 @@ __all__ = [
     "WeakDraws",
     "WeakView",
     "adjust_hue",
+    "blur_radius",
     "draw_crops",
     "draw_events",
     "draw_jitter",
