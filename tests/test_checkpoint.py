@@ -16,13 +16,13 @@ from bench.errors import BenchError
 from bench.method import METHODS
 from bench.record import Record
 from bench.run import (
-    CheckpointRequest,
+    EvaluationRequest,
     RunRequest,
     execute,
     finished_protocols,
     list_runs,
     prepare,
-    prepare_checkpoint,
+    prepare_evaluation,
     project,
 )
 from bench.run.encoder import EncoderFile, Origin, load_encoder, plain_encoder
@@ -50,18 +50,18 @@ def copy(encoder: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def asked(encoder: Path, **changes: Any) -> CheckpointRequest:
+def asked(encoder: Path, **changes: Any) -> EvaluationRequest:
     place: dict[str, Any] = {
         "runs_dir": encoder.parent / "other runs",
         "data_dir": encoder.parent / "data",
         "device": "cpu",
     }
-    return replace(CheckpointRequest(encoder, protocols=("slf",), **place), **changes)
+    return replace(EvaluationRequest(encoder, protocols=("slf",), **place), **changes)
 
 
-def judge(request: CheckpointRequest, results: Path, listener: Listener | None = None) -> Record:
+def judge(request: EvaluationRequest, results: Path, listener: Listener | None = None) -> Record:
     listener = listener or Listener()
-    ((record, _),) = execute(prepare_checkpoint(request), results, listener)
+    ((record, _),) = execute(prepare_evaluation(request), results, listener)
     return record
 
 
@@ -96,7 +96,7 @@ def test_other_settings_give_the_record_that_the_run_would_give(
     )
     if moved:
         encoder = Path(shutil.copy(encoder, tmp_path / "mine.safetensors"))
-    run = prepare_checkpoint(asked(encoder, overrides=settings, dataset=request_.dataset))
+    run = prepare_evaluation(asked(encoder, overrides=settings, dataset=request_.dataset))
     ((record, path),) = execute(run, tmp_path / "other results")
     assert same(record, own)
     assert record.cost["stage:ssl"].images == own.cost["stage:ssl"].images == 48
@@ -116,7 +116,7 @@ def test_on_other_data_without_those_of_pre_training(
     abroad = toy_data(tmp_path / "abroad.npz", classes=3, side=size)
     ((own, own_path),) = carry_out(replace(request_, finetune_dataset=abroad), tmp_path / "results")
     (tmp_path / "toy.npz").unlink()
-    ((record, path),) = execute(prepare_checkpoint(asked(copy, finetune_dataset=abroad)), tmp_path / "other")
+    ((record, path),) = execute(prepare_evaluation(asked(copy, finetune_dataset=abroad)), tmp_path / "other")
     assert record.pretraining_data is None, "nobody counted data that are not there"
     assert own.pretraining_data is not None
     assert same(record, own.model_copy(update={"pretraining_data": None}))
@@ -137,7 +137,7 @@ def test_mirroring_follows_the_data_as_in_a_run(tmp_path: Path, direction: str) 
     trained, expected = (prepare(toy_request(home, tmp_path, finetune_dataset=target)) for target in (None, abroad))
     origin = Origin(fingerprint="", seed=0, recipe=trained.recipe.model_dump(mode="json"))
     EncoderFile(plain_encoder(trained.recipe).state_dict(), origin).save(tmp_path / "untrained.safetensors")
-    run = prepare_checkpoint(asked(tmp_path / "untrained.safetensors", finetune_dataset=abroad))
+    run = prepare_evaluation(asked(tmp_path / "untrained.safetensors", finetune_dataset=abroad))
     assert run.recipe.model_dump() == expected.recipe.model_dump()
     assert run.protocol_folder("slf").path.name == expected.protocol_folder("slf").path.name
 
@@ -167,7 +167,7 @@ def test_other_weights_of_the_same_recipe_never_share_a_folder(
     file = load_encoder(encoder)
     other = EncoderFile({name: value + value.new_tensor(1) for name, value in file.tensors.items()}, file.origin)
     other.save(tmp_path / "theirs.safetensors")
-    run = prepare_checkpoint(asked(tmp_path / "theirs.safetensors", dataset=request_.dataset))
+    run = prepare_evaluation(asked(tmp_path / "theirs.safetensors", dataset=request_.dataset))
     mine = prepare(request_)
     assert run.recipe.protocol_digest("slf") == mine.recipe.protocol_digest("slf")
     assert run.folder.path.name != mine.folder.path.name
@@ -190,7 +190,7 @@ def test_another_seed_is_that_of_protocol_and_attacks_alone(
     request_: RunRequest, encoder: Path, tmp_path: Path
 ) -> None:
     ((own, own_path),) = carry_out(request_, tmp_path / "results")
-    run = prepare_checkpoint(asked(encoder, seed=5))
+    run = prepare_evaluation(asked(encoder, seed=5))
     ((record, path),) = execute(run, tmp_path / "results")
     assert (record.seed, record.encoder_seed, own.encoder_seed) == (5, 0, None)
     assert record.encoder_sha256 == own.encoder_sha256
@@ -203,31 +203,31 @@ def test_another_seed_is_that_of_protocol_and_attacks_alone(
 
 
 def test_a_threat_of_its_own_leaves_pre_training_as_it_was(request_: RunRequest, encoder: Path, tmp_path: Path) -> None:
-    run = prepare_checkpoint(asked(encoder, overrides={"threat.eps": 0.25}))
+    run = prepare_evaluation(asked(encoder, overrides={"threat.eps": 0.25}))
     assert run.recipe.pretraining_digest() == prepare(request_).recipe.pretraining_digest()
     assert run.recipe.threat.eps == 8 / 255
     assert run.recipe.downstream.threat.eps == 0.25
     assert run.recipe.overrides == {**SMALL, "finetune.threat.eps": 0.25}
     ((record, _),) = execute(run, tmp_path / "results")
     assert (record.ra.eps, record.pretrained_on) == (0.25, None)
-    unchanged = prepare_checkpoint(asked(encoder, overrides={"threat.eps": "8/255"}))
+    unchanged = prepare_evaluation(asked(encoder, overrides={"threat.eps": "8/255"}))
     assert unchanged.recipe.model_dump() == prepare(request_).recipe.model_dump()
 
 
 def test_the_projection_has_no_stages(encoder: Path) -> None:
-    phases = [phase.phase for phase in project(prepare_checkpoint(asked(encoder, overrides={"slf.lr": 0.5})))]
+    phases = [phase.phase for phase in project(prepare_evaluation(asked(encoder, overrides={"slf.lr": 0.5})))]
     assert phases == ["protocol slf", "RA, PGD-2"]
 
 
 def test_data_that_moved_are_found_again_from_then_on(request_: RunRequest, encoder: Path, tmp_path: Path) -> None:
     (tmp_path / "toy.npz").rename(tmp_path / "toy2.npz")
     with pytest.raises(BenchError, match=r"toy\.npz: no such file"):
-        prepare_checkpoint(asked(encoder, overrides={"slf.lr": 0.5}))
+        prepare_evaluation(asked(encoder, overrides={"slf.lr": 0.5}))
     began = (encoder.parent / "run.json").stat().st_mtime_ns
     judge(asked(encoder, overrides={"slf.lr": 0.5}, dataset=f"npz:{tmp_path / 'toy2.npz'}"), tmp_path / "results")
     assert {finished.source for finished in finished_protocols(request_.runs_dir)} == {f"npz:{tmp_path / 'toy2.npz'}"}
     assert abs((encoder.parent / "run.json").stat().st_mtime_ns - began) < 1000
-    prepare_checkpoint(asked(encoder))
+    prepare_evaluation(asked(encoder))
 
 
 # Refusals
@@ -236,12 +236,12 @@ def test_data_that_moved_are_found_again_from_then_on(request_: RunRequest, enco
 def test_what_pre_training_has_used_cannot_be_changed(encoder: Path) -> None:
     for key in ("stage1.lr", "encoder.width"):
         with pytest.raises(BenchError, match=f"--set {key}: this encoder is trained already") as raised:
-            prepare_checkpoint(asked(encoder, overrides={key: 1}))
+            prepare_evaluation(asked(encoder, overrides={key: 1}))
         assert "bench run simclr --set" in str(raised.value)
     with pytest.raises(BenchError, match=r"unknown setting 'slf\.lrr'. Did you mean 'slf\.lr'"):
-        prepare_checkpoint(asked(encoder, overrides={"slf.lrr": 1}))
+        prepare_evaluation(asked(encoder, overrides={"slf.lrr": 1}))
     with pytest.raises(BenchError, match=r"evaluate\.pgd_steps: .*\(given: -1\)"):
-        prepare_checkpoint(asked(encoder, overrides={"evaluate.pgd_steps": -1}))
+        prepare_evaluation(asked(encoder, overrides={"evaluate.pgd_steps": -1}))
 
 
 @pytest.mark.parametrize(
@@ -255,24 +255,24 @@ def test_what_pre_training_has_used_cannot_be_changed(encoder: Path) -> None:
 )
 def test_what_cannot_be_is_refused(encoder: Path, change: dict[str, Any], message: str) -> None:
     with pytest.raises(BenchError) as raised:
-        prepare_checkpoint(asked(encoder, **change))
+        prepare_evaluation(asked(encoder, **change))
     assert message in str(raised.value)
 
 
 def test_a_copy_of_data_of_ones_own_does_not_know_where_they_are(copy: Path) -> None:
     with pytest.raises(BenchError, match=r"trained on 'toy', and nothing beside it says where .*--dataset npz:PATH"):
-        prepare_checkpoint(asked(copy))
+        prepare_evaluation(asked(copy))
 
 
 def test_a_preset_of_a_tier_that_has_changed_cannot_be_guessed(
     encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = load_encoder(encoder)
-    recipe = {**file.origin.recipe, "tier_sha256": "0" * 64}
+    recipe = {**(file.origin.recipe or {}), "tier_sha256": "0" * 64}
     EncoderFile(file.tensors, file.origin.model_copy(update={"recipe": recipe})).save(encoder)
-    assert prepare_checkpoint(asked(encoder, overrides={"slf.lr": 0.5})).recipe.slf.lr == 0.5
+    assert prepare_evaluation(asked(encoder, overrides={"slf.lr": 0.5})).recipe.slf.lr == 0.5
     with pytest.raises(BenchError, match=r"the tier 'mini' that this encoder was trained with has changed"):
-        prepare_checkpoint(asked(encoder, overrides={"slf.preset": "advcl"}))
+        prepare_evaluation(asked(encoder, overrides={"slf.preset": "advcl"}))
 
 
 @pytest.mark.parametrize("damage", ["missing", "folder", "empty", "text", "cut", "bit", "stage", "foreign"])

@@ -12,7 +12,7 @@ from bench.cli import main
 from bench.errors import BenchError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.record import Record, load_record
-from bench.run import CheckpointRequest, RunRequest, execute, prepare, prepare_checkpoint, project
+from bench.run import EvaluationRequest, RunRequest, execute, prepare, prepare_evaluation, project
 
 N = 12
 SMALL: dict[str, Any] = {
@@ -180,7 +180,7 @@ def test_what_cannot_be_is_refused_before_any_work(
 def test_an_encoder_that_is_trained_already_is_measured_alike(request_: RunRequest, published: Path) -> None:
     (plain,) = carry_out(replace(request_, corruptions="none"))
     encoder = prepare(request_).folder.encoder
-    asked = CheckpointRequest(
+    asked = EvaluationRequest(
         encoder,
         protocols=("slf",),
         runs_dir=request_.runs_dir,
@@ -189,11 +189,11 @@ def test_an_encoder_that_is_trained_already_is_measured_alike(request_: RunReque
         corruptions="generate",
     )
     results = request_.runs_dir.parent / "results"
-    ((record, _),) = execute(prepare_checkpoint(asked), results)
+    ((record, _),) = execute(prepare_evaluation(asked), results)
     assert record.encoder_sha256 == plain.encoder_sha256
     (whole,) = carry_out(replace(request_, runs_dir=request_.runs_dir / "whole"))
     assert record.corruptions == whole.corruptions is not None
-    ((other, _),) = execute(prepare_checkpoint(replace(asked, corruptions=str(published))), results)
+    ((other, _),) = execute(prepare_evaluation(replace(asked, corruptions=str(published))), results)
     assert other.corruptions is not None
     assert other.corruptions.source == "files"
 

@@ -12,7 +12,7 @@ from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
 from bench.errors import BenchError
 from bench.method import METHODS, MethodContext, Stage
 from bench.nn import Encoder
-from bench.run import CheckpointRequest, execute, prepare, prepare_checkpoint
+from bench.run import EvaluationRequest, execute, prepare, prepare_evaluation
 from methods.simclr import SimCLR, SimCLRStage
 
 
@@ -127,8 +127,8 @@ def test_ap_dpes_other_ends_are_trained_saved_and_judged_again(task: str, export
     request = changed(request, task=task, export=export, stage1__steps=0, stage1__epochs=1, stage1__h_weight=0.0)
     run = prepare(request)
     ((record, _),) = execute(run, tmp_path / "results")
-    again = prepare_checkpoint(
-        CheckpointRequest(run.folder.encoder, protocols=("slf",), overrides={"slf.lr": 0.5}, device="cpu")
+    again = prepare_evaluation(
+        EvaluationRequest(run.folder.encoder, protocols=("slf",), overrides={"slf.lr": 0.5}, device="cpu")
     )
     ((other, _),) = execute(again, tmp_path / "results")
     assert other.encoder_sha256 == record.encoder_sha256

@@ -9,7 +9,7 @@ from toy_runs import carry_out, toy_data, toy_request
 
 from bench.errors import BenchError
 from bench.recipe import override_text, parse_overrides
-from bench.run import CheckpointRequest, RunRequest, prepare, prepare_checkpoint
+from bench.run import EvaluationRequest, RunRequest, prepare, prepare_evaluation
 from bench.zoo import load_tensors, save_tensors
 
 
@@ -36,10 +36,10 @@ def forged(encoder: Path, path: Path, changes: Mapping[str, Any]) -> Path:
 
 
 def judged(path: Path, data: str, tmp_path: Path) -> Any:
-    request = CheckpointRequest(
+    request = EvaluationRequest(
         path, dataset=data, protocols=("slf",), runs_dir=tmp_path / "in" / "runs", data_dir=tmp_path, device="cpu"
     )
-    return prepare_checkpoint(request)
+    return prepare_evaluation(request)
 
 
 @pytest.mark.parametrize("key", ["dataset.name", "tier", "method"])

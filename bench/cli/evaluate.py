@@ -31,9 +31,10 @@ from bench.trackers import tracked
 
 
 def evaluate(
-    checkpoint: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote, or its run.")],
+    encoder: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote, or its run.")],
     dataset: Annotated[
-        str | None, typer.Option(help="Where the data of pre-training are now; default: where they were.")
+        str | None,
+        typer.Option(help="Where the data of pre-training are; for an imported encoder: what to judge it on."),
     ] = None,
     finetune_dataset: FinetuneDataset = None,
     protocols: Protocols = None,
@@ -64,11 +65,11 @@ def evaluate(
       bench evaluate encoder.safetensors --dataset npz:my.npz
     """
     from bench.device import use_threads
-    from bench.run import CheckpointRequest, execute, prepare_checkpoint
+    from bench.run import EvaluationRequest, execute, prepare_evaluation
 
     use_threads(threads)
-    request = CheckpointRequest(
-        checkpoint=_encoder_file(checkpoint, runs_dir),
+    request = EvaluationRequest(
+        encoder=_encoder_file(encoder, runs_dir),
         dataset=dataset,
         finetune_dataset=finetune_dataset,
         protocols=names(protocols),
@@ -80,7 +81,7 @@ def evaluate(
         corruptions=corruptions,
     )
     with reading():
-        run = prepare_checkpoint(request)
+        run = prepare_evaluation(request)
     announce([run], results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
     if dry_run:
         return

@@ -4,12 +4,12 @@ from bench.run.execution import execute
 from bench.run.finished import Finished, finished_in, finished_protocols, list_runs, select_finished
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
-from bench.run.pretrained import CheckpointRequest, prepare_checkpoint
+from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import project
 from bench.run.sweep import SweepRequest, sweep_runs
 
 __all__ = [
-    "CheckpointRequest",
+    "EvaluationRequest",
     "Finished",
     "ProtocolFolder",
     "Run",
@@ -22,7 +22,7 @@ __all__ = [
     "finished_protocols",
     "list_runs",
     "prepare",
-    "prepare_checkpoint",
+    "prepare_evaluation",
     "project",
     "select_finished",
     "sweep_runs",

@@ -1,35 +1,91 @@
 """Pre-trained encoders: the form that a recipe gives them, and files of weights with what each stage took."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, field_validator, model_validator
 from torch import Tensor
 
 from bench import rng
 from bench.errors import BenchError
-from bench.method import METHODS, Method, MethodContext, OwnForm
+from bench.method import METHODS, Method, MethodContext, MethodInfo, OwnForm, Stage
 from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder
-from bench.recipe import Recipe, Settings, parse_recipe
-from bench.recipe.fields import Seed
+from bench.recipe import EncoderSettings, MethodConfig, Recipe, Settings, parse_recipe
+from bench.recipe.fields import Seed, Text
 from bench.train import Progress, check_plan, intact_tensors
 from bench.zoo import TensorFile, digest, load_tensors, save_tensors
 
 
-class Origin(Settings):
-    """Where an encoder comes from."""
+class Imported:
+    """Stands where a method stands, for an encoder that no run here has trained: it has no stages."""
 
-    fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
-    """Digest of all that decided it, the seed included."""
-    seed: Seed
-    recipe: dict[str, Any]
-    """Of the run that trained it."""
+    name: ClassVar[str] = "imported"
+    info: ClassVar[MethodInfo] = MethodInfo("imported", 1900, paper="", bibtex="", summary="trained elsewhere")
+    config_type: ClassVar[type[MethodConfig]] = MethodConfig
+    native_encoder: ClassVar[Mapping[str, Any]] = {}
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        """Yield nothing."""
+        yield from ()
+
+    def result(self) -> Encoder:
+        """Never asked for: the encoder is in its file."""
+        raise NotImplementedError
+
+
+def method_called(name: str) -> type[Method]:
+    """Return the method called ``name``, or what stands for it where an encoder was imported; raises BenchError."""
+    return Imported if name == Imported.name else METHODS.get(name)
+
+
+class Import(Settings):
+    """What is known of an encoder that was trained elsewhere."""
+
+    title: Text
+    """What tables call it: "DeACL, the authors' weights"."""
+    year: int = Field(ge=1900, le=9999)
+    encoder: EncoderSettings
+    """Its form. Its normalisation names constants, or none: those of training data here are not its own."""
+
+    @field_validator("encoder")
+    @classmethod
+    def _has_its_own_constants(cls, encoder: EncoderSettings) -> EncoderSettings:
+        if encoder.normalisation == "dataset":
+            raise ValueError("normalisation must be cifar, imagenet or none: the data it was trained on are not known")
+        return encoder
+
+    @property
+    def method(self) -> type[Method]:
+        """What stands for its method, under its own title."""
+        info = replace(Imported.info, title=self.title, year=self.year)
+        return type("Imported", (Imported,), {"info": info})
+
+
+class Origin(Settings):
+    """Where an encoder comes from: a run of ours, or elsewhere."""
+
+    fingerprint: str = Field(default="", validation_alias=AliasChoices("fingerprint", "owner"))
+    """Digest of all that decided it, the seed included; empty where it was trained elsewhere."""
+    seed: Seed = 0
+    recipe: dict[str, Any] | None = None
+    """Of the run that trained it; None: it was trained elsewhere."""
     stages: tuple[Progress, ...] | None = None
-    """What each stage took; None in files written before this was kept."""
+    """What each stage took; None in files written before this was kept, and elsewhere."""
+    imported: Import | None = None
+    """None: a run of ours trained it."""
+
+    @model_validator(mode="after")
+    def _comes_from_one_place(self) -> Self:
+        if (self.recipe is None) == (self.imported is None):
+            raise ValueError("must have either a recipe, of the run that trained it, or what is known of an import")
+        return self
 
 
 @dataclass(frozen=True)
@@ -46,7 +102,8 @@ class EncoderFile:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that trained it; raises BenchError if its method is not installed."""
+        """The recipe that trained it, here; raises BenchError if its method is not installed."""
+        assert self.origin.recipe is not None, "an imported encoder has no recipe of its own"
         return recipe_from(self.origin.recipe)
 
     def check_form(self, recipe: Recipe) -> None:
@@ -84,7 +141,7 @@ def _shape(shape: torch.Size | None) -> str:
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
     """Return the recipe that plain ``values`` hold; raises BenchError if its method is not installed."""
     method = str(values.get("method"))
-    return parse_recipe(values, METHODS.get(method).config_type, f"the recipe of {method}")
+    return parse_recipe(values, method_called(method).config_type, f"the recipe of {method}")
 
 
 def plain_encoder(recipe: Recipe) -> Encoder:
@@ -92,7 +149,7 @@ def plain_encoder(recipe: Recipe) -> Encoder:
     facts = recipe.dataset
     with rng.scoped(0, "plain encoder"):
         plain = build_encoder(recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
-        method: Method = METHODS.get(recipe.method)(recipe.config)
+        method: Method = method_called(recipe.method)(recipe.config)
         return method.form(plain) if isinstance(method, OwnForm) else plain
 
 
@@ -148,7 +205,7 @@ def intact_encoder(path: Path, monitor: Monitor) -> EncoderFile | None:
 
 
 def _encoder_file(file: TensorFile, path: Path) -> EncoderFile:
-    if not {"seed", "recipe"} <= file.metadata.keys():
+    if not {"recipe", "imported"} & file.metadata.keys():
         raise BenchError(
             f"{path} holds no pre-trained encoder of ours. Type the path of an encoder.safetensors in a run's folder; "
             "`bench runs` lists the runs."

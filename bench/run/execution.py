@@ -15,7 +15,7 @@ from bench.monitor import Monitor
 from bench.nn import Encoder
 from bench.protocol import build_protocol
 from bench.record import Doubt, Record, save_record
-from bench.run.encoder import EncoderFile, Origin, intact_encoder, load_encoder
+from bench.run.encoder import EncoderFile, Origin, intact_encoder
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
 from bench.train import Progress, train
@@ -65,7 +65,7 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: 
     Raises:
         BenchError: they are not finite.
     """
-    if not (stages or run.checkpoint):
+    if not (stages or run.encoder):
         return []
     images, size = run.target.train.images, run.recipe.evaluate.batch_size
     features = sample_features(encoder, images, batch_size=size, device=run.device)
@@ -89,11 +89,10 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: 
 def _kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
     """Return the encoder that is trained already, now in the run's folder; None where it is still to be trained."""
     kept = intact_encoder(run.folder.encoder, monitor)
-    if run.checkpoint is not None:
+    if run.encoder is not None:
         if kept is None:
-            kept = load_encoder(run.checkpoint)
-            kept.save(run.folder.encoder)
-        return kept
+            run.encoder.save(run.folder.encoder)
+        return run.encoder if kept is None else kept
     if kept is None:
         return None
     if kept.origin.fingerprint != run.folder.fingerprint:

@@ -23,7 +23,7 @@ from bench.recipe import (
     load_tier,
 )
 from bench.run.data import Corruptions, dataset_facts, other_target, plan_corruptions, with_corruptions
-from bench.run.encoder import check_stages, plain_encoder
+from bench.run.encoder import EncoderFile, check_stages, plain_encoder
 from bench.run.folder import ProtocolFolder, RunFolder
 
 _COPIES = 4
@@ -67,8 +67,8 @@ class Run:
     folder: RunFolder
     finetune: Dataset | None = None
     """The data of protocols and evaluation, if not those of pre-training."""
-    checkpoint: Path | None = None
-    """An encoder that is trained already; ``dataset`` is then what it is judged on, whatever it was trained on."""
+    encoder: EncoderFile | None = None
+    """One that is trained already; ``dataset`` is then what it is judged on, whatever it was trained on."""
     corruptions: Corruptions | None = None
     """Where its corrupted images come from; None if the recipe asks for none."""
 
@@ -95,7 +95,7 @@ class Run:
     @property
     def context(self) -> MethodContext:
         """What the method is told."""
-        assert self.checkpoint is None, "an encoder that is trained already needs no images to train on"
+        assert self.encoder is None, "an encoder that is trained already needs no images to train on"
         data = self.dataset
         index = data.index_train if data.pretrain is None else None
         return MethodContext(self.recipe, self.seed, self.device, data.pretraining_images, index)
@@ -116,7 +116,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     protocols = chosen_protocols(request.protocols, request.method, method)
     check_seed(request.seed)
     device = pick_device(request.device)
-    tier = load_tier(_default_tier(request.dataset, device) if request.tier is None else request.tier)
+    tier = load_tier(default_tier(request.dataset, device) if request.tier is None else request.tier)
     dataset = dataset or load_dataset(request.dataset, request.data_dir)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts)
@@ -214,7 +214,8 @@ def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Metho
     return tuple(possible if names is None else dict.fromkeys(names))
 
 
-def _default_tier(dataset: str, device: torch.device) -> str:
+def default_tier(dataset: str, device: torch.device) -> str:
+    """Return the tier that suits ``dataset`` and ``device`` where none was asked for."""
     if dataset == "digits":
         return "tiny"
     return "mini" if device.type == "cpu" else "short"

@@ -3,26 +3,29 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import torch
 
 from bench.data import DATASETS, Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
-from bench.method import METHODS
-from bench.recipe import DatasetFacts, Recipe, reevaluated
+from bench.method import METHODS, Method
+from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
-from bench.run.encoder import EncoderFile, load_encoder
+from bench.run.encoder import EncoderFile, Imported, load_encoder
 from bench.run.folder import RunDescription, RunFolder
-from bench.run.preparation import Run, check_autoattack, check_protocols, check_seed, chosen_protocols
+from bench.run.preparation import Run, check_autoattack, check_protocols, check_seed, chosen_protocols, default_tier
 
 
 @dataclass(frozen=True)
-class CheckpointRequest:
+class EvaluationRequest:
     """What ``bench evaluate`` was asked to do."""
 
-    checkpoint: Path
+    encoder: Path
+    """An ``encoder.safetensors``."""
     dataset: str | None = None
-    """Where the pre-training data are; None: where they were."""
+    """Where the pre-training data are; None: where they were. Of an imported encoder: the data to judge it on."""
     finetune_dataset: str | None = None
     """Data for protocols and evaluation; None: those of pre-training."""
     protocols: Sequence[str] | None = None
@@ -38,8 +41,8 @@ class CheckpointRequest:
     """none, generate, or the path of a folder of files; None: as the recipe says."""
 
 
-def prepare_checkpoint(request: CheckpointRequest) -> Run:
-    """Return the run that judges the encoder in ``request.checkpoint``; nothing is trained or written yet.
+def prepare_evaluation(request: EvaluationRequest) -> Run:
+    """Return the run that judges the encoder in ``request.encoder``; nothing is trained or written yet.
 
     It is the run that trained the encoder if the file lies in that run's folder, so that nothing finished is done
     again; otherwise one with a folder of its own under ``runs_dir``.
@@ -48,75 +51,119 @@ def prepare_checkpoint(request: CheckpointRequest) -> Run:
         BenchError: a file that is no encoder of ours or is damaged, settings that pre-training has used already,
             data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
     """
-    file = load_encoder(request.checkpoint)
-    trained = file.recipe
-    file.check_form(trained)
-    method = METHODS.get(trained.method)
-    protocols = chosen_protocols(request.protocols, trained.method, method)
-    seed = file.origin.seed if request.seed is None else request.seed
+    encoder = load_encoder(request.encoder)
+    origin = encoder.origin
+    seed = origin.seed if request.seed is None else request.seed
     check_seed(seed)
     device = pick_device(request.device)
-    home = _home(request.checkpoint, file, trained)
-    target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
-    overrides = with_corruptions(request.overrides, request.corruptions)
-    if target is None:
-        source, dataset = _pretraining_data(request, home, trained)
-        recipe = reevaluated(trained, overrides=overrides)
-    else:
-        # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
-        known = home.source if home else ""
-        source, dataset = known if request.dataset is None else request.dataset, target.dataset
-        facts = dataset_facts(dataset)
-        recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
-    check_autoattack(recipe)
-    check_protocols(recipe, protocols)
-    recipe, corruptions = plan_corruptions(recipe, request.corruptions, dataset, request.data_dir)
+    case = _imported(request, encoder, device) if origin.imported else _trained_here(request, encoder)
+    protocols = chosen_protocols(request.protocols, case.recipe.method, case.method)
+    check_autoattack(case.recipe)
+    check_protocols(case.recipe, protocols)
+    recipe, corruptions = plan_corruptions(case.recipe, request.corruptions, case.dataset, request.data_dir)
+    home = case.home
     folder = (
-        RunFolder(home.path, recipe, home.seed, source, home.weights)
+        RunFolder(home.path, recipe, home.seed, case.source, home.weights)
         if home
-        else RunFolder.of(request.runs_dir, recipe, file.origin.seed, source, file.sha256)
+        else RunFolder.of(request.runs_dir, recipe, origin.seed, case.source, encoder.sha256)
     )
     return Run(
-        method,
-        dataset,
+        case.method,
+        case.dataset,
         recipe,
         seed,
         protocols,
         device,
         folder,
-        checkpoint=request.checkpoint,
+        encoder=encoder,
         corruptions=corruptions,
     )
 
 
-def _home(path: Path, file: EncoderFile, recipe: Recipe) -> RunFolder | None:
+class _Case(NamedTuple):
+    """What an encoder's origin decides."""
+
+    method: type[Method]
+    recipe: Recipe
+    dataset: Dataset
+    """What it is judged on."""
+    source: str
+    """What the user called the pre-training data; of an imported encoder, the data that it is judged on."""
+    home: RunFolder | None = None
+    """The folder of the run that trained it, where its file lies there."""
+
+
+def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.device) -> _Case:
+    """Take an encoder that was trained elsewhere as it is: nothing is known of the data that it was trained on."""
+    known = encoder.origin.imported
+    assert known is not None
+    source = request.finetune_dataset or request.dataset
+    if source is None:
+        raise BenchError(
+            f"{request.encoder} was trained elsewhere ({known.title}), so it does not say on which data to judge it. "
+            "Type, say, --dataset cifar10"
+        )
+    dataset = load_dataset(source, request.data_dir)
+    tier = load_tier(default_tier(source, device))
+    recipe = build_recipe(
+        method=Imported.name,
+        config_type=Imported.config_type,
+        native_encoder=known.encoder.model_dump(),
+        dataset=dataset_facts(dataset),
+        tier=tier,
+        fidelity="native",
+        overrides=with_corruptions(request.overrides, request.corruptions),
+    )
+    if recipe.encoder != known.encoder:
+        raise BenchError("--set encoder: this encoder is trained already, and has the form that it has. Leave it out.")
+    encoder.check_form(recipe)
+    return _Case(known.method, recipe, dataset, source)
+
+
+def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
+    trained = encoder.recipe
+    encoder.check_form(trained)
+    home = _home(request.encoder, encoder, trained)
+    target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
+    overrides, method = with_corruptions(request.overrides, request.corruptions), METHODS.get(trained.method)
+    if target is None:
+        source, dataset = _pretraining_data(request, home, trained)
+        return _Case(method, reevaluated(trained, overrides=overrides), dataset, source, home)
+    # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
+    known = home.source if home else ""
+    facts = dataset_facts(target.dataset)
+    recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
+    return _Case(method, recipe, target.dataset, known if request.dataset is None else request.dataset, home)
+
+
+def _home(path: Path, encoder: EncoderFile, recipe: Recipe) -> RunFolder | None:
     """Return the run's folder that ``path`` is the encoder of, None where it lies elsewhere."""
     try:
         described = RunDescription.load(path.parent)
         fingerprint, source = described.fingerprint, described.source
     except DamagedFileError:  # the run writes its description anew
-        fingerprint, source = file.origin.fingerprint, ""
+        fingerprint, source = encoder.origin.fingerprint, ""
     except BenchError:
         return None
-    for weights in (None, file.sha256):
-        folder = RunFolder(path.parent, recipe, file.origin.seed, source, weights)
+    for weights in (None, encoder.sha256):
+        folder = RunFolder(path.parent, recipe, encoder.origin.seed, source, weights)
         if folder.encoder == path and folder.fingerprint == fingerprint:
             return folder
     return None
 
 
-def _pretraining_data(request: CheckpointRequest, home: RunFolder | None, recipe: Recipe) -> tuple[str, Dataset]:
+def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe: Recipe) -> tuple[str, Dataset]:
     """Return what to call the data that the encoder was trained on, and the data."""
     name, expected = recipe.dataset.name, recipe.dataset.sha256
     source = request.dataset or (home.source if home else "") or (name if name in DATASETS else "")
     if not source:
         raise BenchError(
-            f"the encoder in {request.checkpoint} was trained on {name!r}, and nothing beside it says where these data "
+            f"the encoder in {request.encoder} was trained on {name!r}, and nothing beside it says where these data "
             f"are. Say so with --dataset npz:PATH, or name others to judge it on with --finetune-dataset."
         )
     dataset = load_dataset(source, request.data_dir)
     if dataset.sha256 == expected:
-        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), request.checkpoint, source)
+        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), request.encoder, source)
     else:
         raise BenchError(
             f"{source} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "
@@ -125,8 +172,8 @@ def _pretraining_data(request: CheckpointRequest, home: RunFolder | None, recipe
     return source, dataset
 
 
-def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, checkpoint: Path, source: str) -> None:
-    """Raise BenchError, naming each, for facts that the file ``checkpoint`` claims and the data ``source`` refute.
+def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, path: Path, source: str) -> None:
+    """Raise BenchError, naming each, for facts that the file ``path`` claims and the data ``source`` refute.
 
     A file of one's own data may have been renamed; the name of a dataset that everybody knows is none to borrow.
     """
@@ -138,6 +185,6 @@ def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, checkpoint: 
     if wrong:
         faults = "\n  - ".join(wrong)
         raise BenchError(
-            f"{checkpoint} claims what {source} does not bear out, though pixels and labels are those it was trained "
+            f"{path} claims what {source} does not bear out, though pixels and labels are those it was trained "
             f"on:\n  - {faults}\nIts description was changed. Take the encoder from where it was trained."
         )

@@ -31,7 +31,7 @@ def _corrupted(run: Run) -> Iterator[PhaseEstimate]:
 
 
 def _pretraining(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
-    if run.checkpoint:
+    if run.encoder:
         return
     images, encoder = run.dataset.pretraining_images, run.recipe.encoder
     for stage in run.method(run.recipe.config).stages(run.context):

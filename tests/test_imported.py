@@ -1,0 +1,90 @@
+"""An encoder that no run here has trained is judged as it is: its file says its form, and no method."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from in_process import say
+from toy_runs import toy_data
+
+from bench import rng
+from bench.errors import BenchError
+from bench.nn import build_encoder
+from bench.recipe import EncoderSettings
+from bench.record import Record
+from bench.run import EvaluationRequest, finished_in, prepare_evaluation
+from bench.run.encoder import EncoderFile, Import, Origin, load_encoder
+from bench.zoo import digest
+
+FORM = EncoderSettings(width=2, normalisation="cifar", stem_padding=2)
+SETTINGS = {"slf.epochs": 1, "slf.batch_size": 8, "evaluate.pgd_steps": 2, "evaluate.autoattack": "false"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return toy_data(tmp_path / "toy.npz")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """An encoder as somebody else might have trained it."""
+    with rng.scoped(3, "elsewhere"):
+        encoder = build_encoder(FORM, image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
+    origin = Origin(imported=Import(title="Theirs", year=2024, encoder=FORM))
+    path = tmp_path / "theirs.safetensors"
+    EncoderFile(encoder.state_dict(), origin).save(path)
+    return path
+
+
+def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path, data: str
+) -> None:
+    command = ["evaluate", str(file), "--dataset", data, "--protocols", "slf", "--device", "cpu", "--json"]
+    for key, value in SETTINGS.items():
+        command += ["--set", f"{key}={value}"]
+    for folder in ("runs", "results"):
+        command += [f"--{folder}-dir", str(tmp_path / folder)]
+    code, out, err = say(monkeypatch, capsys, *command)
+    assert code == 0, err
+    (record,) = (Record(**each) for each in json.loads(out))
+    assert (record.method, record.title, record.year, record.dataset) == ("imported", "Theirs", 2024, "toy")
+    assert (record.fidelity, record.protocol, record.pretrained_on) == ("native", "slf", None)
+    assert EncoderSettings(**record.recipe["encoder"]) == FORM
+    assert record.encoder_sha256 == load_encoder(file).sha256
+    assert set(record.cost) == {"protocol:slf", "evaluate:sa", "evaluate:ra"}
+    again = say(monkeypatch, capsys, *command)
+    assert json.loads(again.stdout)[0]["sha256"] == record.sha256, "what is finished is not done again"
+    (finished,) = finished_in(next((tmp_path / "runs").iterdir()))
+    classifier = finished.classifier(finished.dataset(tmp_path), torch.device("cpu"))
+    assert digest(classifier.state_dict()) == record.classifier_sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dataset": None}, "was trained elsewhere .Theirs., so it does not say on which data"),
+        ({"overrides": {"encoder.width": 4}}, "--set encoder: this encoder is trained already"),
+        ({"protocols": ("knn",)}, "unknown protocol"),
+    ],
+)
+def test_what_cannot_be_is_one_message(
+    file: Path, data: str, tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    asked: dict[str, Any] = {"dataset": data, "device": "cpu", "runs_dir": tmp_path, "overrides": {"slf.batch_size": 8}}
+    with pytest.raises(BenchError, match=message):
+        prepare_evaluation(EvaluationRequest(file, **{**asked, **change}))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "either a recipe"),
+        ({"recipe": {}, "imported": {"title": "x", "year": 2024, "encoder": {"normalisation": "none"}}}, "either a"),
+        ({"imported": {"title": "x", "year": 2024, "encoder": {}}}, "normalisation must be cifar, imagenet or none"),
+    ],
+)
+def test_an_origin_is_a_run_or_elsewhere_and_has_its_own_constants(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        Origin.parse(values, "x")
