@@ -314,7 +314,7 @@ def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        ({"pseudo_labels": "true"}, r"pseudo_labels.*kmeans\|none\|file"),
+        ({"pseudo_labels": "true"}, r"pseudo_labels: must be text"),
         ({"pseudo_labels": "file:/no/such.npz"}, r"cannot read the pseudo-labels in /no/such\.npz"),
         ({"stage2__clusters": [1]}, r"stage2\.clusters\.0"),
         ({"stage2__clusters": []}, r"stage2\.clusters"),

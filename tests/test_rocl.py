@@ -46,7 +46,7 @@ def recipe_of(tier: Tier = TOY, fidelity: Fidelity = "uniform", **stage: Any) ->
 
 
 def context(recipe: Recipe, seed: int = 0) -> MethodContext:
-    return MethodContext(recipe, seed=seed, device=CPU, images=pixels(13))
+    return MethodContext(recipe, seed=seed, device=CPU, images=pixels(14))
 
 
 def method_of(**stage: Any) -> tuple[Method, RoCLStage]:
@@ -319,10 +319,10 @@ def test_the_published_network() -> None:
 def test_training_changes_the_encoder_and_the_result_is_it(tmp_path: Path) -> None:
     method, stage = method_of()
     before = deepcopy(stage.encoder.state_dict())
-    progress = train(stage, pixels(13), Job(tmp_path, "o", 0, CPU))
+    progress = train(stage, pixels(14), Job(tmp_path, "o", 0, CPU))
     assert [math.isfinite(entry["loss"]) for entry in progress.history] == [True, True]
     assert set(progress.history[0]) == {"loss", "contrastive", "extra", "lr"}
-    # 13 images in batches of 6 leave one that is alone with itself.
+    # 14 images in batches of 6 make 3 steps, each of two passes of the network.
     assert int(stage.encoder.get_buffer("backbone.bn1.num_batches_tracked")) == 2 * 2 * 3
     result = method.result().eval()
     assert not torch.equal(result.state_dict()["backbone.conv1.weight"], before["backbone.conv1.weight"])
@@ -342,7 +342,7 @@ class Impatient(Monitor):
 
 def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, broken, continued = (stage_of() for _ in range(3))
-    run = partial(train, images=pixels(13))
+    run = partial(train, images=pixels(14))
     run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
     impatient = Impatient()
     with pytest.raises(InterruptedRunError):

@@ -15,7 +15,7 @@ from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier, build_encoder
 from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage, selection
-from bench.protocol.selection import held_out
+from bench.protocol.selection import BestEpoch, held_out
 from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, SLFSettings, Threat
 from bench.record import Record
 from bench.run import RunRequest, execute, finished_protocols, prepare, project
@@ -136,6 +136,25 @@ def test_the_accuracy_is_that_of_a_loop_over_the_images(tmp_path: Path, monkeypa
             for image, label in zip(moved, LABELS[chosen[start : start + 8]], strict=True):
                 right += int(classifier.double().eval()(image[None]).argmax() == label)
         assert found == right / HELD_OUT
+
+
+def test_an_epoch_is_judged_on_the_classifier_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The copy that is prepared for attack is for gradients alone: here it would get other images right."""
+    stage = make_stage("slf")
+    classifier = Classifier(stage.encoder, stage.head).eval()
+    wrong = torch.nn.Sequential(classifier, torch.nn.Linear(CLASSES, CLASSES))
+    torch.nn.init.constant_(wrong[1].weight, 0)
+    chosen = torch.arange(HELD_OUT)
+    clean = IMAGES[:HELD_OUT].float() / 255
+    labels = classifier(clean).argmax(1)
+    assert CLASSES - 1 not in labels
+    labels[0] = CLASSES - 1
+    with torch.no_grad():
+        wrong[1].bias.copy_(torch.eye(CLASSES)[-1])
+    monkeypatch.setattr(Classifier, "prepared", lambda self: wrong)
+    best = BestEpoch(classifier, chosen, stage.plan, Threat(eps=0), 0)
+    found = best.judge(classifier, 0, IMAGES, labels)
+    assert found == {"held-out robust accuracy": (HELD_OUT - 1) / HELD_OUT}
 
 
 def test_the_split_is_the_seeds_alone() -> None:
