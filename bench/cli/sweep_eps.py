@@ -24,7 +24,8 @@ def sweep_eps(
     dataset: OnDataset = None,
     protocol: UnderProtocol = "slf",
     eps: Annotated[
-        str | None, typer.Option(help="Radii in pixels, as 0,2/255,4/255; default: nine, up to twice the usual.")
+        str | None,
+        typer.Option(help="Radii as 0,2/255,4/255, under L2 as 0,0.25,0.5; default: nine, up to twice the usual."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
     step_size: StepSize = 0.25,
@@ -40,6 +41,7 @@ def sweep_eps(
     Examples:
       bench sweep-eps
       bench sweep-eps --dataset digits --eps 0,8/255,16/255
+      bench sweep-eps RUN-UNDER-L2 --eps 0,0.25,0.5,1
     """
     from bench.run import SweepRequest
 
