@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.data import ImageSource
+from bench.data import ImagesOnDevice, ImageSource
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.monitor import Monitor
@@ -142,18 +142,19 @@ def test_an_epoch_is_judged_on_the_classifier_itself(monkeypatch: pytest.MonkeyP
     """The copy that is prepared for attack is for gradients alone: here it would get other images right."""
     stage = make_stage("slf")
     classifier = Classifier(stage.encoder, stage.head).eval()
-    wrong = torch.nn.Sequential(classifier, torch.nn.Linear(CLASSES, CLASSES))
-    torch.nn.init.constant_(wrong[1].weight, 0)
+    last = torch.nn.Linear(CLASSES, CLASSES)
+    wrong = torch.nn.Sequential(classifier, last)
+    torch.nn.init.constant_(last.weight, 0)
     chosen = torch.arange(HELD_OUT)
     clean = IMAGES[:HELD_OUT].float() / 255
     labels = classifier(clean).argmax(1)
     assert CLASSES - 1 not in labels
     labels[0] = CLASSES - 1
     with torch.no_grad():
-        wrong[1].bias.copy_(torch.eye(CLASSES)[-1])
+        last.bias.copy_(torch.eye(CLASSES)[-1])
     monkeypatch.setattr(Classifier, "prepared", lambda self: wrong)
     best = BestEpoch(classifier, chosen, stage.plan, Threat(eps=0), 0)
-    found = best.judge(classifier, 0, IMAGES, labels)
+    found = best.judge(classifier, 0, ImagesOnDevice(IMAGES, CPU), labels)
     assert found == {"held-out robust accuracy": (HELD_OUT - 1) / HELD_OUT}
 
 
