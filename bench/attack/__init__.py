@@ -3,11 +3,14 @@
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
 from bench.attack.ball import Ball, ball_around, distance
 from bench.attack.frozen import attacking
+from bench.attack.named import ATTACKS, Attack, named_attack
 from bench.attack.objective import GradientWatch, Objective, log_margin, margin_objective
 from bench.attack.pgd import PGD
 
 __all__ = [
+    "ATTACKS",
     "PGD",
+    "Attack",
     "AutoAttackResult",
     "AutoAttackState",
     "Ball",
@@ -19,4 +22,5 @@ __all__ = [
     "distance",
     "log_margin",
     "margin_objective",
+    "named_attack",
 ]

@@ -10,8 +10,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bench.errors import BenchError
 from bench.recipe import Norm, Threat
 
+# Libraries round in float32: a pixel by half an ulp of 1 (6e-8), an image of n pixels by sqrt(n) of that.
+_TOLERANCE: dict[Norm, float] = {"linf": 1e-6, "l2": 1e-5}
 _ORDER: dict[Norm, float] = {"linf": math.inf, "l2": 2.0}
 
 
@@ -41,6 +44,24 @@ def distance(x_adv: Tensor, images: Tensor, norm: Norm) -> Tensor:
     delta = (x_adv.double() - images.double()).flatten(1)
     moved: Tensor = torch.linalg.vector_norm(delta, ord=_ORDER[norm], dim=1)
     return moved
+
+
+def refuse_outside(x_adv: Tensor, images: Tensor, threat: Threat, culprit: str) -> None:
+    """Raise BenchError unless ``x_adv`` is what ``culprit`` may make of ``images`` under ``threat``."""
+    if x_adv.shape != images.shape:
+        fault = f"images of shape {list(x_adv.shape)} for {list(images.shape)}"
+    else:
+        moved = distance(x_adv, images, threat.norm)
+        # Written so that NaN, which compares false with everything, is outside.
+        if (moved <= threat.eps + _TOLERANCE[threat.norm]).all() and ((x_adv >= 0) & (x_adv <= 1)).all():
+            return
+        fault = (
+            f"an image outside the threat model: one moved by {moved.max():.6g} in {threat.norm} (eps is "
+            f"{threat.eps:.6g}), pixels in [{x_adv.min():.6g}, {x_adv.max():.6g}]"
+        )
+    raise BenchError(
+        f"{culprit} returned {fault}. The number would be meaningless; mend the attack, or reinstall its package."
+    )
 
 
 class LinfBall:

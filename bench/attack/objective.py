@@ -38,6 +38,11 @@ class GradientWatch:
     last: Tensor
     """bool [B]: at the last step so far."""
 
+    @property
+    def used(self) -> bool:
+        """Whether the attack has shown it a gradient; a stranger's need not."""
+        return hasattr(self, "first")
+
     def __call__(self, gradient: Tensor) -> None:
         """Take the gradient of the next step, [B, C, H, W]."""
         flat = gradient.flatten(1)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bench.cli._format import percent
 from bench.cli._tables import Column, DataTable
+from bench.recipe import attack_name
 
 if TYPE_CHECKING:
     from bench.record import CorruptionEvaluation, Outcome, Record
@@ -64,7 +65,11 @@ def _measures(
 
     ra, norm = records[0].ra, records[0].read_recipe().downstream.threat.norm
     yield "SA", [record.sa for record in records], "sa"
-    yield f"RA, PGD-{ra.steps} at {radius_text(norm, ra.eps)}", [record.ra.outcome for record in records], "ra"
+    yield (
+        f"RA, {attack_name(ra.attack, ra.steps)} at {radius_text(norm, ra.eps)}",
+        [record.ra.outcome for record in records],
+        "ra",
+    )
     attacked = [record.aa for record in records if record.aa]
     if attacked:
         yield f"AA at {radius_text(norm, attacked[0].eps)}", [aa.outcome for aa in attacked], "aa"

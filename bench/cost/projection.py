@@ -13,7 +13,7 @@ from bench import rng
 from bench.attack import PGD, margin_objective
 from bench.cost.probe import StageProbe
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
-from bench.data import Split
+from bench.data import Split, unit_pixels
 from bench.data.corruptions import corrupt
 from bench.evaluate import autoattack_images
 from bench.method import Stage
@@ -96,7 +96,7 @@ class Projector:
     def attacks(self, classifier: Classifier, test: Split, threat: Threat) -> "AttackSeconds":
         """Return what attacking ``classifier`` on images of ``test`` costs."""
         count = min(len(test.labels), _PROBE_IMAGES)
-        images = test.images[:count].to(self.device).float().div(255)
+        images = unit_pixels(test.images[:count].to(self.device))
         objective = margin_objective(classifier.prepared(), test.labels[:count].to(self.device))
         attack = PGD(steps=1, step_size=0.0, start="clean")
 
@@ -130,7 +130,7 @@ class AttackSeconds(NamedTuple):
         passes = settings.pgd_steps * settings.pgd_restarts
         work = f"{plural(count, 'test image')}, {plural(settings.pgd_restarts, 'restart')}"
         seconds = count * (passes * self.gradient + 2 * self.forward)
-        yield PhaseEstimate(f"RA, PGD-{settings.pgd_steps}", work, seconds)
+        yield PhaseEstimate(f"RA, {settings.attack_name}", work, seconds)
         if settings.autoattack:
             attacked = len(autoattack_images(recipe))
             survivor = _AA_GRADIENTS * self.gradient + _AA_FORWARDS * self.forward

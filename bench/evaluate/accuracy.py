@@ -3,7 +3,7 @@
 import torch
 
 from bench import rng
-from bench.attack import PGD, GradientWatch, margin_objective
+from bench.attack import GradientWatch, margin_objective, named_attack
 from bench.evaluate.measurement import Measurement
 from bench.record import NoGradient, Outcome, PGDEvaluation
 
@@ -38,8 +38,8 @@ def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
 def robust_accuracy(work: Measurement) -> PGDEvaluation:
     """Return RA: an image counts if its class is found after every restart of the attack."""
     settings, job = work.settings, work.job
-    attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
-    job.monitor.begin(f"RA, PGD-{settings.pgd_steps}", work.count, done=len(work.state.robust))
+    attack = named_attack(settings)
+    job.monitor.begin(f"RA, {settings.attack_name}", work.count, done=len(work.state.robust))
     work.begin("ra")
     for first, images, labels in work.batches(len(work.state.robust)):
         robust = torch.ones_like(labels, dtype=torch.bool)
@@ -53,10 +53,12 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
                 generator=rng.generator(job.seed, "pgd", first, restart, device=job.device),
                 on_gradient=watch,
             )
-            first_step, last_step = first_step | watch.first, last_step | watch.last
+            seen = watch.used
+            if seen:
+                first_step, last_step = first_step | watch.first, last_step | watch.last
             with torch.no_grad():
                 robust &= work.classifier(x_adv).argmax(1) == labels
-        counted = work.state.no_gradient
+        counted = work.state.no_gradient if seen else None
         if counted is not None:
             counted += NoGradient(first=int(first_step.sum()), last=int(last_step.sum()))
         work.keep(robust=work.state.robust + tuple(robust.tolist()), no_gradient=counted)
@@ -64,6 +66,7 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
     job.monitor.end()
     return PGDEvaluation(
         outcome=Outcome.pack(work.state.robust, test_images=work.count),
+        attack=settings.attack,
         eps=work.threat.eps,
         steps=settings.pgd_steps,
         step_size=settings.pgd_step_size * work.threat.eps,

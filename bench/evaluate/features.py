@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, margin_objective
-from bench.data import Split
+from bench.attack import margin_objective, named_attack
+from bench.data import Split, unit_pixels
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import Recipe, Threat
@@ -19,7 +19,7 @@ def clean_features(classifier: Classifier, split: Split, recipe: Recipe, *, devi
     classifier = classifier.to(device).eval()
     with torch.no_grad():
         batches = split.images.split(recipe.evaluate.batch_size)
-        return torch.cat([classifier.encoder(batch.to(device).float().div(255)).cpu() for batch in batches])
+        return torch.cat([classifier.encoder(unit_pixels(batch.to(device))).cpu() for batch in batches])
 
 
 @torch.no_grad()
@@ -36,7 +36,7 @@ def sample_features(encoder: Encoder, images: Tensor, *, batch_size: int, device
         float64 [min(N, 1024), D] or fewer, on ``device``.
     """
     few = images[:: -(-len(images) // _MOST)]
-    return torch.cat([encoder(batch.to(device).float().div(255)).double() for batch in few.split(batch_size)])
+    return torch.cat([encoder(unit_pixels(batch.to(device))).double() for batch in few.split(batch_size)])
 
 
 def constant(features: Tensor) -> bool:
@@ -59,14 +59,14 @@ def attacked_features(
     """
     classifier, settings = classifier.to(device).eval(), recipe.evaluate
     attacked, threat = classifier.prepared(), Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
-    attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
+    attack = named_attack(settings)
     found = []
     for first in range(0, len(split), settings.batch_size):
         monitor.check()
         batch = slice(first, first + settings.batch_size)
         x_adv = attack(
             margin_objective(attacked, split.labels[batch].to(device)),
-            split.images[batch].to(device).float().div(255),
+            unit_pixels(split.images[batch].to(device)),
             threat=threat,
             generator=rng.generator(seed, "pgd", first, 0, device=device),
         )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.code import modules_of
-from bench.data import Split
+from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
 from bench.evaluate.state import Environments, EvaluationState, load_state
 from bench.job import Job
@@ -61,7 +61,7 @@ class Measurement:
 
     def to_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return uint8 ``images`` as float in [0, 1], and ``labels``, on the job's device."""
-        return images.to(self.job.device).float().div(255), labels.to(self.job.device)
+        return unit_pixels(images.to(self.job.device)), labels.to(self.job.device)
 
     def keep(self, **finished: object) -> None:
         """Add what was ``finished`` since the last time to the state, with its time and memory, and write it."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack import PGD, GradientWatch, log_margin
 from bench.code import modules_of
-from bench.data import Split
+from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
 from bench.evaluate.state import Environments, SavedState, load_state
 from bench.job import Job
@@ -82,7 +82,7 @@ def sweep(
         rows = range(number * steps, (number + 1) * steps)
         for first in range(len(state.last[rows.start]), count, batch):
             clock = Clock()
-            images = test.images[first : first + batch].to(job.device).float().div(255)
+            images = unit_pixels(test.images[first : first + batch].to(job.device))
             verdicts = attack(images, test.labels[first : first + batch].to(job.device), eps, first)
             state = _State(
                 fingerprint=job.fingerprint,

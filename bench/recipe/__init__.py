@@ -21,6 +21,7 @@ from bench.recipe.sections import (
     EvaluationSettings,
     Fidelity,
     Start,
+    attack_name,
 )
 from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.threat import Norm, Threat, radius_fault
@@ -56,6 +57,7 @@ __all__ = [
     "Threat",
     "Tier",
     "TrainPlan",
+    "attack_name",
     "build_recipe",
     "canonical_digest",
     "flatten",

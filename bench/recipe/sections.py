@@ -15,6 +15,11 @@ Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
 
 
+def attack_name(attack: str, steps: int) -> str:
+    """Return an attack and its steps as papers write them: PGD-20."""
+    return f"{'PGD' if attack == 'pgd' else attack}-{steps}"
+
+
 class AttackSettings(Settings):
     """The attack of a training stage: projected gradient ascent, as :class:`bench.attack.PGD` makes it."""
 
@@ -47,9 +52,13 @@ class EncoderSettings(Settings):
 class EvaluationSettings(Settings):
     """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1); and common corruptions."""
 
+    later = {"attack": "pgd"}
+
     eps: float | None = Field(default=None, ge=0, le=1000)
     """Radius to evaluate at, in the threat model's norm; None: its own."""
     batch_size: int = Field(default=256, ge=1)
+    attack: str = "pgd"
+    """Behind RA: ``pgd``, or one that an installed package adds (``bench.attacks``), with the numbers below."""
     pgd_steps: int = Field(default=20, ge=1)
     pgd_step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 0.25 is 2/255 at eps 8/255."""
@@ -65,6 +74,11 @@ class EvaluationSettings(Settings):
     corruption_names: tuple[str, ...] = CORRUPTIONS
     corruption_files: str | None = None
     """SHA-256 of the corrupted images in the files; filled in when they are read."""
+
+    @property
+    def attack_name(self) -> str:
+        """The attack and its steps, as papers write it: PGD-20."""
+        return attack_name(self.attack, self.pgd_steps)
 
     @field_validator("corruption_names")
     @classmethod

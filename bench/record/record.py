@@ -32,6 +32,7 @@ class PGDEvaluation(Settings):
     step_size: Amount
     start: Name
     restarts: Count
+    attack: Name = "pgd"
     no_gradient: NoGradient | None = None
     """None: not counted, as by programs before this field."""
 

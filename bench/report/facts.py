@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.recipe import flatten
+from bench.recipe import attack_name, flatten
 from bench.record import Outcome, PhaseCost, Record
 from bench.results import Group, Measured, radius_text, reliability_flags, time_text
 
@@ -51,7 +51,7 @@ def attacks(record: Record) -> list[Attack]:
     """Return AA, RA and SA of a record, strongest attack first; SA is the attack that does nothing."""
     ra, aa, norm = record.ra, record.aa, record.read_recipe().downstream.threat.norm
     restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
-    found = [Attack("RA", f"PGD-{ra.steps}{restarts} at {radius_text(norm, ra.eps)}", ra.outcome)]
+    found = [Attack("RA", f"{attack_name(ra.attack, ra.steps)}{restarts} at {radius_text(norm, ra.eps)}", ra.outcome)]
     if aa is not None:
         found.insert(0, Attack("AA", f"AutoAttack {aa.version} at {radius_text(norm, aa.eps)}", aa.outcome))
     return [*found, Attack("SA", "clean images", record.sa)]

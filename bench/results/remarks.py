@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from bench.recipe import attack_name
 from bench.record import LOCAL, Doubt, Environment, Record, shared
 from bench.results.groups import Group, Measured
 from bench.results.wording import flops_text, named, radius_text, settings_text
@@ -26,8 +27,9 @@ def label(measured: Measured) -> str:
     departures = [*([LOCAL] if measured.local else []), *settings_text(record.overrides)]
     if record.encoder_seed is not None:
         departures.append(f"encoder of seed {record.encoder_seed}")
-    if record.ra.steps != _PGD_STEPS or record.ra.restarts != 1:
-        departures.append(f"PGD-{record.ra.steps}" + (f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""))
+    if (record.ra.attack, record.ra.steps, record.ra.restarts) != ("pgd", _PGD_STEPS, 1):
+        restarts = f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""
+        departures.append(attack_name(record.ra.attack, record.ra.steps) + restarts)
     return named(f"{record.title} {record.year}", departures)
 
 

@@ -10,6 +10,7 @@ from pydantic import AliasChoices, Field, field_validator, model_validator
 from torch import Tensor
 
 from bench import rng
+from bench.data import unit_pixels
 from bench.errors import BenchError
 from bench.method import METHODS, Method, MethodContext, MethodInfo, OwnForm, Stage
 from bench.monitor import Monitor
@@ -168,7 +169,7 @@ def check_stages(ctx: MethodContext) -> None:
             raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
         stages.append(stage.name)
         check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device)
-    _check_form(name, method.result(), plain_encoder(ctx.recipe), ctx.images[:2].float() / 255)
+    _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from bench.attack import ATTACKS
 from bench.cost import at_budget
 from bench.data import Dataset, load_dataset
 from bench.device import pick_device
@@ -136,7 +137,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
-    check_autoattack(recipe)
+    check_attacks(recipe)
     for section, plan in recipe.config.plans().items():
         plan.check_batches(section, len(dataset.pretraining_images))
     if request.budget is not None:
@@ -178,8 +179,9 @@ def check_seed(seed: int) -> None:
         raise BenchError(f"seed {seed} is out of range; choose one from 0 to {2**32 - 1}.")
 
 
-def check_autoattack(recipe: Recipe) -> None:
-    """Raise BenchError if AutoAttack is asked for on too few classes."""
+def check_attacks(recipe: Recipe) -> None:
+    """Raise BenchError for an attack that is not there, or for AutoAttack on too few classes."""
+    ATTACKS.get(recipe.evaluate.attack)
     data = recipe.downstream.dataset
     if recipe.evaluate.autoattack and data.num_classes < 4:
         raise BenchError(

@@ -15,7 +15,7 @@ from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevalua
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, Imported, load_encoder
 from bench.run.folder import RunDescription, RunFolder
-from bench.run.preparation import Run, check_autoattack, check_protocols, check_seed, chosen_protocols, default_tier
+from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
     device = pick_device(request.device)
     case = _imported(request, encoder, device) if origin.imported else _trained_here(request, encoder)
     protocols = chosen_protocols(request.protocols, case.recipe.method, case.method)
-    check_autoattack(case.recipe)
+    check_attacks(case.recipe)
     check_protocols(case.recipe, protocols)
     recipe, corruptions = plan_corruptions(case.recipe, request.corruptions, case.dataset, request.data_dir)
     home = case.home

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, margin_objective
-from bench.data import Dataset
+from bench.attack import margin_objective, named_attack
+from bench.data import Dataset, unit_pixels
 from bench.recipe import Threat
 from bench.report.verdict import Verdict, verdicts
 from bench.run import Finished
@@ -47,10 +47,10 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
         place for verdict in Verdict for place in [i for i, each in enumerate(found) if each is verdict][:of_each]
     ]
     classifier = finished.classifier(dataset, device)
-    images = dataset.test.images[chosen].to(device).float().div(255)
+    images = unit_pixels(dataset.test.images[chosen].to(device))
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
-    adversarial = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)(
+    adversarial = named_attack(settings)(
         margin_objective(classifier.prepared(), labels),
         images,
         threat=threat,

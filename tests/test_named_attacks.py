@@ -1,0 +1,117 @@
+"""An attack that a package adds is asked for by name, recorded, and refused where it breaks its bounds."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from toy_runs import carry_out, changed, toy_data, toy_request
+
+from bench.attack import ATTACKS, PGD, named_attack
+from bench.errors import BenchError
+from bench.recipe import EvaluationSettings, Threat
+from bench.run import prepare
+
+THREAT = Threat(eps=0.1)
+
+
+class OneStep:
+    """The fast gradient sign method, by the gradient of the objective."""
+
+    def __init__(self, steps: int, step_size: float, start: str) -> None:
+        self.numbers = (steps, step_size, start)
+
+    def __call__(self, objective: Any, images: Tensor, *, threat: Threat, **rest: Any) -> Tensor:
+        x = images.clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+        return self.spoilt((images + threat.eps * gradient.sign()).clamp(0, 1), images)
+
+    def spoilt(self, x: Tensor, images: Tensor) -> Tensor:
+        return x
+
+
+class TooFar(OneStep):
+    def spoilt(self, x: Tensor, images: Tensor) -> Tensor:
+        return (images + 2 * (x - images)).clamp(0, 1)
+
+
+class TooBright(OneStep):
+    def spoilt(self, x: Tensor, images: Tensor) -> Tensor:
+        return torch.ones_like(x) + 1e-4
+
+
+class NoNumber(OneStep):
+    def spoilt(self, x: Tensor, images: Tensor) -> Tensor:
+        return torch.where(x > 0.5, torch.nan, x)
+
+
+class AnotherShape(OneStep):
+    def spoilt(self, x: Tensor, images: Tensor) -> Tensor:
+        return x[:-1]
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], EvaluationSettings]:
+    def register(attack: Any) -> EvaluationSettings:
+        list(ATTACKS)  # finds the plug-ins
+        monkeypatch.setitem(ATTACKS._entries, "strange", attack)
+        return EvaluationSettings(attack="strange", pgd_steps=3)
+
+    return register
+
+
+def images() -> Tensor:
+    return torch.linspace(0.2, 0.95, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
+
+
+def climb(x: Tensor) -> Tensor:
+    return x.flatten(1).sum(1)
+
+
+def test_a_strangers_attack_is_made_with_the_recipes_numbers(known: Callable[[Any], EvaluationSettings]) -> None:
+    made: list[OneStep] = []
+
+    def factory(*numbers: Any) -> OneStep:
+        made.append(OneStep(*numbers))
+        return made[0]
+
+    x_adv = named_attack(known(factory))(climb, images(), threat=THREAT)
+    assert made[0].numbers == (3, 0.25, "uniform")
+    assert torch.equal(x_adv, (images() + 0.1).clamp(0, 1))
+
+
+@pytest.mark.parametrize("attack", [TooFar, TooBright, NoNumber, AnotherShape])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_what_leaves_its_bounds_is_refused(attack: Any, norm: Any, known: Callable[[Any], EvaluationSettings]) -> None:
+    what = "images of shape" if attack is AnotherShape else "an image outside the threat model"
+    with pytest.raises(BenchError, match=rf"^the attack 'strange' returned {what}.*The number would be meaningless"):
+        named_attack(known(attack))(climb, images(), threat=Threat(norm=norm, eps=0.1))
+
+
+def test_pgd_is_the_default_and_the_same() -> None:
+    settings = EvaluationSettings()
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    found = named_attack(settings)(climb, images(), threat=THREAT, generator=generators[0])
+    assert torch.equal(found, PGD(20, 0.25, "uniform")(climb, images(), threat=THREAT, generator=generators[1]))
+    assert settings.attack_name == "PGD-20"
+
+
+def test_an_attack_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Path) -> None:
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
+    with pytest.raises(BenchError, match=r"unknown attack 'pdg'\. Did you mean 'pgd'\?"):
+        prepare(changed(request, evaluate__attack="pdg"))
+
+
+@pytest.mark.usefixtures("shallow")
+def test_a_record_says_which_attack_ra_is_under(known: Callable[[Any], EvaluationSettings], tmp_path: Path) -> None:
+    known(OneStep)
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
+    ((plain, _),) = carry_out(request, tmp_path / "results")
+    ((record, _),) = carry_out(changed(request, evaluate__attack="strange"), tmp_path / "results")
+    assert (plain.ra.attack, record.ra.attack) == ("pgd", "strange")
+    assert record.ra.no_gradient is None, "this attack showed no gradient, so none was counted"
+    assert record.overrides["evaluate.attack"] == "strange"
+    assert record.pretraining_sha256 == plain.pretraining_sha256
+    assert record.protocol_sha256 != plain.protocol_sha256
