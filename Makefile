@@ -5,6 +5,8 @@ BIN := .venv/bin
 VEGA := vega@6.4.0 vega-lite@6.4.3 vega-embed@7.3.0
 VEGA_IN := bench/report/site/static/vega
 INSTALLED := .venv/.installed
+# A process a core, a file to each: what a file prepares once is prepared once.
+PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 CODE := bench methods examples perf tests
 
 .DEFAULT_GOAL := help
@@ -22,10 +24,10 @@ demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of your own besi
 	$(BIN)/bench leaderboard --dataset digits --protocol slf --tier tiny
 
 test: $(INSTALLED) ## The tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not browser"
+	$(BIN)/python -m pytest -m "not slow and not browser" $(PARALLEL)
 
 test-slow: $(INSTALLED) ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-browser: $(INSTALLED) ## The site in a headless Chromium, where one is installed
 	$(BIN)/python -m pytest -m browser -rs

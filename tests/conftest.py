@@ -1,5 +1,6 @@
 """Shared by all tests."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -7,8 +8,10 @@ import torch
 
 from methods.ap_dpe import attention
 
-# With a second process on the machine, a pool of threads makes tiny tensors twenty times slower.
+# With a second process on the machine, a pool of threads makes tiny tensors twenty times slower: here, and in the
+# programs that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture

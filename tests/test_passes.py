@@ -23,6 +23,7 @@ def probes(name: str) -> list[StageProbe]:
     return [StageProbe(stage, DATA.random_images(), device=CPU) for stage in built]
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", timed_methods())
 def test_passes_are_counted(name: str) -> None:
     counted = [{"fb": passes.both, "f": passes.forward} for passes in (probe.passes() for probe in probes(name))]
@@ -33,6 +34,7 @@ def test_passes_are_counted(name: str) -> None:
     assert counted == stated
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", timed_methods())
 def test_operations_and_memory_of_any_batch_follow_from_those_of_small_ones(name: str) -> None:
     for probe in probes(name):
