@@ -59,3 +59,8 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
         parts.append(f"Did you mean {' or '.join(repr(names[each]) for each in near)}?")
     parts.append(f"Allowed: {', '.join(names.values())}." if listed else f"There are {len(names)}.")
     return BenchError(" ".join([*parts, *([hint] if hint else [])]))
+
+
+def listed(what: str, faults: list[str]) -> str:
+    """Return one message for all ``faults``, one a line where there are several."""
+    return f"{what}: " + (faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults]))

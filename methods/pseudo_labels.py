@@ -15,8 +15,7 @@ from torch.nn import functional as F
 
 from bench import rng
 from bench.data import ImageSource, unit_pixels
-from bench.data.arrays import listed
-from bench.errors import BenchError
+from bench.errors import BenchError, listed
 from bench.nn import Encoder
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from bench import rng
-from bench.nn.resnet import resnet18
+from bench.nn import resnet18
 from methods.ap_dpe.twice import make_twice_differentiable
 
 PLAIN, CLOSED = "torch.nn", "closed form"

@@ -63,8 +63,7 @@ def datasets(as_json: AsJson = False) -> None:
       bench datasets
       bench run deacl --dataset npz:my.npz
     """
-    from bench.data import DATASETS
-    from bench.data.load import OWN_FORMS
+    from bench.data import DATASETS, OWN_FORMS
 
     rows: list[dict[str, Any]] = []
     for name in DATASETS:

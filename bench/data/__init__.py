@@ -2,11 +2,12 @@
 
 from bench.data.dataset import Dataset, Split
 from bench.data.images import ImagesOnDevice, ImageSource, on_device, unit_pixels
-from bench.data.load import DATASETS, Source, load_dataset
+from bench.data.load import DATASETS, OWN_FORMS, Source, load_dataset
 from bench.data.resize import resized
 
 __all__ = [
     "DATASETS",
+    "OWN_FORMS",
     "Dataset",
     "ImageSource",
     "ImagesOnDevice",

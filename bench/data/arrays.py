@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data.dataset import Dataset, Split
-from bench.errors import BenchError
+from bench.errors import BenchError, listed
 
 Array = NDArray[Any]
 
@@ -54,11 +54,6 @@ def dataset_from_arrays(
         classes=_classes(arrays),
         index_train=None if index is None else torch.from_numpy(index.astype(np.int64)),
     )
-
-
-def listed(what: str, faults: list[str]) -> str:
-    """Return one message for all ``faults``, one a line where there are several."""
-    return f"{what}: " + (faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults]))
 
 
 def few(values: Sequence[object]) -> str:

@@ -15,10 +15,10 @@ from uuid import uuid4
 import numpy as np
 
 from bench.data import npz
-from bench.data.arrays import Array, dataset_from_arrays, few, listed
+from bench.data.arrays import Array, dataset_from_arrays, few
 from bench.data.dataset import Dataset
 from bench.data.decode import EXTENSIONS, decode
-from bench.errors import BenchError
+from bench.errors import BenchError, listed
 from bench.record import Inventory
 
 _FORM = "The form is {train,test}/<class>/<image>, with images of " + ", ".join(EXTENSIONS) + "."

@@ -1,7 +1,21 @@
 """Networks: encoders, and the heads that come and go on top of them."""
 
-from bench.nn.branches import branches
 from bench.nn.encoder import ENCODERS, Encoder, Normalise, build_encoder
 from bench.nn.heads import Classifier, mlp
+from bench.nn.multi_norm import branches
+from bench.nn.resnet import ResNet, resnet18
+from bench.nn.strided import StridedConv2d, stride_left
 
-__all__ = ["ENCODERS", "Classifier", "Encoder", "Normalise", "branches", "build_encoder", "mlp"]
+__all__ = [
+    "ENCODERS",
+    "Classifier",
+    "Encoder",
+    "Normalise",
+    "ResNet",
+    "StridedConv2d",
+    "branches",
+    "build_encoder",
+    "mlp",
+    "resnet18",
+    "stride_left",
+]

@@ -16,7 +16,7 @@ from bench.registry import Registry
 class BackboneFactory(Protocol):
     """Builds a backbone with an int attribute ``feature_dim``; draws its weights from the global generator.
 
-    A backbone may say more of itself by methods of its own: :class:`Preparable`, :class:`bench.nn.branches.OwnNorms`.
+    A backbone may say more of itself by methods of its own: :class:`Preparable`, :class:`bench.nn.multi_norm.OwnNorms`.
     """
 
     def __call__(

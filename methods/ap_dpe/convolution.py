@@ -9,7 +9,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from bench.nn.strided import stride_left
+from bench.nn import stride_left
 
 _Pair = tuple[int, int]
 _OF_INPUT, _OF_WEIGHT = [True, False, False], [False, True, False]

@@ -6,8 +6,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.nn import Encoder
-from bench.nn.resnet import ResNet
+from bench.nn import Encoder, ResNet
 
 _TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3")
 

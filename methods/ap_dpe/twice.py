@@ -2,7 +2,7 @@
 
 from torch import nn
 
-from bench.nn.strided import StridedConv2d
+from bench.nn import StridedConv2d
 from methods.ap_dpe.batch_norm import TwiceDifferentiableBatchNorm2d
 from methods.ap_dpe.convolution import TwiceDifferentiableConv2d
 

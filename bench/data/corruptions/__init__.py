@@ -1,6 +1,6 @@
 """Common corruptions of a test split: from published files, or made here."""
 
-from bench.data.corruptions.corrupt import corrupt
+from bench.data.corruptions.corruption import corrupt
 from bench.data.corruptions.files import CorruptedImages, open_files
 from bench.data.corruptions.generated import generated_images, ungenerated
 

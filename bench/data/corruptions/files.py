@@ -15,9 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.arrays import listed
 from bench.data.dataset import Dataset
-from bench.errors import BenchError
+from bench.errors import BenchError, listed
 from bench.recipe import SEVERITIES, canonical_digest
 
 _PUBLISHED = {

@@ -11,7 +11,7 @@ import torch
 from numpy.lib import format as npy
 
 from bench import __version__, rng
-from bench.data.corruptions.corrupt import PARAMETRISATION, VERSION, corrupt
+from bench.data.corruptions.corruption import PARAMETRISATION, VERSION, corrupt
 from bench.data.corruptions.files import CorruptedImages, open_array, pixels_digest
 from bench.data.dataset import Dataset
 from bench.errors import BenchError

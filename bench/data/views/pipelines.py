@@ -15,7 +15,7 @@ from bench.data.views.blur import blur_radius, draw_sigmas, gaussian_blur_
 from bench.data.views.colour import JitterDraws, draw_jitter, grayscale_, jitter_, solarize_
 from bench.data.views.geometry import CropBoxes, Interpolation, draw_crops, draw_shifts, resized_crop_, shift
 from bench.errors import BenchError
-from bench.recipe.settings import Settings
+from bench.recipe import Settings
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
