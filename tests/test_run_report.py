@@ -14,7 +14,7 @@ from bench.errors import BenchError
 from bench.record import Record
 from bench.report.run_report import examples, write_report
 from bench.report.verdict import Verdict
-from bench.run import RunRequest, execute, finished_in, prepare
+from bench.run import RunRequest, execute, finished_in, prepare, run_folder
 
 SMALL: dict[str, Any] = {
     "encoder.width": 2,
@@ -133,7 +133,7 @@ def test_the_same_run_gives_the_same_report(made: Made, tmp_path: Path) -> None:
 
 
 def test_a_missing_run_names_those_there_are_and_none_the_command_that_makes_one(made: Made, tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=rf"unknown run 'nope'.*{made.run}.*`bench runs` lists them"):
+    with pytest.raises(BenchError, match=rf"unknown run 'nope'.*{made.run}.*`bench runs --runs-dir .*` lists them"):
         write_report(made.runs, "nope", tmp_path / "out", data_dir=tmp_path, device=CPU)
     with pytest.raises(BenchError, match=r"no runs in .*`bench run deacl --dataset digits` makes one"):
         write_report(tmp_path, "nope", tmp_path / "out", data_dir=tmp_path, device=CPU)
@@ -145,3 +145,13 @@ def test_an_unfinished_run_says_what_to_type(made: Made, tmp_path: Path) -> None
     (tmp_path / "half" / "run.json").write_bytes((made.runs / made.run / "run.json").read_bytes())
     with pytest.raises(BenchError, match=r"half has no finished protocol yet.*once more"):
         write_report(tmp_path, "half", tmp_path / "out", data_dir=tmp_path, device=CPU)
+
+
+def test_a_run_is_found_by_how_it_alone_begins(made: Made, tmp_path: Path) -> None:
+    begins = made.run.rpartition("-")[0]
+    assert run_folder(made.runs, begins) == run_folder(made.runs, made.run) == made.runs / made.run
+    for name in (f"{begins}-1", f"{begins}-2"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text("{}")
+    with pytest.raises(BenchError, match=rf"2 runs begin with '{begins}', among them {begins}-1 and {begins}-2"):
+        run_folder(tmp_path, begins)

@@ -8,7 +8,7 @@ import typer
 
 
 def report(
-    run: Annotated[str, typer.Argument(help="The run's folder; `bench runs` lists them.")],
+    run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
     output: Annotated[
         Path | None, typer.Option("--output", help="Folder of the report; default: reports/RUN.", show_default=False)
     ] = None,
@@ -21,8 +21,8 @@ def report(
     """Write a report of a run, in Markdown and HTML, with its images before and after the attack.
 
     Examples:
-      bench report digits-deacl-tiny-uniform-s0-abaade99
-      bench report digits-deacl-tiny-uniform-s0-abaade99 --images 8 --output report
+      bench report digits-deacl-tiny-uniform-s0
+      bench report digits-deacl-tiny-uniform-s0 --images 8 --output report
     """
     from bench.device import pick_device
     from bench.report.run_report import write_report

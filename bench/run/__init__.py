@@ -1,7 +1,7 @@
 """A run: one method from raw images to records."""
 
 from bench.run.execution import execute
-from bench.run.finished import Finished, finished_in, finished_protocols, list_runs, select_finished
+from bench.run.finished import Finished, finished_in, finished_protocols, list_runs, run_folder, select_finished
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
@@ -24,6 +24,7 @@ __all__ = [
     "prepare",
     "prepare_evaluation",
     "project",
+    "run_folder",
     "select_finished",
     "sweep_runs",
 ]

@@ -179,7 +179,7 @@ def select_finished(
 
     Args:
         runs_dir: where runs are kept.
-        runs: folder names under ``runs_dir``, as `bench runs` prints them, or paths; empty: every run on ``dataset``.
+        runs: see :func:`run_folder`; empty: every run on ``dataset``.
         dataset: what the runs are on; None: the runs tell.
         protocol: one of ``PROTOCOLS``.
 
@@ -226,11 +226,26 @@ def _newest(found: Iterable[Finished]) -> list[Finished]:
     return sorted(by_classifier.values(), key=lambda each: (each.folder.path.name, each.record.protocol_sha256))
 
 
+def run_folder(runs_dir: Path, run: str) -> Path:
+    """Return the folder of ``run``: its name under ``runs_dir``, the beginning of one name alone, or a path.
+
+    Raises:
+        BenchError: no run is called so, or several are.
+    """
+    names = [path.name for path in _runs(runs_dir)]
+    begun = [name for name in names if name.startswith(run)] if run else []
+    for folder in (runs_dir / run, Path(run), *(runs_dir / name for name in begun if len(begun) == 1)):
+        if (folder / "run.json").is_file():
+            return folder
+    if not names:
+        raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
+    if len(begun) > 1:
+        raise BenchError(f"{len(begun)} runs begin with {run!r}, among them {begun[0]} and {begun[1]}. Type one whole.")
+    raise unknown("run", run, names, f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them.")
+
+
 def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
-    folder = runs_dir / run if (runs_dir / run).is_dir() else Path(run)
-    if not (folder / "run.json").is_file():
-        listing = f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them."
-        raise unknown("run", run, (path.name for path in _runs(runs_dir)), listing)
+    folder = run_folder(runs_dir, run)
     found = list(finished_in(folder))
     if protocol not in {each.protocol for each in found}:
         raise BenchError(f"the run {folder.name} has no finished {protocol}. {_command(folder, protocol)}")

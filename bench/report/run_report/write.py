@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.data import Dataset
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError
 from bench.folders import replaced_folder
 from bench.recipe import PROTOCOLS
 from bench.report import facts
@@ -18,7 +18,7 @@ from bench.report.reproduce import reproduction
 from bench.report.run_report.example_images import Example, examples
 from bench.report.templating import templates
 from bench.report.verdict import Verdict, count_verdicts, verdicts
-from bench.run import Finished, finished_in, list_runs
+from bench.run import Finished, finished_in, run_folder
 
 _PICTURE_SIDE = 96
 _PARTS = ("clean", "adversarial", "perturbation")
@@ -39,7 +39,7 @@ def write_report(
 
     Args:
         runs_dir: where runs are kept.
-        run: the name of the run's folder.
+        run: see :func:`bench.run.run_folder`.
         output: ``report.md``, its ``pictures``, and ``report.html`` go there.
         data_dir: where downloaded datasets are.
         device: where the attack runs again.
@@ -49,10 +49,16 @@ def write_report(
         BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
             that is not a report or cannot be written.
     """
-    found = sorted(finished_in(runs_dir / run), key=_order) or _refuse(runs_dir, run)
+    folder = run_folder(runs_dir, run)
+    found = sorted(finished_in(folder), key=_order)
+    if not found:
+        raise BenchError(
+            f"the run {folder.name} has no finished protocol yet. Type the `bench run` command that began it once "
+            "more: it continues where it stopped."
+        )
     files: dict[str, bytes] = {}
     sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
-    values = {"run": run, "record": found[0].record, "sections": sections, "parts": _PARTS}
+    values = {"run": folder.name, "record": found[0].record, "sections": sections, "parts": _PARTS}
     environment = templates(__package__)
     style = (resources.files("bench.report.site") / "static" / "style.css").read_text("utf-8")
     addresses = {name: data_url(content) for name, content in files.items() if name.endswith(".png")}
@@ -61,10 +67,10 @@ def write_report(
         "report.md": environment.get_template("report.md").render(**values).encode(),
         "report.html": html.encode(),
     }
-    with replaced_folder(output, "a report") as folder:
-        (folder / "pictures").mkdir()
+    with replaced_folder(output, "a report") as made:
+        (made / "pictures").mkdir()
         for name, content in files.items():
-            (folder / name).write_bytes(content)
+            (made / name).write_bytes(content)
     return Report(output, [finished.protocol for finished in found], sum(len(s["shown"]) for s in sections))
 
 
@@ -111,16 +117,3 @@ def _pictures(name: str, shown: Sequence[Example]) -> Iterator[tuple[str, bytes]
 
 def _picture_file(name: str, example: Example, part: str) -> str:
     return f"pictures/{name}-{example.position}-{part}.png"
-
-
-def _refuse(runs_dir: Path, run: str) -> list[Finished]:
-    """Raise the error for a run without a finished protocol."""
-    names = [summary.name for summary in list_runs(runs_dir)]
-    if not names:
-        raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
-    if run not in names:
-        raise unknown("run", run, names, "`bench runs` lists them.")
-    raise BenchError(
-        f"the run {run} has no finished protocol yet. Type the `bench run` command that began it once more: "
-        "it goes on where it stopped."
-    )
