@@ -75,8 +75,8 @@ def test_seeds_are_read_in_their_order(text: str, seeds: tuple[int, ...]) -> Non
         ("0,one", "'one' is not a seed. Type whole numbers, as in --seeds 0,1,2"),
         ("0,-1", "'-1' is not a seed"),
         ("0,1.5", "'1.5' is not a seed"),
-        ("0,1,0", "0 stands there twice"),
-        ("1,01", "1 stands there twice"),
+        ("0,1,0", "0 is given twice"),
+        ("1,01", "1 is given twice"),
     ],
 )
 def test_what_is_no_list_of_seeds_is_refused(text: str, message: str) -> None:

@@ -18,7 +18,7 @@ def test_a_full_disk_loses_the_answer_and_says_so() -> None:
     assert done.returncode == 1
     assert done.stderr == (
         "bench: cannot print to standard output: No space left on device. "
-        "The answer is lost; the same command prints it again.\n"
+        "The output is lost; the same command prints it again.\n"
     )
 
 

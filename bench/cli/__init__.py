@@ -67,7 +67,7 @@ def _version(
 
 def main() -> None:
     """Run the command line; a user's mistake is one message on stderr and an exit code, never a traceback."""
-    # What is left out, or cannot be kept, is said in one line, without the place in the code that noticed it.
+    # A warning is one line, without its place in the code.
     warnings.formatwarning = lambda message, *_: f"{message}\n"
     with guarded() as streams:
         code = 0
@@ -77,7 +77,7 @@ def main() -> None:
             print(f"bench: {error}", file=sys.stderr)
             code = error.exit_code
         except SystemExit as end:
-            if end.code == InterruptedRunError.exit_code:  # typer's silent answer to Ctrl-C
+            if end.code == InterruptedRunError.exit_code:  # typer prints nothing on Ctrl-C
                 print("bench: interrupted", file=sys.stderr)
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         lost = streams.lost()

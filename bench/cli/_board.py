@@ -1,4 +1,4 @@
-"""The board on the screen: one table for each set of rows that compare."""
+"""The board on the screen: one table for each set of comparable rows."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bench.results import Leaderboard, Row
 
 _LEFT_OUT_FIRST = ("FLOPs", "Time x DeACL", "FLOPs x DeACL", "Seeds", "Time", "Published AA", "RA, images of AA", "SA")
-"""What a narrow screen shows no more, in this order."""
+"""The columns that a narrow screen leaves out, in this order."""
 
 
 def show_board(board: "Leaderboard") -> None:

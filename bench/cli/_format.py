@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration as a person would say it: "< 1 s", "45 s", "12 min", "3.5 h", "4.2 days"."""
+    """Return a duration in a suitable unit: "< 1 s", "45 s", "12 min", "3.5 h", "4.2 days"."""
     if seconds < 0.5:
         return "< 1 s"
     if round(seconds) < 100:

@@ -1,4 +1,4 @@
-"""Everything there is to know of one method, every setting included."""
+"""All facts about one method, with every setting."""
 
 import json
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 _WIDTH = 40
-"""Of the column of settings; what is longer moves its own meaning to the right."""
+"""Width of the column of settings; a longer setting moves its meaning to the right."""
 
 
 class _Setting(NamedTuple):

@@ -11,7 +11,7 @@ RESULTS = Path("results")
 """The published records, and below them the local ones."""
 
 LOCAL_RESULTS = RESULTS / "local"
-"""Where what is measured here goes, unless the user publishes it."""
+"""Where new records go, unless the user publishes them."""
 
 FinetuneDataset = Annotated[
     str | None,
@@ -23,11 +23,11 @@ Protocols = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Whose SLF, ALF and AFF: uniform, advcl, deacl-2024 or robustssl-benchmark."),
+    typer.Option(help="Origin of SLF, ALF and AFF: uniform, advcl, deacl-2024 or robustssl-benchmark."),
 ]
 Corruptions = Annotated[
     str | None,
-    typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder of CIFAR-10-C's form."),
+    typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder laid out as CIFAR-10-C."),
 ]
 Set = Annotated[
     list[str] | None,
@@ -58,7 +58,7 @@ def names(text: str | None) -> list[str] | None:
 
 
 def overrides(preset: str | None, set_: list[str] | None) -> dict[str, Any]:
-    """Return what ``--preset`` and ``--set`` ask for; a key set beside a preset wins over it."""
+    """Return what ``--preset`` and ``--set`` ask for; a key that is set overrides the preset."""
     from bench.recipe import parse_overrides, preset_overrides
 
     return {**({} if preset is None else preset_overrides(preset)), **parse_overrides(set_ or [])}
@@ -73,5 +73,5 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds = [int(word) for word in words]
     twice = next((seed for place, seed in enumerate(seeds) if seed in seeds[:place]), None)
     if twice is not None:
-        raise BenchError(f"--seeds {text!r}: {twice} stands there twice; each seed is one run. Keep one of them.")
+        raise BenchError(f"--seeds {text!r}: {twice} is given twice; each seed is one run. Keep one of them.")
     return tuple(seeds)

@@ -80,7 +80,7 @@ class _Phase:
 
 
 class _Live:
-    """Bars of rich's; finished phases stay above the open one."""
+    """Progress bars of rich; finished phases stay above the open one."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -127,13 +127,13 @@ class _Log:
         self._last, self._said = 0.0, -1
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
-        """Say that a phase begins."""
+        """Print that a phase begins."""
         self.end()
         self._phase, self._last, self._said = _Phase(phase, total, done, unit), time.monotonic(), done
         self.note(f"{phase}: {done}/{total} {unit}")
 
     def advance(self, amount: int, detail: str = "") -> None:
-        """Count, and speak if it has been quiet for long."""
+        """Count, and print a line if the last one was printed long ago."""
         phase = self._phase
         assert phase is not None, "advance() outside a phase"
         phase.done += amount
@@ -145,7 +145,7 @@ class _Log:
         """Nothing: the line's detail says enough."""
 
     def end(self) -> None:
-        """Say how the phase ended."""
+        """Print how the phase ended."""
         if self._phase is not None:
             if self._said != self._phase.done:
                 self._line(self._phase)

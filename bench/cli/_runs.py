@@ -1,4 +1,4 @@
-"""What ``bench run`` and ``bench evaluate`` do once they know what to run: announce it, do it, show what came out."""
+"""What ``bench run`` and ``bench evaluate`` share: announcing runs and showing their results."""
 
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 
 def reading() -> AbstractContextManager[object]:
-    """Return a context in which the screen says that the data are being read."""
+    """Return a context in which the screen shows that the data are being read."""
     return Console(stderr=True).status("reading the data")
 
 
 def say_inventory(console: Console, run: "Run") -> None:
-    """Say what the data of ``run`` hold, and what of them was skipped, converted or doubtful."""
+    """Print how many images of the data of ``run`` were read, skipped, converted or doubtful."""
     for dataset in filter(None, (run.dataset, run.finetune)):
         if dataset.inventory:
             console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
@@ -37,9 +37,9 @@ def say_inventory(console: Console, run: "Run") -> None:
 
 @contextmanager
 def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[str], None]]:
-    """Say on the screen that this machine is being measured, and then whether other programs keep it busy.
+    """Show that this machine is being measured, and then whether other programs keep it busy.
 
-    Yields what is told which part is measured.
+    Yields a function to call with the part that is being measured.
     """
     from bench.device import crowding
 
@@ -55,7 +55,7 @@ def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[st
 def announce(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe: bool, as_json: bool) -> None:
     """Check that ``runs``, which differ in their seed alone, can start, and print what they will do and take.
 
-    With ``dry_run``, all settings come before, if ``recipe`` asks for them; as JSON, the settings alone.
+    With ``dry_run`` and ``recipe``, all settings come first; as JSON, the settings alone.
     """
     from bench.run import check_ready
 
@@ -78,7 +78,7 @@ def announce(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe:
 def show_records(
     found: "Sequence[tuple[Record, Path]]", runs: "Sequence[Run]", results_dir: Path, *, as_json: bool
 ) -> None:
-    """Print what came out of ``runs``, and where it is."""
+    """Print the results of ``runs`` and their paths."""
     records = [record for record, _ in found]
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
@@ -92,7 +92,7 @@ def show_records(
 
 
 def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list[PhaseEstimate]]":
-    """Return the phases of each run; what runs have in common is measured once, and done in the first."""
+    """Return the phases of each run; what runs have in common is measured once, for the first."""
     from bench.cost import Projector
     from bench.run import project
 

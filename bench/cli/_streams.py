@@ -25,7 +25,7 @@ _PLAIN = {
 
 
 class Stream:
-    """A text stream whose first fault is kept in ``fault`` and sends all that follows to nowhere."""
+    """A text stream that keeps its first error in ``fault`` and discards all that follows."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -46,7 +46,7 @@ class Stream:
             return len(text)
 
     def flush(self) -> None:
-        """Write what is held back."""
+        """Write what is buffered."""
         try:
             self._stream.flush()
         except OSError as error:
@@ -67,14 +67,14 @@ class Streams:
         self.work_is_kept = False
 
     def lost(self) -> str | None:
-        """Flush; return what to say of an answer that could not be printed, None where the reader has what it wants."""
+        """Flush; return the message for output that could not be printed, None where nothing is lost."""
         for stream in (self._out, self._err):
             if stream is not None:
                 stream.flush()
         fault = self._out and self._out.fault
-        if not fault or fault.errno == errno.EPIPE:  # `| head -1` has all that it asked for
+        if not fault or fault.errno == errno.EPIPE:  # `| head -1` has read all that it needs
             return None
-        done = "The work is done and kept" if self.work_is_kept else "The answer is lost"
+        done = "The work is done and kept" if self.work_is_kept else "The output is lost"
         return f"cannot print to standard output: {fault.strerror}. {done}; the same command prints it again."
 
 
@@ -82,7 +82,7 @@ _CURRENT = [Streams(None, None)]
 
 
 def work_is_kept() -> None:
-    """Say that the results of this command are in files, so that a screen that fails now loses nothing."""
+    """Note that the results of this command are in files, so that a stream that fails now loses nothing."""
     _CURRENT[-1].work_is_kept = True
 
 
@@ -102,7 +102,7 @@ def guarded() -> Iterator[Streams]:
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:
-    """Return what an encoding without these characters shows for them, and where to go on."""
+    """Return the replacement for characters that an encoding lacks, and the position to continue at."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     shown = ""

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")]
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only runs on this dataset.")]
-UnderProtocol = Annotated[str, typer.Option("--protocol", help="Whose classifiers to attack: slf, alf or aff.")]
+UnderProtocol = Annotated[str, typer.Option("--protocol", help="Which protocol to attack: slf, alf or aff.")]
 StepSize = Annotated[float, typer.Option("--step-size", help="Of PGD, in units of eps; 0.25 is 2/255 at 8/255.")]
 Output = Annotated[Path | None, typer.Option("--output", help="Folder for the figure; default: none is drawn.")]
 ResultsDir = Annotated[
@@ -40,7 +40,7 @@ def carry_out(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Sweep the chosen runs, and print or draw what came out."""
+    """Sweep the chosen runs, and print or draw the results."""
     from bench.device import pick_device
     from bench.run import select_finished, sweep_runs
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 _PROSE_WIDTH = 24
-"""Columns of the screen that a text needs to be read with ease."""
+"""Width in characters that a text needs to be readable."""
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class Column:
     drop: int = 0
     """Where the screen is too narrow, columns are left out whole: those with 1 first, then 2; with 0 never."""
     once: bool = False
-    """Left blank where it, and all before it, say what the row above says."""
+    """Left blank where it, and all columns before it, repeat the row above."""
 
 
 class DataTable:
-    """Rows under headings, in the form that the screen has room for.
+    """Rows under headings, in a form that fits the screen.
 
-    All columns where they fit; else without those that may be left out, in the order that ``Column.drop`` gives, which
-    is said below the table; else one block a row, a line a column. A column without any value is not shown.
+    All columns where they fit; else without those that may be left out, in the order of ``Column.drop``, with a note
+    below the table; else one block a row, a line a column. A column without any value is not shown.
     Print it with :func:`show`.
     """
 
@@ -63,7 +63,7 @@ class DataTable:
             yield self._table(shown, width)
             left_out = [self.columns[place].heading for place in self._filled() if place not in shown]
             if left_out:
-                yield from _wrapped(f"no room for: {', '.join(left_out)}. A wider screen, or --json, has all.", width)
+                yield from _wrapped(f"no room for: {', '.join(left_out)}. A wider screen, or --json, shows all.", width)
         yield from _wrapped(self.caption, width, "dim")
 
     def _shown(self, width: int) -> list[int] | None:
@@ -135,7 +135,7 @@ class DataTable:
 def show(*tables: DataTable, console: Console | None = None) -> None:
     """Print ``tables`` on ``console``, by default standard output, in its width.
 
-    Where nobody looks (a pipe, a file) and COLUMNS does not say otherwise, they are as wide as they need to be.
+    In a pipe or a file, unless COLUMNS is set, they are as wide as they need to be.
     """
     console = console or Console()
     if not console.is_terminal and not os.environ.get("COLUMNS"):
@@ -150,13 +150,13 @@ def _borders(columns: int) -> int:
 
 
 def _printable(text: str) -> str:
-    """Return ``text`` on one line, what would steer the screen spelt out."""
+    """Return ``text`` on one line, with control characters spelt out."""
     plain = " ".join(text.split())
     return "".join(one if one.isprintable() else ascii(one)[1:-1] for one in plain)
 
 
 def _wrapped(text: str, width: int, style: str = "", first: str = "", rest: str = "") -> Iterator[Text]:
-    """Yield the lines of ``text``, broken between words only: a longer word is left to the screen."""
+    """Yield the lines of ``text``, broken between words only: the terminal itself wraps a longer word."""
     for line in text.splitlines():
         for part in textwrap.wrap(
             line, width, initial_indent=first, subsequent_indent=rest, break_long_words=False, break_on_hyphens=False

@@ -45,7 +45,7 @@ def steps_table(timing: "Timing") -> DataTable:
 
 
 def whole_table(timing: "Timing") -> DataTable:
-    """Return the whole recipes as the steps project them, a line a method, beside the papers' word."""
+    """Return the whole recipes as the steps project them, a line a method, beside the papers' numbers."""
     times = f"x {timing.reference}"
     depth = max(len(method.stages) for method in timing.methods)
     table = _table(
@@ -57,7 +57,7 @@ def whole_table(timing: "Timing") -> DataTable:
         ),
         "\n".join(
             [
-                f"on {timing.device}; what papers say is of GPUs that they do not name",
+                f"on {timing.device}; the papers do not name their GPUs",
                 *(f"{each.title} uses {each.outside}" for each in timing.methods if each.outside != "nothing"),
             ]
         ),
@@ -80,12 +80,12 @@ def whole_table(timing: "Timing") -> DataTable:
 
 
 def measured_table(costs: "MeasuredTable") -> DataTable:
-    """Return what runs took on one machine, a line a stage; totals stand beside the last."""
+    """Return the cost of runs on one machine, a line a stage; totals are in the last line."""
     table = _table(
         f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity",
         ("method", "seeds", "stage"),
         ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", f"x {costs.reference}"),
-        f"{costs.device}; {plural(costs.threads, 'thread')}; means over the seeds; nothing where not measured",
+        f"{costs.device}; {plural(costs.threads, 'thread')}; means over the seeds; empty: not measured",
     )
     for row in costs.rows:
         for place, stage in enumerate(row.stages):

@@ -1,4 +1,4 @@
-"""``bench ablate``: a table of the paper, or a grid of one's own, as one command."""
+"""``bench ablate``: a table of the paper, or the user's own grid, as one command."""
 
 import json
 from dataclasses import asdict
@@ -185,7 +185,7 @@ def _published(number: "PublishedNumber | None") -> list[str]:
 
 
 def _precision(found: "AblationReport") -> str:
-    """Return what the figures are worth: the widest interval of each measure, or what ± means."""
+    """Return the precision of the scores: the widest interval of each measure, or what ± means."""
     if any(len(row.seeds) > 1 for row in found.rows):
         return "percent; mean ± standard deviation over the seeds"
     widest = []

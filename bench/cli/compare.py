@@ -18,10 +18,10 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A record: its file, its name, or its run's; with --dataset, a method. local/ before it: yours."
+            help="A record's file or name, or its run's; with --dataset, a method. local/ in front: your own."
         ),
     ],
-    b: Annotated[str, typer.Argument(help="The other. Differences are A less B.")],
+    b: Annotated[str, typer.Argument(help="The other; differences are A minus B.")],
     dataset: Annotated[
         str | None, typer.Option(help="A and B are methods: compare them over their seeds on this dataset.")
     ] = None,
@@ -40,9 +40,9 @@ def compare(
     results_dir: Results = RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print all of it as JSON on stdout.")] = False,
 ) -> None:
-    """Say how far apart two results are, and whether that may be chance.
+    """Show how far apart two results are, and whether chance may explain it.
 
-    Records are compared on the images that both met: the difference of their accuracies with a 95 % interval, and
+    Records are compared on their common images: the difference of their accuracies with a 95 % interval, and
     McNemar's exact test. Methods are compared over their seeds: means, standard deviations, Welch's interval.
 
     Examples:
@@ -96,7 +96,7 @@ def _show_records(found: "RecordComparison", images: bool) -> None:
             *(_p_value(one.p_value), str(len(one.only_a)), str(len(one.only_b)), str(one.n)),
         )
     _show(table, found)
-    print("percent of the n images that both met; interval: Newcombe 1998, method 10; p: McNemar's exact test")
+    print("percent of the n images that both measured; interval: Newcombe 1998, method 10; p: McNemar's exact test")
     if images:
         for measure, one in found.measures.items():
             for side, positions in (("A", one.only_a), ("B", one.only_b)):

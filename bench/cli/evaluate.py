@@ -1,4 +1,4 @@
-"""``bench evaluate``: protocols and attacks on an encoder that is trained already."""
+"""``bench evaluate``: protocols and attacks on a trained encoder."""
 
 from pathlib import Path
 from typing import Annotated
@@ -34,7 +34,7 @@ def evaluate(
     encoder: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote, or its run.")],
     dataset: Annotated[
         str | None,
-        typer.Option(help="Where the data of pre-training are; for an imported encoder: what to judge it on."),
+        typer.Option(help="Where the data of pre-training are; for an imported encoder: what to evaluate it on."),
     ] = None,
     finetune_dataset: FinetuneDataset = None,
     protocols: Protocols = None,
@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Evaluate an encoder file, and write one record a protocol.
 
-    In its run's folder, the work is that run's; a file from elsewhere gets a folder of its own in --runs-dir.
+    An encoder in its run's folder is evaluated there; a file from elsewhere gets its own folder in --runs-dir.
 
     Examples:
       bench evaluate runs/NAME/encoder.safetensors --protocols alf,aff
@@ -97,7 +97,7 @@ def _encoder_file(given: Path, runs_dir: Path) -> Path:
     for path in (given, given / "encoder.safetensors", runs_dir / given / "encoder.safetensors"):
         if path.is_file():
             return path
-    what = "holds no encoder.safetensors" if given.is_dir() else "is no file"
+    what = "holds no encoder.safetensors" if given.is_dir() else "is not a file"
     raise BenchError(
         f"{given} {what}. Type the path of an encoder.safetensors, or a run's name; "
         f"`bench runs --runs-dir {runs_dir}` lists them."

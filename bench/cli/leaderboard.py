@@ -22,7 +22,7 @@ def leaderboard(
     protocol: Annotated[str | None, typer.Option(help="Show only slf, alf or aff.")] = None,
     tier: Annotated[str | None, typer.Option(help="Show only this tier.")] = None,
     format_: Annotated[
-        Format | None, typer.Option("--format", help="The same for a paper or a program; default: for the screen.")
+        Format | None, typer.Option("--format", help="Form for a paper or a program; default: for the screen.")
     ] = None,
     bibtex: Annotated[
         Path | None, typer.Option(help="With --format: file for the BibTeX of the methods in the tables.")
@@ -66,7 +66,7 @@ def leaderboard(
         _on_disk(results_dir, output or _DEFAULT, check=check, as_json=as_json)
         return
     if format_ is None and (output or bibtex):
-        raise BenchError("--output and --bibtex need --write, --check or --format. Add, say, --format latex.")
+        raise BenchError("--output and --bibtex need --write, --check or --format. Add, for example, --format latex.")
     _shown(results_dir, "json" if as_json else format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
 
 
@@ -87,7 +87,7 @@ def _on_disk(results_dir: Path, path: Path, *, check: bool, as_json: bool) -> No
 def _shown(
     results_dir: Path, format_: Format | None, output: Path | None, bibtex: Path | None, **wanted: str | None
 ) -> None:
-    """Print the tables or write them to ``output``, and the citations to ``bibtex``; stderr says what is left out."""
+    """Print the tables or write them to ``output``, and the citations to ``bibtex``; omissions go to stderr."""
     from bench.files import write_bytes
     from bench.leaderboard import bibliography, bibtex_entries
     from bench.results import build_leaderboard

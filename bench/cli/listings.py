@@ -1,4 +1,4 @@
-"""``bench methods``, ``datasets``, ``tiers`` and ``runs``: what there is."""
+"""``bench methods``, ``datasets``, ``tiers`` and ``runs``: what is available."""
 
 import json
 from pathlib import Path
@@ -17,7 +17,7 @@ def methods(
     name: Annotated[str | None, typer.Argument(help="One method, with all its settings; default: all methods.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the methods, with year and paper; or all that can be set of one, with the values of its paper.
+    """List the methods, with year and paper; or all settings of one, with its paper's values.
 
     Examples:
       bench methods
@@ -123,7 +123,7 @@ def runs(
     from bench.errors import BenchError
     from bench.run import list_runs
 
-    if not runs_dir.is_dir() and runs_dir != _RUNS:  # the first run makes the default one
+    if not runs_dir.is_dir() and runs_dir != _RUNS:  # the first run creates the default folder
         raise BenchError(f"there is no folder {runs_dir}. Name one that holds runs with --runs-dir.")
     _show(
         [row.model_dump() for row in list_runs(runs_dir)],

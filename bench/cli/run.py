@@ -60,7 +60,7 @@ def run(
         str | None,
         typer.Option(
             metavar="FLOPS|like:METHOD",
-            help="Choose the epochs so that pre-training spends so many operations, or as many as another method's.",
+            help="Choose the epochs so that pre-training spends this many operations, or as many as another method's.",
         ),
     ] = None,
     dry_run: DryRun = False,
@@ -75,7 +75,7 @@ def run(
 ) -> None:
     """Pre-train a method, evaluate it, and write one record a protocol.
 
-    A run that was interrupted, in whatever way, is continued by the same command.
+    The same command continues an interrupted run.
 
     Examples:
       bench run deacl --dataset digits

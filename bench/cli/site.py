@@ -1,4 +1,4 @@
-"""``bench site``: the records as pages to look at."""
+"""``bench site``: the records as a static site."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ def site(
         "site"
     ),
     results_dir: Results = RESULTS,
-    serve: Annotated[bool, typer.Option("--serve", help="Then show it to this machine until Ctrl-C.")] = False,
+    serve: Annotated[bool, typer.Option("--serve", help="Then serve it to this machine until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option("--port", help="With --serve: where to listen; 0: any free port.")] = 8000,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:

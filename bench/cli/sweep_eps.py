@@ -25,7 +25,7 @@ def sweep_eps(
     protocol: UnderProtocol = "slf",
     eps: Annotated[
         str | None,
-        typer.Option(help="Radii as 0,2/255,4/255, under L2 as 0,0.25,0.5; default: nine, up to twice the usual."),
+        typer.Option(help="Radii as 0,2/255,4/255, under L2 as 0,0.25,0.5; default: nine, up to twice the default."),
     ] = None,
     steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
     step_size: StepSize = 0.25,

@@ -24,7 +24,7 @@ def sweep_steps(
     dataset: OnDataset = None,
     protocol: UnderProtocol = "slf",
     steps: Annotated[str | None, typer.Option(help="Numbers of steps; default: 1,2,5,10,20,50,100.")] = None,
-    eps: Annotated[str | None, typer.Option(help="The one radius, as 8/255; default: the dataset's usual one.")] = None,
+    eps: Annotated[str | None, typer.Option(help="The one radius, as 8/255; default: the dataset's.")] = None,
     step_size: StepSize = 0.25,
     output: Output = None,
     device: Device = None,
@@ -33,7 +33,7 @@ def sweep_steps(
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
-    """Attack finished runs by PGD with ever more steps (DeACL, figure 3), all read off one trajectory.
+    """Attack finished runs by PGD with a growing number of steps (DeACL, figure 3), all on one trajectory.
 
     Examples:
       bench sweep-steps

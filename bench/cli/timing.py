@@ -1,4 +1,4 @@
-"""``bench timing``: what methods cost, side by side, and what records say that they did."""
+"""``bench timing``: the costs of methods, measured now or read from records."""
 
 import json
 from pathlib import Path
@@ -16,14 +16,14 @@ from bench.cli._timing import measured_table, steps_table, whole_table
 def timing(
     methods: Annotated[list[str] | None, typer.Argument(help="Which to compare; default: all.")] = None,
     dataset: Annotated[
-        str, typer.Option(help="Whose shape and size to take; named data need not be there.")
+        str, typer.Option(help="Data whose shape and size to use; named data need not be downloaded.")
     ] = "cifar10",
     tier: Annotated[str, typer.Option(help="How far to scale the published recipes.")] = "paper",
     fidelity: Annotated[
         Literal["uniform", "native"],
         typer.Option(help="uniform: one encoder for all methods; native: each paper's own."),
     ] = "uniform",
-    width: Annotated[int | None, typer.Option(min=1, help="The encoder's; default: the tier's.")] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="Width of the encoder; default: the tier's.")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each step is timed.")] = 3,
     batch: Annotated[
         int | None, typer.Option(min=2, help="Images in a timed step, at most; default: as many as the time allows.")
@@ -33,17 +33,17 @@ def timing(
     ] = 9,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
     reference: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="In whose units costs are given; default: deacl.")
+        str | None, typer.Option(metavar="METHOD", help="Method whose costs are the unit; default: deacl.")
     ] = None,
     from_results: Annotated[
-        bool, typer.Option("--from-results", help="Measure nothing: table what the runs of the records took.")
+        bool, typer.Option("--from-results", help="Measure nothing: show the costs in the records.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Also write the figures to this file, as JSON.")] = None,
     results_dir: Results = RESULTS,
     data_dir: Annotated[Path, typer.Option(help="Where datasets are kept.")] = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
 ) -> None:
-    """Time a step of every stage of every method, turn and turn about, and project the whole recipes.
+    """Time a step of every stage of every method, alternately, and project the whole recipes.
 
     Examples:
       bench timing
@@ -62,7 +62,7 @@ def timing(
         costs, left_out = measured_costs(results_dir, methods or None, reference)
         if not costs:
             raise BenchError(
-                f"no record under {results_dir} says what {' or '.join(methods or ['a method'])} took to pre-train. "
+                f"no record under {results_dir} has the pre-training cost of {' or '.join(methods or ['a method'])}. "
                 "Make one with `bench run`, or name another --results-dir."
             )
         values: Any = {

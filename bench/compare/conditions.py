@@ -1,4 +1,4 @@
-"""What has to be equal before two results may be compared, and what else is different between them."""
+"""What has to be equal before two results may be compared, and what else differs between them."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -29,7 +29,7 @@ def refuse_incomparable(a: Measured, b: Measured, *, measures: Sequence[Measure]
     reasons = []
     if not across_protocols and a.record.protocol != b.record.protocol:
         reasons.append(
-            f"A was judged under {a.record.protocol.upper()}, B under {b.record.protocol.upper()}. "
+            f"A was evaluated under {a.record.protocol.upper()}, B under {b.record.protocol.upper()}. "
             "If that is the comparison you want, add --across-protocols."
         )
     knobs = {measure: list(_different_knobs(a, b, measure)) for measure in measures}
@@ -44,7 +44,7 @@ def refuse_incomparable(a: Measured, b: Measured, *, measures: Sequence[Measure]
 
 
 def other_differences(a: Measured, b: Measured) -> tuple[Difference, ...]:
-    """Return what else ``a`` and ``b`` do not share, which may be what the difference comes from.
+    """Return the other settings that ``a`` and ``b`` do not share: any of them may cause the difference.
 
     Of the recipe, all but the methods' own settings where the methods differ; beyond it, the seed, what the
     encoder was pre-trained on, and the packages that decide numbers.
@@ -63,7 +63,7 @@ def _refuse_other_test_set(a: Measured, b: Measured) -> None:
             f"{facts.name} ({facts.test_images:,} images, SHA-256 {facts.sha256[:12]})" for facts in (a.facts, b.facts)
         )
         raise BenchError(
-            f"these two cannot be compared: A was judged on {one}, B on {other}. A comparison needs the same test "
+            f"these two cannot be compared: A was evaluated on {one}, B on {other}. A comparison needs the same test "
             "images: run one of the two on the data of the other."
         )
 
@@ -76,7 +76,7 @@ def _different_knobs(a: Measured, b: Measured, measure: Measure) -> Iterator[Dif
 
 
 def _knobs(one: Measured, measure: Measure) -> dict[str, Any]:
-    """Return what decides how strong the attack behind a measure is; empty where there is none."""
+    """Return the settings that decide the strength of a measure's attack; empty where there is none."""
     record = one.record
     if measure == "ra":
         return {"norm": one.threat.norm, **record.ra.model_dump(exclude={"outcome"})}

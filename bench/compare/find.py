@@ -9,7 +9,7 @@ from bench.record import LOCAL, record_files
 from bench.results import Group, Measured, load_measured, read_groups
 
 _LOCAL = f"{LOCAL}/"
-"""What a name begins with that means the user's own records alone."""
+"""The beginning of a name that means only the user's own records."""
 
 
 def find_record(name: str, results_dir: Path, *, protocol: str | None = None) -> Measured:
@@ -17,7 +17,7 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
 
     Args:
         name: a file; or, under ``results_dir``, a record's name without its ending, with or without its folder, or
-            the beginning of just one; or a run's name, as `bench runs` lists it. Published records are looked through
+            the beginning of exactly one; or a run's name, as `bench runs` lists it. Published records are searched
             before the local ones, unless it starts with ``local/``.
         results_dir: where names are looked up.
         protocol: which of a run's records to take.
@@ -53,8 +53,8 @@ def find_seeds(
 ) -> Group:
     """Return the records of ``method`` on ``dataset`` under ``protocol``, one a seed.
 
-    Published records are taken before the local ones, unless ``method`` starts with ``local/``; and the recipe as it
-    stands before one that was changed, transferred or held to a budget.
+    Published records are preferred to local ones, unless ``method`` starts with ``local/``; and the tier's own recipe
+    to one with overrides, transfer or a budget.
 
     Raises:
         BenchError: there are none, or several recipes and nothing to choose by.
@@ -94,7 +94,7 @@ def _begins(path: Path, name: str) -> bool:
 
 
 def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
-    # The name of a file tells all of its run's but the digest, so few files have to be opened.
+    # A file is named after its run, without the digest, so few files have to be opened.
     if not name.startswith(f"{path.parent.name}-{path.stem.split('.')[0].rpartition('-')[0].rpartition('-')[0]}-"):
         return False
     measured = load_measured(path)

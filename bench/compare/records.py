@@ -18,7 +18,7 @@ class MeasureComparison(Settings):
     b: float
     """Accuracies on those images, so they may differ from the records' own."""
     difference: float
-    """Of A less B."""
+    """Of A minus B."""
     interval: tuple[float, float]
     """95 % interval of the difference: Newcombe's for paired proportions."""
     p_value: float
@@ -51,10 +51,10 @@ def compare_records(
     """Compare two records image by image.
 
     Args:
-        a: the first record; differences are of its accuracy less that of ``b``.
+        a: the first record; differences are its accuracy minus that of ``b``.
         b: the second.
         measures: what to compare.
-        across_protocols: whether the two may have been judged under different protocols.
+        across_protocols: whether the two may have been evaluated under different protocols.
 
     Raises:
         BenchError: they are one record, of different test sets or protocols, or were attacked differently.

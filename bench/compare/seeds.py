@@ -26,7 +26,7 @@ class SeedMeasure(Settings):
     a: Spread
     b: Spread
     difference: float
-    """Of A's mean less B's."""
+    """A's mean minus B's."""
     interval: tuple[float, float]
     """95 % interval of the difference: Welch's."""
     p_value: float
@@ -46,20 +46,20 @@ class SeedComparison(Settings):
     missing: dict[Measure, str]
     """What could not be compared, and why."""
     differences: tuple[Difference, ...]
-    """Settings that the two do not share, beside the seeds."""
+    """Settings that the two do not share, besides the seeds."""
 
 
 def compare_seeds(a: Group, b: Group, *, measures: Sequence[Measure] = MEASURES) -> SeedComparison:
     """Compare two recipes over their seeds: means, standard deviations, and Welch's interval of the difference.
 
     Raises:
-        BenchError: one of them has a single seed, or they were judged on other data or under other attacks.
+        BenchError: one of them has a single seed, or they were evaluated on other data or under other attacks.
     """
     first_a, first_b = a.seeds[0], b.seeds[0]
     for one in (a, b):
         if len(one.seeds) < 2:
             raise BenchError(
-                f"{label(one.seeds[0])} has one seed there, {one.seeds[0].record.seed}, and one has no spread. "
+                f"{label(one.seeds[0])} has only one seed there, {one.seeds[0].record.seed}, and so no spread. "
                 f"Run more with --seed, or compare single records: bench compare {first_a.path} {first_b.path}"
             )
     refuse_incomparable(first_a, first_b, measures=measures, across_protocols=False)

@@ -12,7 +12,7 @@ _COLUMNS = (
 )
 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""How a cell begins that spreadsheets compute."""
+"""The beginnings of a cell that a spreadsheet takes for a formula."""
 
 
 def render_csv(board: Leaderboard) -> str:

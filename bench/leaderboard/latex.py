@@ -40,7 +40,7 @@ def bibtex_entries(methods: Iterable[str]) -> dict[str, str]:
 
     A record may be of a method that is not installed here; it has no entry.
     """
-    from bench.method import METHODS  # brings torch along, which no other table needs
+    from bench.method import METHODS  # imports torch, which no other table needs
 
     installed = set(METHODS)
     return {name: METHODS.get(name).info.bibtex.strip() for name in sorted(set(methods) & installed)}

@@ -31,25 +31,25 @@ _INTRODUCTION = f"""\
 - **RA**, robust accuracy: the share it still gets right when PGD-20 perturbs them.
 - **AA**: the share that survives standard AutoAttack, an ensemble of stronger attacks.
 - **eps**: how far the adversary may move each pixel on the [0, 1] scale. Each dataset states its default; rows \
-under another adversary stand in tables of their own.
+under another adversary are in separate tables.
 - **Time**: wall-clock of pre-training, all its stages, on the machine that is named below the table. Where a \
-table has several machines, a letter behind each time says which; only times of one machine compare.
-- **FLOPs**: floating-point operations of pre-training, counted, attacks included; no machine changes them.
+table has several machines, a letter behind each time says which; only times of one machine can be compared.
+- **FLOPs**: floating-point operations of pre-training, counted, attacks included; they do not depend on the machine.
 - **x DeACL**: time or FLOPs as a multiple of DeACL's in the same table; of time, where the machine is the same.
 
 Accuracies are percent of n test images: one seed with its 95 % Wilson score interval, several seeds as \
 mean ± sample standard deviation. AA is often measured on fewer images than RA. Then *RA, images of AA* is RA on \
-just those, and the number to set beside AA: the choice of images moves both. A dash means that nothing was \
-measured. The last column links to the records that a row's numbers come from. Rows of one table share data, tier, \
-fidelity, adversary and protocol, and are sorted by AA; what a row changes against the tier's recipe stands behind \
-its name. Numbers of papers are in italics or in tables that say *published*.
+exactly those images; compare AA with this number, since both depend on the images. A dash means that nothing \
+was measured. The last column links to the records that a row's numbers come from. Rows of one table share data, tier, \
+fidelity, adversary and protocol, and are sorted by AA; a row's changes to the tier's recipe follow its name. \
+Numbers of papers are in italics or in tables marked *published*.
 
 **#** is the rank by AA. A row shares the rank of the best row of its group, marked =, unless a test at 5 % \
-separates the two: McNemar's exact test on the images that both met or, with several seeds on both sides, Welch's \
+separates the two: McNemar's exact test on the images that both measured or, with several seeds on both sides, Welch's \
 t test of the means. Nothing is corrected for the number of comparisons: among twenty rows that are truly as good \
-as the best, expect one to be set apart by chance. \
+as the best, expect one to be separated by chance. \
 ⚑ marks a reason to distrust a row, given below its table; a row whose SA is no better than guessing has no rank \
-and stands last."""
+and comes last."""
 
 _NO_ROWS = "No measured results yet: `bench run deacl --dataset digits` makes the first."
 _AS_PUBLISHED = "*As published, not measured here: encoder, recipe and evaluation are those of each source.*"
@@ -82,7 +82,7 @@ def render_tables(board: Leaderboard, *, records_at: str) -> str:
 def render_readme_block(board: Leaderboard, *, details_at: str) -> str:
     """Return the short tables of a README: one a (dataset, tier), standard linear finetuning, and AA under AFF.
 
-    Rows of transfer, of equal compute and under another adversary are left to the details.
+    Rows of transfer, of equal compute and under another adversary are only in LEADERBOARD.md.
 
     Args:
         board: what to show.
@@ -140,7 +140,7 @@ def _corruptions(rows: Sequence[Row], records_at: str) -> Iterator[str]:
         for (digest, images), same_images in by_images.items():
             yield f"### Common corruptions: {escape(key.dataset)}, {escape(key.conditions)}"
             yield (
-                "Percent right, each cell a mean over five severities; the mean weighs every corruption the same. "
+                "Percent right, each cell a mean over five severities; the mean weighs all corruptions equally. "
                 f"Images: {escape(images)}, `{digest[:8]}`."
             )
             yield corruption_table(same_images, records_at=records_at)
@@ -158,7 +158,7 @@ def _sweep_attack(key: SweepKey) -> str:
     size = f"step size {settings.step_size:g} eps"
     if settings.kind == "eps":
         return f"RA under PGD-{settings.steps[0]} at a growing {NORMS[settings.norm]} radius, {size}"
-    return f"RA under PGD at {radius_text(settings.norm, settings.eps[0])} with ever more steps, {size}"
+    return f"RA under PGD at {radius_text(settings.norm, settings.eps[0])} with a growing number of steps, {size}"
 
 
 def _figures(files: Sequence[str], records_at: str) -> Iterator[str]:

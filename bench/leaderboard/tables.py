@@ -65,7 +65,7 @@ def marked_up(column: Column) -> Column:
 
 
 def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
-    """Return rank, method, AA, RA and SA of ``rows``, whose doubts go to ``flags``."""
+    """Return rank, method, AA, RA and SA of ``rows``; their doubts are added to ``flags``."""
     marks = [flags.mark(row.doubts) for row in rows]
     return [
         Column("#", [rank_text(row) for row in rows]),
@@ -86,7 +86,7 @@ def _same_images(rows: Sequence[Row]) -> list[Column]:
 
 
 def cost_columns(rows: Sequence[Row], machines: Notes) -> list[Column]:
-    """Return what pre-training took, in time and in operations, and each as a multiple of DeACL's.
+    """Return the cost of pre-training, in time and in operations, each also as a multiple of DeACL's.
 
     Where the times of ``rows`` are of several machines, ``machines`` marks which.
     """
@@ -110,7 +110,7 @@ def flops_ratios(rows: Sequence[Row]) -> list[str]:
 
 
 def time_ratios(rows: Sequence[Row]) -> list[str]:
-    """Return the same of wall-clock, where both ran on one and the same machine."""
+    """Return the same of wall-clock, where both ran on the same machine."""
     return [_ratio(ratio.time) for ratio in cost_ratios(rows)]
 
 
@@ -134,7 +134,7 @@ def _ratio(value: float | None) -> str:
 
 
 def corruption_table(rows: Sequence[Row], *, records_at: str) -> str:
-    """Return the table of accuracies under common corruptions of ``rows``, which all met the same images."""
+    """Return the table of accuracies under common corruptions of ``rows``, all measured on the same images."""
     scored = sorted(
         ((name, row, row.corruptions) for name, row in zip(row_names(rows), rows, strict=True) if row.corruptions),
         key=lambda one: -one[2].mean.accuracy,

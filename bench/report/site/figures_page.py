@@ -50,7 +50,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
     marks = tuple(bare_radius(norm, value) if by_eps else f"{value:g}" for value in settings.grid)
     attack = f"PGD-{settings.steps[0]} at a growing {NORMS[norm]} radius"
     if not by_eps:
-        attack = f"PGD at {radius_text(norm, settings.eps[0])} with ever more steps"
+        attack = f"PGD at {radius_text(norm, settings.eps[0])} with a growing number of steps"
     accuracies = [tuple(percent(score.accuracy, score.n) for score in row.scores) for row in rows]
     chart = sweep_chart(
         [
