@@ -118,5 +118,5 @@ def test_trades_cannot_start_at_the_clean_image() -> None:
     for start in ("uniform", "gaussian"):
         assert AFFSettings.parse({"start": start}, "aff").start == start
     assert AFFSettings.parse({"loss": "pgd", "start": "clean"}, "aff").start == "clean"
-    with pytest.raises(BenchError, match=r"start=clean gives loss=trades no direction.*use start=gaussian"):
+    with pytest.raises(BenchError, match=r"loss=trades has no gradient with start=clean.*use start=gaussian"):
         AFFSettings.parse({"start": "clean"}, "aff")

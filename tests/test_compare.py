@@ -80,8 +80,8 @@ def attack(**changes: Any) -> Record:
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        (make_record(data="e" * 64), r"A was judged on cifar10 .*d{12}\), B on cifar10 .*e{12}\)"),
-        (make_record(protocol="aff"), r"A was judged under SLF, B under AFF.*--across-protocols"),
+        (make_record(data="e" * 64), r"A was evaluated on cifar10 .*d{12}\), B on cifar10 .*e{12}\)"),
+        (make_record(protocol="aff"), r"A was evaluated under SLF, B under AFF.*--across-protocols"),
         (attack(eps=4 / 255), r"RA was .* eps 8/255 and 4/255\. Compare the rest with --measures sa,aa"),
         (attack(steps=10), r"RA was .* attacks: steps 20 and 10\."),
         (attack(step_size=1 / 255), r"RA was .* attacks: step_size 2/255 and 1/255\."),
@@ -121,7 +121,7 @@ def test_methods_are_compared_by_the_spread_of_their_seeds(tmp_path: Path) -> No
     assert (aa.a.n, aa.b.n, found.seeds_a, found.seeds_b) == (3, 4, (0, 1, 2), (0, 1, 2, 3))
     assert (aa.b.mean, aa.b.std) == pytest.approx((np.mean(hits["b"]) / 100, np.std(hits["b"], ddof=1) / 100))
     assert found.differences == (("method", "a", "b"),)
-    with pytest.raises(BenchError, match=r"a 2022 has one seed there, 0.*--seed"):
+    with pytest.raises(BenchError, match=r"a 2022 has only one seed there, 0.*--seed"):
         compare_seeds(Group(a.seeds[:1], ()), b)
 
 

@@ -33,7 +33,7 @@ def test_a_radius_is_judged_by_its_norm_wherever_it_is_set() -> None:
     for key in ("threat.eps", "evaluate.eps"):
         recipe = recipe_of("threat.norm=l2", f"{key}=2")
         assert recipe.eval_eps == 2
-        with pytest.raises(BenchError, match=r"eps 2 outside \[0, 1\]; images live in \[0, 1\], so write 8/255"):
+        with pytest.raises(BenchError, match=r"eps 2 outside \[0, 1\]; pixels are in \[0, 1\], so write 8/255"):
             recipe_of(f"{key}=2")
 
 

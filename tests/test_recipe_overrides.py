@@ -40,13 +40,13 @@ def test_values_are_toml_fractions_or_bare_words(text: str, value: object) -> No
 
 @pytest.mark.parametrize("item", ["stage2.lr", "=1", "stage2.=1", ".lr=1", "a b=1", "a..b=1", "--set=1"])
 def test_what_is_not_key_equals_value_is_refused(item: str) -> None:
-    with pytest.raises(BenchError, match=r"is not of the form key=value\. Type, say, --set stage2\.epochs=5"):
+    with pytest.raises(BenchError, match=r"is not of the form key=value\. Type, for example, --set stage2\.epochs=5"):
         parse_overrides([item])
 
 
 @pytest.mark.parametrize("value", ["1/0", "1e/2", "./3", "--1/2"])
 def test_a_fraction_that_is_no_number_is_refused(value: str) -> None:
-    with pytest.raises(BenchError, match=f"'{value}' is not a number; write, say, 8/255"):
+    with pytest.raises(BenchError, match=f"'{value}' is not a number; write, for example, 8/255"):
         parse_overrides([f"stage2.lr={value}"])
 
 

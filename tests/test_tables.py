@@ -50,7 +50,7 @@ def test_what_a_row_loses_first() -> None:
     text = "\n".join(printed(example(), 100))
     assert "https" not in text
     assert "2 fb + 1 f" in text
-    assert "no room for: link. A wider screen, or --json, has all." in text
+    assert "no room for: link. A wider screen, or --json, shows all." in text
     text = "\n".join(printed(example(), 86))
     assert "2 fb + 1 f" not in text
     assert "no room for: passes, link." in text

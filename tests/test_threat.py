@@ -113,7 +113,7 @@ def test_eps_is_read_as_papers_write_it() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"eps": 8}, r"eps 8 outside \[0, 1\]; images live in \[0, 1\], so write 8/255"),
+        ({"eps": 8}, r"eps 8 outside \[0, 1\]; pixels are in \[0, 1\], so write 8/255"),
         ({"eps": -0.1}, r"eps -0.1 outside \[0, 1\]"),
         ({"eps": -1, "norm": "l2"}, "eps -1 is negative"),
         ({"eps": "8/0"}, "not a number; write 8/255 or 0.031"),

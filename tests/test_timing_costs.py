@@ -121,7 +121,7 @@ def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
     values = json.loads(invoke("--from-results", "--results-dir", str(tmp_path), "--json"))
     assert [row["to_reference"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
     nothing = CliRunner().invoke(app, ["timing", "--from-results", "--results-dir", str(tmp_path / "cifar10")])
-    assert "says what a method took to pre-train. Make one with `bench run`" in str(nothing.exception)
+    assert "has the pre-training cost of a method. Make one with `bench run`" in str(nothing.exception)
 
 
 def test_the_command_times_and_projects(tmp_path: Path) -> None:

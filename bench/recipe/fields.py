@@ -1,4 +1,4 @@
-"""Types of fields that strangers' files fill: names fit for paths, texts, digests, bounded numbers."""
+"""Types of fields that are read from foreign files: names for paths, texts, digests, bounded numbers."""
 
 import re
 from typing import Annotated
@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 RESERVED = ("published", "local")
-"""Folders of the results that no dataset has: papers' numbers, and a newcomer's own records."""
+"""Reserved folders of the results, for papers' numbers and a user's own records; no dataset has these names."""
 
 
 def _checked_name(value: str) -> str:
@@ -18,7 +18,7 @@ def _checked_name(value: str) -> str:
 
 def _checked_dataset(value: str) -> str:
     if value.lower() in RESERVED:
-        raise ValueError(f"the results folder keeps {' and '.join(RESERVED)} for itself; rename the data")
+        raise ValueError(f"{' and '.join(RESERVED)} are reserved in the results folder; rename the data")
     return value
 
 
@@ -29,13 +29,13 @@ def _checked_text(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_checked_name)]
-"""What becomes part of a path or a command: it leaves no folder, and no shell reads anything into it."""
+"""A part of a path or of a command: it cannot lead out of a folder, and has no special meaning in a shell."""
 
 DatasetName = Annotated[Name, AfterValidator(_checked_dataset)]
 """The name of a dataset, which is a folder of the results."""
 
 Text = Annotated[str, Field(max_length=2000), AfterValidator(_checked_text)]
-"""What is shown, after escaping: no control or direction characters and no lone surrogates. A library's warning may
+"""A text to show, after escaping: without control or direction characters and lone surrogates. A library's warning may
 have several lines; tables join them."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -45,18 +45,18 @@ Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
 """A Git commit, in full."""
 
 Side = Annotated[int, Field(ge=1, le=65_536)]
-"""Of an image, in pixels, or its channels."""
+"""Height, width or channels of an image."""
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
-"""Of images, steps, bytes: more is no measurement, and a product of two still is a float."""
+"""Number of images, steps or bytes, so bounded that a product of two still fits a float."""
 
 Amount = Annotated[float, Field(ge=0, le=1e30, allow_inf_nan=False)]
-"""Of seconds, operations, joules: finite in every sum and product that tables take of it."""
+"""Number of seconds, operations or joules, so bounded that every sum and product in a table is finite."""
 
 Radius = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
-"""Of an attack, on the [0, 1] scale of pixels; in L2 it may exceed 1."""
+"""Radius of an attack, on the [0, 1] scale of pixels; in L2 it may exceed 1."""
 
 Scalar = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]
 """A logged value, such as a loss."""

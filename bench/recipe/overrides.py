@@ -15,15 +15,15 @@ _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     """Return ``{"stage2.lr": 0.1}`` for ``["stage2.lr=0.1"]``; raises BenchError for anything else.
 
-    Values are TOML (numbers, true, false, "text", [lists]); ``8/255`` is a number too, ``null`` is no value, and any
-    other bare word is text.
+    Values are TOML (numbers, true, false, "text", [lists]); ``8/255`` is a number too, ``null``
+    means no value, and any other bare word is text.
     """
     parsed: dict[str, Any] = {}
     for item in items:
         key, equals, value = item.partition("=")
         key = key.strip()
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise BenchError(f"--set {item!r} is not of the form key=value. Type, say, --set stage2.epochs=5")
+            raise BenchError(f"--set {item!r} is not of the form key=value. Type, for example, --set stage2.epochs=5")
         if key in parsed:
             raise BenchError(f"--set {key} is given twice; keep one of them.")
         parsed[key] = _value(value.strip())
@@ -31,7 +31,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
 
 
 def override_text(key: str, value: Any) -> str:
-    """Return what to type behind ``--set`` for :func:`parse_overrides` to read ``value`` back, to the last bit."""
+    """Return the text after ``--set`` that :func:`parse_overrides` reads as exactly ``value``."""
     levels = round(value * 255) if isinstance(value, float) else 0
     if key.split(".")[-1] == "eps" and 0 < levels < 255 and levels / 255 == value:
         return f"{key}={levels}/255"
@@ -80,7 +80,7 @@ def _value(text: str) -> Any:
         try:
             return float(fraction[1]) / float(fraction[2])
         except (ValueError, ZeroDivisionError):
-            raise BenchError(f"{text!r} is not a number; write, say, 8/255") from None
+            raise BenchError(f"{text!r} is not a number; write, for example, 8/255") from None
     try:
         return read_toml(f"value = {text}", "--set")["value"]
     except tomllib.TOMLDecodeError:

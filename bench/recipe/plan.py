@@ -14,12 +14,12 @@ OptimizerName = Literal["sgd", "lars", "adamw"]
 
 _LARGEST = 1e30
 _RETIRED: Mapping[str, Any] = {"short_lr": None, "lars_lr_in_momentum": False}
-"""Keys that every plan once had, at the value without effect. Recipes keep them, so that old and new ones can be read
-and compared and have the same digests; what they did belongs to single methods now."""
+"""Keys that every plan once had, each with the value that has no effect. Recipes keep them, so that old and new ones
+can be read and compared and have the same digests; single methods now implement their effects."""
 
 
 class Schedule(Protocol):
-    """The shape of a learning rate: a pure function of the plan and of how far training has come."""
+    """The shape of a learning rate: a pure function of the plan and of the progress of training."""
 
     def __call__(self, plan: Any, *, epoch: int, step: int, steps_per_epoch: int) -> float:
         """Return the learning rate of 0-based ``step`` of 0-based ``epoch``."""
@@ -51,13 +51,13 @@ class TrainPlan(Settings):
     """Epochs, batches, optimiser and schedule of one training stage.
 
     A stage's own settings class extends this one with the constants of its loss, so that everything a stage
-    needs stands in one section of the recipe (``stage2.epochs``, ``stage2.steps``). What a paper does otherwise than
-    the bench it says there too: a schedule of its own among ``schedules``, an optimiser by
-    :meth:`bench.method.Stage.optimizer`, what short tiers change by :meth:`scaled`.
+    needs is in one section of the recipe (``stage2.epochs``, ``stage2.steps``). A paper's own schedule is added to
+    ``schedules``, its optimiser by :meth:`bench.method.Stage.optimizer`, its changes under short tiers by
+    :meth:`scaled`.
     """
 
     schedules: ClassVar[Mapping[str, Schedule]] = {"warmup-cosine": warmup_cosine, "steps": tenths}
-    """What ``schedule`` may name; a stage's settings may add their paper's."""
+    """The values of ``schedule``; a stage's settings may add their paper's."""
 
     later = {"beta2": 0.999}
 
@@ -72,9 +72,9 @@ class TrainPlan(Settings):
     lr_batch: int | None = Field(default=None, ge=1)
     """The linear scaling rule's reference batch; None: ``lr`` holds for any batch."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """Of ``adamw``, beta 1."""
+    """Under ``adamw``: beta 1."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
-    """Of ``adamw``."""
+    """Under ``adamw``: beta 2."""
     nesterov: bool = False
     weight_decay: float = Field(default=0.0, ge=0)
     lars_eta: float = Field(default=0.02, gt=0)
@@ -82,18 +82,18 @@ class TrainPlan(Settings):
     lars_clip: bool = True
     """Never let LARS exceed the rate ``lr`` (LARC's clipping)."""
     lars_exclude_vectors: bool = True
-    """Leave one-dimensional tensors (biases, batch-norm) undecayed and unscaled by LARS."""
+    """Exclude one-dimensional tensors (biases, batch-norm) from weight decay and from LARS's scaling."""
 
     schedule: str = "warmup-cosine"
     """Shape of the learning rate: ``warmup-cosine``, ``steps``, or the paper's own by its name."""
     decay_epochs: tuple[int, ...] = ()
-    """``steps``: the 0-based epochs from which the rate is a tenth of what it was before."""
+    """``steps``: the 0-based epochs from which the rate is a tenth of the rate before."""
     warmup_epochs: float = Field(default=0, ge=0)
-    """A tier may leave a fraction of one: then the warm-up is that share of an epoch's steps."""
+    """A tier may make it less than one: then the warm-up is that share of an epoch's steps."""
     warmup_start: float = Field(default=0.0, ge=0)
     lr_floor: float = Field(default=0.0, ge=0)
     schedule_unit: Literal["epoch", "step"] = "epoch"
-    """How often the learning rate moves: once an epoch, or once a step."""
+    """How often the learning rate changes: once an epoch, or once a step."""
 
     precision: Precision = "fp32"
 
@@ -131,7 +131,7 @@ class TrainPlan(Settings):
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}; set both")
         if max(self.lr, self.effective_lr, self.weight_decay) > _LARGEST:
-            raise ValueError(f"lr and weight_decay have to stay below {_LARGEST:g}; float32 ends at 3e38")
+            raise ValueError(f"lr and weight_decay must be below {_LARGEST:g}; float32 ends at 3e38")
         if self.nesterov and (self.momentum == 0 or self.optimizer == "adamw"):
             raise ValueError("nesterov needs momentum above 0, and optimizer sgd or lars")
         return self
@@ -141,7 +141,7 @@ class TrainPlan(Settings):
         return self.schedules[self.schedule](self, epoch=epoch, step=step, steps_per_epoch=steps_per_epoch)
 
     def units(self, epoch: int, step: int, steps_per_epoch: int) -> tuple[int, int, int]:
-        """Return how far training has come, its warm-up and its length, all in ``schedule_unit``."""
+        """Return the progress of training, its warm-up and its length, all in ``schedule_unit``."""
         if self.schedule_unit == "epoch":
             return epoch, round(self.warmup_epochs), self.epochs
         warmup, total = round(self.warmup_epochs * steps_per_epoch), self.epochs * steps_per_epoch
@@ -152,13 +152,13 @@ class TrainPlan(Settings):
         return images // self.batch_size if self.drop_last else -(-images // self.batch_size)
 
     def check_batches(self, section: str, images: int) -> None:
-        """Raise BenchError where ``images`` images do not make batches that a step can take.
+        """Raise BenchError where ``images`` images do not give batches that a step can train on.
 
         Batch-norm cannot normalise one image whose feature map is one pixel, nor one row of features.
 
         Args:
-            section: of the recipe, for the message: "stage1".
-            images: how many there are to train on.
+            section: section of the recipe, for the message: "stage1".
+            images: number of training images.
         """
         if self.batch_size > images:
             raise BenchError(
@@ -177,14 +177,14 @@ class TrainPlan(Settings):
         return self.steps_per_epoch(images) * self.batch_size if self.drop_last else images
 
     def scaled(self, factor: float) -> dict[str, Any]:
-        """Return the settings that a tier gives this plan which keeps ``factor`` of its published epochs."""
+        """Return the settings of this plan under a tier that keeps ``factor`` of the published epochs."""
         return self.stretched(max(1, round(self.epochs * factor)), factor)
 
     def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
         """Return the settings that make this plan ``epochs`` long, its warm-up and decays in proportion.
 
         A warm-up is not rounded to whole epochs, since schedules that move each step can warm up for a part of one.
-        ``factor`` is by what the rest grows where that is not the ratio of the epochs, which are whole.
+        ``factor`` scales the warm-up and the decays; None: the ratio of the epochs, which are whole numbers.
         """
         factor = epochs / self.epochs if factor is None else factor
         return {

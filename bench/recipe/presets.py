@@ -1,9 +1,9 @@
-"""Presets: SLF, ALF and AFF whole, as a paper's or a benchmark's code runs them, every knob pinned.
+"""Presets: SLF, ALF and AFF as a paper's or a benchmark's code runs them, with every setting fixed.
 
-``uniform``, the default, is what the settings' own defaults say. Of the others each names its sources below; what
-a source leaves open was not invented but taken from another one, and that one is named. No preset pins the radius
-(the threat model's) nor how RA and AA are measured (the section ``evaluate``). All end with the last epoch: AdvCL's
-script reports the best epoch on the test set instead, which nothing here ever does.
+``uniform``, the default, is the settings' own defaults. Each of the others names its sources below; what a source
+leaves open is taken from another one, which is named. No preset sets the radius
+(the threat model's) nor how RA and AA are measured (the section ``evaluate``). All evaluate the last epoch; AdvCL's
+script reports the best epoch on the test set instead, which the bench never does.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ LOSSES: Mapping[str, Knobs] = {
     "trades": {"loss": "trades", "steps": 10, "step_size": 0.25, "start": "gaussian"},
     "pgd": {"loss": "pgd", "steps": 10, "step_size": 0.25, "start": "uniform"},
 }
-"""Either loss with the attack that goes with it; a loss set beside a preset brings its attack along."""
+"""Each loss with its attack; a loss that is set beside a preset sets its attack too."""
 
 _COMMON: Knobs = {
     **{"epochs": 25, "batch_size": 512, "drop_last": False, "precision": "fp32"},
@@ -44,8 +44,8 @@ PRESETS: Mapping[str, Mapping[str, Knobs]] = {
         "aff": {**_TRADES, "bn": "single", "lr": 0.01, "clean_passes": 2},
     },
     # GodXuxilie/RobustSSL_Benchmark at 05f778a, Finetuning_Methods/Vanilla_Finetuning/{utils.py,run_vanilla_tune.sh}:
-    # the values it gives AdvCL and DeACL, which hand over one set of batch-norm, as all methods do here. ACL and
-    # DynACL get others (dual batch-norm in AFF, rates and decay of their own).
+    # its values for AdvCL and DeACL, which have one set of batch-norm layers, as all methods do here. For ACL and
+    # DynACL it has others (dual batch-norm in AFF, different rates and decay).
     "robustssl-benchmark": {
         "slf": {**_COMMON, "encoder_bn": "eval", "lr": 0.01, "head_init": "zero"},
         "alf": {**_PGD, "encoder_bn": "eval", "lr": 0.01, "head_init": "zero"},

@@ -1,9 +1,9 @@
 """The protocols' sections of a recipe: SLF, ALF and AFF as frozen settings with named presets.
 
-Their shared skeleton (25 epochs, batches of 512, SGD, weak views, the rate a tenth from epochs 15 and 20) is
+Their common settings (25 epochs, batches of 512, SGD, weak views, the rate divided by 10 at epochs 15 and 20) are
 AdvCL's (NeurIPS 2021), which DeACL follows (section 4.1). Papers differ in the rest, and a preset named after
-its origin pins all of it (``bench.recipe.presets``); a key set beside a preset wins over it, and so does what a
-tier says about a protocol.
+its origin fixes all of it (``bench.recipe.presets``); a key that is set beside a preset overrides it, and so does a
+tier's section of a protocol.
 """
 
 from typing import ClassVar, Literal, Self
@@ -23,7 +23,7 @@ class ProtocolSettings(TrainPlan):
     """The protocol's name, which is also its section of the recipe."""
 
     preset: str = "uniform"
-    """Whose protocol this is: ``uniform``, ``advcl``, ``deacl-2024`` or ``robustssl-benchmark``."""
+    """Origin of the settings: ``uniform``, ``advcl``, ``deacl-2024`` or ``robustssl-benchmark``."""
     epochs: int = Field(default=25, ge=1)
     batch_size: int = Field(default=512, ge=2)
     drop_last: bool = False
@@ -32,16 +32,16 @@ class ProtocolSettings(TrainPlan):
     schedule: str = "steps"
     decay_epochs: tuple[int, ...] = (15, 20)
     flip_prob: float = Field(default=0.5, ge=0, le=1)
-    """Of the weak view; 0 where the data must not be mirrored."""
+    """Of a flip in the weak view; 0 where the data must not be mirrored."""
     head_init: Literal["default", "zero"] = "default"
-    """The linear layer's first weights: the framework's random ones, or all 0, as ACL's code begins."""
+    """Initial weights of the linear layer: the framework's random ones, or all 0, as in ACL's code."""
     selection: Literal["last", "best"] = "last"
-    """Whose classifier is evaluated: the last epoch's, or that of the epoch with the highest robust accuracy on
-    training images held out for the purpose, the earliest of equals. The test images have no say in it."""
+    """Which classifier is evaluated: that of the last epoch, or of the epoch with the highest robust accuracy on
+    held-out training images, the earliest of equals. The choice does not depend on the test images."""
     selection_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Under ``best``, the share held out, drawn from the run's seed; ACL holds out 5,000 of CIFAR's 50,000."""
+    """Under ``best``: the share held out, drawn from the run's seed; ACL holds out 5,000 of CIFAR's 50,000."""
     selection_steps: int = Field(default=20, ge=1)
-    """Under ``best``, the steps of PGD on them: of eps/4, from one uniform start, at the threat model's radius."""
+    """Under ``best``: PGD steps on them, of size eps/4, from one uniform start, at the threat model's radius."""
 
     @model_validator(mode="before")
     @classmethod
@@ -54,7 +54,7 @@ class ProtocolSettings(TrainPlan):
         return {**preset, **attack, **values}
 
     def held_out(self, images: int) -> int:
-        """Return how many of ``images`` training images are held out to select the epoch on."""
+        """Return how many of ``images`` training images are held out to select the epoch."""
         return round(self.selection_fraction * images) if self.selection == "best" else 0
 
     @field_validator("preset")
@@ -69,8 +69,8 @@ class LinearSettings(ProtocolSettings):
     """What SLF and ALF share: the encoder's parameters are frozen, and only the linear layer learns."""
 
     encoder_bn: Literal["eval", "train"] = "eval"
-    """``eval``: the encoder stays frozen to the bit. ``train``: its batch-norm layers use batch statistics and
-    overwrite their running statistics with those of what SLF or ALF trains on."""
+    """``eval``: the encoder does not change at all. ``train``: its batch-norm layers use batch statistics and
+    overwrite their running statistics with those of the images of SLF or ALF."""
 
     @property
     def trains_batch_norm(self) -> bool:
@@ -100,7 +100,7 @@ class AdversarialSettings(ProtocolSettings, AttackSettings):
     def _trades_starts_beside_the_image(self) -> Self:
         if self.loss == "trades" and self.start == "clean" and self.steps:
             raise ValueError(
-                "start=clean gives loss=trades no direction: its divergence is smallest at the clean image, with a "
+                "loss=trades has no gradient with start=clean: its divergence is smallest at the clean image, with a "
                 "gradient of 0; use start=gaussian, as the paper does, or start=uniform"
             )
         return self
@@ -124,8 +124,8 @@ class AFFSettings(AdversarialSettings):
     section: ClassVar[str] = "aff"
 
     bn: Literal["single", "dual"] = "single"
-    """``dual``: clean and adversarial images pass through branches with a batch-norm of their own, both begun as
-    the encoder's; the adversarial branch is evaluated, as in DynACL (ICLR 2023)."""
+    """``dual``: clean and adversarial images pass through branches with separate batch-norm layers, both initialised
+    from the encoder's; the adversarial branch is evaluated, as in DynACL (ICLR 2023)."""
 
     @model_validator(mode="after")
     def _both_branches_are_trained(self) -> Self:
@@ -135,4 +135,4 @@ class AFFSettings(AdversarialSettings):
 
 
 PROTOCOLS = (SLFSettings.section, ALFSettings.section, AFFSettings.section)
-"""The protocols there are, in the order in which they run; each is a section of the recipe."""
+"""All protocols, in the order in which they run; each is a section of the recipe."""

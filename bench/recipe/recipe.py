@@ -17,7 +17,7 @@ from bench.recipe.threat import Norm, Threat, default_radius, radius_fault
 from bench.recipe.tiers import Tier
 
 SHARED = ("encoder", "threat", *PROTOCOLS, "evaluate")
-"""The sections that all methods have; the others are a method's own."""
+"""The sections that all methods have; each other section belongs to a method."""
 
 
 class MethodConfig(Settings):
@@ -30,7 +30,7 @@ class MethodConfig(Settings):
 
 
 class DatasetFacts(Settings):
-    """What a recipe and a record say about the data."""
+    """Facts about the data in recipes and records."""
 
     name: DatasetName
     published_as: Text | None = None
@@ -53,14 +53,14 @@ class DatasetFacts(Settings):
 
 
 class Finetune(Settings):
-    """Where protocols and evaluation depart from pre-training: in the data (transfer), or in the threat alone."""
+    """How protocols and evaluation differ from pre-training: in the data (transfer), or only in the threat model."""
 
     dataset: DatasetFacts
-    """Of the images as the classifier sees them."""
+    """Facts about the images as the classifier receives them."""
     threat: Threat
     resized_from: tuple[int, int] | None = None
-    """Height and width that the images had before they were brought to the size of the pre-training images, by
-    bilinear interpolation with antialiasing; None: they had it already."""
+    """Height and width of the images before they were resized to the pre-training images, by bilinear interpolation
+    with antialiasing; None: they were not resized."""
 
 
 class Recipe(Settings):
@@ -75,9 +75,9 @@ class Recipe(Settings):
     overrides: dict[str, Any]
     """What the user set with ``--set``, as written."""
     idle: tuple[str, ...] = ()
-    """Keys of ``overrides`` without which every number would be the same."""
+    """Keys of ``overrides`` that change no number."""
     budget: Amount | None = None
-    """Floating-point operations that pre-training was asked to spend, which decided the epochs; None: no budget."""
+    """Floating-point operations for pre-training, from which the epochs follow; None: no budget."""
     encoder: EncoderSettings
     threat: Threat
     slf: SLFSettings
@@ -94,14 +94,14 @@ class Recipe(Settings):
         return self
 
     def pretraining_digest(self) -> str:
-        """Return the SHA-256 of all that decides the encoder; runs that share it share their weights."""
+        """Return the SHA-256 of all that decides the encoder; runs with the same one share weights."""
         return canonical_digest(self._only({"method", "config", "dataset", "encoder", "threat"}))
 
     def protocol_digest(self, protocol: str) -> str:
         """Return the SHA-256 of all that decides a protocol's result, given the encoder."""
         sections = {protocol, "evaluate", "threat"} | ({"finetune"} if self.finetune else set())
         own = self._only(sections)
-        if self.budget is not None:  # its record is one of another table, though it may share the encoder
+        if self.budget is not None:  # its record belongs to another table, though the encoder may be shared
             own["budget"] = self.budget
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
@@ -109,7 +109,7 @@ class Recipe(Settings):
         return {name: value for name, value in self.counted().items() if name in sections}
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
-        """Return the overrides that have a part in its result: no idle ones, and none of the other protocols."""
+        """Return the overrides that affect its result, without idle ones and those of other protocols."""
         others = set(PROTOCOLS) - {protocol}
         return {
             key: value
@@ -119,9 +119,9 @@ class Recipe(Settings):
 
     @property
     def downstream(self) -> "Recipe":
-        """The recipe as protocols and evaluation read it, with the data and the threat model that are theirs.
+        """The recipe for protocols and evaluation, with their data and threat model.
 
-        For its numbers only: digests are those of the whole recipe.
+        Use only its numbers: digests are those of the whole recipe.
         """
         if self.finetune is None:
             return self
@@ -164,7 +164,7 @@ def build_recipe(
         tier: how far to scale.
         fidelity: ``uniform`` or ``native``.
         overrides: dotted keys to values, from :func:`bench.recipe.parse_overrides`.
-        finetune: facts about the data of protocols and evaluation, if they are others.
+        finetune: facts about the data of protocols and evaluation, if they differ.
         resized_from: height and width of their images before they were resized.
 
     Raises:
@@ -208,12 +208,12 @@ def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
 
 
 def protocol_section(name: str, tier: Tier, dataset: DatasetFacts) -> dict[str, Any]:
-    """Return what ``tier`` and the data of the protocol ``name`` give its section, the rest being default."""
+    """Return the values that ``tier`` and the data give the section of protocol ``name``; the rest are defaults."""
     return _fitted({"flip_prob": 0.5, **getattr(tier, name)}, dataset)
 
 
 def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the radius of ``dataset`` under the norm that is asked for."""
+    """Return the radius of ``dataset`` under the requested norm."""
     return {"eps": dataset.radius("l2" if overrides.get("threat.norm") == "l2" else "linf")}
 
 
@@ -243,11 +243,11 @@ def _full_key(key: str) -> str:
 
 
 _OPEN = "encoder.options"
-"""A section whose keys belong to an encoder of somebody's own."""
+"""A section whose keys belong to a user's own encoder."""
 
 
 def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Sequence[str]) -> None:
-    """Raise BenchError, listing all of them, for ``overrides`` that are no keys of ``sections`` of ``recipe``."""
+    """Raise BenchError, listing all of them, for ``overrides`` that are not keys of ``sections`` of ``recipe``."""
     dump = recipe.model_dump(mode="json", include=set(sections))
     allowed = [key for key, _ in flatten({**dump.pop("config", {}), **dump})]
     faults = []

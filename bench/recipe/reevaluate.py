@@ -1,4 +1,4 @@
-"""The recipe of an encoder that is trained already, under other protocol settings or on other data."""
+"""The recipe of a trained encoder, under other protocol settings or on other data."""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -30,13 +30,13 @@ def reevaluated(
 ) -> Recipe:
     """Return ``recipe`` with the same pre-training, but with ``overrides`` and the data of ``finetune`` after it.
 
-    The result is the recipe that a run with these settings from the start would have had, except that a changed
-    threat model holds for protocols and evaluation alone.
+    The result is the recipe of a run with these settings from the start, except that a changed threat model applies to
+    protocols and evaluation only.
 
     Args:
         recipe: of the run that trained the encoder.
-        overrides: dotted keys of the protocols' sections, ``evaluate`` and ``threat``; they win over those of the run.
-        finetune: facts about the data of protocols and evaluation, if they are others.
+        overrides: dotted keys of the protocols' sections, ``evaluate`` and ``threat``; they override those of the run.
+        finetune: facts about the data of protocols and evaluation, if they differ.
         resized_from: height and width of their images before they were resized.
 
     Raises:
@@ -49,7 +49,7 @@ def reevaluated(
     merged = {**recipe.overrides, **asked}
     values, data = recipe.model_dump(), finetune or recipe.dataset
     for name in PROTOCOLS:
-        # The recorded section hides what the tier leaves to a preset or a loss, and to whether images may be mirrored.
+        # The recorded section does not show what the tier left to a preset, a loss, or whether images may be mirrored.
         remirrored = data.mirror != recipe.downstream.dataset.mirror and f"{name}.flip_prob" not in merged
         if remirrored or {f"{name}.preset", f"{name}.loss"} & asked.keys():
             values[name] = _section(name, recipe, data)
@@ -86,15 +86,15 @@ def _section(name: str, recipe: Recipe, dataset: DatasetFacts) -> dict[str, Any]
         tier = None
     if tier is None or tier.digest() != recipe.tier_sha256:
         raise BenchError(
-            f"the tier {recipe.tier!r} that this encoder was trained with has changed since or is not here, so what "
-            f"it gave to {name} is not known apart from preset, loss and data. Set the keys themselves, such as "
+            f"the tier {recipe.tier!r} that this encoder was trained with has changed since or is missing, so its "
+            f"values for {name} cannot be told from those of preset, loss and data. Set the keys themselves, such as "
             f"--set {name}.lr=0.1 in place of a preset, or --set {name}.flip_prob=0.5 for data that may be mirrored."
         )
     return protocol_section(name, tier, dataset)
 
 
 def _threat(recipe: Recipe, overrides: Mapping[str, Any], finetune: DatasetFacts | None) -> Threat:
-    """Return the threat model after pre-training: that of the run, or the default of the data, and what is asked."""
+    """Return the threat model after pre-training: that of the run, or the default of the data, with the overrides."""
     values: dict[str, Any] = {"threat": recipe.threat.model_dump()}
     norm = overrides.get("threat.norm", recipe.threat.norm)
     other_norm = norm != recipe.threat.norm and norm in get_args(Norm)

@@ -11,7 +11,7 @@ from bench.recipe.settings import Settings
 Fidelity = Literal["uniform", "native"]
 Normalisation = Literal["dataset", "cifar", "imagenet", "none"]
 Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
-"""Where an attack takes its first gradient: the image plus U(-eps, eps), as DeACL and ACL do; the same cut to
+"""Where an attack takes its first gradient: the image plus U(-eps, eps), as DeACL and ACL do; the same clipped to
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
 
 
@@ -21,17 +21,17 @@ def attack_name(attack: str, steps: int) -> str:
 
 
 class AttackSettings(Settings):
-    """The attack of a training stage: projected gradient ascent, as :class:`bench.attack.PGD` makes it."""
+    """The attack of a training stage: projected gradient ascent, as in :class:`bench.attack.PGD`."""
 
     steps: int = Field(default=5, ge=0)
-    """Gradient steps of the attack, not of training; with 0 the start is trained on, noise that attacks nothing."""
+    """Gradient steps of the attack, not of training. With 0, training uses the start: noise, not an attack."""
     step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 2/255 at 8/255."""
     start: Start = "uniform"
 
 
 class EncoderSettings(Settings):
-    """Everything about the encoder that papers differ in."""
+    """The settings of the encoder in which papers differ."""
 
     later = {"options": {}}
 
@@ -43,7 +43,7 @@ class EncoderSettings(Settings):
     stem_init: Literal["kaiming", "default"] = "kaiming"
     """How the stem is initialised: as all other convolutions, or by the framework's default (solo-learn)."""
     options: dict[str, Any] = {}
-    """What an encoder of one's own takes besides, as ``{patch_size = 4}``; those of the bench take nothing."""
+    """Further arguments of a user's own encoder, as ``{patch_size = 4}``; the bench's encoders have none."""
     normalisation: Normalisation = "dataset"
     """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
     solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), or none (RoCL, AdvCL)."""
@@ -55,10 +55,10 @@ class EvaluationSettings(Settings):
     later = {"attack": "pgd"}
 
     eps: float | None = Field(default=None, ge=0, le=1000)
-    """Radius to evaluate at, in the threat model's norm; None: its own."""
+    """Radius to evaluate at, in the threat model's norm; None: its radius."""
     batch_size: int = Field(default=256, ge=1)
     attack: str = "pgd"
-    """Behind RA: ``pgd``, or one that an installed package adds (``bench.attacks``), with the numbers below."""
+    """The attack of RA: ``pgd``, or one that an installed package adds (``bench.attacks``), with the settings below."""
     pgd_steps: int = Field(default=20, ge=1)
     pgd_step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 0.25 is 2/255 at eps 8/255."""
@@ -70,7 +70,7 @@ class EvaluationSettings(Settings):
     """Attack a seeded random subset of this many test images; None: all of them."""
     autoattack_batch: int = Field(default=256, ge=1)
     corruptions: CorruptionSource = "none"
-    """``files`` are named by ``--corruptions PATH``; the path is no part of the recipe, their digest is."""
+    """``files`` come from ``--corruptions PATH``; the recipe holds their digest, not the path."""
     corruption_names: tuple[str, ...] = CORRUPTIONS
     corruption_files: str | None = None
     """SHA-256 of the corrupted images in the files; filled in when they are read."""

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from bench.errors import BenchError
 
 _LONGEST = 200
-"""Characters of a bad value that a message repeats."""
+"""Characters of a bad value that a message shows."""
 
 
 class Settings(BaseModel):
@@ -26,7 +26,7 @@ class Settings(BaseModel):
     )
 
     later: ClassVar[Mapping[str, Any]] = {}
-    """Fields that came after the first records, at the value under which all is as it was before them."""
+    """Fields that are newer than the first records, each with the value that keeps the earlier behaviour."""
 
     @classmethod
     def parse(cls, values: Any, what: str) -> Self:
@@ -38,7 +38,7 @@ class Settings(BaseModel):
         """
         try:
             parsed = cls.model_validate(values)
-            # What a user sets stands in a recipe twice; it was typed without the mapping's name.
+            # A recipe holds each override twice; the user typed it without the name of the mapping.
             faults = [f"{key.removeprefix('overrides.')}: {fault}" if key else fault for key, fault in _unfit(values)]
         except ValidationError as error:
             raise BenchError(f"{what}: {describe(error)}") from None
@@ -51,9 +51,9 @@ class Settings(BaseModel):
         return parsed
 
     def counted(self) -> dict[str, Any]:
-        """Return the plain values that digests count, every default written out, but none that changes nothing.
+        """Return the plain values that digests cover: all, defaults included, but newer fields that change nothing.
 
-        So a new setting leaves all digests as they were until somebody uses it.
+        So a new setting changes no digest until it is used.
         """
         plain = self.model_dump(mode="json")
         for name in type(self).model_fields:
@@ -62,7 +62,7 @@ class Settings(BaseModel):
         return {name: value for name, value in plain.items() if name not in self.later or value != self.later[name]}
 
     def digest(self) -> str:
-        """Return the SHA-256 of the canonical form of what counts."""
+        """Return the SHA-256 of the canonical form of :meth:`counted`."""
         return canonical_digest(self.counted())
 
 
@@ -78,7 +78,7 @@ def describe(error: ValidationError) -> str:
     for fault in error.errors():
         # A method's settings are typed without the section that holds them in the recipe.
         key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.")
-        # What is wrong with a section as a whole names its own values.
+        # A fault of a whole section states its values itself.
         told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | BaseModel)
         given = "" if told else f" (given: {_shown(fault['input'])})"
         faults.append(f"{key}: {_words(fault)}{given}" if key else f"{_words(fault)}{given}")
@@ -99,9 +99,9 @@ def _shown(value: Any) -> str:
 
 
 def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
-    """Yield the key and the fault of each plain value that no file and no table can hold.
+    """Yield the key and the fault of each plain value that cannot be written to a file or a table.
 
-    Fields of a fixed type refuse most of these themselves; this is for what stands in a free mapping.
+    Typed fields refuse most of these themselves; this is for free mappings.
     """
     if isinstance(value, Mapping):
         for name, entry in value.items():
@@ -136,7 +136,7 @@ _TYPES = {
     "dict": "must be a section of keys",
     "model": "must be a section of keys",
 }
-"""What is wrong, by the type of pydantic's fault, or by the first word of it."""
+"""The message for each type of pydantic's errors, or for the first word of the type."""
 
 
 def _words(fault: ErrorDetails) -> str:

@@ -15,7 +15,7 @@ _CIFAR_LINF, _CIFAR_L2, _CIFAR_SHAPE = 8 / 255, 0.5, (3, 32, 32)
 def default_radius(norm: Norm, linf_eps: float, image_shape: tuple[int, int, int]) -> float:
     """Return the radius at which data with the default Linf radius ``linf_eps`` are attacked under ``norm``.
 
-    CIFAR's usual pair is Linf 8/255 and L2 0.5 (RobustBench). Other data get an L2 radius that is the same part of
+    CIFAR's usual pair is Linf 8/255 and L2 0.5 (RobustBench). Other data get an L2 radius that is the same share of
     eps sqrt(n), the L2 length of the largest Linf perturbation of n values: 0.5 again on digits, whose eps is twice
     that of CIFAR on a quarter of the values.
     """
@@ -27,16 +27,16 @@ def default_radius(norm: Norm, linf_eps: float, image_shape: tuple[int, int, int
 def radius_fault(norm: Norm, eps: float) -> str | None:
     """Return what is wrong with ``eps`` as a radius of ``norm``, or None."""
     if norm == "linf" and not 0 <= eps <= 1:
-        return f"eps {eps:g} outside [0, 1]; images live in [0, 1], so write 8/255"
+        return f"eps {eps:g} outside [0, 1]; pixels are in [0, 1], so write 8/255"
     if eps > 1000:
-        return f"eps {eps:g} is above 1000, farther than any two images are apart"
+        return f"eps {eps:g} is above 1000, more than the distance of any two images"
     if eps < 0:
         return f"eps {eps:g} is negative; a radius is 0 or more, such as 0.5"
     return None
 
 
 def _fraction(value: object) -> object:
-    """Let a text like "8/255" stand for its number: papers write eps so, and TOML has no fractions."""
+    """Return the number of a text like "8/255": papers write eps so, and TOML has no fractions."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,8 +1,8 @@
 """Tiers: how far the published recipes are scaled down, the same way for every method.
 
-One factor for all epochs and one for all batches, without exceptions: only then do both the images that a method
-sees and the updates that it makes keep the papers' ratios to those of the others. A floor under the batches would
-spare slow steps on few images, but cost the methods of small batches most of their updates.
+One factor for all epochs and one for all batches, without exceptions: only then do the numbers of images and
+of updates keep the papers' ratios between methods. A minimum batch would avoid slow steps on few images, but methods
+of small batches would lose most of their updates.
 """
 
 import tomllib
@@ -28,11 +28,11 @@ class Tier(Settings):
     epochs: float = Field(default=1.0, gt=0)
     """Factor on the published epochs of every stage of every method."""
     batch_size: float = Field(default=1.0, gt=0)
-    """Factor on the published batch sizes. A learning rate becomes what the method's own code makes of it at that
-    batch: proportional to it where ``lr_batch`` says so, otherwise as it is."""
+    """Factor on the published batch sizes. A learning rate follows the method's own code: proportional to
+    the batch where ``lr_batch`` is set, otherwise unchanged."""
     sgd_lr: Literal["scaled", "published"] = "scaled"
-    """``published``: plain SGD keeps its published rate at the smaller batch. Few epochs on few images leave it
-    too few steps to get anywhere at a scaled rate; LARS, which adapts its rates itself, is scaled all the same."""
+    """``published``: plain SGD keeps its published rate at the smaller batch. At a scaled rate, few
+    epochs on few images are too few steps to train; LARS, which adapts its rates itself, is scaled nevertheless."""
     stages: dict[str, Any] = Field(default_factory=dict)
     """Settings given to every training stage, such as ``schedule_unit``."""
     encoder: dict[str, Any] = Field(default_factory=dict)

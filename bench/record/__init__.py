@@ -1,4 +1,4 @@
-"""Records: what a run leaves behind, and what every table is made from."""
+"""Records: the results of runs, from which every table is made."""
 
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak

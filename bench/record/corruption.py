@@ -1,4 +1,4 @@
-"""Accuracy under common corruptions: one count a (corruption, severity), and the means that follow."""
+"""Accuracy under common corruptions: one count a (corruption, severity), and their means."""
 
 from typing import Literal, Self
 
@@ -14,14 +14,14 @@ class CorruptionEvaluation(Settings):
     """Accuracy on corrupted copies of the whole test split."""
 
     source: Literal["files", "generated"]
-    """Files that the user had, or images made by ``package``."""
+    """The user's files, or images that ``package`` generated."""
     parametrisation: Text
-    """Whose severities these are, in words."""
+    """Origin of the severities, in words."""
     package: Name | None = None
     """What generated the images; None for files."""
     package_version: Name | None = None
     sha256: Digest
-    """Digest of all corrupted images; equal digests mean that two classifiers saw the same ones."""
+    """Digest of all corrupted images; equal digests mean that two classifiers were tested on the same ones."""
     n: int = Field(ge=1, le=10**9)
     """Test images in each cell."""
     correct: dict[str, tuple[int, ...]]
@@ -65,7 +65,7 @@ class CorruptionEvaluation(Settings):
     def interval_of(self, mean: float) -> tuple[float, float]:
         """Return a 95 % interval of a ``mean`` over cells: Wilson's, with the number of images for n.
 
-        All cells show the same n images, so they count as n, not as n a cell. The share of cells in which an
-        image is right varies at most as a coin of that mean does: the interval is never too narrow for it.
+        All cells show the same n images, so they count as n, not as n a cell. An image's share of correct cells has at
+        most the variance of a coin with that mean, so the interval is never too narrow.
         """
         return wilson_interval(mean * self.n, self.n)

@@ -1,4 +1,4 @@
-"""What one phase of a run took, in the same units for every method."""
+"""The cost of one phase of a run, in the same units for every method."""
 
 from typing import Protocol, Self
 
@@ -6,11 +6,11 @@ from bench.recipe import Settings
 from bench.recipe.fields import Amount, Count, Text
 
 COST_REFERENCE = "deacl"
-"""The method in whose units costs are given, unless another is named: "is that better than DeACL?" is the question."""
+"""The default reference: costs are shown as multiples of this method's."""
 
 
 class Took(Protocol):
-    """What a block of work took, as a clock tells it; None: not measured."""
+    """The measured cost of a block of work; None: not measured."""
 
     @property
     def seconds(self) -> float:
@@ -36,21 +36,21 @@ class PhaseCost(Settings):
     seconds: Amount
     """Wall-clock of the work itself, added up over interruptions."""
     images: Count | None = None
-    """Dataset images processed, each counted once an epoch however many views it had."""
+    """Dataset images processed, each counted once an epoch, whatever its number of views."""
     images_per_second: Amount | None = None
     flops_per_image: Amount | None = None
     """Floating-point operations (two a multiply-add) of one training step, divided by its images."""
     peak_memory_bytes: Count | None = None
-    """The most that was in use at one time during this phase, over all attempts: tensors on the device where that
-    is a CUDA GPU; on a Linux CPU what the whole process had resident, the interpreter and its libraries included.
-    Absent elsewhere. In records of versions 1 and 2 a CPU's is the most since the process began."""
+    """Peak memory during this phase, over all attempts: of tensors on a CUDA GPU; on a Linux CPU the resident memory of
+    the whole process, interpreter and libraries included. Absent elsewhere. In records of versions 1 and 2, a CPU's
+    peak is since the start of the process."""
     energy_joules: Amount | None = None
-    """Where the device reports it, added up over interruptions; absent once any part of it was not measured."""
+    """Where the device reports it, added up over interruptions; absent if any part was not measured."""
     device: Text
 
     @classmethod
     def nothing(cls, device: str) -> Self:
-        """Return the cost of a phase that is yet to begin on ``device``."""
+        """Return the cost of a phase on ``device`` that has not begun."""
         return cls(seconds=0.0, images=0, peak_memory_bytes=0, energy_joules=0.0, device=device)
 
     def plus(self, took: Took, images: int = 0) -> Self:

@@ -49,12 +49,12 @@ class Environment(Settings):
 def describe_environment(
     device: str, threads: int, *, modules: Sequence[str] = (), precision: str | None = None
 ) -> Environment:
-    """Return the present environment, on a ``device`` of that name.
+    """Return the current environment, on ``device``.
 
     Args:
-        device: as a reader of a table would call it.
-        threads: of the CPU.
-        modules: that carry out the phase; empty: the environment is not that of a phase.
+        device: its name in tables.
+        threads: CPU threads.
+        modules: the modules that carry out the phase; empty: not the environment of a phase.
         precision: of a phase that trains.
     """
     commit, dirty = _code_version()
@@ -74,12 +74,12 @@ def describe_environment(
 
 
 def continued(ran: Sequence[Environment | None], now: Environment) -> tuple[Environment | None, ...]:
-    """Return the environments of a phase that goes on in ``now``: in order, each once."""
+    """Return the environments of a phase that continues in ``now``: in order, each once."""
     return tuple(ran) if now in ran else (*ran, now)
 
 
 def other_code(ran: Sequence[Environment | None], now: Environment) -> bool:
-    """Return whether a phase has been worked on with other code than that of ``now``, or with unknown code."""
+    """Return whether any part of a phase ran with other code than that of ``now``, or with unknown code."""
     return any(one is None or one.code != now.code for one in ran)
 
 
@@ -90,13 +90,13 @@ def _version(package: str) -> str | None:
         return None
 
 
-@cache  # a checkout may move on while its older code still runs
+@cache  # a checkout may change while its older code still runs
 def _code_version() -> tuple[str | None, bool | None]:
     home = Path(__file__).parents[2]
     if not (home / ".git").exists():
         return None, None
     commit = _git(home, "rev-parse", "HEAD")
-    # Records and documents may lie uncommitted; only changed code makes a result unrepeatable.
+    # Records and documents may be uncommitted; only changed code makes a result unrepeatable.
     changed = _git(home, "status", "--porcelain", "--", "bench", "methods", "pyproject.toml")
     return commit, None if changed is None else bool(changed)
 

@@ -1,4 +1,4 @@
-"""What happened to each test image, packed into a bitmap: of one measurement, or of two on the images they share."""
+"""The outcome of each test image, packed into a bitmap: of one measurement, or of two on their common images."""
 
 import base64
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class Outcome(Settings):
     correct: int = Field(ge=0, le=10**9)
     """How many of them were classified correctly."""
     accuracy: float = Field(ge=0, le=1)
-    """Their share."""
+    """Their share of the images measured."""
     interval: tuple[float, float]
     """The 95 % Wilson score interval of the accuracy."""
     bits: str
@@ -92,7 +92,7 @@ class Outcome(Settings):
         return None
 
     def spread(self, test_images: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        """Return which images of a test split of ``test_images`` were measured, and which of them came out right.
+        """Return which images of a test split of ``test_images`` were measured, and which of them were right.
 
         Both are bool [test_images].
         """
@@ -110,7 +110,7 @@ class Outcome(Settings):
 class NoGradient(Settings):
     """Images for which the gradient of an attack was zero everywhere or not finite somewhere.
 
-    They stayed where they were, so that their outcome says little.
+    The attack did not move them, so their outcome says little.
     """
 
     first: int = Field(default=0, ge=0, le=10**9)
@@ -119,7 +119,7 @@ class NoGradient(Settings):
     """At the last step, from any of the restarts."""
 
     def __add__(self, other: Self) -> Self:
-        """Return the counts of both, which are of different images."""
+        """Return the sum of both, which are of different images."""
         return self.model_copy(update={"first": self.first + other.first, "last": self.last + other.last})
 
 

@@ -1,4 +1,4 @@
-"""What a record says of its recipe, typed for all who read it; a method's own settings stay plain."""
+"""The recipe in a record, typed; a method's own settings stay plain."""
 
 from collections.abc import Mapping
 from typing import Any, Self
@@ -15,13 +15,13 @@ class RecordedRecipe(Settings):
     threat: Threat
     finetune: Finetune | None = None
     budget: Amount | Text | None = None
-    """What pre-training was held to; in old records a text."""
+    """The budget of pre-training; in old records a text."""
     corruption_files: Digest | None = None
-    """Of corrupted test images that the user had."""
+    """Digest of the user's corrupted test images."""
 
     @classmethod
     def read(cls, recipe: Mapping[str, Any]) -> Self:
-        """Return what ``recipe``, that of a record, says; raises BenchError that lists every fault."""
+        """Return the typed ``recipe`` of a record; raises BenchError that lists every fault."""
         values = {name: recipe[name] for name in ("dataset", "threat", "finetune", "budget") if name in recipe}
         evaluate = recipe.get("evaluate")
         files = evaluate.get("corruption_files") if isinstance(evaluate, Mapping) else None
@@ -29,5 +29,5 @@ class RecordedRecipe(Settings):
 
     @property
     def downstream(self) -> "RecordedRecipe | Finetune":
-        """The data and the threat model of protocol and evaluation, which may not be those of pre-training."""
+        """The data and the threat model of protocol and evaluation, which may differ from those of pre-training."""
         return self.finetune or self

@@ -1,4 +1,4 @@
-"""The record: what one protocol on one run left behind. Every number of the board comes from one."""
+"""The record: the results of one protocol on one run. Every number of the board comes from one."""
 
 from typing import Any, Literal, Self
 
@@ -16,15 +16,15 @@ from bench.record.sealed import Sealed
 
 SCHEMA: Literal[3] = 3
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
-empty in older ones, and counts RA's images without a gradient: nothing is made up for them."""
+empty in older ones, and counts RA's images without a gradient; older records are never filled in."""
 
 Doubt = Literal["constant features", "constant classifier", "one test class"]
-"""What a run notices against its own numbers: the encoder gives all training images the same features, the classifier
+"""A run's reasons to doubt its numbers: the encoder gives all training images the same features, the classifier
 gives all test images the same answer, or all test images are of one class."""
 
 
 class PGDEvaluation(Settings):
-    """RA: accuracy under PGD, and its knobs in pixel units."""
+    """RA: accuracy under PGD, and its settings in pixel units."""
 
     outcome: Outcome
     eps: Radius
@@ -34,7 +34,7 @@ class PGDEvaluation(Settings):
     restarts: Count
     attack: Name = "pgd"
     no_gradient: NoGradient | None = None
-    """None: not counted, as by programs before this field."""
+    """None: not counted, as in records older than this field."""
 
 
 class AutoAttackEvaluation(Settings):
@@ -67,23 +67,23 @@ class Record(Sealed):
     year: int = Field(ge=1900, le=9999)
     """Of the method's paper."""
     dataset: DatasetName
-    """What the classifier was trained and judged on."""
+    """The data that the classifier was trained and evaluated on."""
     pretrained_on: DatasetName | None = None
-    """What the encoder was pre-trained on where that is another dataset (transfer)."""
+    """The data that the encoder was pre-trained on, where they are others (transfer)."""
     tier: Name
     tier_sha256: Digest
-    """Digest of the tier's file, which tells a changed ``mini.toml`` from the shipped one."""
+    """Digest of the tier's file, which distinguishes a changed ``mini.toml`` from the shipped one."""
     fidelity: Literal["uniform", "native"]
     seed: Seed
     encoder_seed: Seed | None = None
-    """The seed of pre-training where protocol and evaluation were given another."""
+    """The seed of pre-training, where protocol and evaluation used another."""
     protocol: Name
     overrides: dict[str, Any]
-    """What was changed against the tier's recipe; empty for the recipe as it stands."""
+    """Settings that differ from the tier's recipe; empty: none."""
     recipe: dict[str, Any]
     """The resolved recipe: method configuration, dataset facts, encoder, threat, protocol, evaluation."""
     data: Inventory | None = None
-    """What was read, skipped, converted and doubtful in ``dataset``; None: not counted then."""
+    """Counts of images of ``dataset`` that were read, skipped, converted or doubtful; None: not counted."""
     pretraining_data: Inventory | None = None
     """The same of ``pretrained_on``, where it was read."""
     pretraining_sha256: Digest
@@ -92,7 +92,7 @@ class Record(Sealed):
     """Digest of the pre-trained encoder's weights."""
     classifier_sha256: Digest
     selected_epoch: int | None = Field(default=None, ge=1, le=10**9)
-    """The protocol's epoch, from 1 on, whose classifier was judged where one was selected; None: the last."""
+    """The protocol's epoch, from 1 on, whose classifier was evaluated, where one was selected; None: the last."""
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None
@@ -107,11 +107,11 @@ class Record(Sealed):
     environment: Environment
     """Of the process that wrote the record."""
     environments: dict[Text, tuple[Environment | None, ...]] = {}
-    """By phase: all that it ran with, in order, each once; null: by a program that did not note it. A phase that was
-    stopped and continued elsewhere, or with other code, has several."""
+    """By phase: its environments, in order, each once; null: not recorded. A phase that was stopped and continued
+    elsewhere, or with other code, has several."""
     code: dict[Text, Digest] = {}
     """By phase: the digest that its modules had in the code that wrote the record (:func:`bench.code.code_digest`).
-    A phase whose environments have another was carried out by other code."""
+    A phase whose environments have another digest ran with other code."""
     started: AwareDatetime
     finished: AwareDatetime
 
@@ -126,7 +126,7 @@ class Record(Sealed):
 
     @property
     def unknown_phases(self) -> list[str]:
-        """The phases of which it was not noted, as a whole or in part, with which code they ran."""
+        """The phases whose code, as a whole or in part, is not recorded."""
         return [phase for phase, ran in self.environments.items() if None in ran]
 
     def read_recipe(self) -> RecordedRecipe:

@@ -1,4 +1,4 @@
-"""Sealed files: results that carry the digest of all else in them, so that a cut or edited one is noticed."""
+"""Sealed files: results with a digest of their content, so that a truncated or edited file is detected."""
 
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -10,7 +10,7 @@ from bench.recipe import Settings, canonical_digest
 
 
 class Sealed(Settings):
-    """What a results file holds. A subclass gives ``schema_version`` the versions that it can read."""
+    """The content of a results file. A subclass gives ``schema_version`` the versions that it can read."""
 
     sha256: str = ""
     """Digest of everything else; empty until the file is written."""
@@ -24,7 +24,7 @@ class Sealed(Settings):
         return _digest(self.content())
 
     def content(self) -> dict[str, Any]:
-        """Return what the file holds: of one that was read and not changed since, just what was read.
+        """Return the content of the file: of one that was read and not changed since, exactly what was read.
 
         That lacks the fields that are newer than the file.
         """
@@ -42,8 +42,8 @@ S = TypeVar("S", bound=Sealed)
 def save_sealed(path: Path, result: S, monitor: Monitor | None = None) -> Path:
     """Seal ``result``, write it to ``path`` and return where it is.
 
-    A file that is there already stays: another content gets a number behind its name, the same content nothing.
-    What is there but cut short, or no longer what its own digest says, is set aside, and ``monitor`` is told.
+    An existing file stays: different content gets a number behind its name, the same content is not written again.
+    A file that is truncated or does not match its digest is set aside and reported to ``monitor``.
 
     Raises:
         BenchError: the folder cannot be written.
@@ -65,7 +65,7 @@ _DAMAGED = object()
 
 
 def _held(path: Path, monitor: Monitor | None) -> object:
-    """Return the digest of the result in ``path``, or ``_DAMAGED`` where that is damaged, and now set aside."""
+    """Return the digest of the result in ``path``, or ``_DAMAGED`` after a damaged one was set aside."""
     if not path.stat().st_size:  # the name that another process has just taken; see create_bytes
         return None
     try:
@@ -77,7 +77,7 @@ def _held(path: Path, monitor: Monitor | None) -> object:
         fault = str(error)
     aside = set_aside(path)
     if monitor:
-        monitor.note(f"{path} is damaged ({fault}). It is now {aside.name}, and is written anew.")
+        monitor.note(f"{path} is damaged ({fault}). It was renamed {aside.name} and is written again.")
     return _DAMAGED
 
 

@@ -1,8 +1,8 @@
 """The statistics behind every interval and every comparison: of shares of images, and of means over seeds.
 
-Of SciPy only what is not here. ``scipy.stats.binomtest`` gives Wilson's interval with other last bits, where a record
-must state that of its outcomes exactly; it takes a thousand times as long, and its import seconds that a board and a
-comparison would wait for.
+SciPy is used only for what is not here. Wilson's interval by ``scipy.stats.binomtest`` differs in the last bits, while
+a record must state the interval of its outcomes exactly; it also takes a thousand times as long, and its import takes
+seconds.
 """
 
 import math
@@ -26,7 +26,7 @@ def wilson_interval(correct: float, n: int, z: float = 1.959963984540054) -> tup
 
 
 class Pairs(NamedTuple):
-    """What became of the images that two classifiers both met: the cells of a paired two-by-two table."""
+    """Outcomes of the images that two classifiers have in common: the cells of a paired two-by-two table."""
 
     both: int
     """Images that both got right."""
@@ -36,20 +36,20 @@ class Pairs(NamedTuple):
 
     @property
     def n(self) -> int:
-        """Images that both met."""
+        """Images that both measured."""
         return sum(self)
 
     @property
     def difference(self) -> float:
-        """Accuracy of A less accuracy of B."""
+        """Accuracy of A minus accuracy of B."""
         return (self.only_a - self.only_b) / self.n
 
 
 def newcombe_interval(pairs: Pairs) -> tuple[float, float]:
     """Return a 95 % interval of the difference of two paired proportions.
 
-    It joins the Wilson intervals of the two accuracies, with allowance for how they hang together; so it holds
-    for few images, near 0 and 1, and when no image tells the two apart.
+    It combines the Wilson intervals of the two accuracies and their correlation; so it holds for few images, near 0
+    and 1, and when the two agree on every image.
 
     Source: Newcombe, "Improved confidence intervals for the difference between binomial proportions based on
     paired data", Statistics in Medicine 17 (1998), 2635-2650, method 10.
@@ -86,7 +86,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
     percentages", Psychometrika 12 (1947); exact by the binomial distribution.
     """
     n, fewer = only_a + only_b, min(only_a, only_b)
-    ways, total = 1, 0  # whole numbers, so that no count of images is too large for it
+    ways, total = 1, 0  # integers, so that no number of images is too large
     for k in range(fewer + 1):
         total += ways
         ways = ways * (n - k) // (k + 1)
@@ -96,7 +96,7 @@ def mcnemar_exact(only_a: int, only_b: int) -> float:
 def sample_std(values: Sequence[float]) -> float:
     """Return the sample standard deviation of two values or more, exactly 0 where all are equal.
 
-    In floats, where the standard library computes with fractions: a board of thousands of rows is waited for.
+    In floats: the standard library computes with fractions, which is slow on a board of thousands of rows.
     """
     if min(values) == max(values):
         return 0.0
@@ -115,7 +115,7 @@ class MeanDifference(NamedTuple):
 def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     """Compare the means of ``a`` and ``b``, at least two values each, whose spreads may differ.
 
-    Where neither varies at all there is no spread to judge by: the interval is a point, and p is 1 or 0.
+    Where neither varies, the interval is a point, and p is 1 or 0.
 
     Source: Welch, "The generalization of Student's problem when several different population variances are
     involved", Biometrika 34 (1947).

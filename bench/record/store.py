@@ -10,11 +10,11 @@ from bench.record.sealed import load_sealed, save_sealed
 from bench.record.sweep import SWEEP_SCHEMA, Sweep
 
 LOCAL = "local"
-"""The folder below the results in which a user's own records lie, apart from those that are published there."""
+"""The folder below the results for a user's own records, apart from the published ones."""
 
 
 def record_path(folder: Path, record: Record) -> Path:
-    """Return where ``record`` belongs under ``folder``, whether or not it is there."""
+    """Return where ``record`` belongs under ``folder``, whether or not it exists."""
     name = "-".join(
         [
             record.method,
@@ -33,8 +33,8 @@ def record_path(folder: Path, record: Record) -> Path:
 def save_record(folder: Path, record: Record, monitor: Monitor | None = None) -> Path:
     """Write ``record`` under ``folder`` and return its path.
 
-    A record of the same run that is there already stays: the new one gets a number behind its name. A damaged file
-    of that name is set aside, and ``monitor`` is told.
+    An existing record of the same run stays: the new one gets a number behind its name. A damaged file of that name
+    is set aside and reported to ``monitor``.
 
     Raises:
         BenchError: the folder cannot be written.
@@ -60,15 +60,15 @@ def record_files(folder: Path) -> Iterator[Path]:
 
 
 def sweep_path(folder: Path, sweep: Sweep) -> Path:
-    """Return where ``sweep`` belongs under ``folder``, whether or not it is there."""
+    """Return where ``sweep`` belongs under ``folder``, whether or not it exists."""
     run = f"{sweep.method}-{sweep.tier}-{sweep.fidelity}-s{sweep.seed}-{sweep.protocol}"
     return inside(folder, sweep.dataset, "sweeps", f"{run}-{sweep.identity[:8]}-{sweep.settings.kind}.json")
 
 
 def save_sweep(folder: Path, sweep: Sweep, monitor: Monitor | None = None) -> Path:
-    """Write ``sweep`` under ``folder`` and return its path; one that is there already stays.
+    """Write ``sweep`` under ``folder`` and return its path; an existing one stays.
 
-    A damaged file of that name is set aside, and ``monitor`` is told.
+    A damaged file of that name is set aside and reported to ``monitor``.
 
     Raises:
         BenchError: the folder cannot be written.

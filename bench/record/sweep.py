@@ -15,7 +15,7 @@ from bench.record.outcome import NoGradient, Outcome
 from bench.record.sealed import Sealed
 
 SWEEP_SCHEMA: Literal[2] = 2
-"""Version 2 adds what the sweep ran with, which is empty in version 1."""
+"""Version 2 adds the environments of the sweep, which are empty in version 1."""
 
 SweepKind = Literal["eps", "steps"]
 
@@ -47,7 +47,7 @@ class SweepSettings(Settings):
     """In units of eps, so it grows with eps: 0.25 is 2/255 at 8/255, the step of RA."""
     start: Start = "uniform"
     batch_size: int = Field(default=256, ge=1, le=10**9)
-    """Images attacked together; each batch draws noise of its own, so this decides the numbers too."""
+    """Images attacked together; each batch draws its own noise, so the outcomes depend on this number."""
 
     @model_validator(mode="after")
     def _one_grid(self) -> Self:
@@ -86,7 +86,7 @@ class Sweep(Sealed):
     seed: Seed
     protocol: Name
     overrides: dict[str, Any]
-    """What the run changed against the tier's recipe, but for its evaluation, which has no part in this."""
+    """Settings of the run that differ from the tier's recipe, without its evaluation, which a sweep does not use."""
     pretraining_sha256: Digest
     protocol_sha256: Digest
     classifier_sha256: Digest
@@ -94,16 +94,16 @@ class Sweep(Sealed):
     """Of the record that the attacked classifier belongs to."""
     settings: SweepSettings
     outcomes: tuple[Outcome, ...]
-    """One a grid value, in its order: the images that the attack of just that size leaves right."""
+    """One a grid value, in its order: the images that are right under the attack of exactly that size."""
     worst: tuple[Outcome, ...] | None = None
-    """Of steps only: the images that no iterate up to there got wrong. It never rises."""
+    """Of steps only: the images that are right at every iterate up to there. It never rises."""
     no_gradient: tuple[NoGradient, ...] | None = None
-    """One a grid value; None: not counted, as by programs before this field."""
+    """One a grid value; None: not counted, as in sweeps older than this field."""
     cost: PhaseCost
     environment: Environment
     """Of the process that wrote the sweep."""
     environments: tuple[Environment | None, ...] = ()
-    """As for a phase of a record: all that it ran with, in order, each once; null: not noted."""
+    """As for a phase of a record: its environments, in order, each once; null: not recorded."""
     finished: AwareDatetime
 
     @model_validator(mode="after")
@@ -129,7 +129,7 @@ class Sweep(Sealed):
 
 
 def sweep_identity(classifier_sha256: str, dataset_sha256: str, seed: int, settings: SweepSettings) -> str:
-    """Return the digest of all that decides a sweep's outcomes: whoever finds it need not measure again."""
+    """Return the digest of all that decides a sweep's outcomes: a sweep with the same one is not measured again."""
     return canonical_digest([classifier_sha256, dataset_sha256, seed, settings.model_dump(mode="json")])
 
 
