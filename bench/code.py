@@ -1,8 +1,8 @@
-"""Which code did this? A digest of the modules that a piece of work reaches by import.
+"""The code of a result: a digest of the modules that a piece of work imports, directly or indirectly.
 
-A module enters as its syntax tree without docstrings, comments, layout and names such as ``__version__``, so that
-documentation and releases change no digest, and any other change of a module that is reached does. A package whose
-``__init__`` only hands names on is looked through: who imports ``bench.recipe.TrainPlan`` reaches
+A module enters as its syntax tree without docstrings, comments, layout and names such as ``__version__``. So
+documentation and releases do not change a digest, and any other change of an imported module does. A package whose
+``__init__`` only re-exports names is skipped: an import of ``bench.recipe.TrainPlan`` reaches
 ``bench.recipe.plan`` and not its neighbours.
 """
 
@@ -16,11 +16,11 @@ from typing import Any, NamedTuple, Protocol
 
 _OWN = "bench"
 _FRAMEWORKS = ("torch", "torchvision")
-"""Records have their versions."""
+"""Not digested: records keep their versions."""
 
 
 class _Import(NamedTuple):
-    """One name that a module asks for: ``from source import name [as bound]``, or ``import source``."""
+    """One import: ``from source import name [as bound]``, or ``import source``."""
 
     source: str
     name: str | None = None
@@ -28,11 +28,11 @@ class _Import(NamedTuple):
 
 
 class _Module(NamedTuple):
-    """What a module's source says."""
+    """What is read from a module's source."""
 
     imports: tuple[_Import, ...]
     hands_on: bool
-    """Whether it has nothing but imports, which rename nothing."""
+    """Whether it consists of imports alone, without renaming."""
     sha256: str
 
 
@@ -44,9 +44,9 @@ class _Network(Protocol):
 
 
 def modules_of(network: _Network) -> tuple[str, ...]:
-    """Return the names of the modules that the classes of ``network`` and of all networks in it are from.
+    """Return the names of the modules that define the classes of ``network`` and of all networks in it.
 
-    Roots of a digest must name them, because registries find them, not imports.
+    They must be among the roots of a digest, because registries find them, not imports.
     """
     names = {type(part).__module__ for part in network.modules()}
     return tuple(sorted(name for name in names if name.partition(".")[0] not in _FRAMEWORKS))
@@ -54,11 +54,11 @@ def modules_of(network: _Network) -> tuple[str, ...]:
 
 @cache
 def code_digest(*roots: str) -> str:
-    """Return the SHA-256 of all modules that the modules called ``roots`` reach by import, themselves included.
+    """Return the SHA-256 of the modules ``roots`` and of all modules that they reach by import.
 
-    Modules of ``bench`` and of the roots' own top-level packages count; of other packages a record keeps the
-    version. One that has no source enters by its name, and so does one of a package that nobody has imported: what
-    a file names as a root must not make a program run. A process keeps the digest that it found first.
+    Modules of ``bench`` and of the roots' top-level packages count; for other packages a record keeps the version. A
+    module without source enters by its name. So does a module of a package that is not imported yet, because a root
+    named in a file must not start a program. Within a process the first digest is cached.
     """
     packages = frozenset([_OWN, *(root.partition(".")[0] for root in roots)]) & sys.modules.keys()
     found: dict[str, list[str]] = {root: [] for root in roots}
@@ -69,7 +69,7 @@ def code_digest(*roots: str) -> str:
 
 
 def reached(roots: Sequence[str], packages: frozenset[str]) -> set[str]:
-    """Return the names of the modules in ``packages`` that ``roots`` reach by import, themselves included."""
+    """Return the names of ``roots`` and of the modules in ``packages`` that they reach by import."""
     found: set[str] = set()
     left = list(roots)
     while left:
@@ -77,7 +77,7 @@ def reached(roots: Sequence[str], packages: frozenset[str]) -> set[str]:
         if name in found or name.partition(".")[0] not in packages:
             continue
         found.add(name)
-        # To import a.b.c runs a and a.b too; where they only hand names on, that decides nothing.
+        # Importing a.b.c runs a and a.b too; that has no effect where they only re-export names.
         parents = [name[:end] for end, letter in enumerate(name) if letter == "."]
         left += [parent for parent in parents if (module := _read(parent)) and not module.hands_on]
         module = _read(name)
@@ -92,7 +92,7 @@ def _neighbours(module: _Module, packages: frozenset[str]) -> list[str]:
 
 
 def _targets(wanted: _Import) -> Iterator[str]:
-    """Yield the modules that an import leads to, through packages that only hand the name on."""
+    """Yield the modules that an import leads to, through packages that only re-export the name."""
     source, name, _ = wanted
     if name is None:
         yield source
@@ -118,7 +118,7 @@ def _is_module(name: str) -> bool:
 
 @cache
 def _read(name: str) -> _Module | None:
-    """Return what the source of the module ``name`` says, None where it has none."""
+    """Return what is read from the source of the module ``name``; None if it has no source."""
     source = _source(name)
     if source is None:
         return None
@@ -169,7 +169,7 @@ def _says_nothing(node: ast.AST) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Return a syntax tree as nested tuples, without what is empty: versions of Python differ in that."""
+    """Return a syntax tree as nested tuples, without empty fields: these differ between versions of Python."""
     if isinstance(value, list):
         return tuple(_plain(one) for one in value if not _says_nothing(one))
     if not isinstance(value, ast.AST):

@@ -1,4 +1,4 @@
-"""What can go wrong, sorted by who has to act. The command line maps each class to an exit code."""
+"""The errors, sorted by who has to act. The command line maps each class to an exit code."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -14,15 +14,15 @@ class BenchError(Exception):
 
 
 class DamagedFileError(BenchError):
-    """A file of the bench's own cannot be read back as it was written: cut short, or one of its bits has changed."""
+    """A file that the bench wrote is damaged: it is cut short, or its content has changed."""
 
 
 class BusyRunError(BenchError):
-    """Another process works on the run."""
+    """Another process is working on the run."""
 
 
 class CheckFailedError(BenchError):
-    """A check the user asked for did not hold (a stale leaderboard, say): exit code 3."""
+    """A check that the user asked for failed (for example, a stale leaderboard): exit code 3."""
 
     exit_code = 3
 
@@ -34,16 +34,16 @@ class InterruptedRunError(BenchError):
 
 
 _LISTED = 160
-"""Characters up to which all names are listed in a message; of more, the nearest three are."""
+"""A message lists all names up to this many characters; of a longer list, the nearest three."""
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> BenchError:
-    """Return the error for a name that does not exist, with the nearest names first; of a long list with no others.
+    """Return the error for a name that does not exist: the nearest names, then all names if the list is short.
 
-    Names are exact, but the search for the nearest disregards case.
+    Names are case-sensitive, but the search for the nearest is not.
 
     Args:
-        kind: what was looked up, in the singular ("method").
+        kind: the kind of the name, in the singular ("method").
         name: what the user wrote.
         allowed: every name that would have worked.
         hint: a closing sentence, such as the command that lists the names.
@@ -62,5 +62,5 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
 
 
 def listed(what: str, faults: list[str]) -> str:
-    """Return one message for all ``faults``, one a line where there are several."""
+    """Return one message for all ``faults``, one per line if there are several."""
     return f"{what}: " + (faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults]))

@@ -15,35 +15,35 @@ from typing import Any
 from bench.errors import BenchError, DamagedFileError
 
 UNFINISHED = ".unfinished"
-"""How the names of files end that are not written to their end."""
+"""The ending of the names of files that are still being written."""
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` so that no reader, and no crash, ever sees half of it.
+    """Write ``content`` to ``path`` atomically: the file is never half-written, not even after a crash.
 
     Raises:
-        BenchError: the folder cannot be made or written, or the disk is full; ``path`` is as it was before.
+        BenchError: the folder cannot be made or written, or the disk is full; ``path`` is unchanged.
     """
     write_stream(path, [content])
 
 
 def write_stream(path: Path, parts: Iterable[bytes]) -> None:
-    """Write what would not fit into memory at once, part by part, as :func:`write_bytes` does."""
+    """Write ``parts`` one after the other, as :func:`write_bytes` does: for content larger than the memory."""
     with _written(path, parts) as temporary:
         os.replace(temporary, path)
 
 
 def create_bytes(path: Path, content: bytes) -> bool:
-    """Write ``content`` to ``path`` as :func:`write_bytes` does, unless a file is there already.
+    """Write ``content`` to ``path`` as :func:`write_bytes` does, unless the file exists already.
 
-    Returns whether it was written: of several processes that create the same file, one is told so.
+    Returns whether it was written: True in only one of several processes that create the same file.
     """
     with _written(path, [content]) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
             return False
-        except OSError:  # a file system without links: the name is taken first, and filled at once
+        except OSError:  # a file system without hard links: create the name first, then fill it
             try:
                 path.touch(exist_ok=False)
             except FileExistsError:
@@ -54,7 +54,7 @@ def create_bytes(path: Path, content: bytes) -> bool:
 
 @contextmanager
 def _written(path: Path, parts: Iterable[bytes]) -> Iterator[str]:
-    """Yield the name of a file beside ``path`` that holds ``parts``; it is gone afterwards, or has another name."""
+    """Yield the name of a temporary file beside ``path`` that holds ``parts``; deleted afterwards unless renamed."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -71,24 +71,24 @@ def _written(path: Path, parts: Iterable[bytes]) -> Iterator[str]:
         raise refusal(path, error) from error
     finally:
         if temporary is not None:
-            with suppress(OSError):  # on a disk that has just become read-only; the first error is the one to tell
+            with suppress(OSError):  # a disk that has just become read-only; only the first error is reported
                 Path(temporary).unlink(missing_ok=True)
     _sync_folder(path.parent)
 
 
 def _open_temporary(path: Path) -> "tempfile._TemporaryFileWrapper[bytes]":
-    """Return a new file beside ``path``, locked for as long as it is open, so that nobody takes it for litter."""
+    """Return a new file beside ``path``, locked while it is open, so that no other process deletes it as abandoned."""
     while True:
         file = tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", suffix=UNFINISHED, delete=False)  # noqa: SIM115 (the caller closes it)
-        with suppress(OSError):  # some network disks know no locks
+        with suppress(OSError):  # some network disks do not support locks
             fcntl.flock(file, fcntl.LOCK_EX)
         if os.path.exists(file.name):
             return file
-        file.close()  # another process took it for litter before it was locked
+        file.close()  # another process deleted it before it was locked
 
 
 def _remove_abandoned(paths: Iterable[Path]) -> None:
-    """Delete those of the temporary files ``paths`` that no living process writes."""
+    """Delete the temporary files among ``paths`` that no running process is writing."""
     for path in paths:
         with suppress(OSError), path.open("r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,7 +106,7 @@ def json_bytes(values: Any) -> bytes:
 
 
 def make_writable(folder: Path) -> None:
-    """Make ``folder`` and try it with a file, so that long work need not end to learn that it cannot be kept.
+    """Make ``folder`` and test it with a file, so that long work does not fail at the end, when it is saved.
 
     Raises:
         BenchError: the folder cannot be made or written, or the disk is full.
@@ -121,10 +121,10 @@ def make_writable(folder: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Return if ``folder`` could be made and written; nothing is left behind.
+    """Check that ``folder`` could be made and written; nothing is left behind.
 
     Raises:
-        BenchError: it could not, or the disk is full.
+        BenchError: it could not be made or written, or the disk is full.
     """
     try:
         with tempfile.TemporaryFile(dir=nearest_folder(folder)) as file:
@@ -140,12 +140,12 @@ def nearest_folder(path: Path) -> Path:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Delete what killed processes left of their writes under ``folder``; what a living one writes stays."""
+    """Delete the unfinished files of killed processes under ``folder``; those of running processes stay."""
     _remove_abandoned(folder.rglob(f".*{UNFINISHED}"))
 
 
 def remove(path: Path) -> None:
-    """Delete the file ``path`` if it is there; raises BenchError where the disk does not let it."""
+    """Delete the file ``path`` if it exists; raises BenchError if the disk does not allow it."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -156,16 +156,16 @@ def inside(folder: Path, *names: str) -> Path:
     """Return ``folder / names``, each a plain name of one file or folder, so that the path cannot leave ``folder``.
 
     Raises:
-        BenchError: a name is empty, a dot or two, or holds a separator.
+        BenchError: a name is empty, ``.`` or ``..``, or contains a separator.
     """
     for name in names:
         if name in ("", ".", "..") or any(sign in name for sign in "/\\\0"):
-            raise BenchError(f"{name!r} is no plain name, so nothing is written under it: it would leave {folder}.")
+            raise BenchError(f"{name!r} is not a plain name: the path could leave {folder}. Nothing is written.")
     return folder.joinpath(*names)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename the damaged file ``path`` to ``<name>.damaged``, with a number if need be, and return where it is now.
+    """Rename the damaged file ``path`` to ``<name>.damaged``, numbered if that exists, and return the new path.
 
     Raises:
         BenchError: the folder cannot be written.
@@ -187,7 +187,7 @@ def read_json(path: Path) -> Any:
 
     Raises:
         DamagedFileError: it holds something else.
-        BenchError: it is missing, or the disk does not give it.
+        BenchError: it is missing or cannot be read.
     """
     try:
         return parse_json(path.read_bytes().decode())
@@ -198,7 +198,7 @@ def read_json(path: Path) -> Any:
 
 
 def parse_json(text: str) -> Any:
-    """Return the plain values in ``text``: every number finite and of at most 64 bits, every text writable.
+    """Return the plain values in ``text``: all numbers finite and of at most 64 bits, all text encodable as UTF-8.
 
     Raises:
         ValueError: it is something else.
@@ -224,7 +224,7 @@ def _finite(text: str) -> float:
 
 
 def refusal(path: Path, error: OSError) -> BenchError:
-    """Return what to tell a user whose disk refuses to write ``path``."""
+    """Return the error for a failed write of ``path``: the reason, and what to do."""
     return BenchError(
         f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
         "or choose another with --runs-dir, --results-dir, --data-dir or --output; then run the same command again."
@@ -238,7 +238,7 @@ def _umask() -> int:
 
 
 def _sync_folder(folder: Path) -> None:
-    # Without this a crash of the machine may forget the rename itself. Some network disks know no such call.
+    # Without this a crash of the machine may undo the rename. Some network disks do not support the call.
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

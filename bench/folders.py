@@ -1,4 +1,4 @@
-"""Folders that are replaced as a whole, and only where everything in them was made here."""
+"""Folders that are replaced as a whole, and only if the bench made all files in them."""
 
 import ctypes
 import os
@@ -11,24 +11,24 @@ from bench.errors import BenchError
 from bench.files import UNFINISHED, refusal
 
 _CONTENTS = "CONTENTS"
-"""In a generated folder: the files in it, one a line, so that nobody else's are ever replaced."""
+"""In a generated folder: a list of its files, one per line. Other files are never replaced."""
 
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-"""Of Linux's renameat2."""
+"""Arguments of Linux's renameat2."""
 
 
 @contextmanager
 def replaced_folder(path: Path, what: str) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of ``path`` once the block has filled it.
+    """Yield an empty folder that replaces ``path`` after the block has filled it.
 
-    Until then, and if the block fails, ``path`` is as it was before; no reader sees it half-filled.
+    Until then, and if the block fails, ``path`` is unchanged; no reader sees it half-filled.
 
     Args:
-        path: a folder made by this function before, an empty one, or nothing yet.
-        what: what the folder is, as in "a site", for the message.
+        path: a folder that this function made before, an empty folder, or a path that does not exist yet.
+        what: what the folder is, for the message ("a site").
 
     Raises:
-        BenchError: ``path`` holds files of others, or it cannot be written.
+        BenchError: ``path`` holds other files, or cannot be written.
     """
     path = path.resolve()
     _check_generated(path, what)
@@ -51,14 +51,14 @@ def replaced_folder(path: Path, what: str) -> Iterator[Path]:
 
 
 def _old(unfinished: Path) -> Path:
-    """Return where the former folder is while the new one takes its place."""
+    """Return the path of the former folder while it is being replaced."""
     return unfinished.with_name(f"{unfinished.name}.old")
 
 
 def _exchanged(a: Path, b: Path) -> bool:
-    """Let two folders change names in one step; False, and nothing done, where the system cannot, or one is missing.
+    """Swap two folders in one step; False, and nothing done, if the system cannot do it or one is missing.
 
-    With two steps a process that is killed between them leaves no folder of that name.
+    With two steps, a process killed between them would leave no folder of that name.
     """
     try:
         rename = ctypes.CDLL(None).renameat2
@@ -69,7 +69,7 @@ def _exchanged(a: Path, b: Path) -> bool:
 
 
 def _recover(path: Path, unfinished: Path) -> None:
-    """Clear away what a killed process left, and give ``path`` back where it was killed between two steps."""
+    """Delete what a killed process left, and restore ``path`` if it was killed between two steps."""
     if _old(unfinished).exists() and not path.exists():
         _old(unfinished).rename(path)
     for left_behind in (unfinished, _old(unfinished)):
@@ -78,7 +78,7 @@ def _recover(path: Path, unfinished: Path) -> None:
 
 
 def _check_generated(path: Path, what: str) -> None:
-    """Raise BenchError if ``path`` holds what :func:`replaced_folder` has not put there."""
+    """Raise BenchError if ``path`` holds files that :func:`replaced_folder` did not write."""
     if not path.exists():
         return
     try:

@@ -1,4 +1,4 @@
-"""A piece of work that can be interrupted: what training, evaluation and sweeps have in common."""
+"""A job: interruptible work such as training, evaluation and sweeps."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +10,14 @@ from bench.monitor import Monitor
 
 @dataclass(frozen=True)
 class Job:
-    """Where work keeps its state and whose that is, what decides its chance, where it runs, and who watches."""
+    """The state folder of some work, its fingerprint, seed, device and monitor."""
 
     folder: Path
-    """Of the state files, which are written again and again and from which the same job continues."""
+    """Holds the state files, which are updated often and from which the same job continues."""
     fingerprint: str
-    """Digest of all that decides the outcome; the state of another is refused."""
+    """Digest of everything that determines the outcome; a state with another fingerprint is refused."""
     seed: int
-    """From which everything random is derived."""
+    """All random numbers are derived from it."""
     device: torch.device
     monitor: Monitor = field(default_factory=Monitor)
-    """Told about progress, and asked at safe points whether to stop."""
+    """Receives progress; requests to stop are checked at safe points."""

@@ -32,39 +32,39 @@ class StepLoss(NamedTuple):
 
 
 class Stage(nn.Module):
-    """One training phase: what it trains, how, on which views, by which loss. The engine does the rest.
+    """One training phase: its network, plan, views and loss. The engine does the rest.
 
-    Everything random about a step is drawn in :meth:`views`, or later from the generator it received, so
-    that a step depends on (seed, stage, epoch, step) and the weights alone. The module's state (its
-    ``state_dict``) is all that has to be kept to continue exactly: queues and momentum networks belong in it.
+    All random numbers of a step are drawn in :meth:`views`, or later from the generator passed to it, so that a
+    step depends only on (seed, stage, epoch, step) and the weights. The module's ``state_dict`` must hold all
+    that is needed to continue exactly, including queues and momentum networks.
     """
 
     name: str
     plan: TrainPlan
     encoder: Encoder
-    """What this stage trains and hands on."""
+    """The encoder that this stage trains and hands on."""
     shared: ClassVar[bool] = False
-    """Whether code, plan, encoder settings, data and seed decide all that it learns. Runs that contain such a
-    stage train it once. Each class says so for itself, since a subclass may depend on more."""
+    """Whether code, plan, encoder settings, data and seed alone determine what it learns. Runs with such a stage
+    train it once. Each class sets it itself; it is not inherited, since a subclass may depend on more."""
 
     def optimizer(self) -> Optimizer:
-        """Return the optimiser of all that learns: the plan's, unless the paper has one of its own."""
+        """Return the optimiser of all trained parameters: by default the plan's."""
         return build_optimizer(self.plan, self)
 
     def before_training(self, images: ImageSource) -> None:
-        """Make what is kept from here on as state (pseudo-labels); called once, before the very first step.
+        """Compute state that the steps need (pseudo-labels); called once, before the very first step.
 
-        What takes long belongs here and not in the constructor, which every projection and every resume runs.
+        Slow work belongs here and not in the constructor, which every projection and every resume runs.
         """
 
     def before_epoch(self, epoch: int) -> None:
-        """Set what changes from epoch to epoch (a curriculum), before the first step of the 0-based ``epoch``.
+        """Set what changes between epochs (a curriculum), before the first step of the 0-based ``epoch``.
 
-        A training that continues within an epoch calls this once more, so what it sets has to follow from ``epoch``.
+        A training that resumes within an epoch calls this again, so what it sets must depend only on ``epoch``.
         """
 
     def positions(self, count: int) -> Tensor:
-        """Return which of the ``count`` training images this stage trains on, int64 and ascending: all of them."""
+        """Return the positions of the training images to use, among ``count``: int64, ascending; by default all."""
         return torch.arange(count)
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Any:
@@ -75,31 +75,31 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     def forward(self, views: Any) -> StepLoss:
-        """Return the loss of one step. Attacks happen in here."""
+        """Return the loss of one step. Attacks are computed here."""
         raise NotImplementedError
 
     def after_step(self) -> None:
-        """Move what follows the weights (momentum encoders, queues); called after each optimiser step."""
+        """Update what follows the weights (momentum encoders, queues); called after each optimiser step."""
 
     def after_epoch(self, epoch: int, images: ImageSource) -> Mapping[str, float]:
-        """Look back on the 0-based ``epoch`` before its state is saved, and return named numbers to log with it.
+        """Review the 0-based ``epoch`` before its state is saved, and return named numbers to log.
 
-        ``images`` are all training images, those that :meth:`positions` leaves out included.
+        ``images`` are all training images, including those that :meth:`positions` leaves out.
         """
         return {}
 
 
 @dataclass(frozen=True)
 class MethodContext:
-    """What a method may know about the run: the threat model, the seed, the device, and images without labels."""
+    """What a method receives: the recipe with its threat model, the seed, the device, and images without labels."""
 
     recipe: Recipe
     seed: int
     device: torch.device
     images: Tensor
-    """uint8 [N, C, H, W], what the stages train on, on the CPU."""
+    """uint8 [N, C, H, W] on the CPU: the images that the stages train on."""
     index: Tensor | None = None
-    """int64 [N], position of each of them in the official split; None where there is no official split."""
+    """int64 [N]: the position of each image in the official split; None if there is no official split."""
 
     @property
     def threat(self) -> Threat:
@@ -107,22 +107,22 @@ class MethodContext:
         return self.recipe.threat
 
     def new_encoder(self, *names: str) -> Encoder:
-        """Return a freshly initialised encoder as the recipe asks; the same ``names`` give the same weights."""
+        """Return a newly initialised encoder as the recipe describes it; the same ``names`` give the same weights."""
         with self.scoped("encoder", *names):
             facts = self.recipe.dataset
             return build_encoder(self.recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
 
     def scoped(self, *names: str) -> AbstractContextManager[None]:
-        """Return a context in which module constructors draw the weights that belong to ``names``."""
+        """Return a context in which module constructors draw their weights from the stream ``names``."""
         return rng.scoped(self.seed, "init", *names)
 
 
 @dataclass(frozen=True)
 class AblationCell:
-    """One row of an ablation: the settings that make it, and where the paper's numbers for it stand."""
+    """One row of an ablation: its settings, and where to find the paper's numbers for it."""
 
     settings: Mapping[str, Any]
-    """Dotted keys to values, as behind ``--set``; every cell of a table sets the same keys."""
+    """Dotted keys to values, as in ``--set``; every cell of a table sets the same keys."""
     label: str = ""
     """Empty: the settings themselves."""
     published: Mapping[str, Any] | None = None
@@ -131,16 +131,16 @@ class AblationCell:
 
 @dataclass(frozen=True)
 class AblationTable:
-    """A table of ablations, of a paper or of anybody's."""
+    """A table of ablations, from a paper or the user."""
 
     title: str
     cells: tuple[AblationCell, ...]
     source: str | None = None
     """The paper's table, as listed in ``bench/results/published.json``."""
     unplaced: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Labels to variants of the paper's lines of which it is not known to which cell they belong."""
+    """Labels to variants of those of the paper's lines that cannot be assigned to a cell."""
     notes: tuple[str, ...] = ()
-    """What a reader has to know."""
+    """Notes for the reader."""
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ class MethodInfo:
     passes: str = ""
     """Network passes an image costs in a step, stage by stage; fb: forward and backward, f: forward only."""
     outside: str = "nothing"
-    """Labels, clusters or other encoders that pre-training uses beside the images."""
+    """Labels, clusters or other encoders that pre-training uses in addition to the images."""
     protocols: tuple[str, ...] = PROTOCOLS
     """The protocols it can be evaluated under; the first is the default."""
     robust: bool = True
     """Whether pre-training is meant to make the encoder adversarially robust."""
     tables: Mapping[str, AblationTable] = field(default_factory=dict)
-    """The ablations of its paper, by what ``bench ablate --table`` calls them."""
+    """The ablations of its paper, by their name in ``bench ablate --table``."""
 
 
 class Method(Protocol):
@@ -175,7 +175,7 @@ class Method(Protocol):
 
     info: ClassVar[MethodInfo]
     config_type: ClassVar[type[MethodConfig]]
-    """The settings, with the paper's defaults, each with its source."""
+    """The settings, with the paper's values as defaults and their sources."""
     native_encoder: ClassVar[Mapping[str, Any]]
     """The encoder settings of the method's own paper, used under ``--fidelity native``."""
 
@@ -184,15 +184,15 @@ class Method(Protocol):
     def stages(self, ctx: MethodContext) -> Iterator[Stage]:
         """Yield the training stages in order.
 
-        The engine trains each to the end before it asks for the next, so a later stage may read what an
-        earlier one learnt (DeACL's teacher).
+        The engine trains each stage to its end before the next is created, so a later stage may use what an
+        earlier one has learnt (DeACL's teacher).
         """
 
     def result(self) -> Encoder:
         """Return the encoder to evaluate: one plain branch, [B, C, H, W] in [0, 1] -> [B, D].
 
-        It has the form of ``ctx.new_encoder()``, so that its weights can be loaded without what trained them.
-        Before anything is trained, the stages are built once to check it (:func:`bench.run.prepare`).
+        It has the form of ``ctx.new_encoder()``, so that its weights can be loaded without the method.
+        :func:`bench.run.prepare` builds the stages once to check this before training.
         """
 
 
@@ -203,13 +203,13 @@ def single_stage(
     *,
     native_encoder: Mapping[str, Any] | None = None,
 ) -> type[Method]:
-    """Return the method of one stage, whose encoder is what that stage hands on.
+    """Return a method of a single stage, whose encoder is the method's result.
 
     Args:
         info: how it is listed and cited.
-        settings: what ``stage`` takes: the plan, which becomes the section ``stage1`` of the recipe, or a whole
-            configuration where there are settings besides.
-        stage: makes the stage, of the settings and the context.
+        settings: the first argument of ``stage``: the plan, which becomes the section ``stage1`` of the recipe, or a
+            whole configuration if there are further settings.
+        stage: makes the stage from the settings and the context.
         native_encoder: the encoder settings of its paper.
     """
     whole = issubclass(settings, MethodConfig)
@@ -233,10 +233,10 @@ def single_stage(
 
 @runtime_checkable
 class OwnForm(Protocol):
-    """What a method has besides if the encoder it hands over is of another form than ``ctx.new_encoder()``."""
+    """A method whose encoder has another form than ``ctx.new_encoder()`` also implements this."""
 
     def form(self, plain: Encoder) -> Encoder:
-        """Return an encoder of the form of :meth:`Method.result`, made of ``plain``; its weights do not matter."""
+        """Return an encoder of the form of :meth:`Method.result`, made from ``plain``; its weights are ignored."""
 
 
 METHODS: Registry[type[Method]] = Registry("method", group="bench.methods", hint="`bench methods` lists them.")

@@ -1,4 +1,4 @@
-"""How long work tells the outside what it is doing, and learns that it shall stop; and plurals."""
+"""Progress of long work, requests to stop it, and plurals."""
 
 import signal
 from collections.abc import Iterator, Mapping
@@ -13,23 +13,23 @@ class Reporter(Protocol):
     """Receives the events of one phase at a time: a screen, a log, or a tracker of experiments."""
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
-        """Open ``phase``, of ``total`` units, of which ``done`` were finished before (a resumed run)."""
+        """Open ``phase`` of ``total`` units, ``done`` of which were finished before (a resumed run)."""
 
     def advance(self, amount: int, detail: str = "") -> None:
         """Count ``amount`` more units of the open phase, and show ``detail`` ("epoch 3/20, loss 1.2")."""
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Take what the open phase measured in ``epoch``, from 1 on, by name."""
+        """Receive the values, by name, that the open phase measured in ``epoch``, counted from 1."""
 
     def end(self) -> None:
         """Close the open phase."""
 
     def note(self, message: str) -> None:
-        """Say something that stays on the screen."""
+        """Show a message that stays on the screen."""
 
 
 class Monitor:
-    """Hands every event on to ``reporters``, if there are any, and keeps whether someone asked the work to stop."""
+    """Passes every event on to ``reporters`` and keeps whether a stop was requested."""
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
@@ -62,7 +62,7 @@ class Monitor:
 
     @contextmanager
     def heard_by(self, reporter: Reporter) -> Iterator[None]:
-        """Hand the events of this block on to ``reporter``, too."""
+        """Pass the events of this block on to ``reporter`` too."""
         before = self._reporters
         self._reporters = (*before, reporter)
         try:
@@ -71,13 +71,13 @@ class Monitor:
             self._reporters = before
 
     def check(self) -> None:
-        """Raise InterruptedRunError if a stop was requested. Call where nothing would be lost."""
+        """Raise InterruptedRunError if a stop was requested. Call it where no work would be lost."""
         if self.stop_requested:
             raise InterruptedRunError("interrupted; the run's state is saved. The same command continues it.")
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """Let the first SIGINT or SIGTERM in this block request a stop; a second one ends the process at once."""
+        """Make the first SIGINT or SIGTERM in this block request a stop; a second one ends the process at once."""
         previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
         def request(number: int, frame: FrameType | None) -> None:

@@ -42,7 +42,7 @@ class LARS(SGD):
 
     @classmethod
     def of(cls, plan: TrainPlan, params: Iterable[Tensor]) -> Self:
-        """Return the optimiser of ``params`` with the numbers of ``plan``."""
+        """Return the optimiser of ``params`` with the settings of ``plan``."""
         return cls(
             params,
             lr=plan.effective_lr,
@@ -103,12 +103,12 @@ def trained(module: nn.Module) -> list[nn.Parameter]:
 
 
 def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tensor]:
-    """Return all that ``optimizer`` remembers, numbers as tensors of one value, by what it is and whose.
+    """Return the state of ``optimizer`` by name; numbers become tensors of one value.
 
     ``exp_avg.encoder.conv1.weight`` belongs to a parameter of ``module``, ``group.0.weight_decay`` to a group.
 
     Raises:
-        BenchError: it remembers something that is neither a tensor nor a number.
+        BenchError: its state holds something that is neither a tensor nor a number.
     """
     names = _names(optimizer, module)
     state = optimizer.state_dict()
@@ -119,7 +119,7 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
 
 
 def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Give ``optimizer``, new and of the same kind, what :func:`optimizer_tensors` found, in place."""
+    """Restore what :func:`optimizer_tensors` returned into ``optimizer``, new and of the same kind, in place."""
     names = _names(optimizer, module)
     fresh = optimizer.state_dict()
     for i, group in enumerate(fresh["param_groups"]):
@@ -136,12 +136,12 @@ def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[
     for parameter, values in optimizer.state.items():
         for what, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # empty_like keeps the parameter's memory format, on which the speed of the update depends.
+                # empty_like keeps the parameter's memory format, which the speed of the update depends on.
                 values[what] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
 def _names(optimizer: Optimizer, module: nn.Module) -> list[str]:
-    """Return the names of what ``optimizer`` trains, in its order."""
+    """Return the names of the parameters of ``optimizer``, in its order."""
     of = {id(parameter): name for name, parameter in module.named_parameters()}
     return [of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
 
@@ -156,12 +156,12 @@ def _plain(name: str, value: object) -> tuple[str, Tensor]:
     if isinstance(value, int | float):
         return name + _NUMBER, torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else torch.int64)
     raise BenchError(
-        f"the optimiser remembers {name}, a {type(value).__name__}, which cannot be saved. Let it keep tensors and "
-        "numbers alone."
+        f"the optimiser's state holds {name}, a {type(value).__name__}, which cannot be saved. Keep only tensors and "
+        "numbers in it."
     )
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate ``lr``."""
+    """Set the learning rate of every parameter group to ``lr``."""
     for group in optimizer.param_groups:
         group["lr"] = lr

@@ -1,7 +1,7 @@
-"""Where devices that share a run would meet: the only three places. Today there is one device, and nothing to do.
+"""The only three places where several devices of one run would exchange data. Today there is one device.
 
-The engine splits and synchronises, losses that compare the images of a batch gather: none of them, and no method, knows
-how many devices there are.
+The engine calls ``share`` and ``synchronise``; losses that compare the images of a batch call ``gathered``. No other
+code depends on the number of devices.
 """
 
 from torch import Tensor, nn
@@ -18,4 +18,4 @@ def gathered(features: Tensor) -> Tensor:
 
 
 def synchronise(module: nn.Module) -> None:
-    """Make the gradients of ``module`` those of the whole batch; called after each backward pass."""
+    """Combine the gradients of ``module`` over the whole batch; called after each backward pass."""

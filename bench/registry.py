@@ -1,4 +1,4 @@
-"""One kind of plug-in: named factories found lazily, so that listing names imports nothing heavy."""
+"""Plug-ins of one kind: named objects, imported on first use, so that listing names is fast."""
 
 from collections.abc import Iterator
 from importlib import import_module
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names to objects, given directly, as ``"module:attribute"``, or by an installed entry point.
+    """Maps names to objects, which are given directly, as ``"module:attribute"``, or by an installed entry point.
 
     Args:
         kind: what the registry holds, in the singular, for error messages ("method").
-        group: entry-point group that other packages may add to.
+        group: the entry-point group through which other packages add entries.
         hint: the closing sentence of the error for an unknown name, such as the command that lists them.
     """
 
@@ -34,7 +34,7 @@ class Registry(Generic[T]):
         self._entries[name] = entry
 
     def get(self, name: str) -> T:
-        """Return the object called ``name``, importing it if need be; raises BenchError for an unknown name."""
+        """Return the object called ``name``, importing it if necessary; raises BenchError for an unknown name."""
         self._load_plugins()
         if name not in self._entries:
             raise unknown(self.kind, name, self._entries, self._hint)

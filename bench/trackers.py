@@ -1,4 +1,4 @@
-"""Trackers of experiments, fed by the events that the screen gets; each is an extra that is imported when asked for."""
+"""Experiment trackers. They receive the same events as the screen; each is an optional extra, imported on use."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from bench.monitor import Monitor
 
 
 class _Tracker:
-    """Knows the open phase, under whose name its scalars go; progress and time are nothing to it."""
+    """Logs scalars under the name of the open phase; ignores progress."""
 
     phase = ""
 
@@ -50,18 +50,18 @@ class TensorBoard(_Tracker):
         self._writer.add_text("notes", message)
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Write what is buffered."""
         self._writer.close()
 
 
 class WeightsAndBiases(_Tracker):
-    """A run of the project ``place``, which a later call with the same name continues."""
+    """A run of the project ``place``; a later call with the same name continues it."""
 
     def __init__(self, place: str, run: str) -> None:
         self._run = _extra("wandb", "wandb").init(project=place, name=run, id=run, resume="allow")
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
-        """Log each value, with the epoch as a value of its own: phases count from 1, a run's steps only upwards."""
+        """Log each value, and the epoch as a value: every phase counts from 1, but a run's steps must not decrease."""
         self._run.log({f"{self.phase}/{name}": value for name, value in {**values, "epoch": epoch}.items()})
 
     def note(self, message: str) -> None:
@@ -69,7 +69,7 @@ class WeightsAndBiases(_Tracker):
         self._run.notes = "\n".join(filter(None, [self._run.notes, message]))
 
     def close(self) -> None:
-        """Send what is held back."""
+        """Send what is buffered."""
         self._run.finish()
 
 
@@ -78,15 +78,15 @@ TRACKERS: dict[str, Callable[[str, str], _Tracker]] = {"tensorboard": TensorBoar
 
 @contextmanager
 def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
-    """Let a tracker hear what ``monitor`` is told in this block: ``tensorboard:FOLDER``, ``wandb:PROJECT``, or none.
+    """Pass the events of ``monitor`` in this block to a tracker as well, if there is one.
 
     Args:
         monitor: of the work.
-        where: what ``--track`` says.
-        run: what to call it there.
+        where: the value of ``--track``: ``tensorboard:FOLDER`` or ``wandb:PROJECT``; None: no tracker.
+        run: the name of the run in the tracker.
 
     Raises:
-        BenchError: an unknown tracker, no place, or a package that is not installed.
+        BenchError: an unknown tracker, no folder or project, or a package that is not installed.
     """
     if where is None:
         yield
@@ -96,7 +96,7 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
         raise unknown("tracker", name, TRACKERS)
     if not place:
         raise BenchError(
-            f"--track {where} does not say where. Type --track tensorboard:FOLDER or --track wandb:PROJECT"
+            f"--track {where} lacks a folder or project. Type --track tensorboard:FOLDER or --track wandb:PROJECT"
         )
     tracker = TRACKERS[name](place, run)
     try:
@@ -111,6 +111,6 @@ def _extra(module: str, extra: str) -> Any:
         return import_module(module)
     except ImportError as error:
         raise BenchError(
-            f"--track {extra} needs a package that is not here ({error}). "
+            f"--track {extra} needs a package that is not installed ({error}). "
             f"Type: pip install 'ssl-robustness-bench[{extra}]'"
         ) from None

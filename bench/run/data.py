@@ -1,4 +1,4 @@
-"""A run's data: facts for the recipe, the data that protocols use, and where corrupted test images come from."""
+"""A run's data: facts for the recipe, the data that protocols use, and the source of corrupted test images."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _KEY = "evaluate.corruptions"
 
 
 def dataset_facts(dataset: Dataset) -> DatasetFacts:
-    """Return what recipes and records say about ``dataset``; raises BenchError where a plug-in's are none."""
+    """Return the facts about ``dataset`` for recipes and records; raises BenchError if a plug-in's are invalid."""
     values = {
         "name": dataset.name,
         "published_as": dataset.published_as,
@@ -37,14 +37,14 @@ class Target(NamedTuple):
 
     dataset: Dataset
     resized_from: tuple[int, int] | None = None
-    """Height and width that its images had; None: they were not resized."""
+    """Height and width of its images before resizing; None: they were not resized."""
 
 
 def load_target(source: str, data_dir: Path, pretraining: DatasetFacts) -> Target:
-    """Return the data called ``source`` with images of the size that the encoder was pre-trained on.
+    """Return the data called ``source``, resized to the size of the images that the encoder was pre-trained on.
 
     Raises:
-        BenchError: bad data, or another number of channels than the encoder takes.
+        BenchError: bad data, or a number of channels that does not fit the encoder.
     """
     dataset = load_dataset(source, data_dir)
     channels, *size = dataset.image_shape
@@ -52,7 +52,7 @@ def load_target(source: str, data_dir: Path, pretraining: DatasetFacts) -> Targe
     if channels != wanted:
         raise BenchError(
             f"{dataset.name} has {channels} channels and the encoder, pre-trained on {pretraining.name}, takes "
-            f"{wanted}. Choose data with {wanted}, or pre-train on data with {channels}."
+            f"{wanted}. Choose data with {wanted} channels, or pre-train on data with {channels}."
         )
     if size == [height, width]:
         return Target(dataset)
@@ -60,13 +60,13 @@ def load_target(source: str, data_dir: Path, pretraining: DatasetFacts) -> Targe
 
 
 def other_target(source: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
-    """Return the data called ``source`` as the encoder takes them; None for none, or for those of pre-training."""
+    """Return the data called ``source``, sized for the encoder; None for no source or the pre-training data."""
     target = None if source is None else load_target(source, data_dir, pretraining)
     return None if target is None or target.dataset.sha256 == pretraining.sha256 else target
 
 
 def with_corruptions(overrides: Mapping[str, Any], choice: str | None) -> Mapping[str, Any]:
-    """Return ``overrides`` with the ``choice`` of ``--corruptions``: none, generate or a path; None: as they are."""
+    """Return ``overrides`` with the ``choice`` of ``--corruptions``: none, generate or a path; None: unchanged."""
     if choice is None:
         return overrides
     if _KEY in overrides:
@@ -76,7 +76,7 @@ def with_corruptions(overrides: Mapping[str, Any], choice: str | None) -> Mappin
 
 @dataclass(frozen=True)
 class Corruptions:
-    """Where a run's corrupted test images come from."""
+    """The source of a run's corrupted test images."""
 
     names: Sequence[str]
     data_dir: Path
@@ -84,29 +84,29 @@ class Corruptions:
     """None: they are generated."""
 
     def images(self, dataset: Dataset, monitor: Monitor) -> CorruptedImages:
-        """Return the corrupted test images of ``dataset``, made first where need be."""
+        """Return the corrupted test images of ``dataset``, generated first if necessary."""
         if self.files is not None:
             return self.files
         return generated_images(dataset, self.names, data_dir=self.data_dir, monitor=monitor)
 
     def missing(self, dataset: Dataset) -> list[str]:
-        """Return the corruptions that :meth:`images` would have to make."""
+        """Return the corruptions that :meth:`images` would have to generate."""
         return [] if self.files else ungenerated(dataset, self.names, self.data_dir)
 
 
 def plan_corruptions(
     recipe: Recipe, choice: str | None, dataset: Dataset, data_dir: Path
 ) -> tuple[Recipe, Corruptions | None]:
-    """Return ``recipe`` with the digest of the files that it asks for, if any, and where its images come from.
+    """Return ``recipe`` with the digest of its corruption files, if any, and the source of corrupted images.
 
     Args:
         recipe: made with the overrides of :func:`with_corruptions`.
         choice: ``--corruptions``.
-        dataset: what the run is judged on.
+        dataset: the data that the run is evaluated on.
         data_dir: where generated images are kept.
 
     Raises:
-        BenchError: no path was given, the files are not those of ``dataset`` or of the recipe, or are damaged.
+        BenchError: no path was given, or the files are damaged or do not belong to ``dataset`` or the recipe.
     """
     settings = recipe.evaluate
     files = _files(settings, choice, dataset) if settings.corruptions == "files" else None
@@ -117,11 +117,11 @@ def plan_corruptions(
 
 def _files(settings: EvaluationSettings, choice: str | None, dataset: Dataset) -> CorruptedImages:
     if choice is None:
-        raise BenchError(f"{_KEY} is files, but which? Type --corruptions and the path of their folder.")
+        raise BenchError(f"{_KEY} is files, but no folder is given. Type --corruptions and the path of the folder.")
     files = open_files(Path(choice), dataset, settings.corruption_names)
     if settings.corruption_files not in (None, files.sha256):
         raise BenchError(
-            f"{files.folder} has the SHA-256 {files.sha256}, but evaluate.corruption_files asks for "
-            f"{settings.corruption_files}. Name those, or type --set evaluate.corruption_files=null"
+            f"{files.folder} has the SHA-256 {files.sha256}, but evaluate.corruption_files is "
+            f"{settings.corruption_files}. Give the matching folder, or type --set evaluate.corruption_files=null"
         )
     return files

@@ -1,4 +1,4 @@
-"""Pre-trained encoders: the form that a recipe gives them, and files of weights with what each stage took."""
+"""Pre-trained encoders: their form under a recipe, and weight files with the cost of each stage."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -22,7 +22,7 @@ from bench.zoo import TensorFile, digest, load_tensors, save_tensors
 
 
 class Imported:
-    """Stands where a method stands, for an encoder that no run here has trained: it has no stages."""
+    """Takes the place of a method for an encoder that no run of the bench has trained: it has no stages."""
 
     name: ClassVar[str] = "imported"
     info: ClassVar[MethodInfo] = MethodInfo("imported", 1900, paper="", bibtex="", summary="trained elsewhere")
@@ -37,61 +37,61 @@ class Imported:
         yield from ()
 
     def result(self) -> Encoder:
-        """Never asked for: the encoder is in its file."""
+        """Never called: the encoder is in its file."""
         raise NotImplementedError
 
 
 def method_called(name: str) -> type[Method]:
-    """Return the method called ``name``, or what stands for it where an encoder was imported; raises BenchError."""
+    """Return the method called ``name``, or ``Imported`` for an imported encoder; raises BenchError."""
     return Imported if name == Imported.name else METHODS.get(name)
 
 
 class Import(Settings):
-    """What is known of an encoder that was trained elsewhere."""
+    """What is known about an encoder that was trained elsewhere."""
 
     title: Text
-    """What tables call it: "DeACL, the authors' weights"."""
+    """Its title in tables: "DeACL, the authors' weights"."""
     year: int = Field(ge=1900, le=9999)
     encoder: EncoderSettings
-    """Its form. Its normalisation names constants, or none: those of training data here are not its own."""
+    """Its form. Its normalisation must be fixed constants or none, not those of a dataset given here."""
 
     @field_validator("encoder")
     @classmethod
     def _has_its_own_constants(cls, encoder: EncoderSettings) -> EncoderSettings:
         if encoder.normalisation == "dataset":
-            raise ValueError("normalisation must be cifar, imagenet or none: the data it was trained on are not known")
+            raise ValueError("normalisation must be cifar, imagenet or none: its training data are not known")
         return encoder
 
     @property
     def method(self) -> type[Method]:
-        """What stands for its method, under its own title."""
+        """A class that takes the place of its method, with its own title."""
         info = replace(Imported.info, title=self.title, year=self.year)
         return type("Imported", (Imported,), {"info": info})
 
 
 class Origin(Settings):
-    """Where an encoder comes from: a run of ours, or elsewhere."""
+    """Where an encoder was trained: in a run of the bench, or elsewhere."""
 
     fingerprint: str = Field(default="", validation_alias=AliasChoices("fingerprint", "owner"))
-    """Digest of all that decided it, the seed included; empty where it was trained elsewhere."""
+    """Digest of everything that determined it, including the seed; empty if it was trained elsewhere."""
     seed: Seed = 0
     recipe: dict[str, Any] | None = None
     """Of the run that trained it; None: it was trained elsewhere."""
     stages: tuple[Progress, ...] | None = None
-    """What each stage took; None in files written before this was kept, and elsewhere."""
+    """The progress and cost of each stage; None in older files, and if it was trained elsewhere."""
     imported: Import | None = None
-    """None: a run of ours trained it."""
+    """None: a run of the bench trained it."""
 
     @model_validator(mode="after")
     def _comes_from_one_place(self) -> Self:
         if (self.recipe is None) == (self.imported is None):
-            raise ValueError("must have either a recipe, of the run that trained it, or what is known of an import")
+            raise ValueError("must have either the recipe of the run that trained it, or 'imported', not both")
         return self
 
 
 @dataclass(frozen=True)
 class EncoderFile:
-    """What an ``encoder.safetensors`` holds."""
+    """The content of an ``encoder.safetensors``."""
 
     tensors: dict[str, Tensor]
     origin: Origin
@@ -103,14 +103,14 @@ class EncoderFile:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe that trained it, here; raises BenchError if its method is not installed."""
+        """The recipe that trained it in the bench; raises BenchError if its method is not installed."""
         assert self.origin.recipe is not None, "an imported encoder has no recipe of its own"
         return recipe_from(self.origin.recipe)
 
     def check_form(self, recipe: Recipe) -> None:
-        """Raise BenchError if the weights have other names or shapes than an encoder of the form of ``recipe``.
+        """Raise BenchError if names or shapes of the weights differ from those of an encoder under ``recipe``.
 
-        No memory is spent on it, so a recipe may claim any size.
+        The check allocates no memory, so a recipe may state any size.
         """
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in plain_encoder(recipe).state_dict().items()}
@@ -124,7 +124,7 @@ class EncoderFile:
             )
 
     def encoder(self, recipe: Recipe) -> Encoder:
-        """Return the encoder, on the CPU and in eval mode; raises BenchError if it is not of the form of ``recipe``."""
+        """Return the encoder, on the CPU and in eval mode; raises BenchError if it does not fit ``recipe``."""
         self.check_form(recipe)
         encoder = plain_encoder(recipe)
         encoder.load_state_dict(self.tensors)
@@ -140,13 +140,13 @@ def _shape(shape: torch.Size | None) -> str:
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:
-    """Return the recipe that plain ``values`` hold; raises BenchError if its method is not installed."""
+    """Return the recipe in the plain ``values``; raises BenchError if its method is not installed."""
     method = str(values.get("method"))
     return parse_recipe(values, method_called(method).config_type, f"the recipe of {method}")
 
 
 def plain_encoder(recipe: Recipe) -> Encoder:
-    """Return an encoder of the form that ``recipe`` describes, its weights drawn anew."""
+    """Return an encoder of the form that ``recipe`` describes, with new random weights."""
     facts = recipe.dataset
     with rng.scoped(0, "plain encoder"):
         plain = build_encoder(recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
@@ -155,11 +155,11 @@ def plain_encoder(recipe: Recipe) -> Encoder:
 
 
 def check_stages(ctx: MethodContext) -> None:
-    """Raise BenchError for what would stop a run during or after its pre-training.
+    """Raise BenchError for faults that would stop a run during or after its pre-training.
 
-    All stages are built once, untrained, on the CPU: each needs a name of its own and a plan that works on the data
-    and on the run's device, and the encoder handed over has to be of the form of :func:`plain_encoder`, which is
-    what its weights are loaded into. The same weights must mean the same features there.
+    All stages are built once, untrained, on the CPU. Each needs a unique name and a plan that works on the data and
+    the run's device. The method's encoder must have the form of :func:`plain_encoder`, which its weights are loaded
+    into, and must compute the same features with the same weights.
     """
     name = ctx.recipe.method
     method: Method = METHODS.get(name)(ctx.recipe.config)
@@ -176,7 +176,7 @@ def check_stages(ctx: MethodContext) -> None:
 def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> None:
     ours, theirs = ({(key, *value.shape) for key, value in encoder.state_dict().items()} for encoder in (plain, handed))
     if differing := sorted(ours ^ theirs):
-        fault = f"has {len(differing)} tensors of other names or shapes, the first {differing[0][0]!r}"
+        fault = f"has {len(differing)} tensors with other names or shapes, the first {differing[0][0]!r}"
     else:
         plain.load_state_dict(handed.state_dict())
         found, expected = (encoder.eval()(images) for encoder in (handed, plain))
@@ -184,9 +184,9 @@ def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> N
             return
         fault = "computes other features with the same weights"
     raise BenchError(
-        f"the encoder that method {name!r} hands over is not of the form that its recipe describes, and could not be "
-        f"loaded: it {fault}. Nothing is trained. Let result() return what ctx.new_encoder() made, or write a form() "
-        "that makes the other form (bench.method.OwnForm)."
+        f"the encoder that method {name!r} hands over does not have the form that its recipe describes, and could not "
+        f"be loaded: it {fault}. Nothing is trained. Return an encoder made by ctx.new_encoder() from result(), or "
+        "write a form() that makes the other form (bench.method.OwnForm)."
     )
 
 
@@ -194,13 +194,13 @@ def load_encoder(path: Path) -> EncoderFile:
     """Return the encoder in ``path``.
 
     Raises:
-        BenchError: there is no such file, it is damaged, or it holds something else.
+        BenchError: the file does not exist, is damaged, or holds something else.
     """
     return _encoder_file(load_tensors(path), path)
 
 
 def intact_encoder(path: Path, monitor: Monitor) -> EncoderFile | None:
-    """Return the encoder in ``path``, None where it is missing, or damaged and now set aside, which is said."""
+    """Return the encoder in ``path``; None if it is missing, or damaged (then it is renamed and reported)."""
     file = intact_tensors(path, monitor)
     return None if file is None else _encoder_file(file, path)
 
@@ -208,7 +208,7 @@ def intact_encoder(path: Path, monitor: Monitor) -> EncoderFile | None:
 def _encoder_file(file: TensorFile, path: Path) -> EncoderFile:
     if not {"recipe", "imported"} & file.metadata.keys():
         raise BenchError(
-            f"{path} holds no pre-trained encoder of ours. Type the path of an encoder.safetensors in a run's folder; "
+            f"{path} is not an encoder file of the bench. Type the path of an encoder.safetensors in a run's folder; "
             "`bench runs` lists the runs."
         )
     return EncoderFile(file.tensors, Origin.parse(file.metadata, str(path)))

@@ -1,4 +1,4 @@
-"""Carrying out a run: stages, protocols, evaluation, records. Whatever is finished already is not done again."""
+"""Executes a run: stages, protocols, evaluation, records. Finished parts are not repeated."""
 
 from collections.abc import Sequence
 from copy import deepcopy
@@ -23,12 +23,12 @@ from bench.zoo import digest
 
 
 def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list[tuple[Record, Path]]:
-    """Take ``run`` to its end and return one record, and its file under ``results_dir``, a protocol.
+    """Complete ``run`` and return, for each protocol, its record and the record's file under ``results_dir``.
 
-    The run may have been interrupted any number of times before, at any point.
+    The run may have been interrupted before, any number of times and at any point.
 
     Raises:
-        BenchError: bad state on disk, a full disk, a training that diverged.
+        BenchError: bad state on disk, a full disk, or diverged training.
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor = monitor or Monitor()
@@ -54,16 +54,16 @@ def _one_class(run: Run, monitor: Monitor) -> list[Doubt]:
         return []
     monitor.note(
         f"all test images are of class {classes[0]}: a classifier that always answers {classes[0]} is right on all of "
-        "them. The record says so, and the board marks it. Split the data so that each class is tested."
+        "them. The record notes this, and the board marks it. Split the data so that each class is tested."
     )
     return ["one test class"]
 
 
 def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: Monitor) -> list[Doubt]:
-    """Look at the features that the protocols build on; an encoder that nothing has trained says nothing yet.
+    """Return the doubt about an encoder with constant features; an encoder that nothing has trained is not checked.
 
     Raises:
-        BenchError: they are not finite.
+        BenchError: the features are not finite.
     """
     if not (stages or run.encoder):
         return []
@@ -73,21 +73,21 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: 
         plans = list(run.recipe.config.plans().items())
         key, lr = (f"{plans[-1][0]}.lr", plans[-1][1].lr) if plans else ("lr", 1.0)
         raise BenchError(
-            f"the encoder gives features that are not finite, though its weights are: in its last stage they grew too "
-            f"large. Train it anew with a lower learning rate, for example --set {key}={lr / 10:g}"
+            f"the encoder's features are not finite, although its weights are: these grew too large in its last "
+            f"stage. Train it again with a lower learning rate, for example --set {key}={lr / 10:g}"
         )
     if not constant(features):
         return []
     monitor.note(
-        "the encoder gives all training images the same features: pre-training collapsed, and no protocol can tell "
-        "classes apart on it. The record says so, and the board marks it. Lower the learning rate of its last stage, "
-        "or train it for more epochs."
+        "the encoder gives all training images the same features: pre-training collapsed, and no protocol can "
+        "separate classes on it. The record notes this, and the board marks it. Lower the learning rate of its last "
+        "stage, or train it for more epochs."
     )
     return ["constant features"]
 
 
 def _kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
-    """Return the encoder that is trained already, now in the run's folder; None where it is still to be trained."""
+    """Return the encoder if it is trained already, and make sure it is in the run's folder; None: not trained yet."""
     kept = intact_encoder(run.folder.encoder, monitor)
     if run.encoder is not None:
         if kept is None:
@@ -98,11 +98,11 @@ def _kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
     if kept.origin.fingerprint != run.folder.fingerprint:
         raise BenchError(f"{run.folder.encoder} belongs to another run. Move it away, or choose another --runs-dir.")
     if kept.origin.stages is None:
-        return None  # of before the stages' costs were kept: their own states have them
+        return None  # an older file without the stages' costs: the states of the stages hold them
     if changed := [one.stage for one in kept.origin.stages if _by_other_code(one)]:
         monitor.note(
-            f"the encoder is kept from training with other code than the present one, or it is not known with which "
-            f"(stage {', '.join(changed)}). The record names both, and the board marks it. To train it anew, remove "
+            f"the encoder is reused; it was trained with code that differs from the present code, or is not known "
+            f"(stage {', '.join(changed)}). The record names both, and the board marks it. To train it again, remove "
             f"{run.folder.path}, or choose another --runs-dir."
         )
     return kept
@@ -113,7 +113,7 @@ def _by_other_code(progress: Progress) -> bool:
 
 
 def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
-    """Train each stage, or load it, and keep the encoder with what each stage took."""
+    """Train or load each stage, and save the encoder with the progress and cost of each stage."""
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
     for stage in method.stages(run.context):
@@ -143,7 +143,7 @@ def _evaluate(
     corrupted: CorruptedImages | None,
     monitor: Monitor,
 ) -> Record:
-    """Carry out one protocol on ``encoder`` and return its record, written to the run's folder."""
+    """Run one protocol on ``encoder`` and return its record, which is written to the run's folder."""
     folder, data, recipe = run.protocol_folder(protocol), run.target, run.recipe.downstream
     if run.recipe.pretrained_on:
         folder.keep_source(data.spec)

@@ -1,4 +1,4 @@
-"""Runs of earlier: which a folder holds, their finished protocols, and their classifiers as they were judged."""
+"""Earlier runs in a folder: their finished protocols, and the classifiers that were evaluated."""
 
 import shlex
 import warnings
@@ -22,38 +22,38 @@ from bench.zoo import digest, load_tensors
 
 @dataclass(frozen=True)
 class Finished:
-    """One protocol of a run that has its record."""
+    """One protocol of a run, with its record."""
 
     folder: RunFolder
-    """The run's; its recipe has this protocol's settings."""
+    """The folder of the run; its recipe has this protocol's settings."""
     protocol: str
     path: Path
-    """The protocol's own folder in it, as found: a later version may give the same recipe another name."""
+    """The protocol's folder, as found: a later version may name it differently under the same recipe."""
     record: Record
     source: str
-    """What the user called the data that it was judged on."""
+    """The user's name for the data that it was evaluated on."""
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe as protocol and evaluation read it: data and threat model are those of the judgement."""
+        """The recipe for protocol and evaluation, with the data and the threat model of the evaluation."""
         return self.folder.recipe.downstream
 
     def dataset(self, data_dir: Path) -> Dataset:
-        """Return the data that it was judged on; raises BenchError if they are gone, or are others by now."""
+        """Return the data that it was evaluated on; raises BenchError if they are missing or have changed."""
         dataset = load_target(self.source, data_dir, self.folder.recipe.dataset).dataset
         expected = self.recipe.dataset.sha256
         if dataset.sha256 != expected:
             raise BenchError(
                 f"{self.source} has changed since {self.folder.path.name} was run: its SHA-256 was "
-                f"{expected[:12]} and is {dataset.sha256[:12]}. Restore it, or run again."
+                f"{expected[:12]} and is now {dataset.sha256[:12]}. Restore it, or run again."
             )
         return dataset
 
     def classifier(self, dataset: Dataset, device: torch.device) -> Classifier:
-        """Return the classifier that the record judges, in eval mode on ``device``.
+        """Return the classifier that the record describes, in eval mode on ``device``.
 
         Raises:
-            BenchError: its weights are missing or damaged, or are not those of the record.
+            BenchError: its weights are missing or damaged, or do not match the record.
         """
         encoder = plain_encoder(self.folder.recipe)
         stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
@@ -64,14 +64,14 @@ class Finished:
         stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
         classifier = stage.classifier()
         if digest(classifier.state_dict()) != self.record.classifier_sha256:
-            raise BenchError(f"{self.path} holds other weights than its record was made with. Run it again.")
+            raise BenchError(f"the weights in {self.path} are not those that its record was made with. Run it again.")
         return classifier.to(device)
 
 
 def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
-    """Yield every finished protocol under ``runs_dir``, run by run; what is no run is passed over.
+    """Yield every finished protocol under ``runs_dir``, run by run; folders that are not runs are ignored.
 
-    A record that is damaged, or of another run than the folder that it lies in, is left out with a warning.
+    A record that is damaged, or does not belong to the run in whose folder it is, is left out with a warning.
     """
     for run in _runs(runs_dir):
         yield from finished_in(run)
@@ -99,7 +99,7 @@ def _open(path: Path) -> Finished:
     recipe, described = recipe_from(record.recipe), RunDescription.load(run)
     seed = record.seed if record.encoder_seed is None else record.encoder_seed
     if (seed, recipe.pretraining_digest()) != (described.seed, recipe_from(described.recipe).pretraining_digest()):
-        raise BenchError(f"its pre-training is not that of the run {run.name}. Move it to its own run.")
+        raise BenchError(f"its pre-training is not that of the run {run.name}. Move it to the run it belongs to.")
     folder = RunFolder(run, recipe, seed, described.source)
     source = other_source(path.parent) if recipe.pretrained_on else folder.source
     return Finished(folder, record.protocol, path.parent, record, source)
@@ -116,27 +116,27 @@ class RunSummary(Settings):
     encoder: bool
     """Whether pre-training is finished."""
     records: str
-    """The protocols that are finished."""
+    """The finished protocols."""
     targets: str
-    """What the user called the other data that the encoder is judged on (transfer)."""
+    """The user's names for other data that the encoder is evaluated on (transfer)."""
     commits: dict[str, list[str | None]]
     """By phase of the finished records: the commits that it ran with, in order; null: not known."""
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
-    """Return the runs under ``runs_dir`` by name, without loading a weight; what is no run is passed over.
+    """Return the runs under ``runs_dir`` by name, without loading weights; folders that are not runs are ignored.
 
-    A run whose description is damaged is left out with a warning.
+    A run with a damaged description is left out with a warning.
     """
     found = []
     for run in _runs(runs_dir):
         try:
             described = RunDescription.load(run)
         except DamagedFileError as error:
-            warnings.warn(f"left out {run}: {error}. The command that began the run mends it.", stacklevel=2)
+            warnings.warn(f"left out {run}: {error}. The command that started the run repairs it.", stacklevel=2)
             continue
         except BenchError:
-            continue  # another program's
+            continue  # the file of another program
         try:
             found.append(_summary(run, described))
         except (KeyError, TypeError):
@@ -167,7 +167,7 @@ def _commits(run: Path) -> dict[str, list[str | None]]:
         try:
             record = load_record(path)
         except BenchError:
-            continue  # the command that made it makes it again, and says so
+            continue  # the command that made it makes it again and reports it
         found |= {phase: [one.commit if one else None for one in ran] for phase, ran in record.environments.items()}
     return found
 
@@ -180,11 +180,11 @@ def select_finished(
     Args:
         runs_dir: where runs are kept.
         runs: see :func:`run_folder`; empty: every run on ``dataset``.
-        dataset: what the runs are on; None: the runs tell.
+        dataset: the dataset of the runs; None: any, if it is the same for all.
         protocol: one of ``PROTOCOLS``.
 
     Raises:
-        BenchError: no such run, one without the protocol, none at all, or runs on several datasets.
+        BenchError: an unknown run, a run without the protocol, no runs at all, or runs on several datasets.
     """
     if protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
@@ -203,7 +203,7 @@ def select_finished(
     if len(datasets) > 1:
         names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
         how = "Name runs on one of them." if runs else f"Choose one, such as --dataset {datasets[0][0]}, or name runs."
-        raise BenchError(f"these runs are on several datasets: {names}; their numbers do not compare. {how}")
+        raise BenchError(f"these runs are on several datasets: {names}; their numbers are not comparable. {how}")
     return _newest(found)
 
 
@@ -219,7 +219,7 @@ def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finishe
 
 
 def _newest(found: Iterable[Finished]) -> list[Finished]:
-    """Return one of those that share a classifier: they differ in how it was evaluated, which is no matter here."""
+    """Return the newest of those that share a classifier: they differ only in their evaluation, which is ignored."""
     by_classifier = {}
     for each in sorted(found, key=lambda each: each.record.finished):
         by_classifier[each.folder.path, each.record.classifier_sha256] = each
@@ -253,7 +253,7 @@ def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
 
 
 def _command(folder: Path, protocol: str) -> str:
-    """Return the sentence that says how to finish ``protocol`` of the run in ``folder``."""
+    """Return a sentence with the command that finishes ``protocol`` of the run in ``folder``."""
     run = RunDescription.load(folder)
     try:
         recipe = run.recipe

@@ -1,4 +1,4 @@
-"""The folders of a run, of its protocols and of stages that runs share: where state, weights and records are."""
+"""The folders of a run, its protocols and shared stages: the paths of state, weights and records."""
 
 import os
 import time
@@ -26,15 +26,15 @@ _DESCRIPTION, _TARGET = "run.json", "target.json"
 
 
 class RunDescription(Settings):
-    """What ``run.json`` in a run's folder says: whose folder it is."""
+    """The content of ``run.json`` in a run's folder, which identifies the run."""
 
     fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
-    """Of all that decides the encoder."""
+    """Digest of everything that determines the encoder."""
     seed: Seed
     source: str = Field(validation_alias=AliasChoices("source", "spec"))
-    """What the user called the pre-training data."""
+    """The user's name for the pre-training data."""
     recipe: dict[str, Any]
-    """As plain values: to list runs needs no method installed."""
+    """As plain values, so that runs can be listed without their methods installed."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -42,7 +42,7 @@ class RunDescription(Settings):
 
         Raises:
             DamagedFileError: it is cut short or changed.
-            BenchError: it is another program's, or cannot be read.
+            BenchError: it belongs to another program, or cannot be read.
         """
         path = folder / _DESCRIPTION
         return cls.parse(read_json(path), str(path))
@@ -50,27 +50,27 @@ class RunDescription(Settings):
 
 @dataclass(frozen=True)
 class RunFolder:
-    """The folder of one (recipe, seed); its name tells them apart, so the same command finds it again."""
+    """The folder of one (recipe, seed); its name depends on them, so the same command finds it again."""
 
     path: Path
     recipe: Recipe
     seed: int
     source: str
-    """What the user called the pre-training data; it may be a path, so it is no part of the recipe."""
+    """The user's name for the pre-training data; it may be a path, so it is not part of the recipe."""
     weights: str | None = None
-    """Digest of an encoder that was not trained in this folder but brought here; it is one of several that the
-    recipe and the seed may lead to, on other machines."""
+    """Digest of an encoder that was not trained in this folder; other machines may train other weights from the same
+    recipe and seed."""
 
     @classmethod
     def of(cls, runs_dir: Path, recipe: Recipe, seed: int, source: str, weights: str | None = None) -> "RunFolder":
-        """Return the folder that belongs to ``recipe`` and ``seed``; nothing is made yet."""
+        """Return the folder of ``recipe`` and ``seed``; nothing is created yet."""
         parts = [recipe.dataset.name, recipe.method, recipe.tier, recipe.fidelity, f"s{seed}"]
         parts += [recipe.pretraining_digest()[:8], *([f"w{weights[:8]}"] if weights else [])]
         return cls(inside(runs_dir, "-".join(parts)), recipe, seed, source, weights)
 
     @property
     def fingerprint(self) -> str:
-        """The digest of all that decides the encoder, the seed included."""
+        """The digest of everything that determines the encoder, including the seed."""
         return canonical_digest([self.recipe.pretraining_digest(), self.seed, *self._brought])
 
     @property
@@ -79,7 +79,7 @@ class RunFolder:
 
     @property
     def description(self) -> Path:
-        """Whose folder it is; made when the run begins."""
+        """The file that identifies the run; written when the run begins."""
         return self.path / _DESCRIPTION
 
     @property
@@ -88,11 +88,11 @@ class RunFolder:
         return self.path / "encoder.safetensors"
 
     def protocol(self, name: str, seed: int | None = None) -> "ProtocolFolder":
-        """Return the place of the protocol ``name`` with the recipe's settings of it.
+        """Return the folder of the protocol ``name`` under the recipe's settings.
 
         Args:
             name: the protocol.
-            seed: of protocol and evaluation; None: that of the encoder.
+            seed: of protocol and evaluation; None: the seed of the encoder.
         """
         digest, parts = self.recipe.protocol_digest(name), [name]
         own: list[str | int] = [*self._brought]
@@ -105,11 +105,11 @@ class RunFolder:
         return ProtocolFolder(inside(self.path, "-".join([*parts, digest[:8]])), fingerprint)
 
     def stage(self, stage: Stage) -> "StageFolder":
-        """Return where ``stage`` of this run belongs; nothing is made yet."""
+        """Return the folder of ``stage`` of this run; nothing is created yet."""
         if not vars(type(stage)).get("shared", False):
             return StageFolder(self.path, self.fingerprint)
         recipe = self.recipe
-        identity = {  # all that decides what it learns
+        identity = {  # everything that determines what it learns
             "stage": f"{type(stage).__module__}.{type(stage).__qualname__}",
             "code": code_digest(*training_modules(stage)),
             "name": stage.name,
@@ -124,23 +124,23 @@ class RunFolder:
 
     @property
     def started(self) -> datetime:
-        """When the run began; raises BenchError where its folder has been moved or deleted meanwhile."""
+        """When the run began; raises BenchError if its folder has been moved or deleted since then."""
         try:
             return datetime.fromtimestamp(self.description.stat().st_mtime, UTC)
         except OSError:
             raise BenchError(
-                f"{self.path} was moved or deleted during the run. Bring it back to go on from there, or run the same "
-                "command again to begin anew."
+                f"{self.path} was moved or deleted during the run. Restore it to continue, or run the same command "
+                "again to start from the beginning."
             ) from None
 
     @contextmanager
     def claimed(self, monitor: Monitor | None = None) -> Iterator[None]:
-        """Make the folder, check that it is this run's, and keep other processes out of it.
+        """Create the folder, check that it belongs to this run, and lock it against other processes.
 
-        A description that is damaged is set aside and written anew, which ``monitor`` is told.
+        A damaged description is renamed, written again, and reported to ``monitor``.
 
         Raises:
-            BenchError: another process works in it, it cannot be written, or it holds another run.
+            BenchError: another process is using it, it cannot be written, or it holds another run.
         """
         make_writable(self.path)
         with locked(self.path / ".lock", self._refuse):
@@ -149,7 +149,7 @@ class RunFolder:
             yield
 
     def check_free(self) -> None:
-        """Raise BusyRunError if another process works in the folder; nothing is made."""
+        """Raise BusyRunError if another process is using the folder; nothing is created."""
         lock = self.path / ".lock"
         if lock.is_file():
             with locked(lock, self._refuse):
@@ -159,7 +159,7 @@ class RunFolder:
         raise BusyRunError(f"{holder} is working on this run ({self.path}). Wait for it, or stop it.")
 
     def _identify(self, monitor: Monitor) -> None:
-        """Write whose folder this is, or check it; where the data have moved, write where they are now."""
+        """Write the description of this run, or check it; if the data have moved, update their source."""
         found = self._described(monitor)
         if found is None:
             recipe = self.recipe.model_dump(mode="json")
@@ -170,18 +170,18 @@ class RunFolder:
         if self.source and found.source != self.source:
             started = self.description.stat().st_mtime
             write_json(self.description, {**found.model_dump(mode="json"), "source": self.source})
-            os.utime(self.description, (started, started))  # it says when the run began
+            os.utime(self.description, (started, started))  # its time is when the run began
 
     def _described(self, monitor: Monitor) -> RunDescription | None:
-        """Return what the folder's description says; None where there is none, or a damaged one, now set aside."""
+        """Return the folder's description; None if there is none, or if it was damaged and is now renamed."""
         if not self.description.exists():
             return None
         try:
             return RunDescription.load(self.path)
         except DamagedFileError as error:
-            # All that is in the folder has its fingerprint in it, so nothing of another run can be taken for ours.
+            # Every file in the folder holds its fingerprint, so a file of another run cannot be used by mistake.
             aside = set_aside(self.description)
-            monitor.note(f"{error}. It is now {aside.name}, and is written anew.")
+            monitor.note(f"{error}. It was renamed to {aside.name}, and is written again.")
             return None
         except BenchError as error:
             raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.") from error
@@ -189,51 +189,51 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class ProtocolFolder:
-    """Where one protocol of a run keeps its classifier, its unfinished evaluation and its record."""
+    """The folder of one protocol of a run: its classifier, its unfinished evaluation and its record."""
 
     path: Path
     fingerprint: str
 
     def keep_source(self, source: str) -> None:
-        """Note what the user called the protocol's data, where they are not those of pre-training."""
+        """Save the user's name for the protocol's data; for data other than those of pre-training."""
         write_json(self.path / _TARGET, {"source": source})
 
     @property
     def record(self) -> Path:
-        """The finished record; its copy under ``results/`` is the one that counts."""
+        """The finished record; the copy under ``results/`` is the one that boards read."""
         return self.path / "record.json"
 
 
 class _Target(Settings):
-    """What ``target.json`` says."""
+    """The content of ``target.json``."""
 
     source: str = Field(validation_alias=AliasChoices("source", "spec"))
 
 
 def other_source(protocol: Path) -> str:
-    """Return what the user called the data of the protocol in the folder ``protocol``; raises BenchError."""
+    """Return the user's name for the data of the protocol in the folder ``protocol``; raises BenchError."""
     return _Target.parse(read_json(protocol / _TARGET), str(protocol / _TARGET)).source
 
 
 def other_sources(run: Path) -> list[str]:
-    """Return what the user called the data of the protocols in ``run`` that use others than pre-training."""
+    """Return the user's names for the data of those protocols in ``run`` that do not use the pre-training data."""
     return sorted({other_source(path.parent) for path in run.glob(f"*/{_TARGET}")})
 
 
 @dataclass(frozen=True)
 class StageFolder:
-    """The folder of one stage of a run, and whose state it is."""
+    """The folder of one stage of a run, and the fingerprint of its state."""
 
     path: Path
     fingerprint: str
     identity: Mapping[str, Any] | None = None
-    """Of a shared stage: all that decides what it learns. None: the folder is the run's own."""
+    """Of a shared stage: everything that determines what it learns. None: the stage uses the run's folder."""
 
     @contextmanager
     def claimed(self, monitor: Monitor) -> Iterator[None]:
-        """Make a shared folder and keep other processes out of it; the run's own is claimed already.
+        """Create a shared folder and lock it against other processes; the run's own folder is locked already.
 
-        Where another process trains the same stage, this waits for it and says so.
+        If another process is training the same stage, wait for it and report that.
 
         Raises:
             BenchError: the folder cannot be written.
@@ -248,7 +248,7 @@ class StageFolder:
         def wait(holder: str) -> None:
             nonlocal said
             if not said:
-                monitor.note(f"waiting: {holder} trains this stage for both ({self.path})")
+                monitor.note(f"waiting: {holder} is training this stage for both runs ({self.path})")
             said = True
             monitor.check()
             time.sleep(_POLL_SECONDS)

@@ -1,4 +1,4 @@
-"""Locks between processes, which name who holds them."""
+"""Locks between processes; a lock file names the process that holds it."""
 
 import os
 import platform
@@ -13,14 +13,14 @@ from bench.errors import BenchError
 
 @contextmanager
 def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
-    """Hold the lock file ``path``, which the system lets go of however its holder ends.
+    """Hold the lock file ``path``; the system releases it when its holder ends, even after a crash.
 
-    On a disk without locks the file itself is one, and that of a process which has ended is taken over.
+    On a disk without locks, the existence of the file is the lock; that of a process which has ended is taken over.
 
     Args:
-        path: made if need be.
-        busy: called again and again while another process holds the lock, with who that is: it waits a little, or
-            raises.
+        path: created if necessary.
+        busy: called repeatedly while another process holds the lock, with a description of that process; it waits a
+            little, or raises.
 
     Raises:
         BenchError: the file cannot be made or locked.
@@ -38,7 +38,7 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
                 f"cannot lock {path}: {reason}. Make it writable, or choose another --runs-dir."
             ) from error
     try:
-        if isinstance(lock, UnixFileLock):  # the other kind holds these lines already
+        if isinstance(lock, UnixFileLock):  # the other kind writes these lines itself
             with suppress(OSError):  # a full disk
                 path.write_text(f"{os.getpid()}\n{platform.node()}\n")
         yield
@@ -47,7 +47,7 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
 
 
 def _holder(path: Path) -> str:
-    """Return who holds the lock file ``path``, as far as it says so."""
+    """Return a description of the process that holds the lock file ``path``."""
     try:
         number, host, *_ = path.read_text().split("\n")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""From what the user asked for to a run that is checked and ready to start."""
+"""Turns a request into a run that is checked and ready to start."""
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -28,12 +28,12 @@ from bench.run.encoder import EncoderFile, check_stages, plain_encoder
 from bench.run.folder import ProtocolFolder, RunFolder
 
 _COPIES = 4
-"""Encoders that a run keeps at once: the state of training with its momenta, the result, and a classifier's."""
+"""Copies of the encoder that a run keeps on disk: two in the training state with momenta, the result, a classifier."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """What ``bench run`` was asked to do."""
+    """The options of ``bench run``."""
 
     method: str
     dataset: str
@@ -41,23 +41,23 @@ class RunRequest:
     """None: ``tiny`` for digits, otherwise ``mini`` on a CPU and ``short`` on a GPU."""
     fidelity: Fidelity = "uniform"
     protocols: Sequence[str] | None = None
-    """None: all that the method can be evaluated under."""
+    """None: all protocols that the method allows."""
     finetune_dataset: str | None = None
-    """Data for protocols and evaluation (transfer); None: those of pre-training."""
+    """Data for protocols and evaluation (transfer); None: the pre-training data."""
     seed: int = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     budget: str | None = None
-    """What pre-training is to spend: floating-point operations, or ``like:METHOD``; it decides the epochs."""
+    """The compute for pre-training: floating-point operations, or ``like:METHOD``; it determines the epochs."""
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
     corruptions: str | None = None
-    """none, generate, or the path of a folder of files; None: as the recipe says."""
+    """none, generate, or the path of a folder of files; None: as in the recipe."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is ready to start, or to go on."""
+    """A run that is ready to start or to continue."""
 
     method: type[Method]
     dataset: Dataset
@@ -67,11 +67,11 @@ class Run:
     device: torch.device
     folder: RunFolder
     finetune: Dataset | None = None
-    """The data of protocols and evaluation, if not those of pre-training."""
+    """The data of protocols and evaluation, if they differ from those of pre-training."""
     encoder: EncoderFile | None = None
-    """One that is trained already; ``dataset`` is then what it is judged on, whatever it was trained on."""
+    """An encoder that is trained already; ``dataset`` is then the data of its evaluation, not of its training."""
     corruptions: Corruptions | None = None
-    """Where its corrupted images come from; None if the recipe asks for none."""
+    """The source of its corrupted images; None if the recipe uses none."""
 
     @property
     def target(self) -> Dataset:
@@ -80,22 +80,22 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether every protocol asked for has its record."""
+        """Whether every requested protocol has its record."""
         return all(self.protocol_folder(name).record.exists() for name in self.protocols)
 
     def protocol_folder(self, protocol: str) -> ProtocolFolder:
-        """Return where ``protocol`` keeps its state."""
+        """Return the folder of ``protocol``."""
         return self.folder.protocol(protocol, self.seed)
 
     def with_seed(self, seed: int) -> "Run":
-        """Return the run that differs in its seed alone: that of the same request with this seed."""
+        """Return the run of the same request with another seed."""
         check_seed(seed)
         folder = RunFolder.of(self.folder.path.parent, self.recipe, seed, self.folder.source)
         return replace(self, seed=seed, folder=folder)
 
     @property
     def context(self) -> MethodContext:
-        """What the method is told."""
+        """What the method receives."""
         assert self.encoder is None, "an encoder that is trained already needs no images to train on"
         data = self.dataset
         index = data.index_train if data.pretrain is None else None
@@ -106,11 +106,11 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     """Return the run that ``request`` describes; nothing is trained or written yet.
 
     Args:
-        request: what was asked for.
-        dataset: its pre-training data, if they are loaded already.
+        request: the options.
+        dataset: the pre-training data, if they are loaded already.
 
     Raises:
-        BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data, a method
+        BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data, or a method
             whose stages cannot work or whose encoder could not be loaded afterwards.
     """
     method = METHODS.get(request.method)
@@ -154,9 +154,9 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
 
 
 def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe]) -> Recipe:
-    """Return ``recipe`` with those of its overrides marked as idle that can be left out together.
+    """Return ``recipe`` with those overrides marked as idle that can be left out together without effect.
 
-    The runs with and without them are one, and so a record must not say that something was changed.
+    The run is the same with and without them, so a record must not list them as changes.
     """
 
     def numbers(one: Recipe) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe
             if numbers(recipe_with(fewer)) == wanted:
                 working = fewer
         except BenchError:
-            continue  # without this setting there is no recipe
+            continue  # the recipe is invalid without this setting
     return recipe.model_copy(update={"idle": tuple(key for key in recipe.overrides if key not in working)})
 
 
@@ -180,7 +180,7 @@ def check_seed(seed: int) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Raise BenchError for an attack that is not there, or for AutoAttack on too few classes."""
+    """Raise BenchError for an unknown attack, or for AutoAttack on too few classes."""
     ATTACKS.get(recipe.evaluate.attack)
     data = recipe.downstream.dataset
     if recipe.evaluate.autoattack and data.num_classes < 4:
@@ -191,7 +191,7 @@ def check_attacks(recipe: Recipe) -> None:
 
 
 def check_protocols(recipe: Recipe, protocols: Sequence[str]) -> None:
-    """Raise BenchError if one of ``protocols`` cannot train on the data, before hours of pre-training."""
+    """Raise BenchError if one of ``protocols`` cannot train on the data; checked before pre-training."""
     images = recipe.downstream.dataset.train_images
     for name in protocols:
         plan: ProtocolSettings = getattr(recipe, name)
@@ -199,10 +199,10 @@ def check_protocols(recipe: Recipe, protocols: Sequence[str]) -> None:
 
 
 def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:
-    """Return the protocols called ``names``, each once; None: all that ``method``, called ``title``, allows.
+    """Return the protocols ``names`` without duplicates; None: all that ``method``, called ``title``, allows.
 
     Raises:
-        BenchError: an unknown protocol, or one that makes no sense for the method.
+        BenchError: an unknown protocol, or one that the method does not allow.
     """
     possible = method.info.protocols
     for protocol in names or ():
@@ -217,18 +217,18 @@ def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Metho
 
 
 def default_tier(dataset: str, device: torch.device) -> str:
-    """Return the tier that suits ``dataset`` and ``device`` where none was asked for."""
+    """Return the default tier for ``dataset`` and ``device``."""
     if dataset == "digits":
         return "tiny"
     return "mini" if device.type == "cpu" else "short"
 
 
 def check_ready(run: Run, results_dir: Path) -> None:
-    """Return if ``run`` could start now; leaves no trace.
+    """Check that ``run`` could start now; nothing is left behind.
 
     Raises:
-        BenchError: its folder or ``results_dir`` cannot be made or written, or the disk has no room.
-        BusyRunError: another process works on it.
+        BenchError: its folder or ``results_dir`` cannot be made or written, or the disk has too little space.
+        BusyRunError: another process is working on it.
     """
     for folder in (run.folder.path, results_dir):
         check_writable(folder)
@@ -238,6 +238,6 @@ def check_ready(run: Run, results_dir: Path) -> None:
     free = shutil.disk_usage(nearest_folder(run.folder.path)).free
     if free < needed:
         raise BenchError(
-            f"{run.folder.path} has {free / 2**20:.0f} MiB of disk left, and the run keeps about "
+            f"the disk of {run.folder.path} has {free / 2**20:.0f} MiB left, and the run needs about "
             f"{needed / 2**20:.0f} MiB there. Free some space, or choose another --runs-dir."
         )

@@ -1,4 +1,4 @@
-"""From an encoder file and what the user asks about it to a run that has its pre-training behind it."""
+"""Turns an encoder file and a request to evaluate it into a run whose pre-training is done."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,36 +20,36 @@ from bench.run.preparation import Run, check_attacks, check_protocols, check_see
 
 @dataclass(frozen=True)
 class EvaluationRequest:
-    """What ``bench evaluate`` was asked to do."""
+    """The options of ``bench evaluate``."""
 
     encoder: Path
     """An ``encoder.safetensors``."""
     dataset: str | None = None
-    """Where the pre-training data are; None: where they were. Of an imported encoder: the data to judge it on."""
+    """The source of the pre-training data; None: unchanged. For an imported encoder: the data to evaluate it on."""
     finetune_dataset: str | None = None
-    """Data for protocols and evaluation; None: those of pre-training."""
+    """Data for protocols and evaluation; None: the pre-training data."""
     protocols: Sequence[str] | None = None
-    """None: all that the method can be evaluated under."""
+    """None: all protocols that the method allows."""
     seed: int | None = None
-    """Of protocols and evaluation; None: that of pre-training."""
+    """Of protocols and evaluation; None: the seed of pre-training."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the protocols, of ``evaluate`` and of ``threat``."""
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
     corruptions: str | None = None
-    """none, generate, or the path of a folder of files; None: as the recipe says."""
+    """none, generate, or the path of a folder of files; None: as in the recipe."""
 
 
 def prepare_evaluation(request: EvaluationRequest) -> Run:
-    """Return the run that judges the encoder in ``request.encoder``; nothing is trained or written yet.
+    """Return the run that evaluates the encoder in ``request.encoder``; nothing is trained or written yet.
 
-    It is the run that trained the encoder if the file lies in that run's folder, so that nothing finished is done
-    again; otherwise one with a folder of its own under ``runs_dir``.
+    If the file is in the folder of the run that trained the encoder, it is that run, so that finished work is not
+    repeated; otherwise it is a run with a new folder under ``runs_dir``.
 
     Raises:
-        BenchError: a file that is no encoder of ours or is damaged, settings that pre-training has used already,
-            data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
+        BenchError: a file that is damaged or not an encoder file of the bench, settings that pre-training has used
+            already, data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
     """
     encoder = load_encoder(request.encoder)
     origin = encoder.origin
@@ -81,27 +81,27 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
 
 
 class _Case(NamedTuple):
-    """What an encoder's origin decides."""
+    """What depends on an encoder's origin."""
 
     method: type[Method]
     recipe: Recipe
     dataset: Dataset
-    """What it is judged on."""
+    """The data that it is evaluated on."""
     source: str
-    """What the user called the pre-training data; of an imported encoder, the data that it is judged on."""
+    """The user's name for the pre-training data; for an imported encoder, for the data that it is evaluated on."""
     home: RunFolder | None = None
-    """The folder of the run that trained it, where its file lies there."""
+    """The folder of the run that trained it, if its file is there."""
 
 
 def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.device) -> _Case:
-    """Take an encoder that was trained elsewhere as it is: nothing is known of the data that it was trained on."""
+    """Prepare an encoder that was trained elsewhere: nothing is known about its training data."""
     known = encoder.origin.imported
     assert known is not None
     source = request.finetune_dataset or request.dataset
     if source is None:
         raise BenchError(
-            f"{request.encoder} was trained elsewhere ({known.title}), so it does not say on which data to judge it. "
-            "Type, say, --dataset cifar10"
+            f"{request.encoder} was trained elsewhere ({known.title}), so the data to evaluate it on must be named. "
+            "Type, for example, --dataset cifar10"
         )
     dataset = load_dataset(source, request.data_dir)
     tier = load_tier(default_tier(source, device))
@@ -115,7 +115,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         overrides=with_corruptions(request.overrides, request.corruptions),
     )
     if recipe.encoder != known.encoder:
-        raise BenchError("--set encoder: this encoder is trained already, and has the form that it has. Leave it out.")
+        raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")
     encoder.check_form(recipe)
     return _Case(known.method, recipe, dataset, source)
 
@@ -129,7 +129,7 @@ def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
     if target is None:
         source, dataset = _pretraining_data(request, home, trained)
         return _Case(method, reevaluated(trained, overrides=overrides), dataset, source, home)
-    # The pre-training data are not needed: the recipe knows all that the encoder has to know of them.
+    # The pre-training data are not needed: the recipe holds all facts about them that the encoder needs.
     known = home.source if home else ""
     facts = dataset_facts(target.dataset)
     recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
@@ -137,11 +137,11 @@ def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
 
 
 def _home(path: Path, encoder: EncoderFile, recipe: Recipe) -> RunFolder | None:
-    """Return the run's folder that ``path`` is the encoder of, None where it lies elsewhere."""
+    """Return the folder of the run whose encoder is ``path``; None if the file is elsewhere."""
     try:
         described = RunDescription.load(path.parent)
         fingerprint, source = described.fingerprint, described.source
-    except DamagedFileError:  # the run writes its description anew
+    except DamagedFileError:  # the run writes its description again
         fingerprint, source = encoder.origin.fingerprint, ""
     except BenchError:
         return None
@@ -153,13 +153,13 @@ def _home(path: Path, encoder: EncoderFile, recipe: Recipe) -> RunFolder | None:
 
 
 def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe: Recipe) -> tuple[str, Dataset]:
-    """Return what to call the data that the encoder was trained on, and the data."""
+    """Return the name and the data that the encoder was trained on."""
     name, expected = recipe.dataset.name, recipe.dataset.sha256
     source = request.dataset or (home.source if home else "") or (name if name in DATASETS else "")
     if not source:
         raise BenchError(
-            f"the encoder in {request.encoder} was trained on {name!r}, and nothing beside it says where these data "
-            f"are. Say so with --dataset npz:PATH, or name others to judge it on with --finetune-dataset."
+            f"the encoder in {request.encoder} was trained on {name!r}, and the location of these data is not known. "
+            f"Give it with --dataset npz:PATH, or name other data to evaluate it on with --finetune-dataset."
         )
     dataset = load_dataset(source, request.data_dir)
     if dataset.sha256 == expected:
@@ -167,24 +167,24 @@ def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe
     else:
         raise BenchError(
             f"{source} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "
-            f"{expected[:12]}. To judge the encoder on other data, type --finetune-dataset {source}"
+            f"{expected[:12]}. To evaluate the encoder on other data, type --finetune-dataset {source}"
         )
     return source, dataset
 
 
 def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, path: Path, source: str) -> None:
-    """Raise BenchError, naming each, for facts that the file ``path`` claims and the data ``source`` refute.
+    """Raise BenchError with a list of the facts in the file ``path`` that contradict the data ``source``.
 
-    A file of one's own data may have been renamed; the name of a dataset that everybody knows is none to borrow.
+    The user's own data may have been renamed, but the name of a listed dataset must match.
     """
     named = claimed.name != found.name and (claimed.name in DATASETS or found.name in DATASETS)
     keys = [key for key in DatasetFacts.model_fields if key != "name" or named]
     pairs = [(key, getattr(claimed, key), getattr(found, key)) for key in keys]
-    # Files of an earlier version know nothing of some facts.
+    # Files of an earlier version lack some facts.
     wrong = [f"{key} is {held}, not {claim}" for key, claim, held in pairs if claim is not None and claim != held]
     if wrong:
         faults = "\n  - ".join(wrong)
         raise BenchError(
-            f"{path} claims what {source} does not bear out, though pixels and labels are those it was trained "
-            f"on:\n  - {faults}\nIts description was changed. Take the encoder from where it was trained."
+            f"the description in {path} contradicts {source}, although pixels and labels are those it was trained "
+            f"on:\n  - {faults}\nThe description was changed. Use the original encoder file."
         )

@@ -1,4 +1,4 @@
-"""What a run will do and how long that takes here, measured on a throw-away copy before anything starts."""
+"""The phases of a run and their projected time on this machine, measured on a temporary copy before the start."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,11 +11,11 @@ from bench.run.preparation import Run
 
 
 def project(run: Run, projector: Projector | None = None) -> list[PhaseEstimate]:
-    """Return an estimate for each phase of ``run``, what is done of it already included.
+    """Return an estimate for each phase of ``run``, including finished parts.
 
     Args:
         run: what to project.
-        projector: what measures; one for several runs times once what they have in common.
+        projector: measures; one projector for several runs times their common parts once.
 
     Raises:
         BenchError: a plan that cannot work on this dataset or device.

@@ -1,4 +1,4 @@
-"""A run's records: those that its folder keeps, believed only where they are its own and whole, and new ones."""
+"""A run's records: new ones, and those in its folder, which are checked before use."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -20,8 +20,8 @@ from bench.train import Progress
 def kept_records(run: Run, monitor: Monitor) -> dict[str, Record]:
     """Return the finished records of ``run`` by protocol.
 
-    One that is damaged, or of another run, is set aside, which ``monitor`` is told; its protocol is then taken up
-    again from what else the folder keeps.
+    A record that is damaged or belongs to another run is renamed and reported to ``monitor``; its protocol is then
+    continued from the other files in the folder.
 
     Raises:
         BenchError: a record that a later version of the bench wrote, or a folder that cannot be written.
@@ -37,14 +37,16 @@ def kept_records(run: Run, monitor: Monitor) -> dict[str, Record]:
             faults = [str(error)]
         if faults:
             aside = set_aside(path)
-            monitor.note(f"{path} is damaged or of another run ({'; '.join(faults)}). It is now {aside.name}.")
+            monitor.note(
+                f"{path} is damaged or belongs to another run ({'; '.join(faults)}). It was renamed to {aside.name}."
+            )
         else:
             found[name] = record
     return found
 
 
 def _faults(run: Run, protocol: str, record: Record, encoder_sha256: str | None) -> Iterator[str]:
-    """Yield in what ``record`` is not what ``run`` would have written under ``protocol``."""
+    """Yield each difference between ``record`` and what ``run`` would have written under ``protocol``."""
     recipe = run.recipe
     wanted = {
         "method": recipe.method,
@@ -56,7 +58,7 @@ def _faults(run: Run, protocol: str, record: Record, encoder_sha256: str | None)
         "encoder_seed": None if run.folder.seed == run.seed else run.folder.seed,
         "pretraining_sha256": recipe.pretraining_digest(),
         "protocol_sha256": recipe.protocol_digest(protocol),
-        # Weights that were deleted to save space leave nothing to compare with.
+        # Weights that were deleted to save space cannot be compared.
         **({} if encoder_sha256 is None else {"encoder_sha256": encoder_sha256}),
     }
     for key, value in wanted.items():
@@ -73,16 +75,16 @@ def new_record(
     selected_epoch: int | None,
     doubts: Sequence[Doubt],
 ) -> Record:
-    """Return the record of ``protocol`` of ``run``: what was measured, and all that it was measured with.
+    """Return the record of ``protocol`` of ``run``: its measurements and their conditions.
 
     Args:
         run: the run.
         protocol: one of its protocols.
         evaluation: of its classifier.
-        phases: what each stage and the protocol took, by phase.
+        phases: progress and cost of each stage and of the protocol, by phase.
         weights: digests of the encoder before the protocol, and of the classifier.
-        selected_epoch: whose classifier it is; None: the last.
-        doubts: what makes the numbers doubtful.
+        selected_epoch: the epoch of the classifier; None: the last.
+        doubts: reasons to doubt the numbers.
     """
     recipe = run.recipe
     environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
@@ -123,6 +125,6 @@ def new_record(
 
 
 def _present_code(ran: Sequence[Environment | None]) -> str | None:
-    """Return the digest that the modules of a phase have in the present code; None where they are not known."""
+    """Return the digest of a phase's modules in the present code; None if the modules are not known."""
     modules = [one.modules for one in ran if one]
     return code_digest(*modules[-1]) if modules else None

@@ -1,4 +1,4 @@
-"""Sweeps of finished runs: each classifier along the same grid, whatever was measured before read from results."""
+"""Sweeps of finished runs: each classifier on the same grid; earlier measurements are read from the results."""
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -30,32 +30,32 @@ from bench.run.locks import locked
 
 DEFAULT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 _EPS_VALUES = 9
-"""Of the default grid, from 0 to twice the usual radius: under Linf 0, 2/255, ..., 16/255 on CIFAR."""
+"""Number of values in the default grid, from 0 to twice the usual radius: 0, 2/255, ..., 16/255 for Linf on CIFAR."""
 _PGD_STEPS = 20
 
 
 class SweepRequest(NamedTuple):
-    """What `bench sweep-eps` and `bench sweep-steps` were asked to do; None stands for the default."""
+    """The options of `bench sweep-eps` and `bench sweep-steps`; None: the default."""
 
     kind: SweepKind
     eps: tuple[float, ...] | None = None
-    """In pixels on the [0, 1] scale. The steps vary: one, by default the dataset's. Eps varies: the grid."""
+    """Radii for pixels in [0, 1]: the grid if eps varies; one value, by default the dataset's, if the steps vary."""
     steps: tuple[int, ...] | None = None
-    """Eps varies: one, by default 20. The steps vary: the grid."""
+    """The grid if the steps vary; one value, by default 20, if eps varies."""
     step_size: float = 0.25
     """In units of eps."""
 
     def settings(self, finished: Finished) -> SweepSettings:
-        """Return the attack on ``finished``, the same for all runs on a dataset under one norm.
+        """Return the attack on ``finished``; it is the same for all runs on one dataset under one norm.
 
         Raises:
-            BenchError: a grid that does not ascend, or values that are out of range.
+            BenchError: a grid that does not ascend, or values out of range.
         """
         recipe, norm = finished.recipe, finished.recipe.threat.norm
         return self._under(norm, recipe.dataset.radius(norm), recipe.evaluate.batch_size)
 
     def check(self) -> None:
-        """Raise BenchError for what is wrong whatever the runs are; a radius may be that of any norm."""
+        """Raise BenchError for faults that do not depend on the runs; radii are checked under the widest norm."""
         self._under("l2", 1.0, 1)
 
     def _under(self, norm: Norm, usual: float, batch_size: int) -> SweepSettings:
@@ -82,10 +82,10 @@ def sweep_runs(
 ) -> list[tuple[Sweep, Path]]:
     """Return the sweep of each of ``chosen``, and its file under ``results_dir``.
 
-    What the results hold already is not measured again, and an interrupted sweep is continued.
+    Sweeps that the results hold already are not measured again, and an interrupted sweep is continued.
 
     Raises:
-        BenchError: settings that make no sense, missing data or weights, damaged results, a full disk.
+        BenchError: invalid settings, missing data or weights, damaged results, a full disk.
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor = monitor or Monitor()
@@ -107,7 +107,7 @@ def sweep_runs(
 
 
 def _known(results_dir: Path, monitor: Monitor) -> dict[str, tuple[Sweep, Path]]:
-    """Return the sweeps among the results by their identity; of one that cannot be trusted, ``monitor`` is told."""
+    """Return the sweeps among the results by identity; a damaged one is left out and reported to ``monitor``."""
     known = {}
     for path in sweep_files(results_dir):
         try:
@@ -120,7 +120,7 @@ def _known(results_dir: Path, monitor: Monitor) -> dict[str, tuple[Sweep, Path]]
 
 
 def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:
-    """Return what reads the data of a run, and reads the same data once."""
+    """Return a function that loads the data of a run, with a cache for repeated data."""
     loaded: dict[tuple[str, str], Dataset] = {}
 
     def load(finished: Finished) -> Dataset:
