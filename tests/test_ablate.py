@@ -127,7 +127,7 @@ def test_the_faults_of_all_cells_are_listed_together(base: RunRequest) -> None:
         (["stage2.lamb=1,2"], "^unknown setting 'stage2.lamb'. Did you mean 'stage2.lam'"),
         (["stage2.lam=1,2,1.0"], "the cells stage2.lam=1 and stage2.lam=1.0 are the same run"),
         (["aff.lr=1,2"], "the cells aff.lr=1 and aff.lr=2 are the same run under slf; keep one"),
-        (["stage1.epochs=1,2"], "^--set stage1.epochs: that is what the table varies. Leave it out"),
+        (["stage1.epochs=1,2"], "^--set stage1.epochs: the table varies this. Leave it out"),
     ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(base: RunRequest, grid: list[str], message: str) -> None:
@@ -258,7 +258,7 @@ def test_a_cell_that_another_process_works_on_is_left_for_the_end(
         work.join(0.2)
         assert work.is_alive()
     work.join(60)
-    assert listener.notes[1] == "stage2.lam=1, seed 0 is left for the end: another process works on it"
+    assert listener.notes[1] == "stage2.lam=1, seed 0 is postponed to the end: another process is working on it"
     assert facts(results) == facts(whole)
 
 
@@ -352,7 +352,7 @@ def test_a_failed_cell_is_shown_and_ends_with_1(
         ("deacl", "nothing to vary"),
         ("deacl --table 7", "unknown table of deacl '7'"),
         ("deacl --table 1 --seeds 0,x", "--seeds '0,x': 'x' is not a seed. Type whole numbers, as in --seeds 0,1,2"),
-        ("deacl --table 1 --set student_init=scratch", "that is what the table varies"),
+        ("deacl --table 1 --set student_init=scratch", "the table varies this"),
         ("simclr --grid stage1.lr=1,2 --protocols slx", "unknown protocol 'slx'"),
     ],
 )

@@ -122,11 +122,11 @@ def test_what_is_no_grid_is_refused(items: list[str], message: str) -> None:
 @pytest.mark.parametrize(
     ("method", "table", "grid", "message"),
     [
-        ("deacl", None, [], r"nothing to vary. Type --table 1\|3\|4\|5\|6\|9\|lambda\|loss, or a grid"),
-        ("simclr", None, [], "nothing to vary. Type a grid of your own"),
+        ("deacl", None, [], r"nothing to vary. Type --table 1\|3\|4\|5\|6\|9\|lambda\|loss, or your own grid"),
+        ("simclr", None, [], "nothing to vary. Type your own grid"),
         ("deacl", "3", ["stage2.lam=1"], "exclude each other"),
         ("deacl", "2", [], r"unknown table of deacl '2'. Allowed: 1, 3, 4, 5, 6, 9, lambda, loss"),
-        ("simclr", "3", [], "unknown table of simclr '3'. No table of simclr is available. Or type a grid"),
+        ("simclr", "3", [], "unknown table of simclr '3'. No table of simclr is available. Or type your own grid"),
         ("decal", "3", [], "unknown method 'decal'. Did you mean 'deacl'"),
     ],
 )
@@ -199,7 +199,7 @@ def test_without_the_published_numbers_the_column_is_left_out_and_that_is_said(t
     paper = PaperColumn(TABLES["3"], "DeACL", tmp_path)
     assert not paper.shown
     (note,) = paper.notes(cifar10("tiny", {}))
-    assert f"{tmp_path / 'published'} does not hold them" in note
+    assert f"they are not in {tmp_path / 'published'}" in note
 
 
 def test_which_tables_have_a_papers_column() -> None:

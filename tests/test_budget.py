@@ -133,11 +133,11 @@ def test_the_record_says_what_was_asked_and_what_was_spent(bench: Bench) -> None
 @pytest.mark.parametrize(
     ("method", "budget", "overrides", "message"),
     [
-        ("simclr", "1e15x", {}, "no number of operations. Type, say, --budget 1e15 or like:deacl"),
-        ("simclr", "-1", {}, "no number of operations"),
-        ("simclr", "nan", {}, "no number of operations"),
+        ("simclr", "1e15x", {}, "not a number of operations. Type, for example, --budget 1e15 or like:deacl"),
+        ("simclr", "-1", {}, "not a number of operations"),
+        ("simclr", "nan", {}, "not a number of operations"),
         ("simclr", "like:deakl", {}, "Did you mean 'deacl'"),
-        ("simclr", "like:supervised", {}, "supervised has no pre-training to be equal to"),
+        ("simclr", "like:supervised", {}, "supervised has no pre-training to compare with"),
         ("simclr", "1e15", {"stage1__epochs": 3}, "so does --set stage1.epochs"),
         ("deacl", "1000", {}, r"less than one epoch of every stage of deacl. The smallest that works here is"),
         ("simclr", "like:deacl", {"stage1__batch_size": 25}, "stage1.batch_size is 25, but there are"),
@@ -160,5 +160,5 @@ def test_the_smallest_budget_works_as_it_is_printed(bench: Bench) -> None:
 def test_a_method_without_pre_training_has_no_budget(bench: Bench) -> None:
     request = toy_request(bench.data, bench.folder, method="supervised", protocols=("aff",), budget="1e9")
     request = replace(request, overrides={"evaluate.autoattack": False})
-    with pytest.raises(BenchError, match="supervised has no pre-training, so --budget means nothing to it"):
+    with pytest.raises(BenchError, match="supervised has no pre-training, so --budget has no effect"):
         prepare(request)

@@ -260,7 +260,9 @@ def test_what_cannot_be_is_refused(encoder: Path, change: dict[str, Any], messag
 
 
 def test_a_copy_of_data_of_ones_own_does_not_know_where_they_are(copy: Path) -> None:
-    with pytest.raises(BenchError, match=r"trained on 'toy', and nothing beside it says where .*--dataset npz:PATH"):
+    with pytest.raises(
+        BenchError, match=r"trained on 'toy', and the location of these data is not known.*--dataset npz:PATH"
+    ):
         prepare_evaluation(asked(copy))
 
 

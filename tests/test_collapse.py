@@ -77,7 +77,7 @@ def test_features_that_are_not_finite_are_blamed_on_pre_training(
 ) -> None:
     spoil(enormous)
     request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, overrides={**SMALL, "stage1.batch_size": 24})
-    with pytest.raises(BenchError, match=r"features that are not finite.*|'ssl'.*not finite") as caught:
+    with pytest.raises(BenchError, match=r"encoder's features are not finite.*|'ssl'.*not finite") as caught:
         run(request)
     assert "--set stage1.lr=" in str(caught.value)
     assert "slf" not in str(caught.value)

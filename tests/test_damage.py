@@ -61,7 +61,7 @@ def test_damaged_state_is_set_aside_and_made_again(
     assert facts(record) == facts(whole)
     (note,) = listener.notes
     assert str(path) in note
-    assert f"It is now {path.name}.damaged" in note
+    assert f"It was renamed to {path.name}.damaged" in note
     assert path.with_name(f"{path.name}.damaged").read_bytes() == left
     assert [phase for phase in listener.phases if phase.startswith("stage")] == again
 

@@ -156,4 +156,4 @@ def test_a_state_from_before_this_was_kept_has_no_peak_and_no_code(tmp_path: Pat
     assert unknown is None
     assert now is not None
     (note,) = listener.notes
-    assert "it is not known with which" in note
+    assert "with code that differs from the present code, or is not known" in note

@@ -47,7 +47,7 @@ def test_a_damaged_state_is_set_aside_said_and_trained_again(tmp_path: Path, fin
     (note,) = listener.notes
     assert f"{path} is damaged: its checksum does not match" in note
     assert (tmp_path / f"{path.name}.damaged").read_bytes() == bytes(content)
-    assert f"It is now {path.name}.damaged" in note
+    assert f"It was renamed to {path.name}.damaged" in note
 
 
 @pytest.mark.parametrize("finished", [True, False])

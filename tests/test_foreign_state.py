@@ -86,7 +86,7 @@ def test_a_record_of_another_run_is_never_this_ones(again: tuple[RunRequest, Pat
         ((record, _),) = carry_out(request, results, listener)
         assert record.sha256 != foreign.sha256
         assert (record.seed, record.ra.steps) == (0, 2)
-        assert any("of another run" in note for note in listener.notes)
+        assert any("belongs to another run" in note for note in listener.notes)
 
 
 def test_a_record_of_other_weights_is_never_this_ones(again: tuple[RunRequest, Path]) -> None:

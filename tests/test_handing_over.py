@@ -96,7 +96,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
 @pytest.mark.parametrize(
     ("method", "complaint"),
     [
-        (Cut, r"method 'stranger' .* has 12 tensors of other names or shapes, the first 'backbone\.layer4\.1\.bn1"),
+        (Cut, r"method 'stranger' .* has 12 tensors with other names or shapes, the first 'backbone\.layer4\.1\.bn1"),
         (Stranger, r"method 'stranger' .* it computes other features with the same weights\. Nothing is trained"),
         (Doubled, r"method 'stranger' has two stages called 'ssl'; rename one"),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),

@@ -71,7 +71,7 @@ FACTS = {
 def test_a_fact_that_the_data_refute_is_named(trained: tuple[RunRequest, Path], tmp_path: Path, fact: str) -> None:
     request, encoder = trained
     path = forged(encoder, tmp_path / "mine.safetensors", {f"recipe.dataset.{fact}": FACTS[fact]})
-    with pytest.raises(BenchError, match=f"claims what .*\n  - {fact} is ") as caught:
+    with pytest.raises(BenchError, match=f"contradicts .*\n  - {fact} is ") as caught:
         judged(path, request.dataset, tmp_path)
     assert str(caught.value).count("\n  - ") == 1
 

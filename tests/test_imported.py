@@ -64,7 +64,7 @@ def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"dataset": None}, "was trained elsewhere .Theirs., so it does not say on which data"),
+        ({"dataset": None}, "was trained elsewhere .Theirs., so the data to evaluate it on must be named"),
         ({"overrides": {"encoder.width": 4}}, "--set encoder: this encoder is trained already"),
         ({"protocols": ("knn",)}, "unknown protocol"),
     ],
@@ -80,8 +80,11 @@ def test_what_cannot_be_is_one_message(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({}, "either a recipe"),
-        ({"recipe": {}, "imported": {"title": "x", "year": 2024, "encoder": {"normalisation": "none"}}}, "either a"),
+        ({}, "either the recipe"),
+        (
+            {"recipe": {}, "imported": {"title": "x", "year": 2024, "encoder": {"normalisation": "none"}}},
+            "either the recipe",
+        ),
         ({"imported": {"title": "x", "year": 2024, "encoder": {}}}, "normalisation must be cifar, imagenet or none"),
     ],
 )

@@ -73,7 +73,7 @@ def test_what_cannot_be_saved_is_named() -> None:
     module = nn.Linear(2, 1)
     optimizer = Counting(module.parameters(), lr=0.1)
     optimizer.state[module.weight]["history"] = [1, 2]
-    with pytest.raises(BenchError, match=r"the optimiser remembers history\.weight, a list, which cannot be saved"):
+    with pytest.raises(BenchError, match=r"the optimiser's state holds history\.weight, a list, which cannot be saved"):
         optimizer_tensors(optimizer, module)
 
 

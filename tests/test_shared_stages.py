@@ -155,7 +155,7 @@ def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
             Job(place.path, place.fingerprint, 0, run.device),
         )
     thread.join(60)
-    assert listener.notes == [f"waiting: another process trains this stage for both ({place.path})"]
+    assert listener.notes == [f"waiting: another process is training this stage for both runs ({place.path})"]
     assert [phase for phase in listener.phases if phase.startswith("stage")] == ["stage slf"]
 
 
@@ -260,7 +260,7 @@ def test_what_is_continued_with_other_code_is_named_with_both(
     listener = Listener()
     record = carry_out(simclr, listener)
     (note,) = listener.notes
-    assert note.startswith("stage ssl was begun with other code than the present one")
+    assert note.startswith("stage ssl was started with code that differs from the present code")
     assert "ssl.training.safetensors" in note
     earlier, later = record.environments["stage:ssl"]
     assert earlier is not None
@@ -278,7 +278,7 @@ def test_an_encoder_of_other_code_is_kept_and_said(simclr: RunRequest, break_the
     listener = Listener()
     record = carry_out(changed(simclr, {"slf.lr": 1}), listener)
     (note,) = listener.notes
-    assert "the encoder is kept from training with other code" in note
+    assert "the encoder is reused; it was trained with code that differs from the present code" in note
     assert "(stage ssl)" in note
     assert record.foreign_phases == ["stage:ssl"]
 

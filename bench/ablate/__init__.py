@@ -1,4 +1,4 @@
-"""Ablations: a grid of settings, each cell a run, what they share trained once, beside the paper's numbers."""
+"""Ablations: a grid of settings with one run per cell, shared stages trained once, beside the paper's numbers."""
 
 from bench.ablate.ablation import Ablation, Cell, Projection, plan_ablation, project_ablation
 from bench.ablate.execution import CellResult, carry_out

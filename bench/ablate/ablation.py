@@ -1,4 +1,4 @@
-"""An ablation: a table of settings as runs that are checked and ready, and what they will take here."""
+"""An ablation: a table of settings as runs that are checked and ready, and their projected time on this machine."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +26,12 @@ class Cell:
     published: Mapping[str, Any] | None
     """The variant of the paper's line."""
     runs: tuple[Run, ...]
-    """One a seed."""
+    """One per seed."""
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """A table whose cells can all run."""
+    """A table with its cells, all ready to run."""
 
     table: AblationTable
     cells: tuple[Cell, ...]
@@ -45,17 +45,17 @@ class Ablation:
 def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] = (0,)) -> Ablation:
     """Return the runs of ``table``: ``base`` with the settings of each cell, for each of ``seeds``.
 
-    Where ``base`` names no protocol, it is the first of the method. A cell that is ``base`` itself is the run that
-    ``bench run`` makes of it. The data are read once.
+    If ``base`` names no protocol, the method's first one is used. A cell equal to ``base`` is the same run as that of
+    ``bench run``. The data are read once.
 
     Raises:
-        BenchError: what ``base`` sets and the table varies, cells that are the same run, and whatever keeps a cell
-            from being run: the faults of all cells together.
+        BenchError: a key that ``base`` sets and the table varies, cells that are the same run, or cells that cannot
+            run; the faults of all cells are reported together.
     """
     varied = dict.fromkeys(key for cell in table.cells for key in cell.settings)
     clash = [key for key in varied if key in base.overrides]
     if clash:
-        raise BenchError(f"--set {', '.join(clash)}: that is what the table varies. Leave it out.")
+        raise BenchError(f"--set {', '.join(clash)}: the table varies this. Leave it out.")
     if base.protocols is None:
         base = replace(base, protocols=METHODS.get(base.method).info.protocols[:1])
     dataset = load_dataset(base.dataset, base.data_dir)
@@ -71,24 +71,24 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
 
 @dataclass(frozen=True)
 class Projection:
-    """What is still to do."""
+    """The projected time of the remaining work."""
 
     shared: Mapping[str, float]
-    """Seconds of what several runs contain, by what it is."""
+    """Seconds of phases that several runs share, by description."""
     cells: Mapping[str, float]
-    """Seconds of what is a cell's own, over its seeds, by label; 0: nothing is left to do."""
+    """Seconds of the other phases of each cell, over its seeds, by label; 0: nothing is left to do."""
 
     @property
     def seconds(self) -> float:
-        """All of it."""
+        """The total."""
         return sum(self.shared.values()) + sum(self.cells.values())
 
 
 def project_ablation(ablation: Ablation) -> Projection:
-    """Return an estimate for ``ablation``, from timing a few steps of each kind on untrained weights.
+    """Return an estimate for ``ablation``, from a few timed steps of each kind on untrained weights.
 
     Raises:
-        BenchError: plans that cannot work on this dataset or device, of all cells together.
+        BenchError: plans that cannot work on this dataset or device; those of all cells are reported together.
     """
     projector = Projector(ablation.cells[0].runs[0].device)
 
@@ -110,7 +110,7 @@ def project_ablation(ablation: Ablation) -> Projection:
 
 
 def _together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
-    """Return ``work`` of each of ``items``; raises one BenchError that lists the faults of all, by ``label``."""
+    """Return ``work`` of each of ``items``; raises one BenchError that lists all faults by ``label``."""
     done, faults = [], dict[str, list[str]]()
     for item in items:
         try:
@@ -131,7 +131,7 @@ def _label(row: AblationCell) -> str:
 
 
 def _refuse_doubles(cells: Sequence[Cell]) -> None:
-    """Raise BenchError for cells that differ in nothing that the protocols asked for depend on."""
+    """Raise BenchError for cells that are the same run under the requested protocols."""
     seen: dict[tuple[ProtocolFolder, ...], str] = {}
     for cell in cells:
         run = cell.runs[0]

@@ -1,4 +1,4 @@
-"""Carrying out an ablation: run by run, so that whatever is finished is not done again."""
+"""Executes an ablation run by run; finished runs are not repeated."""
 
 import time
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ _POLL_SECONDS = 2.0
 
 @dataclass(frozen=True)
 class CellResult:
-    """What the runs of a cell left."""
+    """The results of a cell's runs."""
 
     cell: Cell
     records: list[tuple[Record, Path]] = field(default_factory=list)
-    """One a protocol and seed."""
+    """One per protocol and seed."""
     faults: list[str] = field(default_factory=list)
-    """Why a run of it could not be finished."""
+    """The errors of runs that could not be finished."""
 
 
 def carry_out(ablation: Ablation, results_dir: Path, monitor: Monitor | None = None) -> list[CellResult]:
-    """Take every run of ``ablation`` to its end: all cells under the first seed, then under the next.
+    """Complete every run of ``ablation``: all cells under the first seed, then under the next.
 
-    A run that cannot be finished, for example because its training diverges, leaves the others alone. One that
-    another process works on is left for the end, and waited for.
+    A run that fails, for example because its training diverges, does not stop the others. A run that another process
+    is working on is postponed to the end, and then waited for.
 
     Raises:
         InterruptedRunError: a stop was requested; the same call continues.
@@ -43,7 +43,7 @@ def carry_out(ablation: Ablation, results_dir: Path, monitor: Monitor | None = N
         if not run.finished:
             monitor.note(f"run {number} of {len(left)}: {name}")
         if not _finish(result, run, results_dir, monitor):
-            monitor.note(f"{name} is left for the end: another process works on it")
+            monitor.note(f"{name} is postponed to the end: another process is working on it")
             busy.append((result, run))
     while busy:
         busy = [(result, run) for result, run in busy if not _finish(result, run, results_dir, monitor)]
@@ -52,7 +52,7 @@ def carry_out(ablation: Ablation, results_dir: Path, monitor: Monitor | None = N
 
 
 def _finish(result: CellResult, run: Run, results_dir: Path, monitor: Monitor) -> bool:
-    """Take ``run`` to its end, or to a fault, and say so in ``result``; False: another process works on it."""
+    """Complete ``run`` and add its records or its fault to ``result``; False: another process is working on it."""
     monitor.check()
     try:
         result.records.extend(execute(run, results_dir, monitor))

@@ -1,4 +1,4 @@
-"""What an ablation found, row by row, beside the paper's numbers."""
+"""The results of an ablation, row by row, beside the paper's numbers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,9 +15,9 @@ class PaperColumn:
     """The published lines of one table.
 
     Args:
-        table: whose lines.
+        table: the table.
         title: the method, as its paper writes it.
-        results_dir: may bring published numbers of its own.
+        results_dir: may contain further published numbers.
 
     Raises:
         BenchError: the published numbers are faulty.
@@ -33,21 +33,21 @@ class PaperColumn:
 
     @property
     def shown(self) -> bool:
-        """Whether there is such a column: not for a grid of one's own, nor without the published numbers."""
+        """Whether to show the column: not for a user's own grid, and not without the published numbers."""
         return self._table.source is not None and not self._missing
 
     def find(self, variant: Mapping[str, Any] | None, protocol: str) -> PublishedNumber | None:
-        """Return the line of exactly this ``variant``, or None where the paper gives none."""
+        """Return the line with exactly this ``variant``, or None if the paper gives none."""
         for number in self._numbers:
             if number.variant == variant and number.protocol.casefold() == protocol.casefold():
                 return number
         return None
 
     def notes(self, recipe: Recipe) -> list[str]:
-        """Return what tells our numbers from the paper's: data, tier and encoder."""
+        """Return how the conditions of our numbers differ from the paper's: data, tier and encoder."""
         if self._missing:
             folder = self._results_dir / "published"
-            return [f"The paper's numbers are left out: {folder} does not hold them."]
+            return [f"The paper's numbers are left out: they are not in {folder}."]
         if not self._numbers:
             return []
         first = self._numbers[0]
@@ -80,7 +80,7 @@ class AblationRow(Settings):
     records: tuple[str, ...]
     """Paths, in the order of the seeds."""
     faults: tuple[str, ...]
-    """Why a seed is missing."""
+    """The errors of missing seeds."""
 
 
 class AblationReport(Settings):
@@ -95,19 +95,19 @@ class AblationReport(Settings):
     fidelity: str
     rows: tuple[AblationRow, ...]
     paper: bool
-    """Whether the table is a paper's, and its numbers are known."""
+    """Whether the table is from a paper, and its numbers are known."""
     unplaced: dict[str, PublishedNumber]
-    """Lines of the paper of which it is not known to which row they belong."""
+    """Lines of the paper that cannot be assigned to a row."""
     notes: tuple[str, ...]
 
     @property
     def faults(self) -> list[str]:
-        """One line a run that could not be finished."""
+        """One line for each run that could not be finished."""
         return list(dict.fromkeys(f"{row.label}, {fault}" for row in self.rows for fault in row.faults))
 
 
 def report_ablation(ablation: Ablation, results: Sequence[CellResult], results_dir: Path) -> AblationReport:
-    """Return what ``results`` say, beside the published numbers.
+    """Return ``results`` beside the published numbers.
 
     Raises:
         BenchError: the published numbers are faulty.

@@ -1,4 +1,4 @@
-"""Where a grid comes from: a table of the method's paper, or ``--grid key=v1,v2``."""
+"""The grid of an ablation: a table of the method's paper, or ``--grid key=v1,v2``."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,21 +14,21 @@ _MOST_CELLS = 1000
 
 
 def choose_table(method: str, table: str | None, grid: Sequence[str]) -> AblationTable:
-    """Return the table of ``method`` called ``table``, or else the one that ``grid`` spans.
+    """Return the table of ``method`` called ``table``, or the grid in ``grid`` if ``table`` is None.
 
     Raises:
-        BenchError: unknown method or table, a faulty grid, or not exactly one of the two.
+        BenchError: an unknown method or table, a faulty grid, or not exactly one of the two.
     """
     tables = METHODS.get(method).info.tables
     if table is None and not grid:
         listed = f"--table {'|'.join(tables)}, or " if tables else ""
-        raise BenchError(f"nothing to vary. Type {listed}a grid of your own, as --grid KEY=VALUE,VALUE")
+        raise BenchError(f"nothing to vary. Type {listed}your own grid: --grid KEY=VALUE,VALUE")
     if table is None:
         return parse_grid(grid)
     if grid:
-        raise BenchError("--table and --grid exclude each other; type one of them. What all cells share: --set")
+        raise BenchError("--table and --grid exclude each other; type one of them. Settings of all cells: --set")
     if table not in tables:
-        own = "a grid of your own: --grid KEY=VALUE,VALUE"
+        own = "your own grid: --grid KEY=VALUE,VALUE"
         raise unknown(f"table of {method}", table, tables, f"Or type {own}")
     return tables[table]
 
@@ -36,22 +36,24 @@ def choose_table(method: str, table: str | None, grid: Sequence[str]) -> Ablatio
 def parse_grid(items: Sequence[str]) -> AblationTable:
     """Return all combinations of the values in ``items``, such as ``["stage2.lam=1,2", "ssl=simclr,byol"]``.
 
-    The last key varies fastest, and values keep their order. Each is read like one behind ``--set``; a comma
-    within brackets or quotes is part of a value.
+    The last key varies fastest, and values keep their order. Values are read as in ``--set``; a comma within brackets
+    or quotes is part of a value.
 
     Raises:
-        BenchError: no such form, a key given twice, a value missing, or too many cells.
+        BenchError: another form, a key given twice, a missing value, or too many cells.
     """
     axes: dict[str, list[Any]] = {}
     for item in items:
         key, equals, text = (part.strip() for part in item.partition("="))
         if not equals or not re.fullmatch(r"\w+(\.\w+)*", key):
-            raise BenchError(f"--grid {item!r} is not of the form KEY=VALUE,VALUE. Type, say, --grid stage2.lam=1,2,3")
+            raise BenchError(
+                f"--grid {item!r} is not of the form KEY=VALUE,VALUE. Type, for example, --grid stage2.lam=1,2,3"
+            )
         if key in axes:
-            raise BenchError(f"--grid {key} is given twice; write all its values behind one.")
+            raise BenchError(f"--grid {key} is given twice; write all its values in one option.")
         values = list(_split(text))
         if "" in values:
-            raise BenchError(f"--grid {item!r}: a value is missing. Type, say, --grid {key}=1,2,3")
+            raise BenchError(f"--grid {item!r}: a value is missing. Type, for example, --grid {key}=1,2,3")
         axes[key] = [parse_overrides([f"{key}={value}"])[key] for value in values]
     cells = prod(map(len, axes.values()))
     if cells > _MOST_CELLS:
@@ -61,7 +63,7 @@ def parse_grid(items: Sequence[str]) -> AblationTable:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Yield the parts of ``text`` between commas that stand outside brackets and quotes."""
+    """Yield the parts of ``text`` between commas that are outside brackets and quotes."""
     part, depth, quote = "", 0, ""
     for character in text:
         if quote:

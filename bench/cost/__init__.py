@@ -1,4 +1,4 @@
-"""What work costs: steps probed and timed, whole recipes projected, and epochs that spend a budget."""
+"""Costs: steps probed and timed, whole recipes projected, and epochs chosen for a budget."""
 
 from bench.cost.budget import at_budget
 from bench.cost.probe import Passes, StageProbe

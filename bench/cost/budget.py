@@ -1,4 +1,4 @@
-"""Equal compute: epochs that make a method's pre-training spend a given number of operations."""
+"""Equal compute: the epochs for which a method's pre-training uses a given number of operations."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -13,38 +13,37 @@ from bench.recipe import Recipe
 from bench.train import check_plan
 
 LIKE = "like:"
-"""Before a method's name: as much as that method spends."""
+"""Prefix of a method's name: the budget is what that method's pre-training uses."""
 
 
 RecipeOf = Callable[[str, Mapping[str, Any]], Recipe]
 """From a method's name and overrides to its recipe, under the conditions of the run."""
 
 _COMMON = ("encoder", "threat")
-"""Sections whose overrides hold for the method that is to be equalled too."""
+"""Sections whose overrides also apply to the method of ``like:METHOD``."""
 
 
 def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf) -> Recipe:
-    """Return ``recipe`` with epochs for which pre-training spends what was ``asked``, as near as whole ones come.
+    """Return ``recipe`` with the whole epochs for which pre-training comes nearest to the budget ``asked``.
 
-    All stages are stretched by one factor, each to at least one epoch, and with them their warm-up and decays;
-    a number that was set with ``--set`` stays. Operations are counted on the CPU, in a few steps on untrained
-    weights, so that every machine finds the same epochs. What a method does outside its steps (AdvCL's k-means and
-    the features for it) is not counted.
+    The epochs of all stages are scaled by one factor, to at least one epoch each, together with warm-up and decays;
+    values given with ``--set`` stay. Operations are counted on the CPU, in a few steps on untrained weights, so that
+    every machine finds the same epochs. Work outside the steps (AdvCL's k-means and its features) is not counted.
 
     Args:
-        recipe: as it is without a budget.
-        asked: a number of floating-point operations, two a multiply-add, or ``like:METHOD``.
+        recipe: the recipe without a budget.
+        asked: a number of floating-point operations, two per multiply-add, or ``like:METHOD``.
         dataset: its data.
-        recipe_of: gives the recipe of the method that is to be equalled. Of the overrides it gets those of
-            encoder and threat model alone, so that ``like:deacl`` is DeACL as published.
+        recipe_of: gives the recipe of the other method. It gets only the overrides of encoder and threat model, so
+            that ``like:deacl`` is DeACL as published.
 
     Raises:
-        BenchError: not a number and no method, a method without pre-training, epochs set besides, a budget that
-            is less than one epoch of every stage, or a plan that cannot work on this dataset.
+        BenchError: neither a number nor a method, a method without pre-training, epochs that are set as well, a
+            budget of less than one epoch of every stage, or a plan that cannot work on this dataset.
     """
     plans = recipe.config.plans()
     if not plans:
-        raise BenchError(f"{recipe.method} has no pre-training, so --budget means nothing to it. Leave it out.")
+        raise BenchError(f"{recipe.method} has no pre-training, so --budget has no effect. Leave it out.")
     typed = [f"{name}.epochs" for name in plans if f"{name}.epochs" in recipe.overrides]
     if typed:
         raise BenchError(f"--budget chooses the epochs, and so does --set {typed[0]}. Leave out one of them.")
@@ -60,7 +59,7 @@ def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf)
 
 
 def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
-    """Return the operations of one epoch of each stage, as a record would count them."""
+    """Return the operations of one epoch of each stage, counted as in a record."""
     images, cpu = dataset.pretraining_images, torch.device("cpu")
     index = dataset.index_train if dataset.pretrain is None else None
     method = METHODS.get(recipe.method)(recipe.config)
@@ -74,15 +73,15 @@ def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
 
 
 def nearest_epochs(epochs: Sequence[int], costs: Sequence[float], budget: float) -> list[int] | None:
-    """Return ``epochs``, all times one factor and rounded, at which they cost ``budget`` as nearly as can be.
+    """Return ``epochs`` scaled by one factor and rounded, so that their cost is nearest to ``budget``.
 
     Args:
         epochs: of each stage, at factor 1.
-        costs: of one epoch of each.
-        budget: in the same unit, and in favour of which the lower of two equally near answers is returned.
+        costs: of one epoch of each stage.
+        budget: in the same unit; of two equally near solutions, the cheaper is returned.
 
     Returns:
-        whole epochs, at least 1 each; None if even those are more than ``budget``.
+        whole epochs, at least 1 each; None if one epoch each costs more than ``budget``.
     """
 
     def at(factor: float) -> list[int]:
@@ -96,7 +95,7 @@ def nearest_epochs(epochs: Sequence[int], costs: Sequence[float], budget: float)
     low, high = 0.0, 1.0
     while spent(at(high)) <= budget:
         low, high = high, 2 * high
-    # Between neighbouring floats only one rounding can lie: the last that is affordable, the first that is not.
+    # Now low is the last affordable factor and high, the next float, the first that is not.
     while (middle := (low + high) / 2) not in (low, high):
         low, high = (middle, high) if spent(at(middle)) <= budget else (low, middle)
     return min(at(low), at(high), key=lambda counts: abs(spent(counts) - budget))
@@ -110,7 +109,7 @@ def _operations(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeO
     other = recipe_of(name, common)
     plans = other.config.plans()
     if not plans:
-        raise BenchError(f"{name} has no pre-training to be equal to. Type, say, --budget like:deacl")
+        raise BenchError(f"{name} has no pre-training to compare with. Type, for example, --budget like:deacl")
     costs = epoch_flops(other, dataset)
     return sum(plan.epochs * cost for plan, cost in zip(plans.values(), costs, strict=True))
 
@@ -122,11 +121,13 @@ def _number(asked: str) -> float:
             return budget
     except ValueError:
         pass
-    raise BenchError(f"--budget {asked!r} is no number of operations. Type, say, --budget 1e15 or like:deacl") from None
+    raise BenchError(
+        f"--budget {asked!r} is not a number of operations. Type, for example, --budget 1e15 or like:deacl"
+    ) from None
 
 
 def _rounded_up(flops: float) -> str:
-    """Return ``flops`` to four digits, and not less than it is."""
+    """Return ``flops`` rounded up to four digits."""
     text = f"{flops:.3e}"
     return text if float(text) >= flops else f"{flops * 1.001:.3e}"
 
@@ -137,5 +138,5 @@ def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Re
         for key, value in plan.stretched(epochs[stage]).items():
             if f"{stage}.{key}" not in recipe.overrides:
                 values["config"][stage][key] = value
-    # What was typed is not stretched, and so is no longer idle.
+    # Values given with --set are not scaled, so they are no longer idle.
     return type(recipe).parse({**values, "budget": budget, "idle": ()}, f"recipe {recipe.method}/{recipe.tier}")

@@ -1,4 +1,4 @@
-"""How much memory a step needs: the tensors that live while it is taken."""
+"""The memory that a step needs: its live tensors."""
 
 import weakref
 from collections.abc import Callable, Iterable
@@ -10,15 +10,16 @@ from torch.utils._pytree import tree_leaves
 
 
 def live_bytes(work: Callable[[], Any], resident: Iterable[Tensor], *, since: nn.Module) -> list[int]:
-    """Run ``work`` once and return the bytes of all tensors that live after each of its operators.
+    """Run ``work`` once and return the bytes of all live tensors after each of its operators.
 
-    What kernels take for themselves is left out, and so is what other work in this process has left behind.
+    Temporary memory of kernels and tensors of other work in this process are not counted.
 
     Args:
-        work: the operators.
-        resident: what is there before and stays: weights, buffers, momenta. Of all else, what ``work`` makes counts.
-        since: the list begins where this module is called. Views come before: they are made in pieces, and by other
-            operators from step to step.
+        work: runs the operators.
+        resident: tensors that exist before and stay: weights, buffers, momenta. All tensors that ``work`` makes are
+            added to them.
+        since: the list begins when this module is called. Views are made before, in pieces, and by operators that
+            differ between steps.
     """
     with _LiveTensors(resident) as live:
         handle = since.register_forward_pre_hook(lambda *_: live.history.clear())
@@ -31,7 +32,7 @@ def live_bytes(work: Callable[[], Any], resident: Iterable[Tensor], *, since: nn
 
 
 class _LiveTensors(TorchDispatchMode):
-    """Adds up the storages of all tensors that operators return, while they live."""
+    """Adds up the storages of all live tensors that operators have returned."""
 
     def __init__(self, resident: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""One stage, to be measured: steps of any size, each from the state that training starts with."""
+"""Probes one stage: steps of any batch size, each from the state before training."""
 
 import time
 from collections import defaultdict
@@ -17,11 +17,11 @@ from bench.method import Stage
 from bench.train import take_step
 
 _FEW = (2, 4, 6)
-"""Images in the steps that are counted; even, as RoCL compares inside the halves of a batch."""
+"""Images in the counted steps; even, because RoCL compares within the halves of a batch."""
 
 
 class Passes(NamedTuple):
-    """How often an image passes a network in one step; a patch counts as its share of an image."""
+    """How often an image passes through a network in one step; a patch counts as its share of an image."""
 
     both: float
     """Forward and backward."""
@@ -30,26 +30,25 @@ class Passes(NamedTuple):
 
 
 class _Counts(NamedTuple):
-    """What a step on a few images shows without a clock."""
+    """The counts of a step on a few images."""
 
     learning_flops: int
-    """Of all but the views."""
+    """Operations of everything except the views."""
     passes: Passes
     live_bytes: list[int]
 
 
 class StageProbe:
-    """A stage with its optimiser, on untrained weights, ready to take steps that leave no trace.
+    """A stage with its optimiser, on untrained weights; its state is restored after each step.
 
-    After each step the stage is put back to where it was, so that steps of all sizes are alike and none meets
-    weights that another has spoilt: pseudo-labels are not made for a probe, and AdvCL's loss without them is no
-    number. A step in half precision is probed in fp32 on a CPU, which can tell how long, but not do it.
+    So all steps start from the same weights. This matters because a probe makes no pseudo-labels, and without them
+    AdvCL's loss is NaN and its update spoils the weights. A CPU probes a stage in fp16 in fp32 instead.
 
     Args:
         stage: changed in place; afterwards on ``device``, in train mode.
         images: uint8 [N, C, H, W], from which batches are taken.
         device: where to measure.
-        seed: decides views and attacks; every step of a probe has the same.
+        seed: for views and attacks; the same in every step of a probe.
     """
 
     def __init__(self, stage: Stage, images: Tensor, *, device: torch.device, seed: int = 0) -> None:
@@ -68,7 +67,7 @@ class StageProbe:
         self._restore()
 
     def seconds(self, batch: int) -> float:
-        """Return how long a step on ``batch`` images takes, update included: by the device's clock on a GPU."""
+        """Return the seconds of a step on ``batch`` images with its update, by the device's clock on a GPU."""
         images, index = self._batch(batch)
         if self.device.type != "cuda":
             start = time.perf_counter()
@@ -85,9 +84,9 @@ class StageProbe:
         return seconds
 
     def flops(self, batch: int) -> int:
-        """Return the floating-point operations of a step on ``batch`` images, counted in steps on a few.
+        """Return the floating-point operations of a step on ``batch`` images, extrapolated from steps on a few.
 
-        Views, which blur some images and spare others, are counted at the size asked for; that costs next to nothing.
+        Views, which blur only some images, are counted at ``batch`` itself, because that is cheap.
         """
         return _quadratic(batch, *(self._counts(few).learning_flops for few in _FEW)) + self._view_flops(batch)
 
@@ -96,24 +95,24 @@ class StageProbe:
         return self.flops(self.plan.batch_size) / self.plan.batch_size
 
     def passes(self) -> Passes:
-        """Return how often an image passes a network: a pass begins where it enters a convolution."""
+        """Return how often an image passes through a network: a pass begins at the first convolution."""
         return self._counts(_FEW[0]).passes
 
     def memory(self, batch: int) -> int:
-        """Return the bytes of the tensors that live at the peak of a step on ``batch`` images, from steps on a few.
+        """Return the bytes of all tensors at the peak of a step on ``batch`` images, extrapolated from steps on a few.
 
-        A step runs through the same operators whatever it holds. Where the peak is moves with the batch, from the
-        update, whose cost is fixed, to the end of the forward pass; so each operator is followed by itself.
+        A step runs the same operators for every batch size. With a larger batch the peak moves from the update, whose
+        memory is fixed, to the end of the forward pass; so each operator is extrapolated separately.
         """
         two, four, six = (self._counts(few).live_bytes for few in _FEW)
-        if not len(two) == len(four) == len(six):  # a stage whose operators do depend on it: only peaks compare
+        if not len(two) == len(four) == len(six):  # operators that depend on the batch size: use the peaks only
             two, four, six = [max(two)], [max(four)], [max(six)]
         return max(_quadratic(batch, *live) for live in zip(two, four, six, strict=True))
 
     def count(self, before_each: Callable[[], None] = lambda: None) -> None:
-        """Take the steps that :meth:`flops`, :meth:`passes` and :meth:`memory` draw on, unless they were taken.
+        """Take the steps that :meth:`flops`, :meth:`passes` and :meth:`memory` need, unless they are taken already.
 
-        ``before_each`` is called before steps of each size; it may raise to end it.
+        ``before_each`` is called before the steps of each size; it may raise to stop the count.
         """
         for few in _FEW:
             before_each()
@@ -126,7 +125,7 @@ class StageProbe:
 
     def _count(self, batch: int) -> _Counts:
         images, index = self._batch(batch)
-        self._step(images, index)  # makes the momenta, which live from the second step on
+        self._step(images, index)  # creates the momenta, which exist from the second step on
         self._restore()
         self._optimizer.zero_grad(set_to_none=True)
         flops = 0
@@ -165,10 +164,10 @@ class StageProbe:
 
 
 def _quadratic(batch: int, two: int, four: int, six: int) -> int:
-    """Return at ``batch`` the quadratic that takes these values at 2, 4 and 6 images.
+    """Return the value at ``batch`` of the quadratic through the values at 2, 4 and 6 images.
 
-    What networks and losses take is one, as each image costs the same and losses compare them in pairs; so for an
-    even batch this is exact.
+    The cost of networks is linear in the images, and losses compare them in pairs; so for an even batch the result is
+    exact.
     """
     b = batch
     return ((b - 4) * (b - 6) * two - 2 * (b - 2) * (b - 6) * four + (b - 2) * (b - 4) * six) // 8
@@ -176,7 +175,7 @@ def _quadratic(batch: int, two: int, four: int, six: int) -> int:
 
 @contextmanager
 def _counting_passes(image_shape: Sequence[int], batch: int) -> Iterator[Callable[[], Passes]]:
-    """Count, in this block, what enters convolutions with as many channels as an image; yield what tells the result."""
+    """Count inputs of convolutions with the channels of an image in this block; yield a function for the result."""
     channels, height, width = image_shape
     seen: dict[bool, float] = defaultdict(float)
 

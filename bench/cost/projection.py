@@ -1,4 +1,4 @@
-"""How long the phases of a run take here: a few steps and attacks timed on untrained weights, times their number."""
+"""Projected time of a run's phases on this machine: a few steps and attacks, timed on untrained weights."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -24,22 +24,22 @@ from bench.recipe import SEVERITIES, EncoderSettings, Recipe, Threat, TrainPlan,
 from bench.train import check_plan, stage_progress
 
 _STEPS = Effort(rounds=2, seconds=10.0)
-"""What the steps of one stage may take, where the machine can do them in so little."""
+"""The time limit for the steps of one stage; a slow machine exceeds it by its first few steps."""
 
 _PROBE_IMAGES = 64
 """Images that are attacked to time an evaluation."""
 
-# What AutoAttack standard does to an image that survives it all: APGD-CE and APGD-T take 10 x 100 gradients,
-# FAB-T 9 x 100 gradients and about two more forward passes a step, Square 5,000 forward passes.
+# Cost of AutoAttack standard for an image that survives all attacks: APGD-CE and APGD-T take 10 x 100 gradients,
+# FAB-T 9 x 100 gradients and about two more forward passes per step, Square 5,000 forward passes.
 _AA_GRADIENTS = 1900
 _AA_FORWARDS = 6800
 _AA_SURVIVORS = 0.5
-"""Share of images assumed to survive, for want of knowing."""
+"""Assumed share of images that survive; the true share is not known in advance."""
 
 
 @dataclass(frozen=True)
 class PhaseEstimate:
-    """One line of the announcement."""
+    """The estimate for one phase of a run."""
 
     phase: str
     work: str
@@ -47,27 +47,27 @@ class PhaseEstimate:
     seconds: float
     """Of the whole phase on this machine."""
     left: float = 1.0
-    """Share of it that is still to do."""
+    """Share of the phase that is still to do."""
     place: Path = Path()
-    """Where its state is kept."""
+    """The folder of its state."""
 
     @property
     def identity(self) -> tuple[Path, str]:
-        """Phases of several runs that have it in common are one, which is carried out once."""
+        """Phases of several runs with the same identity are one phase, which is carried out once."""
         return self.place, self.phase
 
     @property
     def seconds_left(self) -> float:
-        """Of what is still to do."""
+        """Seconds of what is still to do."""
         return self.seconds * self.left
 
 
 class Projector:
-    """Times what runs on one device are made of; stages whose steps cost the same are timed once.
+    """Times the parts of runs on one device; stages whose steps cost the same are timed once.
 
     Args:
         device: where to measure.
-        said: is told what is being measured.
+        said: called with a message on what is being measured.
     """
 
     def __init__(self, device: torch.device, said: Callable[[str], None] = lambda message: None) -> None:
@@ -94,7 +94,7 @@ class Projector:
         return PhaseEstimate(phase, work, self._times[speed].of(plan, count), left, place)
 
     def attacks(self, classifier: Classifier, test: Split, threat: Threat) -> "AttackSeconds":
-        """Return what attacking ``classifier`` on images of ``test`` costs."""
+        """Return the cost of attacking ``classifier`` on images of ``test``."""
         count = min(len(test.labels), _PROBE_IMAGES)
         images = unit_pixels(test.images[:count].to(self.device))
         objective = margin_objective(classifier.prepared(), test.labels[:count].to(self.device))
@@ -111,13 +111,13 @@ class Projector:
 
 
 class AttackSeconds(NamedTuple):
-    """What attacking a classifier costs an image."""
+    """Seconds per image of a forward pass and of a gradient, for attacks on one classifier."""
 
     forward: float
     gradient: float
 
     def selection(self, stage: ProtocolStage[Any], images: int) -> Iterator[PhaseEstimate]:
-        """Yield the estimate of measuring held-out ones of ``images`` after each epoch, where there are any."""
+        """Yield the estimate for attacking the held-out ones of ``images`` after each epoch, if there are any."""
         plan, held_out = stage.plan, images - len(stage.positions(images))
         if held_out:
             work = f"{plural(plan.epochs, 'time')} PGD-{plan.selection_steps} on {plural(held_out, 'held-out image')}"
@@ -125,7 +125,7 @@ class AttackSeconds(NamedTuple):
             yield PhaseEstimate(f"epoch for {stage.name}", work, plan.epochs * each)
 
     def evaluation(self, recipe: Recipe) -> Iterator[PhaseEstimate]:
-        """Yield the estimates of what ``recipe`` measures of a classifier."""
+        """Yield the estimates for the evaluation of a classifier under ``recipe``."""
         settings, count = recipe.evaluate, recipe.dataset.test_images
         passes = settings.pgd_steps * settings.pgd_restarts
         work = f"{plural(count, 'test image')}, {plural(settings.pgd_restarts, 'restart')}"
@@ -143,7 +143,7 @@ class AttackSeconds(NamedTuple):
 
 
 def corrupted_images(images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
-    """Return the estimate for making the corruptions called ``missing`` of uint8 ``images``, once a dataset."""
+    """Return the estimate for making the corruptions ``missing`` of uint8 ``images``, done once per dataset."""
     few, generator = images[:_PROBE_IMAGES], rng.generator(0, "projection")
 
     def work() -> None:
@@ -157,7 +157,7 @@ def corrupted_images(images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
 
 
 def _speed(stage: Stage, encoder: EncoderSettings) -> str:
-    """Return a digest of what decides how long a step takes: not for how long and at which rate it learns."""
+    """Return a digest of what determines the time of a step; epochs and learning rate do not."""
     irrelevant = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
     return canonical_digest(
         {
@@ -170,7 +170,7 @@ def _speed(stage: Stage, encoder: EncoderSettings) -> str:
 
 
 def _seconds(work: Callable[[], Any], device: torch.device, repeats: int = 2) -> float:
-    """Return the shortest of ``repeats`` timed calls, after one that is not counted."""
+    """Return the shortest of ``repeats`` timed calls, after a warm-up call."""
     times = []
     for _ in range(1 + repeats):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Timing methods side by side, and projecting what their whole pre-training takes."""
+"""Times methods side by side, and projects the cost of their whole pre-training."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from bench.method import METHODS, Stage
 from bench.record import COST_REFERENCE
 
 _PREPARED_IMAGES = 512
-"""What precedes the first step is timed on so many images, and taken to grow with their number."""
+"""Preparation before the first step is timed on this many images; its time is assumed to grow with their number."""
 
 
 def time_methods(
@@ -30,18 +30,18 @@ def time_methods(
     papers: PaperCosts,
     reference: str = COST_REFERENCE,
 ) -> Timing:
-    """Time methods side by side, and set their projected pre-training beside what papers say.
+    """Time methods side by side, and compare their projected pre-training with the costs reported in papers.
 
     Args:
-        subjects: the methods, under recipes of one tier for one dataset. Those whose turn does not come in time
-            are left out.
-        effort: how long and how often.
+        subjects: the methods, under recipes of one tier for one dataset. Those that cannot be measured in time are
+            left out.
+        effort: how long and how often to measure.
         device: where to measure.
-        papers: what papers say.
-        reference: the method in whose units costs are given.
+        papers: the costs reported in papers.
+        reference: the method whose cost is the unit.
 
     Raises:
-        BenchError: no method could be measured in time, or none is called ``reference``.
+        BenchError: no method could be measured in time, or no method is called ``reference``.
     """
     names = [each.recipe.method for each in subjects]
     unit = METHODS.get(reference).info.title
@@ -50,7 +50,7 @@ def time_methods(
     if not stages:
         raise BenchError(
             f"no step of {' or '.join(names)} could be measured in {effort.seconds / 60:g} minutes. "
-            "Give it longer with --time-limit, or a smaller encoder with --width."
+            "Set a longer time with --time-limit, or a smaller encoder with --width."
         )
     recipe = subjects[0].recipe
     return Timing(
@@ -68,15 +68,15 @@ def time_methods(
 
 
 def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: torch.device) -> list[list[StageTiming]]:
-    """Time every stage of all ``subjects`` in turn, and project the whole of each.
+    """Time the stages of all ``subjects`` alternately, and project the whole cost of each stage.
 
     Args:
         subjects: methods under their recipes.
-        effort: how long and how often.
+        effort: how long and how often to measure.
         device: where to measure.
 
     Returns:
-        the stages of each subject; none of one that could not be counted in time.
+        the stages of each subject; an empty list for a subject that could not be counted in time.
     """
     end = time.perf_counter() + effort.seconds
     probes: list[StageProbe] = []
@@ -106,7 +106,7 @@ def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: tor
 
 
 class _TimeIsUpError(Exception):
-    """The time is up before a method was counted."""
+    """The time limit was reached before a method was counted."""
 
 
 def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times: StepTimes) -> StageTiming:
@@ -132,7 +132,7 @@ def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times:
 
 
 def _preparations(owner: Subject, device: torch.device) -> list[float | None]:
-    """Return the projected seconds before the first step of each stage, None for a stage that has nothing to do."""
+    """Return the projected seconds before the first step of each stage; None for a stage without preparation."""
     idle = [type(stage).before_training is Stage.before_training for stage in owner.stages(device)]
     if all(idle):
         return [None] * len(idle)
@@ -147,7 +147,7 @@ def _preparations(owner: Subject, device: torch.device) -> list[float | None]:
 
 
 def _second_call(work: Callable[[], None]) -> float:
-    """Return the seconds of ``work`` when it is done again; the first time pays for imports."""
+    """Return the seconds of the second call of ``work``; the first also includes imports."""
     work()
     start = time.perf_counter()
     work()

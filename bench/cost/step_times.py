@@ -1,4 +1,4 @@
-"""Timing steps side by side, and what a whole plan takes when its steps take so long."""
+"""Times steps side by side, and computes from them the time of a whole plan."""
 
 import time
 from collections import defaultdict
@@ -12,14 +12,14 @@ from bench.cost.probe import StageProbe
 from bench.recipe import TrainPlan
 
 _ROUGH = (2, 8)
-"""Batches of the steps that decide what the timed ones can hold."""
+"""Batch sizes of the first steps, which determine the batch size of the timed steps."""
 _SMALLEST = 8
 _SHARE = 4
-"""The smaller of the two timed batches is this fraction of the larger."""
+"""The larger of the two timed batches is this many times the smaller."""
 
 
 class StepTimes:
-    """Seconds of a stage's steps, by the images in them, a warm-up left out."""
+    """Seconds of a stage's steps by batch size, without the warm-up."""
 
     def __init__(self, seconds: Mapping[int, Sequence[float]]) -> None:
         self.seconds = {batch: list(values) for batch, values in sorted(seconds.items())}
@@ -30,7 +30,7 @@ class StepTimes:
         return max(self.seconds)
 
     def at(self, batch: int) -> float:
-        """Return the median seconds of a step on ``batch`` images, or where none was timed what a line says."""
+        """Return the median seconds of a step on ``batch`` images; by :func:`line` if that size was not timed."""
         medians = {size: median(values) for size, values in self.seconds.items()}
         return medians[batch] if batch in medians else line(medians, batch)
 
@@ -44,10 +44,10 @@ class StepTimes:
 
 
 def line(values: Mapping[int, float], batch: int) -> float:
-    """Return where ``batch`` lies on the line through the values at the smallest and at the largest batch.
+    """Return the value at ``batch`` on the line through the values at the smallest and the largest batch.
 
-    A step costs something whatever it holds (the update, calls of kernels), and something for each image. Neither
-    can be negative, so a line that noise has tilted too far is turned back about its far end.
+    A step has a fixed cost (the update, kernel launches) and a cost per image. Neither can be negative, so the slope
+    is clipped to that range, and the line still passes through the value at the largest batch.
     """
     small, large = min(values), max(values)
     most = values[large] / large
@@ -57,27 +57,27 @@ def line(values: Mapping[int, float], batch: int) -> float:
 
 @dataclass(frozen=True)
 class Effort:
-    """How long and how often to measure, and who is told of it."""
+    """How long and how often to measure, and where to report it."""
 
     rounds: int
     """How often each step is timed."""
     seconds: float
-    """What all of it may take: no step begins later. It decides how many images a step holds."""
+    """The time limit: no step begins later. It determines how many images a step holds."""
     batch: int | None = None
-    """How many it holds at most; None: as many as fit."""
+    """The most images in a step; None: as many as fit."""
     said: Callable[[str], None] = lambda message: None
-    """Is told what is being done."""
+    """Called with messages on progress."""
 
 
 def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes]:
-    """Time steps of all ``probes``, one of each, round by round, so that a disturbance falls on all alike.
+    """Time steps of all ``probes`` alternately, one of each per round, so that disturbances affect all equally.
 
-    Steps hold the plan's batch where that is affordable and fits the memory, and otherwise as many images as are,
-    the same number in all stages, and a quarter of it beside.
+    Steps hold the plan's batch if time and memory allow it. Otherwise they hold the largest batch that does, the same
+    in all stages, and steps on a quarter of it are timed as well.
 
     Args:
         probes: the stages.
-        effort: how long and how often; each is timed on a few images in any case.
+        effort: how long and how often to measure; each stage is timed on a few images in any case.
     """
     end = time.perf_counter() + effort.seconds
     rough = []
@@ -104,7 +104,7 @@ def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes
 
 
 def _fitting(probe: StageProbe, largest: int) -> list[int]:
-    """Take a step of each size that is to be timed, and return the sizes: halved until they fit the memory."""
+    """Take a step of each size to be timed, and return the sizes, halved until they fit the memory."""
     sizes = _sizes(probe, largest)
     try:
         for size in sizes:
@@ -125,7 +125,7 @@ def _sizes(probe: StageProbe, largest: int) -> list[int]:
 
 
 def _affordable(probes: Sequence[StageProbe], rough: Sequence[StepTimes], seconds: float, rounds: int) -> int:
-    """Return the largest batch, of 8, 12, 16, 24, ..., whose steps in all stages take no more than ``seconds``."""
+    """Return the largest batch among 8, 12, 16, 24, ... for which the steps of all stages fit into ``seconds``."""
 
     def total(batch: int) -> float:
         steps = zip(probes, rough, strict=True)

@@ -1,4 +1,4 @@
-"""What is timed: every method's stages, built on random images of a dataset's shape."""
+"""The subjects of timing: the stages of methods, built on random images of a dataset's shape."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -19,16 +19,16 @@ from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe
 
 @dataclass(frozen=True)
 class Data:
-    """A dataset without its pixels: what a step costs does not depend on them."""
+    """A dataset without its pixels: the cost of a step does not depend on them."""
 
     facts: DatasetFacts
     images: int
-    """How many there are to pre-train on."""
+    """The number of images to pre-train on."""
 
     def random_images(self, count: int | None = None) -> Tensor:
-        """Return uint8 [count, C, H, W] of noise, by default as many as the dataset has, in little memory.
+        """Return uint8 noise [count, C, H, W], by default as many images as the dataset has, in little memory.
 
-        Each image begins one byte after its predecessor in one long string of noise.
+        The images overlap: each begins one byte after the previous one in one long row of noise.
         """
         size, count = prod(self.facts.image_shape), count or self.images
         noise = torch.randint(0, 256, (count + size - 1,), dtype=torch.uint8, generator=rng.generator(0, "images"))
@@ -37,10 +37,10 @@ class Data:
 
 
 def data_like(spec: str, data_dir: Path) -> Data:
-    """Return the sizes of the dataset ``spec``: of a named one as listed, of your own as found.
+    """Return the sizes of the dataset ``spec``: listed for a named dataset, read from the user's own data.
 
     Raises:
-        BenchError: an unknown name, or data of your own that cannot be read.
+        BenchError: an unknown name, or user data that cannot be read.
     """
     if spec in DATASETS:
         source = DATASETS.get(spec)
@@ -54,7 +54,7 @@ def data_like(spec: str, data_dir: Path) -> Data:
 def random_facts(
     name: str, image_shape: tuple[int, int, int], num_classes: int, train_images: int, test_images: int = 1
 ) -> DatasetFacts:
-    """Return what a recipe asks about data, for noise."""
+    """Return the facts that a recipe needs about its data, for noise."""
     channels = image_shape[0]
     return DatasetFacts(
         name=name,
@@ -63,7 +63,7 @@ def random_facts(
         num_classes=num_classes,
         train_images=train_images,
         test_images=test_images,
-        eps=8 / 255,  # what a step costs does not depend on it
+        eps=8 / 255,  # the cost of a step does not depend on it
         mean=(0.5,) * channels,
         std=(0.25,) * channels,
     )
@@ -90,7 +90,7 @@ class Subject:
         """Return the method called ``name`` under the recipe that a run would have.
 
         Raises:
-            BenchError: no such method, a method without pre-training, or a recipe with faults.
+            BenchError: an unknown method, a method without pre-training, or a faulty recipe.
         """
         method = METHODS.get(name)
         if not method.config_type().plans():
@@ -107,7 +107,7 @@ class Subject:
         return cls(method, recipe, data)
 
     def stages(self, device: torch.device, images: int | None = None) -> Iterator[Stage]:
-        """Yield the stages untrained, each a copy of its own: a later one may freeze what it got from an earlier."""
+        """Yield an untrained copy of each stage: a later stage may freeze what it got from an earlier one."""
         ctx = MethodContext(self.recipe, 0, device, self.data.random_images(images))
         for stage in self.method(self.recipe.config).stages(ctx):
             yield deepcopy(stage)

@@ -1,4 +1,4 @@
-"""What timing methods side by side finds, as data."""
+"""The result of timing methods side by side, as data."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
@@ -9,60 +9,60 @@ from bench.record import COST_REFERENCE
 
 
 class StageTiming(Settings):
-    """One stage of a method: a step of it as measured, and all of it as that projects."""
+    """One stage of a method: a measured step, and the projection for the whole stage."""
 
     stage: str
     epochs: int
     images_per_epoch: int
-    """Of the dataset; each counts once, however many views it has."""
+    """Images of the dataset; each counts once, regardless of its number of views."""
     published_batch: int
     """Images in a step of the recipe."""
     precision: str
-    """In which it was timed; a CPU takes fp32 for fp16."""
+    """The precision of the timed steps; a CPU uses fp32 instead of fp16."""
     batch: int
-    """Images in the timed steps: the recipe's, or fewer where those would take too long."""
+    """Images in the timed steps: the recipe's batch, or fewer if that would take too long."""
     seconds: dict[int, tuple[float, ...]]
-    """A timed step's, by the images in it, one a round."""
+    """Seconds of the timed steps by batch size, one per round."""
     step_seconds: float
     """Their median at ``batch``."""
     images_per_second: float
-    """At the recipe's batch: where that was not timed, on the line through the two batches that were."""
+    """At the recipe's batch; if that was not timed, on the line through the two timed batches."""
     forward_backward: float
     """Passes of an image through a network in a step, forward and backward, counted."""
     forward: float
     """Forward only."""
     flops_per_image: float
-    """Of a step at the recipe's batch, two a multiply-add, divided by its images."""
+    """Operations of a step at the recipe's batch, two per multiply-add, divided by its images."""
     peak_memory_bytes: int
-    """Of the tensors that live at the peak of a step at the recipe's batch."""
+    """Bytes of all tensors at the peak of a step at the recipe's batch."""
     preparation_seconds: float | None
-    """Projected, of what precedes the first step (pseudo-labels); None for a stage without it."""
+    """Projected seconds before the first step (pseudo-labels); None for a stage without preparation."""
     training_seconds: float
-    """Projected, of all steps."""
+    """Projected seconds of all steps."""
 
     @property
     def total_seconds(self) -> float:
-        """Projected, of the whole stage."""
+        """Projected seconds of the whole stage."""
         return self.training_seconds + (self.preparation_seconds or 0.0)
 
     @property
     def total_flops(self) -> float:
-        """Of all steps; what precedes them is not counted."""
+        """Operations of all steps; preparation is not counted."""
         return self.flops_per_image * self.images_per_epoch * self.epochs
 
 
 class MethodTiming(Settings):
-    """A method's pre-training, and what its paper says of it."""
+    """The cost of a method's pre-training, measured here and reported in its paper."""
 
     method: str
     title: str
     outside: str
-    """What it uses beside the images."""
+    """What it uses in addition to the images."""
     stages: tuple[StageTiming, ...]
     total_seconds: float
     total_flops: float
     to_reference: float | None
-    """Its total in units of the reference's; None where that was not timed."""
+    """Its total divided by the reference's; None if the reference was not timed."""
     flops_to_reference: float | None
     paper_gpu_days: float | None
     paper_gpus: int | None
@@ -70,7 +70,7 @@ class MethodTiming(Settings):
 
 
 class Timing(Settings):
-    """Methods timed side by side, on one machine, at one go."""
+    """Methods timed side by side, on one machine, in one session."""
 
     dataset: str
     tier: str
@@ -81,32 +81,32 @@ class Timing(Settings):
     torch: str
     rounds: int
     reference: str
-    """Title of the method in whose units costs are given."""
+    """Title of the method whose cost is the unit."""
     left_out: tuple[str, ...] = ()
-    """Methods that the time did not suffice for."""
+    """Methods that could not be timed within the limit."""
     methods: tuple[MethodTiming, ...]
 
 
 class PaperCost(Protocol):
-    """A paper's word on what its method costs, on GPUs of its own."""
+    """The cost of a method as its paper reports it, on the paper's GPUs."""
 
     @property
     def gpu_days(self) -> float:
-        """Of all stages."""
+        """GPU days of all stages."""
 
     @property
     def gpus(self) -> int | None:
-        """How many; None: it does not say."""
+        """Number of GPUs; None: not reported."""
 
 
 PaperCosts = Callable[[str], PaperCost | None]
-"""From a method's title to what papers say it costs; None: nothing."""
+"""From a method's title to its cost in papers; None: not reported."""
 
 
 def compare(
     timed: Mapping[str, Sequence[StageTiming]], papers: PaperCosts, reference: str = COST_REFERENCE
 ) -> tuple[MethodTiming, ...]:
-    """Return the methods with the stages that were timed of each, and the ratios to ``reference`` if it is among them.
+    """Return the methods with their timed stages, and the ratios to ``reference`` if that was timed.
 
     Raises:
         BenchError: no method called ``reference``.

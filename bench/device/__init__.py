@@ -1,4 +1,4 @@
-"""The device that work is done on: which one, what it is called, and the meters of what work takes on it."""
+"""The computing device: its choice, its name, and meters of time, memory, operations and energy."""
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
 from bench.device.machine import crowding, device_name, pick_device, use_threads

@@ -1,4 +1,4 @@
-"""The energy meter: what a device says it has drawn, where it says so."""
+"""The energy meter: reads the energy counters of a device, if it has any."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -8,27 +8,26 @@ from typing import Any, NamedTuple
 import torch
 
 RAPL = Path("/sys/class/powercap")
-"""Where Linux shows the counters of the processor's packages."""
+"""The folder of the processor packages' counters on Linux."""
 
 
 class Counter(NamedTuple):
-    """A counter of energy that only ever grows, until it starts again from 0."""
+    """A counter of energy that only grows, until it wraps to 0."""
 
     read: Callable[[], int]
     joules: float
-    """What one unit of it is."""
+    """Joules per unit of the counter."""
     wraps_at: int | None = None
-    """How many units it counts before it starts again; None: it never does."""
+    """The number of units at which it wraps; None: never."""
 
 
 class EnergyMeter:
-    """Adds up what counters say between two looks at them.
+    """Adds up the energy between readings of the counters.
 
-    A counter that wraps has to be looked at more than once in each of its rounds: :meth:`look` costs
-    microseconds.
+    A counter that wraps must be read more than once per wrap; :meth:`look` takes microseconds.
 
     Args:
-        counters: of one device; none where it does not report its energy.
+        counters: of one device; empty if it does not report its energy.
     """
 
     def __init__(self, counters: Sequence[Counter]) -> None:
@@ -38,15 +37,15 @@ class EnergyMeter:
 
     @property
     def joules(self) -> float | None:
-        """What was drawn since the meter was made; None where the device does not say."""
+        """Energy since the meter was created; None if the device does not report it."""
         self.look()
         return self._joules
 
     def look(self) -> None:
-        """Add what was drawn since the last look."""
+        """Read the counters and add the energy since the last reading."""
         values = self._values()
         if values is None or self._last is None or self._joules is None:
-            self._joules = None  # once a stretch is missing there is no total
+            self._joules = None  # the total is unknown once a reading is missing
             return
         for counter, now, before in zip(self._counters, values, self._last, strict=True):
             drawn = now - before if counter.wraps_at is None else (now - before) % counter.wraps_at
@@ -56,14 +55,14 @@ class EnergyMeter:
     def _values(self) -> list[int] | None:
         try:
             return [counter.read() for counter in self._counters]
-        except Exception:  # whatever a driver raises: without its word there is no number
+        except Exception:  # drivers may raise anything; without a reading there is no value
             return None
 
 
 def energy_counters(device: torch.device, rapl: Path = RAPL) -> list[Counter]:
-    """Return the counters of ``device``: NVML's of a GPU (needs ``pynvml``), RAPL's of all CPU packages, or none.
+    """Return the counters of ``device``: NVML for a GPU (needs ``pynvml``), RAPL for all CPU packages, or none.
 
-    RAPL counts whole packages, whatever else runs on them, and most systems show it to root alone.
+    RAPL counts whole packages, including other programs, and on most systems only root can read it.
     """
     if device.type == "cuda":
         return _nvml(device)
@@ -84,7 +83,7 @@ def _nvml(device: torch.device) -> list[Counter]:
 
 
 def _rapl(folder: Path) -> list[Counter]:
-    # Of intel-rapl:0 and its parts intel-rapl:0:0, the whole alone; AMD's processors use the same names.
+    # Only whole packages (intel-rapl:0), not their parts (intel-rapl:0:0); AMD's processors use the same names.
     packages = sorted(folder.glob("intel-rapl:[0-9]*"))
     try:
         return [_package(path) for path in packages if path.name.count(":") == 1]

@@ -1,4 +1,4 @@
-"""What this machine computes with: the device and its name, CPU threads, and who else keeps it busy."""
+"""The machine: its devices and their names, CPU threads, and the load from other programs."""
 
 import psutil
 import torch
@@ -9,10 +9,10 @@ from bench.monitor import plural
 
 
 def pick_device(name: str | None = None) -> torch.device:
-    """Return the device called ``name`` ("cpu", "cuda", "cuda:1"), or this process's best one for None.
+    """Return the device called ``name`` ("cpu", "cuda", "cuda:1"); None: the best device of this process.
 
     Raises:
-        BenchError: no such device here.
+        BenchError: the device cannot be used here.
     """
     if name is None:
         best = PartialState().device
@@ -28,17 +28,17 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return what a reader of a table would call ``device``."""
+    """Return the name of ``device`` for tables."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{_processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
 
 
 def use_threads(count: int | None) -> None:
-    """Let this process compute with ``count`` CPU threads; None: as many as PyTorch chooses.
+    """Set the number of CPU threads of this process; None: PyTorch's default.
 
     Raises:
-        BenchError: more than eight a core, which no machine is the faster for and many cannot start.
+        BenchError: more than eight per core, which is not faster on any machine and fails on many.
     """
     cores = psutil.cpu_count() or 1
     if count is not None and count > 8 * cores:
@@ -48,9 +48,9 @@ def use_threads(count: int | None) -> None:
 
 
 def crowding(device: torch.device) -> str | None:
-    """Return what to tell who computes on ``device`` while others keep the machine's CPU busy; None: they do not.
+    """Return a warning if other programs keep the CPU busy that ``device`` computes on; None: they do not.
 
-    It looks for a fifth of a second, in which the caller must not compute.
+    The load is measured for 0.2 seconds, during which the caller must not compute.
     """
     threads, cores = torch.get_num_threads(), psutil.cpu_count() or 1
     if device.type != "cpu" or threads == 1:
@@ -60,8 +60,8 @@ def crowding(device: torch.device) -> str | None:
     if threads <= free:
         return None
     return (
-        f"Other programs keep {busy:.1f} of {cores} CPU cores busy. Threads that wait for a core hold up all others: "
-        f"--threads {free} may well be faster than {threads}."
+        f"Other programs keep {busy:.1f} of {cores} CPU cores busy. A thread that waits for a core delays all others: "
+        f"--threads {free} may be faster than {threads}."
     )
 
 

@@ -1,4 +1,4 @@
-"""The cost meter: what a phase of a run took, in the same units for every method."""
+"""Cost meters: time, memory, operations and energy of a phase, in the same units for every method."""
 
 import re
 import time
@@ -15,10 +15,10 @@ from bench.device.energy import EnergyMeter, energy_counters
 
 
 class Clock:
-    """A stopwatch with a meter of peak memory, and one of energy where the device has that.
+    """A stopwatch that also measures peak memory, and energy if the device reports it.
 
     Args:
-        device: whose work is measured; None: time alone.
+        device: the device to measure; None: only time.
     """
 
     def __init__(self, device: torch.device | None = None) -> None:
@@ -27,7 +27,7 @@ class Clock:
         self._start = time.perf_counter()
 
     def look(self) -> None:
-        """Look at the energy meter, which must happen now and then."""
+        """Read the energy meter; call it regularly, because its counters wrap."""
         self._meter.look()
 
     @property
@@ -37,20 +37,20 @@ class Clock:
 
     @property
     def joules(self) -> float | None:
-        """Energy so far; None where the device does not report it."""
+        """Energy so far; None if the device does not report it."""
         return self._meter.joules
 
     @property
     def peak_bytes(self) -> int | None:
-        """Peak memory so far; None where it is not measured."""
+        """Peak memory so far; None if it is not measured."""
         return None if self._memory is None else self._memory.bytes
 
 
 class PeakMemory:
-    """The most memory in use at one time since this was made; one at a time can measure.
+    """Peak memory since this object was created; only one such object may measure at a time.
 
-    Of a CUDA device: what tensors took. Of a CPU, on Linux: what the whole process had resident, by the kernel's
-    high-water mark, which can be set back (``man 5 proc``, ``/proc/pid/clear_refs``). Elsewhere: not measured.
+    CUDA: the memory of tensors. CPU on Linux: the resident memory of the whole process, from the kernel's high-water
+    mark, which can be reset (``man 5 proc``, ``/proc/pid/clear_refs``). Elsewhere it is not measured.
     """
 
     def __init__(self, device: torch.device, process: Path = Path("/proc/self")) -> None:
@@ -67,7 +67,7 @@ class PeakMemory:
 
     @property
     def bytes(self) -> int | None:
-        """The peak so far; None where it cannot be measured."""
+        """The peak so far; None if it cannot be measured."""
         if self._device.type == "cuda":
             return int(torch.cuda.max_memory_allocated(self._device))
         if not self._counts:
@@ -78,16 +78,16 @@ class PeakMemory:
 
 
 def count_flops(work: Callable[[], Any]) -> tuple[Any, int]:
-    """Run ``work`` once and return its result and the floating-point operations that it took."""
+    """Run ``work`` once and return its result and its number of floating-point operations."""
     with FlopCounter() as counter:
         result = work()
     return result, counter.total
 
 
 class FlopCounter(TorchDispatchMode):
-    """Adds up PyTorch's own formulas in a block: ``total`` is what was computed there.
+    """Counts the floating-point operations of a block by PyTorch's formulas, in ``total``.
 
-    Its FlopCounterMode also follows modules with autograd hooks, which refuse the ``autograd.grad`` of an attack.
+    PyTorch's FlopCounterMode also adds autograd hooks to modules, which fail in the ``autograd.grad`` of an attack.
     """
 
     def __init__(self) -> None:
@@ -104,7 +104,7 @@ class FlopCounter(TorchDispatchMode):
 
 @contextmanager
 def timed(device: torch.device) -> Iterator[Clock]:
-    """Yield a clock of ``device``, whose queue is drained before the block and at its end."""
+    """Yield a clock of ``device``, which is synchronised before the block and at its end."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     clock = Clock(device)

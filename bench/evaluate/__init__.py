@@ -1,4 +1,4 @@
-"""Evaluation: accuracy on clean images, under PGD, under AutoAttack, and along a grid of PGD's sizes."""
+"""Evaluation: accuracy on clean and corrupted images, under PGD, under AutoAttack, and on a grid of PGD's settings."""
 
 from bench.evaluate.autoattack import autoattack_images
 from bench.evaluate.evaluation import Evaluation, evaluate

@@ -9,7 +9,7 @@ from bench.record import NoGradient, Outcome, PGDEvaluation
 
 
 def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
-    """Return SA, and whether the classifier gave all images the same answer; False too where that was not noted."""
+    """Return SA, and whether the classifier gave all images the same answer (False also if that is not known)."""
     state, monitor = work.state, work.job.monitor
     monitor.begin("SA, clean images", work.count, done=len(state.clean))
     work.begin("sa")
@@ -28,15 +28,14 @@ def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
     constant = answers_given is not None and len(answers_given) == 1 and len(work.test.labels.unique()) > 1
     if constant:
         monitor.note(
-            "the classifier gives all test images the same answer: its training failed or its features say "
-            "nothing, and an answer that never changes cannot be attacked. The record says so, and the board "
-            "marks it."
+            "the classifier gives all test images the same answer: its training failed or its features carry no "
+            "information, and a constant answer cannot be attacked. The record notes this, and the board marks it."
         )
     return Outcome.pack(work.state.clean, test_images=work.count), constant
 
 
 def robust_accuracy(work: Measurement) -> PGDEvaluation:
-    """Return RA: an image counts if its class is found after every restart of the attack."""
+    """Return RA: an image counts if it is classified correctly after every restart of the attack."""
     settings, job = work.settings, work.job
     attack = named_attack(settings)
     job.monitor.begin(f"RA, {settings.attack_name}", work.count, done=len(work.state.robust))

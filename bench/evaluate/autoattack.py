@@ -11,9 +11,9 @@ from bench.record import AutoAttackEvaluation, Outcome
 
 
 def autoattack_images(recipe: Recipe) -> list[int]:
-    """Return the ascending positions of the test images that AutoAttack is run on.
+    """Return the positions of the test images that AutoAttack is run on, ascending.
 
-    The subset depends on the dataset alone, so that every method and seed is attacked on the same images.
+    For one number of images the subset depends only on the dataset: all methods and seeds are attacked on the same.
     """
     count, wanted = recipe.dataset.test_images, recipe.evaluate.autoattack_images
     if wanted is None or wanted >= count:
@@ -23,7 +23,7 @@ def autoattack_images(recipe: Recipe) -> list[int]:
 
 
 def autoattack_accuracy(work: Measurement) -> AutoAttackEvaluation:
-    """Return AA with each attack's survivors and the library's warnings."""
+    """Return AA with the number of survivors of each attack and the library's warnings."""
     subset, saved = autoattack_images(work.recipe), work.state.autoattack
     chosen = torch.tensor(subset)
     images, labels = work.to_device(work.test.images[chosen], work.test.labels[chosen])
@@ -58,7 +58,7 @@ def autoattack_accuracy(work: Measurement) -> AutoAttackEvaluation:
 
 
 class _Progress:
-    """Turns AutoAttack's (attack, tried, to try) into phases of a monitor; attacks with none to try are left out."""
+    """Turns AutoAttack's (attack, tried, to try) into phases of a monitor; leaves out attacks with nothing to try."""
 
     def __init__(self, monitor: Monitor) -> None:
         self._monitor = monitor

@@ -13,7 +13,7 @@ def corruption_accuracy(work: Measurement, corrupted: CorruptedImages) -> Corrup
     """Measure the classifier on every corruption of ``corrupted``, copies of the whole test split.
 
     Raises:
-        BenchError: the corrupted images cannot be read any more.
+        BenchError: the corrupted images can no longer be read.
         InterruptedRunError: a stop was requested; the finished severities are kept.
     """
     done, labels, monitor, size = work.state.corruptions, work.test.labels, work.job.monitor, work.settings.batch_size

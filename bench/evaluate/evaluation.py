@@ -1,4 +1,4 @@
-"""SA, RA, AA and corruption accuracy of a classifier, able to stop after any batch and continue."""
+"""SA, RA, AA and corruption accuracy of a classifier; the evaluation can stop after any batch and continue."""
 
 from typing import NamedTuple
 
@@ -16,14 +16,14 @@ from bench.record import AutoAttackEvaluation, CorruptionEvaluation, Outcome, PG
 
 
 class Evaluation(NamedTuple):
-    """What was measured of one classifier."""
+    """The measurements of one classifier."""
 
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None
     corruptions: CorruptionEvaluation | None
     constant: bool
-    """Whether the classifier gave all clean images the same answer; False too where that was not noted."""
+    """Whether the classifier gave all clean images the same answer; False also if that is not known."""
     cost: dict[str, PhaseCost]
     """By phase."""
     environments: dict[str, Environments]
@@ -33,18 +33,18 @@ class Evaluation(NamedTuple):
 def evaluate(
     classifier: Classifier, test: Split, job: Job, *, recipe: Recipe, corrupted: CorruptedImages | None = None
 ) -> Evaluation:
-    """Measure ``classifier`` on the test split as the recipe's ``evaluate`` section asks.
+    """Measure ``classifier`` on the test split under the recipe's ``evaluate`` section.
 
     Args:
-        classifier: judged in eval mode; attacked through its prepared copy.
+        classifier: evaluated in eval mode; attacked through its prepared copy.
         test: the test split.
-        job: in its folder the state ``evaluation.json`` is written after each batch; every batch of every attack
-            draws from a generator of its own; the monitor is asked to stop before each forward pass of an attack.
-        recipe: gives the knobs and the number of classes.
-        corrupted: corrupted copies of the test split, if the recipe asks for them.
+        job: its folder receives the state ``evaluation.json`` after each batch; every batch of every attack has its
+            own generator; requests to stop are checked before each forward pass of an attack.
+        recipe: gives the settings and the number of classes.
+        corrupted: corrupted copies of the test split, if the recipe uses them.
 
     Raises:
-        BenchError: an attack that leaves the threat model, logits that are not finite, a foreign state.
+        BenchError: an attack that leaves the threat model, logits that are not finite, or a state of another run.
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
     asked = recipe.evaluate.corruptions != "none"

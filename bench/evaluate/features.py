@@ -1,4 +1,4 @@
-"""Features of test images, clean or attacked, for those who look at a representation itself."""
+"""Features of images, clean or attacked, for the analysis of a representation."""
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ _MOST = 1024
 
 
 def clean_features(classifier: Classifier, split: Split, recipe: Recipe, *, device: torch.device) -> Tensor:
-    """Return what the encoder of ``classifier`` makes of ``split``: float32 [N, D], on the CPU."""
+    """Return the features of ``split`` from the encoder of ``classifier``: float32 [N, D], on the CPU."""
     classifier = classifier.to(device).eval()
     with torch.no_grad():
         batches = split.images.split(recipe.evaluate.batch_size)
@@ -24,16 +24,16 @@ def clean_features(classifier: Classifier, split: Split, recipe: Recipe, *, devi
 
 @torch.no_grad()
 def sample_features(encoder: Encoder, images: Tensor, *, batch_size: int, device: torch.device) -> Tensor:
-    """Return what ``encoder``, in eval mode on ``device``, makes of at most 1,024 images, evenly spaced.
+    """Return the features of at most 1,024 evenly spaced images.
 
     Args:
-        encoder: what pre-training made.
+        encoder: pre-trained, in eval mode on ``device``.
         images: uint8 [N, C, H, W].
-        batch_size: images a forward pass.
-        device: where to work.
+        batch_size: images per forward pass.
+        device: where to compute.
 
     Returns:
-        float64 [min(N, 1024), D] or fewer, on ``device``.
+        float64 [min(N, 1024), D] or fewer rows, on ``device``.
     """
     few = images[:: -(-len(images) // _MOST)]
     return torch.cat([encoder(unit_pixels(batch.to(device))).double() for batch in few.split(batch_size)])
@@ -42,7 +42,7 @@ def sample_features(encoder: Encoder, images: Tensor, *, batch_size: int, device
 def constant(features: Tensor) -> bool:
     """Return whether ``features`` [N, D] are the same for all images, as after a collapse.
 
-    That is what varies by less than a thousandth: the root mean square distance from the mean, against the root mean
+    They count as the same if their root mean square distance from the mean is at most a thousandth of their root mean
     square length.
     """
     spread = (features - features.mean(0)).square().sum(1).mean().sqrt()
@@ -52,7 +52,7 @@ def constant(features: Tensor) -> bool:
 def attacked_features(
     classifier: Classifier, split: Split, recipe: Recipe, *, seed: int, device: torch.device, monitor: Monitor
 ) -> Tensor:
-    """Return the features of the images that RA's attack finds, with one start: float32 [N, D], on the CPU.
+    """Return the features of the adversarial images of RA's attack with one start: float32 [N, D], on the CPU.
 
     Raises:
         InterruptedRunError: a stop was requested.

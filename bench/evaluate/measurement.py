@@ -1,4 +1,4 @@
-"""What the measurements of one classifier share: its test images, the threat, and the state that each adds to."""
+"""What the measurements of one classifier share: test images, threat model, and the saved state."""
 
 from collections.abc import Iterator
 
@@ -17,13 +17,13 @@ from bench.record import NoGradient, PhaseCost, continued, describe_environment,
 
 
 class Measurement:
-    """A classifier on the test split, measured batch by batch, each of which is kept.
+    """A classifier on the test split, measured batch by batch; the state is saved after each batch.
 
     Args:
         classifier: on the job's device, in eval mode.
         test: the test split.
-        recipe: gives the knobs.
-        job: where the state is kept, and whose it is.
+        recipe: gives the settings.
+        job: gives the folder and the fingerprint of the state.
         caller: the module whose code measures, for the record.
     """
 
@@ -39,17 +39,18 @@ class Measurement:
         self.state = load_state(self.path, fresh, job.monitor)
         if any(other_code(self.state.ran_with(name), self._environment) for name in self.state.seconds):
             job.monitor.note(
-                "this evaluation was begun with other code than the present one, or it is not known with which. What "
-                f"is measured is kept, its record names both, and the board marks it. To begin anew, remove {self.path}"
+                "this evaluation was started with code that differs from the present code, or is not known. Its "
+                "measurements are reused, its record names both, and the board marks it. To start again, remove "
+                f"{self.path}"
             )
 
     @property
     def count(self) -> int:
-        """How many test images there are."""
+        """The number of test images."""
         return len(self.test.labels)
 
     def begin(self, name: str) -> None:
-        """Start the clock of the measurement called ``name``; :meth:`keep` stops it and starts it again."""
+        """Start the clock of the measurement called ``name``; :meth:`keep` reads it and restarts it."""
         self._name, self._memory, self._clock = name, PeakMemory(self.job.device), Clock()
 
     def batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
@@ -64,7 +65,7 @@ class Measurement:
         return unit_pixels(images.to(self.job.device)), labels.to(self.job.device)
 
     def keep(self, **finished: object) -> None:
-        """Add what was ``finished`` since the last time to the state, with its time and memory, and write it."""
+        """Add the fields ``finished`` since the last call to the state, with their time and memory, and save it."""
         state, name = self.state, self._name
         earlier = state.peak_memory.get(name) if name in state.seconds else 0
         measured = {
@@ -78,7 +79,7 @@ class Measurement:
         self._clock = Clock()
 
     def cost(self, images: dict[str, int]) -> dict[str, PhaseCost]:
-        """Return by phase what the measurements took; ``images`` says how many each had."""
+        """Return the cost of the measurements by phase; ``images`` gives the number of images of each."""
         return {
             f"evaluate:{name}": PhaseCost(
                 seconds=seconds,
@@ -90,12 +91,12 @@ class Measurement:
         }
 
     def environments(self) -> dict[str, Environments]:
-        """Return by phase what the measurements ran with."""
+        """Return the environments of the measurements by phase."""
         return {f"evaluate:{name}": self.state.ran_with(name) for name in self.state.seconds}
 
 
 class _Interruptible(nn.Module):
-    """A model that asks before each forward pass whether to stop: AutoAttack's batches take minutes."""
+    """A model that checks for a request to stop before each forward pass: AutoAttack's batches take minutes."""
 
     def __init__(self, model: nn.Module, monitor: Monitor) -> None:
         super().__init__()

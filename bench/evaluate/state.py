@@ -1,4 +1,4 @@
-"""What a measurement has finished so far, on disk after every batch."""
+"""The saved state of a measurement, written after every batch."""
 
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,15 +12,14 @@ from bench.recipe import Settings, canonical_digest
 from bench.record import Environment, NoGradient
 
 Environments = tuple[Environment | None, ...]
-"""All that a measurement ran with, in order, each once; None: with what a state does not say that was written before
-this was kept."""
+"""All environments of a measurement, in order, each once; None: one that is not known, in states of older versions."""
 
 
 class SavedState(Settings):
-    """Outcomes image by image, in test-split order, of the batches done."""
+    """The outcome of each image in the finished batches, in test-split order."""
 
     fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
-    """Digest of all that decides the outcomes: no other measurement may continue this state."""
+    """Digest of everything that determines the outcomes: no other measurement may continue this state."""
 
     def save(self, path: Path) -> None:
         """Write this state to ``path``, atomically, under a checksum."""
@@ -29,36 +28,36 @@ class SavedState(Settings):
 
 
 class CorruptionCounts(Settings):
-    """Images classified correctly under one corruption, at the severities done, from 1 on."""
+    """Numbers of images classified correctly under one corruption, at the finished severities, from 1 on."""
 
     sha256: str
-    """Digest of the corrupted images; counts on others are of no use."""
+    """Digest of the corrupted images; counts for other images are not reused."""
     correct: tuple[int, ...] = ()
 
 
 class EvaluationState(SavedState):
-    """Of SA, RA, AA and corruptions; the fingerprint is that of protocol, encoder and seed."""
+    """The state of SA, RA, AA and corruptions; the fingerprint is that of protocol, encoder and seed."""
 
     clean: tuple[bool, ...] = ()
     answers: tuple[int, ...] | None = None
-    """The classes that clean images were taken for, ascending; None: not noted from the first image on."""
+    """All classes predicted for clean images, ascending; None: not recorded from the first image on."""
     robust: tuple[bool, ...] = ()
     """Under PGD."""
     no_gradient: NoGradient | None = None
-    """Of those; None: the first of them were attacked by a program that did not count."""
+    """Counts for the images under PGD; None: an older version attacked the first of them and did not count."""
     autoattack: dict[str, Any] | None = None
-    """The adapter's own state."""
+    """The state of the AutoAttack adapter."""
     corruptions: dict[str, CorruptionCounts] = {}
     """By corruption."""
     seconds: dict[str, float] = {}
-    """Wall-clock by measurement, added up over interruptions."""
+    """Wall-clock seconds by measurement, summed over interruptions."""
     peak_memory: dict[str, int | None] = {}
     """Bytes by measurement, as in its cost."""
     environments: dict[str, Environments] = {}
     """By measurement."""
 
     def ran_with(self, measurement: str) -> Environments:
-        """Return what ``measurement`` has run with so far."""
+        """Return the environments of ``measurement`` so far."""
         return self.environments.get(measurement, (None,) if measurement in self.seconds else ())
 
 
@@ -66,9 +65,9 @@ S = TypeVar("S", bound=SavedState)
 
 
 def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
-    """Return the state in ``path``, or ``fresh`` if there is none, or if it is damaged.
+    """Return the state in ``path``, or ``fresh`` if the file is missing or damaged.
 
-    A damaged file is set aside, which ``monitor`` is told.
+    A damaged file is renamed and reported to ``monitor``.
 
     Raises:
         BenchError: the state there has another fingerprint than ``fresh``.
@@ -82,7 +81,7 @@ def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
         state = type(fresh).parse(values["state"], str(path))
     except (BenchError, KeyError, TypeError) as error:
         aside = set_aside(path)
-        monitor.note(f"{path} is damaged ({error}). It is now {aside.name}, and this evaluation starts again.")
+        monitor.note(f"{path} is damaged ({error}). It was renamed to {aside.name}, and this evaluation starts again.")
         return fresh
     if state.fingerprint != fresh.fingerprint:
         raise BenchError(f"{path} belongs to another run. Move it away, or choose another --runs-dir.")

@@ -1,4 +1,4 @@
-"""Accuracy under PGD along a grid: of eps, one attack a value; of steps, one trajectory for all values."""
+"""Accuracy under PGD on a grid: of eps, with one attack per value; or of steps, with one trajectory for all values."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -19,18 +19,18 @@ from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings, continue
 
 
 class Swept(NamedTuple):
-    """What was measured of one classifier, one outcome a value of the grid."""
+    """The measurements of one classifier, one outcome per value of the grid."""
 
     outcomes: tuple[Outcome, ...]
     worst: tuple[Outcome, ...] | None
     no_gradient: tuple[NoGradient, ...] | None
-    """None: the first batches were attacked by a program that did not count."""
+    """None: an older version attacked the first batches and did not count."""
     cost: PhaseCost
     environments: Environments
 
 
 class _State(SavedState):
-    """One row a value of the grid."""
+    """One row per value of the grid."""
 
     last: tuple[tuple[bool, ...], ...]
     worst: tuple[tuple[bool, ...], ...]
@@ -48,21 +48,21 @@ def sweep(
     *,
     name: str = "sweep",
 ) -> Swept:
-    """Measure ``classifier`` on the test split along the grid of ``settings``.
+    """Measure ``classifier`` on the test split on the grid of ``settings``.
 
-    The noise of each batch is that of RA (:func:`bench.evaluate.evaluate`), so with RA's eps, steps, step size,
-    start and batch size a sweep meets RA image by image.
+    Each batch has the same noise as in RA (:func:`bench.evaluate.evaluate`), so with RA's eps, steps, step size,
+    start and batch size a sweep gives the same outcome for each image.
 
     Args:
-        classifier: judged in eval mode; attacked through its prepared copy.
+        classifier: evaluated in eval mode; attacked through its prepared copy.
         test: the test split.
         settings: grid and attack.
-        job: in its folder the state is written after each batch, under a name of the grid's own; every batch draws
-            from a generator of its own; the monitor is asked to stop before each step of the attack.
-        name: what to call the work on the screen.
+        job: its folder receives the state after each batch, in one file per grid; every batch has its own generator;
+            requests to stop are checked before each step of the attack.
+        name: the name of the work on the screen.
 
     Raises:
-        BenchError: a foreign state.
+        BenchError: a state of another run.
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
     path = job.folder / f"sweep-{settings.kind}-{job.fingerprint[:8]}.json"
@@ -107,24 +107,24 @@ def sweep(
 
 
 class _Verdict(NamedTuple):
-    """Of one batch after some number of steps."""
+    """The outcomes of one batch after some number of steps."""
 
     last: Tensor
-    """bool [B]: whether the iterate of that step is classified right."""
+    """bool [B]: whether the iterate after these steps is classified correctly."""
     worst: Tensor
-    """bool [B]: whether that holds for every iterate up to there."""
+    """bool [B]: whether every iterate up to there is classified correctly."""
     no_gradient: NoGradient
 
 
 class _Attack:
-    """PGD on one classifier, judged at each number of steps of the grid."""
+    """PGD on one classifier, evaluated at each number of steps in the grid."""
 
     def __init__(self, classifier: Classifier, settings: SweepSettings, job: Job) -> None:
         self._classifier, self._settings, self._job = classifier, settings, job
         self._attacked = classifier.prepared()
 
     def __call__(self, images: Tensor, labels: Tensor, eps: float, first: int) -> list[_Verdict]:
-        """Return a verdict for each number of steps.
+        """Return the outcomes for each number of steps.
 
         Args:
             images: [B, C, H, W], float in [0, 1].
@@ -159,8 +159,8 @@ class _Attack:
         worst = torch.ones_like(labels, dtype=torch.bool)
         for step, x_adv in enumerate(run):
             self._job.monitor.check()
-            # The gradient of this step has just judged the iterate before, at no cost. The first one judged
-            # the raw start, which need not be an image.
+            # The gradient of this step has just classified the previous iterate, at no extra cost. The first
+            # gradient classified the raw start, which may lie outside [0, 1].
             if step > 1:
                 worst = worst & seen[-1]
             if step in self._settings.steps:

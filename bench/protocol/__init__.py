@@ -15,17 +15,17 @@ __all__ = ["AFFStage", "ALFStage", "ProtocolStage", "SLFStage", "build_protocol"
 
 
 def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, seed: int) -> ProtocolStage[Any]:
-    """Return the stage of the protocol ``name`` (one of ``PROTOCOLS``) as the recipe asks.
+    """Return the stage of the protocol ``name`` (one of ``PROTOCOLS``) under the recipe.
 
     Args:
         name: the protocol.
-        recipe: gives its numbers, the threat model and the number of classes.
-        encoder: what to evaluate; changed in place where the protocol says so.
+        recipe: gives its settings, the threat model and the number of classes.
+        encoder: the encoder to evaluate; some protocols change it in place.
         labels: int64 [N], of the training images.
         seed: the run's seed.
 
     Raises:
-        BenchError: too few training images to select an epoch on, where that is what the recipe asks.
+        BenchError: too few training images to select an epoch on, if the recipe selects one.
     """
     settings = getattr(recipe, name)
     return _STAGES[name](settings, encoder, labels, recipe.dataset.num_classes, seed, recipe.threat)

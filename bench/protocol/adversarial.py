@@ -1,4 +1,4 @@
-"""ALF and AFF: adversarial finetuning of the linear classifier, or of everything."""
+"""ALF and AFF: adversarial finetuning of the linear classifier, or of the whole network."""
 
 from typing import TypeVar
 
@@ -18,15 +18,15 @@ A = TypeVar("A", bound=AdversarialSettings)
 class AdversarialStage(ProtocolStage[A]):
     """Trains with TRADES, or with cross-entropy on adversarial images (PGD-AT).
 
-    The attack sees the classifier in eval mode. The clean and the adversarial batch pass through the network
-    separately, in this order, and so does the clean one again where ``clean_passes`` is 2.
+    The attack uses the classifier in eval mode. The clean and the adversarial batch pass through the network
+    separately, in this order; with ``clean_passes = 2`` the clean batch then passes again.
 
     Source: TRADES (Zhang et al., ICML 2019), algorithm 1; DeACL's ``trades/trades.py`` at 3fb81e3.
     """
 
     @property
     def clean_encoder(self) -> Encoder:
-        """What clean images pass through in training."""
+        """The encoder for clean images in training."""
         return self.encoder
 
     def forward(self, views: Labelled) -> StepLoss:
@@ -64,9 +64,9 @@ class ALFStage(AdversarialStage[ALFSettings]):
 class AFFStage(AdversarialStage[AFFSettings]):
     """Adversarial full finetuning: encoder and classifier are trained together.
 
-    Under ``bn = "dual"`` clean images pass through a branch with its own batch-norm, in the attack too, and the
-    adversarial branch is the one evaluated. Both start from the one branch that a method hands over; where DynACL
-    fine-tunes so (``test_AFF.py``), they start from pre-training's own two.
+    With ``bn = "dual"`` clean images pass through a branch with its own batch-norm, also in the attack, and the
+    adversarial branch is evaluated. Both branches start from the one that a method hands over; in DynACL
+    (``test_AFF.py``) they start from the two branches of pre-training.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AFFStage(AdversarialStage[AFFSettings]):
 
     @property
     def clean_encoder(self) -> Encoder:
-        """The clean branch, or the encoder itself under ``bn = "single"``."""
+        """The clean branch, or the encoder itself with ``bn = "single"``."""
         return self.encoder if self.clean_branch is None else self.clean_branch
 
 

@@ -1,4 +1,4 @@
-"""Model selection: the epoch that is most robust on training images held out for the purpose."""
+"""Model selection: the epoch with the highest robust accuracy on held-out training images."""
 
 from collections.abc import Mapping
 from copy import deepcopy
@@ -17,10 +17,10 @@ _STEP_SIZE = 0.25  # of eps, as in RA
 
 
 def held_out(settings: ProtocolSettings, count: int, num_classes: int, seed: int) -> Tensor:
-    """Return the positions of the held-out among ``count`` training images: int64, ascending, by the seed alone.
+    """Return the positions of the held-out images among ``count``: int64, ascending; they depend only on the seed.
 
     Raises:
-        BenchError: fewer of them than classes.
+        BenchError: fewer held-out images than classes.
     """
     wanted = settings.held_out(count)
     if wanted < num_classes:
@@ -34,19 +34,19 @@ def held_out(settings: ProtocolSettings, count: int, num_classes: int, seed: int
 
 
 class BestEpoch(nn.Module):
-    """The best classifier so far, and how good it was: part of the stage's state, so that resuming is exact.
+    """The best classifier so far and its accuracy: part of the stage's state, so that resuming is exact.
 
     Args:
-        classifier: the stage's; what is kept is a copy.
+        classifier: the stage's classifier; this module holds a copy.
         chosen: int64 [M], the positions of the held-out images.
         settings: of the protocol.
-        threat: what robust accuracy is measured against.
-        seed: the run's; every epoch is attacked from the same random starts.
+        threat: the threat model of robust accuracy.
+        seed: the run's; the attack has the same random starts in every epoch.
     """
 
     chosen: Tensor
     epoch: Tensor
-    """Of the best classifier, from 1 on; 0 before the first."""
+    """The epoch of the best classifier, from 1 on; 0 before the first."""
     accuracy: Tensor
     """Its robust accuracy on the held-out images."""
 
@@ -61,11 +61,11 @@ class BestEpoch(nn.Module):
         self._settings, self._threat, self._seed = settings, threat, seed
 
     def judge(self, classifier: Classifier, epoch: int, images: ImageSource, labels: Tensor) -> Mapping[str, float]:
-        """Measure ``classifier`` after the 0-based ``epoch``, and keep a copy if no earlier one was as good.
+        """Measure ``classifier`` after the 0-based ``epoch``, and keep a copy if it is better than all before.
 
         Args:
-            classifier: left as it is.
-            epoch: the one just finished.
+            classifier: not changed.
+            epoch: the epoch just finished.
             images: all N training images.
             labels: int64 [N].
         """
@@ -84,6 +84,6 @@ class BestEpoch(nn.Module):
         for batch, target in zip(images.split(size), labels.split(size), strict=True):
             objective = margin_objective(attacked, target)
             adversarial = attack(objective, unit_pixels(batch), threat=self._threat, generator=generator)
-            with attacking(classifier), torch.no_grad():  # as RA, on the classifier itself
+            with attacking(classifier), torch.no_grad():  # as in RA, on the classifier itself
                 right += int((classifier(adversarial).argmax(1) == target).sum())
         return right / len(labels)

@@ -10,8 +10,8 @@ from bench.recipe import SLFSettings
 class SLFStage(ProtocolStage[SLFSettings]):
     """Trains a linear classifier with cross-entropy on clean, weakly augmented training images.
 
-    The encoder gets no gradient in either variant. Under ``encoder_bn = "eval"`` it is frozen to the bit;
-    under ``"train"`` its batch-norm statistics are overwritten, which changes what is evaluated.
+    The encoder gets no gradient in either variant. With ``encoder_bn = "eval"`` it is frozen exactly; with
+    ``"train"`` its batch-norm statistics are overwritten, so a changed encoder is evaluated.
 
     Source: AdvCL's ``finetuning_advCL_SLF.py`` (eval); DeACL's ``adv_finetune.py`` at 3fb81e3 (train).
     """

@@ -1,4 +1,4 @@
-"""What the protocols share: a labelled training stage that ends in a classifier."""
+"""The base of all protocols: a training stage with labels that ends in a classifier."""
 
 from collections.abc import Mapping
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -25,19 +25,19 @@ class Labelled(NamedTuple):
     labels: Tensor
     """int64 [B]."""
     generator: torch.Generator
-    """For what is drawn later in the step: the attack's start."""
+    """For later random numbers of the step: the attack's start."""
 
 
 class ProtocolStage(Stage, Generic[S]):
-    """A linear classifier on an encoder; subclasses say what is trained, and by which loss.
+    """A linear classifier on an encoder; subclasses define what is trained and the loss.
 
     Args:
-        settings: the protocol's numbers.
-        encoder: what to evaluate; the stage works on it in place.
+        settings: the protocol's settings.
+        encoder: the encoder to evaluate; the stage changes it in place.
         labels: int64 [N], of the training images.
         num_classes: C.
         seed: the run's seed, for the classifier's initialisation and the images held out.
-        threat: what training and selection attack with.
+        threat: the threat model for training and selection.
 
     Raises:
         BenchError: too few images to select on.
@@ -64,14 +64,14 @@ class ProtocolStage(Stage, Generic[S]):
             self.best = BestEpoch(Classifier(self.encoder, self.head), chosen, settings, threat, seed)
 
     def train(self, mode: bool = True) -> Self:
-        """Set the mode, except that a frozen encoder is in train mode only where ``encoder_bn`` asks for it."""
+        """Set the mode; a frozen encoder is in train mode only with ``encoder_bn = "train"``."""
         super().train(mode)
         if isinstance(self.plan, LinearSettings):
             self.encoder.train(mode and self.plan.encoder_bn == "train")
         return self
 
     def positions(self, count: int) -> Tensor:
-        """Return all positions but those held out to select the epoch on."""
+        """Return all positions except those held out to select the epoch."""
         everything = super().positions(count)
         return everything if self.best is None else everything[~torch.isin(everything, self.best.chosen.cpu())]
 
@@ -80,7 +80,7 @@ class ProtocolStage(Stage, Generic[S]):
         return Labelled(self._view(images, generator), self.get_buffer("labels")[index], generator)
 
     def after_epoch(self, epoch: int, images: ImageSource) -> Mapping[str, float]:
-        """Keep the classifier if it is the best so far, where that is what the settings ask for."""
+        """Keep the classifier if it is the best so far, with ``selection = "best"``."""
         if self.best is None:
             return {}
         return self.best.judge(Classifier(self.encoder, self.head), epoch, images, self.get_buffer("labels"))

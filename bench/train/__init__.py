@@ -1,4 +1,4 @@
-"""Training: the engine that takes any stage to a trained encoder, and what it needs."""
+"""Training: the engine, which trains any stage, and its saved states."""
 
 from bench.train.checkpoint import Progress, intact_tensors, stage_progress
 from bench.train.engine import check_plan, take_step, train, training_modules

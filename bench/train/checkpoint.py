@@ -1,4 +1,4 @@
-"""The state of a stage in training: everything the next step depends on, in one file."""
+"""The state of a stage in training: one file with everything that the next step depends on."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.zoo import TensorFile, load_tensors, save_tensors
 
 
 class Progress(Settings):
-    """How far a stage has come."""
+    """The progress of a stage."""
 
     fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
     """Digest of the recipe and the seed that this state belongs to."""
@@ -32,34 +32,34 @@ class Progress(Settings):
     loss_sum: dict[str, float] = {}
     """Sums of the logged scalars over the steps of the unfinished epoch."""
     history: list[dict[str, float]] = []
-    """One entry a finished epoch: the mean of each logged scalar, and the learning rate."""
+    """One entry per finished epoch: the mean of each logged scalar, and the learning rate."""
     loss_scale: float | None = None
     """The gradient scaler's factor under fp16."""
     scale_growth: int = 0
-    """Its count of steps since the factor last moved."""
+    """The scaler's number of steps since the factor last changed."""
     cost: PhaseCost
     environments: tuple[Environment | None, ...] = (None,)
-    """All that it was trained with, in order, each once; None: with what a state does not say that was written
-    before this was kept."""
+    """All environments that it was trained in, in order, each once; None: one that is not known, in states of older
+    versions."""
 
     @model_validator(mode="before")
     @classmethod
     def _no_peak_of_the_process(cls, values: Any) -> Any:
-        """Drop the peak memory of a state from before the environments: it was that of the process so far."""
+        """Drop the peak memory of a state without environments: older versions stored that of the whole process."""
         if isinstance(values, dict) and "environments" not in values and isinstance(values.get("cost"), dict):
             return {**values, "cost": {**values["cost"], "peak_memory_bytes": None}}
         return values
 
 
 def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: Progress) -> None:
-    """Write the stage, its optimiser (None once training is over) and ``progress`` to ``path``, atomically."""
+    """Write the stage, its optimiser (None after the end of training) and ``progress`` to ``path``, atomically."""
     save_tensors(path, _tensors(stage, optimizer), progress.model_dump(mode="json"))
 
 
 def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
     """Return the names of the weights, buffers and momenta that are not finite."""
     tensors = {name: value for name, value in _tensors(stage, optimizer).items() if value.is_floating_point()}
-    # One answer for all of them, so that the device is waited for once.
+    # One result for all tensors, so that the CPU waits for the device only once.
     device = next((parameter.device for parameter in stage.parameters()), None)
     if not tensors or bool(torch.stack([value.isfinite().all().to(device) for value in tensors.values()]).all()):
         return []
@@ -75,10 +75,10 @@ def _tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:
 
 
 def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) -> Progress | None:
-    """Restore ``stage`` and ``optimizer`` in place from ``path`` and return how far they had come.
+    """Restore ``stage`` and ``optimizer`` in place from ``path`` and return their progress.
 
-    None, and nothing restored, where there is no such file, or where it is damaged: then it is set aside, which
-    the job's monitor is told.
+    Returns None and restores nothing if the file is missing or damaged; a damaged file is renamed and reported to the
+    job's monitor.
 
     Raises:
         BenchError: the file belongs to another recipe, seed or stage.
@@ -98,26 +98,26 @@ def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) 
     except RuntimeError as error:
         raise BenchError(f"{path} does not fit this stage: {error}") from error
     if optimizer is not None:
-        # Before a file held the whole state, it held the momentum of SGD and LARS, which was all of it.
+        # Older files hold only the momentum of SGD and LARS, which is their whole state.
         momenta = {f"momentum_buffer.{name}": value for name, value in _under("momentum.", tensors).items()}
         restore_optimizer(optimizer, stage, {**momenta, **_under("optimizer.", tensors)})
     return progress
 
 
 def intact_tensors(path: Path, monitor: Monitor) -> TensorFile | None:
-    """Return what ``path`` holds, None where it is missing, or damaged and now set aside, which is said."""
+    """Return the content of ``path``; None if it is missing, or damaged (then it is renamed and reported)."""
     if not path.exists():
         return None
     try:
         return load_tensors(path)
     except DamagedFileError as error:
         aside = set_aside(path)
-        monitor.note(f"{error} It is now {aside.name}, and what it held is made again.")
+        monitor.note(f"{error} It was renamed to {aside.name}, and its content is made again.")
         return None
 
 
 def stage_progress(folder: Path, stage: str) -> Progress | None:
-    """Return how far the stage called ``stage`` has come in ``folder``, None where nothing readable is there."""
+    """Return the progress of the stage called ``stage`` in ``folder``; None if there is no readable state."""
     for path in (finished_path(folder, stage), unfinished_path(folder, stage)):
         if path.exists():
             try:
@@ -128,12 +128,12 @@ def stage_progress(folder: Path, stage: str) -> Progress | None:
 
 
 def finished_path(folder: Path, stage: str) -> Path:
-    """Return where a stage's trained state is kept."""
+    """Return the path of a stage's trained state."""
     return inside(folder, f"{stage}.safetensors")
 
 
 def unfinished_path(folder: Path, stage: str) -> Path:
-    """Return where the state of a stage in training is kept."""
+    """Return the path of the state of a stage in training."""
     return inside(folder, f"{stage}.training.safetensors")
 
 

@@ -1,7 +1,7 @@
-"""The engine: trains any stage to the end, and continues it after any interruption as if there had been none.
+"""The engine: trains any stage to the end, and continues exactly after any interruption.
 
-What a batch holds depends on (seed, stage, epoch, step) alone, so the state to keep is the stage's tensors, the
-optimiser's, and two counters. On the CPU a continued run ends with bit-identical weights.
+The content of a batch depends only on (seed, stage, epoch, step), so the saved state consists of the stage's tensors,
+the optimiser's, and two counters. On the CPU a resumed run ends with bit-identical weights.
 """
 
 from collections.abc import Iterator, Mapping
@@ -36,20 +36,20 @@ _AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str = "") -> Progress:
-    """Train ``stage`` on ``images`` to the end of its plan, or load it if that was done before.
+    """Train ``stage`` on ``images`` to the end of its plan, or load it if it is trained already.
 
     Args:
         stage: changed in place; afterwards on the job's device.
-        images: uint8 [N, C, H, W], on the CPU or on that device; or a source that hands them out.
-        job: in its folder ``<stage>.training.safetensors`` (every epoch, and when stopped) and, at the end,
-            ``<stage>.safetensors`` are written. Its monitor is asked to stop after each step.
-        section: of the recipe that holds the plan, for messages ("stage1"); empty: the stage's name.
+        images: uint8 [N, C, H, W], on the CPU or on that device; or a source of such images.
+        job: its folder receives ``<stage>.training.safetensors`` (after every epoch, and when stopped) and, at the
+            end, ``<stage>.safetensors``. Requests to stop are checked after each step.
+        section: the section of the recipe that holds the plan, for messages ("stage1"); empty: the stage's name.
 
     Returns:
-        the finished progress: history, cost, and the code and machine it ran with.
+        the finished progress: history, cost, and the code and machine that it ran with.
 
     Raises:
-        BenchError: bad state on disk, a batch larger than the data, a loss or weights that are not finite.
+        BenchError: bad state on disk, a batch larger than the data, or a loss or weights that are not finite.
         InterruptedRunError: a stop was requested; the state is saved.
     """
     training = _Training(stage, images, job, section or stage.name)
@@ -80,7 +80,7 @@ def take_step(
 ) -> StepLoss:
     """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss.
 
-    The loss is taken in the precision of the stage's plan; views are exact.
+    The loss is computed in the precision of the stage's plan; views are computed in full precision.
     """
     views = stage.views(images, generator, index)
     dtype = _AUTOCAST.get(stage.plan.precision)
@@ -96,7 +96,7 @@ def take_step(
 
 
 def training_modules(stage: Stage) -> tuple[str, ...]:
-    """Return the modules that train ``stage``."""
+    """Return the names of the modules whose code trains ``stage``."""
     return (__name__, *modules_of(stage))
 
 
@@ -128,17 +128,17 @@ class _Training:
         )
 
     def finished_before(self) -> bool:
-        """Load the stage as it was at the end of its plan, if it came there before."""
+        """Load the trained stage, if there is one, and return whether there was."""
         done = load_state(self._finished, self.job, self.stage, None)
         if done is None:
             return False
         self._tell_of_other_code(done, self._finished)
-        remove(self._unfinished)  # left by a process that was killed as it finished
+        remove(self._unfinished)  # left by a process that was killed while it finished
         self.progress = done
         return True
 
     def begin(self) -> None:
-        """Take up the state of an interrupted training, or prepare the stage for its first step."""
+        """Restore the state of an interrupted training, or prepare the stage for its first step."""
         self.optimizer = self.stage.optimizer()
         self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
         begun = load_state(self._unfinished, self.job, self.stage, self.optimizer)
@@ -157,11 +157,11 @@ class _Training:
         self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
 
     def save(self) -> None:
-        """Keep the state."""
+        """Save the state."""
         save_state(self._unfinished, self.stage, self.optimizer, self.progress)
 
     def end(self) -> Progress:
-        """Keep what was trained, without what only training needs."""
+        """Save the trained stage, without the state that only training needs."""
         save_state(self._finished, self.stage, None, self.progress)
         remove(self._unfinished)
         self.job.monitor.end()
@@ -169,25 +169,25 @@ class _Training:
 
     def _tell_of_other_code(self, found: Progress, path: Path) -> None:
         if other_code(found.environments, self._environment):
-            how = "was trained" if path == self._finished else "was begun"
+            how = "was trained" if path == self._finished else "was started"
             self.job.monitor.note(
-                f"stage {self.stage.name} {how} with other code than the present one, or it is not known with which. "
-                f"It is kept, its record names both, and the board marks it. To train it anew, remove {path}"
+                f"stage {self.stage.name} {how} with code that differs from the present code, or is not known. It is "
+                f"reused, its record names both, and the board marks it. To train it again, remove {path}"
             )
 
 
 class _Epoch:
-    """The epoch that a training is in, from its current step to its end or to a stop."""
+    """The current epoch of a training, from its current step to its end or to a stop."""
 
     def __init__(self, training: _Training) -> None:
         self._training, self._progress = training, training.progress
         self._sums: dict[str, Tensor | float] = dict(training.progress.loss_sum)
         self._flops, self._images, self._lr = training.progress.cost.flops_per_image, 0, 0.0
         self._step = training.progress.step
-        """0-based; after a batch, the number of the next."""
+        """0-based number of the next step."""
 
     def batches(self) -> Iterator[tuple[Tensor, torch.Generator]]:
-        """Set the rate of each step and yield the positions of its images, int64 [B], and what it draws from."""
+        """Set the learning rate of each step and yield the positions of its images, int64 [B], and its generator."""
         training, job, epoch, name = self._training, self._training.job, self._progress.epoch, self._training.stage.name
         size, steps = training.plan.batch_size, training.steps
         order = torch.randperm(training.count, generator=rng.generator(job.seed, name, "order", epoch))
@@ -202,14 +202,14 @@ class _Epoch:
 
     @contextmanager
     def counted_once(self, images: int) -> Iterator[None]:
-        """Count the operations of the step in this block, if those of no earlier one were."""
+        """Count the operations of the step in this block, unless those of an earlier step are known."""
         with nullcontext() if self._flops is not None else FlopCounter() as counter:
             yield
         if counter is not None:
             self._flops = counter.total / images
 
     def add(self, loss: StepLoss, images: int) -> None:
-        """Count a step that was taken."""
+        """Add a finished step to the sums and the progress."""
         for name, value in {"loss": loss.total, **loss.scalars}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
         self._images += images
@@ -217,7 +217,7 @@ class _Epoch:
         self._training.job.monitor.advance(images, self._detail())
 
     def close(self, clock: Clock) -> None:
-        """Refuse what is not finite, look back if the epoch is at its end, and save.
+        """Check that all values are finite, review the epoch if it is at its end, and save.
 
         Raises:
             BenchError: a loss, a weight or a momentum is not finite; nothing of this epoch is saved.
@@ -249,7 +249,7 @@ class _Epoch:
         job.monitor.check()
 
     def _detail(self) -> str:
-        # Reading the loss waits for the device, so it is done a few times an epoch only.
+        # Reading the loss waits for the device, so it is done only a few times per epoch.
         training = self._training
         every = max(1, training.steps // 8)
         if (self._step - 1) % every and self._step != training.steps:
@@ -276,7 +276,7 @@ class _Epoch:
 
 
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:
-    """Raise BenchError where the plan of ``stage`` cannot work on ``images`` images and ``device``."""
+    """Raise BenchError if the plan of ``stage`` cannot work on ``images`` images and ``device``."""
     stage.plan.check_batches(stage.name, images)
     if stage.plan.precision == "fp16" and device.type == "cpu":
         raise BenchError(
