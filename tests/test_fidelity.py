@@ -151,6 +151,16 @@ def test_relative_differences_are_those_of_the_worst_tensor(monkeypatch: pytest.
     assert module.farthest(ours, theirs) == 0.5
 
 
+def test_the_page_comes_from_every_script_and_no_section_is_made_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    page: ModuleType = part("page", monkeypatch)
+    assert sorted([*page.SCRIPTS, "page"]) == [script.stem for script in SCRIPTS]
+    text = page.PAGE.read_text()
+    for script in page.SCRIPTS:
+        for upstream in part(script, monkeypatch).UPSTREAMS:
+            assert str(upstream) in text
+    assert "not yet by a script" not in text
+
+
 def test_the_page_is_written_and_checked_section_by_section(monkeypatch: pytest.MonkeyPatch) -> None:
     page: ModuleType = part("page", monkeypatch)
     fresh = page.sections(str(table(monkeypatch, 2.0)))
