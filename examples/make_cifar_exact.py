@@ -22,7 +22,7 @@ TEST = 1017
 BATCH = 10_000
 
 SHA256 = "5a411e059d67955b2523bb7abde2743a93ec0e1689808d1d9420c44041d6465d"
-"""What every record of results/cifar10-exact/ names as `recipe.dataset.sha256`."""
+"""The `recipe.dataset.sha256` of every record in results/cifar10-exact/."""
 
 
 def subset(cifar10: Dataset) -> dict[str, np.ndarray]:
@@ -37,12 +37,12 @@ def subset(cifar10: Dataset) -> dict[str, np.ndarray]:
 
 
 def make(cifar10: Dataset, out: Path, expected: str = SHA256) -> None:
-    """Write the subset to ``out`` and check that it is the one of the records; raises SystemExit if not."""
+    """Write the subset to ``out`` and check its hash against the records; raises SystemExit if it differs."""
     np.savez(out, allow_pickle=False, **subset(cifar10))
     found = load_dataset(f"npz:{out}", out.parent).sha256
     if found != expected:
         out.unlink()
-        raise SystemExit(f"the subset has the SHA-256 {found}, the records' is {expected}: these are other images.")
+        raise SystemExit(f"the subset has the SHA-256 {found}, the records' is {expected}: these are different images.")
     print(f"{out}: {sum(FIRST)} training and {TEST} test images, SHA-256 {found}, as in the records")
 
 

@@ -1,8 +1,8 @@
 """Train and evaluate two methods from Python, and compare them image by image.
 
-Run it as ``python examples/train_and_evaluate.py [FOLDER]``. The recipe is cut down to a few epochs of a
-width-2 encoder so that it ends in seconds: the numbers show how to ask, not how the methods compare. A second
-call reads the finished runs of the first.
+Run it as ``python examples/train_and_evaluate.py [FOLDER]``. The recipe is reduced to a few epochs of a
+width-2 encoder so that it ends in seconds: the numbers show how the code is used, not how the methods compare.
+A second call reads the finished runs of the first.
 """
 
 import sys
@@ -22,7 +22,7 @@ QUICK_STAGE2 = {"stage2.epochs": 1, "stage2.warmup_epochs": 0}
 
 
 def train_and_evaluate(method: str, folder: Path, overrides: dict[str, int | bool]) -> Record:
-    """Return the record of ``method`` on digits under SLF, from ``folder`` if it was run before."""
+    """Return the record of ``method`` on digits under SLF, read from ``folder`` if it was run before."""
     request = RunRequest(method, "digits", protocols=["slf"], overrides=overrides, runs_dir=folder / "runs")
     ((record, path),) = execute(prepare(request), folder / "results")
     print(f"{path}: {record.pretraining_seconds:.1f} s of pre-training")
@@ -45,7 +45,7 @@ def main() -> None:
 
     pairs = list(zip(simclr.ra.outcome.unpack(), deacl.ra.outcome.unpack(), strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    print(f"Under PGD-{deacl.ra.steps}, DeACL is right on {gained} images that SimCLR loses, and loses {lost} others.")
+    print(f"Under PGD-{deacl.ra.steps}, DeACL gains {gained} images over SimCLR and loses {lost}.")
 
 
 if __name__ == "__main__":

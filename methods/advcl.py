@@ -7,6 +7,7 @@ place by default, which is stage 1 and part of the cost: results then do not com
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, NamedTuple
@@ -81,7 +82,7 @@ class AdvCLSettings(TrainPlan, AttackSettings):
 class AdvCLConfig(MethodConfig):
     """AdvCL's own stage, where its pseudo-labels come from, and the stage that makes them."""
 
-    pseudo_labels: str = Field(default="kmeans", pattern="^(kmeans|none|file:.+)$")
+    pseudo_labels: str = "kmeans"
     """``kmeans``: clusters of the features that stage 1 learns. ``none``: AdvCL w/o pseudo-supervision, the loss
     without its cross-entropy. ``file:PATH``: arrays ``k2``, ``k10``, ... of an .npz file, such as the authors'
     labels. Stage 1 takes place under ``kmeans`` only."""
@@ -89,6 +90,13 @@ class AdvCLConfig(MethodConfig):
     """Of the label file. Filled in by itself, so that the record says which labels were used; checked if given."""
     stage1: SimCLRStageSettings = SimCLRStageSettings()
     stage2: AdvCLSettings = AdvCLSettings()
+
+    @field_validator("pseudo_labels", mode="before")
+    @classmethod
+    def _of_a_known_source(cls, given: object) -> object:
+        if not (isinstance(given, str) and re.fullmatch("kmeans|none|file:.+", given)):
+            raise ValueError("must be kmeans, none or file:PATH")
+        return given
 
     @field_validator("pseudo_labels_sha256")
     @classmethod

@@ -148,7 +148,7 @@ def test_targets_are_nine_or_every_wrong_class(classes: int, targets: int) -> No
 
 @pytest.mark.parametrize("classes", [2, 3])
 def test_fewer_than_four_classes_are_refused(classes: int) -> None:
-    with pytest.raises(BenchError, match=rf"at least 4 classes; here are {classes}.*evaluate.autoattack=false"):
+    with pytest.raises(BenchError, match=rf"at least 4 classes; this dataset has {classes}.*evaluate.autoattack=false"):
         run(Linear(classes), num_classes=classes)
 
 

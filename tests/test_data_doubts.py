@@ -59,7 +59,7 @@ def load(root: Path) -> Dataset:
 def test_sixteen_bits_are_refused_and_counted(colour: int, channels: int, tmp_path: Path) -> None:
     rgb().save(tmp_path / "0.png")
     files = [png(tmp_path / f"{i}.png", width=8, height=8, bits=16, colour=colour, channels=channels) for i in (1, 2)]
-    with pytest.raises(BenchError, match=r"1\.png has more than 8 bits a channel.*This is so for 2 of 3 images"):
+    with pytest.raises(BenchError, match=r"1\.png has more than 8 bits a channel.*This applies to 2 of 3 images"):
         decode([str(tmp_path / "0.png"), *files])
 
 
@@ -110,7 +110,7 @@ def test_every_kind_of_fault_is_named_with_its_count(root: Path) -> None:
         load(root)
     sizes, broken = str(caught.value).splitlines()
     assert "is 8x9 pixels" in sizes
-    assert sizes.endswith("This is so for 2 of 12 images.")
+    assert sizes.endswith("This applies to 2 of 12 images.")
     assert "cannot be decoded" in broken
 
 

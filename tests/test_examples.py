@@ -58,7 +58,7 @@ def test_the_exact_subset_is_the_first_images_of_each_batch(
         return Split(images, position % 10)
 
     cifar = Dataset("cifar10", "cifar10", split(50_000), split(10_000), tuple("abcdefghij"))
-    with pytest.raises(SystemExit, match="these are other images"):
+    with pytest.raises(SystemExit, match="these are different images"):
         script.make(cifar, tmp_path / "out.npz")
     assert not (tmp_path / "out.npz").exists()
     arrays = script.subset(cifar)

@@ -148,7 +148,7 @@ def test_the_generator_decides_the_start_and_the_memory_format_does_not(threat: 
 
 @pytest.mark.parametrize("start", ["uniform", "uniform-clamped", "gaussian"])
 def test_a_random_start_needs_a_generator(start: Start) -> None:
-    with pytest.raises(BenchError, match=r"draws noise and got no generator.*start='clean'"):
+    with pytest.raises(BenchError, match=r"draws noise, but no generator was given.*start='clean'"):
         run_pgd(linear(noise("weight")), edge_images(), start=start)
 
 

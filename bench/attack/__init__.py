@@ -1,4 +1,4 @@
-"""Attacks: where an attacker may go (`ball_around`), how hard it tries (`PGD`, AutoAttack), on frozen models."""
+"""Attacks: the allowed set (`ball_around`), the attacks (`PGD`, AutoAttack), and frozen models to run them on."""
 
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
 from bench.attack.ball import Ball, ball_around, distance

@@ -1,7 +1,7 @@
 """AutoAttack over a whole test set, attack by attack and batch by batch, able to stop after any of them.
 
-Each (attack, batch) draws from a seed of its own and sees only what survived the earlier attacks, so a run
-that was killed and continued from its last `AutoAttackState` ends exactly as the uninterrupted one.
+Each (attack, batch) has its own seed and gets only the images that survived the earlier attacks. A run that was
+killed and continued from its last `AutoAttackState` therefore ends exactly as an uninterrupted one.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from bench.attack.official import Flags, OfficialAutoAttack, Version
 from bench.errors import BenchError
 from bench.recipe import Settings, Threat
 
-_TARGETS = 9  # of the standard version; fewer when there are fewer classes
+_TARGETS = 9  # in the standard version; fewer when there are fewer classes
 
 
 class AutoAttackState(Settings):
@@ -27,7 +27,7 @@ class AutoAttackState(Settings):
     survivors: dict[str, tuple[bool, ...]]
     """An image's outcome, still correct or not, under "clean" and after each attack begun."""
     done: dict[str, int]
-    """How many of the images an attack has to try it has tried."""
+    """How many images the attack has tried so far."""
     warnings: tuple[str, ...] = ()
 
 
@@ -77,12 +77,12 @@ def auto_attack(
         version: the library's set of attacks; papers report "standard".
         state: continue from here.
         on_state: called after each (attack, batch) with all that is finished; keep it to be able to resume.
-        on_progress: called when an attack begins and after each batch, with the attack, the images it has tried
-            and how many it has to try.
+        on_progress: called when an attack begins and after each batch, with the attack, the number
+            of images tried, and the number to try.
 
     Raises:
         BenchError: fewer than 4 classes; logits that are not finite; a state of other images; an image that
-            the library returned outside the threat model.
+            the library moved outside the threat model.
     """
     _refuse(num_classes, len(images), state)
     images = images.detach().contiguous()
@@ -109,7 +109,7 @@ def auto_attack(
                 with rng.scoped(*stream, device=images.device):
                     found = official.run(attack, x, y, seed=rng.derive(*stream) % 2**31)
                 refuse_outside(found, x, threat, f"AutoAttack ({attack} of {official.package})")
-                # The library's verdict is not asked for: what counts is the model on the image it returned.
+                # The library's verdict is not used: the model's answer on the returned image counts.
                 robust[batch] = correct = _correct(model, found, y)
                 x_adv[batch] = torch.where(correct[:, None, None, None], x, found)
                 done[attack] = first + len(batch)
@@ -134,12 +134,12 @@ def _refuse(num_classes: int, images: int, state: AutoAttackState | None) -> Non
     if num_classes < 4:
         raise BenchError(
             "AutoAttack's targeted loss compares four logits, so it needs at least 4 classes; "
-            f"here are {num_classes}. Leave it out with `--set evaluate.autoattack=false`."
+            f"this dataset has {num_classes}. Leave it out with `--set evaluate.autoattack=false`."
         )
     saved = len(state.survivors["clean"]) if state else images
     if saved != images:
         raise BenchError(
-            f"the saved AutoAttack state is about {saved} images, this run has {images}. "
+            f"the saved AutoAttack state covers {saved} images, but this run has {images}. "
             "Delete the saved state to start again, or run with the settings it was made with."
         )
 

@@ -1,7 +1,7 @@
-"""Where an attacker may go: inside an eps-ball around an image, and never out of the pixel range [0, 1].
+"""The allowed set of an attack: an eps-ball around each image, within the pixel range [0, 1].
 
-"Inside" is meant to the last bit: a projected image passes ``|x_adv - x| <= eps`` in its own precision and in
-float64, so whoever checks the record later needs no tolerance.
+"Inside" holds to the last bit: a projected image satisfies ``|x_adv - x| <= eps`` in its own precision and in
+float64, so a later check of the record needs no tolerance.
 """
 
 import math
@@ -30,7 +30,7 @@ class Ball(Protocol):
         ...
 
     def project(self, x: Tensor) -> Tensor:
-        """Return ``x`` moved into the eps-ball, then into [0, 1]; what is inside stays, bit for bit."""
+        """Return ``x`` moved into the eps-ball, then into [0, 1]; an image inside stays the same, bit for bit."""
         ...
 
 
@@ -47,9 +47,9 @@ def distance(x_adv: Tensor, images: Tensor, norm: Norm) -> Tensor:
 
 
 def refuse_outside(x_adv: Tensor, images: Tensor, threat: Threat, culprit: str) -> None:
-    """Raise BenchError unless ``x_adv`` is what ``culprit`` may make of ``images`` under ``threat``."""
+    """Raise BenchError unless ``threat`` allows ``culprit`` to turn ``images`` into ``x_adv``."""
     if x_adv.shape != images.shape:
-        fault = f"images of shape {list(x_adv.shape)} for {list(images.shape)}"
+        fault = f"images of shape {list(x_adv.shape)} for images of shape {list(images.shape)}"
     else:
         moved = distance(x_adv, images, threat.norm)
         # Written so that NaN, which compares false with everything, is outside.
@@ -60,7 +60,7 @@ def refuse_outside(x_adv: Tensor, images: Tensor, threat: Threat, culprit: str) 
             f"{threat.eps:.6g}), pixels in [{x_adv.min():.6g}, {x_adv.max():.6g}]"
         )
     raise BenchError(
-        f"{culprit} returned {fault}. The number would be meaningless; mend the attack, or reinstall its package."
+        f"{culprit} returned {fault}. The number would be meaningless; correct the attack, or reinstall its package."
     )
 
 
@@ -77,7 +77,7 @@ class LinfBall:
     def random_start(self, generator: torch.Generator) -> Tensor:
         """Return images + U(-eps, eps)."""
         images = self._images
-        # Drawn by shape, not like the images: their memory format must not reorder the noise.
+        # Drawn by shape, not with rand_like: the images' memory format must not reorder the noise.
         unit = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
         return images + self._eps * (2 * unit - 1)
 
@@ -93,14 +93,14 @@ class LinfBall:
 class L2Ball:
     """Each image may move by eps in Euclidean distance."""
 
-    # Aimed for when shrinking, so that float64 rounding of the length itself cannot end above eps.
+    # Target length when shrinking, so that float64 rounding of the length itself cannot end above eps.
     _SLACK = 1 - 1e-10
 
     def __init__(self, images: Tensor, eps: float) -> None:
         self._images, self._eps = images, eps
 
     def random_start(self, generator: torch.Generator) -> Tensor:
-        """Return a uniform draw: a Gaussian's direction, a radius of eps * U^(1/n)."""
+        """Return a uniform draw: the direction of a Gaussian, and a radius of eps * U^(1/n)."""
         images = self._images
         of_image = (len(images), *[1] * (images.dim() - 1))
         noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)

@@ -1,4 +1,4 @@
-"""Models under attack: the gradient goes to the pixels, and nothing of the model changes."""
+"""Models under attack: the gradient reaches the pixels, and the model does not change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,14 +8,14 @@ from torch import nn
 
 @contextmanager
 def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
-    """Freeze the parameters of ``modules`` and put them in eval mode; give all of it back on leaving.
+    """Freeze the parameters of ``modules`` and put them in eval mode; restore both on leaving.
 
     Args:
         modules: the networks the attack differentiates through.
         train_mode: leave every training flag as it is, for methods that attack with batch statistics (AdvCL);
             running statistics then move, as they do in those methods.
     """
-    # A flag a submodule: an encoder frozen inside a classifier in training must come back frozen.
+    # One flag per submodule: an encoder frozen inside a classifier in training must stay frozen afterwards.
     modes = [(part, part.training) for module in modules for part in module.modules()]
     learnt = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
     try:

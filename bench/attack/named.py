@@ -13,7 +13,7 @@ from bench.registry import Registry
 
 
 class Attack(Protocol):
-    """What is called to attack a batch: it has the arguments of :class:`bench.attack.PGD`."""
+    """Attacks a batch; called with the arguments of :class:`bench.attack.PGD`."""
 
     def __call__(
         self,
@@ -24,11 +24,11 @@ class Attack(Protocol):
         generator: torch.Generator | None = None,
         on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Return ``images`` moved within ``threat`` to where ``objective`` is large."""
+        """Return ``images``, moved within ``threat`` so that ``objective`` becomes large."""
 
 
 class AttackFactory(Protocol):
-    """Makes an attack of the numbers that a recipe has for it."""
+    """Makes an attack from the values in a recipe."""
 
     def __call__(self, steps: int, step_size: float, start: Start) -> Attack:
         """Return the attack; ``step_size`` is in units of eps."""
@@ -39,11 +39,11 @@ ATTACKS.add("pgd", "bench.attack.pgd:PGD")
 
 
 def named_attack(settings: EvaluationSettings) -> Attack:
-    """Return the attack behind RA, every result of which is checked.
+    """Return the attack behind RA; each of its results is checked.
 
     Raises:
-        BenchError: there is no attack of that name; and, when it is called, for images that it moved too far, that
-            are not finite or of another shape.
+        BenchError: there is no attack of that name; or a call returns images that were moved too far, are not finite,
+            or have another shape.
     """
     attack = ATTACKS.get(settings.attack)(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
 

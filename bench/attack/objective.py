@@ -1,4 +1,4 @@
-"""What attacks on classifiers maximise, and the images whose gradient shows an attack no direction."""
+"""The objective of attacks on classifiers, and a record of the images whose gradient gives no direction."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 Objective = Callable[[Tensor], Tensor]
-"""x_adv [B, C, H, W] -> [B], what the attacker wants large; images must not influence each other's value,
-unless that is the point (contrastive losses)."""
+"""x_adv [B, C, H, W] -> [B], the values to maximise. Images must not influence each other's values, except
+in contrastive losses."""
 
 
 def log_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -15,7 +15,7 @@ def log_margin(logits: Tensor, labels: Tensor) -> Tensor:
 
     Cross-entropy is softplus(m), so its gradient is sigmoid(m) > 0 times that of m. A step along the gradient's
     sign, or along the gradient divided by its length, is the same for both in exact arithmetic. In floating point
-    the gradient of cross-entropy is rounded away where the right logit leads by far, that of m is not.
+    the gradient of cross-entropy is rounded to zero where the right logit is far ahead; that of m is not.
     """
     right = labels[:, None]
     wrong = logits.scatter(1, right, -torch.inf).logsumexp(1)
@@ -28,23 +28,23 @@ def margin_objective(model: nn.Module, labels: Tensor) -> Objective:
 
 
 class GradientWatch:
-    """Notes the images whose gradient is zero everywhere or not finite somewhere; pass it as ``on_gradient``.
+    """Notes the images whose gradient is zero everywhere or not finite somewhere; passed as ``on_gradient``.
 
-    Such an image stays where it is, so that its outcome says little about the model.
+    Such an image is not moved, so its outcome shows little about the model.
     """
 
     first: Tensor
-    """bool [B]: at the first step."""
+    """bool [B]: found at the first step."""
     last: Tensor
-    """bool [B]: at the last step so far."""
+    """bool [B]: found at the latest step."""
 
     @property
     def used(self) -> bool:
-        """Whether the attack has shown it a gradient; a stranger's need not."""
+        """Whether any gradient was passed; an external attack need not pass one."""
         return hasattr(self, "first")
 
     def __call__(self, gradient: Tensor) -> None:
-        """Take the gradient of the next step, [B, C, H, W]."""
+        """Note the gradient of the next step, [B, C, H, W]."""
         flat = gradient.flatten(1)
         self.last = (flat == 0).all(1) | ~flat.isfinite().all(1)
         if not hasattr(self, "first"):

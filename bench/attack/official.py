@@ -1,4 +1,4 @@
-"""The official AutoAttack library, whichever package of it is installed, behind one narrow door.
+"""The official AutoAttack library, from whichever of its packages is installed, behind one small interface.
 
 The attacks are the library's and run with its parameters; nothing is re-implemented.
 
@@ -27,13 +27,13 @@ _NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
 
 
 class Flags:
-    """Stands in for the library's logger and keeps what it warns of, the first warning of each kind."""
+    """Stands in for the library's logger and keeps the first warning of each kind."""
 
     def __init__(self, raised: Iterable[str] = ()) -> None:
         self.raised = list(raised)
 
     def warning(self, message: str) -> None:
-        """Keep a warning, unless one that differs in its figures alone was kept before."""
+        """Keep a warning, unless one that differs only in its numbers was kept before."""
         if _kind(message) not in map(_kind, self.raised):
             self.raised.append(message)
 
@@ -92,18 +92,18 @@ class OfficialAutoAttack:
         self._flags = flags
 
     def run(self, attack: str, images: Tensor, labels: Tensor, *, seed: int) -> Tensor:
-        """Return ``images`` with those replaced that ``attack`` broke; reseeds the global generators.
+        """Return ``images``, with those that ``attack`` broke replaced; reseeds the global generators.
 
         Args:
             attack: one of ``self.attacks``.
             images: float32 [B, C, H, W] in [0, 1], contiguous (the library flattens with ``view``).
             labels: int64 [B].
-            seed: decides every draw.
+            seed: determines every draw.
         """
         self._adversary.attacks_to_run = [attack]
         self._adversary.seed = seed
-        # The library's check for defences that call autograd counts in a module global and sets a trace
-        # function: without these lines one flagged model flags the next, and debuggers and coverage go blind.
+        # To find defences that call autograd, the library counts in a module global and sets a trace
+        # function: without these lines one flagged model flags the next, and debuggers and coverage stop working.
         self._checks.funcs.update(dict.fromkeys(self._checks.funcs, 0))
         trace = sys.gettrace()
         try:
@@ -117,13 +117,13 @@ class OfficialAutoAttack:
         """Raise the library's flag for a black-box attack that beats the white-box ones.
 
         Args:
-            accuracy: what survived, as a share of all images, after "clean" and after each attack.
+            accuracy: the share of all images that survived "clean" and each attack.
         """
         self._checks.check_square_sr(dict(accuracy), logger=self._flags)
 
 
 def _library() -> ModuleType:
-    # The declared dependency first: that another package brings in the other must not change our numbers.
+    # The declared dependency comes first: a package that installs the other one must not change our numbers.
     for name in _PACKAGES:
         if find_spec(name):
             return import_module(name)

@@ -1,4 +1,4 @@
-"""Projected gradient ascent: the one attack engine of training and evaluation."""
+"""Projected gradient ascent: the attack engine of both training and evaluation."""
 
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
 @dataclass(frozen=True)
 class PGD:
-    """Projected ascent on any objective, inside the ball to the last bit.
+    """Projected ascent on any objective; the result is inside the ball to the last bit.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks" (2018), section 2.1.
     """
@@ -51,10 +51,10 @@ class PGD:
         """Return the last iterate.
 
         Args:
-            objective: what is maximised, [B, C, H, W] -> [B].
+            objective: the function to maximise, [B, C, H, W] -> [B].
             images: [B, C, H, W], float32 or float64, in [0, 1]; the result keeps their memory format.
             threat: the ball to stay in.
-            generator: decides the start, on the images' device; needed by every start but "clean".
+            generator: draws the start, on the images' device; needed for every start except "clean".
             on_gradient: called at each step with the objective's gradient, [B, C, H, W].
 
         Raises:
@@ -86,7 +86,7 @@ class PGD:
             if on_gradient:
                 on_gradient(gradient)
             # From the raw start: the papers' noise may leave [0, 1] until the first projection. A gradient that is
-            # not a number is no direction: without the zero it would make the image itself not a number.
+            # NaN gives no direction: without the zero the image itself would become NaN.
             x = ball.project(x + length * ball.step(gradient.nan_to_num()))
             yield x
 
@@ -96,7 +96,7 @@ def _start(ball: Ball, images: Tensor, start: Start, generator: torch.Generator 
         return images
     if generator is None:
         raise BenchError(
-            f"the start {start!r} draws noise and got no generator. "
+            f"the start {start!r} draws noise, but no generator was given. "
             "Pass generator=bench.rng.generator(seed, 'attack'), or start='clean'."
         )
     if start == "gaussian":

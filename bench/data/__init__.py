@@ -1,4 +1,4 @@
-"""Images and labels: the named datasets, and anybody's own as ``npz:PATH`` or ``folder:PATH``."""
+"""Images and labels: the named datasets, and the user's own as ``npz:PATH`` or ``folder:PATH``."""
 
 from bench.data.dataset import Dataset, Split
 from bench.data.images import ImagesOnDevice, ImageSource, on_device, unit_pixels

@@ -33,7 +33,7 @@ def dataset_from_arrays(
         arrays: ``x_train`` and ``x_test``, uint8 [N, H, W, 3], or grey [N, H, W, 1] or [N, H, W];
             ``y_train`` and ``y_test``, integers [N], 0..K-1; optionally ``classes``, strings [K], and
             ``index_train``, integers [N], positions in the official training split.
-        what: whose arrays these are, for the message.
+        what: the source of the arrays, for the message.
         name: the dataset's short name.
         spec: what the user typed.
         unreadable: arrays that are present but could not be read, each with its reason.
@@ -57,7 +57,7 @@ def dataset_from_arrays(
 
 
 def few(values: Sequence[object]) -> str:
-    """Return the first five of ``values`` in words, and how many more there are."""
+    """Return the first five of ``values`` as text, and how many more there are."""
     return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
 
 
@@ -112,7 +112,7 @@ def _image_faults(key: str, images: Array) -> Iterator[str]:
         allowed = "[N, H, W, 3], or grey [N, H, W, 1] or [N, H, W]"
         yield f"{key} has shape {_shape(images)}, allowed: {allowed}{hint}"
     elif len(images) == 0:
-        yield f"{key} is empty, each split needs at least one image"
+        yield f"{key} is empty, but each split needs at least one image"
     elif min(images.shape[1:3]) < MIN_SIDE:
         yield f"{key} holds {_size(images)} images, they must be at least {MIN_SIDE}x{MIN_SIDE}: enlarge them"
 
@@ -132,7 +132,7 @@ def _size_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
 
 
 def _class_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
-    """Yield what is wrong between the labels and the classes, of arrays that are labels at all."""
+    """Yield the faults between labels and classes, for arrays that are valid labels."""
     labels = {key: arrays[key] for key in ("y_train", "y_test") if key in arrays}
     labels = {key: y for key, y in labels.items() if y.dtype.kind in "iu" and y.size}
     for key, y in labels.items():
@@ -166,7 +166,7 @@ def _untrained_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
 
 
 def _numbering_faults(labels: Mapping[str, Array]) -> Iterator[str]:
-    """Yield a fault if labels skip numbers that no ``classes`` explain, as years or ImageNet ids would."""
+    """Yield a fault if labels skip numbers, as years or ImageNet ids do, and no ``classes`` explain it."""
     seen = {label for y in labels.values() for label in np.unique(y).tolist() if label >= 0}
     if len(labels) == 2 and seen and len(seen) <= max(seen):
         yield (
@@ -184,7 +184,7 @@ def _index_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
     elif images is not None and len(index) != _length(images):
         yield f"index_train holds {len(index)} positions but x_train {_length(images)} images"
     elif index.size and (index.min() < 0 or len(np.unique(index)) < len(index)):
-        yield "index_train holds negative or repeated positions, each image has its own, from 0"
+        yield "index_train holds negative or repeated positions, but each image has its own position, from 0"
 
 
 def _is_images(images: Array) -> bool:

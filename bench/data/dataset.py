@@ -1,4 +1,4 @@
-"""The nouns: a dataset is two splits of uint8 images with labels, and knows who it is by its hash."""
+"""The nouns: a dataset is two splits of uint8 images with labels, identified by a hash."""
 
 import hashlib
 from dataclasses import dataclass
@@ -42,22 +42,22 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A train and a test split, and what a run has to know about them.
+    """A train and a test split, and the facts about them that a run needs.
 
     Args:
-        name: short, for folder names and tables; never the name of other data.
-        spec: what the user typed ("npz:PATH"), a path as it was given.
+        name: short, for folder names and tables; no other data have this name.
+        spec: what the user typed ("npz:PATH"), with the path unchanged.
         train: split that methods train on.
         test: split that every reported number is measured on.
         classes: names, in the order of the labels.
         eps: default Linf eps, in pixels on the [0, 1] scale.
-        mirror: whether a mirrored image still shows its class; a mirrored 2 is no digit.
+        mirror: whether a mirrored image still shows its class; a mirrored 2 does not.
         published_as: name under which papers report numbers on exactly these data, or None.
-        index_train: int64 [N], position of each training image in the official split, for what others
-            publish image by image (pseudo-labels); None where there is no official split.
+        index_train: int64 [N], position of each training image in the official split, for data
+            published image by image (pseudo-labels); None where there is no official split.
         pretrain: uint8 [M, C, H, W], images that pre-training uses instead of the training split
             (STL-10 has 100,000 more without labels).
-        inventory: what was read, skipped, converted and doubtful; None where nobody counted.
+        inventory: what was read, skipped, converted and doubtful; None where it was not counted.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Dataset:
 
     @cached_property
     def _moments(self) -> list[tuple[float, float]]:
-        """Mean and standard deviation a channel: integer sums, so that every machine finds the same."""
+        """Mean and standard deviation of each channel, from integer sums: the same on every machine."""
         return [_moments(channel) for channel in self.train.images.unbind(1)]
 
     @cached_property

@@ -18,9 +18,9 @@ from bench.errors import BenchError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 BACKGROUND = "white"
-"""What transparent images are laid on."""
+"""The background of transparent images."""
 
-_CHUNK = 256  # files a task: a task for each file of 60,000 would cost as much as decoding a small image
+_CHUNK = 256  # files a task: a task costs about as much as decoding a small image
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 swap width and height
 _KINDS = {"1": "grey", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
 
@@ -38,7 +38,7 @@ class Decoded(NamedTuple):
 
 
 class _UnfitError(Exception):
-    """A file that cannot be used: what is the matter with it, in general, and the message that names it."""
+    """A file that cannot be used: the kind of fault, and the message that names the file."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
@@ -49,12 +49,12 @@ def decode(paths: Sequence[str]) -> Decoded:
     """Return the images, upright and in RGB; transparent ones are laid on white.
 
     Raises:
-        BenchError: for each fault the first file that has it, and how many have: it cannot be decoded, differs in
-            size from the first of all, has more than 8 bits a channel, or expands implausibly.
+        BenchError: a file cannot be decoded, differs in size from the first, has more than 8 bits a channel, or expands
+            implausibly; for each kind the first such file is named, with the number of files.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits say more
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits are more precise
             first, _ = _decode_one(paths[0], None)
     except _UnfitError as error:
         raise BenchError(str(error)) from error
@@ -88,19 +88,19 @@ def decode(paths: Sequence[str]) -> Decoded:
 
 
 def _counted(unfit: list[_UnfitError], total: int) -> list[str]:
-    """Return the first message of each kind, and how many files it is true of."""
+    """Return the first message of each kind, and how many files it applies to."""
     counts = Counter(error.kind for error in unfit)
     firsts: dict[str, str] = {}
     for error in unfit:
         firsts.setdefault(error.kind, str(error))
     return [
-        text + (f" This is so for {counts[kind]} of {total} images." if counts[kind] > 1 else "")
+        text + (f" This applies to {counts[kind]} of {total} images." if counts[kind] > 1 else "")
         for kind, text in firsts.items()
     ]
 
 
 def _decode_one(path: str, size: Size | None, like: str = "") -> tuple[Pixels, list[str]]:
-    """Return the image at ``path``, which must have ``size`` (width, height), and the kinds of conversion it took."""
+    """Return the image at ``path``, which must have ``size`` (width, height), and the conversions it needed."""
     try:
         with Image.open(path) as image:
             _check_header(image, path, size, like)
@@ -109,13 +109,13 @@ def _decode_one(path: str, size: Size | None, like: str = "") -> tuple[Pixels, l
         raise
     except BenchError as error:
         raise _UnfitError("expansion", str(error)) from error
-    except Exception as error:  # Decoders raise nearly anything at a broken file.
+    except Exception as error:  # Decoders raise almost any exception for a broken file.
         message = f"{path} cannot be decoded: {error}. Copy it again, or remove it."
         raise _UnfitError("undecodable", message) from error
 
 
 def _check_header(image: Image.Image, path: str, size: Size | None, like: str) -> None:
-    """Refuse by what the header says, before the pixels are decoded."""
+    """Refuse a file by its header, before the pixels are decoded."""
     deep = any(re.search(r";16[A-Z]", str(tile[3])) for tile in getattr(image, "tile", ()))
     if deep or image.mode.startswith(("I", "F")):
         raise _UnfitError(

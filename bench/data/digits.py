@@ -1,4 +1,4 @@
-"""``digits``: handwriting that ships inside scikit-learn, so that the first run needs no download.
+"""``digits``: handwritten digits that ship with scikit-learn, so that the first run needs no download.
 
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
 """
@@ -17,7 +17,7 @@ _SPLIT_SEED = 0
 
 
 def _load(data_dir: Path) -> Dataset:
-    """Return the 1,797 digits as 16x16 images; ``data_dir`` is not needed, they come with a package."""
+    """Return the 1,797 digits as 16x16 images; ``data_dir`` is not used, since they come with a package."""
     from sklearn.datasets import load_digits
 
     raw = load_digits()
@@ -38,8 +38,8 @@ def _load(data_dir: Path) -> Dataset:
 def _upsample(grey: Tensor) -> Tensor:
     """Return [N, 8, 8] images of values 0..16 as uint8 [N, 3, 16, 16], values 0..255.
 
-    Bilinear, because copied pixels would put a grid of edges into every image, and bicubic leaves the range.
-    By a factor of two its weights are 1, 3, 3 and 9 sixteenths: every sum is exact, and so is the hash.
+    Bilinear, because repeated pixels would add a grid of edges to every image, and bicubic leaves the range. For a
+    factor of two the weights are 1, 3, 3 and 9 sixteenths: every sum is exact, and the hash is the same everywhere.
     """
     wide = F.interpolate(grey.float()[:, None], scale_factor=2, mode="bilinear", align_corners=False)
     return (wide * 255 / 16).round().to(torch.uint8).repeat(1, 3, 1, 1)
@@ -48,8 +48,8 @@ def _upsample(grey: Tensor) -> Tensor:
 def _split(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positions of the train and of the test images: the same for every run, whatever its seed.
 
-    Sorted by class and, inside a class, by a hash of the position, every fifth image is a test image. A hash
-    rather than a drawn permutation: no release of any library can change it.
+    Images are sorted by class and, within a class, by a hash of the position; every fifth is a test image. It is a hash
+    and not a random permutation, so that no library release can change it.
     """
     order = sorted(range(len(labels)), key=lambda i: (int(labels[i]), derive(_SPLIT_SEED, "digits", "split", i)))
     is_test = torch.zeros(len(labels), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""``folder:PATH``: anybody's own images as files, ``{train,test}/<class>/<image>``."""
+"""``folder:PATH``: the user's own images as files, ``{train,test}/<class>/<image>``."""
 
 import hashlib
 import json
@@ -22,10 +22,10 @@ from bench.errors import BenchError, listed
 from bench.record import Inventory
 
 _FORM = "The form is {train,test}/<class>/<image>, with images of " + ", ".join(EXTENSIONS) + "."
-_DECODING = b"upright, on white"  # changes when the same files give other pixels, so that no older cache is used
+_DECODING = b"upright, on white"  # to be changed when the same files give other pixels, so that no older cache is used
 _CONVERTED = "converted"
 _OTHER_WORDS = {"train": ("training", "Train"), "test": ("val", "valid", "validation", "testing", "Test", "Val")}
-_MAX_POSITION_DIGITS = 18  # a longer number is a time stamp, and leaves int64
+_MAX_POSITION_DIGITS = 18  # a longer number is a time stamp, and does not fit into int64
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class _Listing:
     Args:
         classes: every class folder, sorted; also those without images.
         paths: the image files.
-        labels: one a file, position in ``classes``.
-        stamps: one a file, what changes when the file does.
-        skipped: suffixes of the files that are no images, one a file.
+        labels: one per file, position in ``classes``.
+        stamps: one per file, changes when the file changes.
+        skipped: suffixes of the files that are not images, one per file.
     """
 
     classes: tuple[str, ...]
@@ -48,13 +48,13 @@ class _Listing:
 
 
 def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
-    """Return the dataset in the folder ``root``; other files in it are left alone and counted.
+    """Return the dataset in the folder ``root``; other files are ignored and counted.
 
-    Decoded pixels are kept in ``data_dir/cache``, and used for as long as no file changes. Where every
-    training file is called by a number of its own, that is its position in the official split.
+    Decoded pixels are kept in ``data_dir/cache``, and reused until a file changes. Where every training file has a
+    different number as its name, that number is its position in the official split.
 
     Raises:
-        BenchError: the folder, a split, a class or an image is missing, unreadable or unlike the others.
+        BenchError: the folder, a split, a class or an image is missing, unreadable or differs from the others.
     """
     try:
         train, test = _list(root / "train"), _list(root / "test")
@@ -64,7 +64,7 @@ def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
         raise BenchError(listed(str(root), faults))
     cache = data_dir / "cache" / f"{name}-{_fingerprint(root, train, test)}.npz"
     skipped = dict(sorted(Counter(train.skipped + test.skipped).items()))
-    with suppress(BenchError, ValueError, KeyError):  # Absent or damaged: then it is made again.
+    with suppress(BenchError, ValueError, KeyError):  # An absent or damaged cache is made again.
         kept, unreadable = npz.read_arrays(cache, also=(_CONVERTED,))
         inventory = Inventory(skipped=skipped, converted=json.loads(str(kept[_CONVERTED])))
         cached = dataset_from_arrays(kept, what=str(cache), name=name, spec=spec, unreadable=unreadable)
@@ -76,7 +76,7 @@ def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
 
 
 def _hint(root: Path) -> str:
-    """Return what to rename where another word stands for ``train`` or ``test``; empty where none does."""
+    """Return what to rename where a folder has another word for ``train`` or ``test``; else an empty text."""
     for split, words in _OTHER_WORDS.items():
         for word in words:
             if not (root / split).exists() and (root / word).is_dir():
@@ -113,7 +113,7 @@ def _suffix(entry: "os.DirEntry[str]") -> str:
 
 
 def _natural(name: str) -> tuple[list[str | int], str]:
-    """Return the sorting key that puts 2.png before 10.png; the name itself settles 1.png and 01.png."""
+    """Return the sorting key that puts 2.png before 10.png; the name itself orders 1.png and 01.png."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
@@ -132,8 +132,8 @@ def _faults(train: _Listing, test: _Listing) -> list[str]:
 def _fingerprint(root: Path, *listings: _Listing) -> str:
     """Return a digest that changes with any file.
 
-    It covers the folder's own place and the time of each file's last change of any kind, since two unpacked
-    archives may agree in names, sizes and modification times, and only those would then tell them apart.
+    It covers the folder's path and the time of each file's last change of any kind, because two unpacked archives may
+    agree in names, sizes and modification times and differ only in these.
     """
     digest = hashlib.sha256(os.fsencode(root.resolve()) + _DECODING)
     for listing in listings:
@@ -156,7 +156,7 @@ def _arrays(train: _Listing, test: _Listing) -> tuple[dict[str, Array], dict[str
 
 
 def _positions(paths: list[str]) -> Array | None:
-    """Return the files' names as numbers, or None where one is no number or two are the same."""
+    """Return the files' names as numbers, or None if one is not a number or two are equal."""
     stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
     if not all(stem.isdecimal() and len(stem) <= _MAX_POSITION_DIGITS for stem in stems):
         return None
@@ -165,7 +165,7 @@ def _positions(paths: list[str]) -> Array | None:
 
 
 def _keep(cache: Path, arrays: Mapping[str, Array]) -> None:
-    """Write ``arrays`` to ``cache`` whole or not at all; warn where the disk does not let it."""
+    """Write ``arrays`` to ``cache`` completely or not at all; warn if the disk refuses."""
     partial = cache.with_name(f".{cache.name}.{uuid4().hex}.partial")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Images on their way: from where they are kept to the training device, and from bytes to numbers in [0, 1]."""
+"""Moves images from where they are stored to the training device, and converts bytes to numbers in [0, 1]."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ImageSource(Protocol):
-    """The training images, in a fixed order. What is larger than the memory of the device answers batch by batch."""
+    """The training images, in a fixed order. A source larger than the device's memory moves them batch by batch."""
 
     def __len__(self) -> int:
         """Return how many images there are."""

@@ -1,4 +1,4 @@
-"""How large data may be: asked of file headers, before memory is spent."""
+"""How large data may be: checked from file headers, before memory is allocated."""
 
 import os
 
@@ -18,7 +18,9 @@ def check_size(what: str, size: int) -> None:
     try:
         limit = float(text) if text else _DEFAULT_GB
     except ValueError:
-        raise BenchError(f"{VARIABLE}={text!r} is not a number of gigabytes. Type, say, {VARIABLE}=64") from None
+        raise BenchError(
+            f"{VARIABLE}={text!r} is not a number of gigabytes. Type, for example, {VARIABLE}=64"
+        ) from None
     if size > limit * 1e9:
         raise BenchError(
             f"{what} would take {size / 1e9:,.1f} GB of memory, the limit is {limit:g} GB. If that is right, raise it: "
@@ -37,5 +39,5 @@ def check_expansion(what: str, size: int, stored: int) -> None:
     if size > _HARMLESS and size > _RATIO * max(stored, 1):
         raise BenchError(
             f"{what} holds {stored / 1e3:,.0f} kB and would become {size / 1e6:,.0f} MB: images do not compress by "
-            f"more than {_RATIO} times, so it is damaged or made to fill the memory. Make it again."
+            f"more than {_RATIO} times, so it is damaged, or was made to fill the memory. Make it again."
         )

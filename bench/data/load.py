@@ -1,4 +1,4 @@
-"""From what the user typed to a dataset."""
+"""Loads the dataset that the user named."""
 
 import re
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from bench.registry import Registry
 
 @dataclass(frozen=True)
 class Source:
-    """A named dataset before it is loaded: what a listing says of it, and how to get it.
+    """A named dataset before it is loaded: its line in a listing, and how to get it.
 
     Args:
         summary: one line.
@@ -24,8 +24,8 @@ class Source:
         train: number of training images.
         test: number of test images.
         origin: where the data come from (a home page, a package).
-        load: reads the data, from or into the data directory it is given.
-        pretrain: number of images to pre-train on, where those are others than ``train``.
+        load: reads the data, or downloads them, given the data directory.
+        pretrain: number of images to pre-train on, if they are not those of ``train``.
     """
 
     summary: str
@@ -48,7 +48,7 @@ OWN_FORMS = {
     "npz": "npz:PATH, one file of arrays x_train, y_train, x_test, y_test",
     "folder": "folder:PATH, a folder of images {train,test}/<class>/<image>",
 }
-"""How to name one's own data, for messages and listings."""
+"""How to name your own data, for messages and listings."""
 
 
 def load_dataset(spec: str, data_dir: Path) -> Dataset:
@@ -83,12 +83,12 @@ def _own(spec: str, form: str, given: str, data_dir: Path) -> Dataset:
 
 
 def _own_name(stem: str, form: str) -> str:
-    """Return a name fit for folders and tables that nobody can mistake for one of the named datasets."""
+    """Return a name for folders and tables that cannot be mistaken for one of the named datasets."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem[:80]).strip("-.") or "own"
     known = {_letters(dataset) for dataset in DATASETS} | set(RESERVED)
     return f"{name}-{form}" if _letters(name) in known else name
 
 
 def _letters(name: str) -> str:
-    """Return what is left of ``name`` when "CIFAR-10" and "cifar10" count as the same."""
+    """Return ``name`` in a form in which "CIFAR-10" and "cifar10" are equal."""
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -1,4 +1,4 @@
-"""``npz:PATH``: anybody's own images in one file of NumPy arrays."""
+"""``npz:PATH``: the user's own images in one file of NumPy arrays."""
 
 import math
 import zipfile
@@ -20,30 +20,30 @@ _DAMAGE = (
     EOFError,
     NotImplementedError,  # a compression that does not exist
     RuntimeError,  # an encrypted member
-    MemoryError,  # a header that announces a shape no machine can hold
-    TokenError,  # a header that is no Python literal
+    MemoryError,  # a header whose shape is larger than any memory
+    TokenError,  # a header that is not a Python literal
     zipfile.BadZipFile,
     zlib.error,
 )
 
 
 def load(path: Path, *, name: str, spec: str) -> Dataset:
-    """Return the dataset in the file ``path``, whose arrays ``dataset_from_arrays`` describes.
+    """Return the dataset in the file ``path``; ``dataset_from_arrays`` describes its arrays.
 
-    Nothing in the file is ever unpickled. Arrays under other names are left alone.
+    Nothing in the file is ever unpickled. Arrays under other names are ignored.
 
     Raises:
-        BenchError: the file is missing or damaged, or its arrays are not in that form; all faults together.
+        BenchError: the file is missing or damaged, or its arrays do not have that form; all faults together.
     """
     arrays, unreadable = read_arrays(path)
     return dataset_from_arrays(arrays, what=str(path), name=name, spec=spec, unreadable=unreadable)
 
 
 def read_arrays(path: Path, also: tuple[str, ...] = ()) -> tuple[dict[str, Array], dict[str, str]]:
-    """Return the known arrays, and those called ``also``; and for those that cannot be read the reason.
+    """Return the known arrays and those named in ``also``, and the reason for each that cannot be read.
 
     Raises:
-        BenchError: the file is missing, no archive, or larger than plausible.
+        BenchError: the file is missing, not an archive, or larger than plausible.
     """
     if not path.is_file():
         why = f"it is a folder. Type folder:{path} for a folder of images" if path.is_dir() else "no such file"
@@ -79,9 +79,9 @@ def _read(archive: zipfile.ZipFile, path: Path, also: tuple[str, ...]) -> tuple[
 
 
 def _read_array(archive: zipfile.ZipFile, member: str) -> Array:
-    """Return one array, read to its end: only there is the member's CRC compared.
+    """Return one array, read to its end: only there the member's CRC is compared.
 
-    ``np.load`` stops where the array's header says, so a flipped bit in the header's shape passes unseen.
+    ``np.load`` stops where the array's header says, so it misses a flipped bit in the header's shape.
     """
     with archive.open(member) as file:
         _check_header(file, archive.getinfo(member).file_size)
@@ -93,7 +93,7 @@ def _read_array(archive: zipfile.ZipFile, member: str) -> Array:
 
 
 def _check_header(file: IO[bytes], size: int) -> None:
-    """Raise ValueError if the header of an array announces another number of bytes than the ``size`` of its file."""
+    """Raise ValueError if the header of an array implies another number of bytes than the ``size`` of its file."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version} of the .npy format")

@@ -32,7 +32,7 @@ _DISK = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EISDIR, errno.ENOSPC, e
 
 
 def _load_cifar(name: str, data_dir: Path) -> Dataset:
-    """Return CIFAR-10 or CIFAR-100 (fine labels), 32x32; raises BenchError where it cannot be had."""
+    """Return CIFAR-10 or CIFAR-100 (fine labels), 32x32; raises BenchError if it is not available."""
     from torchvision import datasets
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
@@ -62,7 +62,7 @@ def _load_stl10(data_dir: Path) -> Dataset:
     return Dataset(
         name="stl10",
         spec="stl10",
-        # A view: the labelled images are the first of all, and the whole is nearly 3 GB.
+        # A view, not a copy: the labelled images come first, and the whole is nearly 3 GB.
         train=Split(images[:labelled], torch.from_numpy(everything.labels[:labelled]).to(torch.int64)),
         test=Split(torch.from_numpy(np.ascontiguousarray(test.data)), torch.from_numpy(test.labels).to(torch.int64)),
         classes=tuple(everything.classes),
@@ -78,10 +78,10 @@ def _channels_first(images: "np.ndarray[Any, np.dtype[np.uint8]]") -> Tensor:
 
 @contextmanager
 def _explained(kind: Any, home: str, data_dir: Path) -> Iterator[None]:
-    """Turn what torchvision raises into what the user can do about it.
+    """Turn an error of torchvision into a message on what the user can do.
 
     Args:
-        kind: torchvision's class; it knows its archive's name, address and MD5.
+        kind: torchvision's class, with its archive's name, address and MD5.
         home: the dataset's own page.
         data_dir: folder of the archive.
     """
@@ -108,11 +108,11 @@ def _remedy(kind: Any, home: str, data_dir: Path, error: Exception) -> str:
         return f"{kind.__name__} is not in {data_dir} and cannot be downloaded: {error}. {fetch}"
     if found != kind.tgz_md5:
         return f"{archive} is corrupt: its MD5 is {found}, not {kind.tgz_md5}. Delete it. {fetch}"
-    return f"{extracted} is damaged: {error}. Delete that folder; {archive} is sound, and is unpacked again."
+    return f"{extracted} is damaged: {error}. Delete that folder; {archive} is intact and will be unpacked again."
 
 
 def _is_disk(error: Exception) -> bool:
-    """Tell a folder that cannot be written from a network that cannot be reached: both are OSError."""
+    """Return whether the cause is a folder that cannot be written, not the network: both raise OSError."""
     return isinstance(error, OSError) and not isinstance(error, URLError) and error.errno in _DISK
 
 

@@ -1,4 +1,4 @@
-"""Networks: encoders, and the heads that come and go on top of them."""
+"""Networks: encoders, and the heads that are put on top of them."""
 
 from bench.nn.encoder import ENCODERS, Encoder, Normalise, build_encoder
 from bench.nn.heads import Classifier, mlp

@@ -16,7 +16,7 @@ from bench.registry import Registry
 class BackboneFactory(Protocol):
     """Builds a backbone with an int attribute ``feature_dim``; draws its weights from the global generator.
 
-    A backbone may say more of itself by methods of its own: :class:`Preparable`, :class:`bench.nn.multi_norm.OwnNorms`.
+    A backbone may offer more through further methods: :class:`Preparable`, :class:`bench.nn.multi_norm.OwnNorms`.
     """
 
     def __call__(
@@ -30,7 +30,7 @@ class Preparable(Protocol):
     """A backbone that can be made cheaper to attack."""
 
     def prepare_for_attack(self) -> None:
-        """Become so in place, in eval mode and for good, computing the same function."""
+        """Make it so in place and permanently, for eval mode; it computes the same function."""
 
 
 ENCODERS: Registry[BackboneFactory] = Registry("encoder", group="bench.encoders")
@@ -67,7 +67,7 @@ class Normalise(nn.Module):
 class Encoder(nn.Module):
     """[B, C, H, W] in [0, 1] -> [B, feature_dim].
 
-    Normalisation is the first layer, so that attacks speak in pixels and eps means eps.
+    Normalisation is the first layer, so that attacks work on pixels and eps has its usual meaning.
     """
 
     def __init__(self, backbone: nn.Module, normalise: nn.Module) -> None:
@@ -87,7 +87,7 @@ class Encoder(nn.Module):
         """Return a frozen eval-mode copy that is cheaper to attack, such as with batch-norm folded into convolutions.
 
         In exact arithmetic it is the same function as this encoder in eval mode; in float32 features agree
-        to about 1e-6. A backbone that does not say how it is prepared is copied as it is.
+        to about 1e-6. A backbone that is not Preparable is copied unchanged.
         """
         copy = deepcopy(self).eval()
         if isinstance(copy.backbone, Preparable):
@@ -107,7 +107,7 @@ def build_encoder(
         std: its channel standard deviations.
 
     Raises:
-        BenchError: an unknown ``arch``, or options that it does not have.
+        BenchError: an unknown ``arch``, or options that it does not take.
     """
     factory = ENCODERS.get(settings.arch)
     arguments = (settings.width, tuple(image_shape), settings.stem_padding, settings.stem_init)

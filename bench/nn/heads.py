@@ -1,4 +1,4 @@
-"""Heads: the small networks that pre-training puts on an encoder and evaluation throws away."""
+"""Heads: the small networks that pre-training puts on an encoder and evaluation discards."""
 
 from collections.abc import Sequence
 from copy import deepcopy

@@ -1,8 +1,8 @@
 """Branches: networks that share their weights but not their batch-norm (Xie et al., CVPR 2020).
 
-A multi-branch encoder is nothing but several plain encoders whose convolutions are the same parameters. Each
-has its own batch-norm scale, shift and running statistics, can be used, attacked and handed on by itself, and
-exporting one needs no conversion.
+A multi-branch encoder is several plain encoders whose convolutions are the same parameters. Each has its own
+batch-norm scale, shift and running statistics, can be used, attacked and passed on separately, and is exported
+without conversion.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def branches(module: M, count: int) -> list[M]:
-    """Return ``count`` networks, the first of them ``module``, that share all weights but batch-norm's.
+    """Return ``count`` networks, of which the first is ``module``; they share all weights except batch-norm's.
 
     Args:
         module: an encoder or a head; its batch-norm layers are copied, everything else is shared.
@@ -25,7 +25,7 @@ def branches(module: M, count: int) -> list[M]:
     """
     own = {id(p) for norm in _norms(module) for p in norm.parameters()}
     shared = {id(p): p for p in module.parameters() if id(p) not in own}
-    # deepcopy takes what its memo holds for already copied, and so leaves the shared parameters alone.
+    # deepcopy treats objects in its memo as already copied, so it does not copy the shared parameters.
     return [module, *(deepcopy(module, dict(shared)) for _ in range(count - 1))]
 
 
@@ -34,14 +34,14 @@ class OwnNorms(Protocol):
     """A backbone whose normalisation is not, or not only, batch-norm."""
 
     def norms(self) -> Iterable[nn.Module]:
-        """Return the layers in it that every branch has of its own."""
+        """Return the layers of which every branch has its own copy."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """Return all modules in it."""
+        """Return all its modules."""
 
 
 def _norms(module: nn.Module) -> list[nn.Module]:
-    """Return what backbones name as their norms, and of all else the batch-norm layers."""
+    """Return the norms that backbones name, and the batch-norm layers of all other modules."""
     saying = [part for part in module.modules() if isinstance(part, OwnNorms)]
     said = {id(part) for backbone in saying for part in backbone.modules()}
     usual = (nn.BatchNorm1d, nn.BatchNorm2d)

@@ -1,12 +1,12 @@
 """The pre-activation ResNet of AP-DPE: batch-norm and ReLU come before a convolution, not after it.
 
-Around the blocks it is the ResNet of ``bench.nn.resnet``: a stem with batch-norm and ReLU, four stages, and the
+Outside the blocks it is the ResNet of ``bench.nn.resnet``: a stem with batch-norm and ReLU, four stages, and the
 mean of the last stage's raw sum. Unlike the original (He et al., ECCV 2016) there is no batch-norm and no ReLU
 after the last block, so features can be negative, and the projecting shortcut carries a batch-norm.
 
-Names are those of the authors' code, but for the shortcut, which is ``downsample`` here and ``shortcut`` there.
+Names are those of the authors' code, except the shortcut: ``downsample`` here, ``shortcut`` there.
 ``stem_init = "default"`` leaves every convolution, not only the stem, at the framework's own initialisation,
-as that code does: blocks without a batch-norm at their end make features as large as their weights.
+as that code does: without a batch-norm at the end of the blocks, features scale with the weights.
 
 Source: VITA-Group/Adv-SS-Pretraining at 4ffbebe, ``pretraining/resnetv2.py`` and ``finetune/resnetv2.py``.
 """
@@ -95,6 +95,6 @@ def _build(
 
 
 def _around(downsample: nn.Module, x: Tensor, active: Tensor) -> Tensor:
-    """Return what goes around the block: the raw input where nothing is projected, the activation where it is."""
+    """Return the input of the shortcut: the raw input if nothing is projected, else the activation."""
     around: Tensor = x if isinstance(downsample, nn.Identity) else downsample(active)
     return around

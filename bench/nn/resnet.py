@@ -1,4 +1,4 @@
-"""The post-activation ResNet of the CIFAR papers, with the settings in which their copies differ."""
+"""The post-activation ResNet of the CIFAR papers, with settings for the points in which their copies differ."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -14,7 +14,7 @@ class Block(Protocol):
     """The class of a residual block; its shortcut is the block's attribute ``downsample``."""
 
     expansion: int
-    """Channels that come out, in units of the block's ``channels``."""
+    """Output channels, in units of the block's ``channels``."""
     foldable: int
     """How many of its convolutions, from ``conv1`` on, are directly followed by their own batch-norm."""
 
@@ -143,7 +143,7 @@ def resnet50(width: int, image_shape: Sequence[int], stem_padding: int, stem_ini
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Make ``conv`` compute what ``norm`` in eval mode makes of its output."""
+    """Make ``conv`` compute what ``norm`` in eval mode computes from its output."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     conv.weight, conv.bias = fuse_conv_bn_weights(

@@ -1,4 +1,4 @@
-"""Strided convolutions, called so that no CPU kernel gets an input that it computes wrongly."""
+"""Strided convolutions, called so that no CPU kernel gets an input for which its result is wrong."""
 
 from typing import cast
 
@@ -9,7 +9,7 @@ Stride = tuple[int, int]
 
 
 class StridedConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with its result, and with gradients that oneDNN can be trusted with: see :func:`stride_left`."""
+    """``nn.Conv2d`` with the same result, and gradients that oneDNN computes correctly: see :func:`stride_left`."""
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C_in, H, W] -> [B, C_out, H', W'], as ``nn.Conv2d``."""
@@ -18,16 +18,16 @@ class StridedConv2d(nn.Conv2d):
 
 
 def stride_left(conv: nn.Conv2d, x: Tensor) -> tuple[Tensor, Stride]:
-    """Return what of ``x``, [B, C, H, W], ``conv`` has to look at, and the stride that it still takes there.
+    """Return the part of ``x``, [B, C, H, W], that ``conv`` reads, and the stride that remains there.
 
-    Two of oneDNN's kernels for the gradient of the weights fail where the stride could as well be left out
+    Two of oneDNN's kernels for the gradient of the weights fail where the stride could also be avoided
     (torch 2.15):
 
-    - of a 1x1 convolution, which reads every ``stride``-th pixel of every ``stride``-th row, with fewer than 16
+    - for a 1x1 convolution, which reads every ``stride``-th pixel of every ``stride``-th row, with fewer than 16
       input channels, an odd number of images and more than one thread: it writes outside its memory, and narrow
-      encoders crash, minutes later and somewhere else. Here the pixels are picked first.
-    - of a larger one on pictures of a single pixel, in bfloat16 on CPUs that compute in it: it returns memory that
-      nobody wrote. A single pixel has no second one for a stride to reach.
+      encoders crash minutes later in other code. Here the pixels are selected first.
+    - for a larger one on images of a single pixel, in bfloat16 on CPUs that compute in it: it returns
+      uninitialised memory. On a single pixel the stride has no effect.
     """
     rows, columns = stride = cast(Stride, conv.stride)
     if conv.kernel_size == (1, 1):

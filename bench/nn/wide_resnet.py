@@ -1,8 +1,8 @@
-"""The Wide ResNet of semi-supervised learning, as solo-learn and DeACL carry it: WRN-28-10.
+"""The Wide ResNet of semi-supervised learning, as in solo-learn and DeACL: WRN-28-10.
 
-Against Zagoruyko and Komodakis (BMVC 2016): convolutions have biases, LeakyReLU of slope 0.1 stands for ReLU,
-and batch-norm has eps 0.001 and momentum 0.001. With that momentum the running statistics need some thousands
-of steps to arrive; after a tier's few hundred they are still near where they started.
+Unlike in Zagoruyko and Komodakis (BMVC 2016), convolutions have biases, LeakyReLU of slope 0.1 replaces ReLU,
+and batch-norm has eps 0.001 and momentum 0.001. With that momentum the running statistics need some thousands of steps
+to converge; after the few hundred of a tier they are still near their start.
 
 Source: pantheon5100/DeACL at 3fb81e3, ``solo/models/wide_resnet.py``.
 """
@@ -25,7 +25,7 @@ _norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.001)
 class WideBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut.
 
-    In the very first block convolution and projection read the activation of the input; in the first blocks of
+    In the first block, convolution and projection read the activation of the input; in the first blocks of
     groups 2 and 3 both read the raw input (``activated`` is False). The authors' blocks own a batch-norm there
     too, whose output they do not use; it is left out here.
     """
@@ -52,7 +52,7 @@ class WideResNet(nn.Module):
 
     Args:
         width: channels of the stem. The published 16 gives groups of 160, 320 and 640 channels: ten, twenty and
-            forty times the width. (The encoder section's usual 64 would be a network of 583 million parameters.)
+            forty times the width. (With the encoder section's usual 64 it has 583 million parameters.)
         in_channels: channels of the images.
         stem_padding: zero padding of the stem.
         stem_init: ``kaiming`` as all other convolutions, or ``default``, the framework's own.

@@ -1,4 +1,4 @@
-"""Weights in and out of files."""
+"""Saving and loading weights."""
 
 from bench.zoo.tensors import TensorFile, digest, load_tensors, save_tensors
 

@@ -18,7 +18,7 @@ _FORMAT = "bench-1"
 
 
 class TensorFile(NamedTuple):
-    """What :func:`load_tensors` found."""
+    """The result of :func:`load_tensors`."""
 
     tensors: dict[str, Tensor]
     metadata: dict[str, Any]
@@ -26,7 +26,7 @@ class TensorFile(NamedTuple):
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write ``tensors`` and JSON-able ``metadata`` to ``path``; raises BenchError when the disk refuses."""
-    # clone() gives every entry memory of its own, which the format demands of views and tied weights.
+    # clone() gives every entry its own memory, which the format requires for views and tied weights.
     plain = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
@@ -40,14 +40,14 @@ def load_tensors(path: Path) -> TensorFile:
 
     Raises:
         DamagedFileError: the file is truncated, one of its bits has changed, or it is not ours.
-        BenchError: it is missing, or the disk does not give it.
+        BenchError: it is missing, or the disk cannot read it.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except SafetensorError as error:
-        raise DamagedFileError(f"cannot read {path}: it is damaged, or no safetensors file ({error}).") from error
+        raise DamagedFileError(f"cannot read {path}: it is damaged, or not a safetensors file ({error}).") from error
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error}.") from error
     if header.get("format") != _FORMAT:
@@ -60,7 +60,7 @@ def load_tensors(path: Path) -> TensorFile:
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"cannot read {path}: its metadata is damaged ({error}).") from None
     if not isinstance(metadata, dict):
-        raise DamagedFileError(f"cannot read {path}: its metadata is no mapping.")
+        raise DamagedFileError(f"cannot read {path}: its metadata is not a mapping.")
     return TensorFile(tensors, metadata)
 
 

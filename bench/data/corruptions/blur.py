@@ -25,10 +25,10 @@ def defocus_blur(images: Tensor, severity: int, generator: torch.Generator) -> T
 
 
 def glass_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Blur, let each pixel show one nearby, and blur again: frosted glass.
+    """Frosted glass: blur, replace each pixel by one nearby, and blur again.
 
-    The published code means to swap the two pixels, but its views make it a copy, and the published files
-    are copies; with a reach of one pixel no copy reads what another wrote, so all are done at once.
+    The published code is meant to swap the two pixels, but array views turn the swap into a copy, and so it is in the
+    published files. With a reach of one pixel no copy reads what another wrote, so all are done at once.
     """
     sigma, reach, rounds = ((0.05, 1, 1), (0.25, 1, 1), (0.4, 1, 1), (0.25, 1, 2), (0.4, 1, 2))[severity - 1]
     scale = length_scale(images)
@@ -53,8 +53,8 @@ def motion_blur(images: Tensor, severity: int, generator: torch.Generator) -> Te
 
 
 def zoom_blur(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Average enlargements, as a camera that nears its object does; the image itself counts once more."""
+    """Average enlargements, as from a camera that approaches its object; the image itself is added once more."""
     largest = (1.06, 1.11, 1.16, 1.21, 1.26)[severity - 1]
-    factors = np.arange(1, largest, 0.01)  # as published: rounding decides whether the end is among them
+    factors = np.arange(1, largest, 0.01)  # as published: rounding decides whether the end is included
     zoomed = sum((clipped_zoom(images, factor) for factor in factors), start=images)
     return zoomed / (len(factors) + 1)

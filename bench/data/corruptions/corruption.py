@@ -12,7 +12,7 @@ from bench.recipe import SEVERITIES
 
 PARAMETRISATION = "CIFAR-C's constants for 32 x 32 pixels; frost from random fields instead of photographs"
 VERSION = 1
-"""Goes up whenever the same images and draws would give other pixels; kept images are then made again."""
+"""Raised whenever the same images and draws would give other pixels; cached images are then made again."""
 
 _CORRUPTIONS: Mapping[str, Callable[[Tensor, int, torch.Generator], Tensor]] = {
     "gaussian_noise": noise.gaussian_noise,
@@ -50,5 +50,5 @@ def corrupt(images: Tensor, name: str, severity: int, *, generator: torch.Genera
     if severity not in SEVERITIES:
         raise BenchError(f"severity {severity} of {name} does not exist; choose 1, 2, 3, 4 or 5.")
     values = _CORRUPTIONS[name](unit_pixels(images), severity, generator)
-    # Cut off, not rounded, as the published files are; the rest keeps 127.99999 from becoming 127.
+    # Truncated, not rounded, as in the published files; the small addend keeps 127.99999 from becoming 127.
     return values.clamp(0, 1).mul(255).add(1e-3).floor().to(torch.uint8)

@@ -54,7 +54,7 @@ def pixelate(images: Tensor, severity: int, generator: torch.Generator) -> Tenso
 
 
 def jpeg_compression(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Compress as JPEG, and read again."""
+    """Compress as JPEG and decompress."""
     quality = (80, 65, 58, 50, 40)[severity - 1]
 
     def compressed(image: Image.Image) -> Image.Image:
@@ -66,7 +66,7 @@ def jpeg_compression(images: Tensor, severity: int, generator: torch.Generator) 
 
 
 def _affine(images: Tensor, jitter: float, generator: torch.Generator) -> Tensor:
-    """Return ``images`` moved so that three points go up to ``jitter`` pixels elsewhere, along each axis."""
+    """Return ``images``, transformed so that three points move by up to ``jitter`` pixels along each axis."""
     height, width = images.shape[-2:]
     reach = min(height, width) // 3
     corners = torch.tensor([[reach, reach], [reach, -reach], [-reach, -reach]]) + torch.tensor(
@@ -94,7 +94,7 @@ def _sample(images: Tensor, x: Tensor, y: Tensor, *, repeat_edge: bool) -> Tenso
 
 
 def _through_pillow(images: Tensor, change: Callable[[Image.Image], Image.Image]) -> Tensor:
-    """Apply ``change`` to each image as Pillow's 8-bit colour, or grey for one channel."""
+    """Apply ``change`` to each image as a Pillow image: 8-bit RGB, or grey for one channel."""
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
     pixels = pixels.squeeze(3) if pixels.shape[3] == 1 else pixels
     changed = np.stack([np.asarray(change(Image.fromarray(image))) for image in pixels])

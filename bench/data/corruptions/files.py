@@ -27,14 +27,14 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """Corrupted copies of a whole test split, read from disk as they are asked for.
+    """Corrupted copies of a whole test split, read from disk on demand.
 
     Args:
         folder: where the files lie.
         images: test images in each (corruption, severity).
         digests: SHA-256 of the pixels of each corruption.
-        parametrisation: whose severities they are.
-        package: name and version of what made them; None for files of unknown making.
+        parametrisation: what defines the severities.
+        package: name and version of the program that made them; None if unknown.
     """
 
     folder: Path
@@ -59,10 +59,10 @@ class CorruptedImages:
 def open_files(folder: Path, dataset: Dataset, names: Iterable[str]) -> CorruptedImages:
     """Return the files in ``folder`` as corrupted copies of the dataset's test split; every pixel is hashed.
 
-    ``folder`` may also be the one above, where RobustBench keeps ``CIFAR-10-C``.
+    ``folder`` may also be the parent folder, as RobustBench lays out ``CIFAR-10-C``.
 
     Raises:
-        BenchError: a file is missing, damaged or of another form, or its labels are others; all faults together.
+        BenchError: a file is missing, damaged or of another form, or its labels differ; all faults together.
     """
     home, address = _PUBLISHED.get(dataset.published_as or "", ("", ""))
     folder = folder.expanduser()
@@ -102,7 +102,7 @@ def _label_faults(folder: Path, dataset: Dataset) -> list[str]:
     first = int(wrong[0])
     return [
         f"labels.npy disagrees with the test split in {len(wrong)} of {len(expected)} labels, first at {first}: "
-        f"{labels[first]}, not {expected[first]}. The files belong to other data, or to another order"
+        f"{labels[first]}, not {expected[first]}. The files belong to other data, or are in another order"
     ]
 
 

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 
 def length_scale(images: Tensor) -> float:
-    """Return the factor on lengths that the paper gives in pixels of a 32 x 32 image.
+    """Return the factor for lengths that the paper gives in pixels of a 32 x 32 image.
 
-    They grow with the shorter side. On smaller images they stay: below a pixel a filter does nothing.
+    Lengths grow with the shorter side. On smaller images they stay as they are: below one pixel a filter has no effect.
     """
     return max(1.0, min(images.shape[-2:]) / 32)
 
@@ -30,7 +30,7 @@ def convolve(images: Tensor, kernel: Tensor) -> Tensor:
 
 
 def motion_blur(images: Tensor, angles: Tensor, *, radius: float, sigma: float) -> Tensor:
-    """Smear each image along a direction of its own, to one side only, with half a Gaussian's weights.
+    """Smear each image along its own direction, to one side only, with the weights of half a Gaussian.
 
     Args:
         images: float [B, C, H, W].
@@ -38,7 +38,7 @@ def motion_blur(images: Tensor, angles: Tensor, *, radius: float, sigma: float) 
         radius: pixels; 2 * radius + 1 pixels along the direction are averaged.
         sigma: of the Gaussian, in pixels.
 
-    Source: ``MotionBlurImage`` of ImageMagick, which the published files were made with; its borders repeat.
+    Source: ``MotionBlurImage`` of ImageMagick, which made the published files; the border pixels are repeated.
     """
     height, width = images.shape[-2:]
     taps = torch.arange(2 * math.ceil(radius) + 1, dtype=torch.float64)

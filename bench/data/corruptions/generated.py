@@ -1,4 +1,4 @@
-"""Corrupted test images that are made here, once a dataset, and kept in the form of the published files."""
+"""Corrupted test images made here once per dataset, and kept in the form of the published files."""
 
 import hashlib
 import io
@@ -20,19 +20,19 @@ from bench.monitor import Monitor
 from bench.recipe import SEVERITIES, canonical_digest
 
 _CHUNK = 500
-"""Images that share a generator; part of what decides the pixels."""
+"""Images that share a generator; the pixels depend on it."""
 
 
 def generated_images(dataset: Dataset, names: Sequence[str], *, data_dir: Path, monitor: Monitor) -> CorruptedImages:
-    """Return corrupted copies of the dataset's test split; those that are not there yet are made.
+    """Return corrupted copies of the dataset's test split; missing ones are made.
 
-    What is drawn depends on the data alone, so that every method and seed is judged on the same images.
+    The draws depend only on the data, so that every method and seed is evaluated on the same images.
 
     Args:
-        dataset: whose test split.
+        dataset: its test split is corrupted.
         names: which corruptions.
         data_dir: they are kept in its ``cache/corruptions``.
-        monitor: told about progress, and asked to stop after each few hundred images.
+        monitor: receives progress; a requested stop takes effect within a few hundred images.
 
     Raises:
         BenchError: the folder cannot be written, or the disk is full.
@@ -63,12 +63,12 @@ def _folder(dataset: Dataset, data_dir: Path) -> Path:
 
 
 def _note(folder: Path, name: str) -> Path:
-    """Return the file that says that a corruption is whole, and its digest."""
+    """Return the path of the file with a digest, which marks a corruption as complete."""
     return folder / f"{name}.json"
 
 
 def _kept(folder: Path, name: str, monitor: Monitor) -> str | None:
-    """Return the digest of a corruption that was made before, or None if it is absent, or damaged, which is said."""
+    """Return the digest of a corruption that was made before, or None if it is absent or damaged (with a note)."""
     if not _note(folder, name).exists():
         return None
     with suppress(BenchError, KeyError, TypeError):
@@ -80,7 +80,7 @@ def _kept(folder: Path, name: str, monitor: Monitor) -> str | None:
 
 
 def _make(folder: Path, name: str, dataset: Dataset, monitor: Monitor) -> str:
-    """Write one corruption, and then its digest, which says that it is whole; return the digest."""
+    """Write one corruption, then its digest, which marks it as complete; return the digest."""
     test = dataset.test.images
     shape = (len(SEVERITIES) * len(test), *test.permute(0, 2, 3, 1).shape[1:])
     digest = hashlib.sha256(f"{name}\n".encode())

@@ -1,7 +1,7 @@
 """Noise: Gaussian, shot and impulse noise, drawn for each channel of each pixel.
 
-Each function takes float [B, C, H, W] in [0, 1], a severity of 1 to 5 and the source of its draws, and returns
-the same shape; the caller clips. Constants are CIFAR-C's.
+Each function takes float [B, C, H, W] in [0, 1], a severity of 1 to 5 and a generator, and returns the same
+shape; the caller clips. Constants are CIFAR-C's.
 
 Source: hendrycks/robustness at ca36008, ``ImageNet-C/create_c/make_cifar_c.py``.
 """
@@ -23,7 +23,7 @@ def shot_noise(images: Tensor, severity: int, generator: torch.Generator) -> Ten
 
 
 def impulse_noise(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Set a share of the values to 0 or 1, each half of the time, as bit errors do."""
+    """Set a share of the values to 0 or 1 with equal probability, as bit errors do."""
     share = (0.01, 0.02, 0.03, 0.05, 0.07)[severity - 1]
     flipped = torch.rand(images.shape, generator=generator) < share
     salt = (torch.rand(images.shape, generator=generator) < 0.5).float()

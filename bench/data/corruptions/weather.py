@@ -23,7 +23,7 @@ _FROST_MEAN_STD = 11
 
 
 def snow(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Lay two layers of falling snow, one the other turned round, over an image that turns pale."""
+    """Lay two layers of falling snow, the second rotated by 180 degrees, over a paler image."""
     mean, std, zoom, threshold, radius, sigma, colour = (
         (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
         (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
@@ -46,7 +46,7 @@ def frost(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
     """Lay ice crystals over the image.
 
     CIFAR-C takes them from photographs, which this bench may not ship. In their place stand random fields with
-    each photograph's mean colour, contrast and power spectrum: this corruption alone departs from the paper.
+    each photograph's mean colour, contrast and power spectrum: only this corruption departs from the paper.
     """
     image_weight, frost_weight = ((1, 0.2), (1, 0.3), (0.9, 0.4), (0.85, 0.4), (0.75, 0.45))[severity - 1]
     batch, channels, height, width = images.shape
@@ -60,7 +60,7 @@ def frost(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def fog(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Add a fractal haze, then darken so that the brightest value possible is what it was."""
+    """Add a fractal haze, then darken so that the largest possible value is the same as before."""
     strength, decay = ((0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75))[severity - 1]
     batch, _, height, width = images.shape
     haze = _plasma(batch, max(32, 2 ** math.ceil(math.log2(max(height, width)))), decay, generator)
@@ -69,7 +69,7 @@ def fog(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
 
 
 def brightness(images: Tensor, severity: int, generator: torch.Generator) -> Tensor:
-    """Add to the value of HSV, which scales a pixel's channels alike; black turns grey."""
+    """Raise the value of HSV, which scales a pixel's channels alike; black becomes grey."""
     more = (0.05, 0.1, 0.15, 0.2, 0.3)[severity - 1]
     value = images.amax(1, keepdim=True)
     brighter = (value + more).clamp(max=1)

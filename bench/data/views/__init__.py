@@ -1,7 +1,7 @@
 """Augmentation of a whole batch at once, on the device that holds it, from one explicit generator.
 
 Each transform is two functions: one draws its parameters, the other applies them. A trailing
-underscore says, as in torch, that a batch is changed in place: a view costs one buffer. ``WeakView`` and
+underscore means, as in torch, that a batch is changed in place: a view costs one buffer. ``WeakView`` and
 ``StrongView`` join the transforms into the pipelines of the papers.
 """
 

@@ -1,4 +1,4 @@
-"""What every transform shares: its draws, which live on the generator's device, and its walk over a batch."""
+"""What the transforms share: draws on the generator's device, and the loop over a batch in chunks."""
 
 import math
 from collections.abc import Iterator
@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 _CACHED_VALUES = 3 * 2**16
-"""Values in one chunk on the CPU, 768 KiB: a step then finds in the cache what the step before it wrote.
+"""Values in one chunk on the CPU, 768 KiB: each step then finds the result of the previous one in the cache.
 
-Measured at 32 x 32: smaller chunks pay more for calls, larger ones for fresh memory.
+Measured at 32 x 32: smaller chunks cost more calls, larger ones newly allocated memory.
 """
 
 
@@ -24,7 +24,7 @@ def draw_events(batch: int, prob: float, *, generator: torch.Generator) -> Tenso
 
 
 def chunks(images: Tensor, count: int) -> Iterator[slice]:
-    """Yield slices of ``count`` rows: cache-sized on the CPU, and whole where big steps are fastest."""
+    """Yield slices of ``count`` rows: cache-sized on the CPU, the whole batch elsewhere."""
     fitting = _CACHED_VALUES // math.prod(images.shape[1:]) if images.device.type == "cpu" else count
     step = max(fitting, 1)
     return (slice(start, min(start + step, count)) for start in range(0, count, step))

@@ -1,4 +1,4 @@
-"""Gaussian blur with a sigma of each image's own, as one linear map an axis.
+"""Gaussian blur with its own sigma for each image, as one linear map per axis.
 
 The kernel is the true Gaussian; PIL's GaussianBlur approximates it by repeated box filters.
 """
@@ -20,7 +20,7 @@ def draw_sigmas(batch: int, sigma: tuple[float, float], *, prob: float, generato
 
 
 def blur_radius(size: tuple[int, int], largest: float) -> int:
-    """Return the radius that covers 4 sigma of the ``largest`` sigma, or what a reflection allows.
+    """Return 4 times the ``largest`` sigma as a radius, or the largest radius that a reflection allows.
 
     An image can be reflected by one pixel less than its shorter side.
     """

@@ -1,7 +1,7 @@
-"""Colour: brightness, contrast, saturation and hue in an order of each image's own, grayscale, solarise.
+"""Colour: brightness, contrast, saturation and hue in an order drawn for each image; grayscale; solarise.
 
 Brightness, contrast and saturation blend an image with black, with its mean grey and with its own grey: each
-is a 3 x 3 matrix on the colours of a pixel and an offset. So images that turn their hue at the same step are
+is a 3 x 3 matrix on the colours of a pixel, plus an offset. So images whose hue turns at the same step form
 one group, whatever the order of their other three steps, and there are 4 groups instead of 24 orders.
 """
 
@@ -22,7 +22,7 @@ class JitterDraws(NamedTuple):
     """How each image's colours change.
 
     factors: float [B, 4], of brightness, contrast, saturation (1: no change), and the hue's turn, in turns of
-    the colour wheel (0: no change). order: int64 [B, 4], a permutation of these four: what comes first.
+    the colour wheel (0: no change). order: int64 [B, 4], a permutation of these four, the first step first.
     touched: bool [B], False where nothing changes.
     """
 
@@ -40,7 +40,7 @@ def draw_jitter(
         batch: number of images.
         strength: v of brightness, contrast and saturation (at least 0), and h in [0, 0.5].
         prob: probability that an image is jittered at all.
-        generator: source of all draws; they live on its device.
+        generator: source of all draws, which are on its device.
     """
     *blends, turn = strength
     ranges = [*((max(0.0, 1 - v), 1 + v) for v in blends), (-turn, turn)]
@@ -74,7 +74,7 @@ def jitter_(images: Tensor, draws: JitterDraws) -> Tensor:
 
 
 class _Blends(NamedTuple):
-    """Step by step what happens to an image's colours, but for the hue.
+    """The steps on an image's colours, without the hue.
 
     matrix: float [4, B, 3, 3]. to_mean: float [4, B, 1], how much of its mean grey the image gains.
     """
@@ -93,7 +93,7 @@ def _blends(draws: JitterDraws) -> _Blends:
 
 
 def _jitter_group(images: Tensor, blends: _Blends, hue: Tensor, hue_step: int) -> Tensor:
-    """Return ``images`` jittered, all of which turn their hue at step ``hue_step``."""
+    """Return ``images`` jittered; the hue of all of them turns at step ``hue_step``."""
     luma = images.new_tensor(_LUMA)
     for step, (matrix, to_mean) in enumerate(zip(*blends, strict=True)):
         if step == hue_step:
@@ -109,9 +109,9 @@ def _jitter_group(images: Tensor, blends: _Blends, hue: Tensor, hue_step: int) -
 def adjust_hue(images: Tensor, turns: Tensor) -> Tensor:
     """Turn each image's hue, keeping the largest and the smallest channel of every pixel (HSV's V and S).
 
-    Written with H = chroma * hue, hue in [-3, 3] sixths of a turn from red, nothing has to be divided, so
-    grey needs no special case: with d the distance of H to the channel opposite, modulo a full turn,
-    a channel is V where it is near its own hue and V - chroma where it is far.
+    Written with H = chroma * hue, hue in [-3, 3] sixths of a turn from red, there is no division, so grey
+    needs no special case: with d the distance from H to the opposite of a channel's hue, modulo a full turn,
+    the channel is V near its own hue and V - chroma far from it.
 
     Args:
         images: float [B, 3, H, W] in [0, 1].

@@ -1,7 +1,7 @@
-"""Crops and flips. Cropping, resizing and flipping together are one linear map an axis.
+"""Crops and flips. Cropping, resizing and flipping together are one linear map per axis.
 
-An output row is a weighted mean of a few input rows, and so is a column. With one small matrix an axis
-and image, the whole transform of a batch is two batched matrix products.
+An output row is a weighted mean of a few input rows, and so is a column. With one small matrix per
+axis and image, the whole transform of a batch is two batched matrix products.
 """
 
 import math
@@ -16,11 +16,11 @@ from bench.data.views.batch import chunks, uniform
 Interpolation = Literal["bilinear", "bicubic"]
 
 _TRIES = 10
-"""How many boxes torchvision's RandomResizedCrop draws before it settles for the centre."""
+"""How many boxes torchvision's RandomResizedCrop draws before it takes the central one."""
 
 
 class CropBoxes(NamedTuple):
-    """One box an image, in whole pixels: four int64 [B] tensors; the box lies inside the image."""
+    """One box per image, in whole pixels: four int64 [B] tensors; the box lies inside the image."""
 
     top: Tensor
     left: Tensor
@@ -43,7 +43,7 @@ def draw_crops(
         size: (height, width) of the images.
         scale: smallest and largest area of a box, as a share of the image's, in (0, 1].
         ratio: smallest and largest width / height of a box.
-        generator: source of all draws; the boxes live on its device.
+        generator: source of all draws; the boxes are on its device.
 
     Source: Szegedy et al. 2014 (arXiv 1409.4842, section 6), with torchvision's ten tries and fallback.
     """
@@ -75,10 +75,10 @@ def _centre(size: tuple[int, int], ratio: tuple[float, float]) -> tuple[int, int
 
 
 def resized_crop_(images: Tensor, boxes: CropBoxes, flip: Tensor, *, interpolation: Interpolation) -> Tensor:
-    """Cut a box from each image, resize it to the image's own size, then mirror it where ``flip`` says so.
+    """Cut a box from each image, resize it to the image's own size, then mirror it where ``flip`` is True.
 
-    A box is never larger than its image, so this only ever enlarges: antialiasing, which widens the kernel
-    of a reduction, has nothing to do, and of PIL's resize its bicubic kernel (a = -0.5) is what remains.
+    A box is never larger than its image, so this only enlarges: antialiasing, which widens the kernel when
+    shrinking, has no effect, and PIL's resize reduces to its bicubic kernel (a = -0.5).
     Bicubic weights are partly negative; the overshoot is clipped to [0, 1], as PIL clips it to [0, 255].
 
     Args:
@@ -130,7 +130,7 @@ def _axis_taps(size: int, first: Tensor, length: Tensor, mirrored: Tensor, inter
     for coefficient in coefficients[1:]:
         weights = torch.addcmul(coefficient, weights, centre - below)
     reads = below + offsets
-    # What lies outside the box does not exist for the resize; the other weights are scaled to sum to 1.
+    # The resize ignores pixels outside the box; the other weights are scaled to sum to 1.
     weights = weights * ((reads >= first) & (reads < first + length))
     return _Taps(reads.clamp_(0, size - 1).long(), weights / weights.sum(dim=2, keepdim=True))
 
@@ -152,8 +152,8 @@ _KERNELS = {
         (0.0, 1.0, 0.0, 0.0),
     ),
 }
-"""Which pixels an output reads, counted from the one at or before it; then the weights of these pixels as
-polynomials in the distance to that one, highest power first. Bicubic is Keys' kernel with a = -0.5 (IEEE
+"""Which pixels an output reads, counted from the one at or before it; then their weights as polynomials in the
+distance to that pixel, highest power first. Bicubic is Keys' kernel with a = -0.5 (IEEE
 TASSP 1981)."""
 
 
@@ -165,7 +165,7 @@ def draw_shifts(batch: int, padding: int, *, generator: torch.Generator) -> Tens
 
 
 def shift(images: Tensor, shifts: Tensor, flip: Tensor, *, padding: int) -> Tensor:
-    """Move the window over each zero-padded image, then mirror what it shows where ``flip`` says so.
+    """Move the window over each zero-padded image, then mirror its content where ``flip`` is True.
 
     Args:
         images: any dtype [B, C, H, W].

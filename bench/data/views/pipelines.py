@@ -80,21 +80,21 @@ class WeakView(Settings):
 class StrongView(Settings):
     """Random resized crop, colour jitter, grayscale, Gaussian blur, solarise and flip.
 
-    The defaults are SimCLR's on CIFAR in solo-learn. No field says where the flip stands: it commutes with
-    every step that works pixel by pixel and with the blur, and before a crop it only mirrors the box, which
-    is as likely as the box itself. So ACL's and AdvCL's order (crop, flip, jitter, grayscale) is
+    The defaults are SimCLR's on CIFAR in solo-learn. No field sets the position of the flip: it commutes with
+    the blur and with every step that works pixel by pixel, and before a crop it only mirrors the box, which is
+    as likely as the box itself. So ACL's and AdvCL's order (crop, flip, jitter, grayscale) is
     ``crop_first``, and RoCL's (jitter, grayscale, flip, crop) is ``jitter_first``.
     """
 
     order: Literal["crop_first", "jitter_first"] = "crop_first"
-    """What comes first, the crop or the steps on colours and blur."""
+    """Which comes first: the crop, or the colour steps and the blur."""
     crop_scale: Annotated[tuple[Share, Share], Ordered] = (0.08, 1.0)
-    """Area of the crop as a share of the image's."""
+    """Area of the crop, as a share of the image's area."""
     crop_ratio: Annotated[tuple[Positive, Positive], Ordered] = (3 / 4, 4 / 3)
     """Width of the crop divided by its height."""
     interpolation: Interpolation = "bicubic"
     jitter: tuple[Strength, Strength, Strength, Hue] = (0.8, 0.8, 0.8, 0.2)
-    """Strength of brightness, contrast, saturation, hue; the hue's in turns of the colour wheel."""
+    """Strength of brightness, contrast, saturation and hue; for hue in turns of the colour wheel."""
     jitter_prob: Probability = 0.8
     grayscale_prob: Probability = 0.2
     blur_prob: Probability = 0.5
@@ -108,7 +108,7 @@ class StrongView(Settings):
     def draw(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> StrongDraws:
         """Draw the parameters of ``batch`` views of images of ``size`` (height, width).
 
-        Every step draws, whatever its probability, so switching one off leaves the others' draws alone.
+        Every step draws, whatever its probability, so switching one off does not change the draws of the others.
         """
         return StrongDraws(
             boxes=draw_crops(batch, size, scale=self.crop_scale, ratio=self.crop_ratio, generator=generator),
@@ -122,7 +122,7 @@ class StrongView(Settings):
     def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
         """Return one view of each image, uint8 [B, C, H, W] -> float32 [B, C, H, W] in [0, 1].
 
-        Raises BenchError if ``images`` are not such a batch, or colours are to change and C is not 3.
+        Raises BenchError if ``images`` are not such a batch, or if colours change and C is not 3.
         """
         size = _checked_size(images)
         if self._changes_colours() and images.shape[1] != 3:
@@ -143,7 +143,7 @@ class StrongView(Settings):
         return resized_crop_(images, draws.boxes, draws.flip, interpolation=self.interpolation)
 
     def _filter_(self, images: Tensor, draws: StrongDraws) -> Tensor:
-        """Apply everything that leaves the picture in its place."""
+        """Apply all steps that do not move pixels."""
         if self._changes_colours():
             jitter_(images, draws.jitter)
             grayscale_(images, draws.grey)
@@ -167,7 +167,7 @@ def _checked_size(images: Tensor) -> tuple[int, int]:
     """Return (height, width); raise BenchError unless ``images`` are uint8 [B, C, H, W]."""
     if images.dtype != torch.uint8 or images.dim() != 4:
         raise BenchError(
-            f"views are made of a uint8 batch [B, C, H, W], not of {images.dtype} {list(images.shape)}. "
-            "Give the dataset's own images, before any division by 255."
+            f"views are made from a uint8 batch [B, C, H, W], not from {images.dtype} {list(images.shape)}. "
+            "Pass the dataset's own images, before any division by 255."
         )
     return images.shape[2], images.shape[3]
