@@ -1,1 +1,1 @@
-"""The methods that come with the bench, registered through the same entry points as a stranger's."""
+"""The methods that come with the bench, registered through the same entry points as external ones."""

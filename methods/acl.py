@@ -1,8 +1,8 @@
 """ACL: adversarial contrastive learning (Jiang, Chen, Chen & Wang, NeurIPS 2020).
 
 SimCLR is made robust by contrasting views that PGD has perturbed against the contrastive loss itself. The best
-variant, dual stream, averages the loss of clean views and that of perturbed ones, through one set of weights
-but two sets of batch-norm layers.
+variant, dual stream, averages the losses of clean and of perturbed views. Both pass the same weights, but separate
+batch-norm layers.
 """
 
 from collections.abc import Callable
@@ -49,12 +49,12 @@ class ACLSettings(TrainPlan, AttackSettings):
     schedules = {**TrainPlan.schedules, "acl": acl_rate}
     schedule: str = "acl"
     warmup_epochs: float = Field(default=10, ge=0)
-    """Counted in steps: the rate rises from step to step."""
+    """The rate rises at every step."""
     lr_floor: float = Field(default=1e-6, ge=0)
 
     temperature: float = Field(default=0.5, gt=0)
     projector_layers: Literal[2, 3] = 3
-    """The first release had 2, later ones 3; which made the paper's numbers is not known."""
+    """The first release had 2, later ones 3; it is not known which gave the paper's numbers."""
     view: StrongView = StrongView(
         order="crop_first",
         crop_scale=(0.1, 1.0),
@@ -67,13 +67,13 @@ class ACLSettings(TrainPlan, AttackSettings):
 
 
 class ACLConfig(MethodConfig):
-    """The stage, which streams it has, and which of them is evaluated."""
+    """The stage, its streams, and the stream that is evaluated."""
 
     variant: Variant = "ds"
     """``ds``, dual stream: the mean of ``s2s`` and ``a2a``. ``a2a``, adversarial to adversarial: both views
     attacked. ``a2s``, adversarial to standard: one view attacked. ``s2s``, standard to standard: SimCLR."""
     branch: Literal["adversarial", "clean"] = "adversarial"
-    """Whose batch-norm layers the evaluated encoder has, in the variants with two sets of them."""
+    """Which batch-norm layers the evaluated encoder has, in the variants with two sets."""
     stage1: ACLSettings = ACLSettings()
 
 
@@ -108,7 +108,7 @@ def projection_head(width: int, layers: int) -> nn.Sequential:
 
 
 class RateInMomentum(LARS):
-    """LARS whose momentum gathers lr g instead of g, which differs while the rate moves.
+    """LARS whose momentum accumulates lr g instead of g; the two differ while the rate changes.
 
     Source: ACL's ``lars_optimizer.py`` at 399eabd.
     """
@@ -132,7 +132,7 @@ class _Views(NamedTuple):
 
 
 class ACLStage(Stage):
-    """Minimises NT-Xent between two views, clean or attacked as the variant says.
+    """Minimises NT-Xent between two views, clean or attacked according to the variant.
 
     As in the authors' code:
 
@@ -142,13 +142,13 @@ class ACLStage(Stage):
       statistics move once a step, with its own images;
     - no pair and no negative crosses the streams.
 
-    The released code has no switch for ``a2a``, and of ``a2s`` only an attack that can spare every other row.
-    The reading here: ``a2a`` is the adversarial term alone, with one set of batch-norm layers; in ``a2s`` the
+    The released code has no switch for ``a2a``, and for ``a2s`` only an attack that can skip every other row. Our
+    reading: ``a2a`` is the adversarial term alone, with one set of batch-norm layers; in ``a2s`` the
     first view is attacked against the fixed embeddings of the second, and each view passes the branch of its
     kind, in the attack as in the loss.
 
-    The authors keep the two views of an image in neighbouring rows; here they lie half a batch apart, on which
-    no quantity depends. Their linear probe beside the training is left out: no stage sees a label.
+    The authors keep the two views of an image in neighbouring rows; here they are half a batch apart, which changes
+    no quantity. The linear probe that they train alongside is left out: no stage sees a label.
     """
 
     name = "pretrain"
@@ -178,7 +178,7 @@ class ACLStage(Stage):
         return _Views(self.plan.view(torch.cat([images, images]), generator), generator)
 
     def forward(self, views: _Views) -> StepLoss:
-        """Return the mean of the variant's terms, each of them also as a scalar."""
+        """Return the mean of the variant's terms, with each term as a scalar."""
         images, generator = views
         terms: dict[str, Tensor] = {}
         if self.variant == "a2s":
@@ -208,12 +208,12 @@ class ACLStage(Stage):
         return self._attack(lambda x: self._joint_loss(target, x), images, generator)
 
     def _attack(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ``images``, moved together to where ``loss``, a scalar of them all, is large."""
+        """Return ``images``, moved jointly to increase ``loss``, one scalar for all of them."""
         return PGD.of(self.plan)(lambda x: loss(x).expand(len(x)), images, threat=self._threat, generator=generator)
 
 
 def _refuse_lone_image(settings: ACLSettings, variant: Variant, images: int) -> None:
-    """Raise BenchError where the last batch would show a branch a single image: batch-norm needs two."""
+    """Raise BenchError if a branch would get a single image in the last batch: batch-norm needs two."""
     if variant == "a2s" and not settings.drop_last and images % settings.batch_size == 1:
         raise BenchError(
             f"the last of the batches of {settings.batch_size} holds 1 of the {images} images, but under "
@@ -227,7 +227,7 @@ ACL = single_stage(
         year=2020,
         paper="Robust Pre-Training by Adversarial Contrastive Learning, NeurIPS 2020",
         url="https://arxiv.org/abs/2010.13337",
-        summary="contrastive learning of clean and of attacked views, each with batch-norm layers of its own",
+        summary="contrastive learning of clean and of attacked views, each with its own batch-norm layers",
         views="2",
         passes="14 fb",
         bibtex="""@inproceedings{jiang2020acl,

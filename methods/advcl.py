@@ -2,8 +2,8 @@
 
 Four views of each image are drawn together: two strong ones, an adversarial one and its high frequencies. A
 second adversarial view learns pseudo-labels, clusters of another encoder's features, by cross-entropy. The
-authors' clusters come from an encoder trained on ImageNet. Here an ordinary SSL encoder of the same data takes its
-place by default, which is stage 1 and part of the cost: results then do not compare one to one with the paper's.
+authors' clusters come from an encoder trained on ImageNet. Here an ordinary SSL encoder of the same data
+replaces it by default. It is stage 1 and part of the cost, so results are not directly comparable with the paper's.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ _BASE_TEMPERATURE = 0.07
 """AdvCL's contrastive loss carries the factor tau / 0.07 = 7.142857, inherited from supervised contrastive learning."""
 
 _UNKNOWN = -1
-"""Stands for labels that are not computed yet; the cross-entropy of a batch of them is not a number."""
+"""Placeholder for labels that are not computed yet; the cross-entropy of a batch of them is NaN."""
 
 
 class AdvCLSettings(TrainPlan, AttackSettings):
@@ -44,7 +44,7 @@ class AdvCLSettings(TrainPlan, AttackSettings):
     """
 
     epochs: int = Field(default=1000, ge=1)
-    """The checkpoint it calls epoch 1000 has seen 1001, the last of them at a learning rate near the floor."""
+    """The checkpoint called epoch 1000 was trained for 1001, the last of them at a learning rate near the floor."""
     batch_size: int = Field(default=512, ge=2)
     drop_last: bool = False
     lr: float = Field(default=0.5, gt=0)
@@ -60,14 +60,14 @@ class AdvCLSettings(TrainPlan, AttackSettings):
     lam: float = Field(default=0.2, ge=0)
     """lambda, the weight of the cross-entropy on pseudo-labels."""
     clusters: tuple[Annotated[int, Field(ge=2)], ...] = Field(default=(2, 10, 50, 100, 500), min_length=1)
-    """Numbers of clusters, each with labels and a linear classifier of its own."""
+    """Numbers of clusters, each with its own labels and linear classifier."""
     projection_dim: int = Field(default=128, ge=1)
     """Outputs of the projector; its hidden layer is as wide as the features."""
     radius: float | None = Field(default=None, gt=0)
     """Frequencies below it, in periods per image, are left out of the high-frequency view; by default a quarter
     of the shorter side, 8 at 32 x 32."""
     view: WeakView = WeakView()
-    """What is attacked, and what the high frequencies are taken from."""
+    """The view that is attacked, and from which the high frequencies are taken."""
     strong_view: StrongView = StrongView(
         order="crop_first",
         crop_scale=(0.2, 1.0),
@@ -80,14 +80,14 @@ class AdvCLSettings(TrainPlan, AttackSettings):
 
 
 class AdvCLConfig(MethodConfig):
-    """AdvCL's own stage, where its pseudo-labels come from, and the stage that makes them."""
+    """AdvCL's own stage, the source of its pseudo-labels, and the stage that makes them."""
 
     pseudo_labels: str = "kmeans"
     """``kmeans``: clusters of the features that stage 1 learns. ``none``: AdvCL w/o pseudo-supervision, the loss
     without its cross-entropy. ``file:PATH``: arrays ``k2``, ``k10``, ... of an .npz file, such as the authors'
-    labels. Stage 1 takes place under ``kmeans`` only."""
+    labels. Only ``kmeans`` trains stage 1."""
     pseudo_labels_sha256: str | None = None
-    """Of the label file. Filled in by itself, so that the record says which labels were used; checked if given."""
+    """SHA-256 of the label file. Filled in automatically, for the record; checked if given."""
     stage1: SimCLRStageSettings = SimCLRStageSettings()
     stage2: AdvCLSettings = AdvCLSettings()
 
@@ -154,14 +154,14 @@ class AdvCLStage(Stage):
 
     Deviations, none of which changes an encoder's gradient: t1, t2 and x_h are embedded once a step, not once
     more for each step of the attack, and x_ce is not projected, so that the running statistics of ``normal`` and
-    of the projector, which nobody reads, move less often; heads that no loss reaches are left out. Two more do:
-    batch statistics are those of the whole batch, and the authors' of their several GPUs' shares; and an encoder
-    that normalises its input, which theirs does not (``--fidelity native``), normalises x_h as well.
+    of the projector, which are never read, move less often; heads that no loss reaches are left out. Two more
+    deviations do change it: batch statistics are those of the whole batch, not of each GPU's share; and an encoder
+    that normalises its input (theirs does not, nor ours under ``--fidelity native``) normalises x_h as well.
 
     Without pseudo-labels (None) L is L_CL, and ``pgd_ce`` stays as it was initialised.
 
     Raises:
-        BenchError: the last batch of an epoch would hold a single image, of which batch-norm can learn nothing.
+        BenchError: the last batch of an epoch would hold a single image, which batch-norm cannot normalise.
     """
 
     name = "advcl"
@@ -173,7 +173,7 @@ class AdvCLStage(Stage):
         count = len(ctx.images)
         if not settings.drop_last and count % settings.batch_size == 1:
             raise BenchError(
-                f"stage2.batch_size {settings.batch_size} leaves the last of {count} images in a batch of its own, "
+                f"stage2.batch_size {settings.batch_size} leaves the last of {count} images alone in a batch, "
                 "and batch-norm needs two. Type --set stage2.drop_last=true, or choose another stage2.batch_size."
             )
         self.plan: AdvCLSettings = settings
@@ -195,7 +195,7 @@ class AdvCLStage(Stage):
             self.labels.copy_(self._pseudo_labels.compute(images))
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
-        """uint8 [B, C, H, W] -> all views as float [B, C, H, W], in [0, 1] but for the high frequencies, and labels."""
+        """uint8 [B, C, H, W] -> all views as float [B, C, H, W], in [0, 1] except the high frequencies, and labels."""
         strong = self.plan.strong_view(torch.cat([images, images]), generator).chunk(2)
         weak = self.plan.view(images, generator)
         return _Views(strong, weak, high_frequency(weak, self.high_pass), self.labels[:, index], generator)
@@ -231,7 +231,7 @@ class AdvCLStage(Stage):
 
 
 class AdvCL:
-    """An ordinary SSL stage for the pseudo-labels, where they are not given, then AdvCL from scratch."""
+    """An ordinary SSL stage for the pseudo-labels unless they are given, then AdvCL from scratch."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
         title="AdvCL",
@@ -270,7 +270,7 @@ class AdvCL:
         yield self._stage
 
     def result(self) -> Encoder:
-        """Return the branch that saw the adversarial views of the contrastive loss."""
+        """Return the branch that was trained on the adversarial views of the contrastive loss."""
         return self._stage.encoder
 
 

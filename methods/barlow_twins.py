@@ -17,7 +17,7 @@ class BarlowTwinsStageSettings(ZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/barlow.sh``. Later recipes of that
-    repository have 0.0051 as the weight of redundancy, which is the paper's.
+    repository use 0.0051 as the weight of redundancy, as the paper does.
     """
 
     lr: float = Field(default=0.3, gt=0)

@@ -1,4 +1,4 @@
-"""BYOL: predict a momentum network's view of the same image. A first stage for DeACL (Table 9)."""
+"""BYOL: predict a momentum network's output for another view of the same image. A first stage for DeACL (Table 9)."""
 
 import torch
 from pydantic import Field
@@ -16,15 +16,15 @@ class BYOLStageSettings(ZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/byol.sh``. That generation averages the
-    two directions of the loss; since 365f2aa, days later, they are added. LARS cancels the factor 2 for all
-    but one-dimensional tensors and wherever its clipping binds.
+    two directions of the loss; since 365f2aa, days later, they are added. LARS cancels the factor 2, except for
+    one-dimensional tensors and where its clipping is active.
     """
 
     lr: float = Field(default=1.0, gt=0)
     weight_decay: float = Field(default=1e-5, ge=0)
 
     tau: tuple[Rate, Rate] = (0.99, 1.0)
-    """What the momentum network keeps of its weights at an update: at the end, all."""
+    """Share of its weights that the momentum network keeps at an update, from the first to the last."""
     projector: tuple[int, ...] = Field(default=(4096, 256), min_length=1)
     """Widths of the projector's hidden and output layers; batch-norm after the hidden one."""
     predictor: tuple[int, ...] = (4096,)
@@ -44,9 +44,9 @@ def prediction_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 class BYOLStage(Stage):
-    """Predicts from each view what the momentum network makes of the other; the two errors are averaged.
+    """Predicts from each view the momentum network's output for the other; the two errors are averaged.
 
-    There are no negatives. Only the online backbone is handed on.
+    There are no negatives. Only the online backbone is passed on.
     """
 
     name = "ssl"
@@ -76,7 +76,7 @@ class BYOLStage(Stage):
         return StepLoss((prediction_error(p1, z2) + prediction_error(p2, z1)) / 2)
 
     def after_step(self) -> None:
-        """Let the momentum network follow."""
+        """Update the momentum network."""
         self.momentum.follow(self._online())
 
     def _online(self) -> nn.Module:

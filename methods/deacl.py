@@ -1,7 +1,7 @@
 """DeACL: decoupled adversarial contrastive learning (Zhang et al., ECCV 2022).
 
 Stage 1 is ordinary self-supervised learning. Stage 2 distils it into a robust student: the frozen stage-1
-backbone gives each image a pseudo-target, and the student is trained adversarially towards it with the
+backbone provides a pseudo-target for each image, and the student is trained adversarially towards it with the
 hyper-parameters of supervised adversarial training: weak views, no projector, no negatives.
 """
 
@@ -29,12 +29,12 @@ ViewName = Literal["weak", "strong"]
 
 
 class PseudoATSettings(TrainPlan, AttackSettings):
-    """Stage 2 as published, and the switches of the paper's ablations.
+    """Stage 2 as published, and the settings of the paper's ablations.
 
-    The switches for Tables 4, 5 and 6 and for ``loss`` are in no public code: what each does here is our reading.
+    The settings for Tables 4, 5 and 6 and for ``loss`` are in no public code: their effect here is our reading.
 
     Source: DeACL section 4.1 and pantheon5100/DeACL at 3fb81e3, ``bash_files/DeACL_cifar10.sh`` and
-    ``solo/methods/mocov2_distillation_AT.py``; fp32 as its scripts ask since 2024.
+    ``solo/methods/mocov2_distillation_AT.py``; fp32, as in its scripts since 2024.
     """
 
     epochs: int = Field(default=100, ge=1)
@@ -51,25 +51,25 @@ class PseudoATSettings(TrainPlan, AttackSettings):
     loss: LossName = "ce2gt_ae2ce"
     """Form of the loss, by the names of the authors' code; see ``methods.deacl_losses``. The attack does not change."""
     temperature: float = Field(default=0.1, gt=0)
-    """Of the loss forms with KL or InfoNCE, and of the contrastive term."""
+    """Temperature of the loss forms with KL or InfoNCE, and of the contrastive term."""
     contrastive: float = Field(default=0.0, ge=0)
     """Table 6: weight of a term against collapse, NT-Xent between the student's clean and adversarial features."""
     projector: Literal["none", "stage1"] = "none"
     """Table 5: ``stage1`` keeps that stage's projector on both networks, frozen on the teacher, trained on the
-    student; losses and attack then see its outputs."""
+    student; losses and attack then use its outputs."""
 
     clean_view: ViewName = "weak"
-    """Table 4: what the teacher and the clean student see."""
+    """Table 4: the view for the teacher and the clean student."""
     adversarial_view: ViewName = "weak"
-    """Table 4: what the attack starts from. Where it is as strong as the clean view, it is the same view; where
-    not, another one of the same image, whose target stays the teacher's feature of the clean view."""
+    """Table 4: the view that the attack starts from. If it has the strength of the clean view, it is the same view; if
+    not, it is another view of the image, and the target stays the teacher's feature of the clean view."""
     view: WeakView = WeakView()
     strong_view: StrongView = StrongView()
-    """SimCLR's. Views are never normalised, only encoders do that: the authors' pipeline for these would do both."""
+    """SimCLR's. Views are never normalised, only encoders normalise; the authors' pipeline for these would do both."""
 
 
 class DeACLConfig(MethodConfig):
-    """Both stages, and what the student starts from."""
+    """Both stages, and the student's initialisation."""
 
     student_init: Literal["teacher", "scratch"] = "teacher"
     """Table 1: the teacher's weights and batch-norm statistics, or a fresh initialisation."""
@@ -84,7 +84,7 @@ class DeACLConfig(MethodConfig):
     def _of_framework(cls, value: Any, info: ValidationInfo) -> Any:
         framework: FrameworkName | None = info.data.get("ssl")
         if framework is None:
-            return SimCLRStageSettings()  # `ssl` itself is refused, and with it the whole
+            return SimCLRStageSettings()  # `ssl` itself is refused, and the configuration with it
         return FRAMEWORKS[framework].settings.model_validate(value)
 
 
@@ -92,7 +92,7 @@ class _Views(NamedTuple):
     images: Tensor
     generator: torch.Generator
     attacked: Tensor
-    """What the attack starts from; ``images`` itself unless Table 4 asks otherwise."""
+    """The view that the attack starts from; ``images`` itself except for Table 4."""
 
 
 class PseudoATStage(Stage):
@@ -107,15 +107,15 @@ class PseudoATStage(Stage):
       of the mixed batch and running statistics move once a step;
     - f2(x) is not detached in the second term: the clean branch is pulled towards the adversarial one too.
 
-    The settings' switches change exactly what they say. In particular the attack always maximises -cos(f2(x'), z),
-    and [x; x'] is one batch under every loss form, also where f2(x) is in no term.
+    The settings change nothing else. In particular the attack always maximises -cos(f2(x'), z), and [x; x'] is one
+    batch under every loss form, even if f2(x) is in no term.
 
     Args:
         settings: the stage's plan and constants.
         ctx: the run.
-        teacher: f1, with its projector behind it if the student has one; frozen here.
-        student: f2, which is trained and handed on.
-        projector: what stands on the student in training; None: nothing.
+        teacher: f1, followed by its projector if the student has one; frozen here.
+        student: f2, which is trained and passed on.
+        projector: is put on the student in training; None: nothing.
     """
 
     name = "pseudo_at"
@@ -206,7 +206,7 @@ class DeACL:
         self._config = config
 
     def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield stage 1, then stage 2 with what it learnt."""
+        """Yield stage 1, then stage 2 with its encoder."""
         config = self._config
         ssl = FRAMEWORKS[config.ssl].stage(config.stage1, ctx)
         yield ssl

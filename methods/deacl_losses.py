@@ -1,9 +1,9 @@
-"""The forms of DeACL's second-stage loss: thirteen names, composed of two terms and three measures.
+"""The forms of DeACL's second-stage loss: thirteen names, composed from two terms and three measures.
 
-The authors' code knows the names but implements only the default, so the other twelve are our reading of them:
-ce is the clean student, ae the adversarial one, gt the teacher's target, and "u2v" pulls u towards v. What the
-names leave open, the definitions of :func:`divergence` and :func:`info_nce` and a common temperature, is
-our choice. In "u2v" neither side is detached, as in the implemented default.
+The authors' code lists the names but implements only the default, so the other twelve are our reading: ce is the
+clean student, ae the adversarial one, gt the teacher's target, and "u2v" pulls u towards v. What the names leave
+open is our choice: the definitions of :func:`divergence` and :func:`info_nce` and a common temperature. In "u2v"
+neither side is detached, as in the implemented default.
 
 Source: DeACL section 3.3; ``solo/methods/mocov2_distillation_AT.py`` of pantheon5100/DeACL at 3fb81e3.
 """
@@ -43,7 +43,7 @@ def info_nce(u: Tensor, v: Tensor, temperature: float) -> Tensor:
 
 
 class LossForm(NamedTuple):
-    """Which student is pulled towards the teacher, and by which measures."""
+    """The student that is pulled towards the teacher, and the measures."""
 
     pulled: Literal["clean", "adversarial"]
     to_teacher: Measure

@@ -12,7 +12,7 @@ from typing import Any
 from bench.method import AblationCell, AblationTable
 from methods.deacl_losses import LOSS_FORMS
 
-_OUR_READING = "What the switch does is in no public code: ours is a reading of the paper."
+_OUR_READING = "The effect of the setting is in no public code: ours is a reading of the paper."
 
 
 def _cells(key: str, variant: str, *rows: tuple[Any, Any, str]) -> tuple[AblationCell, ...]:
@@ -67,7 +67,7 @@ TABLES: Mapping[str, AblationTable] = {
         },
         notes=(
             "Which of the paper's two columns is the clean view and which the adversarial one is not known to us, so "
-            "its two mixed lines stand by themselves.",
+            "its two mixed lines are listed separately.",
             _OUR_READING,
         ),
     ),
@@ -117,7 +117,7 @@ TABLES: Mapping[str, AblationTable] = {
         tuple(AblationCell({"stage2.loss": name}, name) for name in LOSS_FORMS),
         "DeACL, ECCV 2022, section 3.3",
         notes=(
-            "The names are those of the authors' code, which implements the first alone; the others are our reading.",
+            "The names are those of the authors' code, which implements only the first; the others are our reading.",
             "Section 3.3 calls `pgd` worse and cosine better than KL by a large margin; it gives no numbers.",
         ),
     ),

@@ -18,7 +18,7 @@ FrameworkStage = SimCLRStage | MoCoStage | BYOLStage | BarlowTwinsStage | VICReg
 
 
 class Framework(NamedTuple):
-    """A framework's settings, with its published recipe as defaults, and the stage that takes them."""
+    """A framework's settings, with its published recipe as defaults, and the stage that uses them."""
 
     settings: type[FrameworkSettings]
     stage: Callable[[Any, MethodContext], FrameworkStage]

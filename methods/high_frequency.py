@@ -7,7 +7,7 @@ from torch import Tensor
 def high_pass(height: int, width: int, radius: float) -> Tensor:
     """Return the mask of a real 2-D FFT, float32 [H, W // 2 + 1]: 0 where the frequency is below ``radius``, else 1.
 
-    Frequencies are counted in periods per image, and the mean (frequency 0) is among what is left out.
+    Frequencies are counted in periods per image, and the mean (frequency 0) is left out too.
 
     Source: AdvCL's ``fr_util.py``, which builds the shifted mask of a complex FFT anew at each call.
     """
@@ -17,6 +17,6 @@ def high_pass(height: int, width: int, radius: float) -> Tensor:
 
 
 def high_frequency(images: Tensor, mask: Tensor) -> Tensor:
-    """Return what :func:`high_pass` leaves of [B, C, H, W]: signed, neither cut to [0, 1] nor rescaled."""
+    """Return [B, C, H, W] filtered by a mask of :func:`high_pass`: signed, neither clipped to [0, 1] nor rescaled."""
     high: Tensor = torch.fft.irfft2(torch.fft.rfft2(images) * mask, s=images.shape[-2:])
     return high

@@ -20,13 +20,13 @@ class MoCoStageSettings(GentleZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
 
     Two rules keep the queue meaningful in scaled recipes; on CIFAR as published they change nothing. It holds whole
-    batches and never an image twice: its length is the largest multiple of the batch size that exceeds neither
-    ``queue`` nor the number of images, and the run's history records it. It starts with random keys, but as
-    published they are gone before the warm-up is over. Met at the full rate, they drive all outputs into one
-    direction for good, so where the warm-up is shorter than the queue, places without a real key do not count.
+    batches and no image twice: its length is the largest multiple of the batch size that exceeds neither
+    ``queue`` nor the number of images, and the run's history records it. It starts with random keys, which under
+    the published plan are replaced before the warm-up ends. At the full rate they drive all outputs into one direction
+    permanently, so if the warm-up is shorter than the queue, places without a real key are ignored.
 
-    Plain SGD at its published rate, after the nine steps of warm-up that ``tiny`` would leave, turned the encoder
-    itself into a constant on one seed of two: hence the gentle plan.
+    Plain SGD at its published rate, after the nine steps of warm-up that ``tiny`` would leave, made the encoder a
+    constant function for one of two seeds: hence the gentle plan.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/mocov2plus.sh``. Later recipes of that
     repository have 256 outputs and train no probe on the momentum network, which has no effect on the encoder.
@@ -41,7 +41,7 @@ class MoCoStageSettings(GentleZooPlan):
     queue: int = Field(default=32768, ge=1)
     """Past keys of each view kept as negatives, at most."""
     tau: tuple[Rate, Rate] = (0.99, 0.999)
-    """What the momentum network keeps of its weights at an update, from the first to the last."""
+    """Share of its weights that the momentum network keeps at an update, from the first to the last."""
     projector: tuple[int, ...] = Field(default=(2048, 128), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.5)
@@ -59,7 +59,7 @@ class MoCoStageSettings(GentleZooPlan):
         return most - most % self.batch_size
 
     def starts_empty(self, images: int) -> bool:
-        """Return whether the queue's random start is left out because the warm-up is too short for it."""
+        """Return whether the queue's random start is ignored because the warm-up is too short for it."""
         return self.warmup_epochs * self.steps_per_epoch(images) * self.batch_size < self.queue_length(images)
 
 
@@ -85,10 +85,10 @@ def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float
 
 
 class MoCoStage(Stage):
-    """Tells the other view's key from past ones, for both views: MoCo v2 made symmetric.
+    """Distinguishes the other view's key from past ones, for both views: symmetric MoCo v2.
 
     The queue of each view is read before the step's own keys enter it, in place of its oldest. Keys are not
-    shuffled over devices, and only the online backbone is handed on.
+    shuffled over devices, and only the online backbone is passed on.
     """
 
     name = "ssl"
@@ -128,7 +128,7 @@ class MoCoStage(Stage):
         return StepLoss((first + second) / 2, {"queue": self.queues.new_full((), self.queues.shape[1])})
 
     def after_step(self) -> None:
-        """Let the momentum network follow, and the step's keys replace the oldest ones."""
+        """Update the momentum network, and replace the oldest keys by those of the step."""
         self.momentum.follow(self._online())
         batch, length = self._keys.shape[1], self.queues.shape[1]
         places = self.oldest + torch.arange(batch, device=self.oldest.device)

@@ -17,11 +17,11 @@ class MomentumNetwork(nn.Module):
 
     Update k of K (from 0) has tau_k = tau_K - (tau_K - tau_0) (cos(pi k / K) + 1) / 2.
 
-    Parameters alone follow. The batch-norm buffers are the copy's own: it stays in train mode, normalises by
-    its batch and keeps running statistics of what it has seen itself.
+    Only parameters follow. The copy has its own batch-norm buffers: it stays in train mode, normalises by its
+    batch and keeps running statistics of its own inputs.
 
     Args:
-        online: what is copied; later calls of :meth:`follow` take a network of the same layout.
+        online: the network to copy; later calls of :meth:`follow` take a network of the same layout.
         tau: tau_0 and tau_K.
         updates: K, the updates of the whole training.
 
@@ -44,7 +44,7 @@ class MomentumNetwork(nn.Module):
 
     @torch.no_grad()
     def follow(self, online: nn.Module) -> None:
-        """Move towards the parameters of ``online``, once; the device is never waited for."""
+        """Move towards the parameters of ``online``, once; this never waits for the device."""
         ours: list[Tensor] = list(self.network.parameters())
         theirs: list[Tensor] = list(online.parameters())
         gaps = list(torch._foreach_sub(theirs, ours))
@@ -53,7 +53,7 @@ class MomentumNetwork(nn.Module):
         self.updates_done += 1
 
     def _share(self) -> Tensor:
-        """Return 1 - tau as a scalar on the device. (cos x + 1) / 2 = cos(x / 2)^2 spares it the cancellation."""
+        """Return 1 - tau as a scalar on the device. (cos x + 1) / 2 = cos(x / 2)^2 avoids cancellation."""
         first, last = self._tau
         progress = self.updates_done / self._updates
         return (1 - last) + (last - first) * (math.pi / 2 * progress).cos().square()

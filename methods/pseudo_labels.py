@@ -1,4 +1,4 @@
-"""Pseudo-labels: which of K clusters an image belongs to, for several K; made without any true label."""
+"""Pseudo-labels: which of K clusters an image belongs to, for several K; made without true labels."""
 
 import zipfile
 import zlib
@@ -33,14 +33,13 @@ class KMeansLabels:
     """k-means on the features of an ordinary SSL encoder, a separate run for each k.
 
     Features are the pooled ones of the un-augmented images in eval mode, scaled to length 1; k-means starts
-    once, from k-means++, and ends after 300 iterations or when it has converged; a cluster that runs empty is
-    re-seeded. AdvCL says nothing about any of this, nor is its own encoder (trained on ImageNet) to be had:
-    these numbers are ours.
+    once, from k-means++, and ends after 300 iterations or on convergence; an empty cluster is re-seeded. AdvCL
+    describes none of this, and its own encoder (trained on ImageNet) is not available: these choices are ours.
 
-    Where k is more than half the number of images, half that number of clusters is made instead.
+    If k is more than half the number of images, half that number of clusters is made instead.
 
     Args:
-        encoder: read by :meth:`compute` only, so it may still be trained until then.
+        encoder: used only in :meth:`compute`; it may be trained until then.
         clusters: the wanted k.
         count: N >= 2, the number of training images.
         seed: the run's seed.
@@ -72,7 +71,7 @@ def pooled_features(encoder: Encoder, images: ImageSource) -> Tensor:
 
 
 class FileLabels:
-    """Labels that somebody publishes image by image: arrays ``k2``, ``k10``, ... of an ``.npz`` file.
+    """Labels published image by image: arrays ``k2``, ``k10``, ... of an ``.npz`` file.
 
     With ``index``, arrays longer than its largest entry are in the order of the official split; all others must
     be as long as the training set and in its order.
@@ -97,7 +96,7 @@ class FileLabels:
         self._labels = labels[:, index] if index is not None and _is_official(labels.shape[1], index) else labels
 
     def compute(self, images: ImageSource) -> Tensor:
-        """Return what the file says."""
+        """Return the labels of the file."""
         return self._labels
 
 
@@ -115,7 +114,7 @@ def _is_official(length: int, index: Tensor) -> bool:
 
 
 def _read(path: Path, clusters: Sequence[int]) -> _Arrays:
-    """Return the arrays that are there, of those that are needed."""
+    """Return those of the needed arrays that are present."""
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:

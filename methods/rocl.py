@@ -52,8 +52,8 @@ class RoCLSettings(TrainPlan, AttackSettings):
     step_size: float = Field(default=0.007 / 0.0314, gt=0)
     start: Start = "uniform-clamped"
     attack_groups: int = Field(default=2, ge=1)
-    """Into how many equal parts the batch falls for the attack and the extra term, whose negatives come from the
-    own part only: each of the two GPUs saw its own 256 images. With 1, the whole batch."""
+    """Number of equal parts of the batch for the attack and the extra term; negatives come from the same part only, as
+    each of the two GPUs saw its own 256 images. With 1, the whole batch."""
     projector: tuple[int, ...] = (2048, 128)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(
@@ -68,7 +68,7 @@ class RoCLSettings(TrainPlan, AttackSettings):
 
 
 def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
-    """Return RoCL's contrastive loss, in which each embedding is pulled and what it is compared with stays put.
+    """Return RoCL's contrastive loss, whose gradient moves each embedding but not those that it is compared with.
 
     Over all pairs of an embedding i and another view p of its image, the sum of
     -log(exp(s_ip / T) / sum over j != i of exp(s_ij / T)), divided by the number of embeddings (so with three
@@ -80,7 +80,7 @@ def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
         temperature: T > 0.
 
     Source: ``src/loss.py`` at b6d5185, without its two guards of 1e-8, which move a value by about 1e-5. The
-    objective in the paper, recalled, gathers an embedding's positives inside one logarithm; the code does not.
+    objective in the paper, as we recall it, has all positives of an embedding in one logarithm; the code does not.
     """
     views = [gathered(view) for view in views]
     u = _unit(torch.cat(views))
@@ -93,11 +93,11 @@ def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
 def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Return what the attack maximises: how badly each ``z_i`` is identified with ``targets_i``.
 
-    Of the directed NT-Xent of (z, targets) these are the terms that move with z: the others compare fixed targets
+    These are the terms of the directed NT-Xent of (z, targets) that depend on z: the others compare fixed targets
     with columns that pass no gradient.
 
     Args:
-        z: [N, D], embeddings under attack; each value has a gradient to its own row alone.
+        z: [N, D], embeddings under attack; each value has a gradient only for its own row.
         targets: [N, D], embeddings of the other views, fixed.
         temperature: T > 0.
 
@@ -106,7 +106,7 @@ def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """
     z, targets = gathered(z), gathered(targets)
     u = _unit(z)
-    # The diagonal of this [N, 2N] is what compares each z with itself.
+    # The diagonal of this [N, 2N] compares each z with itself.
     similarity = (u @ torch.cat([u.detach(), _unit(targets)]).T / temperature).fill_diagonal_(-torch.inf)
     positives = torch.arange(len(u), 2 * len(u), device=u.device)
     return F.cross_entropy(similarity, positives, reduction="none")
@@ -124,19 +124,18 @@ class _Views(NamedTuple):
 
 
 class RoCLStage(Stage):
-    """Minimises the contrastive loss of view 1, view 2 and attacked view 1, plus a little of the last two's own.
+    """Minimises the contrastive loss of view 1, view 2 and attacked view 1, plus a small term of the last two alone.
 
     As in the authors' code:
 
-    - only view 1 is attacked, towards being confused: NT-Xent with view 2 as positive, negatives included;
+    - only view 1 is attacked, to maximise NT-Xent with view 2 as positive, negatives included;
     - the attack runs in eval mode and moves no running statistics;
-    - the extra term comes from a train-mode pass of its own over [attacked; view 2], before the pass over all
+    - the extra term comes from a separate train-mode pass over [attacked; view 2], before the pass over all
       three views, so that running statistics move twice a step;
     - clean and attacked images share one set of batch-norm layers.
 
-    Deliberately otherwise: view 2's embedding, which is the same in each attack step, is computed once an
-    attack. Under native fidelity the convolutions keep the bench's initialisation, where the authors have the
-    framework's.
+    Deliberate deviations: view 2's embedding, which is the same in each attack step, is computed once per attack.
+    Under native fidelity the convolutions keep the bench's initialisation, while the authors use the framework's.
     """
 
     name = "pretrain"

@@ -1,4 +1,4 @@
-"""Learning rates of single papers: shapes that a method's settings add to the bench's."""
+"""Learning-rate schedules of single papers, which a method's settings add to the bench's."""
 
 import math
 
@@ -8,7 +8,7 @@ from bench.recipe import TrainPlan
 def rocl_rate(plan: TrainPlan, *, epoch: int, step: int, steps_per_epoch: int) -> float:
     """Return the rate of unit n: linear from the start to the peak l, then l / 2 (1 + cos(pi (n - W) / T)).
 
-    The cosine's period is the whole training T, not what the warm-up W leaves of it, so the rate does not reach zero.
+    The cosine's period is the whole training T, not T - W after the warm-up W, so the rate does not reach zero.
 
     Source: RoCL's ``src/warmup_scheduler/scheduler.py`` at b6d5185: start 0.1, peak 1.5, W = 10, T = 1000.
     """

@@ -1,4 +1,4 @@
-"""SimCLR: contrastive learning of two strong views. A method of its own, and DeACL's default first stage."""
+"""SimCLR: contrastive learning of two strong views. A separate method, and DeACL's default first stage."""
 
 import torch
 from pydantic import Field, PositiveInt
@@ -31,11 +31,11 @@ class SimCLRStageSettings(TrainPlan):
 
     later = {**TrainPlan.later, "views_together": True}
     views_together: bool = True
-    """One forward pass over both views, with batch statistics of all 2B images, as SimCLR's algorithm 1 works on the
-    2N views. False: one pass after the other, as in solo-learn (``solo/methods/base.py``): each view has statistics
-    of its own, and the running ones move twice. On a trained encoder the two gradients have a cosine of 0.95 with
-    batches of 64 and 0.99 with 256. Apart, a step took 15 % longer on one core of an AMD EPYC (batches of 64 digits,
-    widths 8 and 16), so together is the default."""
+    """One forward pass over both views, with batch statistics of all 2B images, as in SimCLR's algorithm 1
+    with 2N views. False: one pass after the other, as in solo-learn (``solo/methods/base.py``): each view has its own
+    statistics, and the running ones move twice. On a trained encoder the two gradients have a cosine of 0.95 with
+    batches of 64 and 0.99 with 256. In separate passes a step took 15 % longer on one core of an AMD EPYC (batches of
+    64 digits, widths 8 and 16), so one pass is the default."""
     temperature: float = Field(default=0.2, gt=0)
     projector: tuple[PositiveInt, ...] = Field(default=(2048, 256), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
@@ -54,8 +54,8 @@ class SimCLRStageSettings(TrainPlan):
 class SimCLRStage(Stage):
     """Minimises NT-Xent between the projections of two strong views of each image.
 
-    solo-learn trains a linear probe beside it on detached features, for monitoring; it has no effect on the
-    encoder and is left out here, where no stage sees a label.
+    solo-learn also trains a linear probe on detached features, for monitoring; it has no effect on the encoder
+    and is left out here, since no stage sees a label.
     """
 
     name = "ssl"

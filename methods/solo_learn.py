@@ -9,14 +9,14 @@ from torch import Tensor
 from bench.recipe import OptimizerName, Precision, TrainPlan
 
 NATIVE_ENCODER: Mapping[str, Any] = {"stem_padding": 2, "stem_init": "default", "normalisation": "cifar"}
-"""The encoder of that zoo, and so DeACL's."""
+"""The encoder of that zoo, which DeACL uses too."""
 
 
 class ZooPlan(TrainPlan):
     """The training plan of solo-learn's CIFAR model zoo in July 2021, from which DeACL took its teachers.
 
-    Of the three recipes that the repository has had, this is the first. It normalises both CIFARs by the same
-    constants and moves the rate once an epoch, warming up from 0.003. The teachers cannot be proven to come
+    This is the first of three recipes in the history of the repository. It normalises both CIFARs by the same
+    constants and changes the rate once an epoch, with a warm-up from 0.003. The teachers cannot be proven to come
     from it, as their runs are older than the commit.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/*.sh`` and ``solo/args``.
@@ -36,17 +36,17 @@ class ZooPlan(TrainPlan):
 class GentleZooPlan(ZooPlan):
     """A plan of the zoo whose warm-up is never shortened to less than a tenth of its stage.
 
-    As published it is a hundredth of the stage, ten epochs. That share of a short stage is a few steps, too few for
-    the frameworks that take this plan.
+    As published it is a hundredth of the stage, ten epochs. In a short stage that is a few steps, too few for the
+    frameworks that use this plan.
     """
 
     def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
-        """Return what makes this plan ``epochs`` long, with a warm-up of at least a tenth of them or as published."""
+        """Return the values for a plan of ``epochs``, with a warm-up of at least a tenth of them or as published."""
         values = super().stretched(epochs, factor)
         shortest = min(self.warmup_epochs, epochs / 10)
         return {**values, "warmup_epochs": max(values["warmup_epochs"], shortest)}
 
 
 TwoViews = tuple[Tensor, Tensor]
-"""Two views of each image, float [B, C, H, W] in [0, 1]. Each is its own forward pass, hence normalised by its
+"""Two views of each image, float [B, C, H, W] in [0, 1]. Each has its own forward pass, is normalised by its
 own batch statistics, and moves the running ones: twice a step (``solo/methods/base.py``)."""

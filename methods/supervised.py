@@ -1,4 +1,4 @@
-"""Supervised adversarial training: no pre-training at all, the row that every pre-training must beat."""
+"""Supervised adversarial training: no pre-training; the row that every pre-training method must beat."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from bench.recipe import MethodConfig
 
 
 class SupervisedConfig(MethodConfig):
-    """Nothing to set: all numbers are the protocol's."""
+    """No settings: all numbers are the protocol's."""
 
 
 class Supervised:

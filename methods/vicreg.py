@@ -16,9 +16,9 @@ from methods.solo_learn import NATIVE_ENCODER, GentleZooPlan, TwoViews
 class VICRegStageSettings(GentleZooPlan):
     """The recipe of solo-learn's CIFAR model zoo in 2021.
 
-    The loss starts in the hundreds, and LARS leaves the vectors of batch-norm to the plain rate. In the nine steps
-    of warm-up that ``tiny`` would leave they grew a hundredfold, to features so large that the gradient of a
-    classifier on them says nothing to an attack, and that neither ALF nor AFF could train: hence the gentle plan.
+    The loss starts in the hundreds, and LARS does not scale the rate of batch-norm vectors. In the nine steps of
+    warm-up that ``tiny`` would leave they grew a hundredfold. The features became so large that the gradient of a
+    classifier on them was useless for attacks, and neither ALF nor AFF could train: hence the gentle plan.
 
     Source: vturrisi/solo-learn at fca55e3, ``bash_files/pretrain/cifar/vicreg.sh``. Later recipes of that
     repository do not blur.

@@ -314,9 +314,7 @@ def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("sets", "message"),
     [
-        ({"pseudo_labels": True}, r"pseudo_labels: must be kmeans, none or file:PATH \(given: True\)"),
-        ({"pseudo_labels": "kmean"}, r"pseudo_labels: must be kmeans, none or file:PATH \(given: 'kmean'\)"),
-        ({"pseudo_labels": "file:"}, r"pseudo_labels: must be kmeans, none or file:PATH \(given: 'file:'\)"),
+        *(({"pseudo_labels": bad}, "must be kmeans, none or file:PATH") for bad in (True, "kmean", "file:")),
         ({"pseudo_labels": "file:/no/such.npz"}, r"cannot read the pseudo-labels in /no/such\.npz"),
         ({"stage2__clusters": [1]}, r"stage2\.clusters\.0"),
         ({"stage2__clusters": []}, r"stage2\.clusters"),

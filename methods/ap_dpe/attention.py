@@ -1,4 +1,4 @@
-"""Selfie's attention pooling: what the visible patches say about the missing ones."""
+"""Selfie's attention pooling: from the visible patches to queries for the missing ones."""
 
 import math
 
@@ -22,7 +22,7 @@ def dropout(x: Tensor, generator: torch.Generator | None) -> Tensor:
     if generator is None:
         return x
     kept = torch.rand(x.shape, generator=generator, device=x.device) >= _DROPOUT
-    # One factor in x's own dtype: it is multiplied again in both derivatives.
+    # One factor in x's dtype: both derivatives multiply by it again.
     return x * kept.to(x.dtype).div_(1 - _DROPOUT)
 
 
@@ -30,7 +30,7 @@ class AttentionLayer(nn.Module):
     """Self-attention, then a feed-forward net of twice the width; each with a residual and LayerNorm after it.
 
     Attention is written out: fused kernels have no second derivative, which the diversity term needs. Scores are
-    kept as keys x queries, so that the softmax runs across rows: along rows as short as these it is several times
+    kept as keys x queries, so that the softmax runs across rows: along such short rows it is several times
     slower.
     """
 
@@ -48,9 +48,9 @@ class AttentionLayer(nn.Module):
         self.norm2 = TwiceDifferentiableLayerNorm(channels)
 
     def forward(self, x: Tensor, generator: torch.Generator | None, asking: int | None = None) -> Tensor:
-        """[B, T, channels] -> [B, asking, channels], what comes out for the first ``asking`` tokens; None: for all.
+        """[B, T, channels] -> [B, asking, channels], the output of the first ``asking`` tokens; None: of all.
 
-        ``generator`` draws the dropout, None leaves it out.
+        ``generator`` draws the dropout; None: no dropout.
         """
         query, key, value = self._split(self.query_key_value(x))
         query, x = query[:, :asking], x[:, :asking]
@@ -71,8 +71,8 @@ class AttentionLayer(nn.Module):
 class AttentionPooling(nn.Module):
     """Twelve visible patches -> one query for each missing cell of the grid.
 
-    A learned token u0 goes through 13 layers together with the patches, which carry no positions; what comes
-    out for it, u, is asked about cell p as q_p = u + R[p div 4] + C[p mod 4].
+    A learned token u0 goes through 13 layers together with the patches, which carry no positions. From its output u,
+    the query for cell p is q_p = u + R[p div 4] + C[p mod 4].
 
     Args:
         channels: d, features of a patch. Heads are 64 wide as published, but never fewer than four.
@@ -95,7 +95,7 @@ class AttentionPooling(nn.Module):
         Args:
             visible: features of the visible patches, [B, V, channels].
             missing: int64 [M], row-major positions in the grid.
-            generator: draws the dropout; None leaves it out.
+            generator: draws the dropout; None: no dropout.
 
         Returns:
             [B, M, channels].

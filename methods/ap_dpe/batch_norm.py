@@ -11,7 +11,8 @@ from torch.autograd.function import once_differentiable
 _PIXELS = (0, 2, 3)
 """The dimensions of [B, C, H, W] that batch statistics are taken over."""
 _CACHE_LINE = 16
-"""Floats in one: with fewer channels, the sums of the framework's threads share it, and two take longer than one."""
+"""Floats in a cache line: with fewer channels, the sums of the framework's threads share a line, and two threads are
+slower than one."""
 _SUMS_ONLY = [False, True, True]
 
 _gradient_kernel = torch.ops.aten.native_batch_norm_backward
@@ -20,7 +21,7 @@ _gradient_kernel = torch.ops.aten.native_batch_norm_backward
 class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
     """``nn.BatchNorm2d`` with its second derivative in closed form; the same numbers, buffers and weights.
 
-    The framework composes that derivative of many small passes over the activations.
+    The framework computes that derivative in many small passes over the activations.
     ``perf/second_derivative.py`` measures the difference.
     """
 
@@ -31,7 +32,7 @@ class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape; in training mode at least two values a channel are needed.
 
-        Training takes place in the precision of the weights, under autocast too.
+        Training uses the precision of the weights, also under autocast.
         """
         if not self.training:
             return super().forward(x)
@@ -39,7 +40,7 @@ class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
         cast(Tensor, self.num_batches_tracked).add_(1)
         statistics = (self.running_mean, self.running_var, self.momentum, self.eps)
         if not (self.weight.requires_grad or self.bias.requires_grad):
-            # In an attack: one pass over the activations less in each direction.
+            # In an attack this saves one pass over the activations in each direction.
             return cast(Tensor, _Normalise.apply(x, self.weight, self.bias, *statistics))
         standardised = _Normalise.apply(x, None, None, *statistics)
         return torch.addcmul(_per_channel(self.bias, x), standardised, _per_channel(self.weight, x))
@@ -63,7 +64,7 @@ class _Normalise(Function):
 class _NormaliseGradient(Function):
     """u = a P g with a = weight / std and P g = g - mean(g) - z mean(g z), means being over pixels.
 
-    P is symmetric. So for v, the gradient with respect to u, that with respect to g is w = a P v, and
+    P is symmetric. So if v is the gradient with respect to u, the gradient with respect to g is w = a P v, and
 
         d(v . u) / dx = -(mean(g z) w + mean(v z) u + mean(v u) z) / std,
 
@@ -95,7 +96,7 @@ class _NormaliseGradient(Function):
 def _project(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return a P g, [B, C, H, W], and the sum of g z over pixels, [C]: batch-norm's gradient kernel has both."""
+    """Return a P g, [B, C, H, W], and the sum of g z over pixels, [C]: batch-norm's gradient kernel returns both."""
     channels = x.shape[1]
     fold = _CACHE_LINE // math.gcd(channels, _CACHE_LINE)
     if channels < _CACHE_LINE and x[:, 0].numel() % fold == 0:
@@ -107,9 +108,9 @@ def _project(
 def _project_few_channels(
     g: Tensor, x: Tensor, weight: Tensor | None, mean: Tensor, scale: Tensor, eps: float, fold: int
 ) -> tuple[Tensor, Tensor]:
-    """As ``_project``, for channels that do not fill cache lines: the kernel gets ``fold`` pixels as one.
+    """As ``_project``, for channels that do not fill a cache line: the kernel treats ``fold`` pixels as one.
 
-    The kernel then has the sums of every fold-th pixel, which add up; P g is left to be composed of them.
+    The kernel then returns sums over every fold-th pixel; they are added, and P g is computed from them.
     """
     folded = (_fold(t, fold) for t in (g, x))
     sums = _gradient_kernel(*folded, None, None, None, mean.repeat(fold), scale.repeat(fold), True, eps, _SUMS_ONLY)

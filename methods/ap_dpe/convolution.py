@@ -16,10 +16,10 @@ _OF_INPUT, _OF_WEIGHT = [True, False, False], [False, True, False]
 
 
 class TwiceDifferentiableConv2d(nn.Conv2d):
-    """``nn.Conv2d`` with a second derivative of as few convolutions as it takes; the same numbers and weights.
+    """``nn.Conv2d`` whose second derivative needs as few convolutions as possible; the same numbers and weights.
 
-    The framework's computes the weights' share of it even where they are frozen, and as a convolution whose kernel
-    is as large as the picture. ``perf/second_derivative.py`` measures the difference.
+    The framework also computes the derivative for frozen weights, as a convolution whose kernel is as large as the
+    image. ``perf/second_derivative.py`` measures the difference.
     """
 
     def __init__(self, like: nn.Conv2d) -> None:
@@ -40,7 +40,7 @@ class TwiceDifferentiableConv2d(nn.Conv2d):
 
 
 class _Convolve(Function):
-    """y = W * x. Towards x, the gradient of g . y is W^T * g, and towards W the correlation of x and g."""
+    """y = W * x. The gradient of g . y for x is W^T * g, and for W it is the correlation of x and g."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, *geometry: Any) -> Tensor:
@@ -75,7 +75,7 @@ class _InputGradient(Function):
 
 
 def _gradients(g: Tensor, x: Tensor, weight: Tensor, geometry: Any, which: list[bool]) -> Sequence[Tensor]:
-    """Return the gradients of g . (W * x) towards x, W and a bias, ``which`` of them."""
+    """Return the gradients of g . (W * x) for x, W and a bias, those selected by ``which``."""
     gradients: Sequence[Tensor] = torch.ops.aten.convolution_backward(
         g, x, weight, None, *geometry, (1, 1), False, (0, 0), 1, which
     )

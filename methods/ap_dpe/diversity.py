@@ -14,7 +14,7 @@ def log_det(gradients: Sequence[Tensor]) -> Tensor:
     For three tasks it lies between -21.9 (all parallel) and about 0 (orthogonal).
 
     Args:
-        gradients: one tensor [B, ...] a task.
+        gradients: one tensor [B, ...] per task.
 
     Returns:
         float64 [B]: in float32 the determinant of near-parallel gradients can round to zero or below.
@@ -35,8 +35,8 @@ def diversity(losses: Sequence[Tensor], inputs: Sequence[Tensor]) -> Tensor:
 
     Args:
         losses: each task's loss of each image, [B].
-        inputs: what each was computed from, [B, C, H, W], requiring gradients.
+        inputs: the images that each was computed from, [B, C, H, W], requiring gradients.
     """
-    # Gradients of the batch mean, as the authors': their scale matters where it nears the guard of the norm.
+    # Gradients of the batch mean, as in the authors' code: their scale matters near the guard of the norm.
     pairs = zip(losses, inputs, strict=True)
     return log_det([torch.autograd.grad(loss.mean(), x, create_graph=True)[0] for loss, x in pairs])

@@ -1,4 +1,4 @@
-"""Pictures taken apart: a 4x4 grid of cells, their reordering, and quarter turns."""
+"""Images cut into a 4x4 grid of cells, reordering of the cells, and quarter turns."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from bench.errors import BenchError
 
 SIDE = 4
-"""Cells in a row and in a column of the grid."""
+"""Cells per row and per column of the grid."""
 CELLS = SIDE * SIDE
 
 
@@ -28,7 +28,7 @@ def reorder(images: Tensor, orders: Tensor) -> Tensor:
 
     Args:
         images: [B, C, H, W].
-        orders: int64 [B, 16], a permutation of 0..15 an image.
+        orders: int64 [B, 16], a permutation of 0..15 per image.
     """
     rows = torch.arange(len(images), device=images.device)[:, None]
     return assemble(cells(images)[rows, orders])

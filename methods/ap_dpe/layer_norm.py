@@ -11,11 +11,11 @@ from torch.autograd.function import once_differentiable
 class TwiceDifferentiableLayerNorm(nn.LayerNorm):
     """``nn.LayerNorm`` over the last dimension with its second derivative in closed form; the same numbers and weights.
 
-    The framework composes that derivative of some twenty operations, each too small for the machine to be busy.
+    The framework computes that derivative in about twenty operations, each too small to use the machine well.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., D] -> the same shape, in the precision of the weights: under autocast too it is not a half one."""
+        """[..., D] -> the same shape, in the precision of the weights, also under autocast."""
         z: Tensor = _Standardise.apply(x.to(self.weight.dtype), self.eps)
         return torch.addcmul(self.bias, z, self.weight)
 
@@ -37,7 +37,7 @@ class _Standardise(Function):
 class _StandardiseGradient(Function):
     """u = P g / std with P g = g - mean(g) - z mean(g z), means being over a row.
 
-    P is symmetric. So for v, the gradient with respect to u, that with respect to g is w = P v / std, and
+    P is symmetric. So if v is the gradient with respect to u, the gradient with respect to g is w = P v / std, and
 
         d(v . u) / dx = -(mean(g z) w + mean(v z) u + mean(v u) z) / std,
 

@@ -16,9 +16,9 @@ class APDPE:
     """One stage: joint adversarial training on Selfie, Jigsaw and Rotation with a diversity term.
 
     Under uniform fidelity the trunk is the common encoder up to layer 3: at width 64 of ResNet-18 its 256 channels
-    are Selfie's, with 4 heads of 64. The paper's ResNet-50 has 1,024, with 16 heads; both are what
-    :class:`methods.ap_dpe.attention.AttentionPooling` makes of the trunk it is given. The ResNet-18 results that
-    later papers print for AP-DPE come without such details, so this variant is the bench's own.
+    are Selfie's, with 4 heads of 64. The paper's ResNet-50 has 1,024, with 16 heads.
+    :class:`methods.ap_dpe.attention.AttentionPooling` derives both from the trunk. The ResNet-18 results that later
+    papers report for AP-DPE come without such details, so this variant is the bench's own.
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -56,7 +56,7 @@ class APDPE:
         return self._stage.encoder
 
     def form(self, plain: Encoder) -> Encoder:
-        """Return ``plain`` with the end that the configuration exports: none, the mean of two, or its own."""
+        """Return ``plain`` with the exported end of the configuration: none, the mean of two, or its own."""
         if self._config.exported == "trunk":
             return without_layer4(plain)
         if self._config.exported == "mean":

@@ -1,7 +1,7 @@
-"""The three pretext tasks: what each asks about an image, and how its answer is judged.
+"""The three pretext tasks: the puzzle each makes from an image, and its loss.
 
-A task is an encoder with a head. ``pose`` draws the questions for a batch, once a step, so that attack, clean and
-adversarial pass all see the same rotation, permutation or mask; ``forward`` answers them.
+A task is an encoder with a head. ``pose`` draws the puzzle of a batch once per step, so that attack, clean and
+adversarial pass see the same rotation, permutation or mask; ``forward`` solves it.
 """
 
 import math
@@ -19,16 +19,16 @@ SelfieLoss = Literal["double-softmax", "scaled"]
 
 
 class Puzzle(NamedTuple):
-    """Questions about a batch."""
+    """The task for one batch."""
 
     images: Tensor
-    """[B, C, H, W] in [0, 1]: what is attacked and shown to the encoder, rotated or permuted already."""
+    """[B, C, H, W] in [0, 1]: the input of the attack and the encoder, already rotated or permuted."""
     answer: Tensor
     """int64: classes [B], or Selfie's order of the sixteen cells."""
 
 
 class Judged(NamedTuple):
-    """Answers to a puzzle."""
+    """The loss and accuracy of the answers to a puzzle."""
 
     loss: Tensor
     """[B]."""
@@ -37,17 +37,17 @@ class Judged(NamedTuple):
 
 
 class Pretext(Protocol):
-    """What the stage knows of a task."""
+    """The interface of a task."""
 
     def pose(self, images: Tensor, generator: torch.Generator) -> Puzzle:
-        """Draw questions about ``images`` [B, C, H, W] in [0, 1]."""
+        """Draw a puzzle from ``images`` [B, C, H, W] in [0, 1]."""
 
     def __call__(self, images: Tensor, answer: Tensor, generator: torch.Generator) -> Judged:
-        """Judge the network's answers on ``images``, the puzzle's own or attacked ones."""
+        """Return the result of the network on ``images``, the puzzle's own or attacked ones."""
 
 
 class Rotation(nn.Module):
-    """Task: tell by how many quarter turns the image was rotated.
+    """Task: predict by how many quarter turns the image was rotated.
 
     The labels of a batch are balanced: 0, 1, 2, 3 in turn, shuffled, and cut to the batch.
     """
@@ -72,7 +72,7 @@ class Rotation(nn.Module):
 
 
 class Jigsaw(nn.Module):
-    """Task: tell by which of 31 permutations the image's sixteen cells were shuffled.
+    """Task: predict by which of 31 permutations the image's sixteen cells were shuffled.
 
     Class 0 is the identity; the other 30 are drawn once, and kept with the weights. Classes are drawn uniformly,
     and then set to 0 with probability 0.1.
@@ -103,10 +103,10 @@ class Jigsaw(nn.Module):
 
 
 class Selfie(nn.Module):
-    """Task: tell which of four hidden patches belongs into which of four holes.
+    """Task: assign four hidden patches to their four cells.
 
-    One random order of the cells a batch: the first four are hidden, the other twelve visible. The encoder, which
-    ends after layer 3, sees all sixteen as small images of their own.
+    One random order of the cells per batch: the first four are hidden, the other twelve visible. The encoder, which
+    ends after layer 3, sees all sixteen as separate small images.
 
     Args:
         encoder: [B, C, H / 4, W / 4] -> [B, channels].
@@ -141,9 +141,9 @@ class Selfie(nn.Module):
 def selfie_loss(scores: Tensor, kind: SelfieLoss, *, channels: int) -> Tensor:
     """Return the loss of each image, [B].
 
-    ``double-softmax`` is the authors' form: their cross-entropy, which has a softmax of its own, is given
-    probabilities, and the terms of the M queries are added up. Each of four lies in [0.744, 1.744], chance is
-    1.386, and once the inner softmax is saturated hardly any gradient is left. ``scaled`` is one cross-entropy of
+    ``double-softmax`` is the authors' form: their cross-entropy, which contains a softmax, gets
+    probabilities, and the terms of the M queries are added up. With M = 4 each term lies in [0.744, 1.744], chance is
+    1.386, and almost no gradient is left once the inner softmax is saturated. ``scaled`` is one cross-entropy of
     scores / sqrt(channels), averaged over the queries.
 
     Args:

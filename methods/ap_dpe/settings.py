@@ -16,8 +16,8 @@ Export = Literal["rotation", "jigsaw", "mean", "trunk"]
 class PretextSettings(TrainPlan, AttackSettings):
     """Adversarial pre-training; the defaults are those of the joint run.
 
-    Batches are the scripts' own defaults, as is every other number; the README's commands say 32 for the joint run
-    and 128 for Rotation. The cosine moves every step, and weight decay is on every parameter.
+    Batch sizes and all other numbers are the scripts' defaults; the README's commands say 32 for the joint run
+    and 128 for Rotation. The cosine changes the rate at every step, and weight decay applies to every parameter.
 
     Source: VITA-Group/Adv-SS-Pretraining at 4ffbebe, ``pretraining/ensemble_pretrain.py`` and
     ``attack_algo_ensemble.py``.
@@ -29,8 +29,8 @@ class PretextSettings(TrainPlan, AttackSettings):
     lr: float = Field(default=0.001, gt=0)
     """For the published 84,000 steps."""
     short_lr: float | None = Field(default=0.1, gt=0)
-    """``lr`` in tiers that keep less than a tenth of the epochs (None: no other), the single tasks' rate. At ``tiny``,
-    with 0.001, the pretext tasks stay at chance under attack, and the encoder as robust as an untrained one."""
+    """``lr`` in tiers that keep less than a tenth of the epochs (None: unchanged): the rate of the single tasks. At
+    ``tiny`` with 0.001, the pretext tasks stay at chance under attack, the encoder as robust as an untrained one."""
     lr_floor: float = Field(default=1e-8, ge=0)
     nesterov: bool = True
     weight_decay: float = Field(default=1e-4, ge=0)
@@ -39,14 +39,14 @@ class PretextSettings(TrainPlan, AttackSettings):
     h_weight: float = Field(default=0.1, ge=0)
     """Weight of the log-determinant, for attacker and learner; 0 is AP without DPE, in a fraction of the time."""
     outer_sign: Literal[1, -1, 0] = 1
-    """The learner's sign of it: 1 as in the authors' code, where it lowers what the attacker raises."""
+    """Its sign for the learner: 1 as in the authors' code, so that the learner lowers what the attacker raises."""
     selfie_loss: SelfieLoss = "double-softmax"
     """The authors' form, or ``scaled`` for runs in which Selfie stays at chance."""
     steps: int = Field(default=10, ge=0)
     view: WeakView = WeakView()
 
     def scaled(self, factor: float) -> dict[str, Any]:
-        """Return what a tier gives this plan, with ``short_lr`` where it keeps few of the epochs."""
+        """Return this plan scaled to a tier, with ``short_lr`` if the tier keeps few of the epochs."""
         few = factor < _FEW_EPOCHS and self.short_lr is not None
         return {**super().scaled(factor), **({"lr": self.short_lr} if few else {})}
 
@@ -76,7 +76,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 }
 """How the runs on single tasks differ from the joint one (``pretraining/train_adv_*.py``).
 
-Deviation: their warm-up takes the first 200 steps and the cosine runs underneath it from step 0; here it takes the
+Deviation: their warm-up takes the first 200 steps and the cosine already runs from step 0; here the warm-up takes the
 whole first epoch (176 or 352 steps), which a tier can scale, and the cosine begins after it.
 """
 
@@ -86,18 +86,18 @@ _EXPORTS: dict[str, tuple[Export, ...]] = {
     "jigsaw": ("jigsaw", "trunk"),
     "selfie": ("trunk",),
 }
-"""What each run can hand over; the first is the default."""
+"""What each run can export; the first is the default."""
 
 
 class APDPEConfig(MethodConfig):
-    """Which tasks, and what of the trained network is evaluated."""
+    """The tasks, and the part of the trained network that is evaluated."""
 
     task: Task = "joint"
-    """All three tasks on one trunk, or one alone: its stage then has that run's published numbers."""
+    """All three tasks on one trunk, or a single one with the published numbers of its run."""
     export: Export | None = None
-    """What stands on the trunk at evaluation: layer 4 of Rotation, of Jigsaw, the ``mean`` of both, or nothing
+    """What is put on the trunk for evaluation: layer 4 of Rotation, of Jigsaw, the ``mean`` of both, or nothing
     (``trunk``: pooled layer 3, all that Selfie alone has). None: Rotation's, or the single task's own. The paper
-    hands on the trunk and leaves layer 4 to fine-tuning, which a linear protocol cannot do."""
+    passes on the trunk and leaves layer 4 to fine-tuning, which a linear protocol cannot do."""
     stage1: PretextSettings = PretextSettings()
 
     @property

@@ -26,7 +26,7 @@ TASKS: dict[Task, tuple[str, ...]] = {
 }
 
 _ONE_PIXEL_LAYER4 = 8
-"""Images of this side, or smaller, are a single pixel when they reach layer 4."""
+"""Images of this side length, or smaller, are a single pixel at layer 4."""
 
 
 class _Views(NamedTuple):
@@ -45,18 +45,18 @@ class PretextStage(Stage):
     where the x_t' together maximise sum over t of l_t(x_t') + h_weight * h. As in the authors' code:
 
     - h has the same sign for attacker and learner: one raises it, the other lowers it and so *aligns* the
-      gradients; ``outer_sign`` turns that around or off;
+      gradients; ``outer_sign`` reverses this or turns it off;
     - the attack runs in train mode: every forward pass, 10 of the attack and 2 of the learner a task, uses batch
-      statistics, drops out, and moves the one set of running statistics that all tasks share;
-    - each task attacks its own, already rotated or permuted, picture; attacker and learner see the same puzzle.
+      statistics and dropout, and moves the running statistics, which all tasks share;
+    - each task attacks its own image, already rotated or permuted; attacker and learner see the same puzzle.
 
     With ``h_weight = 0`` there are no second derivatives, tasks are attacked one after the other, and the stage is
     called "ap": adversarial pre-training without the diversity-promoting ensemble.
 
-    Deviations: the trunk has the encoder's whole stem, batch-norm included, where the authors' omits it although
+    Deviations: the trunk has the encoder's whole stem, batch-norm included, while the authors' trunk omits it although
     their fine-tuning network has it; it is trained on all images to the last epoch, without a validation split to
-    choose an epoch on; tasks take turns in one order, in the attack as in the loss (theirs differ, which only
-    moves running statistics).
+    select an epoch; the tasks have the same order in attack and loss (theirs differ, which only affects running
+    statistics).
     """
 
     def __init__(self, settings: PretextSettings, ctx: MethodContext, task: Task, export: Export) -> None:
@@ -79,7 +79,7 @@ class PretextStage(Stage):
         return encoder
 
     def _task(self, name: str, trunk: Encoder, ctx: MethodContext) -> nn.Module:
-        """Return the task called ``name``: the shared trunk, layers of its own on top, and a head."""
+        """Return the task called ``name``: the shared trunk, its own layers on top, and a head."""
         layer4 = resnet_of(self._new_encoder(ctx, name)).layer4
         with ctx.scoped(self.name, "head", name):
             if name == "selfie":
@@ -87,7 +87,7 @@ class PretextStage(Stage):
             return {"rotation": Rotation, "jigsaw": Jigsaw}[name](with_layer4(trunk, layer4))
 
     def _exported(self, export: Export, trunk: Encoder) -> Encoder:
-        """Return the encoder to evaluate, made of the modules that are trained."""
+        """Return the encoder to evaluate, made from the trained modules."""
         if export == "trunk":
             return without_layer4(trunk)
         names = ("rotation", "jigsaw") if export == "mean" else (export,)
@@ -122,7 +122,7 @@ class PretextStage(Stage):
         return StepLoss(total, scalars)
 
     def _attack(self, puzzles: dict[str, Puzzle], generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the attacked pictures: tasks tied by the diversity term together, others one after the other."""
+        """Return the attacked images: of tasks tied by the diversity term jointly, of others one after the other."""
         attacked: dict[str, Tensor] = {}
         with attacking(self, train_mode=True):
             for names in [list(puzzles)] if self._diverse else [[name] for name in puzzles]:
@@ -136,7 +136,7 @@ class PretextStage(Stage):
         return attacked
 
     def _objective(self, tied: Sequence[tuple[Pretext, Tensor]], generator: torch.Generator) -> Objective:
-        """Return the objective of the pictures of all ``tied`` tasks, stacked: [T B, C, H, W] -> [B]."""
+        """Return the objective for the images of all ``tied`` tasks, stacked: [T B, C, H, W] -> [B]."""
 
         def objective(x: Tensor) -> Tensor:
             inputs = x.chunk(len(tied))
@@ -152,7 +152,7 @@ class PretextStage(Stage):
 
 
 def _refuse_single_image(settings: PretextSettings, facts: DatasetFacts) -> None:
-    """Raise BenchError where an epoch ends in a batch of one value a channel, which batch-norm refuses."""
+    """Raise BenchError if an epoch ends in a batch of one value per channel, which batch-norm refuses."""
     alone = not settings.drop_last and facts.train_images % settings.batch_size == 1
     if alone and facts.image_shape[1] <= _ONE_PIXEL_LAYER4:
         raise BenchError(

@@ -1,4 +1,4 @@
-"""One trunk, several ends: encoders that share everything up to layer 3, batch-norm included."""
+"""Encoders that share a trunk, that is everything up to layer 3 including batch-norm, with different ends."""
 
 from copy import deepcopy
 from typing import cast
@@ -12,7 +12,7 @@ _TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3")
 
 
 class MeanOf(nn.Module):
-    """The mean of what several modules of the same output shape return."""
+    """The mean of the outputs of several modules with the same output shape."""
 
     def __init__(self, *parts: nn.Module) -> None:
         super().__init__()
@@ -25,9 +25,9 @@ class MeanOf(nn.Module):
 
 
 def with_layer4(trunk: Encoder, layer4: nn.Module) -> Encoder:
-    """Return an encoder that is ``trunk`` up to layer 3, the very same modules, and then ``layer4``.
+    """Return an encoder of the modules of ``trunk`` up to layer 3, not copied, and then ``layer4``.
 
-    One set of batch-norm statistics follows all tasks, clean and attacked, patches and whole images, as in the
+    All tasks, clean and attacked, patches and whole images, share one set of batch-norm statistics, as in the
     authors' code.
     """
     return _ended(trunk, layer4, trunk.feature_dim)
@@ -41,14 +41,14 @@ def without_layer4(trunk: Encoder) -> Encoder:
 def _ended(trunk: Encoder, layer4: nn.Module, feature_dim: int) -> Encoder:
     backbone = resnet_of(trunk)
     shared = {id(part): part for part in (getattr(backbone, name) for name in _TRUNK)}
-    # deepcopy takes what its memo holds for already copied.
+    # deepcopy treats objects in its memo as already copied.
     ended = deepcopy(backbone, {**shared, id(backbone.layer4): layer4})
     ended.feature_dim = feature_dim
     return Encoder(ended, trunk.normalise)
 
 
 def resnet_of(encoder: Encoder) -> ResNet:
-    """Return the backbone, or raise BenchError where it is not four stages after a stem."""
+    """Return the backbone, or raise BenchError if it does not consist of a stem and four stages."""
     if not all(hasattr(encoder.backbone, part) for part in (*_TRUNK, "layer4")):
         raise BenchError(
             f"AP-DPE splits its encoder after layer 3 of 4, which {type(encoder.backbone).__name__} does not have. "
