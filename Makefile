@@ -5,7 +5,7 @@ BIN := .venv/bin
 VEGA := vega@6.4.0 vega-lite@6.4.3 vega-embed@7.3.0
 VEGA_IN := bench/report/site/static/vega
 INSTALLED := .venv/.installed
-# A process a core, a file to each: what a file prepares once is prepared once.
+# One process per core, one test file at a time each, so that the setup of a file runs once.
 PARALLEL := -n logical --maxprocesses 8 --dist loadfile
 CODE := bench methods examples perf tests
 
@@ -15,7 +15,7 @@ CODE := bench methods examples perf tests
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "PYTHON=$(PYTHON) makes .venv; another: make test PYTHON=python3.12"
+	@echo "PYTHON=$(PYTHON) makes .venv; to choose another: make test PYTHON=python3.12"
 
 install: $(INSTALLED) ## Make .venv and install the pinned packages
 
@@ -38,10 +38,10 @@ lint: $(INSTALLED) ## Style, types and spelling
 	$(BIN)/mypy $(CODE)
 	$(BIN)/codespell $(CODE) docs *.md Makefile pyproject.toml
 
-check: $(INSTALLED) ## Does the committed leaderboard say what the published records say?
+check: $(INSTALLED) ## Compare the committed leaderboard with the published records
 	$(BIN)/bench leaderboard --check
 
-vega: ## Fetch the site's chart library anew: the releases' own builds, and the licences of all that is in them
+vega: ## Fetch the site's chart library again: the released builds, and the licences of their contents
 	folder=$$(mktemp -d) && \
 	npm install --silent --ignore-scripts --no-audit --no-fund --prefix $$folder $(VEGA) && \
 	cp $$folder/node_modules/vega/build/vega.min.js $$folder/node_modules/vega-lite/build/vega-lite.min.js \

@@ -1,10 +1,10 @@
-"""Seconds to make the board, and to compare two records, with a thousand of them.
+"""Seconds to make the board, and to compare two records, among a thousand records.
 
     python perf/board.py --records 1000 --images 10000 --epochs 200
 
 Records of random outcomes, of several methods, protocols and seeds each, are written to a temporary folder; then
-the commands are run as a user runs them, start of the program included, and the parts are timed in one process.
-The median of the rounds counts.
+the commands are run as a user runs them, including the start of the program, and the parts are timed in one process.
+Reported is the median of the rounds.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def _run(arguments: list[str]) -> None:
 
 
 def _median(work: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return seconds on the wall, and of processor time, which a busy machine stretches less."""
+    """Return wall-clock seconds, and processor seconds, which vary less on a busy machine."""
     spent = []
     for _ in range(rounds):
         start, cpu = time.perf_counter(), _cpu_seconds()
@@ -89,7 +89,7 @@ def _cpu_seconds() -> float:
 
 
 def _record(number: int, images: int, epochs: int) -> Record:
-    """Return one of many records: all seeds and protocols of a method, then those of the next."""
+    """Return one of many records, ordered by method, then protocol and seed."""
     rng = np.random.default_rng(number)
     recipe, seed = divmod(number, SEEDS)
     method, protocol = divmod(recipe, len(PROTOCOLS))

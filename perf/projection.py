@@ -1,8 +1,8 @@
-"""Whether the projection is right: the seconds that `bench timing` projects, and those that a run then takes.
+"""Accuracy of the projection: the seconds that `bench timing` projects, and those that a run then takes.
 
-Pre-training at ``tiny`` is projected, carried out to its end, and projected once more, in one process and on one
-thread; ratios are actual over projected, by the mean of the two projections. On a machine that does other work
-too, the two projections differ, and by as much any ratio can be off.
+Pre-training at ``tiny`` is projected, run to its end, and projected again, in one process and on one
+thread; a ratio is the actual time over the mean of the two projections. On a busy machine the two projections differ,
+and each ratio is uncertain by as much.
 
 Run from the repository's root: ``python perf/projection.py [--method deacl] [--method acl] [--threads 1]``.
 """
@@ -61,7 +61,7 @@ def projected(method: str, dataset: str, tier: str) -> list[StageTiming]:
 
 
 def taken(method: str, dataset: str, tier: str) -> list[float]:
-    """Return the seconds that each stage takes in a run, as its record says."""
+    """Return the seconds that each stage takes in a run, from its record."""
     with tempfile.TemporaryDirectory() as folder:
         request = RunRequest(
             method=method,

@@ -1,8 +1,8 @@
 """Seconds of a second derivative through a ResNet-18 in training mode: our layers against the framework's.
 
-It is what each attack step of AP-DPE needs: the gradient towards the pixels of a function of such a gradient. Both
-networks have the same weights and images, on one CPU thread, in one process, turn and turn about, so that whatever
-else the machine does falls on both alike.
+Each attack step of AP-DPE needs it: the gradient, for the pixels, of a function of such a gradient. Both networks have
+the same weights and images, on one CPU thread, in one process, and are timed alternately, so that other load on the
+machine affects both alike.
 
 Run from the repository's root: ``python perf/second_derivative.py [--width 8] [--side 16] [--batch 64]``.
 """

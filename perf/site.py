@@ -1,4 +1,4 @@
-"""Seconds that `bench site` takes for a thousand records, made from one of the bench's own.
+"""Seconds that `bench site` takes for a thousand records, made from one of the bench's records.
 
 Run from the repository's root: ``python perf/site.py [--records 1000] [--profile]``.
 """

@@ -1,9 +1,8 @@
 """Seconds a step of every stage of every method with a ResNet-18 of full width, at batches of 256 and 512 images.
 
-All steps are timed in one process, turn and turn about, so that whatever else the machine does falls on all alike.
-The larger batch is timed, or the largest that fits time and memory, and a quarter of it, unless all batches of a
-stage are whole. The line through these says the rest; such figures carry a "~". Without images of its own: noise of
-CIFAR-10's shape.
+All steps are timed in one process, alternately, so that other load on the machine affects all alike. Timed are the
+larger batch, or the largest that fits time and memory, and a quarter of it, unless all batches of a stage are whole.
+Other figures are read from the line through these and marked "~". The images are noise of CIFAR-10's shape.
 
 Run from the repository's root: ``python perf/steps.py [METHOD ...] [--threads 2] [--minutes 9] [--output FILE]``.
 """
@@ -23,15 +22,15 @@ from bench.recipe import load_tier
 
 BATCHES = (256, 512)
 _SHARE = 0.8
-"""Of the memory that is free, what the tensors of a step may take; kernels want some for themselves."""
+"""Share of the free memory that the tensors of a step may take; kernels need some as well."""
 
 
 def main() -> None:
-    """Time, print a table, and write the figures where asked."""
+    """Time, print a table, and write the figures if requested."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="*", help="default: all")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="torch's, on a CPU")
-    parser.add_argument("--minutes", type=float, default=9, help="what all of it may take, about")
+    parser.add_argument("--minutes", type=float, default=9, help="approximate limit for the whole run")
     parser.add_argument("--rounds", type=int, default=3, help="how often each step is timed")
     parser.add_argument("--device", help="cpu, cuda, cuda:1; default: the best there is")
     parser.add_argument("--output", type=Path, help="also write the figures here, as JSON")
@@ -70,7 +69,7 @@ def main() -> None:
 
 
 def fits(probe: StageProbe, batch: int, device: torch.device) -> bool:
-    """Return whether the memory holds a step on ``batch`` images: a CPU's system kills what asks for too much."""
+    """Return whether a step on ``batch`` images fits in memory: on a CPU the system kills what needs too much."""
     cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
     return probe.memory(batch) <= _SHARE * free

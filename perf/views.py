@@ -1,9 +1,9 @@
 """Views a second of SimCLR's augmentation: this package's batched view against the usual PIL pipeline.
 
-Both make 32 x 32 views from the same noise by the same recipe, on one CPU thread, in one process, turn and
-turn about, so that whatever else the machine does falls on both alike. The PIL side is what a data-loader
-worker does for an image: from array to PIL, torchvision's transforms, to a float tensor; the collation of
-a batch is left out, in its favour. The batched side goes from the uint8 batch to the float batch.
+Both make 32 x 32 views from the same noise by the same recipe, on one CPU thread, in one process, and are timed
+alternately, so that other load on the machine affects both alike. The PIL side does the work of a data-loader worker
+for an image: from array to PIL, torchvision's transforms, to a float tensor; the collation of a batch is left out, in
+its favour. The batched side goes from the uint8 batch to the float batch.
 
 Run from the repository's root: ``python perf/views.py [--batch 512] [--rounds 15] [--threads 1]``.
 """
@@ -32,7 +32,7 @@ from bench.data.views import (
 
 SIDE = 32
 PIL_IMAGES = 64
-"""Images the PIL pipeline makes in a round: about as long as a batch of ours takes."""
+"""Images the PIL pipeline makes in a round, which takes about as long as one of our batches."""
 
 
 class PILBlur:
@@ -110,7 +110,7 @@ def main() -> None:
     }
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for work in (work for _, work in sides.values()):
-        work()  # the first call pays for imports and memory
+        work()  # the first call includes imports and allocation
     for _ in range(options.rounds):
         for name, (views, work) in sides.items():
             rates[name].append(views / seconds(work))

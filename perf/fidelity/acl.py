@@ -60,7 +60,7 @@ def published(table: Table) -> Namespace:
     mine = [plan.optimizer, plan.epochs, plan.batch_size, plan.effective_lr, plan.steps]
     yours = [arguments.optimizer, arguments.epochs, arguments.batch_size, arguments.lr, arguments.pgd_iter]
     table.equal("optimiser, epochs, batch, rate, attack steps", ours.listed(mine), ours.listed(yours))
-    # Its views stand inside the function that trains, which is left where it asks for the dataset.
+    # Its views are defined inside its training function, which is left at the point where it loads the dataset.
     command = mock.patch.object(sys, "argv", ["train_simCLR.py", "name", "--ACL_DS"])
     dataset = mock.patch.object(script, "CustomCIFAR10", Seen.dataset)
     with TemporaryDirectory() as folder, working_in(folder), command, dataset, mock.patch("builtins.print"):
@@ -87,7 +87,7 @@ def compare_loss(table: Table) -> None:
 
 
 def neighbours(x: Tensor) -> Tensor:
-    """Return rows in upstream's order: the two views of an image side by side, not half a batch apart."""
+    """Return rows in upstream's order: the two views of an image adjacent, not half a batch apart."""
     return torch.stack(x.chunk(2), dim=1).flatten(0, 1)
 
 
@@ -141,7 +141,7 @@ def compare_networks(table: Table) -> None:
 
 
 def compare_steps(table: Table) -> None:
-    """Add what three updates do on both sides."""
+    """Add the results of three updates on both sides."""
     script: Any = import_module("train_simCLR")
     script.args = Namespace(ACL_DS=True, pgd_iter=5, print_freq=1)
     stage: Any = our_stage()

@@ -44,7 +44,7 @@ NOTE = (
 def compare(clone: Clone) -> Iterator[Table]:
     """Yield the table."""
     table = Table("AdvCL", str(clone.upstream), NOTE)
-    terminal = mock.patch.object(os, "popen", return_value=io.StringIO("24 80"))  # its progress bar asks
+    terminal = mock.patch.object(os, "popen", return_value=io.StringIO("24 80"))  # for its progress bar
     wide = mock.patch.object(Tensor, "float", lambda tensor: tensor)
     with clone.importing(absent={"torchvision.models.utils": {}}), on_cpu(), terminal, wide:
         compare_parts(table)
@@ -93,7 +93,7 @@ def compare_rates(table: Table) -> None:
 
 
 def compare_step(table: Table, clone: Clone) -> None:
-    """Add what a training step does on both sides."""
+    """Add the results of a training step on both sides."""
     recipe = ours.recipe("advcl", stage2__batch_size=BATCH)
     *_, stage = ours.stages(recipe, 1000)  # as many images as 500 clusters need
     model = import_module("models.resnet_cifar_multibn_ensembleFC").resnet18(bn_names=["normal", "pgd", "pgd_ce"])
@@ -133,7 +133,7 @@ def compare_step(table: Table, clone: Clone) -> None:
 
 
 def compare_counters(table: Table, found: dict[str, Tensor], state: dict[str, Tensor]) -> None:
-    """Add the batches that batch-norm layers have seen, in two places fewer than upstream's."""
+    """Add the numbers of batches seen by batch-norm layers, in two places fewer than upstream's."""
     reasons = {
         "bn1.bn_list.0": "deliberate: never read, its views are embedded once",
         "bn1.bn_list.1": "0",
@@ -160,7 +160,7 @@ def named(stage: Any) -> dict[str, Tensor]:
 
 
 def upstream_step(clone: Clone, model: nn.Module, views: tuple[Tensor, ...], labels: Tensor) -> dict[str, Any]:
-    """Let upstream take one training step; returns what was attacked, and the terms of the loss."""
+    """Run one training step of upstream; returns the attacked images and the terms of the loss."""
     utils, losses, frequencies = (import_module(name) for name in ("utils", "losses", "fr_util"))
     criterion, entropy = losses.SupConLoss(temperature=0.5), nn.CrossEntropyLoss(ignore_index=-1)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE, momentum=0.9, weight_decay=1e-4)

@@ -1,8 +1,8 @@
-"""A reader's clone of an upstream repository: is it the one compared with, and how its modules are imported.
+"""A reader's clone of an upstream repository: checks its commit, and imports its modules.
 
-A comparison runs the authors' own code, from the reader's disk. Packages which that code imports but which the
-comparison does not use (loggers, other backbones) need not be installed: stand-ins let the import pass, and refuse
-to be called.
+A comparison runs the authors' own code, from the reader's disk. Packages that this code imports but the
+comparison does not use (loggers, other backbones) need not be installed: stand-ins make the import succeed, and raise
+when called.
 """
 
 import ast
@@ -27,7 +27,7 @@ from bench.errors import BenchError
 
 @dataclass(frozen=True)
 class Upstream:
-    """A public repository at the commit that our sources name."""
+    """A public repository at the commit named in our sources."""
 
     repository: str
     """Owner and name: "pantheon5100/DeACL"."""
@@ -36,7 +36,7 @@ class Upstream:
 
     @property
     def folder(self) -> str:
-        """The name that a clone gets by itself."""
+        """The default name of a clone."""
         return self.repository.rpartition("/")[2]
 
     def __str__(self) -> str:
@@ -55,11 +55,11 @@ class Clone:
     folder: Path
     upstream: Upstream
     doubt: str
-    """How it differs from the commit compared with; empty: not at all."""
+    """How it differs from the compared commit; empty if it does not."""
 
     @classmethod
     def at(cls, folder: Path, upstream: Upstream) -> "Clone":
-        """Return the clone in ``folder``; raises BenchError where there is none."""
+        """Return the clone in ``folder``; raises BenchError if there is none."""
         top = _git(folder, "rev-parse", "--show-toplevel")
         if top is None or Path(top) != folder.resolve():
             fetching = upstream.fetching(folder)
@@ -97,9 +97,9 @@ class Clone:
         """Let ``import`` find the clone's modules first, and forget them afterwards.
 
         Args:
-            root: the folder below the clone's that its own scripts are started in.
+            root: the subfolder of the clone in which its own scripts are started.
             bare: packages whose ``__init__`` is not run, because it imports far more than is compared.
-            absent: packages and modules that stand-ins take the place of, with what has to be real in them.
+            absent: packages and modules replaced by stand-ins, with the parts of them that must be real.
         """
         known, path, written = set(sys.modules), list(sys.path), sys.dont_write_bytecode
         finder = _StandIns(dict(absent or {}))
@@ -144,10 +144,10 @@ def working_in(folder: str | Path) -> Iterator[None]:
 
 
 class Absent:
-    """What a stand-in offers under every name: good for being imported, not for being used."""
+    """What a stand-in returns for every name: it can be imported, but not used."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
-        raise AssertionError("a comparison came to a part of a package that it stands in for")
+        raise AssertionError("a comparison used a part of a package that a stand-in replaces")
 
 
 class _StandIn(ModuleType):
@@ -164,7 +164,7 @@ class _StandIns(MetaPathFinder, Loader):
         self._absent = absent
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return where a stand-in comes from; None: the name is none of ours."""
+        """Return the spec of a stand-in; None if the name is not to be replaced."""
         ours = any(fullname == name or fullname.startswith(f"{name}.") for name in self._absent)
         return ModuleSpec(fullname, self, is_package=True) if ours else None
 
@@ -173,13 +173,13 @@ class _StandIns(MetaPathFinder, Loader):
         return _StandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Give it what has to be real."""
+        """Add the parts that must be real."""
         for name, value in self._absent.get(module.__name__, {}).items():
             setattr(module, name, value)
 
 
 class LightningModule(nn.Module):
-    """As much of PyTorch Lightning's class as a training step needs: it logs, and knows where it is."""
+    """As much of PyTorch Lightning's class as a training step needs: logging, and the device."""
 
     def __init__(self) -> None:
         super().__init__()

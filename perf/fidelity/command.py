@@ -17,7 +17,7 @@ Comparison = Callable[..., Iterator[Table]]
 
 
 def run(doc: str | None, upstreams: Sequence[Upstream], compare: Comparison) -> None:
-    """Compare and print; exits with 1 at a missing clone, and with 3 if something differs by more than it may."""
+    """Compare and print; exits with 1 if a clone is missing, and with 3 if a difference exceeds its limit."""
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     for upstream in upstreams:
         parser.add_argument(upstream.folder, type=Path, help=f"your clone of {upstream}")

@@ -122,7 +122,7 @@ def compare_plan(table: Table, arguments: Namespace) -> None:
 
 
 def compare_steps(table: Table, stage: Stage, model: Any) -> None:
-    """Add what three training steps do on both sides."""
+    """Add the results of three training steps on both sides."""
     optimizers = stage.optimizer(), model.configure_optimizers()
     for step, rate in enumerate(RATES):
         images, labels = ours.images(BATCH, step, side=SIDE), ours.labels(BATCH)
@@ -156,7 +156,9 @@ def compare_steps(table: Table, stage: Stage, model: Any) -> None:
 def compare_protocols(table: Table, model: Any) -> None:
     """Add the TRADES loss of AFF, and PGD-20."""
     trades = import_module("trades.trades")
-    recipe = ours.recipe("deacl", aff__clean_passes=2)  # upstream passes the clean images twice; we do if asked to
+    recipe = ours.recipe(
+        "deacl", aff__clean_passes=2
+    )  # upstream passes the clean images twice; ours does with this setting
     both = ours.stages(recipe)
     encoder = next(both).encoder
     encoder.backbone.load_state_dict(model.backbone.state_dict(), strict=False)

@@ -1,4 +1,4 @@
-"""Our side of a comparison: stages as published, in float64, and their steps. Internals are imported here alone."""
+"""Our side of a comparison: stages as published, in float64, and their steps. Only this module imports internals."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -112,7 +112,7 @@ def kept(owner: Any, name: str) -> Iterator[list[Any]]:
 
 
 def renamed(state: Mapping[str, Tensor], words: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return ``state`` under upstream's names: each of ``words`` replaced where it stands."""
+    """Return ``state`` under upstream's names: with each of ``words`` replaced."""
     names = {name: name for name in state}
     for word, theirs in words.items():
         names = {name: new.replace(word, theirs) for name, new in names.items()}
@@ -140,7 +140,7 @@ def values(module: nn.Module) -> list[Tensor]:
 
 
 def parameters(module: nn.Module) -> int:
-    """Return how many numbers ``module`` learns or could learn."""
+    """Return the number of parameters of ``module``, frozen ones included."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

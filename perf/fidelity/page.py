@@ -1,8 +1,8 @@
 """All comparisons at once: writes docs/fidelity.md anew, or checks it.
 
 Run from the repository's root: ``python perf/fidelity/page.py FOLDER``, where ``FOLDER`` holds a clone of each
-upstream repository under its own name. ``--check`` writes nothing, and exits with 3 where the page does not say what
-the comparisons find: the same quantities, the same values to six digits, and differences within each script's limits.
+upstream repository under its own name. ``--check`` writes nothing, and exits with 3 unless the page agrees with
+the comparisons: the same quantities, the same values to six digits, and differences within each script's limits.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
 def sections(text: str) -> dict[str, str]:
-    """Return the parts of a page by heading; what stands before the first is under ""."""
+    """Return the parts of a page by heading; the text before the first is under ""."""
     parts = re.split(r"^(?=## )", text, flags=re.M)
     return {part.split("\n", 1)[0].removeprefix("## ") if part.startswith("## ") else "": part for part in parts}
 
@@ -37,7 +37,7 @@ def merged(page: str, fresh: Mapping[str, str]) -> str:
 
 
 def complaints(page: str, fresh: Mapping[str, str]) -> Iterator[str]:
-    """Yield where ``page`` says something else than the sections of ``fresh``."""
+    """Yield where ``page`` differs from the sections of ``fresh``."""
     held = sections(page)
     for title, section in fresh.items():
         written, found = rows(held.get(title, "")), rows(section)
@@ -55,7 +55,7 @@ def rows(section: str) -> dict[str, str]:
 
 
 def _alike(written: str, found: str) -> bool:
-    """Whether two texts are the same but for the last digits of their numbers."""
+    """Whether two texts are the same except for the last digits of their numbers."""
     numbers = [[float(number.replace(",", "")) for number in _NUMBER.findall(text)] for text in (written, found)]
     words = [_NUMBER.sub("", text) for text in (written, found)]
     close = all(math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6) for a, b in zip(*numbers, strict=False))
@@ -71,7 +71,7 @@ def clones(script: str, folder: Path) -> list[Path]:
 def main() -> None:
     """Compare, then write or check."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where the clones lie")
+    parser.add_argument("folder", type=Path, help="where the clones are")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 3 where the page is wrong")
     parser.add_argument("--only", choices=SCRIPTS, action="append", help="one script, or several; default: all")
     asked = parser.parse_args()

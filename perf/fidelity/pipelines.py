@@ -6,8 +6,8 @@ from typing import Any
 from bench.data.views import StrongView
 
 
-class Seen(Exception):  # noqa: N818  # an answer, not an error
-    """Raised in place of a dataset, to get at the transform that upstream's script would have given it."""
+class Seen(Exception):  # noqa: N818  # a result, not an error
+    """Raised in place of a dataset, to obtain the transform that upstream's script passes to it."""
 
     def __init__(self, *_: Any, transform: Any, **__: Any) -> None:
         super().__init__("the dataset is not needed")
@@ -22,7 +22,7 @@ class Seen(Exception):  # noqa: N818  # an answer, not an error
 def strong_view(steps: Iterable[Any]) -> StrongView:
     """Return the view that torchvision's ``steps`` make: crop, jitter, greyscale, blur, solarise, flip, in any order.
 
-    Where the flip stands does not matter, as explained at :class:`bench.data.views.StrongView`.
+    The position of the flip does not matter, as explained at :class:`bench.data.views.StrongView`.
     """
     found: dict[str, Any] = {"blur_prob": 0.0, "solarize_prob": 0.0}
     order = []

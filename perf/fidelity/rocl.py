@@ -58,7 +58,7 @@ def compare(clone: Clone, lars: Clone) -> Iterator[Table]:
 
 
 def trust_ratio(weight: Tensor, gradient: Tensor, decay: float, eps: float, trust: float, out: Tensor) -> Tensor:
-    """Return torchlars' ratio of two norms, whose own code needs a GPU; ``out`` is where that would write it."""
+    """Return torchlars' ratio of two norms, whose own code needs a GPU and writes to ``out``."""
     if weight > 0 and gradient > 0:
         return trust * weight / (gradient + decay * weight + eps)
     return torch.ones_like(out)
@@ -100,7 +100,7 @@ def compare_losses(table: Table) -> None:
 
 
 def compare_steps(table: Table) -> None:
-    """Add what three training steps do on both sides."""
+    """Add the results of three training steps on both sides."""
     recipe = ours.recipe("rocl", stage1__batch_size=BATCH, stage1__attack_groups=1, threat__eps=EPS)
     (stage,) = ours.stages(recipe)
     model = import_module("models.resnet").ResNet18(ours.CLASSES, True).train()
@@ -134,7 +134,7 @@ def compare_steps(table: Table) -> None:
 
 
 class Side:
-    """Upstream's networks and a training step of its script, which is no function that could be called."""
+    """Upstream's networks and a training step of its script, which is not a function."""
 
     def __init__(self, model: nn.Module, projector: nn.Module) -> None:
         parameters = [*model.parameters(), *projector.parameters()]

@@ -128,7 +128,7 @@ def published(clone: Clone, framework: Framework) -> Namespace:
     dataset, setup = import_module("solo.args.dataset"), import_module("solo.args.utils")
     dataset.dataset_args(parser)
     dataset.augmentations_args(parser)
-    parser.add_argument("--max_epochs", type=int)  # the rest of Lightning's own arguments has no part in this
+    parser.add_argument("--max_epochs", type=int)  # Lightning's other arguments do not matter here
     parser.add_argument("--gpus", type=str)
     parser.add_argument("--method")
     parser = upstream_class(framework).add_model_specific_args(parser)
@@ -252,7 +252,7 @@ def compare_loss(table: Table, framework: Framework, stage: Stage, model: Any) -
 
 
 def compare_steps(table: Table, framework: Framework, stage: Stage, model: Any) -> None:
-    """Add what both sides' training steps do to their networks."""
+    """Add the results of training steps on both sides."""
     peak = float(model.lr)
     optimizers = stage.optimizer(), model.configure_optimizers()
     for step, rate in enumerate((peak, peak, peak / 3)):
@@ -279,7 +279,7 @@ def compare_steps(table: Table, framework: Framework, stage: Stage, model: Any) 
 
 
 def upstream_step(model: Any, views: list[Tensor], optimizer: Any, rate: float, step: int) -> float:
-    """Let upstream take one training step at ``rate``; returns its tau afterwards, or 0."""
+    """Run one training step of upstream at ``rate``; returns its tau afterwards, or 0."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     batch = (torch.arange(BATCH), views, ours.labels(BATCH))
@@ -295,7 +295,7 @@ def upstream_step(model: Any, views: list[Tensor], optimizer: Any, rate: float, 
 
 
 def compare_passes(table: Table, framework: Framework) -> None:
-    """Add what our default, both views in one pass, does differently."""
+    """Add the difference made by our default, both views in one pass."""
     directions = []
     for together in (True, False):
         stage = our_stage(framework, stage1__views_together=together)

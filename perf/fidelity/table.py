@@ -11,7 +11,7 @@ _HEAD = "| quantity | ours | upstream | difference |\n| --- | --- | --- | --- |\
 
 @dataclass
 class Table:
-    """The section of one method: rows, and the quantities that differ by more than they may."""
+    """The section of one method: rows, and the quantities whose difference exceeds its limit."""
 
     title: str
     upstream: str
@@ -26,7 +26,7 @@ class Table:
         self.add(quantity, f"{a:.9f}", f"{b:.9f}", {"": abs(a - b)}, within=within * max(1.0, abs(b)))
 
     def equal(self, quantity: str, ours: object, theirs: object) -> None:
-        """Add two values that have to be the same."""
+        """Add two values that must be the same."""
         same, value = ours == theirs, _shown(ours)
         shown = "the same" if same and len(value) > 40 else _shown(theirs)
         self.rows.append((quantity, value, shown, "0" if same else "differs"))
@@ -34,7 +34,7 @@ class Table:
             self.faults.append(quantity)
 
     def add(self, quantity: str, ours: str, theirs: str, differences: Mapping[str, float], *, within: float) -> None:
-        """Add measured differences by name ("gradient, relative"), each of which may be ``within`` at most."""
+        """Add measured differences by name ("gradient, relative"), each at most ``within``."""
         text = "; ".join(f"{name} {value:.1e}".strip() for name, value in differences.items())
         self.rows.append((quantity, ours, theirs, text))
         if not all(value <= within for value in differences.values()):
@@ -45,7 +45,7 @@ class Table:
         self.add(quantity, "–", "–", differences, within=within)
 
     def explained(self, quantity: str, ours: str, theirs: str, reason: str) -> None:
-        """Add values that differ on purpose, with the reason in place of the difference."""
+        """Add values that differ on purpose, with the reason instead of the difference."""
         self.rows.append((quantity, ours, theirs, reason))
 
     def __str__(self) -> str:
