@@ -64,7 +64,7 @@ def test_own_data_are_named_by_their_digest_for_want_of_their_path() -> None:
     facts = {**record.recipe["dataset"], "name": "mine"}
     found = reproduction(record.model_copy(update={"dataset": "mine", "recipe": {**record.recipe, "dataset": facts}}))
     assert parsed(found.command)["dataset"] == "npz:PATH"
-    assert any("mine is somebody's own data: npz:PATH" in note and facts["sha256"] in note for note in found.notes)
+    assert any("mine is a user's own data: npz:PATH" in note and facts["sha256"] in note for note in found.notes)
 
 
 def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
@@ -103,8 +103,8 @@ def changed(**changes: Any) -> Record:
     [
         (changed(dirty=True), "uncommitted changes"),
         (changed(commit=None, dirty=None), r"not run from a checkout; it was version 0\.1\.0"),
-        (template().model_copy(update={"tier_sha256": "0" * 64}), "tier is another one by now"),
-        (template().model_copy(update={"tier": "mine"}), f"file of somebody's own, of digest {template().tier_sha256}"),
+        (template().model_copy(update={"tier_sha256": "0" * 64}), "tier has changed since"),
+        (template().model_copy(update={"tier": "mine"}), f"user's own file, of digest {template().tier_sha256}"),
     ],
 )
 def test_what_the_command_cannot_say_stands_beside_it(record: Record, note: str) -> None:

@@ -1,4 +1,4 @@
-"""What a page says of one record: its curves, its cost, its settings, and what speaks against it."""
+"""The facts on the page of one record: its curves, its cost, its settings, and reasons to distrust it."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ class Attack(NamedTuple):
 
 
 class Survival(NamedTuple):
-    """How many images one attack of AutoAttack left right."""
+    """The number of images that are right after one attack of AutoAttack."""
 
     attack: str
     survivors: int
@@ -48,7 +48,7 @@ class Setting(NamedTuple):
 
 
 def attacks(record: Record) -> list[Attack]:
-    """Return AA, RA and SA of a record, strongest attack first; SA is the attack that does nothing."""
+    """Return AA, RA and SA of a record, strongest attack first; SA is that of an attack that does nothing."""
     ra, aa, norm = record.ra, record.aa, record.read_recipe().downstream.threat.norm
     restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
     found = [Attack("RA", f"{attack_name(ra.attack, ra.steps)}{restarts} at {radius_text(norm, ra.eps)}", ra.outcome)]
@@ -66,12 +66,12 @@ def survivals(record: Record) -> list[Survival]:
 
 
 def curves(record: Record) -> dict[str, list[Curve]]:
-    """Return what each phase that was trained noted, epoch by epoch."""
+    """Return what each training phase logged, epoch by epoch."""
     return {phase_name(name): list(_phase_curves(epochs)) for name, epochs in record.history.items() if epochs}
 
 
 def flags(record: Record) -> list[str]:
-    """Return what speaks against trusting the record's numbers."""
+    """Return the reasons to distrust the record's numbers."""
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
     found += reliability_flags(Group((Measured(Path(), record, record.read_recipe()),), ()))
     return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
@@ -95,7 +95,7 @@ def settings(record: Record) -> dict[str, list[Setting]]:
 
 
 def phase_name(name: str) -> str:
-    """Return how a phase of cost or history reads."""
+    """Return the name of a phase of cost or history in words."""
     kind, _, own = name.partition(":")
     return {"stage": f"Stage {own}", "protocol": own.upper(), "evaluate": f"Evaluation, {own.upper()}"}.get(kind, name)
 

@@ -1,4 +1,4 @@
-"""Pictures as PNG: what became of the test images, and images themselves, enlarged without blur."""
+"""Pictures as PNG: the outcomes of the test images, and images themselves, enlarged without blur."""
 
 import base64
 import io
@@ -16,7 +16,7 @@ VERDICT_COLOURS: dict[Verdict, tuple[int, int, int, int]] = {
     Verdict.WRONG: (0x8B, 0x91, 0x9B, 255),
     Verdict.ABSENT: (0x8B, 0x91, 0x9B, 40),
 }
-"""RGBA that can be told apart on white and on black, and without seeing red from green."""
+"""RGBA colours that differ on white and on black, and for red-green colour-blind readers."""
 
 _PLACE = {verdict: place for place, verdict in enumerate(VERDICT_COLOURS)}
 _NOTHING = len(_PLACE)

@@ -16,14 +16,14 @@ class Reproduction(NamedTuple):
     """What to type to make a record again."""
 
     commit: str | None
-    """The code to check out; None: the record does not know it."""
+    """The code to check out; None: not recorded."""
     command: str
     notes: tuple[str, ...]
-    """What the command cannot say by itself."""
+    """What the command alone does not state."""
 
 
 def reproduction(record: Record) -> Reproduction:
-    """Return the command that makes ``record`` again, on the machine of whoever has its data."""
+    """Return the command that makes ``record`` again, on a machine that has its data."""
     recipe, overrides = record.read_recipe(), dict(sorted(record.overrides.items()))
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
@@ -32,7 +32,7 @@ def reproduction(record: Record) -> Reproduction:
     words += ["--tier", tier, "--fidelity", record.fidelity]
     words += [] if recipe.budget is None else ["--budget", repr(recipe.budget)]
     words += ["--protocols", record.protocol, "--seed", str(encoder_seed)]
-    if overrides.get(_CORRUPTIONS) == "files":  # which the recipe names by their digest alone
+    if overrides.get(_CORRUPTIONS) == "files":  # the recipe holds only their digest
         words += ["--corruptions", "PATH"]
         del overrides[_CORRUPTIONS]
     words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
@@ -48,7 +48,7 @@ def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
     for facts in [recipe.dataset, *([recipe.finetune.dataset] if recipe.finetune else [])]:
         if facts.name not in DATASETS:
             yield (
-                f"{facts.name} is somebody's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
+                f"{facts.name} is a user's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
                 f"Its SHA-256, as the bench computes it, is {facts.sha256}."
             )
 
@@ -63,7 +63,7 @@ def _seed_note(record: Record) -> str:
     if record.encoder_seed is None:
         return ""
     return (
-        f"Protocol and evaluation drew from seed {record.seed}: give the encoder that this makes to `bench evaluate` "
+        f"Protocol and evaluation used seed {record.seed}: pass the encoder that this makes to `bench evaluate` "
         f"with --protocols {record.protocol} --seed {record.seed}."
     )
 
@@ -78,9 +78,9 @@ def _code_notes(record: Record) -> Iterator[str]:
 def _tier(record: Record) -> tuple[str, str]:
     shipped = _shipped_tiers().get(record.tier)
     if shipped is None:
-        return f"{record.tier}.toml", f"The tier is a file of somebody's own, of digest {record.tier_sha256}."
+        return f"{record.tier}.toml", f"The tier is a user's own file, of digest {record.tier_sha256}."
     changed = shipped != record.tier_sha256
-    return record.tier, "This tier is another one by now: check out the commit of the record." if changed else ""
+    return record.tier, "This tier has changed since: check out the commit of the record." if changed else ""
 
 
 @cache

@@ -10,7 +10,7 @@ from bench.results import DASH, escape, percent
 
 
 def templates(package: str) -> Environment:
-    """Return the templates that come with ``package``; in its HTML whatever a record says is text, never markup."""
+    """Return the templates that come with ``package``; in its HTML all values of a record are text, never markup."""
     environment = Environment(
         loader=PackageLoader(package),
         autoescape=lambda name: name is not None and name.endswith(".html"),

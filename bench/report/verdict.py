@@ -8,7 +8,7 @@ from bench.record import Outcome
 
 
 class Verdict(StrEnum):
-    """Of one test image; the value is how it reads."""
+    """The verdict on one test image; the value is its text."""
 
     ROBUST = "right under the attack"
     BROKEN = "broken by the attack"
@@ -21,8 +21,8 @@ def verdicts(clean: Outcome, attacked: Outcome) -> list[Verdict]:
     """Return the verdict of every test image, in the order of the test split.
 
     Args:
-        clean: what the classifier made of the clean images, all of them.
-        attacked: what it made of the attacked ones, all or some.
+        clean: the outcome on the clean images, all of them.
+        attacked: the outcome on the attacked images, all or some.
     """
     found = [Verdict.ABSENT] * clean.n
     before = clean.unpack()

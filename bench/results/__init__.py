@@ -1,4 +1,4 @@
-"""What records say: rows, ranks, doubts and costs, beside the numbers that papers published."""
+"""The results in records: rows, ranks, doubts and costs, beside the numbers that papers published."""
 
 from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs

@@ -10,11 +10,11 @@ from bench.results.rows import Row, make_rows
 from bench.results.sweeps import SweepRow, read_sweeps
 
 _PICTURES = (".svg", ".png")
-"""What counts as a figure; of two forms of one figure, the first is shown."""
+"""File endings of figures; of two files of one figure, the first is shown."""
 
 
 class Leaderboard(Settings):
-    """All that the board shows, in the order in which it is shown, and what had to be left out."""
+    """All that the board shows, in its order, and what had to be left out."""
 
     rows: tuple[Row, ...]
     sweeps: tuple[SweepRow, ...]
@@ -25,13 +25,13 @@ class Leaderboard(Settings):
 
     @property
     def records(self) -> int:
-        """How many records the rows count."""
+        """The number of records behind the rows."""
         return sum(len(row.records) for row in self.rows)
 
     def only(
         self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
     ) -> "Leaderboard":
-        """Return the board of the measured rows that fit; None fits all.
+        """Return the board of the measured rows that match; None matches all.
 
         Raises:
             BenchError: no row has such a value, or none has them all.

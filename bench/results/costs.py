@@ -1,4 +1,4 @@
-"""What runs took, as their records say: only what one machine did on the same terms stands in one table."""
+"""The costs of runs, from their records: a table holds only costs of one machine under the same conditions."""
 
 from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
@@ -31,14 +31,14 @@ class MeasuredCost(Settings):
 
     method: str
     label: str
-    """The method's title, followed by whether it is local and what pre-training departs in from the tier's recipe."""
+    """The method's title, followed by "local" if it is, and by how pre-training differs from the tier's recipe."""
     seeds: int
     stages: tuple[MeasuredStage, ...]
     total_seconds: float
     total_flops: float | None
     energy_joules: float | None
     to_reference: float | None
-    """Its seconds in units of the reference's in the same table; None where that is not there."""
+    """Its seconds as a multiple of the reference's in the same table; None without a reference there."""
 
 
 class CostConditions(Settings):
@@ -58,19 +58,19 @@ class MeasuredTable(CostConditions):
     """Recipes under the same conditions, the cheapest first."""
 
     reference: str
-    """Title of the method in whose units costs are given."""
+    """Title of the reference, of whose cost the other costs are multiples."""
     rows: tuple[MeasuredCost, ...]
 
 
 def measured_costs(
     results_dir: Path, methods: Sequence[str] | None = None, reference: str = COST_REFERENCE
 ) -> tuple[list[MeasuredTable], list[LeftOut]]:
-    """Return the costs of all pre-training that the records under ``results_dir`` tell of.
+    """Return the costs of all pre-training in the records under ``results_dir``.
 
     Args:
         results_dir: the results folder.
         methods: which to show; None: all.
-        reference: the method in whose units costs are given, shown or not.
+        reference: the method of whose cost the others are multiples, shown or not.
 
     Returns:
         the tables, and the files that had to be left out.
@@ -92,7 +92,7 @@ def measured_costs(
 
 
 def _installed(method: str) -> str:
-    from bench.method import METHODS  # brings torch along, which no table needs
+    from bench.method import METHODS  # imports torch, which no table needs
 
     return METHODS.get(method).info.title
 
@@ -103,7 +103,7 @@ def _order(table: MeasuredTable) -> tuple[str | int, ...]:
 
 def _common(one: Measured) -> CostConditions:
     record = one.record
-    data = one.recipe.dataset  # of pre-training, which in transfer is not what the record is about
+    data = one.recipe.dataset  # of pre-training: in transfer, the record names other data
     return CostConditions(
         dataset=data.name,
         sha256=data.sha256,
@@ -130,8 +130,8 @@ def _pretraining(one: Measured) -> Hashable:
 
 
 def _cost(measured: Sequence[Measured]) -> MeasuredCost:
-    """Return the cost of one recipe's pre-training, from all records that tell of it."""
-    # A run has a record for each protocol, and all of them repeat what its stages took.
+    """Return the cost of one recipe's pre-training, from all its records."""
+    # A run has a record for each protocol, and all of them repeat the costs of its stages.
     runs = list({_seed(one.record): one.record for one in measured}.values())
     stages = tuple(_stage(name, [_stages(record)[name] for record in runs]) for name in _stages(runs[0]))
     first = runs[0]

@@ -13,24 +13,24 @@ T = TypeVar("T")
 
 
 class Measured(NamedTuple):
-    """A record that can be trusted: sealed, and in agreement with what it says about its own data."""
+    """A record that can be trusted: sealed, and consistent with the facts about its data."""
 
     path: Path
     record: Record
     recipe: RecordedRecipe
     commits: Mapping[str, tuple[str, ...]] = {}
-    """By stage: the commits under which one and the same training stands, where there are several."""
+    """By stage: the commits that records name for the same training, where there are several."""
     local: bool = False
-    """Whether it is one of the user's own records, which lie apart from the published ones."""
+    """Whether it is one of the user's own records, kept apart from the published ones."""
 
     @property
     def facts(self) -> DatasetFacts:
-        """The data that the classifier was trained and judged on."""
+        """The data that the classifier was trained and evaluated on."""
         return self.recipe.downstream.dataset
 
     @property
     def threat(self) -> Threat:
-        """The adversary that it met."""
+        """The adversary that it was evaluated under."""
         return self.recipe.downstream.threat
 
     @property
@@ -52,7 +52,7 @@ def load_measured(path: Path, *, local: bool = False) -> Measured:
     """Return the record in ``path``, which is ``local`` or published.
 
     Raises:
-        BenchError: unreadable, of an unknown schema version, incomplete, edited, or in disagreement with itself.
+        BenchError: unreadable, of an unknown schema version, incomplete, edited, or inconsistent.
     """
     record = load_record(path)
     measured = Measured(path, record, record.read_recipe(), local=local)
@@ -120,7 +120,7 @@ def _left_out(results_dir: Path, path: Path, reason: str) -> LeftOut:
 
 
 def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list[tuple[Path, str]]]:
-    """Return the records to keep, and the paths of those that are there twice, each with the reason."""
+    """Return the records to keep, and the paths of duplicates, each with the reason."""
     kept, doubles = [], []
     for same in grouped(measured, lambda one: one.record.sha256):
         first, *others = same
@@ -135,7 +135,7 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
         if len(same) == 1:
             trusted += same
             continue
-        # The newest record of a run counts, and of these none is the newest: whichever was shown might be wrong.
+        # The newest record of a run counts, but none of these is the newest: either might be wrong.
         for one in same:
             names = " and ".join(other.path.name for other in same if other is not one)
             doubles.append((one.path, f"the same run, finished at the same moment, as {names}. Keep the right one."))
@@ -143,7 +143,7 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
 
 
 def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:
-    """Return ``items`` in groups of equal ``key``, in the order in which the keys and the items first come."""
+    """Return ``items`` in groups of equal ``key``, in the order in which the keys and the items first appear."""
     groups: dict[Hashable, list[T]] = defaultdict(list)
     for item in items:
         groups[key(item)].append(item)
@@ -156,7 +156,7 @@ def _recipe_key(measured: Measured) -> Hashable:
         measured.local,
         *(record.method, record.dataset, measured.facts.sha256, record.tier, record.fidelity, record.protocol),
         *(record.tier_sha256, record.protocol_sha256, record.pretrained_on, canonical_digest(record.overrides)),
-        # Seeds of the protocol alone, on one encoder, say nothing about the chance of pre-training.
+        # Seeds of the protocol alone, on one encoder, do not show the variation of pre-training.
         record.encoder_seed,
         # Seeds that were measured on different numbers of images have no common mean.
         *(record.sa.n, record.ra.outcome.n, record.aa.outcome.n if record.aa else None),
@@ -171,10 +171,10 @@ def _group(runs: Sequence[Measured]) -> Group:
 
 
 def _with_commits(measured: Sequence[Measured]) -> list[Measured]:
-    """Return ``measured``, each with the commits under which its trainings stand, where there are several.
+    """Return ``measured``, each with the commits that records name for its trainings, where there are several.
 
-    Before schema version 3 a record named the commit of the process that wrote it, whoever had trained its stages.
-    A training is recognised by its stage, its seconds to the last digit and its images.
+    Before schema version 3 a record named the commit of the process that wrote it, whichever commit had trained its
+    stages. A training is recognised by its stage, its seconds to the last digit and its images.
     """
     commits: dict[Hashable, set[str]] = defaultdict(set)
     for one in measured:

@@ -22,7 +22,7 @@ class PublishedNumber(Settings):
     method: str
     """As the source writes it."""
     variant: dict[str, bool | int | float | str]
-    """In what it departs from the method's headline configuration; empty for the headline number."""
+    """How it differs from the method's headline configuration; empty for the headline number."""
     pretrain_dataset: str | None
     dataset: str
     encoder: str
@@ -43,7 +43,7 @@ class PublishedNumber(Settings):
 
 
 class PublishedCost(NamedTuple):
-    """What a paper says that a method costs, on GPUs of its own."""
+    """A method's cost as a paper states it, on the paper's GPUs."""
 
     gpu_days: float
     gpus: int | None
@@ -62,7 +62,7 @@ class PublishedCosts:
 
     @classmethod
     def under(cls, results_dir: Path) -> "PublishedCosts":
-        """Return the costs among the published numbers; ``results_dir`` may bring its own."""
+        """Return the costs among the published numbers; ``results_dir`` may provide others."""
         return cls(load_published(results_dir))
 
     def of(self, title: str) -> PublishedCost | None:
@@ -73,7 +73,7 @@ class PublishedCosts:
 def load_published(results_dir: Path) -> tuple[PublishedNumber, ...]:
     """Return the published numbers, in the order of their lines.
 
-    They are part of the package. A results folder with files in ``published`` brings others instead.
+    They are part of the package. A results folder with files in ``published`` provides others instead.
 
     Raises:
         BenchError: a file is unreadable, is not a list, or has faulty entries.

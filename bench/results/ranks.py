@@ -1,4 +1,4 @@
-"""Who is ahead: rows whose AA no test tells from the best of their group share its rank."""
+"""Ranks: rows whose AA no test separates from the best of their group share its rank."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -8,7 +8,7 @@ from bench.record import mcnemar_exact, shared, welch
 from bench.results.groups import Group, Measured
 
 LEVEL = 0.05
-"""Significance level of each comparison; nothing is corrected for their number."""
+"""Significance level of each comparison; not corrected for their number."""
 
 
 class Standing(NamedTuple):
@@ -23,7 +23,7 @@ def standings(groups: Sequence[Group]) -> list[Standing]:
     """Return the place of each of ``groups``, all of one table, with AA, and sorted by it, best first.
 
     The best row has rank 1, and so have those after it until one is separated from it; that one leads the
-    next group, with its position in the table for a rank, and so on.
+    next group, with its position in the table as its rank, and so on.
     """
     ranks: list[int] = []
     for position, group in enumerate(groups, 1):
@@ -36,7 +36,7 @@ def separated(a: Group, b: Group) -> bool:
     """Return whether the AA of ``a`` and ``b`` differ by more than chance allows.
 
     Over several seeds each, Welch's t test of the means. Otherwise McNemar's exact test on the images that both
-    met, for each record of the one against each of the other: one seed must not win by being a lucky one.
+    measured, for every pair of their records: one lucky seed must not decide.
     """
     if len(a.seeds) > 1 and len(b.seeds) > 1:
         return welch(_accuracies(a), _accuracies(b)).p_value < LEVEL

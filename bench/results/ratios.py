@@ -1,4 +1,4 @@
-"""What pre-training took as a multiple of DeACL's, among the rows of one table."""
+"""The cost of pre-training as a multiple of DeACL's, among the rows of one table."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -8,15 +8,15 @@ from bench.results.rows import Row
 
 
 class CostRatio(NamedTuple):
-    """Multiples of what DeACL's own recipe took in the same table; None: one of the two is not known."""
+    """Multiples of the cost of DeACL's own recipe in the same table; None: one of the two is not known."""
 
     time: float | None
-    """Of wall-clock; None also where the two did not run on one and the same machine."""
+    """Of wall-clock; None also where the two did not run on the same machine."""
     flops: float | None
 
 
 def cost_ratios(rows: Sequence[Row]) -> list[CostRatio]:
-    """Return the ratio of each of ``rows``, all of one table; a local row is held against the local DeACL, if any."""
+    """Return the ratio of each of ``rows``, all of one table; a local row is compared with the local DeACL, if any."""
     own = [row for row in rows if row.method == COST_REFERENCE and not row.overrides]
     return [_ratio(row, [one for one in own if one.local == row.local] or own) for row in rows]
 

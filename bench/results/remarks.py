@@ -1,4 +1,4 @@
-"""What a row says beside its numbers: what it is called, in what it departs from its table, and why to distrust it."""
+"""The texts of a row beside its numbers: its name, how it differs from its table, and reasons to distrust it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
@@ -8,7 +8,7 @@ from bench.results.groups import Group, Measured
 from bench.results.wording import flops_text, named, radius_text, settings_text
 
 _PGD_STEPS = 20
-"""RA is accuracy under PGD-20 (DeACL section 4.1); any other number of steps is said in the row."""
+"""RA is accuracy under PGD-20 (DeACL section 4.1); the row states any other number of steps."""
 
 _DOUBTS: Mapping[Doubt, str] = {
     "constant features": "the encoder gives all training images the same features (seed {}): pre-training collapsed",
@@ -18,7 +18,7 @@ _DOUBTS: Mapping[Doubt, str] = {
 
 MASKING_GAP = 0.20
 """By how much RA may exceed AA on the same images. Among the published numbers the largest gap is 0.16 (RoCL's
-on CIFAR-10); a loss that hides its gradients from PGD makes one of 0.5 and more."""
+on CIFAR-10); a loss that hides its gradients from PGD causes one of 0.5 or more."""
 
 
 def label(measured: Measured) -> str:
@@ -34,7 +34,7 @@ def label(measured: Measured) -> str:
 
 
 def attack_text(measured: Measured) -> str:
-    """Return in what the adversary departs from the dataset's default: norm, radius, AutoAttack's version."""
+    """Return how the adversary differs from the dataset's default: norm, radius, AutoAttack's version."""
     record = measured.record
     norm = measured.threat.norm
     radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
@@ -54,7 +54,7 @@ def budget_text(budget: float | str | None) -> str | None:
 
 
 def reliability_flags(group: Group) -> tuple[str, ...]:
-    """Return what speaks against trusting the numbers of ``group``, but for AutoAttack's own warnings."""
+    """Return the reasons to distrust the numbers of ``group``, except AutoAttack's own warnings."""
     return tuple(
         [
             *_guessing(group),
@@ -109,7 +109,7 @@ def _blind(group: Group) -> Iterator[str]:
 
 
 def _gap(record: Record, test_images: int) -> float | None:
-    """Return RA less AA on the images that both attacked, with one radius."""
+    """Return RA minus AA on the images that both attacked, at the same radius."""
     if record.aa is None or record.aa.eps != record.ra.eps:
         return None
     both = shared(record.ra.outcome, record.aa.outcome, test_images=test_images)
@@ -123,7 +123,7 @@ def _dirty(group: Group) -> Iterator[str]:
 
 
 def _code(group: Group) -> Iterator[str]:
-    """Yield what speaks against taking the phases of one row, over all its seeds, for the work of the same code."""
+    """Yield the reasons to doubt that the phases of a row, over all its seeds, ran with the same code."""
     records = [one.record for one in group.seeds]
     yield from _by_phase(
         [(phase, record.seed) for record in records for phase in record.foreign_phases],

@@ -39,7 +39,7 @@ class CorruptionScore(Settings):
     accuracies: dict[str, float]
     """By corruption, mean over its severities and the seeds."""
     images: str
-    """Whose images: ``files``, or the package that made them, and whose severities."""
+    """Origin of the images, ``files`` or the package that made them, and of the severities."""
     sha256: str
     """Digest of the corrupted images."""
 
@@ -58,14 +58,14 @@ class TableKey(NamedTuple):
 
     @property
     def departures(self) -> list[str]:
-        """In what the rows depart from a plain run on the data: the adversary, transfer, a budget."""
+        """How the rows differ from a plain run on the data: the adversary, transfer, a budget."""
         transfer = f"transfer from {self.pretrained_on}" if self.pretrained_on else ""
         budget = f"at equal compute ({self.budget})" if self.budget else ""
         return [text for text in (self.attack, transfer, budget) if text]
 
     @property
     def conditions(self) -> str:
-        """All of it in words, but for the data."""
+        """All of it but the data, in words."""
         return conditions_text(self.protocol, self.tier, self.fidelity, self.departures)
 
 
@@ -76,9 +76,9 @@ class Row(Settings):
     title: str
     """The method's name in its paper."""
     label: str
-    """The title and year, followed by all in which the row departs from the tier's recipe."""
+    """The title and year, followed by all differences of the row from the tier's recipe."""
     local: bool
-    """Whether it is of the user's own records, which lie apart from the published ones."""
+    """Whether it is of the user's own records, which are kept apart from the published ones."""
     dataset: str
     facts: DatasetFacts
     tier: str
@@ -87,9 +87,9 @@ class Row(Settings):
     pretrained_on: str | None
     """Another dataset that the encoder was pre-trained on."""
     budget: str | None
-    """What pre-training was allowed to spend, where its epochs were set by that."""
+    """The budget of pre-training, where its epochs follow from one."""
     attack: str
-    """In what the adversary departs from the dataset's default; empty: in nothing."""
+    """How the adversary differs from the dataset's default; empty: not at all."""
     protocol_sha256: str
     overrides: dict[str, Any]
     rank: int | None = None
@@ -104,9 +104,9 @@ class Row(Settings):
     """RA on the images that AA was measured on, where those are fewer; None: they are the same, or there is no AA."""
     corruptions: CorruptionScore | None
     aa_warnings: tuple[str, ...]
-    """What AutoAttack itself warned of, for any of the seeds."""
+    """AutoAttack's own warnings, for any of the seeds."""
     flags: tuple[str, ...]
-    """What else speaks against trusting the row."""
+    """Other reasons to distrust the row."""
     pretraining_seconds: float | None
     """Wall-clock of all training stages, mean over the seeds; None for a method without one."""
     pretraining_flops: float | None
@@ -116,7 +116,7 @@ class Row(Settings):
     devices: tuple[str, ...]
     """Where the classifiers were evaluated."""
     machines: tuple[str, ...]
-    """Where the training stages ran, which is what their wall-clock belongs to."""
+    """Where the training stages ran and their wall-clock was measured."""
     seeds: tuple[int, ...]
     records: tuple[str, ...]
     """The records' paths below the results folder, in the order of the seeds."""
@@ -125,7 +125,7 @@ class Row(Settings):
 
     @property
     def doubts(self) -> tuple[str, ...]:
-        """All that speaks against trusting the row: AutoAttack's own warnings, then the flags."""
+        """All reasons to distrust the row: AutoAttack's own warnings, then the flags."""
         return (*(f"AutoAttack warned: {warning}" for warning in self.aa_warnings), *self.flags)
 
     @property
@@ -138,7 +138,7 @@ class Row(Settings):
 
 
 def make_rows(groups: Sequence[Group], results_dir: Path) -> tuple[Row, ...]:
-    """Return one row a group: those of one table together, best AA first, those without AA or that guess last."""
+    """Return one row a group: those of one table together, best AA first, those without AA or guessing last."""
     tiers = tier_names()[::-1]
     rows = [(_row(group, results_dir), group) for group in groups]
     rows.sort(key=lambda pair: _order(pair[0], tiers))
@@ -195,9 +195,9 @@ def rank_text(row: Row) -> str:
 
 
 def row_names(rows: Sequence[Row]) -> list[str]:
-    """Return what to call each row of one table.
+    """Return the name of each row of one table.
 
-    A default that changed between two versions gives two recipes one name; the hash tells them apart.
+    A default that changed between two versions gives two recipes one name; the hash distinguishes them.
     """
     count = Counter(row.label for row in rows)
     return [row.label if count[row.label] == 1 else f"{row.label}, recipe {row.protocol_sha256[:8]}" for row in rows]
@@ -236,7 +236,7 @@ def _stage_devices(record: Record) -> list[str]:
 
 
 def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> CorruptionScore | None:
-    """Return the mean over the seeds, or None unless all of them met the same corrupted images."""
+    """Return the mean over the seeds, or None unless all of them used the same corrupted images."""
     measured = [one for one in found if one]
     if len(measured) < len(found) or len({(one.sha256, one.n, *sorted(one.correct)) for one in measured}) != 1:
         return None

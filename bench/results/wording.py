@@ -1,4 +1,4 @@
-"""How values read in a table."""
+"""How values are written in a table."""
 
 import json
 import re
@@ -8,14 +8,14 @@ from typing import Any
 from bench.recipe import Norm
 
 DASH = "–"
-"""What stands for a number that was not measured; it is never shown as 0."""
+"""Shown for a number that was not measured, which is never shown as 0."""
 
 NORMS: Mapping[Norm, str] = {"linf": "Linf", "l2": "L2"}
 """As they are written everywhere."""
 
 
 def percent(share: float, n: int) -> str:
-    """Return a share of ``n`` images in percent, with no more decimals than so many images can tell apart."""
+    """Return a share of ``n`` images in percent, with no more decimals than this number of images justifies."""
     return f"{100 * share:.{2 if n >= 1000 else 1}f}"
 
 
@@ -58,7 +58,7 @@ def settings_text(settings: Mapping[str, Any]) -> list[str]:
 
 
 def named(name: str, departures: Iterable[str]) -> str:
-    """Return ``name``, followed in brackets by all in which what it names departs from the usual."""
+    """Return ``name``, followed in brackets by ``departures``, if there are any."""
     listed = ", ".join(departures)
     return f"{name} ({listed})" if listed else name
 

@@ -18,16 +18,16 @@ _TICKS: dict[float, str] = {
     **{hours * _HOUR: f"{hours} h" for hours in (1, 2, 4, 8, 12)},
     **{days * _DAY: f"{days} d" for days in (1, 2, 5, 10, 20, 50, 100)},
 }
-"""Durations that people use, and so the only ones on the axis."""
+"""Common durations, the only ones on the axis."""
 
 _ROOM = 0.11
-"""Of the axis, that a tick's text needs."""
+"""Share of the axis that a tick's text needs."""
 _SHIFT = 0.018
-"""Of the axis."""
+"""Share of the axis."""
 
 
 class CostPoint(NamedTuple):
-    """One row: what its pre-training cost and what came of it."""
+    """One row: the cost of its pre-training and its accuracies."""
 
     label: str
     cost: float
@@ -36,13 +36,13 @@ class CostPoint(NamedTuple):
     aa: Band | None
     """None where AutoAttack was not run."""
     mark: int
-    """Which marker; another for each point."""
+    """Number of the marker, different for each point."""
     method: int | None = None
-    """Which colour: rows of one method share it; None: one of its own."""
+    """Number of the colour, which rows of one method share; None: its own."""
 
 
 def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: bool = False) -> Figure:
-    """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, a hair to the right for its bar.
+    """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, slightly to the right for its bar.
 
     Args:
         points: at least one; listed in their order.
@@ -115,7 +115,7 @@ def _time_axis(axes: Axes, limits: tuple[float, float]) -> None:
 
 
 def _mark_ticks(axes: Axes, limits: tuple[float, float], texts: Mapping[float, str]) -> None:
-    """Mark what lies between ``limits``, as far as the texts do not meet."""
+    """Mark what lies between ``limits``, as far as the texts do not overlap."""
     low, high = limits
     ticks: list[float] = []
     for tick in texts:

@@ -1,4 +1,4 @@
-"""How training went: every quantity that a run noted, epoch by epoch, one row a phase."""
+"""The course of training: every quantity that a run logged, epoch by epoch, one row a phase."""
 
 from collections.abc import Mapping, Sequence
 
@@ -46,7 +46,7 @@ def curves_figure(histories: Mapping[str, History], *, title: str) -> Figure:
 
 
 def _quantities(histories: Mapping[str, History], phase: str) -> list[str]:
-    """Return what ``phase`` noted: the loss first, the learning rate last."""
+    """Return what ``phase`` logged: the loss first, the learning rate last."""
     names = {name for history in histories.values() for epoch in history.get(phase, ()) for name in epoch}
     return sorted(names, key=lambda name: (name == "lr", name != "loss", name))
 

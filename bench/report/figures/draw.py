@@ -1,4 +1,4 @@
-"""From results to figures on disk: all that compares in one figure, and nothing else beside it."""
+"""From results to figures on disk: one figure for all results that can be compared, and no others."""
 
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
@@ -28,7 +28,7 @@ R = TypeVar("R", Row, SweepRow)
 
 
 class Drawn(NamedTuple):
-    """What became of the results."""
+    """The figures that were drawn, and the results that were left out."""
 
     files: list[Path]
     """The figures, each as PNG and SVG."""
@@ -59,7 +59,7 @@ EVERYTHING = Choice()
 
 
 def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice = EVERYTHING) -> Drawn:
-    """Draw the sweeps of ``kind``: one figure for each set of common_text, one line a recipe.
+    """Draw the sweeps of ``kind``: one figure for each set of conditions, one line a recipe.
 
     Raises:
         BenchError: there is none, or ``output`` cannot be written.
@@ -130,7 +130,7 @@ def draw_curves(
         results_dir: where the records are.
         output: folder of the figures.
         choice: which records.
-        monitor: told about progress.
+        monitor: receives the progress.
 
     Raises:
         BenchError: there is no record, or ``output`` cannot be written.
@@ -176,7 +176,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 def _tables(rows: Sequence[R], key: Callable[[R], K]) -> Iterator[tuple[K, list[R]]]:
-    """Yield the rows that share a key, in the order in which the keys and the rows first come."""
+    """Yield the rows that share a key, in the order in which the keys and the rows first appear."""
     order: dict[K, list[R]] = {}
     for row in rows:
         order.setdefault(key(row), []).append(row)
@@ -184,7 +184,7 @@ def _tables(rows: Sequence[R], key: Callable[[R], K]) -> Iterator[tuple[K, list[
 
 
 def _marked(table: Sequence[R]) -> list[tuple[int, int, R]]:
-    """Return the rows with the numbers of their marks and methods: by name, so that figures of the same agree."""
+    """Return the rows with the numbers of their marks and methods: by name, so that figures of the same rows agree."""
     by_name = sorted(range(len(table)), key=lambda place: table[place].label)
     methods = sorted({row.method for row in table})
     return [(by_name.index(place), methods.index(row.method), row) for place, row in enumerate(table)]

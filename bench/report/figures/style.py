@@ -1,4 +1,4 @@
-"""How figures look, with lines that stay apart for the colour-blind and in black and white, and how they are kept."""
+"""The style of figures, with lines that differ for colour-blind readers and in black and white; and saving figures."""
 
 import io
 from collections.abc import Iterator, Sequence
@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 
 from bench.files import write_bytes
 
-# Okabe and Ito, "Color Universal Design" (2008), but for its yellow, which white paper swallows; then four more, chosen
-# farthest from all before them as dichromats see them, so that each of the bench's methods has a colour of its own.
+# Okabe and Ito, "Color Universal Design" (2008), without its yellow, which is hardly visible on white; then four more,
+# each chosen farthest from all before it for dichromats, so that each of the bench's methods has a colour of its own.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 COLOURS = (*_OKABE_ITO, "#4C342A", "#733F6E", "#4D45E6", "#280073")
 MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p", "h", "P", "X")
@@ -68,7 +68,7 @@ _STYLE: Any = {
 
 
 class Mark(NamedTuple):
-    """How one line or point set is told from the others: by colour, and again without it."""
+    """How one line or point set differs from the others: by colour, and also without it."""
 
     colour: str
     marker: str
@@ -80,7 +80,7 @@ def mark(number: int, method: int | None = None) -> Mark:
 
     Args:
         number: of the line.
-        method: whose colour it has; None: one of its own.
+        method: number of the method, which sets the colour; None: its own colour.
     """
     colour = COLOURS[(number if method is None else method) % len(COLOURS)]
     return Mark(colour, MARKERS[number % len(MARKERS)], _DASHES[number % len(_DASHES)])
@@ -88,7 +88,7 @@ def mark(number: int, method: int | None = None) -> Mark:
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in the house style inside the block, whatever the user's matplotlibrc says, and leave it as it was."""
+    """Draw in the bench's style inside the block, whatever the user's matplotlibrc says, and leave it as it was."""
     with rc_context():
         rcdefaults()
         rcParams.update(_STYLE)
@@ -96,7 +96,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """Return an empty figure of this size in inches, drawn by Agg and known to no global state."""
+    """Return an empty figure of this size in inches, drawn by Agg and without global state."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -111,7 +111,7 @@ class Band(NamedTuple):
 
 
 def percent_axis(axes: Axes, top: float) -> None:
-    """Let the y axis of ``axes`` run from 0 to a round number of percent above ``top``."""
+    """Make the y axis of ``axes`` run from 0 to a round number of percent above ``top``."""
     axes.set_ylim(0, min(100, 10 * int(top / 10 + 1.05)))
     axes.set_ylabel("accuracy [%]")
 
@@ -127,7 +127,7 @@ def heading(figure: Figure, text: str) -> None:
 
 
 def caption(figure: Figure, text: str) -> None:
-    """Put small print below ``figure``, in as many lines as its width asks for."""
+    """Put small print below ``figure``, in as many lines as its width requires."""
     size = 7.5
     letters = int(figure.get_figwidth() * 72 / (0.52 * size))  # a letter of this font is about half as wide as high
     figure.supxlabel(fill(text, letters), x=0.01, ha="left", fontsize=size, color=GREY)
@@ -143,7 +143,7 @@ def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
     for kind in ("png", "svg"):
         path = folder / f"{name}.{kind}"
         write_bytes(path, encoded(figure, kind))
-        figure.set_layout_engine("none")  # laid out by now, which takes half of the time, and alike for both
+        figure.set_layout_engine("none")  # laid out once for both files: it takes half of the time
         paths.append(path)
     return paths
 

@@ -20,9 +20,9 @@ class SweepLine(NamedTuple):
     bands: Sequence[Band]
     """One a value of the grid."""
     mark: int
-    """Which marker and dashes; another for each line."""
+    """Number of the marker and dashes, different for each line."""
     method: int | None = None
-    """Which colour: rows of one method share it; None: one of its own."""
+    """Number of the colour, which rows of one method share; None: its own."""
 
 
 def sweep_figure(
@@ -74,7 +74,7 @@ def _line(axes: Axes, x: Sequence[float], line: SweepLine) -> Line2D:
         markeredgecolor="white",
         markeredgewidth=0.6,
         label=line.label,
-        clip_on=False,  # a marker at 0 % is a marker, not half of one
+        clip_on=False,  # draw the whole marker at 0 %
         zorder=3,
     )
     return handle

@@ -28,7 +28,7 @@ Conditions = tuple[str, str | None, str, str, str]
 """Dataset, what the encoder was pre-trained on, tier, fidelity, protocol."""
 
 _TITLE_LETTERS = 34
-"""Of a line above a panel."""
+"""Letters of a line above a panel."""
 _RUNS_LETTERS = 80
 """Letters for the runs in a file name."""
 
@@ -124,7 +124,7 @@ def _legend(classes: Sequence[str]) -> list[Line2D]:
 
 
 def _name(axes: Axes, points: Points, name: str) -> None:
-    """Write the name of a class where the densest of its points are, legible on any colour."""
+    """Write the name of a class where its points are densest, legible on any colour."""
     x, y = _medoid(points)
     text = axes.text(x, y, name, ha="center", va="center", fontsize=8.5, fontweight="bold", zorder=4)
     text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
@@ -149,7 +149,7 @@ def draw_tsne(
 ) -> list[Path]:
     """Draw the features that the encoders of ``chosen`` make of test images, one panel a run.
 
-    Runs of another tier or fidelity have a figure of their own.
+    Runs of another tier or fidelity get a separate figure.
 
     Args:
         chosen: at least one; all on the same data under the same protocol.
@@ -158,7 +158,7 @@ def draw_tsne(
         device: where to compute the features.
         images: how many test images to show: all, or a subset that depends on the dataset alone.
         adversarial: show, in a row below, the same images attacked as for RA, embedded together with them.
-        monitor: told about progress, and asked to stop between batches and panels.
+        monitor: receives the progress, and may stop the work between batches and panels.
 
     Raises:
         BenchError: missing data or weights; ``output`` cannot be written.
@@ -216,7 +216,7 @@ def _drawn(
 
 
 def _panel_text(finished: Finished) -> str:
-    """Return the method with all in which its recipe departs from the tier's, and the seed."""
+    """Return the method, how its recipe differs from the tier's, and the seed."""
     record = finished.record
     departures = ", ".join(settings_text(record.overrides))
     name = fill(f"{record.title} ({departures})" if departures else record.title, _TITLE_LETTERS)

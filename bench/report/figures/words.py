@@ -1,4 +1,4 @@
-"""What figures say: titles, legends, small print and file names."""
+"""The texts of figures: titles, legends, small print and file names."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -11,9 +11,9 @@ from bench.report.figures.style import Band
 from bench.results import NORMS, Score, radius_text
 
 _LETTERS = 30
-"""Of a line of the legend."""
+"""Letters of a line of the legend."""
 _LONGEST = 150
-"""Letters of a file name, which file systems hold to 255 with what comes behind."""
+"""Letters of a file name; file systems allow 255, with all that is appended."""
 
 
 def common_text(dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str) -> str:
@@ -25,9 +25,9 @@ def common_text(dataset: str, pretrained_on: str | None, tier: str, fidelity: st
 def file_name(
     kind: str, dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str, *more: str
 ) -> str:
-    """Return the name of the figure of these common_text, without extension: what it shows, in plain letters.
+    """Return the name of the figure with this common text, without extension: what it shows, in plain letters.
 
-    ``more`` is what else tells the figure from others; empty texts are left out.
+    ``more`` is what else distinguishes the figure; empty texts are left out.
     """
     data = f"{pretrained_on}-to-{dataset}" if pretrained_on else dataset
     plain = (re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-.") for text in more)
@@ -52,7 +52,7 @@ def attack_text(settings: SweepSettings) -> str:
 
 
 def legend_text(label: str, seeds: Sequence[int]) -> str:
-    """Return ``label`` and how many seeds, broken into lines that a legend has room for."""
+    """Return ``label`` and the number of seeds, broken into lines that fit a legend."""
     return fill(label + (f", {len(seeds)} seeds" if len(seeds) > 1 else ""), _LETTERS, subsequent_indent="  ")
 
 

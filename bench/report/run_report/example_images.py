@@ -1,4 +1,4 @@
-"""Test images as the attack found and left them, a few of each verdict."""
+"""Test images before and after the attack, a few of each verdict."""
 
 from typing import NamedTuple
 
@@ -35,8 +35,8 @@ class Example(NamedTuple):
 def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_each: int) -> list[Example]:
     """Return the first ``of_each`` test images of each verdict under PGD, attacked again.
 
-    The attack is the record's but for its random start, which is drawn for these images alone, so that here and
-    there an image may end otherwise than in the record.
+    The attack is the record's except its random start, which is drawn for these images alone, so the outcome of an
+    image may differ from the record.
 
     Raises:
         BenchError: the classifier's weights are missing, damaged, or not those of the record.

@@ -46,14 +46,14 @@ def write_report(
         of_each: how many test images of each verdict are shown.
 
     Raises:
-        BenchError: no such run, none of its protocols is finished, its data or weights are gone, or an ``output``
+        BenchError: no such run, none of its protocols is finished, its data or weights are missing, or an ``output``
             that is not a report or cannot be written.
     """
     folder = run_folder(runs_dir, run)
     found = sorted(finished_in(folder), key=_order)
     if not found:
         raise BenchError(
-            f"the run {folder.name} has no finished protocol yet. Type the `bench run` command that began it once "
+            f"the run {folder.name} has no finished protocol yet. Type its `bench run` command again: "
             "more: it continues where it stopped."
         )
     files: dict[str, bytes] = {}
@@ -81,7 +81,7 @@ def _order(finished: Finished) -> tuple[int, str]:
 def _section(
     finished: Finished, dataset: Dataset, device: torch.device, of_each: int, files: dict[str, bytes]
 ) -> dict[str, Any]:
-    """Return what the templates say of one protocol, and add its pictures to ``files``."""
+    """Return the values of the templates for one protocol, and add its pictures to ``files``."""
     record = finished.record
     name = finished.folder.protocol(finished.protocol, record.seed).path.name
     curves = f"pictures/{name}-curves.png"

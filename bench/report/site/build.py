@@ -53,7 +53,7 @@ def write_site(results_dir: Path, output: Path) -> Site:
 
 
 def _write(path: Path, content: bytes) -> None:
-    # Not synced one by one: the folder takes its place only when all are there, and it can be made again.
+    # Not synced one by one: the folder is put in place only when complete, and can be made again.
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
 

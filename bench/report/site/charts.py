@@ -12,7 +12,7 @@ Spec = dict[str, Any]
 """A Vega-Lite specification, without what all charts share."""
 
 _COLOURS = 12
-"""Colours that the style sheet has for series; beyond, they come again with another shape."""
+"""Number of series colours in the style sheet; further series repeat them with another shape."""
 _SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
 _ZOOM: Spec = {"name": "zoom", "select": {"type": "interval", "zoom": "wheel![event.ctrlKey]"}, "bind": "scales"}
 _MARKED = 15
@@ -20,12 +20,12 @@ _MARKED = 15
 
 
 class CostPoint(NamedTuple):
-    """One row: what its pre-training cost and what came of it."""
+    """One row: the cost of its pre-training and its accuracy."""
 
     method: str
     """What its colour stands for."""
     name: str
-    """All that tells it from the other rows of the chart."""
+    """All that distinguishes it from the other rows of the chart."""
     cost: float
     """Above 0."""
     accuracy: float
@@ -35,7 +35,7 @@ class CostPoint(NamedTuple):
     text: str
     """The accuracy as the tables write it."""
     facts: str
-    """What else its tooltip says."""
+    """Further text of its tooltip."""
     href: str
 
 
@@ -51,17 +51,17 @@ class SweepLine(NamedTuple):
 def cost_chart(
     points: Sequence[CostPoint], methods: Sequence[str], *, title: str, x: str, y: str, published: bool
 ) -> Spec:
-    """Return accuracy against cost, one mark a row, each a link to what it comes from.
+    """Return accuracy against cost, one mark a row, each a link to its source.
 
     A method has one colour, and each of its rows another shape.
 
     Args:
         points: at least one.
         methods: of all charts of the page, so that a method has one colour in all of them.
-        title: for those who listen to the page.
+        title: for screen readers.
         x: what the cost is.
         y: what the accuracy is.
-        published: drawn hollow, so that nobody takes the marks for measured ones.
+        published: drawn hollow, to distinguish the marks from measured ones.
     """
     legend = sorted(points, key=lambda point: (point.method, point.name))
     names = [point.name for point in legend]
@@ -123,8 +123,8 @@ def sweep_chart(
     Args:
         lines: at least one.
         grid: ascending, and above 0 for a logarithmic axis.
-        marks: how each value of the grid reads.
-        title: for those who listen to the page.
+        marks: the text of each value of the grid.
+        title: for screen readers.
         x: what the grid is.
         log: whether its axis is logarithmic.
     """
@@ -168,7 +168,7 @@ def curve_chart(values: Sequence[float], *, name: str) -> Spec:
 
     Args:
         values: at least one.
-        name: what they are, for those who listen to the page.
+        name: what they are, for screen readers.
     """
     return {
         "description": f"{name} over {len(values)} epochs, from {values[0]:.4g} to {values[-1]:.4g}",

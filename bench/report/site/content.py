@@ -1,4 +1,4 @@
-"""What the site shows: the board, every record that can be trusted, and every method that either speaks of."""
+"""What the site shows: the board, every record that can be trusted, and every method in either."""
 
 import hashlib
 import re
@@ -33,7 +33,7 @@ class Entry:
 
     @property
     def newer(self) -> str | None:
-        """The file of the record of the same run that counts in its place."""
+        """The file of the newer record of the same run, which counts in its place."""
         counted = dict(zip(self.row.seeds, self.row.records, strict=True))[self.record.seed]
         return None if counted == self.file else counted
 
@@ -53,7 +53,7 @@ class MethodEntry:
     """A method and its page."""
 
     name: str | None
-    """As registered or recorded; None: papers alone speak of it."""
+    """As registered or recorded; None: only papers mention it."""
     title: str
     info: MethodInfo | None
     """None: it is not installed here."""
@@ -81,7 +81,7 @@ class Content:
 
     @cached_property
     def labels(self) -> dict[str, str]:
-        """What each row is called, by the first of its records."""
+        """The name of each row, by the first of its records."""
         found: dict[str, str] = {}
         for _, same in groupby(self.board.rows, key=lambda row: row.table):
             rows = list(same)
@@ -90,7 +90,7 @@ class Content:
 
     @cached_property
     def ratios(self) -> dict[str, CostRatio]:
-        """What each row's pre-training took as a multiple of DeACL's, by the first of its records."""
+        """The cost of each row's pre-training as a multiple of DeACL's, by the first of its records."""
         found: dict[str, CostRatio] = {}
         for _, same in groupby(self.board.rows, key=lambda row: row.table):
             rows = list(same)
@@ -144,6 +144,6 @@ def read_content(results_dir: Path) -> Content:
 
 
 def _file_name(name: str) -> str:
-    """Return a file name for a page about ``name``: that itself where it can be one."""
+    """Return a file name for a page about ``name``: the name itself where it is a valid one."""
     plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
     return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:6]}".strip("-")

@@ -1,4 +1,4 @@
-"""The figures: what robustness costs, as measured here and as published, and how it ends as the attack grows."""
+"""The figures: what robustness costs, as measured here and as published, and how it falls as the attack grows."""
 
 from collections.abc import Sequence
 from itertools import groupby
@@ -10,9 +10,9 @@ from bench.report.templating import url
 from bench.results import NORMS, Leaderboard, SweepKey, SweepRow, bare_radius, percent, radius_text
 
 _FEWEST = 2
-"""Points below which a chart says nothing that its table does not."""
+"""With fewer points, a chart shows no more than its table."""
 _COST = {False: "pre-training, floating-point operations", True: "pre-training, GPU-days"}
-"""By whether the numbers are published. Operations, since the wall-clock of different machines does not compare."""
+"""By whether the numbers are published. Operations, since wall-clock of different machines cannot be compared."""
 
 
 class CostFigure(NamedTuple):
@@ -20,11 +20,11 @@ class CostFigure(NamedTuple):
 
     group: Group
     charts: tuple[Spec, ...]
-    """AA and RA, as far as there is enough of either."""
+    """AA and RA, each where there are enough points."""
     lines: tuple[Line, ...]
     """What is drawn."""
     without: int
-    """Lines of the group that have no place in any: their cost was not measured, or is none."""
+    """Number of lines in none of the charts: their cost was not measured, or there is none."""
 
 
 class SweepFigure(NamedTuple):
@@ -34,7 +34,7 @@ class SweepFigure(NamedTuple):
     attack: str
     chart: Spec
     marks: tuple[str, ...]
-    """The values of the grid, as they read."""
+    """The values of the grid, as text."""
     rows: tuple[tuple[SweepRow, tuple[str, ...]], ...]
     """Each with its accuracies."""
 

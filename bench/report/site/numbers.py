@@ -13,7 +13,7 @@ class Number(NamedTuple):
     spread: str
     """The interval, or the standard deviation."""
     n: int | None
-    """Test images; None: the source does not say."""
+    """Test images; None: the source does not state it."""
     at: float
     low: float
     high: float

@@ -1,4 +1,4 @@
-"""The page of one record: its accuracies, each with what became of every image, and how training went."""
+"""The page of one record: its accuracies, each with the outcome of every image, and the course of training."""
 
 from itertools import zip_longest
 from typing import NamedTuple
@@ -16,7 +16,7 @@ _MOST_ROWS = 100
 
 
 class Measure(NamedTuple):
-    """One accuracy of the record, with what became of each image."""
+    """One accuracy of the record, with the outcome of each image."""
 
     name: str
     what: str
@@ -69,7 +69,7 @@ class Training(NamedTuple):
 
 
 def trainings(record: Record) -> list[Training]:
-    """Return how each phase of ``record`` went that was trained."""
+    """Return the course of each training phase of ``record``."""
     found = []
     for phase, quantities in curves(record).items():
         charts = tuple((one.name, curve_chart(one.values, name=f"{phase}: {one.name}")) for one in quantities)

@@ -1,4 +1,4 @@
-"""A look at a site, from this machine alone."""
+"""A server of a site, for this machine alone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,13 +35,13 @@ class _Quiet(SimpleHTTPRequestHandler):
     """Serves files without a line for each, and only what lies in the folder itself."""
 
     def translate_path(self, path: str) -> str:
-        """Return the file that ``path`` means; one that does not exist where a symbolic link leads elsewhere."""
+        """Return the file that ``path`` means; a missing one where a symbolic link leads outside."""
         found, folder = super().translate_path(path), Path(self.directory)
-        # Of a folder, the server shows an index on its own account.
+        # For a folder, the server itself looks for an index.
         shown = (Path(found, name) for name in ("", "index.html", "index.htm"))
         if all(each.resolve().is_relative_to(folder.resolve()) for each in shown):
             return found
         return str(folder / "404" / "outside")
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""

@@ -1,4 +1,4 @@
-"""The board as the index shows it: one group of rows a set of conditions, since only those compare."""
+"""The board as the index shows it: one group of rows a set of conditions, since only such rows can be compared."""
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
@@ -25,16 +25,16 @@ class Line(NamedTuple):
     anchor: str
     title: str
     departures: str
-    """In what it departs from the recipe."""
+    """How it differs from the recipe."""
     page: str
-    """The method's."""
+    """The page of the method."""
     numbers: dict[str, Number | None]
     """By measure."""
     cost: str
     cost_sort: float | None
     seeds: tuple[SeedLink, ...] = ()
     machines: str = ""
-    """Where pre-training ran, which is what its wall-clock belongs to."""
+    """Where pre-training ran and its wall-clock was measured."""
     ratios: tuple[str, ...] = ()
     """Its cost as a multiple of DeACL's, of operations and of wall-clock, where known."""
     ra_on_aa: Number | None = None
@@ -71,7 +71,7 @@ class Group(NamedTuple):
 
     @property
     def flags(self) -> list[str]:
-        """What speaks against trusting any of the lines, each text once: numbered notes below the group."""
+        """Reasons to distrust any of the lines, each text once: numbered notes below the group."""
         return list(dict.fromkeys(flag for line in self.lines for flag in line.flags))
 
 

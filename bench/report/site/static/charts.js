@@ -14,7 +14,7 @@ const CONFIG = {
   legend: { orient: "bottom", labelColor: "var(--ink)", labelFontSize: 12, labelLimit: 320, symbolOpacity: 1 },
 };
 
-// Vega-Lite has no way to say that labels must not overlap; Vega's own transform does it.
+// Vega-Lite cannot keep labels from overlapping; Vega's own transform can.
 function labelled(spec) {
   if (!spec.marks.some((mark) => mark.name === "labelled_marks")) return spec;
   const anchors = ["right", "left", "top-right", "bottom-right", "top-left", "bottom-left", "top", "bottom"];

@@ -47,7 +47,7 @@ function startCopying() {
         button.textContent = "Copied";
         setTimeout(() => (button.textContent = "Copy"), 2000);
       } catch {
-        getSelection().selectAllChildren(code); // no permission: Ctrl-C is left
+        getSelection().selectAllChildren(code); // no permission: the user can press Ctrl-C
         button.textContent = "Selected";
       }
     });
@@ -109,7 +109,7 @@ function filterRows(form) {
   document.getElementById("count").textContent = `${shown} of ${all} rows`;
 }
 
-// What is filtered stands in the address, so that a view can be passed on.
+// The address holds the filters, so that a view can be shared.
 function startFiltering() {
   const form = document.getElementById("filter");
   if (!form) return;
