@@ -112,7 +112,7 @@ def _targets(wanted: _Import) -> Iterator[str]:
 def _is_module(name: str) -> bool:
     try:
         return name in sys.modules or find_spec(name) is not None
-    except (ImportError, ValueError):  # its parent is no package, or a script
+    except (ImportError, ValueError):  # its parent is a script or not a package
         return False
 
 

@@ -7,7 +7,7 @@ from difflib import get_close_matches
 class BenchError(Exception):
     """A mistake the user can mend: printed as one message without a traceback, exit code 1.
 
-    The message says what was wrong with its value, what is allowed, and what to type.
+    The message gives the wrong value, what is allowed, and what to type.
     """
 
     exit_code = 1

@@ -219,7 +219,7 @@ def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finishe
 
 
 def _newest(found: Iterable[Finished]) -> list[Finished]:
-    """Return the newest of those that share a classifier: they differ only in their evaluation, which is ignored."""
+    """Return the newest of those that share a classifier: they differ only in their evaluation."""
     by_classifier = {}
     for each in sorted(found, key=lambda each: each.record.finished):
         by_classifier[each.folder.path, each.record.classifier_sha256] = each
@@ -227,10 +227,10 @@ def _newest(found: Iterable[Finished]) -> list[Finished]:
 
 
 def run_folder(runs_dir: Path, run: str) -> Path:
-    """Return the folder of ``run``: its name under ``runs_dir``, the beginning of one name alone, or a path.
+    """Return the folder of ``run``: a name under ``runs_dir``, a prefix that only one name has, or a path.
 
     Raises:
-        BenchError: no run is called so, or several are.
+        BenchError: no run or several runs match.
     """
     names = [path.name for path in _runs(runs_dir)]
     begun = [name for name in names if name.startswith(run)] if run else []
@@ -240,7 +240,7 @@ def run_folder(runs_dir: Path, run: str) -> Path:
     if not names:
         raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
     if len(begun) > 1:
-        raise BenchError(f"{len(begun)} runs begin with {run!r}, among them {begun[0]} and {begun[1]}. Type one whole.")
+        raise BenchError(f"{len(begun)} runs begin with {run!r}, among them {begun[0]} and {begun[1]}. Type a full name.")
     raise unknown("run", run, names, f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them.")
 
 
