@@ -240,7 +240,9 @@ def run_folder(runs_dir: Path, run: str) -> Path:
     if not names:
         raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
     if len(begun) > 1:
-        raise BenchError(f"{len(begun)} runs begin with {run!r}, among them {begun[0]} and {begun[1]}. Type a full name.")
+        raise BenchError(
+            f"{len(begun)} runs begin with {run!r}, among them {begun[0]} and {begun[1]}. Type the full name."
+        )
     raise unknown("run", run, names, f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them.")
 
 
