@@ -54,7 +54,7 @@ def write_report(
     if not found:
         raise BenchError(
             f"the run {folder.name} has no finished protocol yet. Type its `bench run` command again: "
-            "more: it continues where it stopped."
+            "it continues where it stopped."
         )
     files: dict[str, bytes] = {}
     sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
