@@ -137,7 +137,7 @@ def interrupt(folder: Path, interruption: Interruption) -> Ended:
 def finished(folder: Path, endings: dict[Interruption, Ended]) -> Finished:
     last = finish(start(folder))
     assert last.code == 0, last.stderr
-    (run,), (record,) = folder.glob("runs/toy-deacl-*"), folder.glob("results/*/*")
+    (run,), (record,) = folder.glob("runs/toy-deacl-*"), folder.glob("results/local/*/*")
     return Finished(run, record, endings)
 
 
