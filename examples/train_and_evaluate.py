@@ -45,7 +45,7 @@ def main() -> None:
 
     pairs = list(zip(simclr.ra.outcome.unpack(), deacl.ra.outcome.unpack(), strict=True))
     gained, lost = pairs.count((False, True)), pairs.count((True, False))
-    print(f"Under PGD-{deacl.ra.steps}, DeACL gains {gained} images over SimCLR and loses {lost}.")
+    print(f"Under PGD-{deacl.ra.steps}, DeACL is right on {gained} images that SimCLR loses, and loses {lost} others.")
 
 
 if __name__ == "__main__":
