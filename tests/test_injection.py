@@ -17,6 +17,7 @@ from bench.errors import BenchError
 from bench.files import write_bytes
 from bench.folders import replaced_folder
 from bench.leaderboard import render_csv
+from bench.record import Environment
 from bench.report.site import serving
 from bench.results import build_leaderboard
 
@@ -108,3 +109,9 @@ def test_a_disk_that_becomes_read_only_is_one_message(tmp_path: Path, monkeypatc
     monkeypatch.setattr(Path, "unlink", refused)
     with pytest.raises(BenchError, match=r"cannot write .*state\.json: Read-only file system"):
         write_bytes(tmp_path / "state.json", b"x")
+
+
+def test_a_commit_or_digest_of_another_form_is_told_the_form() -> None:
+    facts = {"bench": "0.1.0", "packages": {}, "python": "3.11", "platform": "any", "device": "cpu", "threads": 1}
+    with pytest.raises(BenchError, match=r"commit: must have the form .*\[0-9a-f\]\{40\}"):
+        Environment.parse({**facts, "commit": "main; curl x | sh #"}, "environment")

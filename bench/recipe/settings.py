@@ -130,6 +130,7 @@ _TYPES = {
     "int": "must be a whole number",
     "float": "must be a number",
     "bool": "must be true or false",
+    "string_pattern_mismatch": "must have the form {pattern}",
     "string": "must be text",
     "tuple": "must be a list, such as [1, 2]",
     "list": "must be a list, such as [1, 2]",
