@@ -31,10 +31,10 @@ SETTINGS = {
     "evaluate.batch_size": 4,
     "evaluate.pgd_steps": 10,
     "evaluate.pgd_step_size": 0.02,
-    "evaluate.autoattack_images": 24,
+    "evaluate.autoattack_images": 8,
     "evaluate.autoattack_batch": 4,
 }
-DEADLINE = 120.0
+DEADLINE = 300.0
 
 
 class Interruption(NamedTuple):

@@ -15,10 +15,14 @@ DATA = Data(random_facts("random", (3, 16, 16), num_classes=10, train_images=40)
 
 
 @cache
-def probes(name: str) -> list[StageProbe]:
-    """All stages of a method, as narrow as can be, built before any is probed."""
+def probes(name: str, **changes: int) -> list[StageProbe]:
+    """All stages of a method, as narrow as can be, with ``changes`` of their plans, built before any is probed."""
     plans = METHODS.get(name).config_type().plans()
-    small = {"encoder.width": 1, **{f"{stage}.batch_size": 8 for stage in plans}}
+    changed = {"batch_size": 8, **changes}
+    small = {
+        f"{stage}.{key}": value for stage, plan in plans.items() for key, value in changed.items() if hasattr(plan, key)
+    }
+    small["encoder.width"] = 1
     built = list(Subject.of(name, DATA, tier=load_tier("paper"), overrides=small).stages(CPU))
     return [StageProbe(stage, DATA.random_images(), device=CPU) for stage in built]
 
@@ -37,7 +41,7 @@ def test_passes_are_counted(name: str) -> None:
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", timed_methods())
 def test_operations_and_memory_of_any_batch_follow_from_those_of_small_ones(name: str) -> None:
-    for probe in probes(name):
+    for probe in probes(name, steps=1):
         counted = probe._counts(8)
         assert probe.flops(8) == counted.learning_flops + probe._view_flops(8) > 0
         assert probe.memory(8) == max(counted.live_bytes) > 0
