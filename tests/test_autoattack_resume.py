@@ -97,5 +97,5 @@ def test_a_state_of_other_images_is_refused() -> None:
         run(on_state=killed_after(1, states))
     state = AutoAttackState.parse(json.loads(states[0]), "state")
     images, labels = data()
-    with pytest.raises(BenchError, match=r"about 24 images, this run has 20. Delete"):
+    with pytest.raises(BenchError, match=r"covers 24 images, but this run has 20. Delete"):
         run(images=images[:20], labels=labels[:20], state=state)

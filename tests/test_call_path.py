@@ -43,6 +43,6 @@ def test_at_most_eight_frames_lead_from_the_command_to_any_attack(
     code, _, err = say(monkeypatch, capsys, *command, *folders)
     assert code == 0, err
     working = [path for path in paths if "execution.execute" in path]
-    assert {path[-1] for path in working} >= {"deacl._attack", "adversarial._attack", "accuracy.robust_accuracy"}
+    assert {path[-1] for path in working} >= {"deacl._attack", "adversarial._attack", "named.checked"}
     longest = max(working, key=len)
     assert len(longest) <= 8, " > ".join(longest)

@@ -169,7 +169,8 @@ def test_a_record_has_several_names(tmp_path: Path) -> None:
 
 
 def invoke(results: Path, *arguments: str) -> str:
-    done = CliRunner().invoke(app, ["compare", *arguments, "--results-dir", str(results)])
+    wide = {"COLUMNS": "120"}  # on a narrower screen each measure is a block
+    done = CliRunner().invoke(app, ["compare", *arguments, "--results-dir", str(results)], env=wide)
     assert done.exit_code == 0, done.exception
     return done.stdout
 

@@ -154,7 +154,7 @@ def test_files_are_measured_and_named_in_the_record(request_: RunRequest, publis
 
 def test_other_files_than_the_recipe_asks_for_are_refused(request_: RunRequest, published: Path) -> None:
     pinned = {**SMALL, "evaluate.corruption_files": "0" * 64}
-    with pytest.raises(BenchError, match=r"has the SHA-256 \w{64}, but .* asks for 0{64}"):
+    with pytest.raises(BenchError, match=r"has the SHA-256 \w{64}, but .* is 0{64}"):
         prepare(replace(request_, corruptions=str(published), overrides=pinned))
 
 

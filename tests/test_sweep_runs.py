@@ -289,8 +289,9 @@ def test_runs_on_several_datasets_are_not_mixed(runs: Runs) -> None:
 
 def test_a_run_that_does_not_exist_is_looked_for_among_those_that_do(runs: Runs) -> None:
     name = runs.names()[0]
-    said = refused(runs, "sweep-eps", name[:-1])
-    assert said.startswith(f"unknown run '{name[:-1]}'. Did you mean '{name}'")
+    wrong = f"{name[:-1]}-"  # the beginning of a name would be that run
+    said = refused(runs, "sweep-eps", wrong)
+    assert said.startswith(f"unknown run '{wrong}'. Did you mean '{name}'")
     assert f"`bench runs --runs-dir {runs.runs_dir}` lists them" in said
 
 

@@ -1,7 +1,7 @@
 """Attacks: the allowed set (`ball_around`), the attacks (`PGD`, AutoAttack), and frozen models to run them on."""
 
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
-from bench.attack.ball import Ball, ball_around, distance
+from bench.attack.ball import Ball, LinfBall, ball_around, distance
 from bench.attack.frozen import attacking
 from bench.attack.named import ATTACKS, Attack, named_attack
 from bench.attack.objective import GradientWatch, Objective, log_margin, margin_objective
@@ -15,6 +15,7 @@ __all__ = [
     "AutoAttackState",
     "Ball",
     "GradientWatch",
+    "LinfBall",
     "Objective",
     "attacking",
     "auto_attack",

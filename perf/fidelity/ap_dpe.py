@@ -20,8 +20,8 @@ from command import run
 from table import Table, attack, farthest, relative
 from torch import Tensor, nn
 
-from bench.attack.ball import LinfBall
-from bench.nn.resnet import ResNet
+from bench.attack import LinfBall
+from bench.nn import ResNet
 from methods.ap_dpe import attention
 from methods.ap_dpe import stage as ap_dpe_stage
 from methods.ap_dpe.grid import cells, reorder, rotate
