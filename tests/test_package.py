@@ -255,7 +255,7 @@ def test_help_imports_nothing_heavy() -> None:
 
 
 def test_help_answers_at_once() -> None:
-    # Processor time, because the clock on the wall says how busy the others are, and turn and turn about with an
+    # Processor time, because the clock on the wall says how busy the others are, and alternately with an
     # import that no command is without, because machines differ by half.
     def seconds(*command: str | Path) -> float:
         before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime
