@@ -1,38 +1,34 @@
-"""Views a second of SimCLR's augmentation: this package's batched view against the usual PIL pipeline.
+"""Views a second of SimCLR's augmentation: this package against PIL, torchvision's v2 transforms and kornia.
 
-Both make 32 x 32 views from the same noise by the same recipe, on one CPU thread, in one process, and are timed
-alternately, so that other load on the machine affects both alike. The PIL side does the work of a data-loader worker
-for an image: from array to PIL, torchvision's transforms, to a float tensor; the collation of a batch is left out, in
-its favour. The batched side goes from the uint8 batch to the float batch.
+All make 32 x 32 views from the same uint8 noise by the same recipe and end with float tensors in [0, 1]. PIL and
+torchvision work as in a data loader, image by image; the collation of a batch is left out, in their favour. torchvision
+can also transform many images at once, but then all of them get the same crop, colours and blur. Kornia draws for each
+image, as this package does; only the order of the colour steps is one for the batch.
 
-Run from the repository's root: ``python perf/views.py [--batch 512] [--rounds 15] [--threads 1]``.
+Run from the repository's root: ``python perf/views.py``. Kornia's row is left out where it is not installed:
+
+    python -m pip install --target PEERS --no-deps kornia kornia-rs
+    PYTHONPATH=PEERS python perf/views.py
 """
 
-import argparse
 import statistics
-import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from comparison import Comparison, Seconds, Table, arguments, speeds, take_turns
 from PIL import Image, ImageFilter
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 from torchvision import transforms
+from torchvision.transforms import v2
 
-from bench.data.views import (
-    StrongView,
-    blur_radius,
-    gaussian_blur_,
-    grayscale_,
-    jitter_,
-    resized_crop_,
-)
+from bench.data.views import StrongView, blur_radius, gaussian_blur_, grayscale_, jitter_, resized_crop_
 
 SIDE = 32
-PIL_IMAGES = 64
-"""Images the PIL pipeline makes in a round, which takes about as long as one of our batches."""
+FEW = 64
+"""Images that a pipeline makes one by one in a round, which takes about as long as one of our batches; and those that
+torchvision makes with one draw."""
+OURS = "ours"
 
 
 class PILBlur:
@@ -59,78 +55,100 @@ def pil_pipeline(view: StrongView) -> Callable[[Image.Image], Tensor]:
     return pipeline  # type: ignore[no-any-return]
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Return the wall-clock seconds that ``work`` takes once."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+def v2_pipeline(view: StrongView, side: int = SIDE) -> Callable[[Tensor], Tensor]:
+    """Return torchvision's v2 transforms on uint8 tensors, [..., C, H, W] -> float in [0, 1]."""
+    crop = v2.RandomResizedCrop(side, view.crop_scale, view.crop_ratio, v2.InterpolationMode.BICUBIC, antialias=True)
+    pipeline = v2.Compose(
+        [
+            crop,
+            v2.RandomApply([v2.ColorJitter(*view.jitter)], view.jitter_prob),
+            v2.RandomGrayscale(view.grayscale_prob),
+            v2.RandomApply([v2.GaussianBlur(_kernel(view, side), view.blur_sigma)], view.blur_prob),
+            v2.RandomHorizontalFlip(view.flip_prob),
+            v2.ToDtype(torch.float32, scale=True),
+        ]
+    )
+    return pipeline  # type: ignore[no-any-return]
 
 
-def by_step(view: StrongView, images: Tensor, rounds: int) -> dict[str, float]:
-    """Return the median microseconds a view that each step of the batched pipeline takes."""
-    size = (SIDE, SIDE)
+def kornia_pipeline(kornia: Any, view: StrongView) -> Callable[[Tensor], Tensor]:
+    """Return kornia's augmentations on float images, [B, C, H, W] in [0, 1]."""
+    pipeline: Callable[[Tensor], Tensor] = kornia.AugmentationSequential(
+        kornia.RandomResizedCrop((SIDE, SIDE), view.crop_scale, view.crop_ratio, resample="bicubic"),
+        kornia.ColorJitter(*view.jitter, p=view.jitter_prob),
+        kornia.RandomGrayscale(p=view.grayscale_prob),
+        kornia.RandomGaussianBlur((_kernel(view, SIDE),) * 2, view.blur_sigma, p=view.blur_prob),
+        kornia.RandomHorizontalFlip(p=view.flip_prob),
+    )
+    return pipeline
+
+
+def _kernel(view: StrongView, side: int) -> int:
+    return 2 * blur_radius((side, side), view.blur_sigma[1]) + 1
+
+
+def steps_of(view: StrongView, images: Tensor) -> dict[str, Callable[[], object]]:
+    """Return the parts of our view, each on the whole batch."""
     generator = torch.Generator().manual_seed(2)
-    draws = view.draw(len(images), size, generator)
-    radius = blur_radius(size, view.blur_sigma[1])
+    draws = view.draw(len(images), (SIDE, SIDE), generator)
+    radius = blur_radius((SIDE, SIDE), view.blur_sigma[1])
     pixels = images.float().div_(255)
-    steps: dict[str, Callable[[Tensor], object]] = {
-        "draw all parameters": lambda _: view.draw(len(images), size, generator),
-        "to float": lambda _: images.float().div_(255),
-        "crop, resize, flip": lambda x: resized_crop_(x, draws.boxes, draws.flip, interpolation="bicubic"),
-        "colour jitter": lambda x: jitter_(x, draws.jitter),
-        "grayscale": lambda x: grayscale_(x, draws.grey),
-        "blur": lambda x: gaussian_blur_(x, draws.sigmas, radius=radius),
+    return {
+        "draw all parameters": lambda: view.draw(len(images), (SIDE, SIDE), generator),
+        "to float": lambda: images.float().div_(255),
+        "crop, resize, flip": lambda: resized_crop_(pixels.clone(), draws.boxes, draws.flip, interpolation="bicubic"),
+        "colour jitter": lambda: jitter_(pixels.clone(), draws.jitter),
+        "grayscale": lambda: grayscale_(pixels.clone(), draws.grey),
+        "blur": lambda: gaussian_blur_(pixels.clone(), draws.sigmas, radius=radius),
     }
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(rounds):
-        for name, step in steps.items():
-            batch = pixels.clone()
-            times[name].append(seconds(partial(step, batch)))
-    return {name: statistics.median(values) / len(images) * 1e6 for name, values in times.items()}
+
+
+def times_of_steps(seconds: Seconds, images: int) -> Table:
+    """Return where the time of our view goes."""
+    rows = [(name, 1e6 * statistics.median(values) / images) for name, values in seconds.items()]
+    return Table("Where the time of ours goes", ("step", "µs a view"), rows)
+
+
+def pipelines(compared: Comparison, view: StrongView, images: Tensor) -> Mapping[str, tuple[int, Callable[[], object]]]:
+    """Return the views that a call of each pipeline makes, and the call."""
+    generator = torch.Generator().manual_seed(0)
+    arrays = [image.permute(1, 2, 0).contiguous().numpy() for image in images[:FEW]]
+    pil, v2_one = pil_pipeline(view), v2_pipeline(view)
+    calls: dict[str, tuple[int, Callable[[], object]]] = {
+        OURS: (len(images), lambda: view(images, generator)),
+        "PIL": (len(arrays), lambda: [pil(Image.fromarray(array)) for array in arrays]),
+        "torchvision v2, image by image": (len(arrays), lambda: [v2_one(image) for image in images[:FEW]]),
+        f"torchvision v2, one draw for {FEW} images": (
+            len(images),
+            lambda: [v2_one(some) for some in images.split(FEW)],
+        ),
+    }
+    kornia = compared.peer("kornia", "kornia", "kornia.augmentation")
+    if kornia:
+        pipeline = kornia_pipeline(kornia, view)
+        calls["kornia"] = (len(images), lambda: pipeline(images.float().div_(255)))
+    return calls
 
 
 def main() -> None:
-    """Measure, and print the rates, their ratio, and where the batched pipeline's time goes."""
-    parser = argparse.ArgumentParser(description="Views a second, batched against PIL.")
+    """Measure, and print the rates, their ratios, and where the time of our view goes."""
+    parser = arguments(__doc__, rounds=15)
     parser.add_argument("--batch", type=int, default=512, help="images in one batched call")
-    parser.add_argument("--rounds", type=int, default=15, help="measurements of each side")
-    parser.add_argument("--threads", type=int, default=1, help="torch's threads; PIL always uses one")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    compared = Comparison("views", options)
 
     view = StrongView()
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (options.batch, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
-    arrays = [image.permute(1, 2, 0).contiguous().numpy() for image in images[:PIL_IMAGES]]
-    pil = pil_pipeline(view)
+    calls = pipelines(compared, view, images)
+    seconds = take_turns({name: call for name, (_, call) in calls.items()}, options.rounds)
+    amounts = {name: float(views) for name, (views, _) in calls.items()}
+    title = f"SimCLR views at {SIDE} x {SIDE}, batch {options.batch}"
+    compared.add(speeds(title, seconds, amounts, unit="views", ours=OURS), seconds)
 
-    sides: dict[str, tuple[int, Callable[[], object]]] = {
-        "PIL": (len(arrays), lambda: [pil(Image.fromarray(array)) for array in arrays]),
-        "batched": (len(images), lambda: view(images, generator)),
-    }
-    rates: dict[str, list[float]] = {name: [] for name in sides}
-    for work in (work for _, work in sides.values()):
-        work()  # the first call includes imports and allocation
-    for _ in range(options.rounds):
-        for name, (views, work) in sides.items():
-            rates[name].append(views / seconds(work))
-
-    table = Table(title=f"SimCLR views at {SIDE} x {SIDE}, {options.threads} thread(s), batch {options.batch}")
-    for heading in ("pipeline", "views/s (median)", "slowest to fastest round", "times PIL"):
-        table.add_column(heading, justify="left" if heading == "pipeline" else "right")
-    slow = statistics.median(rates["PIL"])
-    for name, values in rates.items():
-        middle = statistics.median(values)
-        spread = f"{min(values):,.0f} to {max(values):,.0f}"
-        table.add_row(name, f"{middle:,.0f}", spread, f"{middle / slow:.1f}")
-    Console().print(table)
-
-    steps = Table(title="Where the batched time goes")
-    steps.add_column("step")
-    steps.add_column("us a view", justify="right")
-    for name, value in by_step(view, images, options.rounds).items():
-        steps.add_row(name, f"{value:.1f}")
-    Console().print(steps)
+    parts = take_turns(steps_of(view, images), options.rounds)
+    compared.add(times_of_steps(parts, len(images)), parts)
+    compared.finish()
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""The measuring scripts: what they share, and each of them at a tiny size."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+FOLDER = Path(__file__).parents[1] / "perf"
+
+
+@pytest.fixture(autouse=True)
+def _as_from_the_command_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(torch, "set_num_threads", lambda count: None)  # this process goes on with its own number
+
+
+def measured(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Any:
+    """What ``script`` writes; its peers count as not installed."""
+    comparison = importlib.import_module("comparison")
+    monkeypatch.setattr(comparison, "find_spec", lambda name: None)
+    monkeypatch.setattr(sys, "argv", [script, *options, "--rounds", "1", "--output", str(folder / "measured.json")])
+    importlib.import_module(script).main()
+    return json.loads((folder / "measured.json").read_text())
+
+
+def test_calls_take_turns_in_alternating_order_after_a_warm_up() -> None:
+    called: list[str] = []
+    seconds = importlib.import_module("comparison").take_turns(
+        {name: lambda name=name: called.append(name) for name in "abc"}, rounds=3
+    )
+    assert "".join(called) == "abc" + "abc" + "cba" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_table_has_rates_and_the_median_of_the_ratios_of_rounds() -> None:
+    speeds = importlib.import_module("comparison").speeds
+    seconds = {"ours": [1.0, 2.0, 10.0], "peer": [3.0, 4.0, 10.0]}
+    table = speeds("A title", seconds, {"ours": 500, "peer": 250}, unit="images", ours="ours", note="A note.")
+    assert table.markdown() == (
+        "**A title**\n\n"
+        "|  | images/s | ours is times as fast |\n| --- | --- | --- |\n"
+        "| ours | 250 |  |\n| peer | 62.5 | 4.00 (3.00 to 5.00) |\n\nA note.\n"
+    )
+
+
+def test_a_file_names_machine_code_and_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured("views", tmp_path, monkeypatch, "--batch", "2")
+    assert found["command"] == "python perf/views.py --batch 2 --rounds 1"
+    assert found["machine"] == importlib.import_module("comparison").machine()
+    assert found["threads"] == 1
+    assert found["packages"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_views_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = measured("views", tmp_path, monkeypatch, "--batch", "2")
+    rates = {row[0]: row[1] for row in found["tables"][0]["rows"]}
+    assert rates.keys() == {"ours", "PIL", "torchvision v2, image by image", "torchvision v2, one draw for 64 images"}
+    assert min(rates.values()) > 0
+    assert "left out: kornia (kornia is not installed)" in capsys.readouterr().out
