@@ -206,6 +206,15 @@ def test_on_a_finished_encoder_it_is_as_if_asked_for_from_the_start(before: list
     assert again.alf == recipe_of(*(f"{key}={value}" for key, value in asked.items()), tier="tiny").alf
 
 
+def test_other_data_need_no_tier_to_be_mirrored_but_a_preset_does() -> None:
+    recipe = recipe_of("aff.flip_prob=0.3", mirror=False).model_copy(update={"tier_sha256": "0" * 64})
+    other = recipe.dataset.model_copy(update={"mirror": True, "sha256": "b" * 64})
+    moved = reevaluated(recipe, overrides={}, finetune=other)
+    assert [getattr(moved, name).flip_prob for name in PROTOCOLS] == [0.5, 0.5, 0.3]
+    with pytest.raises(BenchError, match=r"'paper' that this encoder was trained with has changed.*--set alf.lr=0\.1"):
+        reevaluated(recipe, overrides={"alf.preset": "advcl"})
+
+
 def test_a_name_that_is_no_preset_is_answered_with_the_nearest() -> None:
     message = r"unknown preset 'deacl2024'\. Did you mean 'deacl-2024'.*Allowed: advcl, deacl-2024, robustssl-benchm"
     with pytest.raises(BenchError, match=message):

@@ -9,7 +9,7 @@ from bench.cost.probe import StageProbe
 from bench.data import Dataset
 from bench.errors import BenchError
 from bench.method import METHODS, MethodContext
-from bench.recipe import Recipe
+from bench.recipe import Recipe, within
 from bench.train import check_plan
 
 LIKE = "like:"
@@ -105,7 +105,7 @@ def _operations(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeO
     if not asked.startswith(LIKE):
         return _number(asked)
     name = asked.removeprefix(LIKE)
-    common = {key: value for key, value in recipe.overrides.items() if key.split(".")[0] in _COMMON}
+    common = within(recipe.overrides, *_COMMON)
     other = recipe_of(name, common)
     plans = other.config.plans()
     if not plans:

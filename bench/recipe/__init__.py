@@ -1,7 +1,7 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
-from bench.recipe.overrides import flatten, override_text, parse_overrides
+from bench.recipe.overrides import flatten, outside, override_text, parse_overrides, section, within
 from bench.recipe.plan import OptimizerName, Precision, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
@@ -23,7 +23,7 @@ from bench.recipe.sections import (
     Start,
     attack_name,
 )
-from bench.recipe.settings import Settings, canonical_digest
+from bench.recipe.settings import MirrorProbability, Settings, canonical_digest
 from bench.recipe.threat import Norm, Threat, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
@@ -46,6 +46,7 @@ __all__ = [
     "Finetune",
     "LinearSettings",
     "MethodConfig",
+    "MirrorProbability",
     "Norm",
     "OptimizerName",
     "Precision",
@@ -62,11 +63,14 @@ __all__ = [
     "canonical_digest",
     "flatten",
     "load_tier",
+    "outside",
     "override_text",
     "parse_overrides",
     "parse_recipe",
     "preset_overrides",
     "radius_fault",
     "reevaluated",
+    "section",
     "tier_names",
+    "within",
 ]

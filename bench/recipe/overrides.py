@@ -46,6 +46,21 @@ def insert(values: dict[str, Any], key: str, value: Any) -> None:
     values[last] = value
 
 
+def section(key: str) -> str:
+    """Return the section of a dotted ``key``: "threat" of "threat.eps"."""
+    return key.partition(".")[0]
+
+
+def within(overrides: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    """Return those ``overrides`` whose keys belong to ``sections``."""
+    return {key: value for key, value in overrides.items() if section(key) in sections}
+
+
+def outside(overrides: Mapping[str, Any], *sections: str) -> dict[str, Any]:
+    """Return those ``overrides`` whose keys do not belong to ``sections``."""
+    return {key: value for key, value in overrides.items() if section(key) not in sections}
+
+
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Yield (dotted key, value) for every leaf of nested ``values``."""
     for name, value in values.items():

@@ -14,6 +14,7 @@ from bench.errors import unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.presets import LOSSES, PRESETS
 from bench.recipe.sections import AttackSettings, Start
+from bench.recipe.settings import MirrorProbability
 
 
 class ProtocolSettings(TrainPlan):
@@ -31,7 +32,7 @@ class ProtocolSettings(TrainPlan):
     weight_decay: float = Field(default=2e-4, ge=0)
     schedule: str = "steps"
     decay_epochs: tuple[int, ...] = (15, 20)
-    flip_prob: float = Field(default=0.5, ge=0, le=1)
+    flip_prob: MirrorProbability = 0.5
     """Of a flip in the weak view; 0 where the data must not be mirrored."""
     head_init: Literal["default", "zero"] = "default"
     """Initial weights of the linear layer: the framework's random ones, or all 0, as in ACL's code."""

@@ -8,7 +8,7 @@ from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from bench.errors import BenchError, unknown
 from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
-from bench.recipe.overrides import flatten, insert
+from bench.recipe.overrides import flatten, insert, outside, section, within
 from bench.recipe.plan import TrainPlan
 from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
 from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity
@@ -110,12 +110,8 @@ class Recipe(Settings):
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
         """Return the overrides that affect its result, without idle ones and those of other protocols."""
-        others = set(PROTOCOLS) - {protocol}
-        return {
-            key: value
-            for key, value in self.overrides.items()
-            if key not in self.idle and key.split(".")[0] not in others
-        }
+        active = {key: value for key, value in self.overrides.items() if key not in self.idle}
+        return outside(active, *(name for name in PROTOCOLS if name != protocol))
 
     @property
     def downstream(self) -> "Recipe":
@@ -178,7 +174,7 @@ def build_recipe(
         "tier_sha256": tier.digest(),
         "fidelity": fidelity,
         "overrides": overrides,
-        "config": _fitted(_scaled(config_type, tier, overrides), dataset),
+        "config": _scaled(config_type, tier, overrides, mirror=dataset.mirror),
         "encoder": {**tier.encoder, **(native_encoder if fidelity == "native" else {})},
         "threat": _default_threat(dataset, overrides),
         **{name: protocol_section(name, tier, finetune or dataset) for name in PROTOCOLS},
@@ -190,9 +186,9 @@ def build_recipe(
     what = f"recipe {method}/{tier.name}"
     refuse_unknown(overrides, parse_recipe(values, config_type, what), (*SHARED, "config"))
     for key, value in overrides.items():
-        insert(values, _full_key(key), value)
-        if finetune and key.startswith("threat."):
-            insert(values, f"finetune.{key}", value)
+        insert(values, key if section(key) in SHARED else f"config.{key}", value)
+    for key, value in (within(overrides, "threat") if finetune else {}).items():
+        insert(values, f"finetune.{key}", value)
     return parse_recipe(values, config_type, what)
 
 
@@ -209,7 +205,7 @@ def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
 
 def protocol_section(name: str, tier: Tier, dataset: DatasetFacts) -> dict[str, Any]:
     """Return the values that ``tier`` and the data give the section of protocol ``name``; the rest are defaults."""
-    return _fitted({"flip_prob": 0.5, **getattr(tier, name)}, dataset)
+    return {**getattr(tier, name), **({} if dataset.mirror else {"flip_prob": 0.0})}
 
 
 def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,29 +213,17 @@ def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict
     return {"eps": dataset.radius("l2" if overrides.get("threat.norm") == "l2" else "linf")}
 
 
-def _scaled(config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _scaled(
+    config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str, Any], *, mirror: bool
+) -> dict[str, Any]:
     choices = {key: value for key, value in overrides.items() if key in config_type.model_fields}
     try:
         published = config_type.parse(choices, "--set")
     except BenchError:
         published, choices = config_type(), {}  # the whole recipe's validation will list this fault with all others
+    plans = published.plans() if mirror else {name: plan.unmirrored() for name, plan in published.plans().items()}
     # In Python, not JSON, form: a stage's nested settings keep their types when they are validated again.
-    scaled = {name: {**plan.model_dump(), **tier.scale(plan)} for name, plan in published.plans().items()}
-    return {**choices, **scaled}
-
-
-def _fitted(values: dict[str, Any], dataset: DatasetFacts) -> dict[str, Any]:
-    """Return nested ``values`` with every ``flip_prob`` at 0 where the data must not be mirrored."""
-    if dataset.mirror:
-        return values
-    return {
-        key: _fitted(value, dataset) if isinstance(value, dict) else 0.0 if key == "flip_prob" else value
-        for key, value in values.items()
-    }
-
-
-def _full_key(key: str) -> str:
-    return key if key.split(".")[0] in SHARED else f"config.{key}"
+    return {**choices, **{name: {**plan.model_dump(), **tier.scale(plan)} for name, plan in plans.items()}}
 
 
 _OPEN = "encoder.options"

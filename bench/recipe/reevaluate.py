@@ -1,10 +1,25 @@
-"""The recipe of a trained encoder, under other protocol settings or on other data."""
+"""The recipe of a trained encoder, under other protocol settings or on other data.
+
+Each section starts with the values of the encoder's run; then come the new overrides.
+
+| section | exception |
+| --- | --- |
+| a protocol | another preset or loss: the values of the tier, then the overrides of the run |
+| | data of which only one set may be mirrored: the ``flip_prob`` of the new data, unless the run set another |
+| ``evaluate`` | none |
+| ``threat`` | another norm: the default radius of the data in this norm |
+| | other data: their default radius, unless the run set one |
+| all others | new overrides are refused: the encoder is trained |
+
+A threat model of other data or another one than that of pre-training is in the section ``finetune``.
+"""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from contextlib import suppress
+from typing import Any
 
 from bench.errors import BenchError
-from bench.recipe.overrides import insert
+from bench.recipe.overrides import insert, outside, section, within
 from bench.recipe.protocols import PROTOCOLS
 from bench.recipe.recipe import (
     SHARED,
@@ -15,8 +30,8 @@ from bench.recipe.recipe import (
     protocol_section,
     refuse_unknown,
 )
-from bench.recipe.threat import Norm, Threat
-from bench.recipe.tiers import load_tier
+from bench.recipe.threat import Threat
+from bench.recipe.tiers import Tier, load_tier
 
 _CHANGEABLE = ("threat", *PROTOCOLS, "evaluate")
 
@@ -40,30 +55,24 @@ def reevaluated(
         resized_from: height and width of their images before they were resized.
 
     Raises:
-        BenchError: unknown keys, keys that the encoder was trained with, bad values, or a preset, a loss or data for
-            which a protocol's settings cannot be found because the tier has changed.
+        BenchError: unknown keys, keys that the encoder was trained with, bad values, or a preset or a loss for which a
+            protocol's settings cannot be found because the tier has changed.
     """
     _refuse_pretraining(overrides, recipe)
     refuse_unknown(overrides, recipe, _CHANGEABLE)
-    asked = {key: value for key, value in overrides.items() if not key.startswith("threat.")}
+    asked, data = outside(overrides, "threat"), finetune or recipe.dataset
     merged = {**recipe.overrides, **asked}
-    values, data = recipe.model_dump(), finetune or recipe.dataset
-    for name in PROTOCOLS:
-        # The recorded section does not show what the tier left to a preset, a loss, or whether images may be mirrored.
-        remirrored = data.mirror != recipe.downstream.dataset.mirror and f"{name}.flip_prob" not in merged
-        if remirrored or {f"{name}.preset", f"{name}.loss"} & asked.keys():
-            values[name] = _section(name, recipe, data)
-    for key, value in merged.items():
-        if key.split(".")[0] in (*PROTOCOLS, "evaluate"):
-            insert(values, key, value)
-    threat = _threat(recipe, overrides, finetune)
+    values = recipe.model_dump() | {name: _protocol(name, recipe, data, asked) for name in PROTOCOLS}
+    for key, value in within(merged, *PROTOCOLS, "evaluate").items():
+        insert(values, key, value)
+    new_threat = within(overrides, "threat")
+    threat = _threat(recipe, data, new_threat)
     departs = finetune is not None or threat != recipe.threat
-    changed = {f"finetune.{key}": overrides[key] for key in overrides if key not in asked and departs}
-    touched = {key.split(".")[0] for key in overrides}
+    touched = {section(key) for key in overrides}
     values |= {
         "config": recipe.config,
-        "overrides": {**merged, **changed},
-        "idle": [key for key in recipe.idle if not departs and key.split(".")[0] not in touched],
+        "overrides": {**merged, **({f"finetune.{key}": value for key, value in new_threat.items()} if departs else {})},
+        "idle": [] if departs else list(outside(dict.fromkeys(recipe.idle), *touched)),
         "finetune": Finetune(dataset=data, threat=threat, resized_from=resized_from) if departs else None,
     }
     return parse_recipe(values, type(recipe.config), f"recipe {recipe.method}/{recipe.tier}")
@@ -71,7 +80,7 @@ def reevaluated(
 
 def _refuse_pretraining(overrides: Mapping[str, Any], recipe: Recipe) -> None:
     own = {*SHARED, *type(recipe.config).model_fields} - {*_CHANGEABLE}
-    trained = [key for key in overrides if key.split(".")[0] in own]
+    trained = [key for key in overrides if section(key) in own]
     if trained:
         raise BenchError(
             f"--set {', '.join(trained)}: this encoder is trained already. Allowed: keys of "
@@ -79,30 +88,37 @@ def _refuse_pretraining(overrides: Mapping[str, Any], recipe: Recipe) -> None:
         )
 
 
-def _section(name: str, recipe: Recipe, dataset: DatasetFacts) -> dict[str, Any]:
-    try:
+def _protocol(name: str, recipe: Recipe, data: DatasetFacts, asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the section of protocol ``name`` before the overrides."""
+    if f"{name}.preset" in asked or f"{name}.loss" in asked:  # the recorded values do not show which ones it sets
+        return protocol_section(name, _tier(name, recipe), data)
+    values: dict[str, Any] = getattr(recipe, name).model_dump()
+    if data.mirror != recipe.downstream.dataset.mirror:
+        values["flip_prob"] = 0.5 if data.mirror else 0.0
+    return values
+
+
+def _tier(protocol: str, recipe: Recipe) -> Tier:
+    with suppress(BenchError):
         tier = load_tier(recipe.tier)
-    except BenchError:
-        tier = None
-    if tier is None or tier.digest() != recipe.tier_sha256:
-        raise BenchError(
-            f"the tier {recipe.tier!r} that this encoder was trained with has changed since or is missing, so its "
-            f"values for {name} cannot be told from those of preset, loss and data. Set the keys themselves, such as "
-            f"--set {name}.lr=0.1 in place of a preset, or --set {name}.flip_prob=0.5 for data that may be mirrored."
-        )
-    return protocol_section(name, tier, dataset)
+        if tier.digest() == recipe.tier_sha256:
+            return tier
+    raise BenchError(
+        f"the tier {recipe.tier!r} that this encoder was trained with has changed since or is missing, so its values "
+        f"for {protocol} cannot be told from those of preset and loss. Set the keys themselves, such as "
+        f"--set {protocol}.lr=0.1."
+    )
 
 
-def _threat(recipe: Recipe, overrides: Mapping[str, Any], finetune: DatasetFacts | None) -> Threat:
-    """Return the threat model after pre-training: that of the run, or the default of the data, with the overrides."""
-    values: dict[str, Any] = {"threat": recipe.threat.model_dump()}
-    norm = overrides.get("threat.norm", recipe.threat.norm)
-    other_norm = norm != recipe.threat.norm and norm in get_args(Norm)
-    if finetune is not None or other_norm:
-        # Norm and all that a later version may add stay those of the run; the radius belongs to the data and the norm.
-        usual = (finetune or recipe.dataset).radius(norm if other_norm else recipe.threat.norm)
-        insert(values, "threat.eps", usual if other_norm else recipe.overrides.get("threat.eps", usual))
-    for key, value in overrides.items():
-        if key.startswith("threat."):
-            insert(values, key, value)
+def _threat(recipe: Recipe, data: DatasetFacts, asked: Mapping[str, Any]) -> Threat:
+    """Return the threat model after pre-training. The radius belongs to the data and the norm, all else to the run."""
+    kept = recipe.threat
+    norm, eps = asked.get("threat.norm", kept.norm), kept.eps
+    if norm != kept.norm:
+        eps = data.radius(norm)
+    elif data is not recipe.dataset:
+        eps = recipe.overrides.get("threat.eps", data.radius(norm))
+    values = {"threat": {**kept.model_dump(), "eps": eps}}
+    for key, value in asked.items():
+        insert(values, key, value)
     return Threat.parse(values["threat"], "threat")

@@ -4,15 +4,19 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from bench.errors import BenchError
+from bench.errors import BenchError, listed
 
 _LONGEST = 200
 """Characters of a bad value that a message shows."""
+
+_MIRRORS = "mirrors"
+MirrorProbability = Annotated[float, Field(ge=0, le=1), _MIRRORS]
+"""Probability of a mirrored image: a recipe sets it to 0 for data that must not be mirrored."""
 
 
 class Settings(BaseModel):
@@ -41,14 +45,24 @@ class Settings(BaseModel):
             # A recipe holds each override twice; the user typed it without the name of the mapping.
             faults = [f"{key.removeprefix('overrides.')}: {fault}" if key else fault for key, fault in _unfit(values)]
         except ValidationError as error:
-            raise BenchError(f"{what}: {describe(error)}") from None
+            raise BenchError(listed(what, _faults(error))) from None
         except RecursionError:
             raise BenchError(f"{what}: nested too deeply to be settings of the bench") from None
         except ArithmeticError as error:
             raise BenchError(f"{what}: a number is out of range ({error})") from None
         if faults:
-            raise BenchError(f"{what}: {_listed(faults)}")
+            raise BenchError(listed(what, faults))
         return parsed
+
+    def unmirrored(self) -> Self:
+        """Return these settings, and those nested in them, with every :data:`MirrorProbability` at 0."""
+        changed: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            if _MIRRORS in field.metadata:
+                changed[name] = 0.0
+            elif isinstance(value := getattr(self, name), Settings):
+                changed[name] = value.unmirrored()
+        return self.model_copy(update=changed)
 
     def counted(self) -> dict[str, Any]:
         """Return the plain values that digests cover: all, defaults included, but newer fields that change nothing.
@@ -72,8 +86,8 @@ def canonical_digest(values: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def describe(error: ValidationError) -> str:
-    """Return all faults of a validation, one a line, each with its key and the value given."""
+def _faults(error: ValidationError) -> list[str]:
+    """Return each fault of a validation, with its key and the value given."""
     faults = []
     for fault in error.errors():
         # A method's settings are typed without the section that holds them in the recipe.
@@ -82,11 +96,7 @@ def describe(error: ValidationError) -> str:
         told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | BaseModel)
         given = "" if told else f" (given: {_shown(fault['input'])})"
         faults.append(f"{key}: {_words(fault)}{given}" if key else f"{_words(fault)}{given}")
-    return _listed(faults)
-
-
-def _listed(faults: list[str]) -> str:
-    return faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults])
+    return faults
 
 
 def _shown(value: Any) -> str:

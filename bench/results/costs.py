@@ -4,15 +4,13 @@ from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from bench.recipe import PROTOCOLS, Settings
+from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
 from bench.results.groups import LeftOut, Measured, grouped, read_groups
 from bench.results.remarks import budget_text
 from bench.results.wording import named, settings_text
 
 _STAGE = "stage:"
-_EVALUATION = {*PROTOCOLS, "evaluate"}
-"""Sections of the recipe that pre-training does not read."""
 
 
 class MeasuredStage(Settings):
@@ -169,7 +167,7 @@ def _stages(record: Record) -> dict[str, PhaseCost]:
 
 def _label(one: Measured) -> str:
     record = one.record
-    own = {key: value for key, value in record.overrides.items() if key.split(".")[0] not in _EVALUATION}
+    own = outside(record.overrides, *PROTOCOLS, "evaluate")  # which pre-training does not read
     budget = budget_text(one.recipe.budget)
     departures = [*([LOCAL] if one.local else []), *settings_text(own), *([f"budget {budget}"] if budget else [])]
     return named(record.title, departures)

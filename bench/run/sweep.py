@@ -14,7 +14,7 @@ from bench.evaluate import Swept, sweep
 from bench.files import make_writable, remove_unfinished
 from bench.job import Job
 from bench.monitor import Monitor
-from bench.recipe import Norm
+from bench.recipe import Norm, outside
 from bench.record import (
     Sweep,
     SweepKind,
@@ -164,7 +164,7 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         fidelity=record.fidelity,
         seed=record.seed,
         protocol=record.protocol,
-        overrides={key: value for key, value in record.overrides.items() if not key.startswith("evaluate.")},
+        overrides=outside(record.overrides, "evaluate"),
         pretraining_sha256=record.pretraining_sha256,
         protocol_sha256=record.protocol_sha256,
         classifier_sha256=record.classifier_sha256,

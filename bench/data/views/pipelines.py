@@ -15,7 +15,7 @@ from bench.data.views.blur import blur_radius, draw_sigmas, gaussian_blur_
 from bench.data.views.colour import JitterDraws, draw_jitter, grayscale_, jitter_, solarize_
 from bench.data.views.geometry import CropBoxes, Interpolation, draw_crops, draw_shifts, resized_crop_, shift
 from bench.errors import BenchError
-from bench.recipe import Settings
+from bench.recipe import MirrorProbability, Settings
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -55,7 +55,7 @@ class WeakView(Settings):
 
     padding: Annotated[int, Field(ge=0)] | None = None
     """Pixels of zeros on each side; by default an eighth of the shorter side, 4 at 32 x 32."""
-    flip_prob: Probability = 0.5
+    flip_prob: MirrorProbability = 0.5
 
     def draw(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> WeakDraws:
         """Draw the parameters of ``batch`` views of images of ``size`` (height, width)."""
@@ -103,7 +103,7 @@ class StrongView(Settings):
     solarize_prob: Probability = 0.0
     solarize_threshold: Annotated[float, Field(ge=0, le=1)] = 128 / 255
     """Values from here up are inverted; PIL's default."""
-    flip_prob: Probability = 0.5
+    flip_prob: MirrorProbability = 0.5
 
     def draw(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> StrongDraws:
         """Draw the parameters of ``batch`` views of images of ``size`` (height, width).
