@@ -170,7 +170,7 @@ class ACLStage(Stage):
     def optimizer(self) -> Optimizer:
         """Return the plan's optimiser, or ACL's own form of LARS."""
         if self.plan.optimizer == "lars" and self.plan.lars_lr_in_momentum:
-            return RateInMomentum.of(self.plan, trained(self))
+            return RateInMomentum(trained(self), self.plan)
         return super().optimizer()
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:

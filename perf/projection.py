@@ -73,7 +73,7 @@ def taken(method: str, dataset: str, tier: str) -> list[float]:
             device="cpu",
         )
         ((record, _),) = execute(prepare(request), Path(folder) / "results")
-    return [cost.seconds for phase, cost in record.cost.items() if phase.startswith("stage:")]
+    return [cost.seconds for cost in record.stage_costs.values()]
 
 
 if __name__ == "__main__":

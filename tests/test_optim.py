@@ -79,10 +79,10 @@ def test_lars_against_a_slow_reference(
     for name in zeroed:
         start[name] = [0.0] * len(start[name])
         gradients[2]["linear"] = [0.0] * len(start["linear"])
-    numbers = {"momentum": momentum, "eta": 0.02, "clip": clip}
     kind = RateInMomentum if lr_in_momentum else LARS
     weights = parameters(start)
-    optimizer = kind(weights.values(), lr=1.0, nesterov=False, weight_decay=0.1, exclude_vectors=exclude, **numbers)  # type: ignore[arg-type]
+    settings = {"lars_eta": 0.02, "lars_clip": clip, "lars_exclude_vectors": exclude, "momentum": momentum}
+    optimizer = kind(weights.values(), TrainPlan(epochs=1, batch_size=2, lr=1.0, weight_decay=0.1, **settings))
     for grads, lr in zip(gradients, rates, strict=True):
         for name, p in weights.items():
             p.grad = torch.tensor(grads[name], dtype=torch.float64).reshape(p.shape)
@@ -96,7 +96,9 @@ def test_lars_against_a_slow_reference(
         decay=0.1,
         exclude=exclude,
         lr_in_momentum=lr_in_momentum,
-        **numbers,  # type: ignore[arg-type]
+        momentum=momentum,
+        eta=0.02,
+        clip=clip,
     )
     for name, p in weights.items():
         assert p.detach().flatten().tolist() == pytest.approx(expected[name], rel=1e-10, abs=1e-13), name

@@ -1,7 +1,7 @@
 """Attacks by name: PGD, and whatever an installed package adds through the entry-point group ``bench.attacks``."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -47,15 +47,8 @@ def named_attack(settings: EvaluationSettings) -> Attack:
     """
     attack = ATTACKS.get(settings.attack)(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
 
-    def checked(
-        objective: Objective,
-        images: Tensor,
-        *,
-        threat: Threat,
-        generator: torch.Generator | None = None,
-        on_gradient: Callable[[Tensor], None] | None = None,
-    ) -> Tensor:
-        x_adv = attack(objective, images, threat=threat, generator=generator, on_gradient=on_gradient)
+    def checked(objective: Objective, images: Tensor, *, threat: Threat, **options: Any) -> Tensor:
+        x_adv = attack(objective, images, threat=threat, **options)
         refuse_outside(x_adv, images, threat, f"the attack {settings.attack!r}")
         return x_adv
 

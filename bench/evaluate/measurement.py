@@ -13,7 +13,7 @@ from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier
 from bench.recipe import Recipe, Threat
-from bench.record import NoGradient, PhaseCost, continued, describe_environment, larger_peak, other_code
+from bench.record import NoGradient, Phase, PhaseCost, continued, describe_environment, larger_peak, other_code
 
 
 class Measurement:
@@ -81,7 +81,7 @@ class Measurement:
     def cost(self, images: dict[str, int]) -> dict[str, PhaseCost]:
         """Return the cost of the measurements by phase; ``images`` gives the number of images of each."""
         return {
-            f"evaluate:{name}": PhaseCost(
+            str(Phase("evaluate", name)): PhaseCost(
                 seconds=seconds,
                 images=images[name],
                 peak_memory_bytes=self.state.peak_memory.get(name),
@@ -92,7 +92,7 @@ class Measurement:
 
     def environments(self) -> dict[str, Environments]:
         """Return the environments of the measurements by phase."""
-        return {f"evaluate:{name}": self.state.ran_with(name) for name in self.state.seconds}
+        return {str(Phase("evaluate", name)): self.state.ran_with(name) for name in self.state.seconds}
 
 
 class _Interruptible(nn.Module):

@@ -5,6 +5,7 @@ from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome, Shared, shared
+from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
 from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
 from bench.record.statistics import (
@@ -42,6 +43,7 @@ __all__ = [
     "Outcome",
     "PGDEvaluation",
     "Pairs",
+    "Phase",
     "PhaseCost",
     "Record",
     "RecordedRecipe",

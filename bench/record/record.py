@@ -11,6 +11,7 @@ from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome
+from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
 from bench.record.sealed import Sealed
 
@@ -134,17 +135,22 @@ class Record(Sealed):
         return RecordedRecipe.read(self.recipe)
 
     @property
+    def stage_costs(self) -> dict[str, PhaseCost]:
+        """The cost of each training stage, by its name."""
+        phases = {Phase.read(key): cost for key, cost in self.cost.items()}
+        return {phase.name: cost for phase, cost in phases.items() if phase.kind == "stage"}
+
+    @property
     def pretraining_seconds(self) -> float:
         """Wall-clock of all training stages, protocol and evaluation excluded."""
-        return sum(cost.seconds for phase, cost in self.cost.items() if phase.startswith("stage:"))
+        return sum(cost.seconds for cost in self.stage_costs.values())
 
     @property
     def pretraining_flops(self) -> float | None:
         """Floating-point operations of all training stages; None without one, or where one was not counted."""
         total = 0.0
-        for phase, cost in self.cost.items():
-            if phase.startswith("stage:"):
-                if cost.flops_per_image is None or cost.images is None:
-                    return None
-                total += cost.flops_per_image * cost.images
+        for cost in self.stage_costs.values():
+            if cost.flops_per_image is None or cost.images is None:
+                return None
+            total += cost.flops_per_image * cost.images
         return total or None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.recipe import attack_name, flatten
-from bench.record import Outcome, PhaseCost, Record
+from bench.record import Outcome, Phase, PhaseCost, Record
 from bench.results import Group, Measured, radius_text, reliability_flags, time_text
 
 _JSON = json.JSONEncoder(sort_keys=True)
@@ -94,10 +94,11 @@ def settings(record: Record) -> dict[str, list[Setting]]:
     return found
 
 
-def phase_name(name: str) -> str:
+def phase_name(text: str) -> str:
     """Return the name of a phase of cost or history in words."""
-    kind, _, own = name.partition(":")
-    return {"stage": f"Stage {own}", "protocol": own.upper(), "evaluate": f"Evaluation, {own.upper()}"}.get(kind, name)
+    kind, name = Phase.read(text)
+    words = {"stage": f"Stage {name}", "protocol": name.upper(), "evaluate": f"Evaluation, {name.upper()}"}
+    return words.get(kind, text)
 
 
 def _phase_curves(epochs: list[dict[str, float]]) -> Iterator[Curve]:

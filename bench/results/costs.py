@@ -10,8 +10,6 @@ from bench.results.groups import LeftOut, Measured, grouped, read_groups
 from bench.results.remarks import budget_text
 from bench.results.wording import named, settings_text
 
-_STAGE = "stage:"
-
 
 class MeasuredStage(Settings):
     """One stage, mean over the seeds; what any of them did not measure is absent."""
@@ -77,7 +75,7 @@ def measured_costs(
         BenchError: no method called ``reference``, here or in the records.
     """
     groups, left_out = read_groups(results_dir)
-    measured = [one for group in groups for one in group.seeds if _stages(one.record)]
+    measured = [one for group in groups for one in group.seeds if one.record.stage_costs]
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)
     tables = [_table(same, title) for same in grouped(measured, _common)]
@@ -108,7 +106,7 @@ def _common(one: Measured) -> CostConditions:
         tier=record.tier,
         tier_sha256=record.tier_sha256,
         fidelity=record.fidelity,
-        device=" and ".join(sorted({cost.device for cost in _stages(record).values()})),
+        device=" and ".join(sorted({cost.device for cost in record.stage_costs.values()})),
         threads=record.environment.threads,
     )
 
@@ -131,7 +129,7 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
     """Return the cost of one recipe's pre-training, from all its records."""
     # A run has a record for each protocol, and all of them repeat the costs of its stages.
     runs = list({_seed(one.record): one.record for one in measured}.values())
-    stages = tuple(_stage(name, [_stages(record)[name] for record in runs]) for name in _stages(runs[0]))
+    stages = tuple(_stage(name, [record.stage_costs[name] for record in runs]) for name in runs[0].stage_costs)
     first = runs[0]
     return MeasuredCost(
         method=first.method,
@@ -159,10 +157,6 @@ def _stage(name: str, costs: Sequence[PhaseCost]) -> MeasuredStage:
         peak_memory_bytes=_mean(cost.peak_memory_bytes for cost in costs),
         energy_joules=_mean(cost.energy_joules for cost in costs),
     )
-
-
-def _stages(record: Record) -> dict[str, PhaseCost]:
-    return {phase.removeprefix(_STAGE): cost for phase, cost in record.cost.items() if phase.startswith(_STAGE)}
 
 
 def _label(one: Measured) -> str:

@@ -183,8 +183,8 @@ def _with_commits(measured: Sequence[Measured]) -> list[Measured]:
     return [
         one._replace(
             commits={
-                phase: tuple(sorted(commits[training]))
-                for phase, training in _trainings(one.record)
+                stage: tuple(sorted(commits[training]))
+                for stage, training in _trainings(one.record)
                 if len(commits[training]) > 1
             }
         )
@@ -195,6 +195,6 @@ def _with_commits(measured: Sequence[Measured]) -> list[Measured]:
 def _trainings(record: Record) -> Iterator[tuple[str, Hashable]]:
     if record.environments:
         return
-    for phase, cost in record.cost.items():
-        if phase.startswith("stage:") and cost.seconds:
-            yield phase, (record.dataset, phase, cost.seconds, cost.images)
+    for stage, cost in record.stage_costs.items():
+        if cost.seconds:
+            yield stage, (record.dataset, stage, cost.seconds, cost.images)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bench.recipe import attack_name
-from bench.record import LOCAL, Doubt, Environment, Record, shared
+from bench.record import LOCAL, Doubt, Environment, Phase, Record, shared
 from bench.results.groups import Group, Measured
 from bench.results.wording import flops_text, named, radius_text, settings_text
 
@@ -134,7 +134,7 @@ def _code(group: Group) -> Iterator[str]:
         "it is not known with which code {phases} ran (seed {seeds})",
     )
     yield from _by_phase(
-        [(phase, one.record.seed) for one in group.seeds for phase in one.commits],
+        [(str(Phase("stage", stage)), one.record.seed) for one in group.seeds for stage in one.commits],
         "records of several commits hold the training of {phases}, so it is not known which code that ran with "
         "(seed {seeds})",
     )
@@ -170,6 +170,6 @@ def _codes(records: Sequence[Record], phase: str) -> Iterator[str | None]:
     yield from (one.code for one in ran if one is not None)
 
 
-def _name(phase: str) -> str:
-    kind, _, own = phase.partition(":")
-    return {"stage": f"stage {own}", "protocol": own.upper(), "evaluate": own.upper()}.get(kind, phase)
+def _name(text: str) -> str:
+    kind, name = Phase.read(text)
+    return {"stage": f"stage {name}", "protocol": name.upper(), "evaluate": name.upper()}.get(kind, text)

@@ -181,7 +181,7 @@ def _row(group: Group, results_dir: Path) -> Row:
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
         pretraining_flops=_mean_flops(records),
         guessing=all(map(is_guessing, group.seeds)),
-        machines=tuple(sorted({device for record in records for device in _stage_devices(record)})),
+        machines=tuple(sorted({cost.device for record in records for cost in record.stage_costs.values()})),
         devices=tuple(sorted({record.environment.device for record in records})),
         seeds=tuple(record.seed for record in records),
         records=tuple(one.path.relative_to(results_dir).as_posix() for one in group.seeds),
@@ -229,10 +229,6 @@ def _ra_on_aa(group: Group) -> Score | None:
             return None
         found.append(Outcome.pack(both.a.tolist(), images=both.positions.tolist(), test_images=one.facts.test_images))
     return mean_score(found)
-
-
-def _stage_devices(record: Record) -> list[str]:
-    return [cost.device for phase, cost in record.cost.items() if phase.startswith("stage:")]
 
 
 def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> CorruptionScore | None:

@@ -14,7 +14,7 @@ from bench.method import Stage
 from bench.monitor import Monitor
 from bench.nn import Encoder
 from bench.protocol import build_protocol
-from bench.record import Doubt, Record, save_record
+from bench.record import Doubt, Phase, Record, save_record
 from bench.run.encoder import EncoderFile, Origin, intact_encoder
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
@@ -158,7 +158,7 @@ def _evaluate(
         run,
         protocol,
         evaluation,
-        {**{f"stage:{done.stage}": done for done in stages}, f"protocol:{protocol}": progress},
+        {**{str(Phase("stage", done.stage)): done for done in stages}, str(Phase("protocol", protocol)): progress},
         weights=(before, digest(classifier.state_dict())),
         selected_epoch=stage.selected_epoch,
         doubts=doubts,
