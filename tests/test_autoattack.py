@@ -182,15 +182,20 @@ class OriginalAutoAttack:
         return x_adv
 
 
-@pytest.mark.usefixtures("quick")
-def test_the_original_package_is_used_where_it_alone_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = run()
+@pytest.fixture
+def only_the_original_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     original = ModuleType("autoattack")
     original.AutoAttack = OriginalAutoAttack  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "autoattack", original)
     monkeypatch.setitem(sys.modules, "autoattack.checks", import_module("pyautoattack.checks"))
     monkeypatch.setattr("bench.attack.official.find_spec", lambda name: name == "autoattack" or None)
     monkeypatch.setattr("bench.attack.official.metadata.version", {"autoattack": "0.1"}.__getitem__)
+
+
+@pytest.mark.usefixtures("quick")
+def test_the_original_package_is_used_where_it_alone_is_installed(request: pytest.FixtureRequest) -> None:
+    expected = run()
+    request.getfixturevalue("only_the_original_is_installed")
     result = run()
     assert (result.package, result.package_version) == ("autoattack", "0.1")
     assert torch.equal(result.x_adv, expected.x_adv)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.compare import compare_records, compare_seeds, find_record, find_seeds
 from bench.errors import BenchError
-from bench.record import Outcome, Record, record_files, save_record
+from bench.record import NoGradient, Outcome, Record, record_files, save_record
 from bench.results import Group, Measured, load_measured
 
 
@@ -85,6 +85,7 @@ def attack(**changes: Any) -> Record:
         (attack(eps=4 / 255), r"RA was .* eps 8/255 and 4/255\. Compare the rest with --measures sa,aa"),
         (attack(steps=10), r"RA was .* attacks: steps 20 and 10\."),
         (attack(step_size=1 / 255), r"RA was .* attacks: step_size 2/255 and 1/255\."),
+        (attack(precision="bf16"), r"RA was .* attacks: precision fp32 and bf16\."),
         (attack(restarts=5, start="clean"), r"RA was .* attacks: start uniform and clean; restarts 1 and 5\."),
         (make_record(eps=4 / 255), r"(?s)RA was .*--measures sa.*AA was .* eps 8/255 and 4/255"),
     ],
@@ -100,6 +101,8 @@ def test_what_would_mean_nothing_is_refused_with_the_reason(tmp_path: Path, othe
 def test_a_refused_part_leaves_the_rest_and_protocols_can_be_crossed(tmp_path: Path) -> None:
     a, b = measured(tmp_path, make_record()), measured(tmp_path, attack(steps=10))
     assert set(compare_records(a, b, measures=("sa", "aa")).measures) == {"sa", "aa"}
+    counted = measured(tmp_path, attack(no_gradient=NoGradient(first=1, last=2)))  # no setting of the attack
+    assert set(compare_records(a, counted).measures) == {"sa", "ra", "aa"}
     c = measured(tmp_path, make_record(protocol="aff"))
     assert compare_records(a, c, across_protocols=True).differences[0] == ("protocol", "slf", "aff")
 

@@ -81,7 +81,7 @@ def test_a_batch_larger_than_the_data_is_refused(tmp_path: Path) -> None:
 
 
 def test_fp16_on_a_cpu_is_refused_with_what_to_type(tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"trains in fp16, which needs a GPU\. Set its precision to fp32 or bf16"):
+    with pytest.raises(BenchError, match=r"trains in fp16, which needs a GPU: on a CPU .* Type --precision bf16 or"):
         run(ToyStage(make_plan(precision="fp16")), tmp_path)
     progress = run(ToyStage(make_plan(precision="bf16")), tmp_path)
     assert progress.loss_scale is None

@@ -61,16 +61,25 @@ def test_ra_is_surviving_every_restart_of_pgd(tmp_path: Path, restarts: int) -> 
         images, labels = pixels()[first : first + 5], SPLIT.labels[first : first + 5]
         robust = torch.ones(len(labels), dtype=torch.bool)
         for restart in range(restarts):
+            standing = robust.clone()  # a restart attacks only what the ones before it left
             x_adv = PGD(1, 0.25, "uniform")(
-                margin_objective(model, labels),
-                images,
+                margin_objective(model, labels[standing]),
+                images[standing],
                 threat=Threat(eps=0.4),
                 generator=rng.generator(0, "pgd", first, restart),
             )
-            robust &= model(x_adv).argmax(1) == labels
+            robust[standing] = model(x_adv).argmax(1) == labels[standing]
         survived += robust.tolist()
     assert ra.outcome.unpack() == survived
     assert (ra.eps, ra.steps, ra.step_size, ra.start, ra.restarts) == (0.4, 1, 0.1, "uniform", restarts)
+
+
+def test_nothing_is_attacked_once_nothing_stands(tmp_path: Path) -> None:
+    backbone = Shared()
+    hopeless = measure(tmp_path, model=classifier(backbone), pgd_restarts=50, pgd_steps=2, eps=1.0, autoattack=False)
+    assert not hopeless.ra.outcome.correct
+    batches = -(-TEST_IMAGES // 5)
+    assert backbone.passes < batches * 10  # of 50 restarts with two gradients and a verdict each
 
 
 def test_ra_is_judged_on_the_classifier_and_not_on_the_copy_that_is_attacked(

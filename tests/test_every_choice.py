@@ -53,7 +53,7 @@ BESIDE: dict[str, dict[str, Any]] = {
 """What some choices need beside them: the diversity term whose sign they are, a loss with a gradient at the image."""
 
 IMPOSSIBLE = {
-    r".*precision=fp16": "trains in fp16, which needs a GPU",
+    r".*precision=fp16": "in fp16, which needs a GPU",
     r"(mocov2|byol|barlow_twins|vicreg) stage1\.drop_last=False": "drop_last: must be True",
     r"ap-dpe .*export=mean task=rotation|ap-dpe export=jigsaw task=rotation": "task rotation has no .* end to export",
     r"ap-dpe .*export=mean task=jigsaw|ap-dpe export=rotation task=jigsaw": "task jigsaw has no .* end to export",

@@ -104,11 +104,12 @@ def test_rows_under_another_adversary_never_share_a_table(tmp_path: Path) -> Non
         make_record(aa=40),
         make_record(aa=50, eps=4 / 255, protocol_sha256="5" * 64),
         l2.model_copy(update={"recipe": {**l2.recipe, "threat": {"norm": "l2", "eps": 8 / 255}}}),
+        l2.model_copy(update={"protocol_sha256": "7" * 64, "ra": l2.ra.model_copy(update={"precision": "bf16"})}),
     )
     text = text_of(tmp_path)
     headings = [line for line in text.splitlines() if line.startswith(SLF)]
-    assert headings == [SLF, f"{SLF}, L2 0.0313725", f"{SLF}, Linf 4/255"]
-    assert [rows_below(text, heading)[0]["AA"].split()[0] for heading in headings] == ["40.0", "60.0", "50.0"]
+    assert headings == [SLF, *(f"{SLF}, {one}" for one in ("L2 0.0313725", "Linf 4/255", "gradients in bf16"))]
+    assert [rows_below(text, heading)[0]["AA"].split()[0] for heading in headings] == ["40.0", "60.0", "50.0", "60.0"]
 
 
 def test_a_method_without_stages_has_no_pretraining_time(tmp_path: Path) -> None:

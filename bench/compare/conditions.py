@@ -79,9 +79,9 @@ def _knobs(one: Measured, measure: Measure) -> dict[str, Any]:
     """Return the settings that decide the strength of a measure's attack; empty where there is none."""
     record = one.record
     if measure == "ra":
-        return {"norm": one.threat.norm, **record.ra.model_dump(exclude={"outcome"})}
+        return {"norm": one.threat.norm, **record.ra.model_dump(exclude={"outcome", "no_gradient"})}
     if measure == "aa" and record.aa:
-        return {"norm": one.threat.norm, **record.aa.model_dump(include={"eps", "version", "targets"})}
+        return {"norm": one.threat.norm, **record.aa.model_dump(include={"eps", "version", "targets", "precision"})}
     return {}
 
 

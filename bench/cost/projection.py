@@ -15,12 +15,12 @@ from bench.cost.probe import StageProbe
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.data import Split, unit_pixels
 from bench.data.corruptions import corrupt
-from bench.evaluate import autoattack_images
+from bench.evaluate import attacked_copy, autoattack_images
 from bench.method import Stage
 from bench.monitor import plural
 from bench.nn import Classifier
 from bench.protocol import ProtocolStage
-from bench.recipe import SEVERITIES, EncoderSettings, Recipe, Threat, TrainPlan, canonical_digest
+from bench.recipe import SEVERITIES, EncoderSettings, Precision, Recipe, Threat, TrainPlan, canonical_digest
 from bench.train import check_plan, stage_progress
 
 _STEPS = Effort(rounds=2, seconds=10.0)
@@ -93,11 +93,11 @@ class Projector:
         left = 1.0 if done is None else 1 - done.epoch / plan.epochs
         return PhaseEstimate(phase, work, self._times[speed].of(plan, count), left, place)
 
-    def attacks(self, classifier: Classifier, test: Split, threat: Threat) -> "AttackSeconds":
-        """Return the cost of attacking ``classifier`` on images of ``test``."""
+    def attacks(self, classifier: Classifier, test: Split, threat: Threat, precision: Precision) -> "AttackSeconds":
+        """Return the cost of attacking ``classifier`` on images of ``test``, with gradients in ``precision``."""
         count = min(len(test.labels), _PROBE_IMAGES)
         images = unit_pixels(test.images[:count].to(self.device))
-        objective = margin_objective(classifier.prepared(), test.labels[:count].to(self.device))
+        objective = margin_objective(attacked_copy(classifier, precision), test.labels[:count].to(self.device))
         attack = PGD(steps=1, step_size=0.0, start="clean")
 
         @torch.no_grad()

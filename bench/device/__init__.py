@@ -1,8 +1,9 @@
-"""The computing device: its choice, its name, and meters of time, memory, operations and energy."""
+"""The computing device: its choice, its name, its precisions, and meters of time, memory, operations and energy."""
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
 from bench.device.machine import crowding, device_name, pick_device, use_threads
 from bench.device.meter import Clock, FlopCounter, PeakMemory, count_flops, timed
+from bench.device.precision import autocast, refuse_precision
 
 __all__ = [
     "Clock",
@@ -10,11 +11,13 @@ __all__ = [
     "EnergyMeter",
     "FlopCounter",
     "PeakMemory",
+    "autocast",
     "count_flops",
     "crowding",
     "device_name",
     "energy_counters",
     "pick_device",
+    "refuse_precision",
     "timed",
     "use_threads",
 ]

@@ -42,21 +42,25 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
     work.begin("ra")
     for first, images, labels in work.batches(len(work.state.robust)):
         robust = torch.ones_like(labels, dtype=torch.bool)
-        first_step, last_step = ~robust, ~robust
+        first_step, last_step = ~robust, ~robust  # whether an image had no gradient, in any restart
         for restart in range(settings.pgd_restarts):
+            standing = robust.nonzero()[:, 0]  # all of them at first, also those that are wrong without an attack
+            if not len(standing):
+                break
             watch = GradientWatch()
             x_adv = attack(
-                margin_objective(work.attacked, labels),
-                images,
+                margin_objective(work.attacked, labels[standing]),
+                images[standing],
                 threat=work.threat,
                 generator=rng.generator(job.seed, "pgd", first, restart, device=job.device),
                 on_gradient=watch,
             )
             seen = watch.used
             if seen:
-                first_step, last_step = first_step | watch.first, last_step | watch.last
+                first_step[standing] |= watch.first
+                last_step[standing] |= watch.last
             with torch.no_grad():
-                robust &= work.classifier(x_adv).argmax(1) == labels
+                robust[standing] = work.classifier(x_adv).argmax(1) == labels[standing]
         counted = work.state.no_gradient if seen else None
         if counted is not None:
             counted += NoGradient(first=int(first_step.sum()), last=int(last_step.sum()))
@@ -71,5 +75,6 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
         step_size=settings.pgd_step_size * work.threat.eps,
         start=settings.pgd_start,
         restarts=settings.pgd_restarts,
+        precision=settings.attack_precision,
         no_gradient=work.state.no_gradient,
     )

@@ -49,6 +49,7 @@ def autoattack_accuracy(work: Measurement) -> AutoAttackEvaluation:
         ),
         eps=work.threat.eps,
         version="standard",
+        precision=work.settings.attack_precision,
         package=result.package,
         package_version=result.package_version,
         targets=result.targets,

@@ -6,6 +6,7 @@ from torch import Tensor
 from bench import rng
 from bench.attack import margin_objective, named_attack
 from bench.data import Split, unit_pixels
+from bench.evaluate.attacked import attacked_copy
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import Recipe, Threat
@@ -58,7 +59,8 @@ def attacked_features(
         InterruptedRunError: a stop was requested.
     """
     classifier, settings = classifier.to(device).eval(), recipe.evaluate
-    attacked, threat = classifier.prepared(), Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
+    attacked = attacked_copy(classifier, settings.attack_precision)
+    threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
     attack = named_attack(settings)
     found = []
     for first in range(0, len(split), settings.batch_size):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bench.code import modules_of
 from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
+from bench.evaluate.attacked import attacked_copy
 from bench.evaluate.state import Environments, EvaluationState, load_state
 from bench.job import Job
 from bench.monitor import Monitor
@@ -31,7 +32,7 @@ class Measurement:
         self.classifier, self.test, self.recipe, self.job = classifier, test, recipe, job
         self.settings = recipe.evaluate
         self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
-        self.attacked = _Interruptible(classifier.prepared(), job.monitor)
+        self.attacked = _Interruptible(attacked_copy(classifier, self.settings.attack_precision), job.monitor)
         self.path = job.folder / "evaluation.json"
         modules = (caller, *modules_of(classifier))
         self._environment = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)

@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from bench.errors import unknown
 from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
+from bench.recipe.plan import Precision
 from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
@@ -52,7 +53,7 @@ class EncoderSettings(Settings):
 class EvaluationSettings(Settings):
     """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1); and common corruptions."""
 
-    later = {"attack": "pgd"}
+    later = {"attack": "pgd", "attack_precision": "fp32"}
 
     eps: float | None = Field(default=None, ge=0, le=1000)
     """Radius to evaluate at, in the threat model's norm; None: its radius."""
@@ -64,7 +65,9 @@ class EvaluationSettings(Settings):
     """In units of eps: 0.25 is 2/255 at eps 8/255."""
     pgd_start: Start = "uniform"
     pgd_restarts: int = Field(default=1, ge=1)
-    """An image counts as robust if it survives every restart."""
+    """An image counts as robust if it survives every restart; all but the first attack only those that still do."""
+    attack_precision: Precision = "fp32"
+    """In which RA and AA compute gradients; the images that they return are judged in fp32."""
     autoattack: bool = True
     autoattack_images: int | None = Field(default=None, ge=1)
     """Attack a seeded random subset of this many test images; None: all of them."""

@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from bench.recipe import Settings
+from bench.recipe import Precision, Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
@@ -34,6 +34,8 @@ class PGDEvaluation(Settings):
     start: Name
     restarts: Count
     attack: Name = "pgd"
+    precision: Precision = "fp32"
+    """Of the gradients; every outcome is judged in fp32."""
     no_gradient: NoGradient | None = None
     """None: not counted, as in records older than this field."""
 
@@ -51,6 +53,8 @@ class AutoAttackEvaluation(Settings):
     survivors: dict[Name, Count]
     """Images still classified correctly after each attack, in the order of the attacks."""
     warnings: list[Text]
+    precision: Precision = "fp32"
+    """Of the gradients; every outcome is judged in fp32."""
 
     @model_validator(mode="after")
     def _agrees_with_survivors(self) -> Self:

@@ -51,9 +51,11 @@ def attacks(record: Record) -> list[Attack]:
     """Return AA, RA and SA of a record, strongest attack first; SA is that of an attack that does nothing."""
     ra, aa, norm = record.ra, record.aa, record.read_recipe().downstream.threat.norm
     restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
-    found = [Attack("RA", f"{attack_name(ra.attack, ra.steps)}{restarts} at {radius_text(norm, ra.eps)}", ra.outcome)]
+    gradients = "" if ra.precision == "fp32" else f", gradients in {ra.precision}"  # of both: one setting
+    attack = f"{attack_name(ra.attack, ra.steps)}{restarts}"
+    found = [Attack("RA", f"{attack} at {radius_text(norm, ra.eps)}{gradients}", ra.outcome)]
     if aa is not None:
-        found.insert(0, Attack("AA", f"AutoAttack {aa.version} at {radius_text(norm, aa.eps)}", aa.outcome))
+        found.insert(0, Attack("AA", f"AutoAttack {aa.version} at {radius_text(norm, aa.eps)}{gradients}", aa.outcome))
     return [*found, Attack("SA", "clean images", record.sa)]
 
 

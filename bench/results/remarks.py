@@ -34,7 +34,7 @@ def label(measured: Measured) -> str:
 
 
 def attack_text(measured: Measured) -> str:
-    """Return how the adversary differs from the dataset's default: norm, radius, AutoAttack's version."""
+    """Return how the adversary differs from the dataset's default: norm, radius, AutoAttack's version, precision."""
     record = measured.record
     norm = measured.threat.norm
     radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
@@ -43,6 +43,8 @@ def attack_text(measured: Measured) -> str:
         departures += [radius_text(norm, eps) for eps in sorted(radii)]
     if record.aa and record.aa.version != "standard":
         departures.append(f"AutoAttack {record.aa.version}")
+    if record.ra.precision != "fp32":
+        departures.append(f"gradients in {record.ra.precision}")
     return ", ".join(departures)
 
 

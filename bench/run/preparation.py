@@ -11,7 +11,7 @@ import torch
 from bench.attack import ATTACKS
 from bench.cost import at_budget
 from bench.data import Dataset, load_dataset
-from bench.device import pick_device
+from bench.device import pick_device, refuse_precision
 from bench.errors import BenchError, unknown
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
@@ -137,12 +137,12 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
-    check_attacks(recipe)
+    check_attacks(recipe, device)
     for section, plan in recipe.config.plans().items():
         plan.check_batches(section, len(dataset.pretraining_images))
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)
-    check_protocols(recipe, protocols)
+    check_protocols(recipe, protocols, device)
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
@@ -179,9 +179,12 @@ def check_seed(seed: int) -> None:
         raise BenchError(f"seed {seed} is out of range; choose one from 0 to {2**32 - 1}.")
 
 
-def check_attacks(recipe: Recipe) -> None:
-    """Raise BenchError for an unknown attack, or for AutoAttack on too few classes."""
+def check_attacks(recipe: Recipe, device: torch.device) -> None:
+    """Raise BenchError for an unknown attack, a precision that ``device`` lacks, or AutoAttack on too few classes."""
     ATTACKS.get(recipe.evaluate.attack)
+    refuse_precision(
+        recipe.evaluate.attack_precision, device, "the attack computes", "--set evaluate.attack_precision=bf16 or fp32."
+    )
     data = recipe.downstream.dataset
     if recipe.evaluate.autoattack and data.num_classes < 4:
         raise BenchError(
@@ -190,12 +193,13 @@ def check_attacks(recipe: Recipe) -> None:
         )
 
 
-def check_protocols(recipe: Recipe, protocols: Sequence[str]) -> None:
-    """Raise BenchError if one of ``protocols`` cannot train on the data; checked before pre-training."""
+def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.device) -> None:
+    """Raise BenchError if one of ``protocols`` cannot train on the data or ``device``; checked before pre-training."""
     images = recipe.downstream.dataset.train_images
     for name in protocols:
         plan: ProtocolSettings = getattr(recipe, name)
         plan.check_batches(name, images - plan.held_out(images))
+        refuse_precision(plan.precision, device, f"protocol {name} trains", "--precision bf16 or --precision fp32")
 
 
 def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:

@@ -47,7 +47,8 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
         stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
         folder = run.protocol_folder(protocol)
         training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
-        seconds = projector.attacks(stage.classifier(), test, Threat(norm=recipe.threat.norm, eps=recipe.eval_eps))
+        threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
+        seconds = projector.attacks(stage.classifier(), test, threat, recipe.evaluate.attack_precision)
         yield training
         for each in seconds.selection(stage, len(train.labels)):
             yield replace(each, left=training.left, place=folder.path)

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from bench import rng
 from bench.code import modules_of
 from bench.data import ImageSource, on_device
-from bench.device import Clock, FlopCounter, device_name, timed
+from bench.device import Clock, FlopCounter, autocast, device_name, refuse_precision, timed
 from bench.errors import BenchError
 from bench.files import remove
 from bench.job import Job
@@ -31,8 +31,6 @@ from bench.train.checkpoint import (
     save_state,
     unfinished_path,
 )
-
-_AUTOCAST = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str = "") -> Progress:
@@ -83,8 +81,7 @@ def take_step(
     The loss is computed in the precision of the stage's plan; views are computed in full precision.
     """
     views = stage.views(images, generator, index)
-    dtype = _AUTOCAST.get(stage.plan.precision)
-    with torch.autocast(images.device.type, dtype=dtype, enabled=dtype is not None):
+    with autocast(images.device, stage.plan.precision):
         loss: StepLoss = stage(views)
     optimizer.zero_grad(set_to_none=True)
     scaler.scale(loss.total).backward()
@@ -278,11 +275,12 @@ class _Epoch:
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:
     """Raise BenchError if the plan of ``stage`` cannot work on ``images`` images and ``device``."""
     stage.plan.check_batches(stage.name, images)
-    if stage.plan.precision == "fp16" and device.type == "cpu":
-        raise BenchError(
-            f"stage {stage.name!r} trains in fp16, which needs a GPU. Set its precision to fp32 or bf16 with --set, "
-            "or choose a smaller tier."
-        )
+    refuse_precision(
+        stage.plan.precision,
+        device,
+        f"stage {stage.name!r} trains",
+        "--precision bf16 or --precision fp32, or choose a smaller tier.",
+    )
 
 
 def _restore_scaler(scaler: torch.amp.GradScaler, progress: Progress) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from bench import rng
 from bench.attack import margin_objective, named_attack
 from bench.data import Dataset, unit_pixels
+from bench.evaluate import attacked_copy
 from bench.recipe import Threat
 from bench.report.verdict import Verdict, verdicts
 from bench.run import Finished
@@ -51,7 +52,7 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
     adversarial = named_attack(settings)(
-        margin_objective(classifier.prepared(), labels),
+        margin_objective(attacked_copy(classifier, settings.attack_precision), labels),
         images,
         threat=threat,
         generator=rng.generator(record.seed, "report", finished.protocol, device=device),
