@@ -2,6 +2,7 @@
 
 The scripts of this folder share this module. All figures of a table come from one process and one run. Its calls take
 turns, so other load on the machine affects all of them alike, and a ratio is the median of the ratios of single rounds.
+With one thread the seconds are those of the processor: the time in which other programs had the core does not count.
 """
 
 import argparse
@@ -34,20 +35,24 @@ Cell = str | float | None
 """None: not measured."""
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> Seconds:
-    """Return the seconds of each of ``calls``, which run once a round after one call each to warm up.
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True) -> Seconds:
+    """Return the seconds of each of ``calls``, which run once a round, in reverse order in every second round.
 
-    Every second round runs in reverse order, so that no call always follows the same other one.
+    Args:
+        calls: what to time, by name.
+        rounds: how often.
+        warm_up: run each once before, since a first call includes imports and allocation.
     """
-    for call in calls.values():
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    for call in calls.values() if warm_up else ():
         call()
     seconds: Seconds = {name: [] for name in calls}
     order = list(calls.items())
     for _ in range(rounds):
         for name, call in order:
-            start = time.perf_counter()
+            start = clock()
             call()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
         order.reverse()
     return seconds
 

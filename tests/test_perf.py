@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import torch
 
+from bench import rng
+
 FOLDER = Path(__file__).parents[1] / "perf"
 
 
@@ -63,3 +65,30 @@ def test_views_are_compared(
     assert rates.keys() == {"ours", "PIL", "torchvision v2, image by image", "torchvision v2, one draw for 64 images"}
     assert min(rates.values()) > 0
     assert "left out: kornia (kornia is not installed)" in capsys.readouterr().out
+
+
+@pytest.fixture
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    return measured("training", tmp_path, monkeypatch, "--widths", "16", "--batches", "2")
+
+
+def test_training_steps_are_compared(training: Any) -> None:
+    deacl, simclr = training["tables"]
+    assert [row[0] for row in deacl["rows"]] == ["ours", "plain transcription", "the same, channels-last"]
+    assert [row[0] for row in simclr["rows"]] == ["ours"]
+    assert training["left_out"] == {"SimCLR with lightly": "lightly is not installed"}
+    assert all(len(values) == 1 for table in training["seconds"].values() for values in table.values())
+
+
+def test_the_transcription_of_deacl_has_our_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    scripts = {name: importlib.import_module(name) for name in ("training", "plain")}
+    stage = scripts["training"].stage_of("deacl", 16, 2, "stage2")
+    images = scripts["training"].noise(2)
+    transcription = scripts["training"].PlainDeACL(
+        *(scripts["plain"].plain(network) for network in (stage.teacher, stage.encoder)), images
+    )
+    views = stage.views(images, rng.generator(0, "views"), torch.arange(2))
+    again = rng.generator(0, "attack")
+    noise = (8 / 255) * (2 * torch.rand(views.images.shape, generator=again) - 1)
+    ours = stage(views._replace(generator=rng.generator(0, "attack"))).total
+    torch.testing.assert_close(transcription.loss(views.images, noise), ours, rtol=1e-4, atol=1e-5)
