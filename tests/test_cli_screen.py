@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cli._format import duration
-from bench.cli._progress import _Live, reporting
+from bench.cli._progress import _Live, reporting, rough_time
 from bench.cli._results import results_table
 from bench.cli._tables import DataTable, show
 from bench.monitor import Reporter
@@ -97,7 +96,7 @@ def test_no_name_is_markup(terminal: bool) -> None:
     ],
 )
 def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
+    assert rough_time(seconds) == words
 
 
 FACTS = {

@@ -1,4 +1,4 @@
-"""The command line: one file a command, each of which parses, calls one public function, and prints.
+"""The command line: one file a command or a family of them, which parses, calls one public function, and prints.
 
 Nothing here, and nothing a command imports at its top, imports torch: ``bench --help`` answers at once.
 """
@@ -20,8 +20,7 @@ from bench.cli import (
     report,
     run,
     site,
-    sweep_eps,
-    sweep_steps,
+    sweep,
     timing,
 )
 from bench.cli._streams import guarded
@@ -39,8 +38,8 @@ COMMANDS = (
     run.run,
     evaluate.evaluate,
     ablate.ablate,
-    sweep_eps.sweep_eps,
-    sweep_steps.sweep_steps,
+    sweep.sweep_eps,
+    sweep.sweep_steps,
     leaderboard.leaderboard,
     compare.compare,
     timing.timing,

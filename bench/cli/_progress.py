@@ -9,7 +9,6 @@ from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
 
-from bench.cli._format import duration
 from bench.monitor import Monitor, Reporter
 
 _LOG_EVERY_SECONDS = 30.0
@@ -76,7 +75,7 @@ class _Phase:
         """The time left."""
         if self.speed is None or self.done == self.total:
             return ""
-        return f"{duration((self.total - self.done) / self.speed)} left"
+        return f"{rough_time((self.total - self.done) / self.speed)} left"
 
 
 class _Live:
@@ -109,7 +108,7 @@ class _Live:
     def end(self) -> None:
         """Leave the bar as it stands, with the time it took."""
         if self._task is not None:
-            self._progress.update(self._task, clock=duration(self._phase.seconds))
+            self._progress.update(self._task, clock=rough_time(self._phase.seconds))
             self._progress.stop_task(self._task)
             self._task = None
 
@@ -159,3 +158,16 @@ class _Log:
         self._last, self._said = time.monotonic(), phase.done
         facts = [f"{phase.name}: {phase.done}/{phase.total} {phase.unit}", phase.rate, phase.detail, phase.clock]
         self.note(", ".join(fact for fact in facts if fact))
+
+
+def rough_time(seconds: float) -> str:
+    """Return a time, rounded, in a suitable unit: "< 1 s", "45 s", "12 min", "3.5 h", "4.2 days"."""
+    if seconds < 0.5:
+        return "< 1 s"
+    if round(seconds) < 100:
+        return f"{seconds:.0f} s"
+    if round(seconds / 60) < 100:
+        return f"{seconds / 60:.0f} min"
+    if round(seconds / 3600, 1) < 48:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 86400:.1f} days"

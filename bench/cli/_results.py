@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from bench.cli._format import percent
 from bench.cli._tables import Column, DataTable
 from bench.recipe import attack_name
 
@@ -80,7 +79,13 @@ def _measures(
 
 def _cells(outcomes: "Sequence[Outcome | CorruptionEvaluation]") -> list[str]:
     if len(outcomes) == 1:
-        return [percent(outcomes[0])]
+        return [_percent(outcomes[0])]
     shares = [100 * outcome.accuracy for outcome in outcomes]
     each = ", ".join(f"{share:.2f}" for share in shares)
     return [each, f"{fmean(shares):.2f} ± {stdev(shares):.2f} %, n = {outcomes[0].n}"]
+
+
+def _percent(outcome: "Outcome | CorruptionEvaluation") -> str:
+    """Return an accuracy in percent with its interval and the number of images."""
+    low, high = outcome.interval
+    return f"{100 * outcome.accuracy:.2f} % [{100 * low:.1f}, {100 * high:.1f}], n = {outcome.n}"

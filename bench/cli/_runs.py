@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.text import Text
 
-from bench.cli._format import duration
+from bench.cli._progress import rough_time
 from bench.cli._results import results_table
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
@@ -118,14 +118,14 @@ def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]")
     )
     for estimate in estimates[0]:
         left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
-        about = duration(estimate.seconds_left) + left if estimate.left else "done"
+        about = rough_time(estimate.seconds_left) + left if estimate.left else "done"
         table.add(estimate.phase, estimate.work, about)
     totals = [sum(estimate.seconds_left for estimate in each) for each in estimates]
     table.rule()
     if len(runs) > 1:
         for each, total in zip(runs, totals, strict=True):
-            table.add(f"seed {each.seed}", "", duration(total))
-    table.add("all", "", duration(sum(totals)))
+            table.add(f"seed {each.seed}", "", rough_time(total))
+    table.add("all", "", rough_time(sum(totals)))
     return table
 
 

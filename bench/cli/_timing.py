@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from bench.cli._format import duration
+from bench.cli._progress import rough_time
 from bench.cli._tables import Column, DataTable
 from bench.monitor import plural
 
@@ -66,10 +66,10 @@ def whole_table(timing: "Timing") -> DataTable:
         ahead = [stage.preparation_seconds for stage in method.stages if stage.preparation_seconds is not None]
         table.add(
             method.title,
-            *(duration(stage.training_seconds) for stage in method.stages),
+            *(rough_time(stage.training_seconds) for stage in method.stages),
             *[""] * (depth - len(method.stages)),
-            duration(sum(ahead)) if ahead else "",
-            duration(method.total_seconds),
+            rough_time(sum(ahead)) if ahead else "",
+            rough_time(method.total_seconds),
             _ratio(method.to_reference),
             f"{method.total_flops:.3g}",
             _ratio(method.flops_to_reference),
@@ -93,12 +93,12 @@ def measured_table(costs: "MeasuredTable") -> DataTable:
             table.add(
                 *(row.label, row.seeds),
                 stage.stage,
-                duration(stage.seconds),
+                rough_time(stage.seconds),
                 "" if stage.images_per_second is None else f"{stage.images_per_second:,.3g}",
                 "" if stage.flops_per_image is None else f"{stage.flops_per_image / 1e9:.3g}",
                 memory(stage.peak_memory_bytes),
                 "" if stage.energy_joules is None else f"{stage.energy_joules / 3600:.3g} Wh",
-                duration(row.total_seconds) if last else "",
+                rough_time(row.total_seconds) if last else "",
                 _ratio(row.to_reference) if last else "",
             )
     return table

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from bench.cli._format import duration
 from bench.cli._options import (
     LOCAL_RESULTS,
     DataDir,
@@ -22,7 +21,7 @@ from bench.cli._options import (
     overrides,
     parse_seeds,
 )
-from bench.cli._progress import monitored
+from bench.cli._progress import monitored, rough_time
 from bench.cli._runs import measuring, say_inventory
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
@@ -142,7 +141,7 @@ def _plan(ablation: "Ablation", projection: "Projection") -> DataTable:
 
 
 def _about(seconds: float) -> str:
-    return duration(seconds) if seconds else "done"
+    return rough_time(seconds) if seconds else "done"
 
 
 def _print_report(found: "AblationReport") -> None:

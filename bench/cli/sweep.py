@@ -1,15 +1,18 @@
-"""What `bench sweep-eps` and `bench sweep-steps` share: their options, the work, and the tables."""
+"""``bench sweep-eps`` and ``bench sweep-steps``: accuracy of finished runs against the size of the attack."""
 
 import json
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from bench.cli._options import LOCAL_RESULTS, DataDir, Device, RunsDir
 from bench.cli._progress import monitored
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
+from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.record import Outcome, Sweep
@@ -27,7 +30,90 @@ ResultsDir = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the sweeps as JSON on stdout.")]
 
 
-def carry_out(
+def sweep_eps(
+    runs: Runs = None,
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = "slf",
+    eps: Annotated[
+        str | None,
+        typer.Option(help="Radii as 0,2/255,4/255, under L2 as 0,0.25,0.5; default: nine, up to twice the default."),
+    ] = None,
+    steps: Annotated[int, typer.Option(help="Steps of PGD.")] = 20,
+    step_size: StepSize = 0.25,
+    output: Output = None,
+    device: Device = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = LOCAL_RESULTS,
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Attack finished runs by PGD at growing eps (DeACL, figure 3).
+
+    Examples:
+      bench sweep-eps
+      bench sweep-eps --dataset digits --eps 0,8/255,16/255
+      bench sweep-eps RUN-UNDER-L2 --eps 0,0.25,0.5,1
+    """
+    from bench.run import SweepRequest
+
+    request = SweepRequest("eps", _grid("--eps", eps, "0,2/255,4/255"), (steps,), step_size)
+    _carry_out(
+        request,
+        runs,
+        dataset,
+        protocol,
+        runs_dir=runs_dir,
+        results_dir=results_dir,
+        data_dir=data_dir,
+        device=device,
+        output=output,
+        as_json=as_json,
+    )
+
+
+def sweep_steps(
+    runs: Runs = None,
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = "slf",
+    steps: Annotated[str | None, typer.Option(help="Numbers of steps; default: 1,2,5,10,20,50,100.")] = None,
+    eps: Annotated[str | None, typer.Option(help="The one radius, as 8/255; default: the dataset's.")] = None,
+    step_size: StepSize = 0.25,
+    output: Output = None,
+    device: Device = None,
+    runs_dir: RunsDir = Path("runs"),
+    results_dir: ResultsDir = LOCAL_RESULTS,
+    data_dir: DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Attack finished runs by PGD with a growing number of steps (DeACL, figure 3), all on one trajectory.
+
+    Examples:
+      bench sweep-steps
+      bench sweep-steps --dataset digits --steps 1,5,20
+    """
+    from bench.run import SweepRequest
+
+    request = SweepRequest(
+        "steps",
+        _grid("--eps", eps, "0,2/255,4/255"),
+        _whole("--steps", _grid("--steps", steps, "1,2,5,10,20,50,100")),
+        step_size,
+    )
+    _carry_out(
+        request,
+        runs,
+        dataset,
+        protocol,
+        runs_dir=runs_dir,
+        results_dir=results_dir,
+        data_dir=data_dir,
+        device=device,
+        output=output,
+        as_json=as_json,
+    )
+
+
+def _carry_out(
     request: "SweepRequest",
     runs: list[str] | None,
     dataset: str | None,
@@ -111,3 +197,29 @@ def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: s
 def _cell(outcome: "Outcome") -> str:
     low, high = outcome.interval
     return f"{100 * outcome.accuracy:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def _grid(option: str, text: str | None, example: str) -> tuple[float, ...] | None:
+    """Return the numbers in ``text``, such as "0,2/255,0.03", in ascending order and each once; None for None."""
+    from bench.record import grid_fault
+
+    if text is None:
+        return None
+    values = []
+    for part in text.split(","):
+        try:
+            values.append(float(Fraction(part.strip())))
+        except (ValueError, ArithmeticError):
+            raise BenchError(
+                f"{option}: {part.strip()!r} is not a number. Type, for example, {option} {example}"
+            ) from None
+    if fault := grid_fault(values):
+        raise BenchError(f"{option} {text}: the grid {fault}.")
+    return tuple(values)
+
+
+def _whole(option: str, numbers: tuple[float, ...] | None) -> tuple[int, ...] | None:
+    for number in numbers or ():
+        if number != int(number):
+            raise BenchError(f"{option}: {number:g} is not a whole number. Type, for example, {option} 1,5,20")
+    return None if numbers is None else tuple(map(int, numbers))
