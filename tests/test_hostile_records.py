@@ -133,6 +133,14 @@ def test_json_holds_numbers_and_texts_that_can_be_written_again(text: str) -> No
         parse_json(text)
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["-0.0", "1e-320", "[1E22,-1e+300]", "9223372036854775807.5", str(2**64 - 1), f"[{-(2**63)}]", '"x 1e999, é"'],
+)
+def test_extreme_numbers_that_can_be_written_again_are_read_to_the_last_bit(text: str) -> None:
+    assert repr(parse_json(text)) == repr(json.loads(text))
+
+
 def test_a_number_of_thousands_of_digits_is_not_repeated_in_the_message() -> None:
     facts = make_record().recipe["dataset"]
     with pytest.raises(BenchError, match="num_classes") as caught:

@@ -32,8 +32,10 @@ def break_some(results: Path) -> dict[str, str]:
     return {f"cifar10/{name}.json": complaint for name, (_, complaint) in texts.items()}
 
 
-def test_bad_records_are_left_out_and_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("processes", [1, 2])
+def test_bad_records_are_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int) -> None:
     results = fill(tmp_path / "results", make_record())
+    monkeypatch.setattr("bench.results.measured._processes", lambda files: processes)
     before = text_of(results)
     expected = break_some(results)
     board = build_leaderboard(results)

@@ -243,6 +243,8 @@ for arguments in [[], *([name] for name in get_command(app).commands)]:
     except SystemExit as end:
         assert end.code == 0, arguments
     heavy = {"accelerate", "matplotlib", "numpy", "sklearn", "torch", "torchvision"} & sys.modules.keys()
+    if not arguments:  # of a command, typer itself imports it
+        heavy |= {"pydantic"} & sys.modules.keys()
     print("help of", *arguments or ["bench"], "imported", *sorted(heavy) or ["nothing heavy"])
 """
 
@@ -265,7 +267,7 @@ def test_help_answers_at_once() -> None:
     bench = Path(sys.executable).with_name("bench")
     pairs = [(seconds(bench, "--help"), seconds(sys.executable, "-c", "import typer")) for _ in range(5)]
     helped, imported = (statistics.median(times) for times in zip(*pairs, strict=True))
-    assert 0 < helped < 7 * imported
+    assert 0 < helped < 5 * imported
 
 
 # What is shipped

@@ -5,7 +5,6 @@ Nothing here, and nothing a command imports at its top, imports torch: ``bench -
 
 import sys
 import warnings
-from importlib.metadata import version as package_version
 from typing import Annotated
 
 import typer
@@ -60,6 +59,8 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
 ) -> None:
     if version:
+        from importlib.metadata import version as package_version
+
         print(f"bench {package_version('ssl-robustness-bench')}")
         raise typer.Exit
 

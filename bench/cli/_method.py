@@ -3,9 +3,10 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 _WIDTH = 40
 """Width of the column of settings; a longer setting moves its meaning to the right."""
@@ -53,7 +54,9 @@ def show_method(name: str, as_json: bool) -> None:
         print(f"{override_text(each.key, each.value):{_WIDTH}}  {each.meaning.replace('``', '`')}".rstrip())
 
 
-def _settings(section: BaseModel, prefix: str = "") -> Iterator[_Setting]:
+def _settings(section: "BaseModel", prefix: str = "") -> Iterator[_Setting]:
+    from pydantic import BaseModel
+
     plain = section.model_dump(mode="json")
     for name, field in type(section).model_fields.items():
         value = getattr(section, name)

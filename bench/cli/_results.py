@@ -6,7 +6,6 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from bench.cli._tables import Column, DataTable
-from bench.recipe import attack_name
 
 if TYPE_CHECKING:
     from bench.record import CorruptionEvaluation, Outcome, Record
@@ -60,6 +59,7 @@ def _measures(
     records: "Sequence[Record]",
 ) -> "Iterator[tuple[str, Sequence[Outcome | CorruptionEvaluation], str]]":
     """Yield what was measured: in words, one outcome a record, and the name that published numbers have for it."""
+    from bench.recipe import attack_name
     from bench.results import radius_text
 
     ra, norm = records[0].ra, records[0].read_recipe().downstream.threat.norm

@@ -23,7 +23,7 @@ def _checked_dataset(value: str) -> str:
 
 
 def _checked_text(value: str) -> str:
-    if not all(sign.isprintable() or sign in "\n\t" for sign in value):
+    if not value.isprintable() and not all(sign.isprintable() or sign in "\n\t" for sign in value):
         raise ValueError("holds characters that cannot be printed; write plain text")
     return value
 

@@ -33,17 +33,19 @@ class Settings(BaseModel):
     """Fields that are newer than the first records, each with the value that keeps the earlier behaviour."""
 
     @classmethod
-    def parse(cls, values: Any, what: str) -> Self:
+    def parse(cls, values: Any, what: str, *, from_file: bool = False) -> Self:
         """Validate ``values`` and raise one BenchError that lists every fault together.
 
         Args:
             values: nested mappings of plain values.
             what: whose settings these are, for the message ("recipe").
+            from_file: whether they are what :func:`bench.files.parse_json` returned, which holds nothing unwritable.
         """
         try:
             parsed = cls.model_validate(values)
             # A recipe holds each override twice; the user typed it without the name of the mapping.
-            faults = [f"{key.removeprefix('overrides.')}: {fault}" if key else fault for key, fault in _unfit(values)]
+            unfit = () if from_file else _unfit(values)
+            faults = [f"{key.removeprefix('overrides.')}: {fault}" if key else fault for key, fault in unfit]
         except ValidationError as error:
             raise BenchError(listed(what, _faults(error))) from None
         except RecursionError:
@@ -124,7 +126,7 @@ def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, f"must be a finite number (given: {value})"
     elif isinstance(value, int) and not -(2**63) <= value < 2**64:
         yield key, f"a number of more than 64 bits (given: {_shown(value)})"
-    elif isinstance(value, str) and any("\ud800" <= sign <= "\udfff" for sign in value):
+    elif isinstance(value, str) and not value.isascii() and any("\ud800" <= sign <= "\udfff" for sign in value):
         yield key, f"not a text that can be written (given: {_shown(value)})"
 
 

@@ -96,7 +96,7 @@ def load_sealed(path: Path, kind: type[S], *, schema: int) -> S:
             f"{path}: schema version {version!r}, this program reads 1 to {schema}. Update the bench."
         )
     try:
-        result = kind.parse(values, str(path))
+        result = kind.parse(values, str(path), from_file=True)
     except BenchError as error:
         raise DamagedFileError(str(error)) from None
     if _digest(values) != result.sha256:

@@ -33,7 +33,7 @@ def load_record(path: Path) -> Record:
 
 def record_files(folder: Path) -> Iterator[Path]:
     """Yield the files under ``folder`` that should be records, in a stable order."""
-    return (path for path in _visible(folder, "*/*.json") if path.parent.name != "published")
+    return (path for path in _visible(folder) if path.parent.name != "published")
 
 
 def sweep_path(folder: Path, sweep: Sweep) -> Path:
@@ -54,8 +54,12 @@ def load_sweep(path: Path) -> Sweep:
 
 def sweep_files(folder: Path) -> Iterator[Path]:
     """Yield the files under ``folder`` that should be sweeps, in a stable order."""
-    return _visible(folder, "*/sweeps/*.json")
+    return _visible(folder, "sweeps")
 
 
-def _visible(folder: Path, pattern: str) -> Iterator[Path]:
-    return (path for path in sorted(folder.glob(pattern)) if not path.name.startswith("."))
+def _visible(folder: Path, *below: str) -> Iterator[Path]:
+    """Yield the visible JSON files of each folder in ``folder``, or of ``below`` in it, in a stable order."""
+    for each in sorted(folder.glob("*/")):
+        # Sorted by name: comparing paths takes twenty times as long, a second of ten thousand.
+        files = sorted(each.joinpath(*below).glob("*.json"), key=lambda path: path.name)
+        yield from (path for path in files if not path.name.startswith("."))

@@ -2,7 +2,8 @@
 
 from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
-from bench.results.groups import Group, LeftOut, Measured, grouped, load_measured, read_groups
+from bench.results.groups import Group, LeftOut, grouped, read_groups
+from bench.results.measured import Measured, load_measured
 from bench.results.published import (
     PublishedCosts,
     PublishedNumber,

@@ -6,7 +6,8 @@ from statistics import fmean
 
 from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
-from bench.results.groups import LeftOut, Measured, grouped, read_groups
+from bench.results.groups import LeftOut, grouped, read_groups
+from bench.results.measured import Measured
 from bench.results.remarks import budget_text
 from bench.results.wording import named, settings_text
 

@@ -1,75 +1,15 @@
-"""Records that can be trusted, and which belong together: the seeds of one recipe under one protocol."""
+"""Which records belong together: the seeds of one recipe under one protocol."""
 
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from bench.errors import BenchError
-from bench.recipe import DatasetFacts, Settings, Threat, canonical_digest
-from bench.record import LOCAL, Outcome, Record, RecordedRecipe, load_record, record_files
+from bench.recipe import Settings, canonical_digest
+from bench.record import LOCAL, Record, record_files
+from bench.results.measured import Measured, load_all
 
 T = TypeVar("T")
-
-
-class Measured(NamedTuple):
-    """A record that can be trusted: sealed, and consistent with the facts about its data."""
-
-    path: Path
-    record: Record
-    recipe: RecordedRecipe
-    commits: Mapping[str, tuple[str, ...]] = {}
-    """By stage: the commits that records name for the same training, where there are several."""
-    local: bool = False
-    """Whether it is one of the user's own records, kept apart from the published ones."""
-
-    @property
-    def facts(self) -> DatasetFacts:
-        """The data that the classifier was trained and evaluated on."""
-        return self.recipe.downstream.dataset
-
-    @property
-    def threat(self) -> Threat:
-        """The adversary that it was evaluated under."""
-        return self.recipe.downstream.threat
-
-    @property
-    def run(self) -> str:
-        """The name of the run's folder, which all protocols of one encoder share."""
-        record = self.record
-        parts = [record.dataset, record.method, record.tier, record.fidelity, f"s{record.seed}"]
-        return "-".join([*parts, record.pretraining_sha256[:8]])
-
-    def outcomes(self) -> Iterator[tuple[str, Outcome]]:
-        """Yield each measurement that was made, by its name in tables."""
-        yield "SA", self.record.sa
-        yield "RA", self.record.ra.outcome
-        if self.record.aa:
-            yield "AA", self.record.aa.outcome
-
-
-def load_measured(path: Path, *, local: bool = False) -> Measured:
-    """Return the record in ``path``, which is ``local`` or published.
-
-    Raises:
-        BenchError: unreadable, of an unknown schema version, incomplete, edited, or inconsistent.
-    """
-    record = load_record(path)
-    measured = Measured(path, record, record.read_recipe(), local=local)
-    facts = measured.facts
-    where = "recipe.finetune.dataset" if measured.recipe.finetune else "recipe.dataset"
-    for name, outcome in measured.outcomes():
-        if misfit := outcome.misfit(facts.test_images):
-            raise BenchError(f"{path}: {name} disagrees with {where}: {misfit}. Restore or remove it.")
-    cells = record.corruptions
-    if cells and cells.n != facts.test_images:
-        raise BenchError(
-            f"{path}: corruptions disagrees with {where}: {cells.n} images in each cell, {facts.test_images} test "
-            "images. Restore or remove it."
-        )
-    if facts.name != record.dataset:
-        raise BenchError(f"{path}: dataset is {record.dataset}, {where}.name {facts.name}. Restore it.")
-    return measured
 
 
 class LeftOut(Settings):
@@ -90,7 +30,7 @@ class Group(NamedTuple):
 
 
 def read_groups(
-    results_dir: Path, dataset: str | None = None, *, local: bool = True
+    results_dir: Path, dataset: str | None = None, *, local: bool = True, history: bool = False
 ) -> tuple[list[Group], list[LeftOut]]:
     """Return the records under ``results_dir`` by recipe and protocol, and the files that had to be left out.
 
@@ -100,23 +40,17 @@ def read_groups(
         results_dir: the results folder.
         dataset: read that dataset's folder only.
         local: whether to read the user's own records too.
+        history: whether the records keep their histories of training.
     """
-    measured, left_out = [], []
-    own = record_files(results_dir / LOCAL) if local else ()
-    for path in (*record_files(results_dir), *own):
-        if dataset is not None and path.parent.name != dataset:
-            continue
-        try:
-            measured.append(load_measured(path, local=path.parent.parent != results_dir))
-        except BenchError as error:
-            left_out.append(_left_out(results_dir, path, str(error).removeprefix(f"{path}: ")))
+    folders = [results_dir, results_dir / LOCAL][: 1 + local]
+    files = [(path, folder != results_dir) for folder in folders for path in record_files(folder)]
+    wanted = [(path, own) for path, own in files if dataset in (None, path.parent.name)]
+    measured, faults = load_all(wanted, history=history)
     trusted, doubles = _without_doubles(_with_commits(measured))
-    left_out += [_left_out(results_dir, path, reason) for path, reason in doubles]
+    left_out = [
+        LeftOut(file=path.relative_to(results_dir).as_posix(), reason=reason) for path, reason in (*faults, *doubles)
+    ]
     return [_group(runs) for runs in grouped(trusted, _recipe_key)], sorted(left_out, key=lambda bad: bad.file)
-
-
-def _left_out(results_dir: Path, path: Path, reason: str) -> LeftOut:
-    return LeftOut(file=path.relative_to(results_dir).as_posix(), reason=reason)
 
 
 def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list[tuple[Path, str]]]:

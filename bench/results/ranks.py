@@ -5,7 +5,8 @@ from itertools import product
 from typing import NamedTuple
 
 from bench.record import mcnemar_exact, shared, welch
-from bench.results.groups import Group, Measured
+from bench.results.groups import Group
+from bench.results.measured import Measured
 
 LEVEL = 0.05
 """Significance level of each comparison; not corrected for their number."""

@@ -136,7 +136,7 @@ def draw_curves(
         BenchError: there is no record, or ``output`` cannot be written.
     """
     monitor = monitor or Monitor()
-    groups, left_out = read_groups(results_dir)
+    groups, left_out = read_groups(results_dir, history=True)
     first = ((group, group.seeds[0].record) for group in groups)
     chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
     if not chosen:

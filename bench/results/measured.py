@@ -1,0 +1,124 @@
+"""Records that can be trusted: sealed, and consistent with the facts about their data."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.errors import BenchError
+from bench.recipe import DatasetFacts, Threat
+from bench.record import Outcome, Record, RecordedRecipe, load_record
+
+_MANY = 500
+"""Records from which on several processes read them: fewer are read before a process has started."""
+
+
+class Measured(NamedTuple):
+    """A record that can be trusted: sealed, and consistent with the facts about its data."""
+
+    path: Path
+    record: Record
+    recipe: RecordedRecipe
+    commits: Mapping[str, tuple[str, ...]] = {}
+    """By stage: the commits that records name for the same training, where there are several."""
+    local: bool = False
+    """Whether it is one of the user's own records, kept apart from the published ones."""
+
+    @property
+    def facts(self) -> DatasetFacts:
+        """The data that the classifier was trained and evaluated on."""
+        return self.recipe.downstream.dataset
+
+    @property
+    def threat(self) -> Threat:
+        """The adversary that it was evaluated under."""
+        return self.recipe.downstream.threat
+
+    @property
+    def run(self) -> str:
+        """The name of the run's folder, which all protocols of one encoder share."""
+        record = self.record
+        parts = [record.dataset, record.method, record.tier, record.fidelity, f"s{record.seed}"]
+        return "-".join([*parts, record.pretraining_sha256[:8]])
+
+    def outcomes(self) -> Iterator[tuple[str, Outcome]]:
+        """Yield each measurement that was made, by its name in tables."""
+        yield "SA", self.record.sa
+        yield "RA", self.record.ra.outcome
+        if self.record.aa:
+            yield "AA", self.record.aa.outcome
+
+
+def load_measured(path: Path, *, local: bool = False) -> Measured:
+    """Return the record in ``path``, which is ``local`` or published.
+
+    Raises:
+        BenchError: unreadable, of an unknown schema version, incomplete, edited, or inconsistent.
+    """
+    record = load_record(path)
+    measured = Measured(path, record, record.read_recipe(), local=local)
+    facts = measured.facts
+    where = "recipe.finetune.dataset" if measured.recipe.finetune else "recipe.dataset"
+    for name, outcome in measured.outcomes():
+        if misfit := outcome.misfit(facts.test_images):
+            raise BenchError(f"{path}: {name} disagrees with {where}: {misfit}. Restore or remove it.")
+    cells = record.corruptions
+    if cells and cells.n != facts.test_images:
+        raise BenchError(
+            f"{path}: corruptions disagrees with {where}: {cells.n} images in each cell, {facts.test_images} test "
+            "images. Restore or remove it."
+        )
+    if facts.name != record.dataset:
+        raise BenchError(f"{path}: dataset is {record.dataset}, {where}.name {facts.name}. Restore it.")
+    return measured
+
+
+class Fault(NamedTuple):
+    """Why a file cannot be trusted."""
+
+    path: Path
+    reason: str
+
+
+def load_all(paths: Sequence[tuple[Path, bool]], *, history: bool = False) -> tuple[list[Measured], list[Fault]]:
+    """Return the records that can be trusted, in the order of ``paths``, and the faults of the others.
+
+    Many are read by one process a core.
+
+    Args:
+        paths: each file, and whether it is local.
+        history: whether to keep the histories of training, which take most of a record's memory.
+    """
+    read = partial(_load, history=history)
+    processes = _processes(len(paths))
+    if processes == 1:
+        found = list(map(read, paths))
+    else:
+        context = multiprocessing.get_context("fork")
+        # Ctrl-C reaches all processes; the first one ends the others.
+        ignoring = partial(signal.signal, signal.SIGINT, signal.SIG_IGN)
+        with ProcessPoolExecutor(processes, context, initializer=ignoring) as pool:
+            found = list(pool.map(read, paths, chunksize=50))
+    return [one for one in found if isinstance(one, Measured)], [one for one in found if isinstance(one, Fault)]
+
+
+def _load(named: tuple[Path, bool], *, history: bool) -> Measured | Fault:
+    path, local = named
+    try:
+        measured = load_measured(path, local=local)
+    except BenchError as error:
+        return Fault(path, str(error).removeprefix(f"{path}: "))
+    return measured if history else measured._replace(record=measured.record.model_copy(update={"history": {}}))
+
+
+def _processes(files: int) -> int:
+    """Return how many processes read ``files`` records: one where a fork may copy another thread's locked lock."""
+    if files < _MANY or sys.platform != "linux" or "torch" in sys.modules or threading.active_count() > 1:
+        return 1
+    return len(os.sched_getaffinity(0))
