@@ -31,7 +31,7 @@ def test_a_method_is_given_the_images_it_trains_on_and_their_positions(extra: bo
     split = Split(make_images(), torch.arange(8) % 4)
     data = Dataset(
         name="toy",
-        spec="toy",
+        source="toy",
         train=split,
         test=split,
         classes=("a", "b", "c", "d"),

@@ -63,7 +63,7 @@ def test_hash_changes_with_one_number(key: str, own: Callable[[Arrays], Dataset]
 
 def test_hash_covers_pretraining_images_but_no_names(own: Callable[[Arrays], Dataset]) -> None:
     dataset = own(good())
-    assert replace(dataset, name="other", spec="other", eps=0.5).sha256 == dataset.sha256
+    assert replace(dataset, name="other", source="other", eps=0.5).sha256 == dataset.sha256
     more = replace(dataset, pretrain=dataset.train.images)
     assert more.sha256 != dataset.sha256
     assert more.pretraining_images is more.pretrain
@@ -93,7 +93,7 @@ def test_a_listing_loads_nothing(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spec", "message"),
+    ("source", "message"),
     [
         (
             "cifar-10",
@@ -104,9 +104,9 @@ def test_a_listing_loads_nothing(name: str) -> None:
         ("folder:", "'folder:' names no path. Type folder:PATH"),
     ],
 )
-def test_unknown_spec(spec: str, message: str, tmp_path: Path) -> None:
+def test_an_unknown_source(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=message):
-        load_dataset(spec, tmp_path)
+        load_dataset(source, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_unknown_spec(spec: str, message: str, tmp_path: Path) -> None:
 def test_own_data_never_bear_a_known_name(stem: str, name: str, tmp_path: Path) -> None:
     spec = save(tmp_path / f"{stem}.npz", good())
     dataset = load_dataset(spec, tmp_path)
-    assert (dataset.name, dataset.spec, dataset.published_as) == (name, spec, None)
+    assert (dataset.name, dataset.source, dataset.published_as) == (name, spec, None)
 
 
 @pytest.mark.parametrize(("field", "value"), [("name", "my data"), ("name", "../up"), ("eps", -1.0)])
@@ -130,7 +130,7 @@ def test_a_plug_in_whose_facts_are_none_is_a_mistake_with_a_message(
     field: str, value: Any, own: Callable[[Arrays], Dataset]
 ) -> None:
     dataset = own(good())
-    with pytest.raises(BenchError, match=rf"^dataset {re.escape(dataset.spec)}: {field}: .*\(given: {value!r}\)$"):
+    with pytest.raises(BenchError, match=rf"^dataset {re.escape(dataset.source)}: {field}: .*\(given: {value!r}\)$"):
         dataset_facts(replace(dataset, **{field: value}))
 
 

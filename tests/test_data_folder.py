@@ -47,7 +47,7 @@ def test_folder_is_the_npz_of_its_pixels(root: Path, tmp_path: Path) -> None:
     from_folder, from_npz = load_folder(root), load_dataset(save(tmp_path / "pics.npz", arrays), tmp_path)
     assert from_folder.sha256 == from_npz.sha256
     assert from_folder.classes == from_npz.classes
-    assert (from_folder.name, from_folder.spec) == ("pics", f"folder:{root}")
+    assert (from_folder.name, from_folder.source) == ("pics", f"folder:{root}")
     assert from_folder.index_train is not None
     assert from_folder.index_train.tolist() == [9, 10, 29, 30]
 

@@ -36,17 +36,17 @@ class Data:
         return images
 
 
-def data_like(spec: str, data_dir: Path) -> Data:
-    """Return the sizes of the dataset ``spec``: listed for a named dataset, read from the user's own data.
+def data_like(source: str, data_dir: Path) -> Data:
+    """Return the sizes of the dataset ``source``: listed for a named dataset, read from the user's own data.
 
     Raises:
         BenchError: an unknown name, or user data that cannot be read.
     """
-    if spec in DATASETS:
-        source = DATASETS.get(spec)
-        facts = random_facts(spec, source.image_shape, source.num_classes, source.train, source.test)
-        return Data(facts, source.pretrain or source.train)
-    found = load_dataset(spec, data_dir)
+    if source in DATASETS:
+        listed = DATASETS.get(source)
+        facts = random_facts(source, listed.image_shape, listed.num_classes, listed.train, listed.test)
+        return Data(facts, listed.pretrain or listed.train)
+    found = load_dataset(source, data_dir)
     facts = random_facts(found.name, found.image_shape, found.num_classes, len(found.train), len(found.test))
     return Data(facts, len(found.pretraining_images))
 

@@ -24,7 +24,7 @@ def dataset_from_arrays(
     *,
     what: str,
     name: str,
-    spec: str,
+    source: str,
     unreadable: Mapping[str, str] | None = None,
 ) -> Dataset:
     """Return the dataset that ``arrays`` hold.
@@ -35,7 +35,7 @@ def dataset_from_arrays(
             ``index_train``, integers [N], positions in the official training split.
         what: the source of the arrays, for the message.
         name: the dataset's short name.
-        spec: what the user typed.
+        source: what the user typed.
         unreadable: arrays that are present but could not be read, each with its reason.
 
     Raises:
@@ -48,7 +48,7 @@ def dataset_from_arrays(
     index = arrays.get("index_train")
     return Dataset(
         name=name,
-        spec=spec,
+        source=source,
         train=_split(arrays["x_train"], arrays["y_train"]),
         test=_split(arrays["x_test"], arrays["y_test"]),
         classes=_classes(arrays),

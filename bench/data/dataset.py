@@ -46,7 +46,7 @@ class Dataset:
 
     Args:
         name: short, for folder names and tables; no other data have this name.
-        spec: what the user typed ("npz:PATH"), with the path unchanged.
+        source: what the user typed ("npz:PATH"), with the path unchanged.
         train: split that methods train on.
         test: split that every reported number is measured on.
         classes: names, in the order of the labels.
@@ -61,7 +61,7 @@ class Dataset:
     """
 
     name: str
-    spec: str
+    source: str
     train: Split
     test: Split
     classes: tuple[str, ...]

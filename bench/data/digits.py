@@ -26,7 +26,7 @@ def _load(data_dir: Path) -> Dataset:
     train, test = _split(labels)
     return Dataset(
         name="digits",
-        spec="digits",
+        source="digits",
         train=Split(images[train], labels[train]),
         test=Split(images[test], labels[test]),
         classes=tuple("0123456789"),

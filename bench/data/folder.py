@@ -47,7 +47,7 @@ class _Listing:
     skipped: list[str]
 
 
-def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
+def load(root: Path, *, name: str, source: str, data_dir: Path) -> Dataset:
     """Return the dataset in the folder ``root``; other files are ignored and counted.
 
     Decoded pixels are kept in ``data_dir/cache``, and reused until a file changes. Where every training file has a
@@ -67,11 +67,11 @@ def load(root: Path, *, name: str, spec: str, data_dir: Path) -> Dataset:
     with suppress(BenchError, ValueError, KeyError):  # An absent or damaged cache is made again.
         kept, unreadable = npz.read_arrays(cache, also=(_CONVERTED,))
         inventory = Inventory(skipped=skipped, converted=json.loads(str(kept[_CONVERTED])))
-        cached = dataset_from_arrays(kept, what=str(cache), name=name, spec=spec, unreadable=unreadable)
+        cached = dataset_from_arrays(kept, what=str(cache), name=name, source=source, unreadable=unreadable)
         return replace(cached, inventory=inventory)
     arrays, converted = _arrays(train, test)
     _keep(cache, {**arrays, _CONVERTED: np.array(json.dumps(converted))})
-    dataset = dataset_from_arrays(arrays, what=str(root), name=name, spec=spec)
+    dataset = dataset_from_arrays(arrays, what=str(root), name=name, source=source)
     return replace(dataset, inventory=Inventory(skipped=skipped, converted=converted))
 
 

@@ -27,7 +27,7 @@ def with_inventory(dataset: Dataset) -> Dataset:
     constant = {split: _constant(pixels) for split, pixels in images.items()}
     brightest = {split: int(pixels.max()) for split, pixels in images.items()}
     for split, pixels in images.items():
-        _check(dataset.spec, split, len(pixels), constant[split], brightest[split])
+        _check(dataset.source, split, len(pixels), constant[split], brightest[split])
     found = {
         "read": {split: len(pixels) for split, pixels in images.items()},
         "constant": constant,
@@ -37,15 +37,15 @@ def with_inventory(dataset: Dataset) -> Dataset:
     return replace(dataset, inventory=(dataset.inventory or Inventory()).model_copy(update=found))
 
 
-def _check(spec: str, split: str, count: int, constant: int, brightest: int) -> None:
+def _check(source: str, split: str, count: int, constant: int, brightest: int) -> None:
     if brightest <= 1:
         raise BenchError(
-            f"{spec}: no pixel of the {count} {split} images is brighter than {brightest} of 255. {_UNSCALED}"
+            f"{source}: no pixel of the {count} {split} images is brighter than {brightest} of 255. {_UNSCALED}"
         )
     if 2 * constant > count:
         raise BenchError(
-            f"{spec}: {constant} of {count} {split} images are of one colour, so there is nothing to learn from them. "
-            f"{_UNSCALED}"
+            f"{source}: {constant} of {count} {split} images are of one colour, so there is nothing to learn from "
+            f"them. {_UNSCALED}"
         )
 
 

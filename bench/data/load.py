@@ -51,35 +51,35 @@ OWN_FORMS = {
 """How to name your own data, for messages and listings."""
 
 
-def load_dataset(spec: str, data_dir: Path) -> Dataset:
-    """Return the dataset that ``spec`` names.
+def load_dataset(source: str, data_dir: Path) -> Dataset:
+    """Return the dataset that ``source`` names.
 
     Args:
-        spec: a name out of DATASETS, ``npz:PATH`` or ``folder:PATH``.
+        source: a name out of DATASETS, ``npz:PATH`` or ``folder:PATH``.
         data_dir: where downloads and caches live; made when needed.
 
     Raises:
         BenchError: the name is unknown, or the data are missing, damaged, black or not in the documented form.
     """
-    return with_inventory(_loaded(spec, data_dir))
+    return with_inventory(_loaded(source, data_dir))
 
 
-def _loaded(spec: str, data_dir: Path) -> Dataset:
-    form, colon, path = spec.partition(":")
+def _loaded(source: str, data_dir: Path) -> Dataset:
+    form, colon, path = source.partition(":")
     if colon and form in OWN_FORMS:
-        return _own(spec, form, path, data_dir)
-    if spec not in DATASETS:
-        raise unknown("dataset", spec, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
-    return DATASETS.get(spec).load(data_dir)
+        return _own(source, form, path, data_dir)
+    if source not in DATASETS:
+        raise unknown("dataset", source, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
+    return DATASETS.get(source).load(data_dir)
 
 
-def _own(spec: str, form: str, given: str, data_dir: Path) -> Dataset:
+def _own(source: str, form: str, given: str, data_dir: Path) -> Dataset:
     if not given:
-        raise BenchError(f"{spec!r} names no path. Type {OWN_FORMS[form]}.")
+        raise BenchError(f"{source!r} names no path. Type {OWN_FORMS[form]}.")
     path = Path(given).expanduser()
     if form == "npz":
-        return npz.load(path, name=_own_name(path.stem, form), spec=spec)
-    return folder.load(path, name=_own_name(path.resolve().name, form), spec=spec, data_dir=data_dir)
+        return npz.load(path, name=_own_name(path.stem, form), source=source)
+    return folder.load(path, name=_own_name(path.resolve().name, form), source=source, data_dir=data_dir)
 
 
 def _own_name(stem: str, form: str) -> str:

@@ -27,7 +27,7 @@ _DAMAGE = (
 )
 
 
-def load(path: Path, *, name: str, spec: str) -> Dataset:
+def load(path: Path, *, name: str, source: str) -> Dataset:
     """Return the dataset in the file ``path``; ``dataset_from_arrays`` describes its arrays.
 
     Nothing in the file is ever unpickled. Arrays under other names are ignored.
@@ -36,7 +36,7 @@ def load(path: Path, *, name: str, spec: str) -> Dataset:
         BenchError: the file is missing or damaged, or its arrays do not have that form; all faults together.
     """
     arrays, unreadable = read_arrays(path)
-    return dataset_from_arrays(arrays, what=str(path), name=name, spec=spec, unreadable=unreadable)
+    return dataset_from_arrays(arrays, what=str(path), name=name, source=source, unreadable=unreadable)
 
 
 def read_arrays(path: Path, also: tuple[str, ...] = ()) -> tuple[dict[str, Array], dict[str, str]]:

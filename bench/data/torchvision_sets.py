@@ -41,7 +41,7 @@ def _load_cifar(name: str, data_dir: Path) -> Dataset:
         test = kind(data_dir, train=False)
     return Dataset(
         name=name,
-        spec=name,
+        source=name,
         train=Split(_channels_first(train.data), torch.tensor(train.targets)),
         test=Split(_channels_first(test.data), torch.tensor(test.targets)),
         classes=tuple(train.classes),
@@ -61,7 +61,7 @@ def _load_stl10(data_dir: Path) -> Dataset:
     labelled = int((everything.labels >= 0).sum())
     return Dataset(
         name="stl10",
-        spec="stl10",
+        source="stl10",
         # A view, not a copy: the labelled images come first, and the whole is nearly 3 GB.
         train=Split(images[:labelled], torch.from_numpy(everything.labels[:labelled]).to(torch.int64)),
         test=Split(torch.from_numpy(np.ascontiguousarray(test.data)), torch.from_numpy(test.labels).to(torch.int64)),

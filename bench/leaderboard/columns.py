@@ -45,11 +45,7 @@ def score_text(score: Score | None) -> str:
     if score is None:
         return DASH
     value = percent(score.accuracy, score.n)
-    if score.std is not None:
-        return f"{value} ± {percent(score.std, score.n)}"
-    assert score.interval is not None, "a score of one seed has an interval"
-    low, high = (percent(end, score.n) for end in score.interval)
-    return f"{value} [{low}, {high}]"
+    return f"{value} ± {score.spread}" if isinstance(score.spread, str) else f"{value} [{', '.join(score.spread)}]"
 
 
 def seed_links(seeds: Sequence[int], files: Sequence[str], results_at: str) -> str:

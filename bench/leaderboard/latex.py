@@ -137,10 +137,9 @@ def _score(score: Score | None) -> str:
     if score is None:
         return escape_latex(DASH)
     value = percent(score.accuracy, score.n)
-    if score.std is not None:
-        return rf"{value} {{\scriptsize$\pm$ {percent(score.std, score.n)}}}"
-    assert score.interval is not None, "a score of one seed has an interval"
-    low, high = (percent(end, score.n) for end in score.interval)
+    if isinstance(score.spread, str):
+        return rf"{value} {{\scriptsize$\pm$ {score.spread}}}"
+    low, high = score.spread
     return rf"{value}$^{{{high}}}_{{{low}}}$"
 
 

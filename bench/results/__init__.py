@@ -13,7 +13,8 @@ from bench.results.published import (
 )
 from bench.results.ratios import CostRatio, cost_ratios
 from bench.results.remarks import attack_text, budget_text, label, reliability_flags
-from bench.results.rows import Row, Score, TableKey, mean_score, rank_text, row_names
+from bench.results.rows import Row, TableKey, rank_text, row_names
+from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow
 from bench.results.wording import (
     DASH,

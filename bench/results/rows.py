@@ -8,40 +8,15 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from bench.recipe import DatasetFacts, Settings, tier_names
-from bench.record import CorruptionEvaluation, Outcome, Record, sample_std, shared
+from bench.record import Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, reliability_flags
+from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
 from bench.results.wording import DASH, conditions_text
 
 _FIDELITIES = ("uniform", "native")
 _PROTOCOLS = ("slf", "alf", "aff")
-
-
-class Score(Settings):
-    """One kind of accuracy over the seeds of a row, as shares of 1."""
-
-    accuracy: float
-    """Mean over the seeds."""
-    std: float | None
-    """Sample standard deviation over the seeds; None for one seed."""
-    interval: tuple[float, float] | None
-    """95 % interval over the images; None for several seeds."""
-    n: int
-    """Test images measured, the same number for each seed."""
-
-
-class CorruptionScore(Settings):
-    """Accuracy under common corruptions over the seeds of a row."""
-
-    mean: Score
-    """Over all corruptions and severities, each weighing the same."""
-    accuracies: dict[str, float]
-    """By corruption, mean over its severities and the seeds."""
-    images: str
-    """Origin of the images, ``files`` or the package that made them, and of the severities."""
-    sha256: str
-    """Digest of the corrupted images."""
 
 
 class TableKey(NamedTuple):
@@ -174,8 +149,8 @@ def _row(group: Group, results_dir: Path) -> Row:
         sa=mean_score([record.sa for record in records]),
         ra=mean_score([record.ra.outcome for record in records]),
         aa=mean_score([aa.outcome for aa in attacked]) if attacked else None,
-        ra_on_aa=_ra_on_aa(group),
-        corruptions=_corruption_score([record.corruptions for record in records]),
+        ra_on_aa=ra_on_aa(group),
+        corruptions=corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
         flags=reliability_flags(group),
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
@@ -201,48 +176,6 @@ def row_names(rows: Sequence[Row]) -> list[str]:
     """
     count = Counter(row.label for row in rows)
     return [row.label if count[row.label] == 1 else f"{row.label}, recipe {row.protocol_sha256[:8]}" for row in rows]
-
-
-def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
-    """Return mean and spread of one measurement over the seeds, all of the same number of images."""
-    accuracies = [outcome.accuracy for outcome in outcomes]
-    alone = len(outcomes) == 1
-    return Score(
-        accuracy=fmean(accuracies),
-        std=None if alone else sample_std(accuracies),
-        interval=outcomes[0].interval if alone else None,
-        n=outcomes[0].n,
-    )
-
-
-def _ra_on_aa(group: Group) -> Score | None:
-    found = []
-    for one in group.seeds:
-        ra, attacked = one.record.ra.outcome, one.record.aa
-        if attacked is None:
-            return None
-        aa = attacked.outcome
-        if (aa.n, aa.images) == (ra.n, ra.images):
-            return None
-        both = shared(ra, aa, test_images=one.facts.test_images)
-        if len(both.positions) != aa.n:
-            return None
-        found.append(Outcome.pack(both.a.tolist(), images=both.positions.tolist(), test_images=one.facts.test_images))
-    return mean_score(found)
-
-
-def _corruption_score(found: Sequence[CorruptionEvaluation | None]) -> CorruptionScore | None:
-    """Return the mean over the seeds, or None unless all of them used the same corrupted images."""
-    measured = [one for one in found if one]
-    if len(measured) < len(found) or len({(one.sha256, one.n, *sorted(one.correct)) for one in measured}) != 1:
-        return None
-    first = measured[0]
-    return CorruptionScore(
-        mean=mean_score(measured),
-        accuracies={name: fmean(one.accuracies[name] for one in measured) for name in first.correct},
-        images=f"{first.package or first.source}: {first.parametrisation}",
-        sha256=first.sha256,
-    )
 
 
 def _mean_flops(records: Sequence[Record]) -> float | None:

@@ -9,7 +9,7 @@ from bench.errors import BenchError
 from bench.recipe import Settings
 from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
 from bench.results.groups import LeftOut
-from bench.results.rows import Score, mean_score
+from bench.results.scores import Score, mean_score
 from bench.results.wording import conditions_text, named, settings_text
 
 

@@ -1,8 +1,9 @@
 """A run: one method from raw images to records."""
 
 from bench.run.execution import execute
-from bench.run.finished import Finished, finished_in, finished_protocols, list_runs, run_folder, select_finished
+from bench.run.finished import Finished, finished_in, finished_protocols, run_folder, select_finished
 from bench.run.folder import ProtocolFolder, RunFolder
+from bench.run.listing import list_runs
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import project

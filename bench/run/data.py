@@ -29,7 +29,7 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
         "mean": dataset.mean,
         "std": dataset.std,
     }
-    return DatasetFacts.parse(values, f"dataset {dataset.spec}")
+    return DatasetFacts.parse(values, f"dataset {dataset.source}")
 
 
 class Target(NamedTuple):

@@ -146,7 +146,7 @@ def _evaluate(
     """Run one protocol on ``encoder`` and return its record, which is written to the run's folder."""
     folder, data, recipe = run.protocol_folder(protocol), run.target, run.recipe.downstream
     if run.recipe.pretrained_on:
-        folder.keep_source(data.spec)
+        folder.keep_source(data.source)
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
     # A copy: some protocols change the encoder, and each must start from the pre-trained one.
     stage = build_protocol(protocol, recipe, deepcopy(encoder), data.train.labels, run.seed)

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from bench.data import Dataset
-from bench.errors import BenchError, DamagedFileError, unknown
+from bench.errors import BenchError, unknown
 from bench.nn import Classifier
 from bench.protocol import build_protocol
-from bench.recipe import PROTOCOLS, Recipe, Settings, override_text
+from bench.recipe import PROTOCOLS, Recipe, override_text
 from bench.record import Record, load_record
 from bench.run.data import load_target
 from bench.run.encoder import plain_encoder, recipe_from
-from bench.run.folder import RunDescription, RunFolder, other_source, other_sources
+from bench.run.folder import RunDescription, RunFolder, other_source
 from bench.zoo import digest, load_tensors
 
 
@@ -73,24 +73,26 @@ def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
 
     A record that is damaged, or does not belong to the run in whose folder it is, is left out with a warning.
     """
-    for run in _runs(runs_dir):
+    for run in run_folders(runs_dir):
         yield from finished_in(run)
 
 
 def finished_in(run: Path) -> Iterator[Finished]:
     """Yield the finished protocols of the run in the folder ``run``; see :func:`finished_protocols`."""
-    for path in _records(run):
+    for path in protocol_records(run):
         try:
             yield _open(path)
         except BenchError as error:
             warnings.warn(f"left out {path}: {str(error).removeprefix(f'{path}: ')}", stacklevel=2)
 
 
-def _runs(runs_dir: Path) -> list[Path]:
+def run_folders(runs_dir: Path) -> list[Path]:
+    """Return the folders under ``runs_dir`` that hold a run, by name."""
     return sorted(path.parent for path in runs_dir.glob("*/run.json"))
 
 
-def _records(run: Path) -> list[Path]:
+def protocol_records(run: Path) -> list[Path]:
+    """Return the records in the folder ``run``, one a finished protocol."""
     return sorted(run.glob("*/record.json"))
 
 
@@ -103,73 +105,6 @@ def _open(path: Path) -> Finished:
     folder = RunFolder(run, recipe, seed, described.source)
     source = other_source(path.parent) if recipe.pretrained_on else folder.source
     return Finished(folder, record.protocol, path.parent, record, source)
-
-
-class RunSummary(Settings):
-    """One line of ``bench runs``."""
-
-    name: str
-    method: str
-    dataset: str
-    tier: str
-    seed: int
-    encoder: bool
-    """Whether pre-training is finished."""
-    records: str
-    """The finished protocols."""
-    targets: str
-    """The user's names for other data that the encoder is evaluated on (transfer)."""
-    commits: dict[str, list[str | None]]
-    """By phase of the finished records: the commits that it ran with, in order; null: not known."""
-
-
-def list_runs(runs_dir: Path) -> list[RunSummary]:
-    """Return the runs under ``runs_dir`` by name, without loading weights; folders that are not runs are ignored.
-
-    A run with a damaged description is left out with a warning.
-    """
-    found = []
-    for run in _runs(runs_dir):
-        try:
-            described = RunDescription.load(run)
-        except DamagedFileError as error:
-            warnings.warn(f"left out {run}: {error}. The command that started the run repairs it.", stacklevel=2)
-            continue
-        except BenchError:
-            continue  # the file of another program
-        try:
-            found.append(_summary(run, described))
-        except (KeyError, TypeError):
-            continue
-        except BenchError as error:
-            warnings.warn(f"left out {run}: {error}", stacklevel=2)
-    return found
-
-
-def _summary(run: Path, described: RunDescription) -> RunSummary:
-    summary = {
-        "name": run.name,
-        "method": described.recipe["method"],
-        "dataset": described.recipe["dataset"]["name"],
-        "tier": described.recipe["tier"],
-        "seed": described.seed,
-        "encoder": (run / "encoder.safetensors").exists(),
-        "records": ", ".join(path.parent.name for path in _records(run)),
-        "targets": ", ".join(other_sources(run)),
-        "commits": _commits(run),
-    }
-    return RunSummary.parse(summary, str(run))
-
-
-def _commits(run: Path) -> dict[str, list[str | None]]:
-    found: dict[str, list[str | None]] = {}
-    for path in _records(run):
-        try:
-            record = load_record(path)
-        except BenchError:
-            continue  # the command that made it makes it again and reports it
-        found |= {phase: [one.commit if one else None for one in ran] for phase, ran in record.environments.items()}
-    return found
 
 
 def select_finished(
@@ -232,7 +167,7 @@ def run_folder(runs_dir: Path, run: str) -> Path:
     Raises:
         BenchError: no run or several runs match.
     """
-    names = [path.name for path in _runs(runs_dir)]
+    names = [path.name for path in run_folders(runs_dir)]
     begun = [name for name in names if name.startswith(run)] if run else []
     for folder in (runs_dir / run, Path(run), *(runs_dir / name for name in begun if len(begun) == 1)):
         if (folder / "run.json").is_file():

@@ -40,9 +40,7 @@ class RunDescription(Settings):
     def load(cls, folder: Path) -> Self:
         """Return the description in ``folder``.
 
-        Raises:
-            DamagedFileError: it is cut short or changed.
-            BenchError: it belongs to another program, or cannot be read.
+        Raises DamagedFileError if it is damaged, and BenchError if it is another program's or cannot be read.
         """
         path = folder / _DESCRIPTION
         return cls.parse(read_json(path), str(path))
@@ -88,12 +86,7 @@ class RunFolder:
         return self.path / "encoder.safetensors"
 
     def protocol(self, name: str, seed: int | None = None) -> "ProtocolFolder":
-        """Return the folder of the protocol ``name`` under the recipe's settings.
-
-        Args:
-            name: the protocol.
-            seed: of protocol and evaluation; None: the seed of the encoder.
-        """
+        """Return the folder of the protocol ``name``; ``seed`` is the evaluation's, None: that of the encoder."""
         digest, parts = self.recipe.protocol_digest(name), [name]
         own: list[str | int] = [*self._brought]
         if self.recipe.finetune and self.recipe.pretrained_on:
@@ -137,10 +130,8 @@ class RunFolder:
     def claimed(self, monitor: Monitor | None = None) -> Iterator[None]:
         """Create the folder, check that it belongs to this run, and lock it against other processes.
 
-        A damaged description is renamed, written again, and reported to ``monitor``.
-
-        Raises:
-            BenchError: another process is using it, it cannot be written, or it holds another run.
+        A damaged description is renamed, written again, and reported to ``monitor``. Raises BenchError if another
+        process is using the folder, it cannot be written, or it holds another run.
         """
         make_writable(self.path)
         with locked(self.path / ".lock", self._refuse):
@@ -166,7 +157,7 @@ class RunFolder:
             found = RunDescription(fingerprint=self.fingerprint, seed=self.seed, source=self.source, recipe=recipe)
             write_json(self.description, found.model_dump(mode="json"))
         if found.fingerprint != self.fingerprint:
-            raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
+            raise self._another_run()
         if self.source and found.source != self.source:
             started = self.description.stat().st_mtime
             write_json(self.description, {**found.model_dump(mode="json"), "source": self.source})
@@ -184,7 +175,10 @@ class RunFolder:
             monitor.note(f"{error}. It was renamed to {aside.name}, and is written again.")
             return None
         except BenchError as error:
-            raise BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.") from error
+            raise self._another_run() from error
+
+    def _another_run(self) -> BenchError:
+        return BenchError(f"{self.path} holds another run. Move it away, or choose another --runs-dir.")
 
 
 @dataclass(frozen=True)
@@ -233,11 +227,8 @@ class StageFolder:
     def claimed(self, monitor: Monitor) -> Iterator[None]:
         """Create a shared folder and lock it against other processes; the run's own folder is locked already.
 
-        If another process is training the same stage, wait for it and report that.
-
-        Raises:
-            BenchError: the folder cannot be written.
-            InterruptedRunError: a stop was requested while waiting.
+        If another process is training the same stage, wait for it and report that. Raises BenchError if the folder
+        cannot be written, and InterruptedRunError if a stop was requested while waiting.
         """
         if self.identity is None:
             yield

@@ -145,7 +145,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     check_protocols(recipe, protocols, device)
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
-    folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.spec)
+    folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.source)
     run = Run(
         method, dataset, recipe, request.seed, protocols, device, folder, finetune=finetune, corruptions=corruptions
     )

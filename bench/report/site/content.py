@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 from pathlib import Path
+from typing import TypeVar
 
 from bench.method import METHODS, MethodInfo
 from bench.record import Record, load_record
@@ -19,6 +21,8 @@ from bench.results import (
     headline,
     row_names,
 )
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,19 +86,19 @@ class Content:
     @cached_property
     def labels(self) -> dict[str, str]:
         """The name of each row, by the first of its records."""
-        found: dict[str, str] = {}
-        for _, same in groupby(self.board.rows, key=lambda row: row.table):
-            rows = list(same)
-            found |= {row.records[0]: label for row, label in zip(rows, row_names(rows), strict=True)}
-        return found
+        return self._by_record(row_names)
 
     @cached_property
     def ratios(self) -> dict[str, CostRatio]:
         """The cost of each row's pre-training as a multiple of DeACL's, by the first of its records."""
-        found: dict[str, CostRatio] = {}
+        return self._by_record(cost_ratios)
+
+    def _by_record(self, of_table: Callable[[Sequence[Row]], Sequence[T]]) -> dict[str, T]:
+        """Return what ``of_table`` gives each row of a table, by the first of the row's records."""
+        found: dict[str, T] = {}
         for _, same in groupby(self.board.rows, key=lambda row: row.table):
             rows = list(same)
-            found |= {row.records[0]: ratio for row, ratio in zip(rows, cost_ratios(rows), strict=True)}
+            found |= {row.records[0]: value for row, value in zip(rows, of_table(rows), strict=True)}
         return found
 
     @cached_property

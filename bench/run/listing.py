@@ -1,0 +1,77 @@
+"""The runs in a folder, as ``bench runs`` lists them."""
+
+import warnings
+from pathlib import Path
+
+from bench.errors import BenchError, DamagedFileError
+from bench.recipe import Settings
+from bench.record import load_record
+from bench.run.finished import protocol_records, run_folders
+from bench.run.folder import RunDescription, other_sources
+
+
+class RunSummary(Settings):
+    """One line of ``bench runs``."""
+
+    name: str
+    method: str
+    dataset: str
+    tier: str
+    seed: int
+    encoder: bool
+    """Whether pre-training is finished."""
+    records: str
+    """The finished protocols."""
+    targets: str
+    """The user's names for other data that the encoder is evaluated on (transfer)."""
+    commits: dict[str, list[str | None]]
+    """By phase of the finished records: the commits that it ran with, in order; null: not known."""
+
+
+def list_runs(runs_dir: Path) -> list[RunSummary]:
+    """Return the runs under ``runs_dir`` by name, without loading weights; folders that are not runs are ignored.
+
+    A run with a damaged description is left out with a warning.
+    """
+    found = []
+    for run in run_folders(runs_dir):
+        try:
+            described = RunDescription.load(run)
+        except DamagedFileError as error:
+            warnings.warn(f"left out {run}: {error}. The command that started the run repairs it.", stacklevel=2)
+            continue
+        except BenchError:
+            continue  # the file of another program
+        try:
+            found.append(_summary(run, described))
+        except (KeyError, TypeError):
+            continue
+        except BenchError as error:
+            warnings.warn(f"left out {run}: {error}", stacklevel=2)
+    return found
+
+
+def _summary(run: Path, described: RunDescription) -> RunSummary:
+    summary = {
+        "name": run.name,
+        "method": described.recipe["method"],
+        "dataset": described.recipe["dataset"]["name"],
+        "tier": described.recipe["tier"],
+        "seed": described.seed,
+        "encoder": (run / "encoder.safetensors").exists(),
+        "records": ", ".join(path.parent.name for path in protocol_records(run)),
+        "targets": ", ".join(other_sources(run)),
+        "commits": _commits(run),
+    }
+    return RunSummary.parse(summary, str(run))
+
+
+def _commits(run: Path) -> dict[str, list[str | None]]:
+    found: dict[str, list[str | None]] = {}
+    for path in protocol_records(run):
+        try:
+            record = load_record(path)
+        except BenchError:
+            continue  # the command that made it makes it again and reports it
+        found |= {phase: [one.commit if one else None for one in ran] for phase, ran in record.environments.items()}
+    return found
