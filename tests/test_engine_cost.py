@@ -1,5 +1,7 @@
 """What the engine counts: operations, seconds and images over all attempts, and the progress it reports."""
 
+import platform
+import resource
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 from toy_stage import CPU, EPOCHS, IMAGES, StopAfter, ToyStage, make_plan, run, state_file, stop_at
 
 from bench import rng
-from bench.device import Clock, PeakMemory
+from bench.device import Clock, PeakMemory, keep_freed_memory, return_freed_memory
 from bench.errors import InterruptedRunError
 from bench.job import Job
 from bench.method import Stage, StepLoss
@@ -131,6 +133,21 @@ def test_the_peak_is_that_of_a_block_and_not_of_the_process_so_far() -> None:
     assert after.bytes is not None
     assert after.bytes < high - size // 2
     del small
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc keeps memory on request")
+def test_freed_memory_is_kept_for_the_next_tensor_and_returned_for_the_next_phase() -> None:
+    keep_freed_memory()
+    page_faults = [_page_faults_of_a_tensor() for _ in range(3)]
+    assert page_faults[-1] < 100
+    return_freed_memory()
+    assert _page_faults_of_a_tensor() > 1000
+
+
+def _page_faults_of_a_tensor() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(2**26, dtype=torch.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 
 def test_a_peak_that_cannot_be_measured_is_absent(tmp_path: Path) -> None:

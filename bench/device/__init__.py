@@ -2,6 +2,7 @@
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
 from bench.device.machine import crowding, device_name, pick_device, use_threads
+from bench.device.memory import keep_freed_memory, return_freed_memory
 from bench.device.meter import Clock, FlopCounter, PeakMemory, count_flops, timed
 from bench.device.precision import autocast, refuse_precision
 
@@ -16,8 +17,10 @@ __all__ = [
     "crowding",
     "device_name",
     "energy_counters",
+    "keep_freed_memory",
     "pick_device",
     "refuse_precision",
+    "return_freed_memory",
     "timed",
     "use_threads",
 ]

@@ -4,6 +4,7 @@ import psutil
 import torch
 from accelerate import PartialState
 
+from bench.device.memory import keep_freed_memory
 from bench.errors import BenchError
 from bench.monitor import plural
 
@@ -11,9 +12,12 @@ from bench.monitor import plural
 def pick_device(name: str | None = None) -> torch.device:
     """Return the device called ``name`` ("cpu", "cuda", "cuda:1"); None: the best device of this process.
 
+    From then on this process keeps freed memory on the CPU: see :func:`bench.device.memory.keep_freed_memory`.
+
     Raises:
         BenchError: the device cannot be used here.
     """
+    keep_freed_memory()
     if name is None:
         best = PartialState().device
         # Projections are computed in float64, which Apple's GPUs lack.

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from bench.device.energy import EnergyMeter, energy_counters
+from bench.device.memory import return_freed_memory
 
 
 class Clock:
@@ -59,6 +60,7 @@ class PeakMemory:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
         elif device.type == "cpu":
+            return_freed_memory()
             try:
                 (process / "clear_refs").write_text("5")
                 self._counts = True
