@@ -1,84 +1,24 @@
-"""AdvCL: its loss, views, branches, attacks and schedule against the published ones, written the slow way."""
+"""AdvCL: its views, branches, attacks and schedule against the published ones, written the slow way."""
 
 import math
 from collections.abc import Callable
 from copy import deepcopy
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from advcl_stages import EPS, batches_seen, labelled_stage, views_of
 from attacked_images import replace_pgd
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import PGD
-from bench.data import ImagesOnDevice
 from bench.data.views import StrongView, WeakView
-from bench.errors import BenchError, InterruptedRunError
-from bench.job import Job
-from bench.method import MethodContext, Stage
-from bench.monitor import Monitor
-from bench.nn import build_encoder
 from bench.optim import build_optimizer
-from bench.recipe import DatasetFacts, Recipe, Tier, build_recipe
-from bench.train import train
-from bench.zoo import load_tensors
-from methods.advcl import AdvCL, AdvCLConfig, AdvCLSettings, AdvCLStage, multi_view_contrastive
+from methods.advcl import AdvCLConfig, AdvCLSettings, AdvCLStage, multi_view_contrastive
 from methods.high_frequency import high_frequency, high_pass
 from methods.simclr import SimCLRStageSettings
-
-EPS = 8 / 255
-SMALL = {
-    **{"stage1.epochs": 1, "stage1.batch_size": 4, "stage1.warmup_epochs": 0, "stage1.precision": "fp32"},
-    **{"stage1.projector": [8, 4], "stage2.epochs": 2, "stage2.batch_size": 5, "stage2.warmup_epochs": 1},
-    **{"stage2.clusters": [2, 3]},
-}
-
-
-def recipe_of(**sets: Any) -> Recipe:
-    facts = DatasetFacts(
-        **{"name": "toy", "sha256": "a" * 64, "image_shape": (3, 16, 16), "num_classes": 2},
-        **{"train_images": 12, "test_images": 4, "eps": EPS, "mean": (0.5,) * 3, "std": (0.25,) * 3},
-    )
-    return build_recipe(
-        method="advcl",
-        config_type=AdvCLConfig,
-        native_encoder=AdvCL.native_encoder,
-        dataset=facts,
-        tier=Tier(name="toy", summary="for tests", encoder={"width": 1}),
-        overrides={**SMALL, **{key.replace("__", "."): value for key, value in sets.items()}},
-    )
-
-
-def context(recipe: Recipe, count: int = 12, index: Tensor | None = None) -> MethodContext:
-    images = torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=rng.generator(0, "images"))
-    return MethodContext(recipe, seed=7, device=torch.device("cpu"), images=images, index=index)
-
-
-def built(recipe: Recipe, ctx: MethodContext) -> tuple[list[Stage], AdvCL]:
-    """Return the method's stages, not trained."""
-    assert isinstance(recipe.config, AdvCLConfig)
-    method = AdvCL(recipe.config)
-    return list(method.stages(ctx)), method
-
-
-def labelled_stage(**sets: Any) -> tuple[AdvCLStage, MethodContext]:
-    """Return an AdvCL stage in training mode that knows its pseudo-labels."""
-    recipe = recipe_of(**sets)
-    ctx = context(recipe)
-    stage = built(recipe, ctx)[0][-1]
-    assert isinstance(stage, AdvCLStage)
-    stage.before_training(ImagesOnDevice(ctx.images, ctx.device))
-    return stage.train(), ctx
-
-
-def views_of(stage: AdvCLStage, ctx: MethodContext, count: int = 4) -> Any:
-    index = torch.arange(count)
-    return stage.views(ctx.images[:count], rng.generator(1, "views"), index)
-
 
 # The published numbers
 
@@ -160,11 +100,6 @@ def test_each_view_is_drawn_and_routed_as_published() -> None:
 
 
 # The branches
-
-
-def batches_seen(module: nn.Module) -> set[int]:
-    counts = {name: value for name, value in module.state_dict().items() if name.endswith("num_batches_tracked")}
-    return {int(value) for value in counts.values()}
 
 
 def test_branches_share_convolutions_and_nothing_else() -> None:
@@ -261,140 +196,3 @@ def test_attacks_ascend_within_the_ball_and_leave_parameters_alone(monkeypatch: 
         assert torch.equal(result, result.clamp(0, 1))
         assert attack["values"][1] > attack["values"][0]
     assert not torch.equal(attacks[0]["result"], attacks[1]["result"])
-
-
-# Pseudo-labels
-
-
-def test_kmeans_comes_after_an_ssl_stage_and_labels_come_with_training() -> None:
-    recipe = recipe_of()
-    ctx = context(recipe)
-    (ssl, stage), method = built(recipe, ctx)
-    assert (ssl.name, stage.name) == ("ssl", "advcl")
-    assert isinstance(stage, AdvCLStage)
-    assert [head.out_features for head in stage.classifiers] == [2, 3]
-    assert stage.labels.eq(-1).all(), "nothing is clustered for a projection"
-    assert stage.train()(views_of(stage, ctx)).total.isnan(), "nor does anyone train on what is not there"
-    stage.before_training(ImagesOnDevice(ctx.images, ctx.device))
-    assert [row.unique().tolist() for row in stage.labels] == [[0, 1], [0, 1, 2]]
-    assert method.result() is stage.encoder
-
-
-def test_without_pseudo_labels_nothing_reaches_the_third_branch() -> None:
-    stage, ctx = labelled_stage(pseudo_labels="none")
-    assert len(built(recipe_of(pseudo_labels="none"), ctx)[0]) == 1
-    loss = stage(views_of(stage, ctx))
-    loss.total.backward()
-    assert batches_seen(stage.encoder) == {6}
-    assert batches_seen(stage.pgd_ce) == {0}
-    assert loss.total.isfinite()
-    assert all(p.grad is None for name, p in stage.pgd_ce.named_parameters() if "bn" in name)
-
-
-def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> None:
-    path = tmp_path / "labels.npz"
-    official = {"k2": np.arange(40) % 2, "k3": np.arange(40) % 3}
-    np.savez(path, **official)  # type: ignore[arg-type]
-    recipe = recipe_of(pseudo_labels=f"file:{path}")
-    index = torch.arange(12) * 3 + 2
-    (stage,), _ = built(recipe, context(recipe, index=index))
-    stage.before_training(ImagesOnDevice(torch.zeros(12, 3, 8, 8), torch.device("cpu")))
-    assert isinstance(stage, AdvCLStage)
-    assert stage.labels.tolist() == [(index % 2).tolist(), (index % 3).tolist()]
-    assert isinstance(recipe.config, AdvCLConfig)
-    digest = recipe.config.pseudo_labels_sha256
-    assert digest is not None
-    assert recipe_of(pseudo_labels=f"file:{path}", pseudo_labels_sha256=digest).config == recipe.config
-    np.savez(path, k2=official["k2"], k3=official["k3"][::-1])
-    assert recipe_of(pseudo_labels=f"file:{path}").pretraining_digest() != recipe.pretraining_digest()
-    with pytest.raises(BenchError, match="not the digest of pseudo_labels"):
-        recipe_of(pseudo_labels=f"file:{path}", pseudo_labels_sha256=digest)
-
-
-@pytest.mark.parametrize(
-    ("sets", "message"),
-    [
-        *(({"pseudo_labels": bad}, "must be kmeans, none or file:PATH") for bad in (True, "kmean", "file:")),
-        ({"pseudo_labels": "file:/no/such.npz"}, r"cannot read the pseudo-labels in /no/such\.npz"),
-        ({"stage2__clusters": [1]}, r"stage2\.clusters\.0"),
-        ({"stage2__clusters": []}, r"stage2\.clusters"),
-        ({"pseudo_labels_sha256": "ab"}, "not the digest of pseudo_labels 'kmeans'"),
-    ],
-)
-def test_settings_out_of_range_are_refused(sets: dict[str, Any], message: str) -> None:
-    with pytest.raises(BenchError, match=message):
-        recipe_of(**sets)
-
-
-def test_a_last_batch_of_one_image_is_refused_before_training() -> None:
-    recipe = recipe_of(stage2__batch_size=11)
-    with pytest.raises(BenchError, match=r"batch_size 11 leaves the last of 12 images .* --set stage2\.drop_last=true"):
-        built(recipe, context(recipe))
-    for recipe in (recipe_of(stage2__batch_size=11, stage2__drop_last=True), recipe_of(stage2__batch_size=10)):
-        built(recipe, context(recipe))
-
-
-# Training
-
-
-class StopAfter(Monitor):
-    """Asks for a stop once so many batches have been counted."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self._left -= 1
-        self.stop_requested = self._left <= 0
-
-
-def run(folder: Path, *, stop_advcl_after: int = 10**6) -> AdvCL:
-    """Train all stages in ``folder``, or load them; the last is stopped after so many batches."""
-    recipe = recipe_of()
-    ctx = context(recipe)
-    assert isinstance(recipe.config, AdvCLConfig)
-    method = AdvCL(recipe.config)
-    for stage in method.stages(ctx):
-        told = StopAfter(stop_advcl_after if stage.name == "advcl" else 10**6)
-        progress = train(stage, ctx.images, Job(folder, "me", 7, ctx.device, told))
-        assert all(math.isfinite(entry["loss"]) for entry in progress.history)
-    return method
-
-
-def test_training_changes_the_encoder_and_an_interruption_changes_nothing(tmp_path: Path) -> None:
-    """Two epochs of three batches, interrupted after the first step and after the fourth."""
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    expected = run(whole).result().state_dict()
-    for batches in (1, 3):
-        with pytest.raises(InterruptedRunError):
-            run(parts, stop_advcl_after=batches)
-    found = run(parts).result().state_dict()
-    fresh = context(recipe_of()).new_encoder("advcl").state_dict()
-    assert found.keys() == expected.keys()
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-    assert not torch.equal(expected["backbone.conv1.weight"], fresh["backbone.conv1.weight"])
-    first, second = advcl_state(whole), advcl_state(parts)
-    assert all(torch.equal(first[name], second[name]) for name in first)
-    assert first["stage.labels"].min() == 0
-
-
-def advcl_state(folder: Path) -> dict[str, Tensor]:
-    return load_tensors(folder / "advcl.safetensors").tensors
-
-
-def test_the_result_is_the_adversarial_branch_as_a_plain_encoder(tmp_path: Path) -> None:
-    method = run(tmp_path)
-    recipe = recipe_of()
-    facts = recipe.dataset
-    plain = build_encoder(recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
-    plain.load_state_dict(method.result().state_dict())
-    images = torch.rand(4, 3, 16, 16, generator=rng.generator(0, "probe"))
-    state = {name.removeprefix("stage.encoder."): value for name, value in advcl_state(tmp_path).items()}
-    with torch.no_grad():
-        features = method.result().eval()(images)
-        torch.testing.assert_close(plain.eval()(images), features, atol=1e-6, rtol=0)
-    statistic = "backbone.layer4.1.bn2.running_mean"
-    assert torch.equal(state[statistic], plain.state_dict()[statistic])
-    assert not torch.equal(state["stage.normal." + statistic], plain.state_dict()[statistic])
