@@ -81,9 +81,7 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
     """Pass the events of ``monitor`` in this block to a tracker as well, if there is one.
 
     Args:
-        monitor: of the work.
         where: the value of ``--track``: ``tensorboard:FOLDER`` or ``wandb:PROJECT``; None: no tracker.
-        run: the name of the run in the tracker.
 
     Raises:
         BenchError: an unknown tracker, no folder or project, or a package that is not installed.

@@ -14,11 +14,6 @@ from bench.results import PublishedNumber, Score, load_published, mean_score
 class PaperColumn:
     """The published lines of one table.
 
-    Args:
-        table: the table.
-        title: the method, as its paper writes it.
-        results_dir: may contain further published numbers.
-
     Raises:
         BenchError: the published numbers are faulty.
     """

@@ -52,8 +52,6 @@ def compare_records(
 
     Args:
         a: the first record; differences are its accuracy minus that of ``b``.
-        b: the second.
-        measures: what to compare.
         across_protocols: whether the two may have been evaluated under different protocols.
 
     Raises:

@@ -31,9 +31,7 @@ def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf)
     every machine finds the same epochs. Work outside the steps (AdvCL's k-means and its features) is not counted.
 
     Args:
-        recipe: the recipe without a budget.
         asked: a number of floating-point operations, two per multiply-add, or ``like:METHOD``.
-        dataset: its data.
         recipe_of: gives the recipe of the other method. It gets only the overrides of encoder and threat model, so
             that ``like:deacl`` is DeACL as published.
 

@@ -63,12 +63,7 @@ class PhaseEstimate:
 
 
 class Projector:
-    """Times the parts of runs on one device; stages whose steps cost the same are timed once.
-
-    Args:
-        device: where to measure.
-        said: called with a message on what is being measured.
-    """
+    """Times the parts of runs on one device; stages whose steps cost the same are timed once."""
 
     def __init__(self, device: torch.device, said: Callable[[str], None] = lambda message: None) -> None:
         self.device, self.said = device, said

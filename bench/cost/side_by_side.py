@@ -35,10 +35,6 @@ def time_methods(
     Args:
         subjects: the methods, under recipes of one tier for one dataset. Those that cannot be measured in time are
             left out.
-        effort: how long and how often to measure.
-        device: where to measure.
-        papers: the costs reported in papers.
-        reference: the method whose cost is the unit.
 
     Raises:
         BenchError: no method could be measured in time, or no method is called ``reference``.
@@ -69,11 +65,6 @@ def time_methods(
 
 def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: torch.device) -> list[list[StageTiming]]:
     """Time the stages of all ``subjects`` alternately, and project the whole cost of each stage.
-
-    Args:
-        subjects: methods under their recipes.
-        effort: how long and how often to measure.
-        device: where to measure.
 
     Returns:
         the stages of each subject; an empty list for a subject that could not be counted in time.

@@ -73,11 +73,7 @@ def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes
     """Time steps of all ``probes`` alternately, one of each per round, so that disturbances affect all equally.
 
     Steps hold the plan's batch if time and memory allow it. Otherwise they hold the largest batch that does, the same
-    in all stages, and steps on a quarter of it are timed as well.
-
-    Args:
-        probes: the stages.
-        effort: how long and how often to measure; each stage is timed on a few images in any case.
+    in all stages, and steps on a quarter of it are timed as well. Each stage is timed on a few images in any case.
     """
     end = time.perf_counter() + effort.seconds
     rough = []

@@ -29,13 +29,7 @@ def check_size(what: str, size: int) -> None:
 
 
 def check_expansion(what: str, size: int, stored: int) -> None:
-    """Raise BenchError if ``what`` becomes implausibly large.
-
-    Args:
-        what: the file, for the message.
-        size: bytes that its header announces.
-        stored: bytes on disk.
-    """
+    """Raise BenchError if ``what``, ``stored`` bytes on disk, announces an implausible ``size`` in bytes."""
     if size > _HARMLESS and size > _RATIO * max(stored, 1):
         raise BenchError(
             f"{what} holds {stored / 1e3:,.0f} kB and would become {size / 1e6:,.0f} MB: images do not compress by "

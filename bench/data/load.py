@@ -56,7 +56,6 @@ def load_dataset(source: str, data_dir: Path) -> Dataset:
 
     Args:
         source: a name out of DATASETS, ``npz:PATH`` or ``folder:PATH``.
-        data_dir: where downloads and caches live; made when needed.
 
     Raises:
         BenchError: the name is unknown, or the data are missing, damaged, black or not in the documented form.

@@ -37,11 +37,8 @@ def evaluate(
 
     Args:
         classifier: evaluated in eval mode; attacked through its prepared copy.
-        test: the test split.
         job: its folder receives the state ``evaluation.json`` after each batch; every batch of every attack has its
             own generator; requests to stop are checked before each forward pass of an attack.
-        recipe: gives the settings and the number of classes.
-        corrupted: corrupted copies of the test split, if the recipe uses them.
 
     Raises:
         BenchError: an attack that leaves the threat model, logits that are not finite, or a state of another run.

@@ -18,15 +18,7 @@ from bench.record import NoGradient, Phase, PhaseCost, continued, describe_envir
 
 
 class Measurement:
-    """A classifier on the test split, measured batch by batch; the state is saved after each batch.
-
-    Args:
-        classifier: on the job's device, in eval mode.
-        test: the test split.
-        recipe: gives the settings.
-        job: gives the folder and the fingerprint of the state.
-        caller: the module whose code measures, for the record.
-    """
+    """A classifier on the test split, measured batch by batch; the state is saved after each batch."""
 
     def __init__(self, classifier: Classifier, test: Split, recipe: Recipe, job: Job, caller: str) -> None:
         self.classifier, self.test, self.recipe, self.job = classifier, test, recipe, job

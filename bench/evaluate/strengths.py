@@ -55,11 +55,8 @@ def sweep(
 
     Args:
         classifier: evaluated in eval mode; attacked through its prepared copy.
-        test: the test split.
-        settings: grid and attack.
         job: its folder receives the state after each batch, in one file per grid; every batch has its own generator;
             requests to stop are checked before each step of the attack.
-        name: the name of the work on the screen.
 
     Raises:
         BenchError: a state of another run.
@@ -124,14 +121,7 @@ class _Attack:
         self._attacked = classifier.prepared()
 
     def __call__(self, images: Tensor, labels: Tensor, eps: float, first: int) -> list[_Verdict]:
-        """Return the outcomes for each number of steps.
-
-        Args:
-            images: [B, C, H, W], float in [0, 1].
-            labels: int64 [B].
-            eps: the radius.
-            first: the position of the first image in the test split.
-        """
+        """Return the outcomes for each number of steps: images float [B, C, H, W] in [0, 1], labels int64 [B]."""
         settings = self._settings
         if eps == 0:  # every iterate is the image
             right = _judge(self._classifier, images, labels)

@@ -53,9 +53,6 @@ class WideResNet(nn.Module):
     Args:
         width: channels of the stem. The published 16 gives groups of 160, 320 and 640 channels: ten, twenty and
             forty times the width. (With the encoder section's usual 64 it has 583 million parameters.)
-        in_channels: channels of the images.
-        stem_padding: zero padding of the stem.
-        stem_init: ``kaiming`` as all other convolutions, or ``default``, the framework's own.
     """
 
     def __init__(self, width: int, in_channels: int, stem_padding: int, stem_init: str) -> None:

@@ -37,10 +37,7 @@ class BestEpoch(nn.Module):
     """The best classifier so far and its accuracy: part of the stage's state, so that resuming is exact.
 
     Args:
-        classifier: the stage's classifier; this module holds a copy.
         chosen: int64 [M], the positions of the held-out images.
-        settings: of the protocol.
-        threat: the threat model of robust accuracy.
         seed: the run's; the attack has the same random starts in every epoch.
     """
 
@@ -63,11 +60,7 @@ class BestEpoch(nn.Module):
     def judge(self, classifier: Classifier, epoch: int, images: ImageSource, labels: Tensor) -> Mapping[str, float]:
         """Measure ``classifier`` after the 0-based ``epoch``, and keep a copy if it is better than all before.
 
-        Args:
-            classifier: not changed.
-            epoch: the epoch just finished.
-            images: all N training images.
-            labels: int64 [N].
+        ``images`` and ``labels`` are those of the whole training split.
         """
         accuracy = self._robust_accuracy(classifier, images.batch(self.chosen), labels[self.chosen])
         if accuracy > float(self.accuracy):

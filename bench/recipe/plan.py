@@ -155,10 +155,6 @@ class TrainPlan(Settings):
         """Raise BenchError where ``images`` images do not give batches that a step can train on.
 
         Batch-norm cannot normalise one image whose feature map is one pixel, nor one row of features.
-
-        Args:
-            section: section of the recipe, for the message: "stage1".
-            images: number of training images.
         """
         if self.batch_size > images:
             raise BenchError(

@@ -153,12 +153,7 @@ def build_recipe(
     fidelity) the encoder settings of the method's own paper, then the user's overrides.
 
     Args:
-        method: the method's registered name.
-        config_type: its configuration, whose defaults are the paper's.
         native_encoder: the encoder settings in which its paper differs from the uniform ones.
-        dataset: facts about the loaded data.
-        tier: how far to scale.
-        fidelity: ``uniform`` or ``native``.
         overrides: dotted keys to values, from :func:`bench.recipe.parse_overrides`.
         finetune: facts about the data of protocols and evaluation, if they differ.
         resized_from: height and width of their images before they were resized.

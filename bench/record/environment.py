@@ -52,8 +52,6 @@ def describe_environment(
     """Return the current environment, on ``device``.
 
     Args:
-        device: its name in tables.
-        threads: CPU threads.
         modules: the modules that carry out the phase; empty: not the environment of a phase.
         precision: of a phase that trains.
     """

@@ -18,12 +18,7 @@ class Verdict(StrEnum):
 
 
 def verdicts(clean: Outcome, attacked: Outcome) -> list[Verdict]:
-    """Return the verdict of every test image, in the order of the test split.
-
-    Args:
-        clean: the outcome on the clean images, all of them.
-        attacked: the outcome on the attacked images, all or some.
-    """
+    """Return the verdict of every test image, in the order of the test split."""
     found = [Verdict.ABSENT] * clean.n
     before = clean.unpack()
     for position, right in zip(attacked.positions(clean.n), attacked.unpack(), strict=True):

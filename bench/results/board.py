@@ -54,7 +54,6 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
     A record that cannot be trusted is left out and named; see ``left_out``.
 
     Args:
-        results_dir: the results folder.
         local: whether to show the user's own records, marked, beside the published ones.
 
     Raises:

@@ -65,8 +65,6 @@ def measured_costs(
     """Return the costs of all pre-training in the records under ``results_dir``.
 
     Args:
-        results_dir: the results folder.
-        methods: which to show; None: all.
         reference: the method of whose cost the others are multiples, shown or not.
 
     Returns:

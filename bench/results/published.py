@@ -89,10 +89,7 @@ def published_reference(results_dir: Path, *, title: str, dataset: str | None, p
     methods under one set of protocols, come before later collections.
 
     Args:
-        results_dir: see :func:`load_published`.
-        title: the method's title, as its paper writes it.
         dataset: the name under which papers list these images; None: nobody published numbers on them.
-        protocol: its name, in any case.
 
     Raises:
         BenchError: as :func:`load_published`.

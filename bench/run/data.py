@@ -102,8 +102,6 @@ def plan_corruptions(
     Args:
         recipe: made with the overrides of :func:`with_corruptions`.
         choice: ``--corruptions``.
-        dataset: the data that the run is evaluated on.
-        data_dir: where generated images are kept.
 
     Raises:
         BenchError: no path was given, or the files are damaged or do not belong to ``dataset`` or the recipe.

@@ -113,10 +113,8 @@ def select_finished(
     """Return the finished ``protocol`` of each run, all of them on the same data.
 
     Args:
-        runs_dir: where runs are kept.
         runs: see :func:`run_folder`; empty: every run on ``dataset``.
         dataset: the dataset of the runs; None: any, if it is the same for all.
-        protocol: one of ``PROTOCOLS``.
 
     Raises:
         BenchError: an unknown run, a run without the protocol, no runs at all, or runs on several datasets.

@@ -106,7 +106,6 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     """Return the run that ``request`` describes; nothing is trained or written yet.
 
     Args:
-        request: the options.
         dataset: the pre-training data, if they are loaded already.
 
     Raises:

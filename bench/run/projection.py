@@ -14,7 +14,6 @@ def project(run: Run, projector: Projector | None = None) -> list[PhaseEstimate]
     """Return an estimate for each phase of ``run``, including finished parts.
 
     Args:
-        run: what to project.
         projector: measures; one projector for several runs times their common parts once.
 
     Raises:

@@ -78,13 +78,9 @@ def new_record(
     """Return the record of ``protocol`` of ``run``: its measurements and their conditions.
 
     Args:
-        run: the run.
-        protocol: one of its protocols.
-        evaluation: of its classifier.
         phases: progress and cost of each stage and of the protocol, by phase.
         weights: digests of the encoder before the protocol, and of the classifier.
         selected_epoch: the epoch of the classifier; None: the last.
-        doubts: reasons to doubt the numbers.
     """
     recipe = run.recipe
     environments = {name: done.environments for name, done in phases.items()} | evaluation.environments

@@ -29,8 +29,6 @@ def generated_images(dataset: Dataset, names: Sequence[str], *, data_dir: Path, 
     The draws depend only on the data, so that every method and seed is evaluated on the same images.
 
     Args:
-        dataset: its test split is corrupted.
-        names: which corruptions.
         data_dir: they are kept in its ``cache/corruptions``.
         monitor: receives progress; a requested stop takes effect within a few hundred images.
 

@@ -58,7 +58,6 @@ def jitter_(images: Tensor, draws: JitterDraws) -> Tensor:
 
     Args:
         images: float [B, 3, H, W] in [0, 1], changed in place and returned.
-        draws: one draw an image.
 
     Source: torchvision's ColorJitter, whose order is drawn for each call, hence for each PIL image.
     """

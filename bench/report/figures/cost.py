@@ -45,8 +45,6 @@ def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: boo
     """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, slightly to the right for its bar.
 
     Args:
-        points: at least one; listed in their order.
-        title: what all points have in common.
         note: small print: what the bars are, and on which machine a time was taken.
         time: whether the costs are seconds of wall-clock, instead of floating-point operations.
     """

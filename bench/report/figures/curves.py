@@ -22,7 +22,6 @@ def curves_figure(histories: Mapping[str, History], *, title: str) -> Figure:
 
     Args:
         histories: by label ("seed 0"), at least one, with the same phases.
-        title: what all of them have in common.
     """
     phases = list(dict.fromkeys(phase for history in histories.values() for phase in history))
     quantities = {phase: _quantities(histories, phase) for phase in phases}

@@ -93,9 +93,6 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
     """Draw RA and AA against what pre-training cost: one figure for each table of the board.
 
     Args:
-        results_dir: where the records are.
-        output: folder of the figures.
-        choice: which records.
         time: draw wall-clock instead of floating-point operations; each kind of machine then has a figure of its own.
 
     Raises:
@@ -125,12 +122,6 @@ def draw_curves(
     results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, monitor: Monitor | None = None
 ) -> Drawn:
     """Draw the training history of the records: one figure a recipe and protocol, one line a seed.
-
-    Args:
-        results_dir: where the records are.
-        output: folder of the figures.
-        choice: which records.
-        monitor: receives the progress.
 
     Raises:
         BenchError: there is no record, or ``output`` cannot be written.

@@ -79,7 +79,6 @@ def mark(number: int, method: int | None = None) -> Mark:
     """Return the mark of the ``number``-th line of a figure; the first 55 differ even without colour.
 
     Args:
-        number: of the line.
         method: number of the method, which sets the colour; None: its own colour.
     """
     colour = COLOURS[(number if method is None else method) % len(COLOURS)]

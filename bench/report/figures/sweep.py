@@ -31,12 +31,8 @@ def sweep_figure(
     """Return the figure of ``lines`` over ``grid``.
 
     Args:
-        lines: at least one; drawn and listed in their order.
         grid: radii (kind "eps"), under Linf drawn in units of 1/255; or steps, at least 1 (kind "steps").
-        kind: "eps" or "steps".
-        title: what all lines have in common.
         note: small print: what the bands around the lines are.
-        norm: of the radii.
     """
     with styled():
         figure = new_figure(6.6, 3.5)

@@ -66,9 +66,6 @@ def tsne_figure(panels: Sequence[Panel], classes: Sequence[str], *, title: str, 
     """Return the figure of ``panels``, points coloured and shaped by class.
 
     Args:
-        panels: at least one.
-        classes: the names of the classes.
-        title: what all panels have in common.
         across: panels in a row.
     """
     across = min(len(panels), across)
@@ -153,9 +150,6 @@ def draw_tsne(
 
     Args:
         chosen: at least one; all on the same data under the same protocol.
-        output: folder of the figure.
-        data_dir: where datasets are.
-        device: where to compute the features.
         images: how many test images to show: all, or a subset that depends on the dataset alone.
         adversarial: show, in a row below, the same images attacked as for RA, embedded together with them.
         monitor: receives the progress, and may stop the work between batches and panels.

@@ -38,11 +38,7 @@ def write_report(
     """Write the report of every finished protocol of a run to the folder ``output``.
 
     Args:
-        runs_dir: where runs are kept.
-        run: see :func:`bench.run.run_folder`.
         output: ``report.md``, its ``pictures``, and ``report.html`` go there.
-        data_dir: where downloaded datasets are.
-        device: where the attack runs again.
         of_each: how many test images of each verdict are shown.
 
     Raises:

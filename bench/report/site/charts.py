@@ -56,11 +56,7 @@ def cost_chart(
     A method has one colour, and each of its rows another shape.
 
     Args:
-        points: at least one.
         methods: of all charts of the page, so that a method has one colour in all of them.
-        title: for screen readers.
-        x: what the cost is.
-        y: what the accuracy is.
         published: drawn hollow, to distinguish the marks from measured ones.
     """
     legend = sorted(points, key=lambda point: (point.method, point.name))
@@ -121,11 +117,7 @@ def sweep_chart(
     """Return accuracy along a grid, one line a row.
 
     Args:
-        lines: at least one.
         grid: ascending, and above 0 for a logarithmic axis.
-        marks: the text of each value of the grid.
-        title: for screen readers.
-        x: what the grid is.
         log: whether its axis is logarithmic.
     """
     names = [line.name for line in lines]
@@ -164,12 +156,7 @@ def sweep_chart(
 
 
 def curve_chart(values: Sequence[float], *, name: str) -> Spec:
-    """Return one quantity of a phase, one value an epoch.
-
-    Args:
-        values: at least one.
-        name: what they are, for screen readers.
-    """
+    """Return one quantity of a phase, one value an epoch."""
     return {
         "description": f"{name} over {len(values)} epochs, from {values[0]:.4g} to {values[-1]:.4g}",
         "height": 120,

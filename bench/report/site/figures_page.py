@@ -67,13 +67,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
 
 
 def cost_figures(groups: Sequence[Group], *, root: str, published: bool) -> list[CostFigure]:
-    """Return robustness against the cost of pre-training for each of ``groups`` that has enough of both.
-
-    Args:
-        groups: what the index shows.
-        root: the site's folder as seen from the page.
-        published: whether the groups hold published numbers.
-    """
+    """Return robustness against the cost of pre-training for each of ``groups`` that has enough of both."""
     methods = sorted({line.title for group in groups for line in group.lines})
     figures = []
     for group in groups:

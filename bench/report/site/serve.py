@@ -17,7 +17,6 @@ def serving(folder: Path, port: int) -> Iterator[ThreadingHTTPServer]:
     """Yield a server of ``folder`` that listens on this machine's loopback address only.
 
     Args:
-        folder: a site.
         port: where to listen; 0: any free port.
 
     Raises:
