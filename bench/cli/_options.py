@@ -1,7 +1,7 @@
 """Options that several commands share, so that they read the same everywhere."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,16 @@ RESULTS = Path("results")
 LOCAL_RESULTS = RESULTS / "local"
 """Where new records go, unless the user publishes them."""
 
+Method = Annotated[str, typer.Argument(help="The method; `bench methods` lists them.")]
+Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH or folder:PATH.")]
+Tier = Annotated[
+    str | None,
+    typer.Option(help="How far to scale the published recipe; default: tiny, mini or short by data and device."),
+]
+Fidelity = Annotated[
+    Literal["uniform", "native"],
+    typer.Option(help="uniform: one encoder for all methods; native: the paper's own."),
+]
 FinetuneDataset = Annotated[
     str | None,
     typer.Option(help="Evaluate on these data instead of those of pre-training (transfer); named like --dataset."),

@@ -3,24 +3,12 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from bench.cli._options import (
-    LOCAL_RESULTS,
-    DataDir,
-    Device,
-    Preset,
-    ResultsDir,
-    RunsDir,
-    Set,
-    Threads,
-    names,
-    overrides,
-    parse_seeds,
-)
+from bench.cli import _options as option
 from bench.cli._progress import monitored, rough_time
 from bench.cli._runs import measuring, say_inventory
 from bench.cli._streams import work_is_kept
@@ -36,7 +24,7 @@ _MEASURES = ("AA", "RA", "SA")
 
 
 def ablate(
-    method: Annotated[str, typer.Argument(help="The method; `bench methods` lists them.")],
+    method: option.Method,
     table: Annotated[
         str | None,
         typer.Option(help="A table of the method's paper; for deacl: 1, 3, 4, 5, 6, 9, lambda, loss."),
@@ -45,31 +33,22 @@ def ablate(
         list[str] | None,
         typer.Option("--grid", metavar="KEY=V1,V2", help="Vary a setting; may be repeated, for all combinations."),
     ] = None,
-    dataset: Annotated[
-        str,
-        typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH or folder:PATH."),
-    ] = "digits",
-    tier: Annotated[
-        str | None,
-        typer.Option(help="How far to scale the published recipe; default: tiny, mini or short by data and device."),
-    ] = None,
-    fidelity: Annotated[
-        Literal["uniform", "native"],
-        typer.Option(help="uniform: one encoder for all methods; native: the paper's own."),
-    ] = "uniform",
+    dataset: option.Data = "digits",
+    tier: option.Tier = None,
+    fidelity: option.Fidelity = "uniform",
     protocols: Annotated[
         str | None,
         typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
     ] = None,
-    preset: Preset = None,
+    preset: option.Preset = None,
     seeds: Annotated[str, typer.Option(help="Seeds to run every cell with, with commas.")] = "0",
-    set_: Set = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")] = False,
-    device: Device = None,
-    threads: Threads = None,
-    runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = LOCAL_RESULTS,
-    data_dir: DataDir = Path("data"),
+    set_: option.Set = None,
+    dry_run: option.DryRun = False,
+    device: option.Device = None,
+    threads: option.Threads = None,
+    runs_dir: option.RunsDir = Path("runs"),
+    results_dir: option.ResultsDir = option.LOCAL_RESULTS,
+    data_dir: option.DataDir = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON on stdout.")] = False,
 ) -> None:
     """Run a grid of settings, and print it as a table beside the paper's numbers.
@@ -91,8 +70,8 @@ def ablate(
         dataset=dataset,
         tier=tier,
         fidelity=fidelity,
-        protocols=names(protocols),
-        overrides=overrides(preset, set_),
+        protocols=option.names(protocols),
+        overrides=option.overrides(preset, set_),
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,
@@ -100,7 +79,7 @@ def ablate(
     chosen = choose_table(method, table, grid or [])
     console = Console(stderr=True)
     with console.status("reading the data and building every recipe"):
-        ablation = plan_ablation(base, chosen, parse_seeds(seeds))
+        ablation = plan_ablation(base, chosen, option.parse_seeds(seeds))
     if dry_run or not ablation.finished:
         with measuring(console, ablation.cells[0].runs[0].device):
             projection = project_ablation(ablation)

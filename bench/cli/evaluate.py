@@ -6,25 +6,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.cli._options import (
-    LOCAL_RESULTS,
-    AsJson,
-    Corruptions,
-    DataDir,
-    Device,
-    DryRun,
-    FinetuneDataset,
-    Preset,
-    Protocols,
-    ResultsDir,
-    RunsDir,
-    Set,
-    ShowRecipe,
-    Threads,
-    Track,
-    names,
-    overrides,
-)
+from bench.cli import _options as option
 from bench.cli._progress import monitored
 from bench.cli._runs import announce, reading, show_records
 from bench.trackers import tracked
@@ -36,23 +18,23 @@ def evaluate(
         str | None,
         typer.Option(help="Where the data of pre-training are; for an imported encoder: what to evaluate it on."),
     ] = None,
-    finetune_dataset: FinetuneDataset = None,
-    protocols: Protocols = None,
-    preset: Preset = None,
+    finetune_dataset: option.FinetuneDataset = None,
+    protocols: option.Protocols = None,
+    preset: option.Preset = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of protocols and attacks; default: that of pre-training.")
     ] = None,
-    set_: Set = None,
-    corruptions: Corruptions = None,
-    dry_run: DryRun = False,
-    recipe: ShowRecipe = False,
-    device: Device = None,
-    threads: Threads = None,
-    track: Track = None,
-    runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = LOCAL_RESULTS,
-    data_dir: DataDir = Path("data"),
-    as_json: AsJson = False,
+    set_: option.Set = None,
+    corruptions: option.Corruptions = None,
+    dry_run: option.DryRun = False,
+    recipe: option.ShowRecipe = False,
+    device: option.Device = None,
+    threads: option.Threads = None,
+    track: option.Track = None,
+    runs_dir: option.RunsDir = Path("runs"),
+    results_dir: option.ResultsDir = option.LOCAL_RESULTS,
+    data_dir: option.DataDir = Path("data"),
+    as_json: option.AsJson = False,
 ) -> None:
     """Evaluate an encoder file, and write one record a protocol.
 
@@ -72,9 +54,9 @@ def evaluate(
         encoder=_encoder_file(encoder, runs_dir),
         dataset=dataset,
         finetune_dataset=finetune_dataset,
-        protocols=names(protocols),
+        protocols=option.names(protocols),
         seed=seed,
-        overrides=overrides(preset, set_),
+        overrides=option.overrides(preset, set_),
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,

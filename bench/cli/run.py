@@ -1,61 +1,33 @@
 """``bench run``: one method from raw images to records."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from bench.cli._options import (
-    LOCAL_RESULTS,
-    AsJson,
-    Corruptions,
-    DataDir,
-    Device,
-    DryRun,
-    FinetuneDataset,
-    Preset,
-    Protocols,
-    ResultsDir,
-    RunsDir,
-    Set,
-    ShowRecipe,
-    Threads,
-    Track,
-    names,
-    overrides,
-    parse_seeds,
-)
+from bench.cli import _options as option
 from bench.cli._progress import monitored
 from bench.cli._runs import announce, reading, show_records
 from bench.trackers import tracked
 
 
 def run(
-    method: Annotated[str, typer.Argument(help="The method; `bench methods` lists them.")],
-    dataset: Annotated[
-        str,
-        typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH or folder:PATH."),
-    ] = "digits",
-    tier: Annotated[
-        str | None,
-        typer.Option(help="How far to scale the published recipe; default: tiny, mini or short by data and device."),
-    ] = None,
-    fidelity: Annotated[
-        Literal["uniform", "native"],
-        typer.Option(help="uniform: one encoder for all methods; native: the paper's own."),
-    ] = "uniform",
-    finetune_dataset: FinetuneDataset = None,
-    protocols: Protocols = None,
-    preset: Preset = None,
+    method: option.Method,
+    dataset: option.Data = "digits",
+    tier: option.Tier = None,
+    fidelity: option.Fidelity = "uniform",
+    finetune_dataset: option.FinetuneDataset = None,
+    protocols: option.Protocols = None,
+    preset: option.Preset = None,
     seed: Annotated[
         int | None, typer.Option(help="The one seed that everything random derives from; default: 0.")
     ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Several seeds with commas, one run each, and their mean at the end.")
     ] = None,
-    set_: Set = None,
-    corruptions: Corruptions = None,
+    set_: option.Set = None,
+    corruptions: option.Corruptions = None,
     budget: Annotated[
         str | None,
         typer.Option(
@@ -63,15 +35,15 @@ def run(
             help="Choose the epochs so that pre-training spends this many operations, or as many as another method's.",
         ),
     ] = None,
-    dry_run: DryRun = False,
-    recipe: ShowRecipe = False,
-    device: Device = None,
-    threads: Threads = None,
-    track: Track = None,
-    runs_dir: RunsDir = Path("runs"),
-    results_dir: ResultsDir = LOCAL_RESULTS,
-    data_dir: DataDir = Path("data"),
-    as_json: AsJson = False,
+    dry_run: option.DryRun = False,
+    recipe: option.ShowRecipe = False,
+    device: option.Device = None,
+    threads: option.Threads = None,
+    track: option.Track = None,
+    runs_dir: option.RunsDir = Path("runs"),
+    results_dir: option.ResultsDir = option.LOCAL_RESULTS,
+    data_dir: option.DataDir = Path("data"),
+    as_json: option.AsJson = False,
 ) -> None:
     """Pre-train a method, evaluate it, and write one record a protocol.
 
@@ -93,17 +65,17 @@ def run(
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
-    chosen = (seed or 0,) if seeds is None else parse_seeds(seeds)
+    chosen = (seed or 0,) if seeds is None else option.parse_seeds(seeds)
     use_threads(threads)
     request = RunRequest(
         method=method,
         dataset=dataset,
         tier=tier,
         fidelity=fidelity,
-        protocols=names(protocols),
+        protocols=option.names(protocols),
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
-        overrides=overrides(preset, set_),
+        overrides=option.overrides(preset, set_),
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,
