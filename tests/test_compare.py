@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.compare import compare_records, compare_seeds, find_record, find_seeds
 from bench.errors import BenchError
-from bench.record import NoGradient, Outcome, Record, record_files, save_record
+from bench.record import NoGradient, Outcome, Record, load_record, record_files, save_record
 from bench.results import Group, Measured, load_measured
 
 
@@ -147,6 +147,27 @@ def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
         find_seeds("deacl", tmp_path, dataset="cifar")
     with pytest.raises(BenchError, match=r"unknown tier 'zz'. Allowed: mini, tiny. Those are all with records on cif"):
         find_seeds("deacl", tmp_path, tier="zz", **where)
+
+
+def test_methods_are_found_by_the_names_of_files_and_others_are_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path, *(make_record(method=method, seed=seed) for method in ("deacl", "simclr") for seed in (0, 1)))
+    own = next(tmp_path.glob("cifar10/deacl-*-s1-*.json"))
+    own.rename(own.with_name("renamed.json"))
+    read: list[str] = []
+
+    def load(path: Path) -> Record:
+        read.append(path.name)
+        return load_record(path)
+
+    monkeypatch.setattr("bench.results.measured.load_record", load)
+    assert [one.record.seed for one in find_seeds("deacl", tmp_path, dataset="cifar10").seeds] == [0, 1]
+    assert read == ["deacl-mini-uniform-s0-slf-22222222.json", "renamed.json"]
+    read.clear()
+    for name in ("deacl-mini-uniform-s0-slf-22222222", "cifar10-simclr-mini-uniform-s1-11111111"):
+        find_record(name, tmp_path)
+    assert [name[:6] for name in read] == ["deacl-", "simclr", "simclr"]  # a run's name holds a digest of its record
 
 
 # Names

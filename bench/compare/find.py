@@ -59,21 +59,22 @@ def find_seeds(
     Raises:
         BenchError: there are none, or several recipes and nothing to choose by.
     """
-    groups, _ = read_groups(results_dir, dataset)
-    if not groups:
-        folders = (results_dir, results_dir / LOCAL)
-        raise unknown("dataset", dataset, {path.parent.name for folder in folders for path in record_files(folder)})
-    tiers = {group.seeds[0].record.tier for group in groups}
-    if tier not in (None, *tiers):
-        raise unknown("tier", str(tier), tiers, f"Those are all with records on {dataset}.")
-    fitting = [group for group in groups if _fits(group, protocol=protocol, tier=tier, fidelity=fidelity)]
+    fits = partial(_fits, protocol=protocol, tier=tier, fidelity=fidelity)
     name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
-    every = [group for group in fitting if group.seeds[0].record.method == name]
+    groups, _ = read_groups(results_dir, dataset, name)
+    every = [group for group in groups if fits(group) and group.seeds[0].record.method == name]
     local = [group for group in every if group.seeds[0].local]
     found = local if own else [group for group in every if group not in local] or local
     if not found:
+        groups, _ = read_groups(results_dir, dataset)
+        if not groups:
+            folders = (results_dir, results_dir / LOCAL)
+            raise unknown("dataset", dataset, {path.parent.name for folder in folders for path in record_files(folder)})
+        tiers = {group.seeds[0].record.tier for group in groups}
+        if tier not in (None, *tiers):
+            raise unknown("tier", str(tier), tiers, f"Those are all with records on {dataset}.")
         where = ", ".join(filter(None, (dataset, protocol, tier, fidelity)))
-        names = {_LOCAL * one.local + one.record.method for group in fitting for one in group.seeds[:1]}
+        names = {_LOCAL * one.local + one.record.method for group in filter(fits, groups) for one in group.seeds[:1]}
         raise unknown("method", method, names, f"Those are all with records of {where}.")
     chosen = [group for group in found if _as_it_stands(group)] or found
     if len(chosen) > 1:

@@ -1,5 +1,6 @@
 """Records and sweeps on disk: one file each, written once, never edited."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,14 @@ def record_path(folder: Path, record: Record) -> Path:
     encoder = [] if record.encoder_seed is None else [f"e{record.encoder_seed}"]
     run = [record.method, *origin, record.tier, record.fidelity, *encoder, f"s{record.seed}", record.protocol]
     return inside(folder, record.dataset, f"{'-'.join(run)}-{record.protocol_sha256[:8]}.json")
+
+
+_NAMED = re.compile(r".+-(uniform|native)(-e\d+)?-s\d+-.+-[0-9a-f]{8}(\.\d+)?")
+
+
+def may_be_of(path: Path, method: str) -> bool:
+    """Return whether ``path`` may be a record of ``method``: its name begins so, or is not one that we give."""
+    return path.stem.startswith(f"{method}-") or not _NAMED.fullmatch(path.stem)
 
 
 def save_record(folder: Path, record: Record, monitor: Monitor | None = None) -> Path:
@@ -60,6 +69,6 @@ def sweep_files(folder: Path) -> Iterator[Path]:
 def _visible(folder: Path, *below: str) -> Iterator[Path]:
     """Yield the visible JSON files of each folder in ``folder``, or of ``below`` in it, in a stable order."""
     for each in sorted(folder.glob("*/")):
-        # Sorted by name: comparing paths takes twenty times as long, a second of ten thousand.
+        # Of ten thousand, names are sorted in 5 ms, paths in 100.
         files = sorted(each.joinpath(*below).glob("*.json"), key=lambda path: path.name)
         yield from (path for path in files if not path.name.startswith("."))

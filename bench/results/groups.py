@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bench.recipe import Settings, canonical_digest
-from bench.record import LOCAL, Record, record_files
+from bench.record import LOCAL, Record, may_be_of, record_files
 from bench.results.measured import Measured, load_all
 
 T = TypeVar("T")
@@ -30,7 +30,12 @@ class Group(NamedTuple):
 
 
 def read_groups(
-    results_dir: Path, dataset: str | None = None, *, local: bool = True, history: bool = False
+    results_dir: Path,
+    dataset: str | None = None,
+    method: str | None = None,
+    *,
+    local: bool = True,
+    history: bool = False,
 ) -> tuple[list[Group], list[LeftOut]]:
     """Return the records under ``results_dir`` by recipe and protocol, and the files that had to be left out.
 
@@ -39,12 +44,17 @@ def read_groups(
     Args:
         results_dir: the results folder.
         dataset: read that dataset's folder only.
+        method: do not read files that are named as another method's.
         local: whether to read the user's own records too.
         history: whether the records keep their histories of training.
     """
     folders = [results_dir, results_dir / LOCAL][: 1 + local]
     files = [(path, folder != results_dir) for folder in folders for path in record_files(folder)]
-    wanted = [(path, own) for path, own in files if dataset in (None, path.parent.name)]
+    wanted = [
+        (path, own)
+        for path, own in files
+        if dataset in (None, path.parent.name) and (method is None or may_be_of(path, method))
+    ]
     measured, faults = load_all(wanted, history=history)
     trusted, doubles = _without_doubles(_with_commits(measured))
     left_out = [
