@@ -59,6 +59,7 @@ IMPOSSIBLE = {
     r"ap-dpe .*export=mean task=jigsaw|ap-dpe export=rotation task=jigsaw": "task jigsaw has no .* end to export",
     r"ap-dpe export=(rotation|jigsaw|mean) task=selfie": "task selfie has no .* end to export",
     r"simclr evaluate\.corruptions=files": "--corruptions",
+    r"simclr encoder\.normalisation=constants": "constants = .* go together",
 }
 """Choices that cannot be, by a pattern of the case, and what is said then."""
 

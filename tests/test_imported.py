@@ -85,7 +85,10 @@ def test_what_cannot_be_is_one_message(
             {"recipe": {}, "imported": {"title": "x", "year": 2024, "encoder": {"normalisation": "none"}}},
             "either the recipe",
         ),
-        ({"imported": {"title": "x", "year": 2024, "encoder": {}}}, "normalisation must be cifar, imagenet or none"),
+        (
+            {"imported": {"title": "x", "year": 2024, "encoder": {}}},
+            "normalisation must be cifar, imagenet, constants or none",
+        ),
     ],
 )
 def test_an_origin_is_a_run_or_elsewhere_and_has_its_own_constants(values: dict[str, Any], message: str) -> None:

@@ -1,6 +1,7 @@
 """Recipes: the published numbers, what a tier changes of them, and no flips where mirrored images lie."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cifar_recipes import METHOD_NAMES, SHIPPED, make_facts, recipe_of, values_of
@@ -99,7 +100,8 @@ def test_both_stages_make_195_steps_of_cifars_50_000_images() -> None:
 
 
 def test_uniform_fidelity_is_one_encoder_and_native_each_papers_own() -> None:
-    uniform = {
+    uniform: dict[str, Any] = {
+        "constants": None,
         "options": {},
         "width": 64,
         "stem_padding": 1,

@@ -13,6 +13,7 @@ from bench.cli import (
     ablate,
     compare,
     evaluate,
+    import_,
     leaderboard,
     listings,
     plot,
@@ -36,6 +37,7 @@ app = typer.Typer(
 COMMANDS = (
     run.run,
     evaluate.evaluate,
+    import_.import_,
     ablate.ablate,
     sweep.sweep_eps,
     sweep.sweep_steps,
@@ -50,7 +52,7 @@ COMMANDS = (
     listings.runs,
 )
 for command in COMMANDS:
-    app.command(command.__name__.replace("_", "-"))(command)
+    app.command(command.__name__.strip("_").replace("_", "-"))(command)
 app.add_typer(plot.plot, name="plot")
 
 

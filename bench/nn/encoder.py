@@ -118,4 +118,6 @@ def build_encoder(
     backbone = factory(*arguments, **settings.options)
     if settings.normalisation == "none":
         return Encoder(backbone, nn.Identity())
+    if settings.constants is not None:
+        return Encoder(backbone, Normalise(*settings.constants))
     return Encoder(backbone, Normalise(*_CONSTANTS.get(settings.normalisation, (mean, std))))

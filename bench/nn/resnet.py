@@ -7,7 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from bench.errors import BenchError, unknown
 from bench.nn.strided import StridedConv2d
+
+STEMS = ("cifar", "imagenet")
 
 
 class Block(Protocol):
@@ -69,7 +72,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A CIFAR ResNet: 3x3 stem of stride 1, no max-pool, four stages, global average pooling, no head.
+    """A ResNet: a stem, four stages, global average pooling, no head.
 
     Parameters carry torchvision's names (``layer2.0.downsample.0.weight``), so its checkpoints map 1:1.
 
@@ -80,6 +83,11 @@ class ResNet(nn.Module):
         in_channels: channels of the images.
         stem_padding: zero padding of the stem: 1 keeps the image's size, 2 (DeACL, solo-learn) adds two pixels.
         stem_init: ``kaiming`` as all other convolutions, or ``default``, the framework's own.
+        stem: ``cifar``, 3x3 of stride 1; or ``imagenet``, 7x7 of stride 2 and padding 3, then a 3x3 max-pool of stride
+            2, as in torchvision. The latter has no choice of padding: ``stem_padding`` must be 1.
+
+    Raises:
+        BenchError: an unknown ``stem``, or a padding that it does not have.
     """
 
     def __init__(
@@ -90,9 +98,21 @@ class ResNet(nn.Module):
         in_channels: int,
         stem_padding: int,
         stem_init: str,
+        stem: str = "cifar",
     ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, width, 3, padding=stem_padding, bias=False)
+        if stem not in STEMS:
+            raise unknown("encoder.options.stem", str(stem), STEMS)
+        if stem == "imagenet" and stem_padding != 1:
+            raise BenchError(
+                f"encoder.stem_padding={stem_padding} is for the 3x3 stem; the 7x7 stem pads by 3. Leave it out."
+            )
+        self.conv1 = (
+            nn.Conv2d(in_channels, width, 3, padding=stem_padding, bias=False)
+            if stem == "cifar"
+            else StridedConv2d(in_channels, width, 7, 2, padding=3, bias=False)
+        )
+        self.pool = nn.Identity() if stem == "cifar" else nn.MaxPool2d(3, 2, padding=1)
         self.bn1 = nn.BatchNorm2d(width)
         outs = [width, *(width * 2**stage * block.expansion for stage in range(4))]
         self.layer1 = _stage(block, outs[0], width, blocks[0], stride=1)
@@ -106,7 +126,7 @@ class ResNet(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> pooled features [B, feature_dim]."""
-        x = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        x = self.pool(F.relu(self.bn1(self.conv1(x)), inplace=True))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return x.mean(dim=(2, 3))
 
@@ -127,19 +147,19 @@ class ResNet(nn.Module):
                 yield projection, "0", "1"
 
 
-def resnet18(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
+def resnet18(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str, stem: str = "cifar") -> ResNet:
     """ResNet-18: 11,168,832 parameters and 512 features at width 64."""
-    return ResNet(BasicBlock, [2, 2, 2, 2], width, image_shape[0], stem_padding, stem_init)
+    return ResNet(BasicBlock, [2, 2, 2, 2], width, image_shape[0], stem_padding, stem_init, stem)
 
 
-def resnet34(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
+def resnet34(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str, stem: str = "cifar") -> ResNet:
     """ResNet-34: 512 features at width 64."""
-    return ResNet(BasicBlock, [3, 4, 6, 3], width, image_shape[0], stem_padding, stem_init)
+    return ResNet(BasicBlock, [3, 4, 6, 3], width, image_shape[0], stem_padding, stem_init, stem)
 
 
-def resnet50(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str) -> ResNet:
+def resnet50(width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str, stem: str = "cifar") -> ResNet:
     """ResNet-50: 2,048 features at width 64."""
-    return ResNet(Bottleneck, [3, 4, 6, 3], width, image_shape[0], stem_padding, stem_init)
+    return ResNet(Bottleneck, [3, 4, 6, 3], width, image_shape[0], stem_padding, stem_init, stem)
 
 
 def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:

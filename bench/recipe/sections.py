@@ -1,8 +1,8 @@
 """The sections of a recipe that every method shares: encoder and evaluation."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench.errors import unknown
 from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
@@ -10,7 +10,7 @@ from bench.recipe.plan import Precision
 from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
-Normalisation = Literal["dataset", "cifar", "imagenet", "none"]
+Normalisation = Literal["dataset", "cifar", "imagenet", "constants", "none"]
 Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
 """Where an attack takes its first gradient: the image plus U(-eps, eps), as DeACL and ACL do; the same clipped to
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
@@ -34,7 +34,7 @@ class AttackSettings(Settings):
 class EncoderSettings(Settings):
     """The settings of the encoder in which papers differ."""
 
-    later = {"options": {}}
+    later = {"options": {}, "constants": None}
 
     arch: str = "resnet18"
     width: int = Field(default=64, ge=1, le=1024)
@@ -44,10 +44,22 @@ class EncoderSettings(Settings):
     stem_init: Literal["kaiming", "default"] = "kaiming"
     """How the stem is initialised: as all other convolutions, or by the framework's default (solo-learn)."""
     options: dict[str, Any] = {}
-    """Further arguments of a user's own encoder, as ``{patch_size = 4}``; the bench's encoders have none."""
+    """Further arguments of the encoder, as ``{patch_size = 4}`` of a user's own. The bench's post-activation ResNets
+    have one: ``stem``, which is ``cifar`` or ``imagenet`` (7x7 of stride 2, then a max-pool)."""
     normalisation: Normalisation = "dataset"
     """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
-    solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), or none (RoCL, AdvCL)."""
+    solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), those in ``constants``, or none (RoCL,
+    AdvCL)."""
+    constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation of each channel, for ``normalisation = "constants"`` only."""
+
+    @model_validator(mode="after")
+    def _has_the_constants_that_it_names(self) -> Self:
+        if (self.normalisation == "constants") != (self.constants is not None):
+            raise ValueError('normalisation = "constants" and constants = [[means], [deviations]] go together')
+        if self.constants and (len({len(each) for each in self.constants}) > 1 or min(self.constants[1]) <= 0):
+            raise ValueError("constants must be one mean and one deviation above 0 for each channel")
+        return self
 
 
 class EvaluationSettings(Settings):

@@ -7,7 +7,7 @@ from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome, Shared, shared
 from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
-from bench.record.record import AutoAttackEvaluation, Doubt, PGDEvaluation, Record
+from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, PGDEvaluation, Record
 from bench.record.statistics import (
     MeanDifference,
     Pairs,
@@ -33,6 +33,7 @@ from bench.record.sweep import Sweep, SweepKind, SweepSettings, grid_fault, swee
 
 __all__ = [
     "COST_REFERENCE",
+    "IMPORTED",
     "LOCAL",
     "AutoAttackEvaluation",
     "CorruptionEvaluation",

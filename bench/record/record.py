@@ -19,6 +19,9 @@ SCHEMA: Literal[3] = 3
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
 empty in older ones, and counts RA's images without a gradient; older records are never filled in."""
 
+IMPORTED = "imported"
+"""The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
+
 Doubt = Literal["constant features", "constant classifier", "one test class"]
 """A run's reasons to doubt its numbers: the encoder gives all training images the same features, the classifier
 gives all test images the same answer, or all test images are of one class."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from bench.recipe import attack_name
-from bench.record import LOCAL, Doubt, Environment, Phase, Record, shared
+from bench.record import IMPORTED, LOCAL, Doubt, Environment, Phase, Record, shared
 from bench.results.groups import Group
 from bench.results.measured import Measured
 from bench.results.wording import flops_text, named, radius_text, settings_text
@@ -23,9 +23,10 @@ on CIFAR-10); a loss that hides its gradients from PGD causes one of 0.5 or more
 
 
 def label(measured: Measured) -> str:
-    """Return the method's title and year, then: local, overrides, a shared encoder, and any PGD but RA's own."""
+    """Return title and year, then: local, re-evaluated, overrides, a shared encoder, and any PGD but RA's own."""
     record = measured.record
-    departures = [*([LOCAL] if measured.local else []), *settings_text(record.overrides)]
+    departures = [*([LOCAL] if measured.local else []), *(["re-evaluated"] if record.method == IMPORTED else [])]
+    departures += settings_text(record.overrides)
     if record.encoder_seed is not None:
         departures.append(f"encoder of seed {record.encoder_seed}")
     if (record.ra.attack, record.ra.steps, record.ra.restarts) != ("pgd", _PGD_STEPS, 1):

@@ -1,5 +1,6 @@
 """A run: one method from raw images to records."""
 
+from bench.run.encoder import EncoderFile, import_encoder
 from bench.run.execution import execute
 from bench.run.finished import Finished, finished_in, finished_protocols, run_folder, select_finished
 from bench.run.folder import ProtocolFolder, RunFolder
@@ -10,6 +11,7 @@ from bench.run.projection import project
 from bench.run.sweep import SweepRequest, sweep_runs
 
 __all__ = [
+    "EncoderFile",
     "EvaluationRequest",
     "Finished",
     "ProtocolFolder",
@@ -21,6 +23,7 @@ __all__ = [
     "execute",
     "finished_in",
     "finished_protocols",
+    "import_encoder",
     "list_runs",
     "prepare",
     "prepare_evaluation",

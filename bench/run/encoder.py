@@ -1,7 +1,8 @@
-"""Pre-trained encoders: their form under a recipe, and weight files with the cost of each stage."""
+"""Pre-trained encoders: their form under a recipe, and weight files with the cost of each stage, ours or imported."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,16 +18,35 @@ from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder
 from bench.recipe import EncoderSettings, MethodConfig, Recipe, Settings, parse_recipe
 from bench.recipe.fields import Seed, Text
+from bench.record import IMPORTED
 from bench.train import Progress, check_plan, intact_tensors
-from bench.zoo import TensorFile, digest, load_tensors, save_tensors
+from bench.zoo import (
+    ImportChoices,
+    ImportReport,
+    TensorFile,
+    digest,
+    import_checkpoint,
+    is_foreign,
+    load_tensors,
+    save_tensors,
+)
+
+
+class ImportedConfig(MethodConfig):
+    """What decides an imported encoder."""
+
+    later = {"weights": ""}
+
+    weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
+    """SHA-256 of its weights."""
 
 
 class Imported:
     """Takes the place of a method for an encoder that no run of the bench has trained: it has no stages."""
 
-    name: ClassVar[str] = "imported"
+    name: ClassVar[str] = IMPORTED
     info: ClassVar[MethodInfo] = MethodInfo("imported", 1900, paper="", bibtex="", summary="trained elsewhere")
-    config_type: ClassVar[type[MethodConfig]] = MethodConfig
+    config_type: ClassVar[type[MethodConfig]] = ImportedConfig
     native_encoder: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, config: Any) -> None:
@@ -54,12 +74,14 @@ class Import(Settings):
     year: int = Field(ge=1900, le=9999)
     encoder: EncoderSettings
     """Its form. Its normalisation must be fixed constants or none, not those of a dataset given here."""
+    report: ImportReport | None = None
+    """What its checkpoint was taken for; None: the file was made without :func:`bench.zoo.import_checkpoint`."""
 
     @field_validator("encoder")
     @classmethod
     def _has_its_own_constants(cls, encoder: EncoderSettings) -> EncoderSettings:
         if encoder.normalisation == "dataset":
-            raise ValueError("normalisation must be cifar, imagenet or none: its training data are not known")
+            raise ValueError("normalisation must be cifar, imagenet, constants or none: its training data are unknown")
         return encoder
 
     @property
@@ -191,12 +213,38 @@ def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> N
 
 
 def load_encoder(path: Path) -> EncoderFile:
-    """Return the encoder in ``path``.
+    """Return the encoder in ``path``, which is a file of the bench, or a checkpoint that is imported.
 
     Raises:
         BenchError: the file does not exist, is damaged, or holds something else.
     """
+    if is_foreign(path):
+        return import_encoder(path)
     return _encoder_file(load_tensors(path), path)
+
+
+def import_encoder(
+    path: Path, choices: ImportChoices | None = None, *, title: str | None = None, year: int | None = None
+) -> EncoderFile:
+    """Return the encoder in the foreign checkpoint ``path``, as a file of ours that is not written yet.
+
+    Args:
+        path: the checkpoint.
+        choices: what it does not say itself.
+        title: for tables; None: the origin and the name of the file.
+        year: of its paper; None: that of the origin, or the present year where the origin is not known.
+
+    Raises:
+        BenchError: as :func:`bench.zoo.import_checkpoint`.
+    """
+    foreign = import_checkpoint(path, choices)
+    values = {
+        "title": foreign.title if title is None else title,
+        "year": year or foreign.year or datetime.now(UTC).year,
+        "encoder": foreign.settings,
+        "report": foreign.report,
+    }
+    return EncoderFile(foreign.tensors, Origin(imported=Import.parse(values, f"import of {path}")))
 
 
 def intact_encoder(path: Path, monitor: Monitor) -> EncoderFile | None:

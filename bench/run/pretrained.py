@@ -13,7 +13,7 @@ from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
 from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
-from bench.run.encoder import EncoderFile, Imported, load_encoder
+from bench.run.encoder import EncoderFile, Imported, ImportedConfig, load_encoder
 from bench.run.folder import RunDescription, RunFolder
 from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
 
@@ -114,8 +114,9 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         fidelity="native",
         overrides=with_corruptions(request.overrides, request.corruptions),
     )
-    if recipe.encoder != known.encoder:
+    if recipe.encoder != known.encoder or recipe.config != Imported.config_type():
         raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")
+    recipe = recipe.model_copy(update={"config": ImportedConfig(weights=encoder.sha256)})
     encoder.check_form(recipe)
     return _Case(known.method, recipe, dataset, source)
 

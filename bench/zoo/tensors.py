@@ -14,7 +14,8 @@ from torch import Tensor
 from bench.errors import BenchError, DamagedFileError
 from bench.files import parse_json, write_bytes
 
-_FORMAT = "bench-1"
+FORMAT = "bench-1"
+"""In the header of every file that :func:`save_tensors` writes."""
 
 
 class TensorFile(NamedTuple):
@@ -31,7 +32,7 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[st
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
     }
     text = json.dumps(metadata, sort_keys=True)
-    header = {"format": _FORMAT, "metadata": text, "sha256": digest(plain, text)}
+    header = {"format": FORMAT, "metadata": text, "sha256": digest(plain, text)}
     write_bytes(path, save(plain, metadata=header))
 
 
@@ -50,8 +51,8 @@ def load_tensors(path: Path) -> TensorFile:
         raise DamagedFileError(f"cannot read {path}: it is damaged, or not a safetensors file ({error}).") from error
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error}.") from error
-    if header.get("format") != _FORMAT:
-        raise DamagedFileError(f"{path} was not written by this program (no {_FORMAT!r} header), or is damaged.")
+    if header.get("format") != FORMAT:
+        raise DamagedFileError(f"{path} was not written by this program (no {FORMAT!r} header), or is damaged.")
     text = header.get("metadata", "")
     if digest(tensors, text) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its checksum does not match.")

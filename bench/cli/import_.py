@@ -1,0 +1,88 @@
+"""``bench import``: an encoder file of ours from a checkpoint that somebody else wrote."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.cli._tables import DataTable, show
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.run import EncoderFile
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(help="A checkpoint of PyTorch, or safetensors.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write the encoder; default: here, as NAME-encoder.safetensors.")
+    ] = None,
+    origin: Annotated[
+        str | None, typer.Option(help="The method that wrote it, where the file does not show it: deacl, air, rocl.")
+    ] = None,
+    branch: Annotated[
+        str | None, typer.Option(help="Which batch-norm of several: adversarial or clean; default: adversarial.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="Which network of several: the beginning of its names.")] = None,
+    stem_padding: Annotated[int | None, typer.Option(min=0, max=2, help="Zero padding of a 3x3 stem.")] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|cifar|imagenet|MEANS/STDS",
+            help="How its input was normalised.",
+        ),
+    ] = None,
+    title: Annotated[str | None, typer.Option(help="For tables; default: origin and name of the file.")] = None,
+    year: Annotated[int | None, typer.Option(min=1900, max=9999, help="Of its paper; default: the origin's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the file is; write nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print what the file is as JSON on stdout.")] = False,
+) -> None:
+    """Import an encoder that was trained elsewhere: DeACL, solo-learn, RoCL, ACL, AdvCL, torchvision and more.
+
+    Nothing in the file is run. What it does not say, and no shape shows, is asked for.
+
+    Examples:
+      bench import deacl.ckpt
+      bench import acl.pt --branch clean --output acl-clean.safetensors
+      bench import resnet18.pth --stem-padding 1 --normalisation cifar
+    """
+    from bench.run import import_encoder
+    from bench.zoo import ImportChoices
+
+    choices = ImportChoices(origin, branch, network, stem_padding, normalisation)
+    encoder = import_encoder(file, choices, title=title, year=year)
+    path = output or Path(f"{file.stem}-encoder.safetensors")
+    if not dry_run:
+        _write(encoder, path)
+    _say(encoder, None if dry_run else path, as_json)
+
+
+def _write(encoder: "EncoderFile", path: Path) -> None:
+    if path.exists():
+        raise BenchError(f"{path} exists already, and is not replaced. Delete it, or type another --output.")
+    encoder.save(path)
+
+
+def _say(encoder: "EncoderFile", path: Path | None, as_json: bool) -> None:
+    known = encoder.origin.imported
+    assert known is not None
+    assert known.report is not None
+    report = known.report
+    if as_json:
+        found = {**known.model_dump(mode="json"), "encoder_sha256": encoder.sha256}
+        print(json.dumps({**found, "path": None if path is None else str(path)}, indent=1))
+        return
+    table = DataTable("what", "value", title=f"{known.title} {known.year}")
+    table.add("origin", f"{report.origin} (layout {report.layout})")
+    table.add("architecture", f"{report.arch}, width {report.width}, {report.features} features")
+    table.add("stem", f"{report.stem} ({report.stem_from})")
+    table.add("batch-norm", report.batch_norm)
+    table.add("normalisation", f"{report.normalisation} ({report.normalisation_from})")
+    table.add("taken", f"{report.tensors} tensors" + (f" below {report.network}" if report.network else ""))
+    for name, what in report.dropped.items():
+        table.add(f"dropped {name}", what)
+    show(table)
+    if path:
+        print(f"encoder: {path}")
+        print(f"evaluate it with: bench evaluate {path} --dataset cifar10")

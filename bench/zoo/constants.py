@@ -1,0 +1,59 @@
+"""The constants of input normalisation: those with a name, those that a user types, and those in a file's buffers."""
+
+import math
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+from bench.errors import BenchError, unknown
+
+Constants = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel."""
+
+CONSTANTS: Mapping[str, Constants] = {
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "cifar-2021-12": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+}
+"""By name; the last are those of CIFAR-10 in solo-learn since 2021-12."""
+
+TYPED = "0.5,0.5,0.5/0.25,0.25,0.25"
+"""How means and deviations are typed."""
+
+
+def parse_constants(text: str) -> Constants | None:
+    """Return the constants that ``text`` names or lists, or None for ``none``; raises BenchError for anything else."""
+    if text == "none":
+        return None
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    try:
+        mean, std = (tuple(float(each) for each in half.split(",")) for half in text.split("/"))
+    except ValueError:
+        raise unknown("normalisation", text, ["none", *CONSTANTS], f"Or type means and deviations: {TYPED}") from None
+    return _checked(mean, std, f"--normalisation {text}")
+
+
+def read_constants(tensors: Mapping[str, Tensor], prefixes: Iterable[str]) -> tuple[Constants, str] | None:
+    """Return the constants in buffers ``mean`` and ``std``, and the first of ``prefixes`` under which there are any.
+
+    Raises:
+        BenchError: they are not one finite number a channel, those of ``std`` above 0.
+    """
+    for prefix in prefixes:
+        if {f"{prefix}mean", f"{prefix}std"} <= tensors.keys():
+            both = (tensors[f"{prefix}{name}"].detach().double().flatten().tolist() for name in ("mean", "std"))
+            # float32 holds 0.247 as 0.24699999392; what was meant has few digits.
+            mean, std = (tuple(float(f"{each:.6g}") for each in values) for values in both)
+            return _checked(mean, std, f"the buffers {prefix}mean and {prefix}std"), prefix
+    return None
+
+
+def _checked(mean: tuple[float, ...], std: tuple[float, ...], what: str) -> Constants:
+    if len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std, default=0) <= 0:
+        raise BenchError(
+            f"{what}: the means are {list(mean)} and the deviations {list(std)}. They must be finite, as many of the "
+            "one as of the other, and deviations above 0."
+        )
+    return mean, std

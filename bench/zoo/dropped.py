@@ -1,0 +1,76 @@
+"""What an import leaves out, in words."""
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+
+from torch import Tensor
+
+_WORDS = {
+    "projector": "a projector",
+    "predictor": "a predictor",
+    "prototypes": "prototypes",
+    "queue": "a queue of past keys",
+    "momentum_encoder": "a momentum network",
+    "momentum_backbone": "a momentum network",
+    "optimizer": "the state of the optimiser",
+    "optimizer_state": "the state of the optimiser",
+    "optim": "the state of the optimiser",
+    "rng_state": "the state of a random generator",
+    "normalize": "unused constants of normalisation",
+}
+_HEADS = ("classifier", "classifier_adv", "fc", "linear", "head")
+_LISTED = 24
+
+
+def describe_dropped(
+    tensors: Mapping[str, Tensor],
+    kept: Collection[str],
+    beside: Collection[str],
+    parts: Mapping[str, str],
+    network: str,
+) -> dict[str, str]:
+    """Return what of a file is not in the encoder: by the beginning of the names, what it is, and how much.
+
+    Args:
+        tensors: of the state dict.
+        kept: the names of those that are in the encoder.
+        beside: the other keys of the file.
+        parts: what a layout says of the parts of its files.
+        network: the prefix of the network that was taken.
+    """
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in tensors:
+        if name not in kept:
+            inside = name.removeprefix(network) if name.startswith(network) else name
+            groups[_printable(name[: len(name) - len(inside)] + _group(inside))].append(name)
+    found = {group: _words(group, names, tensors, parts, network) for group, names in groups.items()}
+    found |= {_printable(key): _WORDS.get(key, "beside the weights") for key in beside}
+    listed = dict(list(found.items())[:_LISTED])
+    if len(found) > _LISTED:
+        listed["..."] = f"{len(found) - _LISTED} more"
+    return listed
+
+
+def _group(name: str) -> str:
+    """Return the part of the network that a tensor is in: its first word, or the branch of batch-norm."""
+    if ".bn_list." in name:
+        return f"bn_list.{name.split('.bn_list.')[1].split('.')[0]}" if not name.startswith("fc.") else "fc"
+    return name.split(".")[0]
+
+
+def _words(
+    group: str, names: Collection[str], tensors: Mapping[str, Tensor], parts: Mapping[str, str], network: str
+) -> str:
+    part = group.removeprefix(network)
+    first = parts.get(part) or parts.get(group) or _WORDS.get(part)
+    if first is None and part.startswith("bn_list."):
+        first = f"batch-norm {part.removeprefix('bn_list.')} of each layer"
+    weights = [tensors[name] for name in names if name.endswith("weight") and tensors[name].ndim == 2]
+    if first is None and part in _HEADS and weights:
+        first = f"a classifier of {weights[-1].shape[0]} classes"
+    count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
+    return f"{first} ({count})" if first else count
+
+
+def _printable(text: str) -> str:
+    return text if text.isprintable() and len(text) < 100 else repr(text)[:100]

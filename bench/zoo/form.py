@@ -1,0 +1,147 @@
+"""The form of a network, read from the names and shapes of its tensors, and the strict check against it."""
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bench.errors import BenchError
+from bench.nn import ENCODERS
+
+_RENAMED = (("shortcut.", "downsample."), ("downsample.conv.", "downsample.0."), ("downsample.bn.", "downsample.1."))
+
+_ARCHITECTURES: Mapping[tuple[bool, bool, tuple[int, ...]], str] = {
+    (False, False, (2, 2, 2, 2)): "resnet18",
+    (False, False, (3, 4, 6, 3)): "resnet34",
+    (False, True, (3, 4, 6, 3)): "resnet50",
+    (True, False, (2, 2, 2, 2)): "preact-resnet18",
+    (True, False, (3, 4, 6, 3)): "preact-resnet34",
+    (True, True, (3, 4, 6, 3)): "preact-resnet50",
+}
+"""By pre-activation, bottleneck, and the blocks of the four stages."""
+
+_INSIDE = re.compile(r"(conv1|bn1|layer\d+)\.")
+"""Names of the network itself; what else there is, such as a classifier, is no part of it."""
+
+
+class Form(NamedTuple):
+    """What names and shapes say about a network."""
+
+    arch: str
+    width: int
+    channels: int
+    """Of the images."""
+    stem: str
+    """``cifar`` or ``imagenet``, as in ``encoder.options``."""
+
+
+def canonical(names: Iterable[str], branch: str = "") -> dict[str, str]:
+    """Return the names that our encoders have for the tensors of one branch of a network, each with its own name there.
+
+    Args:
+        names: without the network's prefix.
+        branch: the part of the names that is the branch's own, such as ``bn_list.1.``; empty: one batch-norm.
+    """
+    others = re.compile(re.sub(r"\d", r"\\d+", re.escape(branch))) if branch else None
+    found = {}
+    for name in names:
+        renamed = name.replace(branch, "")
+        if others and others.search(renamed):
+            continue
+        for theirs, ours in _RENAMED:
+            renamed = renamed.replace(theirs, ours)
+        found[renamed] = name
+    return found
+
+
+def read_form(tensors: Mapping[str, Tensor], where: str) -> Form:
+    """Return the form of the network with ``tensors`` under our names; raises BenchError if it is not one of ours."""
+    counts = tuple(_blocks(tensors, stage) for stage in range(1, 5))
+    preact, bottleneck = "layer1.0.bn0.weight" in tensors, "layer1.0.conv3.weight" in tensors
+    arch = _ARCHITECTURES.get((preact, bottleneck, counts))
+    if arch is None:
+        kind = f"{'pre-activation ' if preact else ''}{'bottleneck' if bottleneck else 'basic'} blocks"
+        raise BenchError(
+            f"{where} holds a ResNet of {', '.join(map(str, counts))} {kind}, which is none of "
+            f"{', '.join(_ARCHITECTURES.values())}."
+        )
+    stem = tensors.get("conv1.weight")
+    if stem is None or stem.ndim != 4:
+        raise BenchError(f"{where} is incomplete, or its stem is not one convolution: conv1.weight is {shape(stem)}.")
+    width, channels, *kernel = stem.shape
+    stems: Mapping[tuple[int, ...], str] = {(3, 3): "cifar", (7, 7): "imagenet"}
+    if tuple(kernel) not in stems or (preact and kernel != [3, 3]):
+        raise BenchError(
+            f"{where} has a stem of {kernel[0]}x{kernel[1]}, not of 3x3 (CIFAR) or 7x7 (ImageNet; not with "
+            "pre-activation)."
+        )
+    return Form(arch, width, channels, stems[tuple(kernel)])
+
+
+def _blocks(tensors: Mapping[str, Tensor], stage: int) -> int:
+    return len({name.split(".")[1] for name in tensors if re.match(rf"layer{stage}\.\d+\.", name)})
+
+
+def fitted(tensors: Mapping[str, Tensor], form: Form, where: str) -> dict[str, Tensor]:
+    """Return the tensors that the backbone of ``form`` has, checked, as float32.
+
+    ``num_batches_tracked``, which no feature depends on and files of before 2018 lack, is 0 where it is absent.
+
+    Raises:
+        BenchError: a tensor is absent, has another shape, or is not finite; or there is one in the network that such an
+            encoder lacks, so that it would compute something else.
+    """
+    expected = _expected(form)
+    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    statistics = [name for name in missing if name.endswith(("running_mean", "running_var"))]
+    if missing and missing == statistics:
+        raise BenchError(
+            f"{where} lacks the running statistics of batch-norm ({missing[0]} and {len(missing) - 1} more), so its "
+            "features are not known. Save the whole state_dict(), not only the parameters()."
+        )
+    faults = [f"{name} is absent" for name in missing]
+    faults += [
+        f"{name} is {shape(tensors[name])}, not {shape(tensor)}"
+        for name, tensor in expected.items()
+        if name in tensors and tensors[name].shape != tensor.shape
+    ]
+    faults += [f"{name} has no place in it" for name in tensors if _INSIDE.match(name) and name not in expected]
+    if faults:
+        more = f", and {len(faults) - 4} more" if len(faults) > 4 else ""
+        raise BenchError(
+            f"{where} does not fit a {form.arch} of width {form.width}: {'; '.join(faults[:4])}{more}. Nothing is "
+            "taken from a file that fits in part."
+        )
+    zero = torch.zeros((), dtype=torch.long)
+    return {name: _sound(name, tensors.get(name, zero), like, where) for name, like in expected.items()}
+
+
+def _expected(form: Form) -> dict[str, Tensor]:
+    """Return the state of an encoder of ``form``, without its memory."""
+    options = {} if form.stem == "cifar" else {"stem": form.stem}
+    with torch.device("meta"):
+        backbone = ENCODERS.get(form.arch)(form.width, (form.channels, 32, 32), 1, "kaiming", **options)
+    return backbone.state_dict()
+
+
+def _sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if (
+        not plain
+        or tensor.is_quantized
+        or tensor.is_complex()
+        or expected.is_floating_point() > tensor.is_floating_point()
+    ):
+        kind = f"{str(tensor.dtype).removeprefix('torch.')} ({str(tensor.layout).removeprefix('torch.')})"
+        raise BenchError(f"{where}: {name} is of the type {kind}. Save it as float32.")
+    value = tensor.detach().to(expected.dtype)
+    if not value.isfinite().all():
+        raise BenchError(f"{where}: {name} is not finite: the training diverged, or the file is damaged.")
+    return value
+
+
+def shape(tensor: Tensor | None) -> str:
+    """Return the shape of ``tensor`` as people write it: 64x3x3x3."""
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "one number"
