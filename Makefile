@@ -1,5 +1,6 @@
 # Everything runs in .venv, which is made on first use and again only when the requirements change.
 PYTHON ?= python3
+OUT ?= gpu-check
 
 BIN := .venv/bin
 VEGA := vega@6.4.0 vega-lite@6.4.3 vega-embed@7.3.0
@@ -11,7 +12,7 @@ CODE := bench methods examples perf tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-browser lint check vega
+.PHONY: help install demo test test-slow test-browser lint check gpu-check vega
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,6 +41,9 @@ lint: $(INSTALLED) ## Style, types and spelling
 
 check: $(INSTALLED) ## Compare the committed leaderboard with the published records
 	$(BIN)/bench leaderboard --check
+
+gpu-check: $(INSTALLED) ## At most eight minutes on a GPU: does all work, how fast; results in OUT
+	$(BIN)/python perf/gpu_check/check.py $(OUT)
 
 vega: ## Fetch the site's chart library again: the released builds, and the licences of their contents
 	folder=$$(mktemp -d) && \

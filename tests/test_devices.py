@@ -4,6 +4,7 @@ Views are made on the CPU: what some of them do depends on drawn values, which t
 """
 
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from test_methods import make_context
 from torch.utils._pytree import tree_map_only
 
 from bench import rng
+from bench.cost import Subject, data_like
 from bench.method import METHODS, Stage
 from bench.nn import build_encoder
 from bench.protocol import build_protocol
-from bench.recipe import PROTOCOLS
+from bench.recipe import PROTOCOLS, load_tier
 
 META = torch.device("meta")
 
@@ -57,3 +59,11 @@ def test_every_protocol_keeps_to_one_device(protocol: str) -> None:
     encoder = build_encoder(context.recipe.encoder, image_shape=data.image_shape, mean=data.mean, std=data.std)
     labels = torch.arange(len(context.images)) % data.num_classes
     take_step(build_protocol(protocol, context.recipe, encoder, labels, seed=0), context.images)
+
+
+def test_what_a_later_stage_prepares_with_is_on_its_device() -> None:
+    """An encoder that makes pseudo-labels is no module of the stage, so that moving the stage would leave it behind."""
+    subject = Subject.of("advcl", data_like("digits", Path("data")), tier=load_tier("tiny"))
+    *_, stage = subject.stages(META, 4)
+    labels = vars(stage)["_pseudo_labels"]
+    assert {parameter.device for parameter in labels._encoder.parameters()} == {META}

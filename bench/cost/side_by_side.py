@@ -130,7 +130,6 @@ def _preparations(owner: Subject, device: torch.device) -> list[float | None]:
     few = min(owner.data.images, _PREPARED_IMAGES)
     seconds: list[float | None] = []
     for stage, nothing in zip(owner.stages(device, few), idle, strict=True):
-        stage.to(device)
         images = on_device(owner.data.random_images(few), device)
         prepare = partial(stage.before_training, images)
         seconds.append(None if nothing else _second_call(prepare) * owner.data.images / few)

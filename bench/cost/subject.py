@@ -107,10 +107,14 @@ class Subject:
         return cls(method, recipe, data)
 
     def stages(self, device: torch.device, images: int | None = None) -> Iterator[Stage]:
-        """Yield an untrained copy of each stage: a later stage may freeze what it got from an earlier one."""
+        """Yield an untrained copy of each stage, on ``device``: a later stage may freeze what an earlier one gave it.
+
+        As in training, a stage is on the device before the next one is created, which may use its encoder outside of
+        its own modules (AdvCL's pseudo-labels).
+        """
         ctx = MethodContext(self.recipe, 0, device, self.data.random_images(images))
         for stage in self.method(self.recipe.config).stages(ctx):
-            yield deepcopy(stage)
+            yield deepcopy(stage.to(device))
 
 
 def timed_methods() -> list[str]:
