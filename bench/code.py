@@ -68,6 +68,11 @@ def code_digest(*roots: str) -> str:
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
+def source_digest(source: str) -> str:
+    """Return the SHA-256 of the code in ``source``, without what only reads differently; raises SyntaxError."""
+    return _digest(ast.parse(source))
+
+
 def reached(roots: Sequence[str], packages: frozenset[str]) -> set[str]:
     """Return the names of ``roots`` and of the modules in ``packages`` that they reach by import."""
     found: set[str] = set()
@@ -128,7 +133,7 @@ def _read(name: str) -> _Module | None:
     return _Module(
         tuple(one for node in ast.walk(tree) for one in _imports(node, package)),
         all(isinstance(node, ast.Import | ast.ImportFrom) and not _renames(node) for node in body),
-        hashlib.sha256(repr(_plain(body)).encode()).hexdigest(),
+        _digest(tree),
     )
 
 
@@ -166,6 +171,10 @@ def _says_nothing(node: ast.AST) -> bool:
         return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
     targets = node.targets if isinstance(node, ast.Assign) else []
     return bool(targets) and all(isinstance(one, ast.Name) and one.id.startswith("__") for one in targets)
+
+
+def _digest(tree: ast.Module) -> str:
+    return hashlib.sha256(repr(_plain(tree.body)).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -239,4 +239,25 @@ class OwnForm(Protocol):
         """Return an encoder of the form of :meth:`Method.result`, made from ``plain``; its weights are ignored."""
 
 
-METHODS: Registry[type[Method]] = Registry("method", group="bench.methods", hint="`bench methods` lists them.")
+def _fault(candidate: object) -> str:
+    """Return what ``candidate`` lacks to be a method, in words that follow "it"; empty: nothing."""
+    config, encoder = getattr(candidate, "config_type", None), getattr(candidate, "native_encoder", None)
+    parts = {
+        "info, a MethodInfo": isinstance(getattr(candidate, "info", None), MethodInfo),
+        "config_type, a subclass of MethodConfig": isinstance(config, type) and issubclass(config, MethodConfig),
+        "native_encoder, a mapping": isinstance(encoder, Mapping),
+        "stages(ctx)": callable(getattr(candidate, "stages", None)),
+        "result()": callable(getattr(candidate, "result", None)),
+    }
+    lacking = [part for part, there in parts.items() if not there]
+    if not isinstance(candidate, type):
+        return "is not a class. Name the class, or what single_stage() returned."
+    if not lacking:
+        return ""
+    stage = " It is a stage: name what single_stage(info, settings, stage) makes of it." * issubclass(candidate, Stage)
+    return f"has no {'; no '.join(lacking)}.{stage}"
+
+
+METHODS: Registry[type[Method]] = Registry(
+    "method", group="bench.methods", hint="`bench methods` lists them.", fault=_fault
+)

@@ -1,11 +1,12 @@
 """Plug-ins of one kind: named objects, imported on first use, so that listing names is fast."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from bench.errors import BenchError, unknown
+from bench.own_code import as_typed, is_in_file, is_own, load_own
 
 T = TypeVar("T")
 
@@ -17,12 +18,16 @@ class Registry(Generic[T]):
         kind: what the registry holds, in the singular, for error messages ("method").
         group: the entry-point group through which other packages add entries.
         hint: the closing sentence of the error for an unknown name, such as the command that lists them.
+        fault: returns why an object cannot be an entry, in words that follow "it", or an empty text.
     """
 
-    def __init__(self, kind: str, group: str | None = None, hint: str = "") -> None:
+    def __init__(
+        self, kind: str, group: str | None = None, hint: str = "", fault: Callable[[object], str] = lambda entry: ""
+    ) -> None:
         self.kind = kind
         self._group = group
         self._hint = hint
+        self._fault = fault
         self._entries: dict[str, T | str] = {}
         self._plugins_loaded = group is None
 
@@ -33,11 +38,29 @@ class Registry(Generic[T]):
             raise BenchError(f"two {self.kind}s are called {name!r}: {present} and {entry}. Uninstall or rename one.")
         self._entries[name] = entry
 
-    def get(self, name: str) -> T:
-        """Return the object called ``name``, importing it if necessary; raises BenchError for an unknown name."""
+    def name_of(self, given: str) -> str:
+        """Return the name of the object that ``given`` names; one named ``FILE.py:OBJECT`` is loaded and registered.
+
+        Raises:
+            BenchError: the file cannot be loaded, or what is named there cannot be an entry.
+        """
+        if not is_in_file(given):
+            return given
         self._load_plugins()
+        own = load_own(given, self.kind, lambda value: not self._fault(value))
+        self.add(own.name, self._checked(own.value, given))
+        return own.name
+
+    def get(self, name: str) -> T:
+        """Return the object called ``name``, importing it if necessary; see also :meth:`name_of`.
+
+        Raises:
+            BenchError: an unknown name, or an object that cannot be imported or cannot be an entry.
+        """
+        self._load_plugins()
+        name = self.name_of(name)
         if name not in self._entries:
-            raise unknown(self.kind, name, self._entries, self._hint)
+            raise self._not_loaded(name) if is_own(name) else unknown(self.kind, name, self._entries, self._hint)
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
@@ -45,12 +68,27 @@ class Registry(Generic[T]):
                 loaded: Any = getattr(import_module(module), attribute)
             except (ImportError, AttributeError) as error:
                 raise BenchError(f"the {self.kind} {name!r} is registered as {entry} but {error}.") from error
-            entry = self._entries[name] = loaded
+            entry = self._entries[name] = self._checked(loaded, entry)
         return entry
 
     def __iter__(self) -> Iterator[str]:
         self._load_plugins()
         return iter(sorted(self._entries))
+
+    def _checked(self, entry: Any, where: str) -> T:
+        if fault := self._fault(entry):
+            raise BenchError(f"{where} is not a {self.kind}: it {fault}")
+        checked: T = entry
+        return checked
+
+    def _not_loaded(self, name: str) -> BenchError:
+        stem = name.partition("+")[0]
+        now = [other for other in self._entries if is_own(other) and other.partition("+")[0] == stem]
+        changed = f" The loaded file gives {', '.join(now)}: its code is not what it was." if now else ""
+        return BenchError(
+            f"the {self.kind} {name} comes from a file that is not loaded.{changed} Type `bench --{self.kind} "
+            f"{as_typed(name)} COMMAND ...` with the path of the file for FILE.py; its code must be what it was."
+        )
 
     def _load_plugins(self) -> None:
         if self._plugins_loaded:

@@ -16,6 +16,7 @@ from bench.cli import (
     import_,
     leaderboard,
     listings,
+    new,
     plot,
     report,
     run,
@@ -46,6 +47,7 @@ COMMANDS = (
     timing.timing,
     site.site,
     report.report,
+    new.new,
     listings.methods,
     listings.datasets,
     listings.tiers,
@@ -57,14 +59,27 @@ app.add_typer(plot.plot, name="plot")
 
 
 @app.callback(invoke_without_command=True)
-def _version(
+def _first(
     version: Annotated[bool, typer.Option("--version", help="Print the version, and stop.")] = False,
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FILE.py:NAME",
+            envvar="BENCH_METHOD",
+            help="Load a method that is not installed, so that a command can read its runs; may be repeated.",
+        ),
+    ] = None,
 ) -> None:
     if version:
         from importlib.metadata import version as package_version
 
         print(f"bench {package_version('ssl-robustness-bench')}")
         raise typer.Exit
+    if method:
+        from bench.method import METHODS
+
+        for each in method:
+            METHODS.name_of(each)
 
 
 def main() -> None:

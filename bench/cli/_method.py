@@ -30,6 +30,7 @@ def show_method(name: str, as_json: bool) -> None:
     from bench.method import METHODS
     from bench.recipe import SHARED, build_recipe, load_tier, override_text
 
+    name = METHODS.name_of(name)
     method = METHODS.get(name)
     recipe = build_recipe(
         method=name,

@@ -13,7 +13,7 @@ RESULTS = Path("results")
 LOCAL_RESULTS = RESULTS / "local"
 """Where new records go, unless the user publishes them."""
 
-Method = Annotated[str, typer.Argument(help="The method; `bench methods` lists them.")]
+Method = Annotated[str, typer.Argument(help="The method; `bench methods` lists them. One of your own: FILE.py:NAME")]
 Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH or folder:PATH.")]
 Tier = Annotated[
     str | None,

@@ -58,6 +58,7 @@ def run(
       bench run deacl --dataset digits --corruptions generate
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
       bench run acl --dataset digits --budget like:deacl
+      bench run ./my_method.py:MyMethod --dataset digits
     """
     from bench.device import use_threads
     from bench.errors import BenchError

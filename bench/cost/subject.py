@@ -87,11 +87,12 @@ class Subject:
         fidelity: Fidelity = "uniform",
         overrides: Mapping[str, Any] | None = None,
     ) -> Self:
-        """Return the method called ``name`` under the recipe that a run would have.
+        """Return the method called ``name``, or named ``FILE.py:OBJECT``, under the recipe that a run would have.
 
         Raises:
             BenchError: an unknown method, a method without pre-training, or a faulty recipe.
         """
+        name = METHODS.name_of(name)
         method = METHODS.get(name)
         if not method.config_type().plans():
             raise BenchError(f"{name} has no pre-training to time. Leave it out.")

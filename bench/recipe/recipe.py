@@ -7,6 +7,7 @@ from typing import Any, Self
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from bench.errors import BenchError, unknown
+from bench.own_code import as_typed
 from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
 from bench.recipe.overrides import flatten, insert, outside, section, within
 from bench.recipe.plan import TrainPlan
@@ -236,6 +237,8 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         elif key not in allowed:
-            faults.append(str(unknown("setting", key, allowed, f"`bench methods {recipe.method}` lists them all.")))
+            faults.append(
+                str(unknown("setting", key, allowed, f"`bench methods {as_typed(recipe.method)}` lists them all."))
+            )
     if faults:
         raise BenchError("\n".join(faults))

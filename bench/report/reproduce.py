@@ -6,6 +6,7 @@ from functools import cache
 from typing import NamedTuple
 
 from bench.data import DATASETS
+from bench.own_code import as_typed, is_own
 from bench.recipe import load_tier, override_text, tier_names
 from bench.record import Record, RecordedRecipe
 
@@ -27,7 +28,7 @@ def reproduction(record: Record) -> Reproduction:
     recipe, overrides = record.read_recipe(), dict(sorted(record.overrides.items()))
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
-    words = ["bench", "run", record.method, "--dataset", _data(record.pretrained_on or record.dataset)]
+    words = ["bench", "run", as_typed(record.method), "--dataset", _data(record.pretrained_on or record.dataset)]
     words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
     words += ["--tier", tier, "--fidelity", record.fidelity]
     words += [] if recipe.budget is None else ["--budget", repr(recipe.budget)]
@@ -36,8 +37,17 @@ def reproduction(record: Record) -> Reproduction:
         words += ["--corruptions", "PATH"]
         del overrides[_CORRUPTIONS]
     words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
-    notes = [*_data_notes(record, recipe), tier_note, _seed_note(record), *_code_notes(record)]
+    notes = [_method_note(record), *_data_notes(record, recipe), tier_note, _seed_note(record), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
+
+
+def _method_note(record: Record) -> str:
+    if not is_own(record.method):
+        return ""
+    return (
+        f"The method is in a user's own file, for which FILE.py stands. `bench methods {as_typed(record.method)}` "
+        f"names the method {record.method} where it is the same code."
+    )
 
 
 def _data(name: str) -> str:

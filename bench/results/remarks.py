@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
+from bench.own_code import is_own
 from bench.recipe import attack_name
 from bench.record import IMPORTED, LOCAL, Doubt, Environment, Phase, Record, shared
 from bench.results.groups import Group
@@ -23,10 +24,14 @@ on CIFAR-10); a loss that hides its gradients from PGD causes one of 0.5 or more
 
 
 def label(measured: Measured) -> str:
-    """Return title and year, then: local, re-evaluated, overrides, a shared encoder, and any PGD but RA's own."""
+    """Return the method's title and year, and how the row departs from the tier's recipe of an installed method.
+
+    These are: local, re-evaluated, the name of a method from a file, overrides, a shared encoder, and any PGD but
+    RA's own.
+    """
     record = measured.record
     departures = [*([LOCAL] if measured.local else []), *(["re-evaluated"] if record.method == IMPORTED else [])]
-    departures += settings_text(record.overrides)
+    departures += [*([record.method] if is_own(record.method) else []), *settings_text(record.overrides)]
     if record.encoder_seed is not None:
         departures.append(f"encoder of seed {record.encoder_seed}")
     if (record.ra.attack, record.ra.steps, record.ra.restarts) != ("pgd", _PGD_STEPS, 1):

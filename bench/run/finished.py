@@ -11,6 +11,7 @@ import torch
 from bench.data import Dataset
 from bench.errors import BenchError, unknown
 from bench.nn import Classifier
+from bench.own_code import as_typed
 from bench.protocol import build_protocol
 from bench.recipe import PROTOCOLS, Recipe, override_text
 from bench.record import Record, load_record
@@ -202,5 +203,5 @@ def _command(folder: Path, protocol: str) -> str:
 
 
 def _make(method: str, dataset: str, protocol: str, *options: str) -> str:
-    words = ["bench", "run", method, "--dataset", dataset, "--protocols", protocol, *options]
+    words = ["bench", "run", as_typed(method), "--dataset", dataset, "--protocols", protocol, *options]
     return f"Type {shlex.join(words)}"

@@ -13,9 +13,10 @@ from pydantic import AliasChoices, Field
 
 from bench.code import code_digest
 from bench.errors import BenchError, BusyRunError, DamagedFileError
-from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_json
+from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_bytes, write_json
 from bench.method import Stage
 from bench.monitor import Monitor
+from bench.own_code import own_text
 from bench.recipe import Recipe, Settings, canonical_digest
 from bench.recipe.fields import Seed
 from bench.run.locks import locked
@@ -153,6 +154,7 @@ class RunFolder:
         """Write the description of this run, or check it; if the data have moved, update their source."""
         found = self._described(monitor)
         if found is None:
+            self._keep_own_text(monitor)
             recipe = self.recipe.model_dump(mode="json")
             found = RunDescription(fingerprint=self.fingerprint, seed=self.seed, source=self.source, recipe=recipe)
             write_json(self.description, found.model_dump(mode="json"))
@@ -162,6 +164,21 @@ class RunFolder:
             started = self.description.stat().st_mtime
             write_json(self.description, {**found.model_dump(mode="json"), "source": self.source})
             os.utime(self.description, (started, started))  # its time is when the run began
+
+    def _keep_own_text(self, monitor: Monitor) -> None:
+        """Write the text of the file that the method comes from, if any, and name runs with another text of it."""
+        recipe, text = self.recipe, own_text(self.recipe.method)
+        if text is None:
+            return
+        write_bytes(self.path / "method.py", text.encode())
+        name = recipe.method.partition("+")[0]
+        pattern = f"{recipe.dataset.name}-{name}+*-{recipe.tier}-{recipe.fidelity}-s{self.seed}-*"
+        others = [path.name for path in self.path.parent.glob(pattern) if f"-{recipe.method}-" not in path.name]
+        if others:
+            monitor.note(
+                f"the code of {name} differs from that of {', '.join(sorted(others))}, so this is another run. "
+                "method.py in each run's folder holds its code."
+            )
 
     def _described(self, monitor: Monitor) -> RunDescription | None:
         """Return the folder's description; None if there is none, or if it was damaged and is now renamed."""

@@ -36,6 +36,7 @@ class RunRequest:
     """The options of ``bench run``."""
 
     method: str
+    """Its name, or ``FILE.py:OBJECT`` for one that is not installed."""
     dataset: str
     tier: str | None = None
     """None: ``tiny`` for digits, otherwise ``mini`` on a CPU and ``short`` on a GPU."""
@@ -112,6 +113,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data, or a method
             whose stages cannot work or whose encoder could not be loaded afterwards.
     """
+    request = replace(request, method=METHODS.name_of(request.method))
     method = METHODS.get(request.method)
     protocols = chosen_protocols(request.protocols, request.method, method)
     check_seed(request.seed)
@@ -122,6 +124,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     target = other_target(request.finetune_dataset, request.data_dir, facts)
 
     def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
+        name = METHODS.name_of(name)
         return build_recipe(
             method=name,
             config_type=METHODS.get(name).config_type,

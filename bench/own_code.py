@@ -1,0 +1,138 @@
+"""Objects from a user's own Python files, named ``FILE.py:OBJECT``; nothing needs to be installed.
+
+An object is known by its name and the first digits of the digest of its file's code, as in ``MyMethod+3f2a9c1b``. So
+a file that was changed gives another object, and no object can be mistaken for an installed one. Only what the user
+types loads a file: a name that is read from a run or a record never does.
+"""
+
+import re
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib.abc import ExecutionLoader
+from importlib.util import decode_source, module_from_spec, spec_from_loader
+from pathlib import Path
+from traceback import extract_tb
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from bench.code import source_digest
+from bench.errors import BenchError, unknown
+
+_NAME = re.compile(r"(\w+)\+([0-9a-f]{8})")
+_TEXTS: dict[str, str] = {}
+"""The texts of the loaded files, by the digits of their digests."""
+
+
+class OwnObject(NamedTuple):
+    """An object from a file, and the name that it is known by."""
+
+    name: str
+    value: Any
+
+
+def is_own(name: str) -> bool:
+    """Return whether ``name`` is that of an object from a file."""
+    return bool(_NAME.fullmatch(name))
+
+
+def as_typed(name: str) -> str:
+    """Return how a user types ``name`` in a command: ``FILE.py:MyMethod`` for ``MyMethod+3f2a9c1b``."""
+    own = _NAME.fullmatch(name)
+    return f"FILE.py:{own[1]}" if own else name
+
+
+def own_text(name: str) -> str | None:
+    """Return the text of the loaded file that the object called ``name`` comes from; None: it is from no file."""
+    own = _NAME.fullmatch(name)
+    return _TEXTS.get(own[2]) if own else None
+
+
+def is_in_file(given: str) -> bool:
+    """Return whether ``given`` has the form ``FILE.py:OBJECT``, or lacks only the object."""
+    return bool(re.search(r"\.py(:|$)", given))
+
+
+def load_own(given: str, kind: str, fits: Callable[[Any], bool]) -> OwnObject:
+    """Return the object that ``given``, ``FILE.py:OBJECT``, names; a file is run once for each of its texts.
+
+    Args:
+        given: what the user typed.
+        kind: of the object, in the singular ("method"), for messages.
+        fits: whether an object of the file is of this kind; such names are proposed where ``given`` has a wrong one.
+
+    Raises:
+        BenchError: there is no such file or object, or the file cannot be run: with the line of the fault.
+    """
+    path, _, name = given.rpartition(":") if ".py:" in given else (given, "", "")
+    file = Path(path).expanduser()
+    text = _text(file)
+    module, digits = _module(file, text)
+    _TEXTS[digits] = text
+    if name and hasattr(module, name):
+        return OwnObject(f"{name}+{digits}", getattr(module, name))
+    known = [key for key, value in vars(module).items() if not key.startswith("_") and fits(value)]
+    if not name:
+        examples = " or ".join(f"{path}:{each}" for each in known) or f"{path}:NAME"
+        raise BenchError(f"{path} is a file; which {kind} in it is meant? Type {examples}")
+    raise unknown(f"{kind} in {path}:", name, known)
+
+
+def _text(file: Path) -> str:
+    try:
+        return decode_source(file.read_bytes())
+    except FileNotFoundError:
+        others = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
+        near = "".join(f" Did you mean {file.with_name(name)}?" for name in get_close_matches(file.name, others, n=1))
+        raise BenchError(f"there is no file {file}.{near} `bench new my-method` writes one to begin with.") from None
+    except (OSError, SyntaxError, UnicodeDecodeError) as error:
+        raise BenchError(f"{file} cannot be read as Python code: {error}. Give a .py file in UTF-8.") from error
+
+
+def _module(file: Path, text: str) -> tuple[ModuleType, str]:
+    """Return the module that ``text`` makes, and the digits of its digest."""
+    try:
+        digits = source_digest(text)[:8]
+        name = f"own_code+{digits}"
+        if name in sys.modules:
+            return sys.modules[name], digits
+        spec = spec_from_loader(name, _Text(file, text))
+        assert spec is not None, "the loader is given"
+        module = sys.modules[name] = module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)  # type: ignore[union-attr]  # the loader is given
+        except BaseException:
+            del sys.modules[name]
+            raise
+    except SyntaxError as error:
+        where = file if error.filename in (None, "<unknown>") else error.filename
+        raise BenchError(
+            f"{where}, line {error.lineno}: {error.msg}. Correct it and type the command again."
+        ) from error
+    except (Exception, SystemExit) as error:
+        lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
+        where = f"{file}, line {lines[-1]}" if lines else str(file)
+        raise BenchError(f"{where}: {type(error).__name__}: {error}{_advice(error)}") from error
+    return module, digits
+
+
+def _advice(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return ". What is loaded from a file is one file: write it there, or install the module as a package."
+    return ". Correct it and type the command again."
+
+
+class _Text(ExecutionLoader):
+    """Loads a module from a text that was read before, so that its digest is of exactly the code that runs."""
+
+    def __init__(self, file: Path, text: str) -> None:
+        self._file, self._source = file, text
+
+    def get_source(self, fullname: str) -> str:
+        return self._source
+
+    def get_filename(self, fullname: str) -> str:
+        return str(self._file)
+
+    def is_package(self, fullname: str) -> bool:
+        return False

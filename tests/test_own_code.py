@@ -1,0 +1,191 @@
+"""A method from a file: loaded only when the user names it, known by its code, and refused with one message."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from empty_folder import Bench, small
+from empty_folder import bench as bench
+from empty_folder import toy as toy
+from in_process import Said
+from pydantic import TypeAdapter
+
+from bench.errors import BenchError
+from bench.method import METHODS
+from bench.own_code import as_typed, is_own
+from bench.recipe.fields import Name
+from bench.record import load_record, record_files
+from bench.report.run_report import write_report
+from bench.results import build_leaderboard
+
+CPU = torch.device("cpu")
+FILE = '''"""A variant of SimCLR."""
+
+from dataclasses import replace
+
+from bench.method import single_stage
+from methods.simclr import SimCLR, SimCLRStage, SimCLRStageSettings
+
+
+class OwnStage(SimCLRStage):
+    """The same, under another name."""
+
+    name = "own"  # nothing else
+
+
+Own = single_stage(replace(SimCLR.info, title="Own"), SimCLRStageSettings, OwnStage)
+'''
+
+
+@pytest.fixture(autouse=True)
+def only_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers is forgotten after it."""
+    list(METHODS)  # finds the plug-ins
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
+
+
+def write(folder: Path, text: str = FILE, name: str = "own.py") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+# The name
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("  # nothing else", "", True),
+        ('"""A variant of SimCLR."""', '"""SimCLR, varied."""', True),
+        ('name = "own"', 'name = "mine"', False),
+    ],
+)
+def test_a_method_is_known_by_its_name_and_code(tmp_path: Path, before: str, after: str, same: bool) -> None:
+    first = METHODS.name_of(f"{write(tmp_path)}:Own")
+    assert TypeAdapter(Name).validate_python(first).startswith("Own+")
+    assert (is_own(first), is_own("simclr"), as_typed(first), as_typed("simclr")) == (
+        *(True, False),
+        *("FILE.py:Own", "simclr"),
+    )
+    assert METHODS.get(first) is METHODS.get(f"{tmp_path}/own.py:Own")
+    assert before in FILE
+    again = METHODS.name_of(f"{write(tmp_path, FILE.replace(before, after), 'elsewhere.py')}:Own")
+    assert (again == first) == same
+    assert first in METHODS
+
+
+def test_a_name_alone_never_loads_a_file(tmp_path: Path) -> None:
+    name = METHODS.name_of(f"{write(tmp_path)}:Own")
+    del METHODS._entries[name]
+    message = r"the method Own\+\w+ comes from a file that is not loaded\. Type `bench --method FILE\.py:Own COMMAND"
+    with pytest.raises(BenchError, match=message):
+        METHODS.get(name)
+    METHODS.name_of(f"{write(tmp_path, FILE.replace('own', 'changed'))}:Own")
+    with pytest.raises(BenchError, match=r"The loaded file gives Own\+\w+: its code is not what it was"):
+        METHODS.get(name)
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("named", "text", "message"),
+    [
+        ("owm.py:Own", FILE, r"there is no file .*owm\.py\. Did you mean .*/own\.py\?"),
+        ("own.py:Owm", FILE, r"unknown method in .*own\.py: 'Owm'\. Did you mean 'Own'\? Allowed: Own, SimCLR\."),
+        ("own.py", FILE, r"own\.py is a file; which method in it is meant\? Type .*own\.py:SimCLR or .*own\.py:Own"),
+        ("own.py:OwnStage", FILE, r"has no info, a MethodInfo; .*result\(\)\. It is a stage: name what single_stage"),
+        ("own.py:replace", FILE, r"own\.py:replace is not a method: it is not a class"),
+        ("own.py:Own", FILE.replace("):", ")"), r"own\.py, line 9: expected ':'"),
+        ("own.py:Own", FILE + "return\n", r"own\.py, line 16: 'return' outside function"),
+        ("own.py:Own", FILE + "x = Own.inof\n", r"own\.py, line 16: AttributeError: .*inof"),
+        ("own.py:Own", FILE + "import exit_now_please\n", r"line 16: ModuleNotFoundError.* one file: write it there"),
+        ("own.py:Own", FILE + "raise SystemExit(3)\n", r"own\.py, line 16: SystemExit: 3"),
+        (
+            "own.py:Own",
+            "class Own:\n    info = stages = result = 1\n",
+            r"has no info, .*; no config_type, .*; no stages",
+        ),
+    ],
+)
+def test_a_faulty_file_is_one_message(tmp_path: Path, named: str, text: str, message: str) -> None:
+    write(tmp_path, text)
+    known = set(METHODS)
+    with pytest.raises(BenchError, match=message) as fault:
+        METHODS.get(f"{tmp_path}/{named}")
+    assert "Traceback" not in str(fault.value)
+    assert set(METHODS) == known
+
+
+def test_what_an_entry_point_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS._entries, "stranger", "bench.errors:BenchError")
+    with pytest.raises(BenchError, match=r"bench\.errors:BenchError is not a method: it has no info"):
+        METHODS.get("stranger")
+
+
+# Runs
+
+
+@pytest.fixture
+def first_run(bench: Bench, toy: str, tmp_path: Path) -> Said:
+    write(tmp_path)
+    return bench("run", "./own.py:Own", "--dataset", toy, *small())
+
+
+def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
+    first_run: Said, bench: Bench, toy: str, tmp_path: Path
+) -> None:
+    assert first_run.code == 0, first_run.stderr
+    (path,) = record_files(tmp_path / "results" / "local")
+    record = load_record(path)
+    name, text = METHODS.name_of("own.py:Own"), (tmp_path / "own.py").read_text()
+    assert (record.method, record.title) == (name, "Own")
+    (trained,) = record.environments["stage:own"]
+    assert trained is not None
+    assert f"own_code+{name.partition('+')[2]}" in trained.modules
+    assert not record.foreign_phases
+    (folder,) = (tmp_path / "runs").glob("toy-Own+*")
+    assert (folder / "method.py").read_text() == text
+    (row,) = build_leaderboard(tmp_path / "results").rows
+    assert row.label.startswith(f"Own 2020 (local, {name}, encoder.width=1")
+    report = write_report(tmp_path / "runs", folder.name, tmp_path / "report", data_dir=tmp_path, device=CPU, of_each=1)
+    assert report.protocols
+    shown = (tmp_path / "report" / "report.md").read_text()
+    assert shlex.join(["bench", "run", "FILE.py:Own"]) in shown
+
+    # Another process has not loaded the file.
+    del METHODS._entries[name]
+    evaluated = "evaluate", folder.name, "--set", "evaluate.pgd_steps=2", "--dataset", toy, "--protocols", "slf"
+    refused = bench(*evaluated)
+    assert (refused.code, refused.stdout) == (1, "")
+    assert "Type `bench --method FILE.py:Own COMMAND ...`" in refused.stderr
+    assert bench("--method", "own.py:Own", *evaluated).code == 0
+    assert len(list(record_files(tmp_path / "results" / "local"))) == 2
+
+
+def test_a_changed_file_is_another_run_and_says_so(first_run: Said, bench: Bench, toy: str, tmp_path: Path) -> None:
+    command = "run", "./own.py:Own", "--dataset", toy, *small()
+    (folder,) = (tmp_path / "runs").glob("toy-Own+*")
+    write(tmp_path, f"# A comment.\n{FILE}")
+    said = bench(*command)
+    assert "differs" not in said.stderr
+    assert [path.name for path in (tmp_path / "runs").glob("toy-Own+*")] == [folder.name]
+    write(tmp_path, FILE.replace('"own"', '"mine"'))
+    said = bench(*command)
+    assert f"the code of Own differs from that of {folder.name}, so this is another run" in " ".join(
+        said.stderr.split()
+    )
+    assert len(list((tmp_path / "runs").glob("toy-Own+*"))) == 2
+
+
+def test_every_command_that_takes_a_method_takes_a_file(bench: Bench, toy: str, tmp_path: Path) -> None:
+    write(tmp_path)
+    grid = "ablate", "./own.py:Own", "--grid", "stage1.temperature=0.1,0.2", "--dataset", toy, "--dry-run"
+    assert "Own: " in bench(*grid, *small()).stderr
+    assert '"title": "Own"' in bench("methods", "./own.py:Own", "--json").stdout
+    budget = "run", "./own.py:Own", "--budget", "like:./own.py:Own", "--set", "encoder.width=1", "--dry-run", "--json"
+    assert '"budget": ' in bench(*budget).stdout
+    timing = "timing", "./own.py:Own", "--dataset", toy, "--tier", "tiny", "--width", "1", "--rounds", "1", "--json"
+    assert f'"method": "{METHODS.name_of("own.py:Own")}"' in bench(*timing).stdout
