@@ -6,11 +6,9 @@ A ```` ```python ```` block is run, page by page and in order, in a folder that 
 
 import re
 import shlex
-import subprocess
 import sys
 import tomllib
-from collections.abc import Mapping
-from math import log
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +34,8 @@ from bench.record import (
     record_path,
     save_record,
 )
-from bench.run import RunRequest, execute, prepare
+from bench.run import RunRequest, prepare
+from bench.template import write_method
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -77,59 +76,67 @@ def column(page: Path, heading: str) -> list[str]:
     return [name for line in table.splitlines()[2:] for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
 
 
-# The method of CONTRIBUTING.md
+# The walk of docs/methods.md
+
+WALK = ROOT / "docs" / "methods.md"
 
 
-class Contribution(NamedTuple):
+class Walk(NamedTuple):
+    folder: Path
     record: Record
     path: Path
+    board: str
 
 
 @pytest.fixture(scope="module")
-def contribution(tmp_path_factory: pytest.TempPathFactory) -> Contribution:
-    """The run of a stranger's method, which is found as its own package would be."""
-    folder = tmp_path_factory.mktemp("contribution")
-    for block in blocks(ROOT / "CONTRIBUTING.md"):
-        if block.file:
-            (folder / block.file).write_text(block.text)
-    entries = tomllib.loads((folder / "pyproject.toml").read_text())["project"]["entry-points"]["bench.methods"]
-    list(METHODS)  # finds those that are installed, before the stranger joins them
+def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
+    """The folder after the commands of the page's first block, with the settings of a run of seconds."""
+    folder = tmp_path_factory.mktemp("walk")
+    stage = {"stage1.epochs": 1, "stage1.warmup_epochs": 0, "stage1.batch_size": 256, "stage1.steps": 1}
+    small = [f"--set={key}={value}" for key, value in {**SMALL, **stage}.items()]
+    published = next((ROOT / "results" / "digits").glob("deacl-tiny-uniform-s1-slf-*.json"))
+    save_record(folder / "results", load_record(published))
+    list(METHODS)  # finds those that are installed; one from a file is forgotten after the test
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        for name, entry in entries.items():
-            patch.setitem(METHODS._entries, name, entry)
-        overrides = {**SMALL, "stage1.epochs": 1}
-        request = RunRequest("rotnet", "digits", protocols=["slf"], overrides=overrides, runs_dir=folder, device="cpu")
-        ((record, path),) = execute(prepare(request), folder / "results")
-    sys.modules.pop("rotnet")
-    return Contribution(record, path)
+        patch.chdir(folder)
+        patch.setattr(METHODS, "_entries", dict(METHODS._entries))
+        shell = next(block for block in blocks(WALK) if block.language == "bash").text
+        for program, *arguments in map(shlex.split, shell.splitlines()):
+            if program == "python":
+                assert arguments[:2] == ["-m", "pytest"]
+                assert pytest.main([*arguments[2:], "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]) == 0
+                continue
+            done = CliRunner().invoke(app, [*arguments, *(small if arguments[0] == "run" else [])])
+            assert not done.exception, (arguments, done.exception)
+        (path,) = (folder / "results" / "local" / "digits").glob("*.json")
+        yield Walk(folder, load_record(path), path, done.stdout)
+    for name in ("my_method", "test_my_method"):
+        sys.modules.pop(name, None)
 
 
-def test_the_method_of_the_contributors_guide_runs_to_a_record(contribution: Contribution) -> None:
-    assert load_record(contribution.path) == contribution.record
-    assert (contribution.record.title, contribution.record.protocol) == ("RotNet", "slf")
-    assert contribution.record.ra.outcome.n == contribution.record.sa.n == 360
-    # Below the loss of guessing among four rotations, so labels and images belong together.
-    (epoch,) = contribution.record.history["stage:rotation"]
-    assert epoch["loss"] < log(4)
-    assert epoch["accuracy"] > 0.3
+def test_the_walk_ends_with_a_row_beside_deacl(walk: Walk) -> None:
+    name = METHODS.name_of(f"{walk.folder}/my_method.py:MyMethod")
+    assert (walk.record.method, walk.record.title, walk.record.protocol) == (name, "MyMethod", "slf")
+    assert walk.record.ra.outcome.n == walk.record.sa.n == 360
+    assert f"MyMethod 2000 (local, {name}" in " ".join(walk.board.split())
+    assert "DeACL 2022" in walk.board
 
 
-def test_the_method_of_the_contributors_guide_is_in_the_style_of_the_house(tmp_path: Path) -> None:
-    code = next(block for block in blocks(ROOT / "CONTRIBUTING.md") if block.file == "rotnet.py").text
-    for check in (["check", "--quiet"], ["format", "--check", "--quiet"]):
-        ruff = [sys.executable, "-m", "ruff", *check, "--stdin-filename", "methods/rotnet.py", "-"]
-        done = subprocess.run(ruff, input=code, capture_output=True, text=True, cwd=ROOT, check=False)
-        assert not done.returncode, done.stdout + done.stderr
+def test_the_package_of_the_page_gives_the_method_a_name(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = next(block for block in blocks(WALK) if block.file == "pyproject.toml").text
+    ((name, entry),) = tomllib.loads(project)["project"]["entry-points"]["bench.methods"].items()
+    monkeypatch.syspath_prepend(walk.folder)
+    monkeypatch.setitem(METHODS._entries, name, entry)
+    assert METHODS.get(name).info.title == walk.record.title
 
 
 # Code
 
 
 @pytest.fixture
-def record_folder(tmp_path: Path, contribution: Contribution, monkeypatch: pytest.MonkeyPatch) -> Record:
-    """A working folder with ``record.json`` and ``results/``: the contribution's record, with an AA on 40 images."""
-    ra = contribution.record.ra
+def record_folder(tmp_path: Path, walk: Walk, monkeypatch: pytest.MonkeyPatch) -> Record:
+    """A working folder with ``record.json`` and ``results/``: the walk's record, with an AA on 40 images."""
+    ra = walk.record.ra
     chosen = range(0, 360, 9)
     alive = [i % 3 == 0 for i in range(40)]
     aa = AutoAttackEvaluation(
@@ -142,7 +149,7 @@ def record_folder(tmp_path: Path, contribution: Contribution, monkeypatch: pytes
         survivors={"square": sum(alive)},
         warnings=[],
     )
-    record = contribution.record.model_copy(update={"aa": aa}).sealed()
+    record = walk.record.model_copy(update={"aa": aa}).sealed()
     saved = save_record(tmp_path / "results", record)
     (tmp_path / "record.json").write_bytes(saved.read_bytes())
     monkeypatch.chdir(tmp_path)
@@ -176,6 +183,9 @@ def test_ra_and_aa_are_compared_on_the_same_images(record_folder: Record, capsys
 def test_commands_parse_and_their_settings_exist(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own_tier = next(block.text for block in blocks(ROOT / "docs" / "recipes.md") if block.language == "toml")
     (tmp_path / "my-tier.toml").write_text(own_tier)
+    write_method("my-method", tmp_path)
+    list(METHODS)  # finds those that are installed; one from a file is forgotten after the test
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.chdir(tmp_path)
     cli: Any = typer.main.get_command(app)
     for program, command, *arguments in commands(ROOT / name):

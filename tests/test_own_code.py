@@ -181,11 +181,12 @@ def test_a_changed_file_is_another_run_and_says_so(first_run: Said, bench: Bench
 
 
 def test_every_command_that_takes_a_method_takes_a_file(bench: Bench, toy: str, tmp_path: Path) -> None:
-    write(tmp_path)
+    smaller = "class OwnSettings(SimCLRStageSettings):\n    batch_size: int = 32\n\n\nOwn = "
+    write(tmp_path, FILE.replace("Own = ", smaller).replace("SimCLRStageSettings, OwnS", "OwnSettings, OwnS"))
     grid = "ablate", "./own.py:Own", "--grid", "stage1.temperature=0.1,0.2", "--dataset", toy, "--dry-run"
     assert "Own: " in bench(*grid, *small()).stderr
     assert '"title": "Own"' in bench("methods", "./own.py:Own", "--json").stdout
-    budget = "run", "./own.py:Own", "--budget", "like:./own.py:Own", "--set", "encoder.width=1", "--dry-run", "--json"
-    assert '"budget": ' in bench(*budget).stdout
+    budget = "run", "simclr", "--dataset", toy, "--budget", "like:./own.py:Own", "--dry-run", "--json"
+    assert '"budget": ' in bench(*budget, *small(without="stage1.epochs")).stdout
     timing = "timing", "./own.py:Own", "--dataset", toy, "--tier", "tiny", "--width", "1", "--rounds", "1", "--json"
     assert f'"method": "{METHODS.name_of("own.py:Own")}"' in bench(*timing).stdout

@@ -13,7 +13,7 @@ def new(
 ) -> None:
     """Write a method in one file, with its test, into the current folder.
 
-    It works as it is: contrastive learning with an attack on one of two views. Change it into yours.
+    It works as it is: it learns to name the rotation of attacked images. Change it into yours.
 
     Examples:
       bench new my-method

@@ -1,91 +1,76 @@
-"""MyMethod: two views of an image belong together, and so they do when an attack has moved one of them."""
+"""MyMethod: features from recognising how an image was rotated, also when an attack has changed it."""
 
 from typing import NamedTuple
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.attack import PGD, attacking
-from bench.data.views import StrongView
+from bench.attack import PGD, attacking, margin_objective
+from bench.data.views import WeakView
+from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
-from bench.nn import mlp
 from bench.recipe import AttackSettings, TrainPlan
 
 
 class MyMethodSettings(TrainPlan, AttackSettings):
-    """Every number of the stage, changed with ``--set stage1.KEY=VALUE``. Give the source of each default.
+    """Every number of the stage; ``--set stage1.KEY=VALUE`` changes one. Give each default its source.
 
-    Epochs are those of your paper: a tier scales them.
+    Epochs and batches are those of a paper; a tier scales them.
     """
 
     epochs: int = Field(default=500, ge=1)
     batch_size: int = Field(default=256, ge=2)
     lr: float = Field(default=0.1, gt=0)
-    weight_decay: float = Field(default=1e-4, ge=0)
-    warmup_epochs: float = Field(default=10, ge=0)
-
-    temperature: float = Field(default=0.2, gt=0)
-    """T of the loss."""
-    view: StrongView = StrongView()
+    weight_decay: float = Field(default=5e-4, ge=0)
+    view: WeakView = WeakView()
 
 
 class MyMethodViews(NamedTuple):
     """What :meth:`MyMethodStage.views` hands to :meth:`MyMethodStage.forward`."""
 
-    first: Tensor
-    second: Tensor
+    images: Tensor
+    turns: Tensor
     generator: torch.Generator
 
 
-def contrast(a: Tensor, b: Tensor, temperature: float) -> Tensor:
-    """Return how badly each ``a_i`` is recognised as ``b_i`` among all rows of ``b``: [N, D], [N, D] -> [N].
-
-    -log(exp(s_ii / T) / sum over j of exp(s_ij / T)), with s the cosine similarity.
-
-    Source: InfoNCE (van den Oord et al., 2018), equation 4.
-    """
-    similarity = F.normalize(a, dim=1) @ F.normalize(b, dim=1).T / temperature
-    return F.cross_entropy(similarity, torch.arange(len(a), device=a.device), reduction="none")
-
-
 class MyMethodStage(Stage):
-    """Attacks the first view until it is hard to recognise as the second, and learns to recognise it all the same."""
+    """Minimises the cross-entropy of a linear head that names the rotation of attacked images."""
 
-    name = "pretrain"
+    name = "rotation"
 
     def __init__(self, settings: MyMethodSettings, ctx: MethodContext) -> None:
         super().__init__()
         self.plan: MyMethodSettings = settings
-        self.encoder = ctx.new_encoder(self.name)
-        with ctx.scoped(self.name, "projector"):
-            self.projector = mlp([self.encoder.feature_dim, 512, 128])
         self.threat = ctx.threat
+        self.encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "head"):
+            self.head = nn.Linear(self.encoder.feature_dim, 4)
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> MyMethodViews:
-        """uint8 [B, C, H, W] -> two views of each image, float [B, C, H, W] in [0, 1]."""
-        first, second = self.plan.view(torch.cat([images, images]), generator).chunk(2)
-        return MyMethodViews(first, second, generator)
+        """uint8 [B, C, H, H] -> a weak view of each, turned, float [B, C, H, H] in [0, 1], and the turns, int64 [B].
+
+        Raises BenchError if the images are not square.
+        """
+        if images.shape[2] != images.shape[3]:
+            raise BenchError(f"MyMethod needs square images, these are {tuple(images.shape[2:])}. Crop or pad them.")
+        view = self.plan.view(images, generator)
+        turns = torch.randint(4, (len(view),), generator=generator, device=view.device)
+        all_turns = torch.stack([view.rot90(turn, (2, 3)) for turn in range(4)])
+        return MyMethodViews(all_turns[turns, torch.arange(len(view), device=view.device)], turns, generator)
 
     def forward(self, views: MyMethodViews) -> StepLoss:
-        """Return the loss of the first and second views plus that of the attacked first and second views."""
-        attacked = self.attacked(*views)
-        a, b, moved = self.projector(self.encoder(torch.cat([views.first, views.second, attacked]))).chunk(3)
-        clean = contrast(a, b, self.plan.temperature).mean()
-        robust = contrast(moved, b, self.plan.temperature).mean()
-        return StepLoss(clean + robust, {"clean": clean.detach(), "robust": robust.detach()})
+        """Return the cross-entropy on attacked views, and the share of rotations named correctly as a scalar."""
+        logits = self.head(self.encoder(self.attacked(*views)))
+        accuracy = (logits.argmax(1) == views.turns).float().mean()
+        return StepLoss(F.cross_entropy(logits, views.turns), {"accuracy": accuracy})
 
-    def attacked(self, images: Tensor, others: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ``images`` moved within the threat model so that they are hard to recognise as ``others``."""
-        encoder = self.encoder.prepared()
-        with attacking(self.projector):
-            with torch.no_grad():
-                targets = self.projector(encoder(others))
-
-            def objective(x: Tensor) -> Tensor:
-                return contrast(self.projector(encoder(x)), targets, self.plan.temperature)
-
+    def attacked(self, images: Tensor, turns: Tensor, generator: torch.Generator) -> Tensor:
+        """Return ``images`` changed within the threat model so that their rotation is hard to name."""
+        with attacking(self.head):
+            model = nn.Sequential(self.encoder.prepared(), self.head)
+            objective = margin_objective(model, turns)
             return PGD.of(self.plan)(objective, images, threat=self.threat, generator=generator)
 
 
@@ -94,9 +79,9 @@ MyMethod = single_stage(
         title="MyMethod",
         year=2000,
         paper="My Paper, My Conference 2000",
-        summary="one sentence for `bench methods`",
-        views="2",
-        passes="6 fb + 1 f",
+        summary="names the rotation of an attacked image",
+        views="1",
+        passes="6 fb",
         bibtex="@misc{my_method, title = {My Paper}, year = {2000}}",
     ),
     MyMethodSettings,
