@@ -1,7 +1,6 @@
 """What ``bench new`` writes: a method in one file, and its test. Both are checked as all code of this repository."""
 
 import re
-import sys
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from keyword import iskeyword
@@ -53,7 +52,7 @@ def _names(given: str) -> tuple[str, str]:
     methods = {point.name.replace("-", "_").lower() for point in entry_points(group="bench.methods")}
     if module in methods:
         raise BenchError(f"{given} is the name of an installed method; choose another. {example}")
-    if iskeyword(module) or iskeyword(name) or module in sys.modules or _installed(module):
+    if iskeyword(module) or iskeyword(name) or _installed(module):
         raise BenchError(f"{module!r} is a word or module of Python; choose another name. {example}")
     return module, name
 
