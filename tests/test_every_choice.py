@@ -6,7 +6,7 @@ What one choice does not change is trained once: stages and encoders are shared 
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from choices import choices
@@ -20,6 +20,7 @@ from bench.recipe import (
     ALFSettings,
     EncoderSettings,
     EvaluationSettings,
+    Precision,
     Settings,
     SLFSettings,
     Threat,
@@ -76,6 +77,7 @@ def cases() -> Iterator[Case]:
         yield from ((method, {key: value}) for key, value in alone)
         top = [pair for pair in alone if "." not in pair[0]]
         yield from ((method, {a: x, b: y}) for a, x in top for b, y in top if a < b)
+    yield from (("simclr", {"precision": value}) for value in get_args(Precision))
     for name, section in SECTIONS.items():
         yield from (("simclr", {key: value}) for key, value in choices(section, f"{name}."))
 
@@ -107,7 +109,7 @@ def smallest(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
         for section, settings in {**plans, **{name: SECTIONS[name] for name in PROTOCOLS}}.items()
         for key, value in SMALLEST.items()
         if type(getattr(settings, key, None)) is not str or key == "precision"  # a stage's projector may be a choice
-        if key in type(settings).model_fields
+        if key in type(settings).model_fields and key not in chosen  # one precision of all stages and protocols
     }
     return {"encoder.width": 2, "evaluate.pgd_steps": 1, "evaluate.autoattack": False, **small, **beside, **chosen}
 

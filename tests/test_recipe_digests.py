@@ -55,7 +55,7 @@ def test_each_digest_depends_on_exactly_its_own_numbers(method: str) -> None:
         other = with_leaf(recipe, path)
         assert (other.pretraining_digest() != pretraining) == (path[0] in before_encoder), path
         for name, before in protocols.items():
-            own = before_encoder | {name, "evaluate", "finetune", "budget"}
+            own = before_encoder | {name, "evaluate", "finetune", "budget", "precision"}
             assert (other.protocol_digest(name) != before) == (path[0] in own), (name, path)
         counted += 1
     assert counted > 50

@@ -39,7 +39,8 @@ def show_method(name: str, as_json: bool) -> None:
         dataset=data_like("cifar10", Path()).facts,
         tier=load_tier("paper"),
     )
-    settings = [*_settings(recipe.config)]
+    meaning = type(recipe).model_fields["precision"].description or ""
+    settings = [_Setting("precision", recipe.precision, meaning), *_settings(recipe.config)]
     for section in SHARED:
         settings += _settings(getattr(recipe, section), f"{section}.")
     info = method.info

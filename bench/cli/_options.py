@@ -35,6 +35,10 @@ Preset = Annotated[
     str | None,
     typer.Option(help="Origin of SLF, ALF and AFF: uniform, advcl, deacl-2024 or robustssl-benchmark."),
 ]
+Precision = Annotated[
+    Literal["fp32", "bf16", "fp16"] | None,
+    typer.Option(help="Of training, in all stages and protocols; default: what the tier, or else each paper, says."),
+]
 Corruptions = Annotated[
     str | None,
     typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder laid out as CIFAR-10-C."),
@@ -67,11 +71,12 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
-def overrides(preset: str | None, set_: list[str] | None) -> dict[str, Any]:
-    """Return what ``--preset`` and ``--set`` ask for; a key that is set overrides the preset."""
+def overrides(preset: str | None, set_: list[str] | None, precision: str | None) -> dict[str, Any]:
+    """Return what ``--preset``, ``--precision`` and ``--set`` ask for; a key that is set overrides the others."""
     from bench.recipe import parse_overrides, preset_overrides
 
-    return {**({} if preset is None else preset_overrides(preset)), **parse_overrides(set_ or [])}
+    named = {} if preset is None else preset_overrides(preset)
+    return {**named, **({} if precision is None else {"precision": precision}), **parse_overrides(set_ or [])}
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -112,7 +112,7 @@ def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]")
     table = DataTable(
         *("phase", "work", Column("about", number=True)),
         title=f"{run.method.info.title} on {recipe.dataset.name}{transfer}, tier {recipe.tier}, "
-        f"{recipe.fidelity} fidelity, {seeds}",
+        f"{recipe.fidelity} fidelity{f', precision {recipe.precision}' if recipe.precision else ''}, {seeds}",
         caption=f"on {run.device}; in {run.folder.path}{_resizing(run)}"
         + (f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""),
     )

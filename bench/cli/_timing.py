@@ -82,7 +82,8 @@ def whole_table(timing: "Timing") -> DataTable:
 def measured_table(costs: "MeasuredTable") -> DataTable:
     """Return the cost of runs on one machine, a line a stage; totals are in the last line."""
     table = _table(
-        f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity",
+        f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity"
+        + (f", {costs.precision}" if costs.precision else ""),
         ("method", "seeds", "stage"),
         ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", f"x {costs.reference}"),
         f"{costs.device}; {plural(costs.threads, 'thread')}; means over the seeds; empty: not measured",

@@ -34,6 +34,13 @@ def compare(
     across_protocols: Annotated[
         bool, typer.Option("--across-protocols", help="Compare records of different protocols.")
     ] = False,
+    across_precisions: Annotated[
+        bool, typer.Option("--across-precisions", help="Compare what was trained in different precisions.")
+    ] = False,
+    precision: Annotated[
+        Literal["fp32", "bf16", "fp16"] | None,
+        typer.Option(help="Of methods: what their --precision was; default: the recipe without one."),
+    ] = None,
     images: Annotated[
         bool, typer.Option("--images", help="Print the images that only one of the two got right.")
     ] = False,
@@ -60,17 +67,26 @@ def compare(
         raise unknown("protocol", str(protocol), PROTOCOLS)
     if dataset is None:
         first, second = (find_record(name, results_dir, protocol=protocol) for name in (a, b))
-        pair = compare_records(first, second, measures=chosen, across_protocols=across_protocols)
+        pair = compare_records(
+            first, second, measures=chosen, across_protocols=across_protocols, across_precisions=across_precisions
+        )
         if as_json:
             print(json.dumps(pair.model_dump(mode="json"), indent=1))
         else:
             _show_records(pair, images)
         return
     groups = [
-        find_seeds(name, results_dir, dataset=dataset, protocol=protocol or "slf", tier=tier, fidelity=fidelity)
+        find_seeds(
+            *(name, results_dir),
+            dataset=dataset,
+            protocol=protocol or "slf",
+            tier=tier,
+            fidelity=fidelity,
+            precision=precision,
+        )
         for name in (a, b)
     ]
-    seeds = compare_seeds(*groups, measures=chosen)
+    seeds = compare_seeds(*groups, measures=chosen, across_precisions=across_precisions)
     if as_json:
         print(json.dumps(seeds.model_dump(mode="json"), indent=1))
     else:

@@ -21,6 +21,7 @@ def evaluate(
     finetune_dataset: option.FinetuneDataset = None,
     protocols: option.Protocols = None,
     preset: option.Preset = None,
+    precision: option.Precision = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of protocols and attacks; default: that of pre-training.")
     ] = None,
@@ -56,7 +57,7 @@ def evaluate(
         finetune_dataset=finetune_dataset,
         protocols=option.names(protocols),
         seed=seed,
-        overrides=option.overrides(preset, set_),
+        overrides=option.overrides(preset, set_, precision),
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,

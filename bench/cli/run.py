@@ -20,6 +20,7 @@ def run(
     finetune_dataset: option.FinetuneDataset = None,
     protocols: option.Protocols = None,
     preset: option.Preset = None,
+    precision: option.Precision = None,
     seed: Annotated[
         int | None, typer.Option(help="The one seed that everything random derives from; default: 0.")
     ] = None,
@@ -55,6 +56,7 @@ def run(
       bench run deacl --dataset cifar10 --finetune-dataset cifar100
       bench run deacl --dataset cifar100 --tier paper --dry-run
       bench run deacl --dataset digits --preset deacl-2024
+      bench run deacl --dataset digits --precision bf16
       bench run deacl --dataset digits --corruptions generate
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
       bench run acl --dataset digits --budget like:deacl
@@ -76,7 +78,7 @@ def run(
         protocols=option.names(protocols),
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
-        overrides=option.overrides(preset, set_),
+        overrides=option.overrides(preset, set_, precision),
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,

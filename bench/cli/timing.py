@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bench.cli._options import RESULTS, Results
+from bench.cli._options import RESULTS, Precision, Results
 from bench.cli._tables import show
 from bench.cli._timing import measured_table, steps_table, whole_table
 
@@ -24,6 +24,7 @@ def timing(
         typer.Option(help="uniform: one encoder for all methods; native: each paper's own."),
     ] = "uniform",
     width: Annotated[int | None, typer.Option(min=1, help="Width of the encoder; default: the tier's.")] = None,
+    precision: Precision = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each step is timed.")] = 3,
     batch: Annotated[
         int | None, typer.Option(min=2, help="Images in a timed step, at most; default: as many as the time allows.")
@@ -78,6 +79,8 @@ def timing(
         from bench.device import pick_device
         from bench.recipe import load_tier
 
+        asked = {"encoder.width": width, "precision": precision}
+        overrides = {key: value for key, value in asked.items() if value is not None}
         screen = Console(stderr=True)
         with screen.status("reading the data") as status:
             data, scaling = data_like(dataset, data_dir), load_tier(tier)
@@ -90,9 +93,7 @@ def timing(
 
             found = time_methods(
                 [
-                    Subject.of(
-                        name, data, tier=scaling, fidelity=fidelity, overrides={"encoder.width": width} if width else {}
-                    )
+                    Subject.of(name, data, tier=scaling, fidelity=fidelity, overrides=overrides)
                     for name in dict.fromkeys(methods or timed_methods())
                 ],
                 Effort(rounds, 60 * time_limit, batch, said),

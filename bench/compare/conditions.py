@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import flatten
-from bench.results import Measured, eps_text
+from bench.results import Measured, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -23,7 +23,14 @@ class Difference(NamedTuple):
     b: str
 
 
-def refuse_incomparable(a: Measured, b: Measured, *, measures: Sequence[Measure], across_protocols: bool) -> None:
+def refuse_incomparable(
+    a: Measured,
+    b: Measured,
+    *,
+    measures: Sequence[Measure],
+    across_protocols: bool = False,
+    across_precisions: bool = False,
+) -> None:
     """Raise BenchError, with every reason, if a difference between ``a`` and ``b`` would mean nothing."""
     _refuse_other_test_set(a, b)
     reasons = []
@@ -31,6 +38,11 @@ def refuse_incomparable(a: Measured, b: Measured, *, measures: Sequence[Measure]
         reasons.append(
             f"A was evaluated under {a.record.protocol.upper()}, B under {b.record.protocol.upper()}. "
             "If that is the comparison you want, add --across-protocols."
+        )
+    one, other = (precision_text(each.record.overrides) or "the tier's precision" for each in (a, b))
+    if not across_precisions and one != other:
+        reasons.append(
+            f"A was trained under {one}, B under {other}. If that is the comparison you want, add --across-precisions."
         )
     knobs = {measure: list(_different_knobs(a, b, measure)) for measure in measures}
     rest = ",".join(measure for measure in measures if not knobs[measure])

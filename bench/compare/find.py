@@ -50,16 +50,17 @@ def find_seeds(
     protocol: str = "slf",
     tier: str | None = None,
     fidelity: str = "uniform",
+    precision: str | None = None,
 ) -> Group:
     """Return the records of ``method`` on ``dataset`` under ``protocol``, one a seed.
 
-    Published records are preferred to local ones, unless ``method`` starts with ``local/``; and the tier's own recipe
-    to one with overrides, transfer or a budget.
+    Published records are preferred to local ones, unless ``method`` starts with ``local/``; and the tier's own recipe,
+    but for its ``precision`` where one is named, to one with overrides, transfer or a budget.
 
     Raises:
         BenchError: there are none, or several recipes and nothing to choose by.
     """
-    fits = partial(_fits, protocol=protocol, tier=tier, fidelity=fidelity)
+    fits = partial(_fits, protocol=protocol, tier=tier, fidelity=fidelity, precision=precision)
     name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
     groups, _ = read_groups(results_dir, dataset, name)
     every = [group for group in groups if fits(group) and group.seeds[0].record.method == name]
@@ -73,15 +74,15 @@ def find_seeds(
         tiers = {group.seeds[0].record.tier for group in groups}
         if tier not in (None, *tiers):
             raise unknown("tier", str(tier), tiers, f"Those are all with records on {dataset}.")
-        where = ", ".join(filter(None, (dataset, protocol, tier, fidelity)))
+        where = ", ".join(filter(None, (dataset, protocol, tier, fidelity, precision)))
         names = {_LOCAL * one.local + one.record.method for group in filter(fits, groups) for one in group.seeds[:1]}
         raise unknown("method", method, names, f"Those are all with records of {where}.")
-    chosen = [group for group in found if _as_it_stands(group)] or found
+    chosen = [group for group in found if _as_it_stands(group, precision)] or found
     if len(chosen) > 1:
         listing = "\n  - ".join(", ".join(str(one.path) for one in group.seeds) for group in chosen)
         raise BenchError(
             f"{method} has records of {len(chosen)} recipes there:\n  - {listing}\n"
-            "Choose with --tier or --fidelity, or compare two of these files."
+            "Choose with --tier, --fidelity or --precision, or compare two of these files."
         )
     return chosen[0]
 
@@ -107,13 +108,15 @@ def _ambiguous(name: str, matches: Sequence[Path]) -> BenchError:
     return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them, or add --protocol.")
 
 
-def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str) -> bool:
+def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str, precision: str | None) -> bool:
     record = group.seeds[0].record
-    return record.protocol == protocol and record.fidelity == fidelity and tier in (None, record.tier)
+    same = record.protocol == protocol and record.fidelity == fidelity
+    return same and tier in (None, record.tier) and precision in (None, record.overrides.get("precision"))
 
 
-def _as_it_stands(group: Group) -> bool:
+def _as_it_stands(group: Group, precision: str | None) -> bool:
     first = group.seeds[0]
     record = first.record
     lent = record.pretrained_on is not None or record.encoder_seed is not None
-    return not record.overrides and not lent and first.recipe.budget is None
+    named = {} if precision is None else {"precision": precision}
+    return record.overrides == named and not lent and first.recipe.budget is None

@@ -46,20 +46,26 @@ class RecordComparison(Settings):
 
 
 def compare_records(
-    a: Measured, b: Measured, *, measures: Sequence[Measure] = MEASURES, across_protocols: bool = False
+    a: Measured,
+    b: Measured,
+    *,
+    measures: Sequence[Measure] = MEASURES,
+    across_protocols: bool = False,
+    across_precisions: bool = False,
 ) -> RecordComparison:
     """Compare two records image by image.
 
     Args:
         a: the first record; differences are its accuracy minus that of ``b``.
         across_protocols: whether the two may have been evaluated under different protocols.
+        across_precisions: whether the two may have been trained in different precisions.
 
     Raises:
-        BenchError: they are one record, of different test sets or protocols, or were attacked differently.
+        BenchError: they are one record, of different test sets, protocols or precisions, or were attacked differently.
     """
     if a.record.sha256 == b.record.sha256:
         raise BenchError(f"{a.path} and {b.path} are the same record. Name two different ones.")
-    refuse_incomparable(a, b, measures=measures, across_protocols=across_protocols)
+    refuse_incomparable(a, b, measures=measures, across_protocols=across_protocols, across_precisions=across_precisions)
     outcomes_a, outcomes_b = ({name.lower(): outcome for name, outcome in one.outcomes()} for one in (a, b))
     compared: dict[Measure, MeasureComparison] = {}
     missing: dict[Measure, str] = {}

@@ -49,11 +49,14 @@ class SeedComparison(Settings):
     """Settings that the two do not share, besides the seeds."""
 
 
-def compare_seeds(a: Group, b: Group, *, measures: Sequence[Measure] = MEASURES) -> SeedComparison:
+def compare_seeds(
+    a: Group, b: Group, *, measures: Sequence[Measure] = MEASURES, across_precisions: bool = False
+) -> SeedComparison:
     """Compare two recipes over their seeds: means, standard deviations, and Welch's interval of the difference.
 
     Raises:
-        BenchError: one of them has a single seed, or they were evaluated on other data or under other attacks.
+        BenchError: one of them has a single seed, or they were evaluated on other data or under other attacks, or
+            trained in different precisions without ``across_precisions``.
     """
     first_a, first_b = a.seeds[0], b.seeds[0]
     for one in (a, b):
@@ -62,7 +65,7 @@ def compare_seeds(a: Group, b: Group, *, measures: Sequence[Measure] = MEASURES)
                 f"{label(one.seeds[0])} has only one seed there, {one.seeds[0].record.seed}, and so no spread. "
                 f"Run more with --seed, or compare single records: bench compare {first_a.path} {first_b.path}"
             )
-    refuse_incomparable(first_a, first_b, measures=measures, across_protocols=False)
+    refuse_incomparable(first_a, first_b, measures=measures, across_precisions=across_precisions)
     values = {measure: (_accuracies(a, measure), _accuracies(b, measure)) for measure in measures}
     return SeedComparison(
         a=label(first_a),

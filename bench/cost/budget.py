@@ -136,5 +136,6 @@ def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Re
         for key, value in plan.stretched(epochs[stage]).items():
             if f"{stage}.{key}" not in recipe.overrides:
                 values["config"][stage][key] = value
-    # Values given with --set are not scaled, so they are no longer idle.
-    return type(recipe).parse({**values, "budget": budget, "idle": ()}, f"recipe {recipe.method}/{recipe.tier}")
+    # Values given with --set are not scaled, so they are no longer idle; a precision has nothing to scale.
+    idle = tuple(key for key in recipe.idle if key == "precision")
+    return type(recipe).parse({**values, "budget": budget, "idle": idle}, f"recipe {recipe.method}/{recipe.tier}")

@@ -82,13 +82,13 @@ def render_tables(board: Leaderboard, *, records_at: str) -> str:
 def render_readme_block(board: Leaderboard, *, details_at: str) -> str:
     """Return the short tables of a README: one a (dataset, tier), standard linear finetuning, and AA under AFF.
 
-    Rows of transfer, of equal compute and under another adversary are only in LEADERBOARD.md.
+    Rows of transfer, of equal compute, of another precision and under another adversary are only in LEADERBOARD.md.
 
     Args:
         board: what to show.
         details_at: LEADERBOARD.md as seen from the README.
     """
-    plain = [row for row in board.rows if not (row.pretrained_on or row.budget or row.attack)]
+    plain = [row for row in board.rows if not row.table.departures]
     parts = [GENERATED]
     for key, table in groupby(plain, key=_without_protocol):
         rows = list(table)

@@ -170,7 +170,7 @@ def _seconds(row: Row) -> str:
 
 
 def _published_aa(row: Row, published: Sequence[PublishedNumber]) -> str:
-    if row.overrides or row.pretrained_on or row.budget or row.attack:
+    if row.overrides or row.table.departures:
         return DASH
     number = headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
     return DASH if number is None or number.aa is None else f"{number.aa:.2f}"

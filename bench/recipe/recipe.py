@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
@@ -10,7 +10,7 @@ from bench.errors import BenchError, unknown
 from bench.own_code import as_typed
 from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
 from bench.recipe.overrides import flatten, insert, outside, section, within
-from bench.recipe.plan import TrainPlan
+from bench.recipe.plan import Precision, TrainPlan
 from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
 from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity
 from bench.recipe.settings import Settings, canonical_digest
@@ -67,6 +67,8 @@ class Finetune(Settings):
 class Recipe(Settings):
     """Every number of a run except its seed."""
 
+    later = {"precision": None}
+
     method: Name
     config: SerializeAsAny[MethodConfig]
     dataset: DatasetFacts
@@ -79,6 +81,8 @@ class Recipe(Settings):
     """Keys of ``overrides`` that change no number."""
     budget: Amount | None = None
     """Floating-point operations for pre-training, from which the epochs follow; None: no budget."""
+    precision: Precision | None = None
+    """Of all stages and protocols, unless one has its own; None: what the tier, or else each paper, gives them."""
     encoder: EncoderSettings
     threat: Threat
     slf: SLFSettings
@@ -102,8 +106,8 @@ class Recipe(Settings):
         """Return the SHA-256 of all that decides a protocol's result, given the encoder."""
         sections = {protocol, "evaluate", "threat"} | ({"finetune"} if self.finetune else set())
         own = self._only(sections)
-        if self.budget is not None:  # its record belongs to another table, though the encoder may be shared
-            own["budget"] = self.budget
+        # Its record belongs to another table, though the encoder may be shared.
+        own |= {name: value for name in ("budget", "precision") if (value := getattr(self, name)) is not None}
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
     def _only(self, sections: set[str]) -> dict[str, Any]:
@@ -151,7 +155,8 @@ def build_recipe(
     """Return the recipe of ``method`` on ``dataset``.
 
     Published values come first, then the tier's scaling, then what the data demand, then (under native
-    fidelity) the encoder settings of the method's own paper, then the user's overrides.
+    fidelity) the encoder settings of the method's own paper, then the user's overrides: ``precision``, which is that of
+    every stage and protocol, before all others.
 
     Args:
         native_encoder: the encoder settings in which its paper differs from the uniform ones.
@@ -163,6 +168,7 @@ def build_recipe(
         BenchError: listing every unknown key or, after that, every bad value together.
     """
     overrides = dict(overrides or {})
+    precision = overrides.get("precision")
     values = {
         "method": method,
         "dataset": dataset,
@@ -170,18 +176,19 @@ def build_recipe(
         "tier_sha256": tier.digest(),
         "fidelity": fidelity,
         "overrides": overrides,
+        "precision": None if precision == tier.precision else precision,
         "config": _scaled(config_type, tier, overrides, mirror=dataset.mirror),
         "encoder": {**tier.encoder, **(native_encoder if fidelity == "native" else {})},
         "threat": _default_threat(dataset, overrides),
-        **{name: protocol_section(name, tier, finetune or dataset) for name in PROTOCOLS},
+        **{name: protocol_section(name, tier, finetune or dataset, precision) for name in PROTOCOLS},
         "evaluate": dict(tier.evaluate),
     }
     if finetune:
         threat = _default_threat(finetune, overrides)
         values["finetune"] = {"dataset": finetune, "threat": threat, "resized_from": resized_from}
     what = f"recipe {method}/{tier.name}"
-    refuse_unknown(overrides, parse_recipe(values, config_type, what), (*SHARED, "config"))
-    for key, value in overrides.items():
+    refuse_unknown(overrides, parse_recipe(values, config_type, what), (*SHARED, "config", "precision"))
+    for key, value in outside(overrides, "precision").items():
         insert(values, key if section(key) in SHARED else f"config.{key}", value)
     for key, value in (within(overrides, "threat") if finetune else {}).items():
         insert(values, f"finetune.{key}", value)
@@ -199,9 +206,14 @@ def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
     return create_model("Recipe", __base__=Recipe, config=(config_type, ...))
 
 
-def protocol_section(name: str, tier: Tier, dataset: DatasetFacts) -> dict[str, Any]:
-    """Return the values that ``tier`` and the data give the section of protocol ``name``; the rest are defaults."""
-    return {**getattr(tier, name), **({} if dataset.mirror else {"flip_prob": 0.0})}
+def protocol_section(name: str, tier: Tier, dataset: DatasetFacts, precision: Any) -> dict[str, Any]:
+    """Return what ``tier``, data and ``precision`` give the section of protocol ``name``; the rest are defaults."""
+    return {**getattr(tier, name), **({} if dataset.mirror else {"flip_prob": 0.0}), **_of_stage(precision)}
+
+
+def _of_stage(precision: Any) -> dict[str, Any]:
+    """Return what the recipe's ``precision`` gives a stage: nothing if there is none, or a wrong one, listed once."""
+    return {"precision": precision} if precision in get_args(Precision) else {}
 
 
 def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
@@ -219,7 +231,8 @@ def _scaled(
         published, choices = config_type(), {}  # the whole recipe's validation will list this fault with all others
     plans = published.plans() if mirror else {name: plan.unmirrored() for name, plan in published.plans().items()}
     # In Python, not JSON, form: a stage's nested settings keep their types when they are validated again.
-    return {**choices, **{name: {**plan.model_dump(), **tier.scale(plan)} for name, plan in plans.items()}}
+    common = _of_stage(overrides.get("precision"))
+    return {**choices, **{name: {**plan.model_dump(), **tier.scale(plan), **common} for name, plan in plans.items()}}
 
 
 _OPEN = "encoder.options"

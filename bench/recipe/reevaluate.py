@@ -52,6 +52,7 @@ def reevaluated(
     Args:
         recipe: of the run that trained the encoder.
         overrides: dotted keys of the protocols' sections, ``evaluate`` and ``threat``; they override those of the run.
+            ``precision`` is that of every protocol.
         finetune: facts about the data of protocols and evaluation, if they differ.
         resized_from: height and width of their images before they were resized.
 
@@ -59,6 +60,7 @@ def reevaluated(
         BenchError: unknown keys, keys that the encoder was trained with, bad values, or a preset or a loss for which a
             protocol's settings cannot be found because the tier has changed.
     """
+    overrides = _of_protocols(overrides, recipe)
     _refuse_pretraining(overrides, recipe)
     refuse_unknown(overrides, recipe, _CHANGEABLE)
     asked, data = outside(overrides, "threat"), finetune or recipe.dataset
@@ -79,6 +81,13 @@ def reevaluated(
     return parse_recipe(values, type(recipe.config), f"recipe {recipe.method}/{recipe.tier}")
 
 
+def _of_protocols(overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return ``overrides`` with ``precision`` as the protocols' own, where it is not theirs already."""
+    asked = overrides.get("precision")
+    changed = [name for name in PROTOCOLS if asked not in (None, getattr(recipe, name).precision)]
+    return {**{f"{name}.precision": asked for name in changed}, **outside(overrides, "precision")}
+
+
 def _refuse_pretraining(overrides: Mapping[str, Any], recipe: Recipe) -> None:
     own = {*SHARED, *type(recipe.config).model_fields} - {*_CHANGEABLE}
     trained = [key for key in overrides if section(key) in own]
@@ -93,7 +102,7 @@ def _refuse_pretraining(overrides: Mapping[str, Any], recipe: Recipe) -> None:
 def _protocol(name: str, recipe: Recipe, data: DatasetFacts, asked: Mapping[str, Any]) -> dict[str, Any]:
     """Return the section of protocol ``name`` before the overrides."""
     if f"{name}.preset" in asked or f"{name}.loss" in asked:  # the recorded values do not show which ones it sets
-        return protocol_section(name, _tier(name, recipe), data)
+        return protocol_section(name, _tier(name, recipe), data, recipe.precision)
     values: dict[str, Any] = getattr(recipe, name).model_dump()
     if data.mirror != recipe.downstream.dataset.mirror:
         values["flip_prob"] = 0.5 if data.mirror else 0.0

@@ -16,6 +16,7 @@ from bench.errors import BenchError, unknown
 from bench.recipe.fields import Name
 from bench.recipe.overrides import read_toml
 from bench.recipe.plan import TrainPlan
+from bench.recipe.protocols import PROTOCOLS
 from bench.recipe.settings import Settings
 
 
@@ -40,6 +41,13 @@ class Tier(Settings):
     alf: dict[str, Any] = Field(default_factory=dict)
     aff: dict[str, Any] = Field(default_factory=dict)
     evaluate: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def precision(self) -> str | None:
+        """The precision that it gives to all stages and protocols alike; None: not all have the same."""
+        trained = (self.stages, *({"precision": "fp32", **getattr(self, name)} for name in PROTOCOLS))
+        found = {section.get("precision") for section in trained}
+        return found.pop() if len(found) == 1 else None
 
     def scale(self, plan: TrainPlan) -> dict[str, Any]:
         """Return the values that this tier gives to a stage with the published ``plan``.

@@ -12,7 +12,7 @@ from bench.results.published import (
     published_reference,
 )
 from bench.results.ratios import CostRatio, cost_ratios
-from bench.results.remarks import attack_text, budget_text, label, reliability_flags
+from bench.results.remarks import attack_text, budget_text, label, precision_text, reliability_flags
 from bench.results.rows import Row, TableKey, rank_text, row_names
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow
@@ -65,6 +65,7 @@ __all__ = [
     "measured_costs",
     "named",
     "percent",
+    "precision_text",
     "published_reference",
     "radius_text",
     "rank_text",

@@ -8,7 +8,7 @@ from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
 from bench.results.groups import LeftOut, grouped, read_groups
 from bench.results.measured import Measured
-from bench.results.remarks import budget_text
+from bench.results.remarks import budget_text, precision_text
 from bench.results.wording import named, settings_text
 
 
@@ -47,6 +47,8 @@ class CostConditions(Settings):
     tier: str
     tier_sha256: str
     fidelity: str
+    precision: str
+    """How the precision of pre-training differs from the tier's; empty: not at all."""
     device: str
     threads: int
 
@@ -93,7 +95,7 @@ def _installed(method: str) -> str:
 
 
 def _order(table: MeasuredTable) -> tuple[str | int, ...]:
-    return table.dataset, table.sha256, table.tier, table.fidelity, table.device, table.threads
+    return table.dataset, table.sha256, table.tier, table.fidelity, table.precision, table.device, table.threads
 
 
 def _common(one: Measured) -> CostConditions:
@@ -105,6 +107,7 @@ def _common(one: Measured) -> CostConditions:
         tier=record.tier,
         tier_sha256=record.tier_sha256,
         fidelity=record.fidelity,
+        precision=precision_text(outside(record.overrides, *PROTOCOLS)),
         device=" and ".join(sorted({cost.device for cost in record.stage_costs.values()})),
         threads=record.environment.threads,
     )

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from bench.recipe import outside
 from bench.record import COST_REFERENCE
 from bench.results.rows import Row
 
@@ -17,7 +18,7 @@ class CostRatio(NamedTuple):
 
 def cost_ratios(rows: Sequence[Row]) -> list[CostRatio]:
     """Return the ratio of each of ``rows``, all of one table; a local row is compared with the local DeACL, if any."""
-    own = [row for row in rows if row.method == COST_REFERENCE and not row.overrides]
+    own = [row for row in rows if row.method == COST_REFERENCE and not outside(row.overrides, "precision")]
     return [_ratio(row, [one for one in own if one.local == row.local] or own) for row in rows]
 
 

@@ -1,6 +1,7 @@
 """The texts of a row beside its numbers: its name, how it differs from its table, and reasons to distrust it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from bench.own_code import is_own
 from bench.recipe import attack_name
@@ -41,7 +42,7 @@ def label(measured: Measured) -> str:
 
 
 def attack_text(measured: Measured) -> str:
-    """Return how the adversary differs from the dataset's default: norm, radius, AutoAttack's version, precision."""
+    """Return how the adversary differs from the dataset's default: norm, radius, AutoAttack's version."""
     record = measured.record
     norm = measured.threat.norm
     radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
@@ -50,9 +51,17 @@ def attack_text(measured: Measured) -> str:
         departures += [radius_text(norm, eps) for eps in sorted(radii)]
     if record.aa and record.aa.version != "standard":
         departures.append(f"AutoAttack {record.aa.version}")
-    if record.ra.precision != "fp32":
-        departures.append(f"gradients in {record.ra.precision}")
     return ", ".join(departures)
+
+
+def precision_text(overrides: Mapping[str, Any], gradients: str = "fp32") -> str:
+    """Return how precisions differ from the tier's, by a record's ``overrides`` and the ``gradients`` of its attacks.
+
+    "precision bf16, stage1.precision=fp32, gradients in bf16"; empty: not at all.
+    """
+    own = {key: value for key, value in overrides.items() if key.split(".")[1:] == ["precision"]}
+    named = [f"precision {overrides['precision']}"] if overrides.get("precision") else []
+    return ", ".join([*named, *settings_text(own), *([f"gradients in {gradients}"] if gradients != "fp32" else [])])
 
 
 def budget_text(budget: float | str | None) -> str | None:

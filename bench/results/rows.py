@@ -11,7 +11,7 @@ from bench.recipe import DatasetFacts, Settings, tier_names
 from bench.record import Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
-from bench.results.remarks import attack_text, budget_text, is_guessing, label, reliability_flags
+from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
 from bench.results.wording import DASH, conditions_text
 
@@ -28,15 +28,16 @@ class TableKey(NamedTuple):
     fidelity: str
     pretrained_on: str | None
     budget: str | None
+    precision: str
     attack: str
     protocol: str
 
     @property
     def departures(self) -> list[str]:
-        """How the rows differ from a plain run on the data: the adversary, transfer, a budget."""
+        """How the rows differ from a plain run on the data: the adversary, precision, transfer, a budget."""
         transfer = f"transfer from {self.pretrained_on}" if self.pretrained_on else ""
         budget = f"at equal compute ({self.budget})" if self.budget else ""
-        return [text for text in (self.attack, transfer, budget) if text]
+        return [text for text in (self.attack, self.precision, transfer, budget) if text]
 
     @property
     def conditions(self) -> str:
@@ -63,6 +64,8 @@ class Row(Settings):
     """Another dataset that the encoder was pre-trained on."""
     budget: str | None
     """The budget of pre-training, where its epochs follow from one."""
+    precision: str
+    """How the precision of training or of the attacks' gradients differs from the tier's; empty: not at all."""
     attack: str
     """How the adversary differs from the dataset's default; empty: not at all."""
     protocol_sha256: str
@@ -107,8 +110,8 @@ class Row(Settings):
     def table(self) -> TableKey:
         """What rows must have in common to be compared: data, scale, adversary and protocol."""
         return TableKey(
-            *(self.dataset, self.facts.sha256, self.tier, self.fidelity),
-            *(self.pretrained_on, self.budget, self.attack, self.protocol),
+            *(self.dataset, self.facts.sha256, self.tier, self.fidelity, self.pretrained_on, self.budget),
+            *(self.precision, self.attack, self.protocol),
         )
 
 
@@ -143,6 +146,7 @@ def _row(group: Group, results_dir: Path) -> Row:
         protocol=first.protocol,
         pretrained_on=first.pretrained_on,
         budget=budget_text(group.seeds[0].recipe.budget),
+        precision=precision_text(first.overrides, first.ra.precision),
         attack=attack_text(group.seeds[0]),
         protocol_sha256=first.protocol_sha256,
         overrides=first.overrides,
@@ -187,7 +191,7 @@ def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
     return (
         *(row.dataset, row.facts.sha256),
         *(_position(tiers, row.tier), _position(_FIDELITIES, row.fidelity)),
-        *(row.pretrained_on or "", row.budget or "", row.attack, _position(_PROTOCOLS, row.protocol)),
+        *(row.pretrained_on or "", row.budget or "", row.precision, row.attack, _position(_PROTOCOLS, row.protocol)),
         *(row.guessing, -row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
         *(row.label, row.protocol_sha256, row.records),
     )

@@ -9,6 +9,7 @@ from bench.errors import BenchError
 from bench.recipe import Settings
 from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
 from bench.results.groups import LeftOut
+from bench.results.remarks import precision_text
 from bench.results.scores import Score, mean_score
 from bench.results.wording import conditions_text, named, settings_text
 
@@ -21,14 +22,16 @@ class SweepKey(NamedTuple):
     tier: str
     fidelity: str
     pretrained_on: str | None
+    precision: str
     protocol: str
     settings: SweepSettings
 
     @property
     def conditions(self) -> str:
         """The same in words, but for the data and the attack."""
-        transfer = [f"transfer from {self.pretrained_on}"] if self.pretrained_on else []
-        return conditions_text(self.protocol, self.tier, self.fidelity, transfer)
+        transfer = f"transfer from {self.pretrained_on}" if self.pretrained_on else ""
+        departures = filter(None, (self.precision, transfer))
+        return conditions_text(self.protocol, self.tier, self.fidelity, departures)
 
 
 class SweepRow(Settings):
@@ -81,7 +84,7 @@ def read_sweeps(results_dir: Path, *, local: bool = True) -> tuple[tuple[SweepRo
 def _key(sweep: Sweep) -> SweepKey:
     return SweepKey(
         *(sweep.dataset, sweep.dataset_sha256, sweep.tier, sweep.fidelity),
-        *(sweep.pretrained_on, sweep.protocol, sweep.settings),
+        *(sweep.pretrained_on, precision_text(sweep.overrides), sweep.protocol, sweep.settings),
     )
 
 
@@ -111,6 +114,6 @@ def _row(swept: Sequence[_Read]) -> SweepRow:
 
 def _order(row: SweepRow) -> tuple[object, ...]:
     key = row.key
-    place = (key.dataset, key.dataset_sha256, key.tier, key.fidelity, key.pretrained_on or "", key.protocol)
+    place = (key.dataset, key.dataset_sha256, key.tier, key.fidelity, key.pretrained_on or "")
     mean = sum(score.accuracy for score in row.scores) / len(row.scores)
-    return (*place, key.settings.model_dump_json(), -mean, row.label, row.files)
+    return (*place, key.precision, key.protocol, key.settings.model_dump_json(), -mean, row.label, row.files)

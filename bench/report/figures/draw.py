@@ -72,7 +72,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
     files: list[Path] = []
     for key, table in _tables(rows, lambda row: row.key):
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
-        settings = key.settings
+        settings, heading = key.settings, ", ".join(filter(None, (common_text(*common), key.precision)))
         figure = sweep_figure(
             [
                 SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number, method)
@@ -81,11 +81,13 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
             settings.grid,
             kind=kind,
             norm=settings.norm,
-            title=f"{common_text(*common)}: accuracy under {attack_text(settings)}",
+            title=f"{heading}: accuracy under {attack_text(settings)}",
             note=f"step size {settings.step_size:g} ε, {settings.start} start; "
             f"bands: {spread_text(score for row in table for score in row.scores)}",
         )
-        files += save_figure(figure, output, free_name(file_name(kind, *common), settings.digest(), files))
+        files += save_figure(
+            figure, output, free_name(file_name(kind, *common, key.precision), settings.digest(), files)
+        )
     return Drawn(files, board.left_out)
 
 
@@ -105,15 +107,15 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
     files: list[Path] = []
     for (key, devices), table in _tables(rows, lambda row: (row.table, row.devices if time else ())):
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
-        budget = f"budget {key.budget}" if key.budget else ""
+        departures = (f"budget {key.budget}" if key.budget else "", key.precision, key.attack)
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
         figure = cost_figure(
             [_cost_point(row, number, method, time) for number, method, row in _marked(table)],
-            title=": ".join([", ".join(filter(None, (common_text(*common), budget, key.attack))), "accuracy and cost"]),
+            title=f"{', '.join(filter(None, (common_text(*common), *departures)))}: accuracy and cost",
             note=f"bars: {spread}" + (f"; time on {' and '.join(devices)}" if time else ""),
             time=time,
         )
-        name = file_name("time" if time else "cost", *common, budget, key.attack, *devices)
+        name = file_name("time" if time else "cost", *common, *departures, *devices)
         files += save_figure(figure, output, free_name(name, [*key, *devices], files))
     return Drawn(files, board.left_out)
 

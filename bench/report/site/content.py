@@ -121,7 +121,7 @@ class Content:
 
     def reference(self, row: Row) -> PublishedNumber | None:
         """Return the headline number that was published for the method, data and protocol of ``row``."""
-        if row.overrides or row.pretrained_on or row.budget or row.attack:
+        if row.overrides or row.table.departures:
             return None
         published_as = row.facts.published_as
         return headline(self.board.published, title=row.title, dataset=published_as, protocol=row.protocol)
