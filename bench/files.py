@@ -108,18 +108,12 @@ def json_bytes(values: Any) -> bytes:
 
 
 def make_writable(folder: Path) -> None:
-    """Make ``folder`` and test it with a file, so that long work does not fail at the end, when it is saved.
-
-    Raises:
-        BenchError: the folder cannot be made or written, or the disk is full.
-    """
+    """Make ``folder`` and check it, so that long work does not fail at the end, when it is saved."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder) as file:
-            file.write(b"\0")
-            file.flush()
     except OSError as error:
         raise refusal(folder, error) from error
+    check_writable(folder)
 
 
 def check_writable(folder: Path) -> None:

@@ -113,7 +113,7 @@ def test_a_section_cannot_be_set() -> None:
 def test_an_unknown_key_is_refused_with_the_nearest() -> None:
     with pytest.raises(BenchError, match=r"unknown setting 'stage2\.epoch'\. Did you mean .*'stage2\.epochs'"):
         recipe_of("stage2.epoch=5")
-    for key in ("dataset.eps", "tier", "method", "config.stage2.lr", "stage2.lr.x", "fidelity"):
+    for key in ("dataset.eps", "tier", "method", "config.stage2.lr", "stage2.lr.x", "fidelity", "encoder.optionsx"):
         with pytest.raises(BenchError, match=f"unknown setting '{key}'"):
             recipe_of(f"{key}=1")
 

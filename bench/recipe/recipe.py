@@ -245,7 +245,7 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
     allowed = [key for key, _ in flatten({**dump.pop("config", {}), **dump})]
     faults = []
     for key in overrides:
-        if key.startswith(_OPEN):
+        if f"{key}.".startswith(f"{_OPEN}."):
             continue
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")

@@ -1,6 +1,6 @@
 """From results to figures on disk: one figure for all results that can be compared, and no others."""
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
@@ -21,7 +21,7 @@ from bench.report.figures.words import (
     seeds_text,
     spread_text,
 )
-from bench.results import LeftOut, Row, SweepRow, budget_text, build_leaderboard, label, read_groups
+from bench.results import LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
 from bench.results import attack_text as attack_departure
 
 R = TypeVar("R", Row, SweepRow)
@@ -70,7 +70,8 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
     if not rows:
         raise choice.finds_no(f"sweep of {kind}", results_dir, f"bench sweep-{kind}")
     files: list[Path] = []
-    for key, table in _tables(rows, lambda row: row.key):
+    for table in grouped(rows, lambda row: row.key):
+        key = table[0].key
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
         settings, heading = key.settings, ", ".join(filter(None, (common_text(*common), key.precision)))
         figure = sweep_figure(
@@ -105,7 +106,8 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
     if not rows:
         raise choice.finds_no("record of a pre-training", results_dir, "bench run deacl --dataset digits")
     files: list[Path] = []
-    for (key, devices), table in _tables(rows, lambda row: (row.table, row.devices if time else ())):
+    for table in grouped(rows, lambda row: (row.table, row.devices if time else ())):
+        key, devices = table[0].table, table[0].devices if time else ()
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
         departures = (f"budget {key.budget}" if key.budget else "", key.precision, key.attack)
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
@@ -163,17 +165,6 @@ def _cost_point(row: Row, number: int, method: int, time: bool) -> CostPoint:
     assert cost, "rows without pre-training have no place on the axis"
     aa = band(row.aa) if row.aa else None
     return CostPoint(legend_text(row.label, row.seeds), cost, band(row.ra), aa, number, method)
-
-
-K = TypeVar("K", bound=Hashable)
-
-
-def _tables(rows: Sequence[R], key: Callable[[R], K]) -> Iterator[tuple[K, list[R]]]:
-    """Yield the rows that share a key, in the order in which the keys and the rows first appear."""
-    order: dict[K, list[R]] = {}
-    for row in rows:
-        order.setdefault(key(row), []).append(row)
-    yield from order.items()
 
 
 def _marked(table: Sequence[R]) -> list[tuple[int, int, R]]:
