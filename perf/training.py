@@ -6,7 +6,8 @@
 - SimCLR against the same step with lightly's NT-Xent and LARS and torchvision's v2 transforms in a data loader.
 
 Weights, images, batch and settings are the same on both sides, images are noise of CIFAR-10's shape, and all is fp32.
-Each peer also runs with channels-last weights and images, which the framework offers but does not choose itself.
+Each peer also runs with channels-last weights and images, which the framework offers but does not choose itself. The
+C library keeps freed memory as in a run of ours, for all alike; ``perf/pgd.py`` also measures without.
 
 Run from the repository's root: ``python perf/training.py``. Without lightly, SimCLR's peer is left out:
 
@@ -32,6 +33,7 @@ from views import v2_pipeline
 
 from bench import rng
 from bench.cost import Subject, data_like
+from bench.device import keep_freed_memory
 from bench.method import Stage
 from bench.nn import Encoder
 from bench.recipe import load_tier
@@ -249,6 +251,7 @@ def main() -> None:
     """Measure and print."""
     options = parse()
     compared = Comparison("training", options)
+    keep_freed_memory()
     for width, batch in zip(options.widths, options.batches, strict=True):
         compare_deacl(compared, width, batch)
         compare_simclr(compared, width, batch)

@@ -2,19 +2,17 @@
 
 from typing import Any
 
+import pyautoattack
 import pytest
-
-from bench.attack.official import OfficialAutoAttack
 
 
 def shorten(patch: pytest.MonkeyPatch) -> None:
-    """Cut the attacks' iterations for as long as ``patch`` holds."""
-    construct = OfficialAutoAttack.__init__
+    """Cut the iterations of the library's attacks for as long as ``patch`` holds."""
+    construct = pyautoattack.AutoAttack.__init__
 
-    def shortened(self: OfficialAutoAttack, *args: Any, **kwargs: Any) -> None:
-        construct(self, *args, **kwargs)
-        library = self._adversary
+    def shortened(library: Any, *args: Any, **kwargs: Any) -> None:
+        construct(library, *args, **kwargs)
         library.apgd.n_iter = library.apgd_targeted.n_iter = library.fab.n_iter = 5
         library.square.n_queries = 30
 
-    patch.setattr(OfficialAutoAttack, "__init__", shortened)
+    patch.setattr(pyautoattack.AutoAttack, "__init__", shortened)

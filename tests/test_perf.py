@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from short_autoattack import shorten
 
 from bench import rng
 
@@ -92,3 +93,41 @@ def test_the_transcription_of_deacl_has_our_loss(monkeypatch: pytest.MonkeyPatch
     noise = (8 / 255) * (2 * torch.rand(views.images.shape, generator=again) - 1)
     ours = stage(views._replace(generator=rng.generator(0, "attack"))).total
     torch.testing.assert_close(transcription.loss(views.images, noise), ours, rtol=1e-4, atol=1e-5)
+
+
+def test_verdicts_of_autoattack_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    found = measured("auto_attack", tmp_path, monkeypatch, "--images", "8", "--epochs", "0")
+    speed, verdicts = found["tables"]
+    assert [row[0] for row in speed["rows"]] == ["ours", "pyautoattack"]
+    (row,) = verdicts["rows"]
+    clean, ours, package, other = map(int, row[1:])
+    assert abs(ours - package) <= other <= max(clean, 1)
+
+
+def test_a_law_is_fitted_to_all_points_but_the_largest() -> None:
+    scaling = importlib.import_module("scaling")
+    law = scaling.Law("A law", {}, (scaling.ONE, scaling.SQUARE))
+    values = {x: 3 + 0.5 * x * x for x in (2, 4, 8)} | {16: 2 * (3 + 0.5 * 16 * 16)}
+    assert scaling.row(law, values, law.time)[:4] == ["A law", "2, 4, 8, 16", "5, 11, 35, 262", "3 + 0.5 x²"]
+    assert scaling.row(law, values, law.time)[4] == pytest.approx(2)
+
+
+def test_laws_of_time_and_memory_are_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    scaling = importlib.import_module("scaling")
+    one, x = scaling.ONE, scaling.X
+    attacks = {count: scaling.attack(count, steps=1, width=1, batch=2, side=8) for count in (2, 4, 8)}
+    steps = {batch: scaling.training(batch, width=1) for batch in (2, 4, 8)}
+    autoattacks = {classes: scaling.autoattack(2, classes, side=4) for classes in (4, 10, 100)}
+    laws = {
+        "images": scaling.Law("images", attacks, (one, x), (one,)),
+        "batch": scaling.Law("batch", steps, (one, x), (one, x)),
+        "classes": scaling.Law("classes", autoattacks, (one, scaling.TARGETS), long=True),
+    }
+    monkeypatch.setattr(scaling, "LAWS", {name: lambda law=law: law for name, law in laws.items()})
+    time, memory = measured("scaling", tmp_path, monkeypatch)["tables"]
+    assert [row[0] for row in time["rows"]] == ["images", "batch", "classes"]
+    of_images, of_batch = memory["rows"]
+    assert of_images[4] == pytest.approx(1, abs=0.2)  # in batches, memory hardly grows with the images
+    assert of_batch[4] == pytest.approx(1, abs=0.1)
