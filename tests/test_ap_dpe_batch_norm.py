@@ -1,11 +1,13 @@
 """Batch-norm with its second derivative in closed form, beside the framework's."""
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
 from twice_differentiated import assert_finite_differences_agree, assert_layers_agree
 
 from bench import rng
@@ -54,3 +56,27 @@ def test_outputs_and_running_statistics_are_the_frameworks(*, training: bool, fr
         torch.testing.assert_close(quick(x), plain(x))
     torch.testing.assert_close(quick.state_dict(), plain.state_dict())
     assert int(quick.num_batches_tracked or 0) == (3 if training else 0)
+
+
+class _Weights(TorchDispatchMode):
+    """Notes whether each call of batch-norm's gradient kernel that asks for sums has weights."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.seen: list[bool] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.native_batch_norm_backward.default and any(args[9][1:]):
+            self.seen.append(args[2] is not None)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("channels", [4, 16])
+def test_the_gradient_kernel_that_sums_has_weights(channels: int) -> None:
+    """CUDA's kernel takes the form of the sums from the weights: without them it fails, or returns none."""
+    x = activations(4, channels, 4, 4).requires_grad_()
+    with _Weights() as calls:
+        (gradient,) = torch.autograd.grad(pair(channels)[1](x).pow(3).sum(), x, create_graph=True)
+        gradient.square().sum().backward()
+    assert len(calls.seen) >= 2
+    assert all(calls.seen)

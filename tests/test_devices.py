@@ -1,14 +1,17 @@
 """A step's tensors are all on the device of its weights: on the meta device, which computes nothing but refuses a mix.
 
-Views are made on the CPU: what some of them do depends on drawn values, which the meta device does not have.
+Views are made on the CPU: what some of them do depends on drawn values, which the meta device does not have. So what
+they make names its device.
 """
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from test_methods import make_context
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from bench import rng
@@ -19,6 +22,16 @@ from bench.protocol import build_protocol
 from bench.recipe import PROTOCOLS, load_tier
 
 META = torch.device("meta")
+FACTORIES = {torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.tensor, torch.zeros}
+FACTORIES |= {torch.rand, torch.randint, torch.randn, torch.randperm}
+
+
+class _NamedDevices(TorchFunctionMode):
+    """Refuses to make a tensor on the device that happens to be the default."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert func not in FACTORIES or "device" in (kwargs or {}), f"{func.__name__} is called without a device"
+        return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +44,8 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
 def take_step(stage: Stage, images: torch.Tensor) -> None:
     """Move ``stage`` and its views to the meta device and take a step there, but for the update."""
     index = torch.arange(8)
-    views = stage.views(images[index], rng.generator(0, "views"), index)
+    with _NamedDevices():
+        views = stage.views(images[index], rng.generator(0, "views"), index)
     stage.to(META).train()
     loss = stage(tree_map_only(torch.Tensor, lambda tensor: tensor.to(META), views))
     assert loss.total.device == META
@@ -43,11 +57,15 @@ def take_step(stage: Stage, images: torch.Tensor) -> None:
 def test_a_mix_is_refused() -> None:
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(2, device=META) + torch.ones(2)
+    with _NamedDevices(), pytest.raises(AssertionError, match="ones is called without a device"):
+        torch.ones(2)
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS.get(name).config_type().plans()])
 def test_every_stage_keeps_to_one_device(name: str) -> None:
-    context = make_context(name)
+    plans = METHODS.get(name).config_type().plans()
+    attacks = [section for section, plan in plans.items() if "steps" in type(plan).model_fields]
+    context = make_context(name, **{f"{section}.steps": 1 for section in attacks})  # all steps of an attack are alike
     for stage in METHODS.get(name)(context.recipe.config).stages(context):
         take_step(stage, context.images)
 

@@ -32,9 +32,9 @@ def smallest(folder: Path, **changes: Any) -> Any:
 
 
 def test_a_dry_run_measures_all_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one mode; and no method is checked here, all of them are resumed in other tests."""
+    """In one mode, and with one protocol: other tests resume every method."""
     modes = (part("conditions").TF32,)
-    shorter = smallest(tmp_path, modes=modes, methods=())
+    shorter = smallest(tmp_path, modes=modes, checked=("slf",))
     monkeypatch.setattr(part("conditions").Conditions, "dry", lambda device, folder: replace(shorter, folder=folder))
     assert part("check").main([str(tmp_path / "out"), "--device", "cpu", "--dry-run"]) == 0
     found = json.loads((tmp_path / "out" / "gpu-check.json").read_text())

@@ -101,6 +101,7 @@ def _project(
     fold = _CACHE_LINE // math.gcd(channels, _CACHE_LINE)
     if channels < _CACHE_LINE and x[:, 0].numel() % fold == 0:
         return _project_few_channels(g, x, weight, mean, scale, eps, fold)
+    weight = torch.ones_like(mean) if weight is None else weight  # a GPU's kernel returns no sums without weights
     u, g_dot_z, _ = _gradient_kernel(g, x, weight, None, None, mean, scale, True, eps, [True, True, False])
     return u, g_dot_z
 
@@ -112,8 +113,8 @@ def _project_few_channels(
 
     The kernel then returns sums over every fold-th pixel; they are added, and P g is computed from them.
     """
-    folded = (_fold(t, fold) for t in (g, x))
-    sums = _gradient_kernel(*folded, None, None, None, mean.repeat(fold), scale.repeat(fold), True, eps, _SUMS_ONLY)
+    folded = (*(_fold(t, fold) for t in (g, x)), torch.ones_like(mean).repeat(fold))
+    sums = _gradient_kernel(*folded, None, None, mean.repeat(fold), scale.repeat(fold), True, eps, _SUMS_ONLY)
     g_dot_z, g_sum = (part.view(fold, -1).sum(0) for part in sums[1:])
     a = scale if weight is None else scale * weight
     share = x.shape[1] / x.numel()

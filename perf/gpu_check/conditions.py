@@ -12,7 +12,7 @@ import torch
 from bench.device import timed
 from bench.method import METHODS
 from bench.nn import Encoder
-from bench.recipe import Precision
+from bench.recipe import PROTOCOLS, Precision
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,8 @@ class Conditions:
     """Side of the square matrices whose product gives the peak."""
     attacked: int = 512
     """Images in a batch under PGD-20, and at most under AutoAttack."""
-    methods: tuple[str, ...] = tuple(METHODS)
-    """Those that take two steps."""
+    checked: tuple[str, ...] = (*METHODS, *PROTOCOLS)
+    """The methods and protocols that take two steps."""
     smoke_width: int = 16
     smoke_batch: int = 32
     run_images: int | None = None
@@ -102,10 +102,10 @@ class Conditions:
             seconds_a_round=0.0,
             matrix=64,
             attacked=4,
-            methods=("deacl",),
+            checked=("deacl", *PROTOCOLS),
             smoke_width=2,
             smoke_batch=4,
-            run_images=40,
+            run_images=16,
             compiler="eager",
             robust=False,
         )

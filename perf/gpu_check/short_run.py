@@ -24,7 +24,7 @@ _MARGIN = 0.1
 """Share of the time that is left for the end of a step or batch and the saving of its state."""
 _SMALLEST = {
     **{"encoder.width": 2, "stage1.epochs": 1, "stage2.epochs": 1, "slf.epochs": 1},
-    **{"stage1.batch_size": 16, "stage2.batch_size": 16, "slf.batch_size": 16, "stage1.precision": "fp32"},
+    **{"stage1.batch_size": 8, "stage2.batch_size": 8, "slf.batch_size": 8, "stage1.precision": "fp32"},
     **{"evaluate.autoattack": False, "evaluate.pgd_steps": 1},
 }
 

@@ -33,8 +33,8 @@ _CLASSES = 4
 
 def parts(given: Conditions) -> list[Part]:
     """Return a part for each method that pre-trains, and one for each protocol."""
-    methods = [name for name in given.methods if METHODS.get(name).config_type().plans()]
-    return [Part(name, partial(_check, given, name)) for name in (*methods, *PROTOCOLS)]
+    trained = [name for name in given.checked if name in PROTOCOLS or METHODS.get(name).config_type().plans()]
+    return [Part(name, partial(_check, given, name)) for name in trained]
 
 
 def _check(given: Conditions, name: str, left: float) -> Finding:
