@@ -131,7 +131,7 @@ def _read(name: str) -> _Module | None:
     package = name if _is_package(name) else name.rpartition(".")[0]
     body = [node for node in tree.body if not _says_nothing(node)]
     return _Module(
-        tuple(one for node in ast.walk(tree) for one in _imports(node, package)),
+        tuple(one for node in _run(tree) for one in _imports(node, package)),
         all(isinstance(node, ast.Import | ast.ImportFrom) and not _renames(node) for node in body),
         _digest(tree),
     )
@@ -159,6 +159,14 @@ def _imports(node: ast.AST, package: str) -> Iterator[_Import]:
         above = package.split(".")[: package.count(".") + 2 - node.level] if node.level else []
         source = ".".join([*above, *([node.module] if node.module else [])])
         yield from (_Import(source, alias.name, alias.asname or alias.name) for alias in node.names)
+
+
+def _run(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield ``node`` and all nodes in it, except what only a type checker reads."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if not (isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING"):
+            yield from _run(child)
 
 
 def _renames(node: ast.Import | ast.ImportFrom) -> bool:

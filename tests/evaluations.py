@@ -10,7 +10,7 @@ from short_autoattack import shorten
 from torch import Tensor, nn
 
 from bench.data import Split
-from bench.evaluate import Evaluation, evaluate
+from bench.evaluation import Evaluation, evaluate
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder

@@ -10,7 +10,7 @@ from evaluations import whole as whole
 from test_autoattack import only_the_original_is_installed as only_the_original_is_installed
 from torch import Tensor
 
-from bench.evaluate import Evaluation, attacked_copy, attacked_features
+from bench.evaluation import Evaluation, attacked_copy, attacked_features
 
 
 class WrongInLow(Shared):

@@ -11,7 +11,7 @@ from torch import nn
 from toy_runs import SMALL, Listener, carry_out, toy_data, toy_request
 
 from bench.errors import BenchError
-from bench.evaluate import constant
+from bench.evaluation import constant
 from bench.record import Record
 from bench.run import RunRequest
 from bench.zoo import load_tensors

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.data import Dataset, Split
 from bench.data.corruptions import CorruptedImages, generated_images
 from bench.errors import BenchError, InterruptedRunError
-from bench.evaluate import Evaluation, evaluate
+from bench.evaluation import Evaluation, evaluate
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder

@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import rng
 from bench.attack import PGD, margin_objective
 from bench.errors import BenchError
-from bench.evaluate import Evaluation, autoattack_images
+from bench.evaluation import Evaluation, autoattack_images
 from bench.nn import Classifier
 from bench.recipe import MethodConfig, Threat, build_recipe, load_tier
 from bench.record import NoGradient

@@ -11,7 +11,7 @@ from evaluations import short_attacks as short_attacks
 from evaluations import whole as whole
 
 from bench.errors import BenchError, InterruptedRunError
-from bench.evaluate import Evaluation
+from bench.evaluation import Evaluation
 
 # Interruptions
 

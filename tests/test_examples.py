@@ -14,7 +14,8 @@ import torch
 from bench.data import Dataset, Split, load_dataset
 from bench.record import load_record, record_files
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+FOLDER = Path(__file__).parents[1] / "examples"
+EXAMPLES = sorted(FOLDER.glob("*.py"))
 
 
 def test_train_and_evaluate_prints_what_its_records_say(tmp_path: Path) -> None:

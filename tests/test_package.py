@@ -60,6 +60,8 @@ def arrows() -> dict[str, set[str]]:
     """Return which rooms of ``bench`` each room imports from."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in BENCH:
+        if path.parent == ROOT / "bench" and path.stem == "__init__":
+            continue  # the door of the house: it hands on verbs of all floors
         names = {name.split(".")[1] for name in imports(path) if name.startswith("bench.")}
         found[room_of(path)] |= names - {room_of(path), "__version__"}
     return found
@@ -125,7 +127,7 @@ def exports(package: str) -> set[str]:
 
 
 def room_with_a_door(module: str) -> str:
-    """Return the innermost room that holds ``module``: ``bench.attack`` for ``bench.attack.pgd``."""
+    """Return the innermost room that holds ``module``: ``bench.attack`` for ``bench.attack.ascent``."""
     inner = [room for room in SUB_ROOMS if f"{module}.".startswith(f"{room}.")]
     return inner[0] if inner else ".".join(module.split(".")[:2])
 

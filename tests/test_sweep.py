@@ -13,7 +13,7 @@ from bench import rng
 from bench.attack import PGD, margin_objective
 from bench.data import Split
 from bench.errors import BenchError, InterruptedRunError
-from bench.evaluate import Swept, evaluate, sweep
+from bench.evaluation import Swept, evaluate, sweep
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder

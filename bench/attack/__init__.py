@@ -1,11 +1,11 @@
 """Attacks: the allowed set (`ball_around`), the attacks (`PGD`, AutoAttack), and frozen models to run them on."""
 
+from bench.attack.ascent import PGD, pgd
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
 from bench.attack.ball import Ball, LinfBall, ball_around, distance
 from bench.attack.frozen import attacking
 from bench.attack.named import ATTACKS, Attack, named_attack
 from bench.attack.objective import GradientWatch, Objective, log_margin, margin_objective
-from bench.attack.pgd import PGD
 
 __all__ = [
     "ATTACKS",
@@ -24,4 +24,5 @@ __all__ = [
     "log_margin",
     "margin_objective",
     "named_attack",
+    "pgd",
 ]

@@ -35,7 +35,7 @@ class AttackFactory(Protocol):
 
 
 ATTACKS: Registry[AttackFactory] = Registry("attack", group="bench.attacks")
-ATTACKS.add("pgd", "bench.attack.pgd:PGD")
+ATTACKS.add("pgd", "bench.attack.ascent:PGD")
 
 
 def named_attack(settings: EvaluationSettings) -> Attack:

@@ -48,11 +48,11 @@ def evaluate(
       bench evaluate encoder.safetensors --dataset npz:my.npz
     """
     from bench.device import use_threads
-    from bench.run import EvaluationRequest, execute, prepare_evaluation
+    from bench.run import EvaluationRequest, encoder_path, execute, prepare_evaluation
 
     use_threads(threads)
     request = EvaluationRequest(
-        encoder=_encoder_file(encoder, runs_dir),
+        encoder=encoder_path(encoder, runs_dir),
         dataset=dataset,
         finetune_dataset=finetune_dataset,
         protocols=option.names(protocols),
@@ -71,17 +71,3 @@ def evaluate(
     with monitored(Console(stderr=True)) as monitor, tracked(monitor, track, run.folder.path.name):
         records = execute(run, results_dir, monitor)
     show_records(records, [run], results_dir, as_json=as_json)
-
-
-def _encoder_file(given: Path, runs_dir: Path) -> Path:
-    """Return the file that ``given`` means: itself, or the encoder of the run's folder or name that it is."""
-    from bench.errors import BenchError
-
-    for path in (given, given / "encoder.safetensors", runs_dir / given / "encoder.safetensors"):
-        if path.is_file():
-            return path
-    what = "holds no encoder.safetensors" if given.is_dir() else "is not a file"
-    raise BenchError(
-        f"{given} {what}. Type the path of an encoder.safetensors, or a run's name; "
-        f"`bench runs --runs-dir {runs_dir}` lists them."
-    )

@@ -15,7 +15,7 @@ from bench.cost.probe import StageProbe
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.data import Split, unit_pixels
 from bench.data.corruptions import corrupt
-from bench.evaluate import attacked_copy, autoattack_images
+from bench.evaluation import attacked_copy, autoattack_images
 from bench.method import Stage
 from bench.monitor import plural
 from bench.nn import Classifier

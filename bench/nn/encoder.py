@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from inspect import signature
+from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -69,6 +70,9 @@ class Encoder(nn.Module):
 
     Normalisation is the first layer, so that attacks work on pixels and eps has its usual meaning.
     """
+
+    source: Path | None = None
+    """The file that :func:`bench.load_encoder` read it from; None: it was made in another way."""
 
     def __init__(self, backbone: nn.Module, normalise: nn.Module) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
+from bench.results.flat import load_records
 from bench.results.groups import Group, LeftOut, grouped, read_groups
 from bench.results.measured import Measured, load_measured
 from bench.results.published import (
@@ -61,6 +62,7 @@ __all__ = [
     "label",
     "load_measured",
     "load_published",
+    "load_records",
     "mean_score",
     "measured_costs",
     "named",

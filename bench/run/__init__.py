@@ -1,8 +1,8 @@
 """A run: one method from raw images to records."""
 
-from bench.run.encoder import EncoderFile, import_encoder
+from bench.run.encoder import EncoderFile, import_encoder, load_encoder
 from bench.run.execution import execute
-from bench.run.finished import Finished, finished_in, finished_protocols, run_folder, select_finished
+from bench.run.finished import Finished, encoder_path, finished_in, finished_protocols, run_folder, select_finished
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
@@ -20,11 +20,13 @@ __all__ = [
     "RunRequest",
     "SweepRequest",
     "check_ready",
+    "encoder_path",
     "execute",
     "finished_in",
     "finished_protocols",
     "import_encoder",
     "list_runs",
+    "load_encoder",
     "prepare",
     "prepare_evaluation",
     "project",

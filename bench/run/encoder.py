@@ -152,6 +152,20 @@ class EncoderFile:
         encoder.load_state_dict(self.tensors)
         return encoder.eval()
 
+    def plain(self) -> Encoder:
+        """Return the encoder, on the CPU and in eval mode, without the data that it will be evaluated on."""
+        known = self.origin.imported
+        if known is None:
+            return self.encoder(self.recipe)
+        channels = next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
+        with rng.scoped(0, "plain encoder"):  # its normalisation has constants of its own, and its form no size
+            encoder = build_encoder(known.encoder, image_shape=(channels, 32, 32), mean=(), std=())
+        try:
+            encoder.load_state_dict(self.tensors)
+        except RuntimeError as error:
+            raise BenchError(f"the weights do not fit the encoder that their file describes: {error}.") from error
+        return encoder.eval()
+
     def save(self, path: Path) -> None:
         """Write it to ``path``, atomically."""
         save_tensors(path, self.tensors, self.origin.model_dump(mode="json"))

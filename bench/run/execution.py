@@ -7,7 +7,7 @@ from pathlib import Path
 from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
-from bench.evaluate import constant, evaluate, sample_features
+from bench.evaluation import constant, evaluate, sample_features
 from bench.files import make_writable, remove_unfinished, write_json
 from bench.job import Job
 from bench.method import Stage

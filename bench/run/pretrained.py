@@ -156,7 +156,8 @@ def _home(path: Path, encoder: EncoderFile, recipe: Recipe) -> RunFolder | None:
 def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe: Recipe) -> tuple[str, Dataset]:
     """Return the name and the data that the encoder was trained on."""
     name, expected = recipe.dataset.name, recipe.dataset.sha256
-    source = request.dataset or (home.source if home else "") or (name if name in DATASETS else "")
+    given = request.dataset or request.finetune_dataset  # both are these data here
+    source = given or (home.source if home else "") or (name if name in DATASETS else "")
     if not source:
         raise BenchError(
             f"the encoder in {request.encoder} was trained on {name!r}, and the location of these data is not known. "

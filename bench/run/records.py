@@ -8,7 +8,7 @@ import torch
 from bench.code import code_digest
 from bench.device import device_name
 from bench.errors import DamagedFileError
-from bench.evaluate import Evaluation
+from bench.evaluation import Evaluation
 from bench.files import set_aside
 from bench.monitor import Monitor
 from bench.record import Doubt, Environment, Record, describe_environment, load_record

@@ -10,7 +10,7 @@ import torch
 from bench.data import Dataset
 from bench.device import device_name
 from bench.errors import BenchError
-from bench.evaluate import Swept, sweep
+from bench.evaluation import Swept, sweep
 from bench.files import make_writable, remove_unfinished
 from bench.job import Job
 from bench.monitor import Monitor

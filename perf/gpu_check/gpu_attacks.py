@@ -22,7 +22,7 @@ from bench.attack import PGD, auto_attack, margin_objective
 from bench.cost import Projector, random_facts
 from bench.data import Split, unit_pixels
 from bench.device import autocast
-from bench.evaluate import attacked_copy
+from bench.evaluation import attacked_copy
 from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
 

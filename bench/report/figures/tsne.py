@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench import rng
 from bench.data import Dataset, Split
-from bench.evaluate import attacked_features, clean_features
+from bench.evaluation import attacked_features, clean_features
 from bench.monitor import Monitor
 from bench.recipe import canonical_digest
 from bench.report.figures.style import RULE, heading, mark, new_figure, save_figure, styled

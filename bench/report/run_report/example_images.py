@@ -9,7 +9,7 @@ from torch import Tensor
 from bench import rng
 from bench.attack import margin_objective, named_attack
 from bench.data import Dataset, unit_pixels
-from bench.evaluate import attacked_copy
+from bench.evaluation import attacked_copy
 from bench.recipe import Threat
 from bench.report.verdict import Verdict, verdicts
 from bench.run import Finished

@@ -4,7 +4,7 @@ import torch
 
 from bench import rng
 from bench.attack import GradientWatch, margin_objective, named_attack
-from bench.evaluate.measurement import Measurement
+from bench.evaluation.measurement import Measurement
 from bench.record import NoGradient, Outcome, PGDEvaluation
 
 

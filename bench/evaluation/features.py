@@ -6,7 +6,7 @@ from torch import Tensor
 from bench import rng
 from bench.attack import margin_objective, named_attack
 from bench.data import Split, unit_pixels
-from bench.evaluate.attacked import attacked_copy
+from bench.evaluation.attacked import attacked_copy
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
 from bench.recipe import Recipe, Threat

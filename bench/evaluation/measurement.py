@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from bench.code import modules_of
 from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
-from bench.evaluate.attacked import attacked_copy
-from bench.evaluate.state import Environments, EvaluationState, load_state
+from bench.evaluation.attacked import attacked_copy
+from bench.evaluation.state import Environments, EvaluationState, load_state
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier

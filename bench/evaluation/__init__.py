@@ -1,10 +1,10 @@
 """Evaluation: accuracy on clean and corrupted images, under PGD, under AutoAttack, and on a grid of PGD's settings."""
 
-from bench.evaluate.attacked import attacked_copy
-from bench.evaluate.autoattack import autoattack_images
-from bench.evaluate.evaluation import Evaluation, evaluate
-from bench.evaluate.features import attacked_features, clean_features, constant, sample_features
-from bench.evaluate.strengths import Swept, sweep
+from bench.evaluation.attacked import attacked_copy
+from bench.evaluation.autoattack import autoattack_images
+from bench.evaluation.evaluation import Evaluation, evaluate
+from bench.evaluation.features import attacked_features, clean_features, constant, sample_features
+from bench.evaluation.strengths import Swept, sweep
 
 __all__ = [
     "Evaluation",

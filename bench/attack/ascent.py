@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Self, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bench import rng
 from bench.attack.ball import Ball, ball_around
-from bench.attack.objective import Objective
+from bench.attack.frozen import attacking
+from bench.attack.objective import Objective, margin_objective
 from bench.errors import BenchError, unknown
-from bench.recipe import AttackSettings, Start, Threat
+from bench.recipe import AttackSettings, Norm, Start, Threat
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
@@ -111,3 +113,44 @@ def _gradient(objective: Objective, x: Tensor) -> Tensor:
         x = x.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(objective(x).sum(), x)
     return gradient
+
+
+def pgd(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    steps: int = 20,
+    step_size: float = 0.25,
+    start: Start = "uniform",
+    seed: int = 0,
+) -> Tensor:
+    """Return ``images`` changed so that a classifier errs: the attack that RA is measured with, as one call.
+
+    For another objective than the classifier's margin, use :class:`PGD`.
+
+    Args:
+        model: [B, C, H, W] in [0, 1] -> logits [B, K]; attacked in eval mode, and unchanged afterwards.
+        images: [B, C, H, W], float32 or float64, in [0, 1].
+        labels: int64 [B], the right classes.
+        eps: the radius, in the units of the images: 8 / 255.
+        norm: linf or l2.
+        steps: gradient steps.
+        step_size: length of a step, in units of eps.
+        start: where the first gradient is taken.
+        seed: of the start.
+
+    Raises:
+        BenchError: images that are no such batch, or a value out of range.
+    """
+    if images.ndim != 4 or not images.is_floating_point() or not 0 <= images.min() <= images.max() <= 1:
+        raise BenchError(
+            f"images are {images.dtype} of shape {tuple(images.shape)}, from {images.min():g} to {images.max():g}; an "
+            "attack takes floats [B, C, H, W] from 0 to 1. For uint8 images, pass images / 255."
+        )
+    threat = Threat.parse({"norm": norm, "eps": eps}, "pgd")
+    generator = rng.generator(seed, "pgd", device=images.device)
+    with attacking(model):
+        return PGD(steps, step_size, start)(margin_objective(model, labels), images, threat=threat, generator=generator)

@@ -3,8 +3,8 @@
 import torch
 
 from bench.data.corruptions import CorruptedImages
-from bench.evaluate.measurement import Measurement
-from bench.evaluate.state import CorruptionCounts
+from bench.evaluation.measurement import Measurement
+from bench.evaluation.state import CorruptionCounts
 from bench.recipe import SEVERITIES
 from bench.record import CorruptionEvaluation
 

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
-from bench.evaluate.accuracy import robust_accuracy, standard_accuracy
-from bench.evaluate.autoattack import autoattack_accuracy, autoattack_images
-from bench.evaluate.corruptions import corruption_accuracy
-from bench.evaluate.measurement import Measurement
-from bench.evaluate.state import Environments
+from bench.evaluation.accuracy import robust_accuracy, standard_accuracy
+from bench.evaluation.autoattack import autoattack_accuracy, autoattack_images
+from bench.evaluation.corruptions import corruption_accuracy
+from bench.evaluation.measurement import Measurement
+from bench.evaluation.state import Environments
 from bench.job import Job
 from bench.nn import Classifier
 from bench.recipe import Recipe

@@ -11,7 +11,7 @@ from bench.attack import PGD, GradientWatch, log_margin
 from bench.code import modules_of
 from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
-from bench.evaluate.state import Environments, SavedState, load_state
+from bench.evaluation.state import Environments, SavedState, load_state
 from bench.job import Job
 from bench.nn import Classifier
 from bench.recipe import Threat
@@ -50,7 +50,7 @@ def sweep(
 ) -> Swept:
     """Measure ``classifier`` on the test split on the grid of ``settings``.
 
-    Each batch has the same noise as in RA (:func:`bench.evaluate.evaluate`), so with RA's eps, steps, step size,
+    Each batch has the same noise as in RA (:func:`bench.evaluation.evaluation`), so with RA's eps, steps, step size,
     start and batch size a sweep gives the same outcome for each image.
 
     Args:

@@ -4,7 +4,7 @@ import torch
 
 from bench import rng
 from bench.attack import AutoAttackState, auto_attack
-from bench.evaluate.measurement import Measurement
+from bench.evaluation.measurement import Measurement
 from bench.monitor import Monitor
 from bench.recipe import Recipe
 from bench.record import AutoAttackEvaluation, Outcome

@@ -1,0 +1,191 @@
+"""The verbs of a notebook: what they give, that they load nothing too early, and that their examples run."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from runpy import run_path
+from typing import Any
+
+import pytest
+import torch
+from toy_runs import carry_out, toy_data, toy_request
+
+import bench
+from bench.attack import PGD, margin_objective
+from bench.data import load_dataset, unit_pixels
+from bench.errors import BenchError
+from bench.nn import Classifier
+from bench.recipe import Threat
+from bench.record import Record
+from bench.rng import generator
+from bench.run import load_encoder
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run, its record among the local results, and its data."""
+    folder = tmp_path_factory.mktemp("notebook")
+    carry_out(toy_request(toy_data(folder / "toy.npz"), folder), folder / "results" / "local")
+    return folder
+
+
+@pytest.fixture
+def run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The name of the run in the working folder."""
+    monkeypatch.chdir(folder)
+    (path,) = folder.glob("runs/*/run.json")
+    return path.parent.name
+
+
+def example(name: str, *arguments: str) -> None:
+    run_path(str(ROOT / "examples" / name))["main"](*arguments)
+
+
+# Imports
+
+
+def test_the_verbs_are_offered_and_load_nothing_before_their_use() -> None:
+    code = """
+import sys, bench
+assert {"attack", "evaluate", "load_encoder", "load_records"} <= set(dir(bench))
+assert not bench.load_records("nowhere")
+assert "torch" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert callable(bench.evaluate)
+    with pytest.raises(AttributeError, match="module 'bench' has no attribute 'judge'"):
+        _ = bench.judge  # type: ignore[attr-defined]
+
+
+# Encoders
+
+
+def test_an_encoder_is_that_of_its_file(run: str, folder: Path) -> None:
+    path = folder / "runs" / run / "encoder.safetensors"
+    for source in (run, folder / "runs" / run, path):
+        encoder = bench.load_encoder(source)
+        assert not encoder.training
+        assert encoder.source is not None
+        assert encoder.source.samefile(path)
+    tensors = load_encoder(path).tensors
+    assert all(torch.equal(value, tensors[name]) for name, value in encoder.state_dict().items())
+    with pytest.raises(BenchError, match=r"is not a file\. Type the path of an encoder\.safetensors"):
+        bench.load_encoder("nothing")
+
+
+def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
+    settings = {"evaluate.pgd_steps": 3}
+    encoder = bench.load_encoder(run)
+    (record,) = bench.evaluate(encoder, "npz:toy.npz", protocols=["slf"], settings=settings)
+    assert isinstance(record, Record)
+    assert (record.method, record.ra.steps, record.pretrained_on) == ("simclr", 3, None)
+    assert record.encoder_sha256 == load_encoder(folder / "runs" / run / "encoder.safetensors").sha256
+    assert record.overrides["evaluate.pgd_steps"] == 3
+    assert bench.evaluate(run, protocols=["slf"], settings=settings) == [record]  # finished, and on the same data
+    with torch.no_grad():
+        next(encoder.parameters()).add_(1)
+    with pytest.raises(BenchError, match=r"the weights of this encoder are no longer those of .* Load it again"):
+        bench.evaluate(encoder)
+    with pytest.raises(BenchError, match=r"does not come from a file\. Load one with bench\.load_encoder"):
+        bench.evaluate(type(encoder)(encoder.backbone, encoder.normalise))
+
+
+def test_what_bench_evaluate_tells_is_a_warning(run: str, folder: Path) -> None:
+    record = next(folder.glob("runs/*/slf-*/record.json"))
+    record.write_text(record.read_text()[:-100])
+    with pytest.warns(UserWarning, match="is damaged or belongs to another run"):
+        bench.evaluate(run, protocols=["slf"])
+
+
+# Attacks
+
+
+def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
+    encoder = bench.load_encoder(run)
+    model = Classifier(encoder, torch.nn.Linear(encoder.feature_dim, 4)).train()
+    data = load_dataset("npz:toy.npz", folder).test
+    images, labels = unit_pixels(data.images), data.labels
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    attacked = bench.attack.pgd(model, images, labels, eps=8 / 255, steps=3, seed=5)
+    assert model.training
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    expected = PGD(3, 0.25, "uniform")(
+        *(margin_objective(model.eval(), labels), images), threat=Threat(eps=8 / 255), generator=generator(5, "pgd")
+    )
+    assert torch.equal(attacked, expected)
+    assert torch.equal(bench.attack.pgd(model, images, labels, eps=0, steps=1), images)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {}, r"images are torch\.uint8 .* pass images / 255"),
+        (torch.full((2, 3, 4, 4), 1.5), {}, r"from 1\.5 to 1\.5; an attack takes floats"),
+        (torch.zeros(3, 4, 4), {}, r"shape \(3, 4, 4\)"),
+        (torch.zeros(2, 3, 4, 4), {"eps": 8}, r"eps 8 outside \[0, 1\].* write 8/255"),
+        (torch.zeros(2, 3, 4, 4), {"norm": "l3"}, r"norm"),
+        (torch.zeros(2, 3, 4, 4), {"start": "there"}, r"unknown start 'there'"),
+    ],
+)
+def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str) -> None:
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
+    with pytest.raises(BenchError, match=message):
+        bench.attack.pgd(model, images, torch.zeros(2, dtype=torch.int64), **{"eps": 8 / 255, **options})
+
+
+# Records
+
+
+def test_records_are_flat_and_every_key_is_documented(run: str, folder: Path) -> None:
+    row = bench.load_records()[0]
+    page = (ROOT / "docs" / "python.md").read_text().split("| key | is |")[1].split("\n\n")[0]
+    assert [name for line in page.splitlines() for name in re.findall(r"`(\w+)`", line.partition(" | ")[0])] == list(
+        row
+    )
+    (record,) = [one for one in bench.evaluate(run, protocols=["slf"])]
+    assert row["local"]
+    assert (row["title"], row["tier"], row["seed"], row["norm"]) == ("SimCLR", "mini", 0, "linf")
+    rows = [one for one in bench.load_records() if one["steps"] == 2]
+    assert {(one["sa"], one["sa_low"], one["sa_n"], one["ra"]) for one in rows} == {
+        (record.sa.accuracy, record.sa.interval[0], 16, record.ra.outcome.accuracy)
+    }
+    assert (row["aa"], row["aa_low"], row["corruptions"]) == (None, None, None)
+    assert "encoder.width=1" in row["settings"]
+    assert bench.load_records(local=False) == []
+    published = bench.load_records(ROOT / "results", local=False)
+    assert {tuple(one) for one in published} == {tuple(row)}
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(published)
+    assert frame.groupby("title")["aa"].max()["DeACL"] == max(
+        one["aa"] for one in published if one["title"] == "DeACL" and one["aa"] is not None
+    )
+
+
+def test_a_record_that_cannot_be_trusted_is_left_out(folder: Path, tmp_path: Path) -> None:
+    (source,) = list((folder / "results" / "local").glob("*/*.json"))[:1]
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / source.name).write_text(source.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.warns(UserWarning, match=f"left out .*{source.name}"):
+        assert bench.load_records(tmp_path) == []
+
+
+# Examples
+
+
+def test_the_examples_run(run: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("load_an_encoder.py", run, "npz:toy.npz")
+    shown = capsys.readouterr().out
+    assert f"{bench.load_encoder(run).feature_dim} features of 16 images\ncosine within a class " in shown
+    example("evaluate_an_encoder.py", run)
+    assert re.fullmatch(r"SimCLR, slf: SA \S+% \[.*\]\nSimCLR, slf: RA \S+% \[.*\]\n", capsys.readouterr().out)
+    example("attack_a_classifier.py")
+    found = re.findall(r"eps (\d+)/255: (\S+)%", capsys.readouterr().out)
+    assert [eps for eps, _ in found] == ["0", "4", "16"]
+    clean, small, large = (float(accuracy) for _, accuracy in found)
+    assert 80 < clean > small > large
+    example("read_records.py", str(ROOT / "results"))
+    assert re.search(r"^digits: ACL \S+%$", capsys.readouterr().out, re.M)
