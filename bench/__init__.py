@@ -16,12 +16,14 @@ __all__ = ["attack", "evaluate", "load_encoder", "load_records"]
 __homes__ = {"evaluate": "bench.notebook", "load_encoder": "bench.notebook", "load_records": "bench.results"}
 
 
-def __getattr__(name: str) -> Any:
-    if name == "attack":
-        return import_module("bench.attack")
-    if name in __homes__:
-        return getattr(import_module(__homes__[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+if not TYPE_CHECKING:  # a type checker would accept any name
+
+    def __getattr__(name: str) -> Any:
+        if name == "attack":
+            return import_module("bench.attack")
+        if name in __homes__:
+            return getattr(import_module(__homes__[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
