@@ -73,6 +73,8 @@ class Conditions:
     width: int = 64
     modes: tuple[Mode, ...] = MODES
     batches: tuple[int, int] = (256, 512)
+    rounds: int = 3
+    """How often everything is timed."""
     seconds_a_round: float = 0.5
     """Steps are timed in rounds of about this length, of one step at least."""
     matrix: int = 8192
@@ -99,13 +101,14 @@ class Conditions:
             side=8,
             width=4,
             batches=(4, 4),
+            rounds=1,
             seconds_a_round=0.0,
             matrix=64,
             attacked=4,
             checked=("deacl", *PROTOCOLS),
             smoke_width=2,
             smoke_batch=4,
-            run_images=16,
+            run_images=30,
             compiler="eager",
             robust=False,
         )

@@ -26,7 +26,6 @@ from bench.evaluation import attacked_copy
 from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
 
-_ROUNDS = 3
 _STEPS, _STEP_SIZE = 20, 0.25
 _PGD = Threat(eps=8 / 255)
 _ALL_STAND, _ALL_FALL = Threat(eps=1e-6), Threat(eps=1.0)
@@ -67,7 +66,7 @@ class Attacked:
             )
             contenders["torchattacks"] = autocast(device, mode.precision)(partial(theirs, images, labels))
         with mode.used(given.compiler):
-            return _compared(device, contenders, len(images), {"mode": mode.name})
+            return _compared(device, contenders, len(images), {"mode": mode.name}, rounds=given.rounds)
 
     def _autoattack(self, mode: Mode, left: float) -> Finding:
         given, (images, labels) = self._given, self._batch
@@ -146,7 +145,7 @@ def _compared(
     images: int,
     figures: Mapping[str, Any],
     *,
-    rounds: int = _ROUNDS,
+    rounds: int,
     warm_up: bool = True,
 ) -> Finding:
     """Call the contenders alternately, and return images/s of each and the ratio of ours to the other."""

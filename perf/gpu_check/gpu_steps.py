@@ -19,7 +19,6 @@ from bench.protocol import build_protocol
 from bench.recipe import TrainPlan, load_tier
 
 SSL, STUDENT, LINEAR, ADVERSARIAL = "DeACL stage 1 = SimCLR", "DeACL stage 2, PGD-5", "SLF", "PGD-10 training"
-_ROUNDS = 3
 _MOST_STEPS = 50
 _PRODUCTS = 20
 _UNITS: Mapping[str, tuple[torch.dtype, bool]] = {
@@ -107,7 +106,7 @@ class Steps:
             probe.seconds(cell.batch)  # kernels are chosen, and code is compiled
             rough = probe.seconds(cell.batch)
             steps = max(1, min(_MOST_STEPS, int(given.seconds_a_round / rough)))
-            times = StepTimes({cell.batch: [probe.seconds(cell.batch, steps) for _ in range(_ROUNDS)]})
+            times = StepTimes({cell.batch: [probe.seconds(cell.batch, steps) for _ in range(given.rounds)]})
         self.times[cell] = times
         seconds = times.at(cell.batch)
         figures: dict[str, Any] = {
