@@ -88,8 +88,8 @@ def environment(device: torch.device, dry: bool) -> dict[str, Any]:
         "dry_run": dry,
         "cublas_workspace": os.environ["CUBLAS_WORKSPACE_CONFIG"],
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
-        "convolutions_in_fp32": fp32_switches()[0].fp32_precision,
-        "products_in_fp32": fp32_switches()[1].fp32_precision,
+        "convolutions_use_tf32": fp32_switches()[0].allow_tf32,
+        "products_use_tf32": fp32_switches()[1].allow_tf32,
         "reports_energy": bool(energy_counters(device)),
     }
     if device.type == "cuda":

@@ -118,17 +118,19 @@ class Conditions:
 def tf32(allowed: bool) -> Iterator[None]:
     """Let convolutions and matrix products in fp32 use TF32 within this block, or not."""
     switches = fp32_switches()
-    before = [switch.fp32_precision for switch in switches]
+    before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = "tf32" if allowed else "ieee"
+            switch.allow_tf32 = allowed
         yield
     finally:
         for switch, value in zip(switches, before, strict=True):
-            switch.fp32_precision = value
+            switch.allow_tf32 = value
 
 
 def fp32_switches() -> tuple[Any, Any]:
-    """Return what decides how convolutions and matrix products in fp32 compute, by ``fp32_precision``."""
-    backends: Any = torch.backends
-    return backends.cudnn.conv, backends.cuda.matmul
+    """Return what decides whether convolutions and matrix products in fp32 use TF32, by ``allow_tf32``.
+
+    The newer ``fp32_precision`` cannot be mixed with it, and in torch 2.9 code to be compiled still reads this one.
+    """
+    return torch.backends.cudnn, torch.backends.cuda.matmul
