@@ -131,3 +131,22 @@ def test_laws_of_time_and_memory_are_measured(tmp_path: Path, monkeypatch: pytes
     of_images, of_batch = memory["rows"]
     assert of_images[4] == pytest.approx(1, abs=0.2)  # in batches, memory hardly grows with the images
     assert of_batch[4] == pytest.approx(1, abs=0.1)
+
+
+def test_attacks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured("pgd", tmp_path, monkeypatch, "--widths", "16", "--batches", "2", "--steps", "1")
+    usual, kept = found["tables"]
+    assert [row[0] for row in usual["rows"]] == ["ours", "plain loop", "the same, channels-last", ".backward() loop"]
+    assert [row[0] for row in kept["rows"]] == [row[0] for row in usual["rows"]]
+    assert found["left_out"] == {name: f"{name} is not installed" for name in ("torchattacks", "foolbox")}
+
+
+def test_the_plain_loop_is_our_attack() -> None:
+    pgd, plain = (importlib.import_module(name) for name in ("pgd", "plain"))
+    classifier = pgd.classifier_of(16).double()
+    images, labels = torch.rand(2, 3, 32, 32, generator=rng.generator(0, "images")).double(), torch.arange(2)
+    noise = torch.rand(images.shape, generator=rng.generator(0, "perf"), dtype=torch.float64)
+    noise = pgd.EPS * (2 * noise - 1)
+    theirs = pgd.plain_loop(plain.plain(classifier).double().eval(), images, labels, 2, noise)
+    ours = pgd.ours(classifier, images, labels, 2)
+    torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
