@@ -54,7 +54,9 @@ Track = Annotated[
     str | None,
     typer.Option(metavar="tensorboard:FOLDER|wandb:PROJECT", help="Send what training logs to a tracker, too."),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads to compute with; default: PyTorch's choice.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads to compute with; default: the faster of 1 and all.")
+]
 RunsDir = Annotated[Path, typer.Option(help="Where runs keep weights and state.")]
 ResultsDir = Annotated[
     Path, typer.Option(help="Where records go: results/local keeps yours apart, results publishes them.")

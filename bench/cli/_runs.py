@@ -16,8 +16,6 @@ from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    import torch
-
     from bench.cost import PhaseEstimate
     from bench.record import Record
     from bench.run import Run
@@ -36,26 +34,31 @@ def say_inventory(console: Console, run: "Run") -> None:
 
 
 @contextmanager
-def measuring(console: Console, device: "torch.device") -> Iterator[Callable[[str], None]]:
-    """Show that this machine is being measured, and then whether other programs keep it busy.
+def measuring(console: Console, runs: "Sequence[Run]", threads: int | None) -> Iterator[Callable[[str], None]]:
+    """Show that this machine is being measured, choose CPU threads if ``threads`` is None, and show what was found.
 
     Yields a function to call with the part that is being measured.
     """
     from bench.device import crowding
+    from bench.run import choose_threads
 
     if not console.is_terminal:
         console.print("measuring this machine")
     with console.status("measuring this machine") as status:
-        crowded = crowding(device)
+        chosen = choose_threads(runs) if threads is None else None
+        crowded = crowding(runs[0].device)
         yield lambda part: status.update(Text(part))
-    if crowded:
-        console.print(crowded, markup=False, highlight=False)
+    for said in filter(None, (chosen, crowded)):
+        console.print(said, markup=False, highlight=False)
 
 
-def announce(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe: bool, as_json: bool) -> None:
+def announce(
+    runs: "Sequence[Run]", results_dir: Path, *, threads: int | None, dry_run: bool, recipe: bool, as_json: bool
+) -> None:
     """Check that ``runs``, which differ in their seed alone, can start, and print what they will do and take.
 
-    With ``dry_run`` and ``recipe``, all settings come first; as JSON, the settings alone.
+    ``threads`` is the user's number of CPU threads; None: one is chosen. With ``dry_run`` and ``recipe``, all settings
+    come first; as JSON, the settings alone.
     """
     from bench.run import check_ready
 
@@ -67,7 +70,7 @@ def announce(runs: "Sequence[Run]", results_dir: Path, *, dry_run: bool, recipe:
         check_ready(run, results_dir)
     if not pending:
         return
-    with measuring(console, runs[0].device) as said:
+    with measuring(console, pending, threads) as said:
         plan = _plan(pending, _estimates(pending, said))
     say_inventory(console, runs[0])
     if dry_run and (recipe or as_json):

@@ -82,7 +82,7 @@ def ablate(
     with console.status("reading the data and building every recipe"):
         ablation = plan_ablation(base, chosen, option.parse_seeds(seeds))
     if dry_run or not ablation.finished:
-        with measuring(console, ablation.cells[0].runs[0].device):
+        with measuring(console, ablation.cells[0].runs, threads):
             projection = project_ablation(ablation)
         say_inventory(console, ablation.cells[0].runs[0])
         show(_plan(ablation, projection), console=console)

@@ -65,7 +65,7 @@ def evaluate(
     )
     with reading():
         run = prepare_evaluation(request)
-    announce([run], results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    announce([run], results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
     if dry_run:
         return
     with monitored(Console(stderr=True)) as monitor, tracked(monitor, track, run.folder.path.name):

@@ -88,7 +88,7 @@ def run(
     with reading():
         first = prepare(request)
         runs = [first.with_seed(each) for each in chosen]
-    announce(runs, results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    announce(runs, results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
     if dry_run:
         return
     with monitored(Console(stderr=True)) as monitor:

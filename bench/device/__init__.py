@@ -1,7 +1,7 @@
 """The computing device: its choice, its name, its precisions, and meters of time, memory, operations and energy."""
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
-from bench.device.machine import crowding, device_name, pick_device, use_threads
+from bench.device.machine import busy_cores, crowding, device_name, pick_device, use_threads
 from bench.device.memory import keep_freed_memory, return_freed_memory
 from bench.device.meter import Clock, FlopCounter, PeakMemory, count_flops, timed
 from bench.device.precision import autocast, refuse_precision
@@ -13,6 +13,7 @@ __all__ = [
     "FlopCounter",
     "PeakMemory",
     "autocast",
+    "busy_cores",
     "count_flops",
     "crowding",
     "device_name",

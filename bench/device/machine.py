@@ -59,14 +59,20 @@ def crowding(device: torch.device) -> str | None:
     threads, cores = torch.get_num_threads(), psutil.cpu_count() or 1
     if device.type != "cpu" or threads == 1:
         return None
-    busy = psutil.cpu_percent(interval=0.2) / 100 * cores
-    free = max(1, round(cores - busy))
+    busy, free = busy_cores()
     if threads <= free:
         return None
     return (
         f"Other programs keep {busy:.1f} of {cores} CPU cores busy. A thread that waits for a core delays all others: "
         f"--threads {free} may be faster than {threads}."
     )
+
+
+def busy_cores() -> tuple[float, int]:
+    """Return how many CPU cores other programs keep busy, and how many are free, at least 1; takes 0.2 seconds."""
+    cores = psutil.cpu_count() or 1
+    busy = psutil.cpu_percent(interval=0.2) / 100 * cores
+    return busy, max(1, round(cores - busy))
 
 
 def _processor() -> str:

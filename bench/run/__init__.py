@@ -9,6 +9,7 @@ from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import project
 from bench.run.sweep import SweepRequest, sweep_runs
+from bench.run.threads import choose_threads
 
 __all__ = [
     "EncoderFile",
@@ -20,6 +21,7 @@ __all__ = [
     "RunRequest",
     "SweepRequest",
     "check_ready",
+    "choose_threads",
     "encoder_path",
     "execute",
     "finished_in",

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from pydantic import AliasChoices, Field
 
 from bench.code import code_digest
@@ -36,6 +37,8 @@ class RunDescription(Settings):
     """The user's name for the pre-training data."""
     recipe: dict[str, Any]
     """As plain values, so that runs can be listed without their methods installed."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads that it began with; None: not known, in folders of older versions."""
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -80,6 +83,14 @@ class RunFolder:
     def description(self) -> Path:
         """The file that identifies the run; written when the run begins."""
         return self.path / _DESCRIPTION
+
+    @property
+    def threads(self) -> int | None:
+        """The number of CPU threads that the run began with; None: it has not begun, or the number is not known."""
+        try:
+            return RunDescription.load(self.path).threads if self.description.exists() else None
+        except BenchError:
+            return None
 
     @property
     def encoder(self) -> Path:
@@ -156,7 +167,13 @@ class RunFolder:
         if found is None:
             self._keep_own_text(monitor)
             recipe = self.recipe.model_dump(mode="json")
-            found = RunDescription(fingerprint=self.fingerprint, seed=self.seed, source=self.source, recipe=recipe)
+            found = RunDescription(
+                fingerprint=self.fingerprint,
+                seed=self.seed,
+                source=self.source,
+                recipe=recipe,
+                threads=torch.get_num_threads(),
+            )
             write_json(self.description, found.model_dump(mode="json"))
         if found.fingerprint != self.fingerprint:
             raise self._another_run()

@@ -1,0 +1,74 @@
+"""CPU threads where the user named no number: as many as the run began with, or the faster of one and all."""
+
+import os
+import time
+from collections.abc import Sequence
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from bench import rng
+from bench.device import busy_cores
+from bench.monitor import plural
+from bench.nn import build_encoder
+from bench.recipe import Recipe
+from bench.run.preparation import Run
+
+_NAMED = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+_SECONDS = 0.7
+"""Of the whole measurement."""
+_PASS = 0.04
+"""Seconds that a timed pass should take on one thread: longer than the interval in which cores are shared out."""
+_GAIN = 1.1
+"""Threads must be this many times as fast as one: less may be chance, and takes all cores."""
+
+
+def choose_threads(runs: Sequence[Run]) -> str | None:
+    """Set the number of CPU threads for ``runs``, of one recipe, and return a sentence about it.
+
+    An interrupted run continues with as many as it began with: another number rounds sums differently. None: nothing
+    is set, because the runs use a GPU, there is one core, or an environment variable names the number.
+    """
+    threads = torch.get_num_threads()
+    if runs[0].device.type != "cpu" or threads == 1 or any(name in os.environ for name in _NAMED):
+        return None
+    begun = next((run.folder.threads for run in runs if run.folder.threads), None)
+    if begun is not None:
+        torch.set_num_threads(begun)
+        return f"Continues with {plural(begun, 'CPU thread')}, as the run began."
+    count, reason = _best_of_one_and(threads, runs[0].recipe)
+    torch.set_num_threads(count)
+    return f"Computes with {plural(count, 'CPU thread')}: {reason}. --threads chooses another number."
+
+
+def _best_of_one_and(threads: int, recipe: Recipe) -> tuple[int, str]:
+    """Return 1 or ``threads``, and why."""
+    busy, free = busy_cores()
+    if free < threads:  # a thread that waits for a core would make the measurement itself last half a minute
+        return 1, f"other programs keep {busy:.1f} cores busy"
+    gain = _gain_of(threads, recipe)
+    return (1 if gain < _GAIN else threads), f"{threads} are {gain:.2g} times as fast as 1 here"
+
+
+def _gain_of(threads: int, recipe: Recipe) -> float:
+    """Return how many times as fast the recipe's encoder is with ``threads`` as with one, forward and backward."""
+    data = recipe.dataset
+    with rng.scoped(0, "threads"):
+        encoder = build_encoder(recipe.encoder, image_shape=data.image_shape, mean=data.mean, std=data.std)
+    images = torch.zeros(2, *data.image_shape)
+
+    def seconds(count: int, images: Tensor) -> float:
+        torch.set_num_threads(count)
+        start = time.perf_counter()
+        encoder(images).sum().backward()
+        return time.perf_counter() - start
+
+    began = time.perf_counter()
+    _, one = (seconds(1, images) for _ in range(2))  # the first allocates
+    images = images.repeat(max(1, min(64, round(_PASS / one))), 1, 1, 1)
+    ratios: list[float] = []
+    seconds(threads, images)
+    while not ratios or time.perf_counter() - began < _SECONDS:
+        ratios.append(seconds(1, images) / seconds(threads, images))
+    return median(ratios)
