@@ -1,91 +1,126 @@
-"""Seconds to make the board, and to compare two records, among a thousand records.
+"""Time and memory of the commands that read records, with 100, 1,000 and 10,000 of them.
 
-    python perf/board.py --records 1000 --images 10000 --epochs 200
+Records of random outcomes, of several methods, protocols and seeds each, are written to a temporary folder; then the
+commands are run as a user runs them, including the start of the program. Seconds of the processor are those of all
+processes of a command; its memory is their proportional share, looked at twenty times a second.
 
-Records of random outcomes, of several methods, protocols and seeds each, are written to a temporary folder; then
-the commands are run as a user runs them, including the start of the program, and the parts are timed in one process.
-Reported is the median of the rounds.
+Run from the repository's root: ``python perf/board.py [--records 100 1000 10000] [--output FILE]``.
 """
 
-import argparse
-import json
-import resource
-import statistics
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import psutil
+from comparison import Cell, Comparison, Table, arguments
 
-from bench.leaderboard import render_leaderboard
-from bench.record import (
-    AutoAttackEvaluation,
-    Environment,
-    Outcome,
-    PGDEvaluation,
-    PhaseCost,
-    Record,
-    record_files,
-    save_record,
-)
-from bench.results import build_leaderboard, read_groups
+from bench.files import json_bytes
+from bench.record import AutoAttackEvaluation, Environment, Outcome, PGDEvaluation, PhaseCost, Record, record_path
 
 SEEDS = 5
 PROTOCOLS = ("slf", "alf", "aff")
 EPS = 8 / 255
+COLUMNS = ("", "records", "seconds", "of the processor", "times the row above", "memory, MB")
+
+
+class Usage(NamedTuple):
+    """What one program took."""
+
+    seconds: float
+    cpu_seconds: float
+    megabytes: float
 
 
 def main() -> None:
-    """Measure and print."""
-    options = _options()
-    with tempfile.TemporaryDirectory() as folder:
-        results, board = Path(folder) / "results", Path(folder) / "LEADERBOARD.md"
-        for number in range(options.records):
-            save_record(results, _record(number, options.images, options.epochs))
-        files = list(record_files(results))
-        megabytes = sum(path.stat().st_size for path in files) / 1e6
-        print(f"{len(files)} records of {options.images} images and {options.epochs} epochs, {megabytes:.1f} MB")
-        where = ["--results-dir", str(results)]
-        names = [path.stem for path in files[:: len(files) // 2]][:2]
-        built = build_leaderboard(results)
-        timings = {
-            "bench leaderboard --write": lambda: _run(["leaderboard", "--write", *where, "--output", str(board)]),
-            "bench leaderboard --check": lambda: _run(["leaderboard", *where, "--output", str(board), "--check"]),
-            "bench compare": lambda: _run(["compare", *names, *where, "--across-protocols"]),
-            "bench --help": lambda: _run(["--help"]),
-            "read and trust": lambda: read_groups(results),
-            "read and rank": lambda: build_leaderboard(results),
-            "render": lambda: render_leaderboard(built, records_at="results"),
-        }
-        medians = {name: _median(work, options.rounds) for name, work in timings.items()}
-    print("   wall     CPU")
-    for name, (wall, cpu) in medians.items():
-        print(f"{wall:5.2f} s {cpu:5.2f} s  {name}")
-    if options.output:
-        options.output.write_text(json.dumps(medians, indent=1) + "\n")
+    """Measure, print, and write the figures if requested."""
+    parser = arguments(__doc__, rounds=1)
+    parser.add_argument("--records", type=int, nargs="+", default=[100, 1000, 10_000])
+    parser.add_argument("--images", type=int, default=10_000, help="test images a record")
+    parser.add_argument("--epochs", type=int, default=200, help="entries of the history of pre-training")
+    parser.add_argument("--site", type=int, default=10_000, help="of at most so many a site is written")
+    options = parser.parse_args()
+    compared = Comparison("board", options)
+    used: dict[str, list[Usage]] = {}
+    sizes: dict[str, dict[str, float]] = {}
+    for count in options.records:
+        with tempfile.TemporaryDirectory() as folder:
+            fill(Path(folder) / "results", count, options.images, options.epochs)
+            for name, command in commands(Path(folder)).items():
+                if name == "bench site" and count > options.site:
+                    continue
+                found = [run(command) for _ in range(options.rounds)]
+                used.setdefault(name, []).append(min(found, key=lambda one: one.cpu_seconds))
+            sizes[str(count)] = {name: megabytes(Path(folder) / name) for name in ("results", "site")}
+    compared.values["megabytes on disk"] = sizes
+    title = f"Commands that read records of {options.images:,} images and {options.epochs} epochs"
+    compared.add(Table(title, COLUMNS, list(rows(used, options.records)), f"Least of {options.rounds} rounds."))
+    compared.finish()
 
 
-def _run(arguments: list[str]) -> None:
-    command = [str(Path(sys.executable).with_name("bench")), *arguments]
-    subprocess.run(command, check=True, capture_output=True)
+def commands(folder: Path) -> dict[str, list[str]]:
+    """Return the programs to measure, by what they do: those of ``bench``, and the imports of one of them."""
+    bench = str(Path(sys.executable).with_name("bench"))
+    where = ["--results-dir", str(folder / "results")]
+    board = [bench, "leaderboard", *where, "--output", str(folder / "LEADERBOARD.md")]
+    two = ["m0-paper-uniform-s0-slf-00000000", "m1-paper-uniform-s0-slf-30000000"]
+    return {
+        "bench --help": [bench, "--help"],
+        "import bench.compare": [sys.executable, "-c", "import bench.compare"],
+        "bench compare RECORD RECORD": [bench, "compare", *two, *where],
+        "bench compare METHOD METHOD": [bench, "compare", "m0", "m1", "--dataset", "random", *where],
+        "bench leaderboard --write": [*board, "--write"],
+        "bench leaderboard --check": [*board, "--check"],
+        "bench leaderboard": [bench, "leaderboard", *where],
+        "bench site": [bench, "site", *where, "--output", str(folder / "site")],
+    }
 
 
-def _median(work: Callable[[], object], rounds: int) -> tuple[float, float]:
-    """Return wall-clock seconds, and processor seconds, which vary less on a busy machine."""
-    spent = []
-    for _ in range(rounds):
-        start, cpu = time.perf_counter(), _cpu_seconds()
-        work()
-        spent.append((time.perf_counter() - start, _cpu_seconds() - cpu))
-    wall, cpus = zip(*spent, strict=True)
-    return statistics.median(wall), statistics.median(cpus)
+def run(command: Sequence[str]) -> Usage:
+    """Run a program to its end, which must be a good one, and return what it and its processes took."""
+    start, before, most = time.perf_counter(), os.times(), 0
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None:
+        with suppress(psutil.Error):  # it has just ended
+            family = [process, *process.children(recursive=True)]
+            most = max(most, sum(one.memory_full_info().pss for one in family))
+        time.sleep(0.05)
+    seconds, after = time.perf_counter() - start, os.times()
+    if process.returncode:
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return Usage(seconds, cpu, most / 1e6)
 
 
-def _cpu_seconds() -> float:
-    return sum(sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+def rows(used: dict[str, list[Usage]], counts: Sequence[int]) -> list[list[Cell]]:
+    """Return the rows of the table: each command with each number of records."""
+    found: list[list[Cell]] = []
+    for name, usages in used.items():
+        for place, (count, one) in enumerate(zip(counts, usages, strict=False)):
+            growth = one.cpu_seconds / usages[place - 1].cpu_seconds if place else ""
+            shown = "" if place else name
+            found.append([shown, f"{count:,}", one.seconds, one.cpu_seconds, growth, one.megabytes])
+    return found
+
+
+def megabytes(folder: Path) -> float:
+    """Return the size of all files below ``folder``."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+
+
+def fill(results: Path, count: int, images: int, epochs: int) -> None:
+    """Write ``count`` records under ``results``."""
+    for number in range(count):
+        record = _record(number, images, epochs).sealed()
+        path = record_path(results, record)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(json_bytes(record.content()))
 
 
 def _record(number: int, images: int, epochs: int) -> Record:
@@ -133,16 +168,6 @@ def _record(number: int, images: int, epochs: int) -> Record:
         started="2024-01-01T00:00:00+00:00",
         finished="2024-01-01T01:00:00+00:00",
     )
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=1000)
-    parser.add_argument("--images", type=int, default=10_000, help="test images a record")
-    parser.add_argument("--epochs", type=int, default=200, help="entries of the history of pre-training")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--output", type=Path, help="JSON file for the figures")
-    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
 
 
 def test_a_hundred_records_take_seconds(tmp_path: Path) -> None:
-    # perf/site.py measures a thousand; a quadratic step would show here already.
+    # perf/board.py measures ten thousand; a quadratic step would show here already.
     path = add(tmp_path / "results", template())
     record = load_record(path)
     for i in range(100):
@@ -112,6 +112,6 @@ def test_a_hundred_records_take_seconds(tmp_path: Path) -> None:
         path.with_name(f"{i}.json").write_bytes(json_bytes(seed.content()))
     write_site(tmp_path / "results", tmp_path / "warm")
     shutil.rmtree(tmp_path / "warm")
-    start = time.perf_counter()
+    start = time.process_time()
     assert write_site(tmp_path / "results", tmp_path / "out").records == 101
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 5

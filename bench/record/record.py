@@ -137,6 +137,10 @@ class Record(Sealed):
         """The phases whose code, as a whole or in part, is not recorded."""
         return [phase for phase, ran in self.environments.items() if None in ran]
 
+    def without_history(self) -> Self:
+        """Return this without its histories of training, which take most of its memory; its digest no longer fits."""
+        return self.model_copy(update={"history": {}})
+
     def read_recipe(self) -> RecordedRecipe:
         """Return the recipe, typed as far as all methods share it; raises BenchError that lists every fault."""
         return RecordedRecipe.read(self.recipe)

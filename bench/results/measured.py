@@ -114,7 +114,7 @@ def _load(named: tuple[Path, bool], *, history: bool) -> Measured | Fault:
         measured = load_measured(path, local=local)
     except BenchError as error:
         return Fault(path, str(error).removeprefix(f"{path}: "))
-    return measured if history else measured._replace(record=measured.record.model_copy(update={"history": {}}))
+    return measured if history else measured._replace(record=measured.record.without_history())
 
 
 def _processes(files: int) -> int:

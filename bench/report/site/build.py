@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.folders import replaced_folder
+from bench.record import load_record
 from bench.report import facts
 from bench.report.reproduce import reproduction
 from bench.report.site import tables
@@ -90,7 +91,7 @@ def _method_values(content: Content, method: MethodEntry) -> dict[str, Any]:
 
 
 def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
-    record = entry.record
+    record = load_record(content.results_dir / entry.file)
     return {
         "entry": entry,
         "record": record,

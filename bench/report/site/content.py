@@ -32,6 +32,7 @@ class Entry:
     file: str
     """The record's path below the results folder."""
     record: Record
+    """Without its histories of training: those of all records would not fit into a small memory."""
     row: Row
     """The row of the board that it belongs to."""
 
@@ -140,7 +141,7 @@ def read_content(results_dir: Path) -> Content:
     """
     board = build_leaderboard(results_dir)
     entries = [
-        Entry(file, load_record(results_dir / file), row)
+        Entry(file, load_record(results_dir / file).without_history(), row)
         for row in board.rows
         for file in (*row.records, *row.superseded)
     ]
