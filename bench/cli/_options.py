@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from bench.errors import BenchError
+from bench.own_code import is_in_file
 
 RESULTS = Path("results")
 """The published records, and below them the local ones."""
@@ -66,6 +67,15 @@ Results = Annotated[
     Path, typer.Option("--results-dir", help="Folder of the records; yours, in its folder local, are shown marked.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")]
+
+
+def method_name(given: str) -> str:
+    """Return the name in records of the method that ``given`` names; one named ``FILE.py:NAME`` is loaded."""
+    if not is_in_file(given):
+        return given
+    from bench.method import METHODS
+
+    return METHODS.name_of(given)
 
 
 def names(text: str | None) -> list[str] | None:

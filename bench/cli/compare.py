@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli._options import RESULTS, Results
+from bench.cli._options import RESULTS, Results, method_name
 from bench.cli._tables import Column, DataTable, show
 
 if TYPE_CHECKING:
@@ -57,12 +57,13 @@ def compare(
       bench compare a.json b.json --measures aa
       bench compare deacl simclr --dataset digits --protocol slf
       bench compare local/deacl deacl --dataset digits
+      bench compare ./my_method.py:MyMethod deacl --dataset digits
     """
     from bench.compare import compare_records, compare_seeds, find_record, find_seeds
     from bench.errors import unknown
     from bench.recipe import PROTOCOLS
 
-    chosen = _measures(measures)
+    chosen, a, b = _measures(measures), method_name(a), method_name(b)
     if protocol not in (None, *PROTOCOLS):
         raise unknown("protocol", str(protocol), PROTOCOLS)
     if dataset is None:

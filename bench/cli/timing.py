@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bench.cli._options import RESULTS, Precision, Results
+from bench.cli._options import RESULTS, Precision, Results, method_name
 from bench.cli._tables import show
 from bench.cli._timing import measured_table, steps_table, whole_table
 
@@ -57,7 +57,8 @@ def timing(
     from bench.record import COST_REFERENCE
     from bench.results import PublishedCosts, measured_costs
 
-    reference = reference or COST_REFERENCE
+    reference = method_name(reference or COST_REFERENCE)
+    methods = [method_name(each) for each in methods or []]
 
     if from_results:
         costs, left_out = measured_costs(results_dir, methods or None, reference)
