@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 import torch
 from short_autoattack import shorten
+from toy_runs import SMALL, toy_data
 
 from bench import rng
+from bench.recipe import override_text
 
 FOLDER = Path(__file__).parents[1] / "perf"
 
@@ -25,7 +27,12 @@ def measured(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *option
     """What ``script`` writes; its peers count as not installed."""
     comparison = importlib.import_module("comparison")
     monkeypatch.setattr(comparison, "find_spec", lambda name: None)
-    monkeypatch.setattr(sys, "argv", [script, *options, "--rounds", "1", "--output", str(folder / "measured.json")])
+    return written(script, folder, monkeypatch, *options, "--rounds", "1")
+
+
+def written(script: str, folder: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> Any:
+    """What ``script`` writes."""
+    monkeypatch.setattr(sys, "argv", [script, *options, "--output", str(folder / "measured.json")])
     importlib.import_module(script).main()
     return json.loads((folder / "measured.json").read_text())
 
@@ -150,3 +157,24 @@ def test_the_plain_loop_is_our_attack() -> None:
     theirs = pgd.plain_loop(plain.plain(classifier).double().eval(), images, labels, 2, noise)
     ours = pgd.ours(classifier, images, labels, 2)
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
+
+
+def test_precisions_of_training_and_of_attacks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorten(monkeypatch)
+    small = {**SMALL, "slf.epochs": 1, "encoder.width": 2}
+    sets = [word for key, value in small.items() for word in ("--set", override_text(key, value))]
+    options = ["--methods", "simclr", "--dataset", toy_data(tmp_path / "toy.npz", classes=4), "--tier", "mini"]
+    found = written("precision", tmp_path, monkeypatch, *options, "--seeds", "0,1", *sets, "--folder", str(tmp_path))
+    losses, accuracies = found["tables"]
+    assert [row[:4] for row in losses["rows"]] == [["simclr", "ssl", 2, 2], ["simclr", "slf", 1, 2]]
+    assert all(0 < last <= largest for _, _, _, _, largest, last, *_ in losses["rows"])
+    assert [row[1] for row in accuracies["rows"]] == ["SA", "RA"]
+    assert {row[-1] for row in accuracies["rows"]} <= {"yes", "no"}
+    run = next((tmp_path / "runs").glob("toy-simclr-*-s0-*"))
+    options = [str(run / "encoder.safetensors"), "--autoattack-images", "4", "--folder", str(tmp_path / "attacks")]
+    (table,) = written("attack_precision", tmp_path, monkeypatch, *options, "--device", "cpu")["tables"]
+    assert [row[1:3] for row in table["rows"]] == [["PGD-2", "16"], ["AutoAttack", "4"]]
+    for row in table["rows"]:
+        exact, low, differ, only_exact, only_low = map(int, row[3:8])
+        assert differ == only_exact + only_low
+        assert low - exact == only_exact - only_low
