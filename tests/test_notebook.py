@@ -9,17 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from toy_runs import carry_out, toy_data, toy_request
+from toy_runs import SMALL, carry_out, toy_data, toy_request
 
 import bench
 from bench.attack import PGD, margin_objective
 from bench.data import load_dataset, unit_pixels
 from bench.errors import BenchError
-from bench.nn import Classifier
-from bench.recipe import Threat
+from bench.nn import Classifier, build_encoder
+from bench.recipe import EncoderSettings, Threat
 from bench.record import Record
-from bench.rng import generator
-from bench.run import load_encoder
+from bench.rng import generator, scoped
+from bench.run import EncoderFile, load_encoder
+from bench.run.encoder import Import, Origin
 
 ROOT = Path(__file__).parents[1]
 
@@ -74,6 +75,25 @@ def test_an_encoder_is_that_of_its_file(run: str, folder: Path) -> None:
     assert all(torch.equal(value, tensors[name]) for name, value in encoder.state_dict().items())
     with pytest.raises(BenchError, match=r"is not a file\. Type the path of an encoder\.safetensors"):
         bench.load_encoder("nothing")
+
+
+def test_an_encoder_that_was_trained_elsewhere_comes_through_the_same_door(run: str, folder: Path) -> None:
+    """It computes what it was saved with, and is evaluated on the data that are named; other weights are refused."""
+    form = EncoderSettings(width=1, normalisation="cifar")
+    with scoped(0, "elsewhere"):
+        theirs = build_encoder(form, image_shape=(3, 8, 8), mean=(), std=()).eval()
+    origin = Origin(imported=Import(title="Theirs", year=2020, encoder=form))
+    EncoderFile(theirs.state_dict(), origin).save(folder / "theirs.safetensors")
+    ours, images = bench.load_encoder("theirs.safetensors"), torch.rand(2, 3, 8, 8, generator=generator(0, "images"))
+    assert torch.equal(ours(images), theirs(images))
+    small = {key: value for key, value in SMALL.items() if key.split(".")[0] in ("slf", "evaluate")}
+    (record,) = bench.evaluate(ours, "npz:toy.npz", protocols=["slf"], settings=small)
+    assert (record.title, record.dataset) == ("Theirs", "toy")
+    EncoderFile({"conv1.weight": torch.zeros(1, 3, 3, 3)}, origin).save(folder / "cut.safetensors")
+    with pytest.raises(
+        BenchError, match=r"the weights do not fit .*: backbone\.bn1\.bias: absent, not 1; .* and \d+ more"
+    ):
+        bench.load_encoder("cut.safetensors")
 
 
 def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:

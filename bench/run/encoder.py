@@ -135,7 +135,10 @@ class EncoderFile:
         The check allocates no memory, so a recipe may state any size.
         """
         with torch.device("meta"):
-            expected = {name: tensor.shape for name, tensor in plain_encoder(recipe).state_dict().items()}
+            self._check_fit(plain_encoder(recipe))
+
+    def _check_fit(self, encoder: Encoder) -> None:
+        expected = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
         found = {name: tensor.shape for name, tensor in self.tensors.items()}
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if wrong:
@@ -160,10 +163,8 @@ class EncoderFile:
         channels = next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
         with rng.scoped(0, "plain encoder"):  # its normalisation has constants of its own, and its form no size
             encoder = build_encoder(known.encoder, image_shape=(channels, 32, 32), mean=(), std=())
-        try:
-            encoder.load_state_dict(self.tensors)
-        except RuntimeError as error:
-            raise BenchError(f"the weights do not fit the encoder that their file describes: {error}.") from error
+        self._check_fit(encoder)
+        encoder.load_state_dict(self.tensors)
         return encoder.eval()
 
     def save(self, path: Path) -> None:
