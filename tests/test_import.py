@@ -169,10 +169,21 @@ def test_a_pickle_that_would_run_code_is_refused(
 # Files that cannot be taken
 
 
-def truncated() -> bytes:
+def whole() -> bytes:
     buffer = io.BytesIO()
     torch.save(random_weights(BASIC), buffer)
-    return buffer.getvalue()[:-2000]
+    return buffer.getvalue()
+
+
+def truncated() -> bytes:
+    return whole()[:-2000]
+
+
+def one_bit_changed() -> bytes:
+    """A bit of a weight, which PyTorch's own reader would not notice."""
+    content = bytearray(whole())
+    content[content.index(random_weights(BASIC)["layer2.0.conv1.weight"].numpy().tobytes())] ^= 1
+    return bytes(content)
 
 
 def truncated_legacy() -> bytes:
@@ -190,8 +201,9 @@ def zipped(name: str) -> bytes:
 
 BYTES: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty": (bytes, "is empty. Download it again"),
-    "half-downloaded": (truncated, "is cut short"),
+    "half-downloaded": (truncated, "is cut short or damaged: its table of contents"),
     "half-downloaded, old form": (truncated_legacy, "is damaged or cut short"),
+    "one bit changed": (one_bit_changed, "the checksum of .* does not match"),
     "web page": (
         lambda: b"\n<!DOCTYPE html><html><head><title>Sign in</title></head>",
         r"is a web page \('Sign in'\), not a checkpoint.*download the file itself",

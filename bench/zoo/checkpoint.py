@@ -169,9 +169,11 @@ def _other_archive(path: Path) -> str | None:
             return None
     try:
         with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError) as error:
-        return f"is cut short: its table of contents, at the end of the file, is missing ({error}). {_AGAIN}"
+            names, damaged = archive.namelist(), archive.testzip()
+    except Exception as error:  # what a damaged table of contents raises is open, too
+        return f"is cut short or damaged: its table of contents, at its end, cannot be read ({error}). {_AGAIN}"
+    if damaged is not None:
+        return f"is damaged: the checksum of {damaged} in it does not match. {_AGAIN}"
     if any(name.endswith("/constants.pkl") for name in names):
         return (
             "is a TorchScript archive: a program, not weights alone. Where it was made, save its weights: "
