@@ -59,6 +59,15 @@ def test_the_command_gives_the_recipe_of_the_record() -> None:
     assert found.commit == record.environment.commit
 
 
+def test_an_imported_encoder_is_evaluated_again() -> None:
+    record = template().model_copy(update={"method": "imported", "title": "Theirs", "fidelity": "native"})
+    found = reproduction(record)
+    options = parsed(found.command)
+    assert found.command.startswith("bench evaluate FILE --dataset digits --protocols slf --seed")
+    assert options["protocols"] == "slf"
+    assert any("Theirs" in note and record.encoder_sha256 in note for note in found.notes)
+
+
 def test_own_data_are_named_by_their_digest_for_want_of_their_path() -> None:
     record = template()
     facts = {**record.recipe["dataset"], "name": "mine"}

@@ -13,7 +13,7 @@ from bench.trackers import tracked
 
 
 def evaluate(
-    encoder: Annotated[Path, typer.Argument(help="An encoder.safetensors that `bench run` wrote, or its run.")],
+    encoder: Annotated[Path, typer.Argument(help="An encoder file, the run that it is of, or a checkpoint to import.")],
     dataset: Annotated[
         str | None,
         typer.Option(help="Where the data of pre-training are; for an imported encoder: what to evaluate it on."),
@@ -46,6 +46,7 @@ def evaluate(
       bench evaluate runs/NAME/encoder.safetensors --set evaluate.pgd_steps=100 --set threat.eps=4/255
       bench evaluate runs/NAME/encoder.safetensors --finetune-dataset stl10
       bench evaluate encoder.safetensors --dataset npz:my.npz
+      bench evaluate deacl.ckpt --dataset cifar10
     """
     from bench.device import use_threads
     from bench.run import EvaluationRequest, encoder_path, execute, prepare_evaluation

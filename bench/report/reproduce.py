@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench.data import DATASETS
 from bench.own_code import as_typed, is_own
 from bench.recipe import load_tier, override_text, tier_names
-from bench.record import Record, RecordedRecipe
+from bench.record import IMPORTED, Record, RecordedRecipe
 
 _CORRUPTIONS = "evaluate.corruptions"
 
@@ -28,9 +28,11 @@ def reproduction(record: Record) -> Reproduction:
     recipe, overrides = record.read_recipe(), dict(sorted(record.overrides.items()))
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
-    words = ["bench", "run", as_typed(record.method), "--dataset", _data(record.pretrained_on or record.dataset)]
+    imported = record.method == IMPORTED
+    words = ["bench", *(["evaluate", "FILE"] if imported else ["run", as_typed(record.method)])]
+    words += ["--dataset", _data(record.pretrained_on or record.dataset)]
     words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
-    words += ["--tier", tier, "--fidelity", record.fidelity]
+    words += [] if imported else ["--tier", tier, "--fidelity", record.fidelity]
     words += [] if recipe.budget is None else ["--budget", repr(recipe.budget)]
     words += ["--protocols", record.protocol, "--seed", str(encoder_seed)]
     if overrides.get(_CORRUPTIONS) == "files":  # the recipe holds only their digest
@@ -42,6 +44,8 @@ def reproduction(record: Record) -> Reproduction:
 
 
 def _method_note(record: Record) -> str:
+    if record.method == IMPORTED:
+        return f"FILE stands for the encoder ({record.title}), whose weights have the digest {record.encoder_sha256}."
     if not is_own(record.method):
         return ""
     return (

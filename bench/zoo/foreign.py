@@ -86,7 +86,8 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
     tensors = {f"backbone.{name}": tensor for name, tensor in backbone.items()}
     if facts.constants:
         tensors |= {
-            f"normalise.{name}": torch.tensor(each) for name, each in zip(("mean", "std"), facts.constants, strict=True)
+            f"normalise.{name}": torch.tensor(each, dtype=torch.float32)
+            for name, each in zip(("mean", "std"), facts.constants, strict=True)
         }
     kept = {network + names[name] for name in backbone if name in names}
     kept |= set() if facts.buffers is None else {f"{facts.buffers}mean", f"{facts.buffers}std"}

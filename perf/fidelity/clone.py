@@ -115,8 +115,9 @@ class Clone:
             sys.meta_path.remove(finder)
             sys.path[:], sys.dont_write_bytecode = path, written
             for name in set(sys.modules) - known:
-                file = getattr(sys.modules[name], "__file__", None)
-                theirs = file is not None and Path(file).is_relative_to(self.folder)
+                module = sys.modules[name]
+                found = [getattr(module, "__file__", None), *getattr(module, "__path__", [])]  # a folder has no file
+                theirs = any(path is not None and Path(path).is_relative_to(self.folder) for path in found)
                 if theirs or name in bare or isinstance(sys.modules[name], _StandIn):
                     del sys.modules[name]
 

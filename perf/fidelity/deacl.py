@@ -7,6 +7,7 @@ Run from the repository's root: ``python perf/fidelity/deacl.py PATH/TO/CLONE``.
 import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,17 +41,8 @@ NOTE = (
 
 def compare(clone: Clone) -> Iterator[Table]:
     """Yield the table."""
-    packages = ("solo", "solo.args", "solo.losses", "solo.methods", "solo.models", "solo.utils")
-    absent: dict[str, dict[str, Any]] = {
-        "pytorch_lightning": {"LightningModule": LightningModule},
-        "pl_bolts": {},
-        "torchmetrics": {},
-    }
-    absent["solo.utils.backbones"] = {}  # transformers
-    absent["timm"], absent["timm.models.registry"] = {}, {"register_model": lambda function: function}
-    absent["torchmetrics.metric"] = {"Metric": nn.Module}
     table = Table("DeACL", str(clone.upstream), NOTE)
-    with clone.importing(bare=packages, absent=absent), on_cpu():
+    with importing(clone), on_cpu():
         both = ours.stages(ours.recipe("deacl", stage2__batch_size=BATCH))
         ours.seen(next(both).encoder)
         stage = next(both)
@@ -61,6 +53,20 @@ def compare(clone: Clone) -> Iterator[Table]:
         compare_steps(table, stage, model)
         compare_protocols(table, model)
     yield table
+
+
+def importing(clone: Clone) -> AbstractContextManager[None]:
+    """Let ``import`` find upstream's packages."""
+    packages = ("solo", "solo.args", "solo.losses", "solo.methods", "solo.models", "solo.utils")
+    absent: dict[str, dict[str, Any]] = {
+        "pytorch_lightning": {"LightningModule": LightningModule},
+        "pl_bolts": {},
+        "torchmetrics": {},
+    }
+    absent["solo.utils.backbones"] = {}  # transformers
+    absent["timm"], absent["timm.models.registry"] = {}, {"register_model": lambda function: function}
+    absent["torchmetrics.metric"] = {"Metric": nn.Module}
+    return clone.importing(bare=packages, absent=absent)
 
 
 def published(clone: Clone) -> Namespace:

@@ -7,6 +7,7 @@ Run from the repository's root: ``python perf/fidelity/solo_learn.py PATH/TO/CLO
 import shlex
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -98,11 +99,16 @@ FRAMEWORKS = (
 
 def compare(clone: Clone) -> Iterator[Table]:
     """Yield a table a framework."""
-    packages = ("solo", "solo.args", "solo.losses", "solo.methods", "solo.utils")
-    absent = {"pytorch_lightning": {"LightningModule": LightningModule}, "pl_bolts": {}, "einops": {}}
-    with clone.importing(bare=packages, absent=absent):
+    with importing(clone):
         for framework in FRAMEWORKS:
             yield compare_framework(clone, framework)
+
+
+def importing(clone: Clone) -> AbstractContextManager[None]:
+    """Let ``import`` find upstream's packages."""
+    packages = ("solo", "solo.args", "solo.losses", "solo.methods", "solo.utils")
+    absent = {"pytorch_lightning": {"LightningModule": LightningModule}, "pl_bolts": {}, "einops": {}}
+    return clone.importing(bare=packages, absent=absent)
 
 
 def compare_framework(clone: Clone, framework: Framework) -> Table:
