@@ -25,7 +25,7 @@ from bench.errors import BenchError
 from bench.record import Record
 from bench.run import import_encoder
 from bench.run.encoder import load_encoder
-from bench.zoo import ImportChoices, import_checkpoint
+from bench.zoo import ImportChoices, import_checkpoint, short_name
 
 Bench = Callable[..., Said]
 SAID = ("--stem-padding", "1", "--normalisation", "cifar")
@@ -77,6 +77,7 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
     ):
         assert part in out
     assert "exists already" in bench("import", file).stderr
+    assert "is an encoder file of the bench already" in bench("import", "mine.safetensors").stderr
 
 
 def test_safetensors_of_others_are_read(bench: Bench) -> None:
@@ -84,6 +85,19 @@ def test_safetensors_of_others_are_read(bench: Bench) -> None:
     code, _, err = bench("import", "theirs.safetensors", *SAID)
     assert code == 0, err
     assert load_encoder(Path("theirs-encoder.safetensors")).tensors["backbone.conv1.weight"].shape == (2, 3, 3, 3)
+
+
+def test_files_that_look_the_same_are_named(bench: Bench) -> None:
+    state = {**random_weights(BASIC), **normaliser("normalize.", IMAGENET), **linear("fc", 10)}
+    file = saved({"state_dict": state}, "best.pth.tar")
+    assert "--origin advcl" in bench("import", file, "--dry-run").stdout
+    taken = import_checkpoint(file, ImportChoices("a-infonce"))
+    assert (taken.title, taken.settings.normalisation, taken.report.caution) == ("A-InfoNCE, best", "none", "")
+    assert taken.report.dropped == {
+        "normalize": "unused constants of normalisation (2 tensors)",
+        "fc": "a classifier of 10 classes (2 tensors)",
+    }
+    assert [short_name(Path(name)) for name in ("ckpt.t7rocl_7", "a.b.pt")] == ["ckpt.t7rocl_7", "a.b"]
 
 
 def test_half_precision_and_files_without_counters_are_taken(bench: Bench) -> None:

@@ -48,11 +48,11 @@ def import_(
       bench import resnet18.pth --stem-padding 1 --normalisation cifar
     """
     from bench.run import import_encoder
-    from bench.zoo import ImportChoices
+    from bench.zoo import ImportChoices, short_name
 
     choices = ImportChoices(origin, branch, network, stem_padding, normalisation)
     encoder = import_encoder(file, choices, title=title, year=year)
-    path = output or Path(f"{file.stem}-encoder.safetensors")
+    path = output or Path(f"{short_name(file)}-encoder.safetensors")
     if not dry_run:
         _write(encoder, path)
     _say(encoder, None if dry_run else path, as_json)
@@ -83,6 +83,8 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool) -> None:
     for name, what in report.dropped.items():
         table.add(f"dropped {name}", what)
     show(table)
+    if report.caution:
+        print(report.caution)
     if path:
         print(f"encoder: {path}")
         print(f"evaluate it with: bench evaluate {path} --dataset cifar10")

@@ -10,7 +10,7 @@ run. From there on it is treated like an encoder of ours: protocols, attacks, re
 ``native``, no cost is of a ``stage:``, and ``recipe.config`` holds the digest of the weights, so two imports are never
 taken for two seeds of one. Boards mark such a row as *re-evaluated*: our measurement of weights that are not ours.
 
-**How a foreign file is evaluated.** ``bench evaluate FILE`` asks ``bench.run.load_encoder``, which imports what is not
+**How a foreign file is evaluated.** ``bench evaluate FILE`` calls ``bench.run.load_encoder``, which imports what is not
 one of our files. Nothing is written but the folder of the run. What has to be asked (padding, normalisation) is asked
 with the ``bench import`` command to type, whose output can then be evaluated.
 
@@ -22,7 +22,7 @@ its origin.
 from bench.zoo.checkpoint import is_foreign
 from bench.zoo.constants import CONSTANTS
 from bench.zoo.facts import ImportChoices
-from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint
+from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, short_name
 from bench.zoo.layouts import ORIGINS
 from bench.zoo.tensors import TensorFile, digest, load_tensors, save_tensors
 
@@ -38,4 +38,5 @@ __all__ = [
     "is_foreign",
     "load_tensors",
     "save_tensors",
+    "short_name",
 ]

@@ -95,6 +95,8 @@ def read_checkpoint(path: Path) -> Any:
     if fault := _other_kind(head):
         raise BenchError(f"{path} {fault}")
     if _is_safetensors(head):
+        if not is_foreign(path):
+            raise BenchError(f"{path} is an encoder file of the bench already. Type: bench evaluate {path}")
         return _read_safetensors(path)
     if not head.startswith(_PICKLES):
         raise BenchError(

@@ -61,15 +61,17 @@ def _group(name: str) -> str:
 def _words(
     group: str, names: Collection[str], tensors: Mapping[str, Tensor], parts: Mapping[str, str], network: str
 ) -> str:
-    part = group.removeprefix(network)
+    part, head = group.removeprefix(network), tensors.get(f"{group}.weight")
+    if part in _HEADS and head is not None and head.ndim == 2:
+        return f"a classifier of {head.shape[0]} classes ({_count(names)})"
     first = parts.get(part) or parts.get(group) or _WORDS.get(part)
     if first is None and part.startswith("bn_list."):
         first = f"batch-norm {part.removeprefix('bn_list.')} of each layer"
-    weights = [tensors[name] for name in names if name.endswith("weight") and tensors[name].ndim == 2]
-    if first is None and part in _HEADS and weights:
-        first = f"a classifier of {weights[-1].shape[0]} classes"
-    count = f"{len(names)} tensor{'s' * (len(names) > 1)}"
-    return f"{first} ({count})" if first else count
+    return f"{first} ({_count(names)})" if first else _count(names)
+
+
+def _count(names: Collection[str]) -> str:
+    return f"{len(names)} tensor{'s' * (len(names) > 1)}"
 
 
 def _printable(text: str) -> str:

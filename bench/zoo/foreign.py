@@ -20,6 +20,8 @@ from bench.zoo.layout import Layout
 from bench.zoo.layouts import ORIGINS, PLAIN, TABLE
 from bench.zoo.networks import StateDict, find_networks
 
+_ENDINGS = (".pt", ".pth", ".ckpt", ".tar", ".t7", ".bin", ".safetensors")
+
 
 class ImportReport(Settings):
     """What an import took a checkpoint for, and what it left out."""
@@ -46,6 +48,8 @@ class ImportReport(Settings):
     """How many of the file's tensors are in the encoder."""
     dropped: dict[Text, Text]
     """By the beginning of the names: what it is."""
+    caution: Text = ""
+    """Other files that look the same and compute something else, and what to type for them."""
 
 
 class ForeignEncoder(NamedTuple):
@@ -108,10 +112,19 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
         normalisation_from=facts.normalisation_from,
         tensors=len(kept),
         dropped=describe_dropped(state.tensors, kept, state.beside, layout.parts, network),
+        caution="" if choices.origin else layout.caution,
     )
     return ForeignEncoder(
-        tensors, _settings(form, facts), f"{title}, {path.stem}" if title else path.stem, year, report
+        tensors, _settings(form, facts), f"{title}, {short_name(path)}" if title else short_name(path), year, report
     )
+
+
+def short_name(path: Path) -> str:
+    """Return the name of a checkpoint without the endings that checkpoints have; ``ckpt.t7rocl`` has none of them."""
+    name = path.name
+    while name.lower().endswith(_ENDINGS) and not name.startswith("."):
+        name = name.rpartition(".")[0]
+    return name or path.name
 
 
 def _detected(state: StateDict) -> Layout:

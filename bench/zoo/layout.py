@@ -39,6 +39,8 @@ class Layout:
     """The same, by the number of classes of the classifier that was trained along."""
     classes_stem: str = "cifar"
     """The stem for which ``classes`` holds."""
+    caution: str = ""
+    """Which other files look the same, and compute something else."""
     parts: Mapping[str, str] = field(default_factory=dict)
     """What is dropped, in words, by the first part of the name."""
 

@@ -12,17 +12,8 @@ _SIGN = "layer1.0.conv1.weight"
 """The tensor that every ResNet has under this name."""
 
 _ENCLOSING = (
-    *(
-        "state_dict_dual",
-        "state_dict",
-        "model_state_dict",
-        "model_state",
-        "P_state",
-        "model",
-        "net",
-        "network",
-        "module",
-    ),
+    *("state_dict_dual", "state_dict", "model_state_dict", "model_state", "P_state"),
+    *("model", "net", "network", "module"),
 )
 """Names of what encloses a state dict or all of its names; files with several are read in this order."""
 

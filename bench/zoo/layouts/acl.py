@@ -49,6 +49,8 @@ LAYOUTS = (
         _TUNED,
         signs=(r"layer2\.0\.downsample\.0\.weight",),
         constants="imagenet",
+        caution="RobustSSL-Benchmark's fine-tuned AdvCL and A-InfoNCE look the same, but do not use their constants of "
+        "normalisation: for these type --origin advcl or --origin a-infonce.",
         stem_padding=1,
         normalisation="imagenet",
     ),
