@@ -6,7 +6,6 @@ batch-norm layers.
 """
 
 from collections.abc import Callable
-from copy import deepcopy
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,7 +17,7 @@ from bench.attack import PGD
 from bench.data.views import StrongView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
-from bench.nn import Encoder, branches
+from bench.nn import Encoder, branches, frozen_copy
 from bench.optim import LARS, trained
 from bench.recipe import AttackSettings, MethodConfig, OptimizerName, TrainPlan
 from methods.losses import nt_xent
@@ -92,7 +91,7 @@ class Branch(nn.Module):
 
     def prepared(self) -> "Branch":
         """Return a frozen eval-mode copy that is cheaper to attack; see :meth:`Encoder.prepared`."""
-        return Branch(self.encoder.prepared(), deepcopy(self.projector).eval().requires_grad_(False))
+        return Branch(self.encoder.prepared(), frozen_copy(self.projector))
 
 
 def projection_head(width: int, layers: int) -> nn.Sequential:

@@ -1,5 +1,6 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
+from bench.nn.copying import frozen_copy
 from bench.nn.encoder import ENCODERS, Encoder, Normalise, build_encoder
 from bench.nn.heads import Classifier, mlp
 from bench.nn.multi_norm import branches
@@ -15,6 +16,7 @@ __all__ = [
     "StridedConv2d",
     "branches",
     "build_encoder",
+    "frozen_copy",
     "mlp",
     "resnet18",
     "stride_left",

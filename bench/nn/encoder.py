@@ -1,7 +1,6 @@
 """The encoder: input normalisation and a backbone, from pixels in [0, 1] to features."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
+from bench.nn.copying import frozen_copy
 from bench.recipe import EncoderSettings
 from bench.registry import Registry
 
@@ -93,7 +93,7 @@ class Encoder(nn.Module):
         In exact arithmetic it is the same function as this encoder in eval mode; in float32 features agree
         to about 1e-6. A backbone that is not Preparable is copied unchanged.
         """
-        copy = deepcopy(self).eval()
+        copy = frozen_copy(self)
         if isinstance(copy.backbone, Preparable):
             copy.backbone.prepare_for_attack()
         return copy.eval().requires_grad_(False)

@@ -1,11 +1,11 @@
 """Heads: the small networks that pre-training puts on an encoder and evaluation discards."""
 
 from collections.abc import Sequence
-from copy import deepcopy
 from itertools import pairwise
 
 from torch import Tensor, nn
 
+from bench.nn.copying import frozen_copy
 from bench.nn.encoder import Encoder
 
 
@@ -36,4 +36,4 @@ class Classifier(nn.Module):
 
     def prepared(self) -> "Classifier":
         """Return a frozen eval-mode copy that is cheaper to attack; see :meth:`Encoder.prepared`."""
-        return Classifier(self.encoder.prepared(), deepcopy(self.head)).eval().requires_grad_(False)
+        return Classifier(self.encoder.prepared(), frozen_copy(self.head)).eval()

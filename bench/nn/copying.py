@@ -1,0 +1,55 @@
+"""A copy of a network for an attack: it is made at every training step, and on small images its time counts."""
+
+from copy import deepcopy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+M = TypeVar("M", bound=nn.Module)
+
+_CONSTANT = (bool, int, float, str, type(None))
+
+
+def frozen_copy(module: M) -> M:
+    """Return a deep copy of ``module`` in eval mode, without gradients, several times as fast as ``copy.deepcopy``.
+
+    That spends most of its time on the many small dictionaries of a module, of which most are empty. At tier ``tiny`` a
+    step of DeACL's second stage became 1.05 times as fast (AMD EPYC).
+    """
+    copy: M = _copy(module, {})
+    return copy.eval().requires_grad_(False)
+
+
+def _copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Return what ``deepcopy(value, memo)`` returns."""
+    kind = type(value)
+    if kind in _CONSTANT or (kind is tuple and all(type(item) in _CONSTANT for item in value)):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    if isinstance(value, nn.Module) and _is_ordinary(kind):
+        copied = memo[id(value)] = object.__new__(kind)  # first, since its attributes may refer to it
+        copied.__dict__ = {name: _copy(item, memo) for name, item in value.__getstate__().items()}
+        return copied
+    if kind is dict:
+        copied = {name: _copy(item, memo) for name, item in value.items()}
+    elif kind is nn.Parameter:
+        copied = nn.Parameter(value.detach().clone(), value.requires_grad)
+    elif kind is Tensor and value.is_leaf:
+        copied = value.detach().clone().requires_grad_(value.requires_grad)
+    elif kind.__module__ in ("builtins", "collections") and not value:
+        copied = kind()
+    else:
+        return deepcopy(value, memo)
+    memo[id(value)] = copied
+    return copied
+
+
+def _is_ordinary(kind: type[nn.Module]) -> bool:
+    """Return whether a module of this class consists of its attributes alone."""
+    return (
+        not hasattr(kind, "__deepcopy__")
+        and kind.__reduce_ex__ is object.__reduce_ex__
+        and kind.__getstate__ is nn.Module.__getstate__
+        and kind.__setstate__.__module__.startswith("torch.nn.")  # they read attributes of older versions
+    )

@@ -1,0 +1,74 @@
+"""The copy that is attacked: it equals a deep copy, and shares nothing with the original."""
+
+from collections.abc import Callable
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from bench import rng
+from bench.nn import frozen_copy
+
+
+class Tied(nn.Module):
+    """Two layers with one weight, references outside of ``_modules``, a hook, and a tensor that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(3, 3), nn.Linear(3, 3)
+        self.second.weight = self.first.weight
+        self.norm = nn.BatchNorm1d(3)
+        self.order = [self.second, self.first, self]
+        self.shift = torch.ones(3)
+        self.first.register_forward_hook(lambda module, args, output: output + 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.order[0](self.order[1](x))) + self.shift
+        return out
+
+
+def built(make: Callable[[], nn.Module]) -> nn.Module:
+    with rng.scoped(0, "copies"):
+        return make()
+
+
+def tensors(module: nn.Module) -> list[Tensor]:
+    return [*module.parameters(), *module.buffers()]
+
+
+def check(module: nn.Module) -> nn.Module:
+    """Check the copy of ``module`` against a deep copy, and return it."""
+    x = torch.rand(4, 3, generator=rng.generator(0, "images"))
+    copy, deep = frozen_copy(module), deepcopy(module).eval()
+    torch.testing.assert_close(copy(x), deep(x), rtol=0, atol=0)
+    assert copy.state_dict().keys() == module.state_dict().keys()
+    assert not {one.data_ptr() for one in tensors(module)} & {one.data_ptr() for one in tensors(copy)}
+    assert not any(
+        parameter.requires_grad or part.training for part in copy.modules() for parameter in part.parameters()
+    )
+    assert all(parameter.requires_grad for parameter in module.parameters())
+    assert all(part.training for part in module.modules())
+    return copy
+
+
+def test_references_stay_within_the_copy() -> None:
+    copy = check(built(Tied))
+    assert isinstance(copy, Tied)
+    assert copy.order == [copy.second, copy.first, copy]
+    assert copy.first.weight is copy.second.weight
+
+
+def test_hooks_and_tensors_of_the_copy_are_its_own() -> None:
+    module = built(Tied)
+    copy = check(module)
+    assert isinstance(module, Tied)
+    assert isinstance(copy, Tied)
+    module.shift += 1
+    module.first._forward_hooks.clear()
+    assert copy.shift.sum() == 3
+    assert len(copy.first._forward_hooks) == 1
+
+
+def test_a_module_that_is_more_than_its_attributes_is_copied_as_it_says() -> None:
+    check(built(lambda: nn.Sequential(weight_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3))))
