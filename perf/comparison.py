@@ -133,6 +133,8 @@ class Comparison:
     def __post_init__(self) -> None:
         torch.set_num_threads(self.options.threads)
         self._began = _Usage()
+        name = device_name(torch.device("cpu"))  # and the commit now, since a checkout may change while this runs
+        self._environment = describe_environment(name, self.options.threads).model_dump(mode="json")
 
     def peer(self, package: str, row: str, module: str | None = None) -> Any:
         """Return the ``module`` of a ``package``, or None where it is not installed: then ``row`` is left out."""
@@ -158,8 +160,6 @@ class Comparison:
 
     def content(self) -> dict[str, Any]:
         """Return everything as plain JSON."""
-        cpu = torch.device("cpu")
-        environment = describe_environment(device_name(cpu), self.options.threads).model_dump(mode="json")
         kept = ("commit", "dirty", "python", "platform", "packages")
         return {
             "command": shlex.join(["python", f"perf/{self.script}.py", *_typed()]),
@@ -167,7 +167,7 @@ class Comparison:
             "machine": machine(),
             "threads": self.options.threads,
             "other_load": self._began.others(),
-            **{name: environment[name] for name in kept},
+            **{name: self._environment[name] for name in kept},
             "peers": self.versions,
             "left_out": self.left_out,
             "tables": [asdict(table) for table in self.tables],
