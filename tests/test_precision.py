@@ -10,6 +10,7 @@ from toy_stage import EPOCHS, STEPS, ToyStage, make_plan, run, stop_at
 
 from bench.cli._options import overrides
 from bench.compare import compare_records, find_seeds
+from bench.device import pick_device
 from bench.errors import BenchError
 from bench.recipe import PROTOCOLS, Recipe
 from bench.record import Record
@@ -135,7 +136,7 @@ def test_fp16_is_refused_on_a_cpu_before_anything_is_trained(tmp_path: Path, met
     request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, method=method, protocols=None, overrides=settings)
     with pytest.raises(BenchError, match=rf"{what} trains in fp16, which needs a GPU.*--precision bf16"):
         prepare(changed(request, precision="fp16"))
-    with pytest.raises(BenchError, match=r"the attack computes in fp16.*evaluate\.attack_precision=bf16"):
+    with pytest.raises(BenchError, match=r"evaluate\.attack_precision: must be 'fp32' or 'bf16' \(given: 'fp16'\)"):
         prepare(changed(request, evaluate__attack_precision="fp16"))
 
 
@@ -166,3 +167,9 @@ def test_the_scale_of_fp16_survives_every_stop(
         run(stage(last), tmp_path / name)
     ends = [load_tensors(tmp_path / name / "toy.safetensors").tensors for name in ("straight", "broken")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_fp32_is_float32_on_a_gpu_too() -> None:
+    pick_device("cpu")
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32

@@ -12,12 +12,14 @@ from bench.monitor import plural
 def pick_device(name: str | None = None) -> torch.device:
     """Return the device called ``name`` ("cpu", "cuda", "cuda:1"); None: the best device of this process.
 
-    From then on this process keeps freed memory on the CPU: see :func:`bench.device.memory.keep_freed_memory`.
+    From then on this process keeps freed memory on the CPU (see :func:`bench.device.memory.keep_freed_memory`), and
+    fp32 means float32: no GPU rounds the inputs of convolutions and matrix products to TF32's 10 bits.
 
     Raises:
         BenchError: the device cannot be used here.
     """
     keep_freed_memory()
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if name is None:
         best = PartialState().device
         # Projections are computed in float64, which Apple's GPUs lack.

@@ -6,7 +6,6 @@ from pydantic import Field, field_validator, model_validator
 
 from bench.errors import unknown
 from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
-from bench.recipe.plan import Precision
 from bench.recipe.settings import Settings
 
 Fidelity = Literal["uniform", "native"]
@@ -78,8 +77,9 @@ class EvaluationSettings(Settings):
     pgd_start: Start = "uniform"
     pgd_restarts: int = Field(default=1, ge=1)
     """An image counts as robust if it survives every restart; all but the first attack only those that still do."""
-    attack_precision: Precision = "fp32"
-    """In which RA and AA compute gradients; the images that they return are judged in fp32."""
+    attack_precision: Literal["fp32", "bf16"] = "fp32"
+    """In which RA and AA compute gradients; the images that they return are judged in fp32. In fp16 small gradients
+    would vanish."""
     autoattack: bool = True
     autoattack_images: int | None = Field(default=None, ge=1)
     """Attack a seeded random subset of this many test images; None: all of them."""

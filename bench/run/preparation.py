@@ -139,7 +139,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
-    check_attacks(recipe, device)
+    check_attacks(recipe)
     for section, plan in recipe.config.plans().items():
         plan.check_batches(section, len(dataset.pretraining_images))
     if request.budget is not None:
@@ -181,12 +181,9 @@ def check_seed(seed: int) -> None:
         raise BenchError(f"seed {seed} is out of range; choose one from 0 to {2**32 - 1}.")
 
 
-def check_attacks(recipe: Recipe, device: torch.device) -> None:
-    """Raise BenchError for an unknown attack, a precision that ``device`` lacks, or AutoAttack on too few classes."""
+def check_attacks(recipe: Recipe) -> None:
+    """Raise BenchError for an unknown attack, or AutoAttack on too few classes."""
     ATTACKS.get(recipe.evaluate.attack)
-    refuse_precision(
-        recipe.evaluate.attack_precision, device, "the attack computes", "--set evaluate.attack_precision=bf16 or fp32."
-    )
     data = recipe.downstream.dataset
     if recipe.evaluate.autoattack and data.num_classes < 4:
         raise BenchError(

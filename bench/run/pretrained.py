@@ -58,7 +58,7 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
     device = pick_device(request.device)
     case = _imported(request, encoder, device) if origin.imported else _trained_here(request, encoder)
     protocols = chosen_protocols(request.protocols, case.recipe.method, case.method)
-    check_attacks(case.recipe, device)
+    check_attacks(case.recipe)
     check_protocols(case.recipe, protocols, device)
     recipe, corruptions = plan_corruptions(case.recipe, request.corruptions, case.dataset, request.data_dir)
     home = case.home
