@@ -5,12 +5,14 @@ import io
 import json
 import os
 import pickle
+import re
 import zipfile
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -22,10 +24,11 @@ from safetensors.torch import save_file
 from toy_runs import toy_data
 
 from bench.errors import BenchError
+from bench.nn import ENCODERS
 from bench.record import Record
 from bench.run import import_encoder
 from bench.run.encoder import load_encoder
-from bench.zoo import ImportChoices, import_checkpoint, short_name
+from bench.zoo import ORIGINS, ImportChoices, import_checkpoint, short_name
 
 Bench = Callable[..., Said]
 SAID = ("--stem-padding", "1", "--normalisation", "cifar")
@@ -98,6 +101,31 @@ def test_files_that_look_the_same_are_named(bench: Bench) -> None:
         "fc": "a classifier of 10 classes (2 tensors)",
     }
     assert [short_name(Path(name)) for name in ("ckpt.t7rocl_7", "a.b.pt")] == ["ckpt.t7rocl_7", "a.b"]
+
+
+def test_a_network_of_full_size_takes_less_than_two_seconds(bench: Bench) -> None:
+    file = saved({"state_dict": {f"module.{name}": value for name, value in random_weights(BASIC, 64).items()}})
+    before = process_time()
+    taken = import_checkpoint(file, ImportChoices("deacl"))
+    assert process_time() - before < 2
+    assert (
+        sum(tensor.numel() for name, tensor in taken.tensors.items() if name.endswith(("weight", "bias"))) == 11_168_832
+    )
+
+
+def test_the_page_lists_every_origin() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "import.md").read_text()
+    first = "".join(line.split("|")[1] for line in page.splitlines() if line.startswith("| `"))
+    assert set(re.findall(r"`([^`]+)`", first)) == {*ORIGINS, "plain", "--origin"}
+
+
+def test_the_large_stem_is_an_option_of_the_encoder() -> None:
+    with pytest.raises(
+        BenchError, match=r"unknown encoder.options.stem 'large'. Did you mean|Allowed: cifar, imagenet"
+    ):
+        ENCODERS.get("resnet18")(1, (3, 8, 8), 1, "kaiming", stem="large")
+    with pytest.raises(BenchError, match=r"encoder.stem_padding=2 is for the 3x3 stem; the 7x7 stem pads by 3"):
+        ENCODERS.get("resnet18")(1, (3, 8, 8), 2, "kaiming", stem="imagenet")
 
 
 def test_half_precision_and_files_without_counters_are_taken(bench: Bench) -> None:

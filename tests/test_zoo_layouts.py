@@ -250,6 +250,7 @@ def imported_features(encoder: ForeignEncoder, images: Tensor) -> Tensor:
     plain = build_encoder(encoder.settings, image_shape=images.shape[1:], mean=(0.5,) * 3, std=(0.5,) * 3)
     plain.load_state_dict(encoder.tensors)
     found: Tensor = plain.double().eval()(images.double())
+    torch.testing.assert_close(plain.prepared()(images.double()), found, rtol=1e-9, atol=1e-9)
     return found
 
 
