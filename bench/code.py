@@ -15,7 +15,7 @@ from importlib.util import find_spec
 from typing import Any, NamedTuple, Protocol
 
 _OWN = "bench"
-_FRAMEWORKS = ("torch", "torchvision")
+_FRAMEWORKS = ("torch", "torchvision", "timm")
 """Not digested: records keep their versions."""
 
 

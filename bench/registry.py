@@ -14,6 +14,8 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """Maps names to objects, which are given directly, as ``"module:attribute"``, or by an installed entry point.
 
+    An entry called ``KIND:*`` is a family: a function from what follows the colon in ``KIND:NAME`` to the object.
+
     Args:
         kind: what the registry holds, in the singular, for error messages ("method").
         group: the entry-point group through which other packages add entries.
@@ -59,8 +61,20 @@ class Registry(Generic[T]):
         """
         self._load_plugins()
         name = self.name_of(name)
+        if self.in_family(name):
+            kind, _, member = name.partition(":")
+            family: Any = self._loaded(f"{kind}:*")
+            return self._checked(family(member), name)
         if name not in self._entries:
             raise self._not_loaded(name) if is_own(name) else unknown(self.kind, name, self._entries, self._hint)
+        return self._loaded(name)
+
+    def in_family(self, name: str) -> bool:
+        """Return whether ``name`` is ``KIND:NAME`` of a family."""
+        kind, colon, _ = name.partition(":")
+        return f"{kind}{colon}*" in self._entries
+
+    def _loaded(self, name: str) -> T:
         entry = self._entries[name]
         if isinstance(entry, str):
             module, _, attribute = entry.partition(":")
@@ -68,12 +82,12 @@ class Registry(Generic[T]):
                 loaded: Any = getattr(import_module(module), attribute)
             except (ImportError, AttributeError) as error:
                 raise BenchError(f"the {self.kind} {name!r} is registered as {entry} but {error}.") from error
-            entry = self._entries[name] = self._checked(loaded, entry)
+            entry = self._entries[name] = loaded if name.endswith(":*") else self._checked(loaded, entry)
         return entry
 
     def __iter__(self) -> Iterator[str]:
         self._load_plugins()
-        return iter(sorted(self._entries))
+        return iter(sorted(name for name in self._entries if not name.endswith(":*")))
 
     def _checked(self, entry: Any, where: str) -> T:
         if fault := self._fault(entry):

@@ -69,6 +69,9 @@ def _first(
             help="Load a method that is not installed, so that a command can read its runs; may be repeated.",
         ),
     ] = None,
+    encoder: Annotated[
+        list[str] | None, typer.Option(metavar="FILE.py:NAME", help="The same for an encoder; may be repeated.")
+    ] = None,
 ) -> None:
     if version:
         from importlib.metadata import version as package_version
@@ -80,6 +83,11 @@ def _first(
 
         for each in method:
             METHODS.name_of(each)
+    if encoder:
+        from bench.nn import ENCODERS
+
+        for each in encoder:
+            ENCODERS.name_of(each)
 
 
 def main() -> None:

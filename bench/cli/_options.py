@@ -44,6 +44,10 @@ Corruptions = Annotated[
     str | None,
     typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder laid out as CIFAR-10-C."),
 ]
+Encoder = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help="resnet18, resnet50, timm:NAME, torchvision:NAME, or your own: FILE.py:NAME."),
+]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe; may be repeated."),
@@ -83,12 +87,15 @@ def names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
-def overrides(preset: str | None, set_: list[str] | None, precision: str | None) -> dict[str, Any]:
-    """Return what ``--preset``, ``--precision`` and ``--set`` ask for; a key that is set overrides the others."""
+def overrides(
+    preset: str | None, set_: list[str] | None, precision: str | None, encoder: str | None = None
+) -> dict[str, Any]:
+    """Return what these options and ``--set`` ask for; a key that is set overrides the others."""
     from bench.recipe import parse_overrides, preset_overrides
 
     named = {} if preset is None else preset_overrides(preset)
-    return {**named, **({} if precision is None else {"precision": precision}), **parse_overrides(set_ or [])}
+    given = {"precision": precision, "encoder.arch": encoder}
+    return {**named, **{key: each for key, each in given.items() if each is not None}, **parse_overrides(set_ or [])}
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ def run(
     fidelity: option.Fidelity = "uniform",
     finetune_dataset: option.FinetuneDataset = None,
     protocols: option.Protocols = None,
+    encoder: option.Encoder = None,
     preset: option.Preset = None,
     precision: option.Precision = None,
     seed: Annotated[
@@ -61,6 +62,7 @@ def run(
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
       bench run acl --dataset digits --budget like:deacl
       bench run ./my_method.py:MyMethod --dataset digits
+      bench run simclr --dataset cifar10 --encoder timm:vit_tiny_patch16_224 --set encoder.options.img_size=32
     """
     from bench.device import use_threads
     from bench.errors import BenchError
@@ -78,7 +80,7 @@ def run(
         protocols=option.names(protocols),
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
-        overrides=option.overrides(preset, set_, precision),
+        overrides=option.overrides(preset, set_, precision, encoder),
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,

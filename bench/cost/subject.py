@@ -14,6 +14,7 @@ from bench import rng
 from bench.data import DATASETS, load_dataset
 from bench.errors import BenchError
 from bench.method import METHODS, Method, MethodContext, Stage
+from bench.nn import with_loaded_encoder
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe
 
 
@@ -103,7 +104,7 @@ class Subject:
             dataset=data.facts,
             tier=tier,
             fidelity=fidelity,
-            overrides=overrides,
+            overrides=with_loaded_encoder(overrides or {}),
         )
         return cls(method, recipe, data)
 

@@ -1,7 +1,7 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
 from bench.nn.copying import frozen_copy
-from bench.nn.encoder import ENCODERS, Encoder, Normalise, build_encoder
+from bench.nn.encoder import ENCODERS, BackboneFactory, Encoder, Normalise, build_encoder, with_loaded_encoder
 from bench.nn.heads import Classifier, mlp
 from bench.nn.multi_norm import branches
 from bench.nn.resnet import ResNet, resnet18
@@ -9,6 +9,7 @@ from bench.nn.strided import StridedConv2d, stride_left
 
 __all__ = [
     "ENCODERS",
+    "BackboneFactory",
     "Classifier",
     "Encoder",
     "Normalise",
@@ -20,4 +21,5 @@ __all__ = [
     "mlp",
     "resnet18",
     "stride_left",
+    "with_loaded_encoder",
 ]

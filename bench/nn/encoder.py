@@ -1,6 +1,6 @@
 """The encoder: input normalisation and a backbone, from pixels in [0, 1] to features."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
+from bench.nn.adapted import own_backbone
 from bench.nn.copying import frozen_copy
+from bench.own_code import as_typed, is_own
 from bench.recipe import EncoderSettings
 from bench.registry import Registry
 
@@ -17,7 +19,8 @@ from bench.registry import Registry
 class BackboneFactory(Protocol):
     """Builds a backbone with an int attribute ``feature_dim``; draws its weights from the global generator.
 
-    A backbone may offer more through further methods: :class:`Preparable`, :class:`bench.nn.multi_norm.OwnNorms`.
+    A backbone may offer more: methods (:class:`Preparable`, :class:`bench.nn.multi_norm.OwnNorms`), and its
+    ``memory_format``, where it needs another than channels last.
     """
 
     def __call__(
@@ -34,7 +37,12 @@ class Preparable(Protocol):
         """Make it so in place and permanently, for eval mode; it computes the same function."""
 
 
-ENCODERS: Registry[BackboneFactory] = Registry("encoder", group="bench.encoders")
+ENCODERS: Registry[BackboneFactory] = Registry(
+    "encoder",
+    group="bench.encoders",
+    hint="Or timm:NAME, torchvision:NAME, or FILE.py:NAME of your own.",
+    fault=lambda entry: "" if callable(entry) else "is no function or class that makes a network.",
+)
 ENCODERS.add("resnet18", "bench.nn.resnet:resnet18")
 ENCODERS.add("resnet34", "bench.nn.resnet:resnet34")
 ENCODERS.add("resnet50", "bench.nn.resnet:resnet50")
@@ -42,6 +50,8 @@ ENCODERS.add("preact-resnet18", "bench.nn.preact:preact_resnet18")
 ENCODERS.add("preact-resnet34", "bench.nn.preact:preact_resnet34")
 ENCODERS.add("preact-resnet50", "bench.nn.preact:preact_resnet50")
 ENCODERS.add("wide-resnet28-10", "bench.nn.wide_resnet:wide_resnet28_10")
+ENCODERS.add("timm:*", "bench.nn.libraries:timm_backbone")
+ENCODERS.add("torchvision:*", "bench.nn.libraries:torchvision_backbone")
 
 _CONSTANTS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
@@ -79,11 +89,12 @@ class Encoder(nn.Module):
         self.normalise = normalise
         self.backbone = backbone
         self.feature_dim: int = backbone.feature_dim  # type: ignore[assignment]  # the factory promises an int
-        self.to(memory_format=torch.channels_last)
+        self._memory_format = getattr(backbone, "memory_format", torch.channels_last)
+        self.to(memory_format=self._memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of ``images`` [B, C, H, W] in [0, 1]."""
-        features: Tensor = self.backbone(self.normalise(images.contiguous(memory_format=torch.channels_last)))
+        features: Tensor = self.backbone(self.normalise(images.contiguous(memory_format=self._memory_format)))
         return features
 
     @torch.no_grad()
@@ -97,6 +108,16 @@ class Encoder(nn.Module):
         if isinstance(copy.backbone, Preparable):
             copy.backbone.prepare_for_attack()
         return copy.eval().requires_grad_(False)
+
+
+def with_loaded_encoder(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``overrides``, which a user typed, with an encoder ``FILE.py:NAME`` loaded and under its name in records.
+
+    Raises:
+        BenchError: as :meth:`bench.registry.Registry.name_of`.
+    """
+    arch = overrides.get("encoder.arch")
+    return {**overrides, "encoder.arch": ENCODERS.name_of(arch)} if isinstance(arch, str) else dict(overrides)
 
 
 def build_encoder(
@@ -114,6 +135,8 @@ def build_encoder(
         BenchError: an unknown ``arch``, or options that it does not take.
     """
     factory = ENCODERS.get(settings.arch)
+    if is_own(settings.arch):
+        factory = own_backbone(as_typed(settings.arch), factory)
     arguments = (settings.width, tuple(image_shape), settings.stem_padding, settings.stem_init)
     try:
         signature(factory).bind(*arguments, **settings.options)

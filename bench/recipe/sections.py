@@ -5,6 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bench.errors import unknown
+from bench.own_code import is_in_file
 from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
 from bench.recipe.settings import Settings
 
@@ -36,6 +37,7 @@ class EncoderSettings(Settings):
     later = {"options": {}, "constants": None}
 
     arch: str = "resnet18"
+    """A network of the bench, ``timm:NAME``, ``torchvision:NAME``, or one of your own: ``FILE.py:NAME``."""
     width: int = Field(default=64, ge=1, le=1024)
     """Channels of the first stage; the published ResNet-18 has 64 and gives 512 features."""
     stem_padding: int = Field(default=1, ge=0, le=2)
@@ -43,14 +45,23 @@ class EncoderSettings(Settings):
     stem_init: Literal["kaiming", "default"] = "kaiming"
     """How the stem is initialised: as all other convolutions, or by the framework's default (solo-learn)."""
     options: dict[str, Any] = {}
-    """Further arguments of the encoder, as ``{patch_size = 4}`` of a user's own. The bench's post-activation ResNets
-    have one: ``stem``, which is ``cifar`` or ``imagenet`` (7x7 of stride 2, then a max-pool)."""
+    """Further arguments of the encoder, as ``{patch_size = 4}``. Those of timm, torchvision and a user's own file also
+    have ``input_size``, the side that images are resized to. The bench's post-activation ResNets have one: ``stem``,
+    which is ``cifar`` or ``imagenet`` (7x7 of stride 2, then a max-pool)."""
     normalisation: Normalisation = "dataset"
     """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
     solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), those in ``constants``, or none (RoCL,
     AdvCL)."""
     constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation of each channel, for ``normalisation = "constants"`` only."""
+
+    @field_validator("arch")
+    @classmethod
+    def _loads_nothing(cls, arch: str) -> str:
+        # A recipe may come from a stranger's file; only what the user types may load code.
+        if is_in_file(arch):
+            raise ValueError(f"a file is loaded where it is typed alone: bench run METHOD --encoder {arch}")
+        return arch
 
     @model_validator(mode="after")
     def _has_the_constants_that_it_names(self) -> Self:

@@ -20,6 +20,7 @@ _PACKAGES = (
     "pillow",
     "scikit-learn",
     "accelerate",
+    "timm",
     "pyautoattack",
     "autoattack",
 )

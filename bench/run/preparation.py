@@ -15,6 +15,7 @@ from bench.device import pick_device, refuse_precision
 from bench.errors import BenchError, unknown
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
+from bench.nn import with_loaded_encoder
 from bench.recipe import (
     PROTOCOLS,
     Fidelity,
@@ -113,7 +114,8 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data, or a method
             whose stages cannot work or whose encoder could not be loaded afterwards.
     """
-    request = replace(request, method=METHODS.name_of(request.method))
+    overrides = with_loaded_encoder(request.overrides)
+    request = replace(request, method=METHODS.name_of(request.method), overrides=overrides)
     method = METHODS.get(request.method)
     protocols = chosen_protocols(request.protocols, request.method, method)
     check_seed(request.seed)

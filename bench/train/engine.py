@@ -5,7 +5,7 @@ the optimiser's, and two counters. On the CPU a resumed run ends with bit-identi
 """
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -58,7 +58,7 @@ def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str 
         epoch = _Epoch(training)
         with timed(job.device) as clock:
             for index, generator in epoch.batches():
-                with epoch.counted_once(len(index)):
+                with epoch.counted_once(len(index)), epoch.seeded():
                     loss = take_step(
                         stage, training.images.batch(index), index, generator, training.optimizer, training.scaler
                     )
@@ -196,6 +196,11 @@ class _Epoch:
             set_lr(training.optimizer, self._lr)
             generator = rng.generator(job.seed, name, "views", epoch, step, device=job.device)
             yield share(order[step * size : (step + 1) * size]), generator
+
+    def seeded(self) -> AbstractContextManager[None]:
+        """Return a context in which layers of other libraries, such as dropout, draw from a stream of this step."""
+        job, progress = self._training.job, self._progress
+        return rng.scoped(job.seed, self._training.stage.name, "layers", progress.epoch, self._step, device=job.device)
 
     @contextmanager
     def counted_once(self, images: int) -> Iterator[None]:

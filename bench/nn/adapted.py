@@ -1,0 +1,150 @@
+"""Networks that were written elsewhere, as backbones: of timm, of torchvision, or from a user's own file.
+
+Images are resized inside the network, after normalisation, so that attacks work on the pixels of the dataset. The
+number of features is found by a forward pass.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from bench.errors import BenchError
+
+
+class Adapted(nn.Module):
+    """Normalised images [B, C, H, W] -> features [B, feature_dim] of ``network``.
+
+    Args:
+        network: [B, C, *size] -> [B, feature_dim].
+        name: its name, for messages.
+        image_shape: (C, H, W) of the images.
+        size: height and width that images are resized to by bilinear interpolation, antialiased where they shrink;
+            None: they stay as they are.
+
+    Raises:
+        BenchError: it cannot take such images, or does not return one vector of features for each.
+    """
+
+    def __init__(self, network: nn.Module, name: str, image_shape: Sequence[int], size: tuple[int, int] | None) -> None:
+        super().__init__()
+        # Plain networks may reshape by views, which fail where channels come last.
+        self.memory_format = torch.contiguous_format
+        self.network = network
+        self.size = size
+        self.feature_dim = _features(self, name, image_shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the features of normalised ``images`` [B, C, H, W]."""
+        if self.size is not None and images.shape[2:] != self.size:
+            images = F.interpolate(images, size=self.size, mode="bilinear", antialias=True)
+        features: Tensor = self.network(images)
+        return features
+
+    def prepare_for_attack(self) -> None:
+        """Prepare the network, if it can be (:class:`bench.nn.encoder.Preparable`)."""
+        if prepare := getattr(self.network, "prepare_for_attack", None):
+            prepare()
+
+
+class Input(NamedTuple):
+    """The input that the weights of a network were trained for."""
+
+    size: tuple[int, int] | None = None
+    """Height and width; None: any."""
+    constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    """Mean and standard deviation of each channel; None: pixels in [0, 1]."""
+    known_from: str = "the network takes pixels in [0, 1]"
+
+
+class Outsider(NamedTuple):
+    """Builds a network that was written elsewhere; called like any :class:`bench.nn.encoder.BackboneFactory`."""
+
+    name: str
+    make: Callable[[Mapping[str, Any], Mapping[str, Any]], object]
+    """Makes the network from what the bench gives every factory, by name, and from the network's own options."""
+    input: Input = Input()
+
+    def __call__(
+        self, width: int, image_shape: Sequence[int], stem_padding: int, stem_init: str, **options: Any
+    ) -> Adapted:
+        """Return the network for images [C, H, W].
+
+        Args:
+            width, stem_padding, stem_init: used only by a user's own function that names them.
+            image_shape: (C, H, W).
+            options: of the network; ``input_size`` is the side, or height and width, that images are resized to.
+
+        Raises:
+            BenchError: it cannot be built with these options, or see :class:`Adapted`.
+        """
+        size = self.input_size(options)
+        given = {"width": width, "image_shape": image_shape, "stem_padding": stem_padding, "stem_init": stem_init}
+        own = {key: value for key, value in options.items() if key != "input_size"}
+        # Constructors compute with their weights, and cannot where these have no memory (the device "meta").
+        with torch.device("cpu"):
+            try:
+                network = self.make(given, own)
+            except BenchError:
+                raise
+            except Exception as error:
+                raise BenchError(f"{self.name} cannot be built with encoder.options {own}: {_short(error)}.") from error
+            if not isinstance(network, nn.Module):
+                raise BenchError(
+                    f"{self.name} makes a {type(network).__name__}, not a network. Name a function or a class that "
+                    "makes a torch.nn.Module: images [B, C, H, W] -> features [B, D]."
+                )
+            return Adapted(network, self.name, image_shape, size)
+
+    def input_size(self, options: Mapping[str, Any]) -> tuple[int, int] | None:
+        """Return height and width that images are resized to under these options; raises BenchError."""
+        given = options.get("input_size", options.get("img_size"))
+        if given is None:
+            return self.input.size
+        sides = given if isinstance(given, list | tuple) else (given, given)
+        if len(sides) != 2 or not all(type(side) is int and 0 < side <= 4096 for side in sides):
+            raise BenchError(f"encoder.options.input_size={given}: it must be a side from 1 to 4096, or two: [32, 32].")
+        return sides[0], sides[1]
+
+
+def own_backbone(name: str, make: Callable[..., object]) -> Outsider:
+    """Return what builds the network of a user's own function or class ``make``; its input is pixels in [0, 1].
+
+    Of the arguments that the bench gives every factory, it gets those that it names.
+    """
+
+    def build(given: Mapping[str, Any], options: Mapping[str, Any]) -> object:
+        named = signature(make).parameters
+        return make(**{**{key: value for key, value in given.items() if key in named}, **options})
+
+    return Outsider(name, build)
+
+
+@torch.no_grad()
+def _features(backbone: Adapted, name: str, image_shape: Sequence[int]) -> int:
+    """Return the number of features, by a forward pass in eval mode."""
+    backbone.eval()
+    try:
+        found = backbone(torch.zeros(2, *image_shape))
+    except Exception as error:
+        seen = "x".join(map(str, (image_shape[0], *(backbone.size or image_shape[1:]))))
+        raise BenchError(
+            f"{name} cannot take images of {seen}: {_short(error)}. Resize them with --set "
+            "encoder.options.input_size=224, or whatever side it takes."
+        ) from error
+    backbone.train()
+    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == 2 and found.is_floating_point():
+        return found.shape[1]
+    shape = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    raise BenchError(
+        f"{name} returns {shape} for 2 images, and no features: [2, D]. Pool its output, as in x.mean((2, 3)) or "
+        "x[:, 0], and return one vector for each image."
+    )
+
+
+def _short(error: BaseException) -> str:
+    text = str(error).strip().partition("\n")[0].removesuffix(".")
+    return f"{type(error).__name__}: {text[:200]}"

@@ -1,0 +1,93 @@
+"""The networks of timm and torchvision as backbones: ``timm:NAME`` and ``torchvision:NAME``, without a classifier."""
+
+import warnings
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
+
+from torch import nn
+
+from bench.errors import BenchError, unknown
+from bench.nn.adapted import Input, Outsider
+
+_LOADING = ("pretrained", "checkpoint_path", "cache_dir", "weights", "progress")
+_FORM = ("num_classes", "in_chans", "features_only", "scriptable", "exportable")
+
+
+def timm_backbone(name: str) -> Outsider:
+    """Return what builds ``timm.create_model(name)`` without its classifier.
+
+    Raises:
+        BenchError: timm is not installed, or has no such network.
+    """
+    if not find_spec("timm"):
+        raise BenchError(f"timm:{name} needs timm. Type: pip install 'ssl-robustness-bench[timm]'")
+    with warnings.catch_warnings():  # of deprecated functions that it uses
+        warnings.simplefilter("ignore")
+        timm: Any = import_module("timm")
+    arch, _, tag = name.partition(".")
+    if not timm.is_model(arch):
+        raise unknown("network of timm", name, timm.list_models(), "timm.list_models('vit*') lists them.")
+    tags = [each.partition(".")[2] for each in timm.list_pretrained(f"{arch}.*")] if tag else []
+    if tag and tag not in tags:
+        raise unknown(f"weights of timm's {arch}", tag, tags)
+    known = timm.get_pretrained_cfg(name)
+    constants = None if known is None else (tuple(known.mean), tuple(known.std))
+
+    def make(given: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+        _refuse(options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            network: nn.Module = timm.create_model(name, num_classes=0, in_chans=given["image_shape"][0], **options)
+        return network
+
+    size = None if known is None else known.input_size[1:]
+    return Outsider(f"timm:{name}", make, Input(size, constants, "timm's data configuration"))
+
+
+def torchvision_backbone(name: str) -> Outsider:
+    """Return what builds torchvision's classifier ``name`` without its last linear layer.
+
+    Raises:
+        BenchError: torchvision has no such classifier.
+    """
+    models: Any = import_module("torchvision.models")
+    names = models.list_models(module=models)
+    if name not in names:
+        raise unknown("network of torchvision", name, names)
+    known = models.get_model_weights(name).DEFAULT.transforms()
+    side = known.crop_size[0]
+
+    def make(given: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
+        _refuse(options)
+        with warnings.catch_warnings():  # that the initialisation will change
+            warnings.simplefilter("ignore")
+            network: nn.Module = models.get_model(name, weights=None, **options)
+        return _without_classifier(network, name)
+
+    constants = (tuple(known.mean), tuple(known.std))
+    return Outsider(f"torchvision:{name}", make, Input((side, side), constants, "torchvision's own transforms"))
+
+
+def _refuse(options: Mapping[str, Any]) -> None:
+    for key in options:
+        if key.startswith(_LOADING):
+            raise BenchError(f"encoder.options.{key}: weights come from --weights FILE alone. Leave it out.")
+        if key in _FORM:
+            raise BenchError(
+                f"encoder.options.{key}: it follows from the images and the use as an encoder. Leave it out."
+            )
+
+
+def _without_classifier(network: nn.Module, name: str) -> nn.Module:
+    """Return ``network`` with the identity in place of its last linear layer."""
+    last = [key for key, part in network.named_modules() if isinstance(part, nn.Linear)]
+    if not last:
+        raise BenchError(
+            f"torchvision:{name} has no linear classifier to take off. Write a function that returns it without its "
+            "head: bench evaluate ./net.py:make_encoder --weights FILE"
+        )
+    parent, _, attribute = last[-1].rpartition(".")
+    setattr(network.get_submodule(parent), attribute, nn.Identity())
+    return network
