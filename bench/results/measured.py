@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import DatasetFacts, Threat
-from bench.record import Outcome, Record, RecordedRecipe, load_record
+from bench.record import IMPORTED, Outcome, Record, RecordedRecipe, load_record
 
 _MANY = 500
 """Records from which on several processes read them: fewer are read before a process has started."""
@@ -45,7 +45,8 @@ class Measured(NamedTuple):
         """The name of the run's folder, which all protocols of one encoder share."""
         record = self.record
         parts = [record.dataset, record.method, record.tier, record.fidelity, f"s{record.seed}"]
-        return "-".join([*parts, record.pretraining_sha256[:8]])
+        parts += [record.pretraining_sha256[:8]]
+        return "-".join([*parts, *([f"w{record.encoder_sha256[:8]}"] if record.method == IMPORTED else [])])
 
     def outcomes(self) -> Iterator[tuple[str, Outcome]]:
         """Yield each measurement that was made, by its name in tables."""

@@ -1,0 +1,179 @@
+"""``bench import``: one message for every file that cannot be taken, and nothing written."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from empty_folder import Bench
+from empty_folder import bench as bench
+from foreign_files import SAID, saved
+from origin_networks import BASIC, Dialect, random_weights
+
+from bench.errors import BenchError
+
+
+def whole() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(random_weights(BASIC), buffer)
+    return buffer.getvalue()
+
+
+def truncated() -> bytes:
+    return whole()[:-2000]
+
+
+def one_bit_changed() -> bytes:
+    """A bit of a weight, which PyTorch's own reader would not notice."""
+    content = bytearray(whole())
+    content[content.index(random_weights(BASIC)["layer2.0.conv1.weight"].numpy().tobytes())] ^= 1
+    return bytes(content)
+
+
+def truncated_legacy() -> bytes:
+    buffer = io.BytesIO()
+    torch.save(random_weights(BASIC), buffer, _use_new_zipfile_serialization=False)
+    return buffer.getvalue()[:-2000]
+
+
+def zipped(name: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(name, "content")
+    return buffer.getvalue()
+
+
+BYTES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "empty": (bytes, "is empty. Download it again"),
+    "half-downloaded": (truncated, "is cut short or damaged: its table of contents"),
+    "half-downloaded, old form": (truncated_legacy, "is damaged or cut short"),
+    "one bit changed": (one_bit_changed, "the checksum of .* does not match"),
+    "web page": (
+        lambda: b"\n<!DOCTYPE html><html><head><title>Sign in</title></head>",
+        r"is a web page \('Sign in'\), not a checkpoint.*download the file itself",
+    ),
+    "pointer": (lambda: b"version https://git-lfs.github.com/spec/v1\noid", "Type: git lfs pull"),
+    "compressed": (lambda: b"\x1f\x8b\x08\x00", "is compressed"),
+    "text": (lambda: b"hello, world, this is text", r"is no checkpoint: it begins with b'hello, w'"),
+    "zip": (partial(zipped, "readme.txt"), r"zip file without a checkpoint of PyTorch \(readme.txt\)"),
+    "TorchScript": (partial(zipped, "net/constants.pkl"), "is a TorchScript archive"),
+    "a pickle of another library": (
+        lambda: pickle.dumps({"a": 1}),
+        "is damaged",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BYTES)
+def test_a_file_that_is_no_checkpoint_is_named(name: str, bench: Bench) -> None:
+    make, message = BYTES[name]
+    Path("theirs.pth").write_bytes(make())
+    refused(bench, "theirs.pth", message)
+
+
+def refused(bench: Bench, path: Path | str, message: str, *options: str) -> None:
+    code, out, err = bench("import", str(path), *options)
+    assert (code, out) == (1, ""), err
+    assert "Traceback" not in err
+    with pytest.raises(BenchError, match=message):
+        raise BenchError(err)
+    assert [each.name for each in Path().iterdir()] == [Path(path).name], "nothing is written"
+
+
+def without(*endings: str) -> dict[str, Any]:
+    return {name: value for name, value in random_weights(BASIC).items() if not name.endswith(endings)}
+
+
+def other(**changes: Any) -> dict[str, Any]:
+    return {**random_weights(BASIC), **{name.replace("__", "."): value for name, value in changes.items()}}
+
+
+CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
+    "unknown padding and normalisation": (
+        lambda: random_weights(BASIC),
+        r"(?s)--stem-padding 1 .*--normalisation none.*--origin.*deacl.*"
+        r"For example: bench import theirs.pt --stem-padding 1 --normalisation cifar",
+    ),
+    "unknown normalisation": (
+        lambda: random_weights(Dialect(kernel=7)),
+        r"For example: bench import theirs.pt --normalisation cifar",
+    ),
+    "optimiser only": (
+        lambda: {"state": {}, "param_groups": [{"lr": 1}]},
+        "holds the state of an optimiser and no weights",
+    ),
+    "optimiser and momentum": (
+        lambda: {"optimizer": {"state": {0: {"momentum_buffer": torch.ones(2)}}, "param_groups": []}, "epoch": 1},
+        "holds the state of an optimiser and no weights",
+    ),
+    "nothing": (lambda: {"epoch": 1, "args": None}, r"holds no weights \(keys: args, epoch\)"),
+    "a tensor": (lambda: torch.ones(2), "holds a Tensor, not a state dict"),
+    "vision transformer": (
+        lambda: {"cls_token": torch.ones(1, 1, 8), "patch_embed.proj.weight": torch.ones(8, 3, 4, 4)},
+        "holds a vision transformer",
+    ),
+    "another network": (lambda: {"features.0.weight": torch.ones(2, 3, 3, 3)}, "holds 1 tensors and no ResNet"),
+    "joint model": (
+        lambda: {"blocks.1.0.conv1.weight": torch.ones(1), "layer4_rotation.0.conv1.weight": torch.ones(1)},
+        "holds AP-DPE's joint model",
+    ),
+    "statistics missing": (
+        lambda: without("running_mean", "running_var"),
+        "lacks the running statistics of batch-norm .bn1.running_mean and 39 more",
+    ),
+    "in part": (
+        lambda: without("layer3.1.bn2.weight", "layer4.1.conv2.weight"),
+        "layer3.1.bn2.weight is absent; layer4.1.conv2.weight is absent",
+    ),
+    "another width": (
+        lambda: {**random_weights(BASIC), **{k: v for k, v in random_weights(BASIC, 4).items() if "layer2" in k}},
+        r"layer2.0.conv1.weight is 8x4x3x3, not 4x2x3x3; .* Nothing is taken from a file that fits in part",
+    ),
+    "parts of another architecture": (
+        lambda: other(layer1__0__se__weight=torch.ones(2)),
+        "layer1.0.se.weight has no place in it",
+    ),
+    "biases": (lambda: other(conv1__bias=torch.ones(2)), "conv1.bias has no place in it"),
+    "another depth": (
+        lambda: random_weights(Dialect(blocks=(1, 1, 1, 1))),
+        "a ResNet of 1, 1, 1, 1 basic blocks, which is none of",
+    ),
+    "another stem": (lambda: random_weights(Dialect(kernel=5)), "has a stem of 5x5"),
+    "not finite": (lambda: other(bn1__bias=torch.tensor([1.0, float("nan")])), "bn1.bias is not finite"),
+    "integers": (lambda: other(bn1__bias=torch.ones(2, dtype=torch.int8)), r"bn1.bias is of the type int8"),
+    "two networks": (
+        lambda: {
+            f"{who}.{name}": value for who in ("student", "teacher") for name, value in random_weights(BASIC).items()
+        },
+        "Type one of: --network student., --network teacher.",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTENTS)
+def test_a_checkpoint_that_cannot_be_taken_is_one_message(name: str, bench: Bench) -> None:
+    make, message = CONTENTS[name]
+    refused(bench, saved(make()), message, *(() if name.startswith("unknown") else SAID))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--branch", "clean"), "--branch clean: theirs.pt has one batch-norm in each place. Leave the option out"),
+        (("--network", "encoder."), "unknown network 'encoder.'"),
+        (("--normalisation", "cifra"), "unknown normalisation 'cifra'. Did you mean 'cifar'"),
+        (("--normalisation", "0.5/0.5"), "takes images of 3 channels, and --normalisation has 1"),
+        (("--normalisation", "0.5,0.5,0.5/0.5,0,0.5"), "deviations above 0"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_one_message(options: tuple[str, ...], message: str, bench: Bench) -> None:
+    refused(bench, saved(random_weights(BASIC)), message, *SAID, *options)
+
+
+def test_a_padding_is_not_for_the_large_stem(bench: Bench) -> None:
+    refused(bench, saved(random_weights(Dialect(kernel=7))), "this one is 7x7, which pads by 3", *SAID)
