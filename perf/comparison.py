@@ -78,10 +78,12 @@ class Table:
         return [[_shown(cell) for cell in row] for row in self.rows]
 
     def markdown(self) -> str:
-        """Return the table for a page."""
-        lines = [self.columns, ["---"] * len(self.columns), *self.cells()]
+        """Return the table for a page, with its title in the heading of the first column."""
+        first, *others = self.columns
+        head = [f"{self.title}: {first}" if first else self.title, *others]
+        lines = [head, ["---"] * len(head), *self.cells()]
         body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        return f"**{self.title}**\n\n{body}\n" + (f"\n{self.note}\n" if self.note else "")
+        return f"{body}\n" + (f"\n{self.note}\n" if self.note else "")
 
     def screen(self) -> Screen:
         """Return the table for a terminal."""

@@ -27,7 +27,7 @@ def section(path: Path) -> str:
     """Return the tables of one file, and how they were measured."""
     found = json.loads(path.read_text())
     tables = [Table(**table).markdown() for table in found["tables"]]
-    return "\n" + "\n".join([*tables, f"{source(found, path.name)}\n\n"])
+    return "\n" + "\n".join([*tables, f"{source(found, path.name)}\n"])
 
 
 def source(found: dict[str, Any], name: str) -> str:

@@ -51,8 +51,7 @@ def test_a_table_has_rates_and_the_median_of_the_ratios_of_rounds() -> None:
     seconds = {"ours": [1.0, 2.0, 10.0], "peer": [3.0, 4.0, 10.0]}
     table = speeds("A title", seconds, {"ours": 500, "peer": 250}, unit="images", ours="ours", note="A note.")
     assert table.markdown() == (
-        "**A title**\n\n"
-        "|  | images/s | ours is times as fast |\n| --- | --- | --- |\n"
+        "| A title | images/s | ours is times as fast |\n| --- | --- | --- |\n"
         "| ours | 250 |  |\n| peer | 62.5 | 4.00 (3.00 to 5.00) |\n\nA note.\n"
     )
 
@@ -90,10 +89,10 @@ def test_a_page_that_differs_from_the_files_is_found(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sys, "argv", ["document"])
     document.main()
     assert page.read_text() == (
-        "# A page\n\n<!-- recorded: one -->\n\n**A table**\n\n|  | images/s |\n| --- | --- |\n| ours | 1,234 |\n\n"
+        "# A page\n\n<!-- recorded: one -->\n\n| A table | images/s |\n| --- | --- |\n| ours | 1,234 |\n\n"
         "`python perf/one.py` on **A machine**, 2 threads; torch 2, torchvision 1, pyautoattack 0, kornia 3; "
         "commit 012345678, 2026-01-02. Other programs kept 0.5 cores busy. All rounds: `perf/recorded/one.json`. "
-        "Left out: lightly (it is not installed).\n\n<!-- end -->\n\nMore.\n"
+        "Left out: lightly (it is not installed).\n<!-- end -->\n\nMore.\n"
     )
 
 
