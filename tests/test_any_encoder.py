@@ -1,16 +1,23 @@
 """Networks of timm, of torchvision and of a user's own file are trained and judged like those of the bench."""
 
+import json
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from in_process import Said, say
+from safetensors.torch import save_file
 from toy_runs import VARYING, Listener, toy_data
 
 from bench import rng
 from bench.errors import BenchError, InterruptedRunError
 from bench.nn import ENCODERS, Encoder, branches, build_encoder
 from bench.recipe import EncoderSettings
+from bench.record import Record
+from bench.report.reproduce import reproduction
 from bench.run import RunRequest, execute, prepare
 from bench.run.encoder import load_encoder
 
@@ -136,6 +143,13 @@ def test_an_own_network_gets_its_options_and_is_known_by_its_code(own: Path) -> 
     assert ENCODERS.name_of(f"{own}:Small").startswith("Small+")
 
 
+def test_the_file_of_the_page_is_an_encoder(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "encoders.md").read_text()
+    text = page.split("```python net.py\n")[1].split("```")[0]
+    (tmp_path / "page.py").write_text(text)
+    assert build(f"{tmp_path / 'page.py'}:make_encoder", features=9)(images()).shape == (4, 9)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
@@ -187,3 +201,102 @@ def test_a_run_with_it_that_was_stopped_ends_like_one_that_was_not(tmp_path: Pat
     assert resumed.model_dump(exclude=VARYING) == whole.model_dump(exclude=VARYING)
     assert whole.recipe["encoder"]["arch"] == ENCODERS.name_of(arch)
     assert "timm" in whole.environment.packages
+
+
+# Evaluation
+
+
+def settings(options: dict[str, Any]) -> list[str]:
+    small: dict[str, Any] = {"slf.epochs": 1, "alf.epochs": 1, "aff.epochs": 1, "alf.steps": 1, "aff.steps": 1}
+    small |= {f"{name}.batch_size": 8 for name in ("slf", "alf", "aff")}
+    small |= {"evaluate.pgd_steps": 1, "evaluate.autoattack": "false"}
+    small |= {f"encoder.options.{key}": each for key, each in options.items()}
+    return [word for key, each in small.items() for word in ("--set", f"{key}={each}")]
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable[..., Said]:
+    """``bench evaluate`` on toy data, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    data = toy_data(Path("toy.npz"))
+    common = ("--dataset", data, "--device", "cpu", "--runs-dir", "runs", "--results-dir", "results", "--json")
+    return lambda *words: say(monkeypatch, capsys, "evaluate", *map(str, words), *common)
+
+
+def saved(arch: str, **options: Any) -> tuple[dict[str, torch.Tensor], Encoder]:
+    encoder = build(arch, **options)
+    return encoder.backbone.get_submodule("network").state_dict(), encoder
+
+
+def test_a_vision_transformer_of_timm_goes_through_all_protocols(bench: Callable[..., Said]) -> None:
+    state, encoder = saved(VIT, **TINY)
+    head = {"head.weight": torch.zeros(10, 12), "head.bias": torch.zeros(10)}
+    torch.save({"state_dict": {f"module.{key}": each for key, each in {**state, **head}.items()}}, "vit.pt")
+    code, out, err = bench(VIT, "--weights", "vit.pt", *settings(TINY))
+    assert code == 0, err
+    for part in ("12 features", "state_dict.module.head: a classifier of 10 classes (2 tensors)", "resized to 8x8"):
+        assert part in err
+    assert "normalisation mean 0.5 0.5 0.5, std 0.5 0.5 0.5 (timm's data configuration)" in err
+    records = [Record(**each) for each in json.loads(out)]
+    assert [record.protocol for record in records] == ["slf", "alf", "aff"]
+    for record in records:
+        assert (record.method, record.fidelity) == ("imported", "native")
+        form = EncoderSettings(**record.recipe["encoder"])
+        assert (form.arch, form.options) == (VIT, {**TINY, "input_size": [8, 8]})
+        assert form.constants == ((0.5,) * 3, (0.5,) * 3)
+    command = reproduction(records[0]).command
+    assert f"bench evaluate {VIT} --weights FILE --normalisation 0.5,0.5,0.5/0.5,0.5,0.5 --set" in command
+    (kept,) = (load_encoder(path).plain() for path in Path("runs").glob("*/encoder.safetensors"))
+    x = images()
+    expected = encoder.backbone.eval()((x - 0.5) / 0.5)
+    assert torch.allclose(kept(x), expected, atol=1e-6)
+
+
+def test_an_own_network_is_judged_with_its_weights(bench: Callable[..., Said], own: Path) -> None:
+    state, _ = saved(f"{own}:Small", features=6)
+    save_file({f"online.{key}": each for key, each in state.items()}, "net.safetensors")
+    words = ("--weights", "net.safetensors", "--protocols", "slf", *settings({"features": 6}))
+    code, out, err = bench(f"{own}:Small", *words)
+    assert code == 0, err
+    assert "2 tensors below online., 6 features; left out: nothing" in err
+    assert "images as they are; normalisation none (the network takes pixels in [0, 1])" in err
+    (record,) = (Record(**each) for each in json.loads(out))
+    assert record.recipe["encoder"]["arch"] == ENCODERS.name_of(f"{own}:Small")
+    assert "bench evaluate FILE.py:Small --weights FILE --normalisation none" in reproduction(record).command
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        (lambda state: state, (), "is a network without weights, and none are downloaded"),
+        (lambda state: {**state, "blocks.1.x": torch.ones(12)}, ("--weights", "w.pt"), "blocks.1.x: 12, not absent"),
+        (lambda state: {**state, "norm.bias": torch.ones(5)}, ("--weights", "w.pt"), "norm.bias: 5, not 12"),
+        (lambda state: {**state, "norm.bias": torch.full((12,), torch.nan)}, ("--weights", "w.pt"), "not finite"),
+        (lambda state: {"x": torch.ones(3)}, ("--weights", "w.pt"), "does not hold the weights of timm:vit_tiny"),
+        (
+            lambda state: {"student": state, "teacher": state},
+            ("--weights", "w.pt"),
+            "2 networks like .*--network student., --network teacher.",
+        ),
+        (lambda state: state, ("--weights", "w.pt", "--normalisation", "0.5/0.5"), "is for images of 3 channels"),
+        (lambda state: state, ("--weights", "none.pt"), "cannot read none.pt"),
+    ],
+)
+def test_weights_that_do_not_fit_are_one_message(
+    bench: Callable[..., Said], change: Callable[[Any], Any], words: tuple[str, ...], message: str
+) -> None:
+    torch.save(change(saved(VIT, **TINY)[0]), "w.pt")
+    code, _, err = bench(VIT, *words, *settings(TINY))
+    assert code == 1
+    assert re.search(message, err), err
+    assert not Path("runs").exists()
+
+
+def test_one_of_several_networks_is_named_and_options_of_weights_belong_to_networks(bench: Callable[..., Said]) -> None:
+    state, _ = saved(VIT, **TINY)
+    torch.save({"student": state, "teacher": {key: each + 1 for key, each in state.items()}}, "w.pt")
+    words = ("--weights", "w.pt", "--network", "teacher.", "--protocols", "slf", "--dry-run")
+    code, _, err = bench(VIT, *words, *settings(TINY))
+    assert code == 0, err
+    assert "below teacher." in err
+    assert "w.pt is a file of weights itself" in bench("w.pt", "--weights", "w.pt").stderr

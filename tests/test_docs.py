@@ -214,6 +214,7 @@ def test_commands_that_read_the_published_records_work(name: str, monkeypatch: p
 
 def prepare_on_digits(options: Mapping[str, Any]) -> None:
     """Let ``bench run`` check all that it checks before it trains, without a download."""
+    encoder = {"encoder.arch": options["encoder"]} if options["encoder"] else {}
     run = prepare(
         RunRequest(
             method=options["method"],
@@ -221,11 +222,11 @@ def prepare_on_digits(options: Mapping[str, Any]) -> None:
             tier=options["tier"],
             fidelity=options["fidelity"],
             protocols=(options["protocols"] or "slf").split(","),
-            overrides=parse_overrides(options["set_"] or []),
+            overrides={**encoder, **parse_overrides(options["set_"] or [])},
             device="cpu",
         )
     )
-    assert run.recipe.overrides.keys() == {item.split("=")[0] for item in options["set_"] or []}
+    assert run.recipe.overrides.keys() == {*encoder, *(item.split("=")[0] for item in options["set_"] or [])}
     assert options["dataset"] in DATASETS
 
 

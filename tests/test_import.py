@@ -43,7 +43,7 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
     assert said["encoder_sha256"] == written.sha256
     assert written.origin.imported is not None
     assert written.origin.imported.model_dump(mode="json") == {
-        key: said[key] for key in ("title", "year", "encoder", "report")
+        key: said[key] for key in ("title", "year", "encoder", "report", "weights")
     }
     assert (said["title"], said["year"]) == ("ACL, DynACL, AIR or RCS, acl", 2020)
     assert said["report"]["dropped"] == {

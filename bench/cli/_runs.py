@@ -33,6 +33,21 @@ def say_inventory(console: Console, run: "Run") -> None:
             console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
 
 
+def say_weights(run: "Run") -> None:
+    """Print what was taken from the file of the weights of a network that is known by its name."""
+    known = run.encoder.origin.imported if run.encoder else None
+    if known is None or known.weights is None:
+        return
+    report = known.weights
+    below = f" below {report.network}" if report.network else ""
+    dropped = ", ".join(f"{name}: {what}" for name, what in report.dropped.items()) or "nothing"
+    for line in (
+        f"{report.file}: {report.tensors} tensors{below}, {report.features} features; left out: {dropped}",
+        f"{report.input}; normalisation {report.normalisation} ({report.normalisation_from})",
+    ):
+        Console(stderr=True).print(line, markup=False, highlight=False)
+
+
 @contextmanager
 def measuring(console: Console, runs: "Sequence[Run]", threads: int | None) -> Iterator[Callable[[str], None]]:
     """Show that this machine is being measured, choose CPU threads if ``threads`` is None, and show what was found.

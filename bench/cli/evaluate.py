@@ -8,12 +8,14 @@ from rich.console import Console
 
 from bench.cli import _options as option
 from bench.cli._progress import monitored
-from bench.cli._runs import announce, reading, show_records
+from bench.cli._runs import announce, reading, say_weights, show_records
 from bench.trackers import tracked
 
 
 def evaluate(
-    encoder: Annotated[Path, typer.Argument(help="An encoder file, the run that it is of, or a checkpoint to import.")],
+    encoder: Annotated[
+        str, typer.Argument(help="An encoder file, its run, a checkpoint; or a network: timm:NAME, FILE.py:NAME.")
+    ],
     dataset: Annotated[
         str | None,
         typer.Option(help="Where the data of pre-training are; for an imported encoder: what to evaluate it on."),
@@ -24,6 +26,17 @@ def evaluate(
     precision: option.Precision = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of protocols and attacks; default: that of pre-training.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="The file of the weights of a network.")] = None,
+    normalisation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="none|cifar|imagenet|MEANS/STDS", help="Of its input; default: its library's, none for FILE.py."
+        ),
+    ] = None,
+    network: Annotated[
+        str | None,
+        typer.Option(help="Which network of several in the file of its weights: the beginning of its names."),
     ] = None,
     set_: option.Set = None,
     corruptions: option.Corruptions = None,
@@ -47,13 +60,16 @@ def evaluate(
       bench evaluate runs/NAME/encoder.safetensors --finetune-dataset stl10
       bench evaluate encoder.safetensors --dataset npz:my.npz
       bench evaluate deacl.ckpt --dataset cifar10
+      bench evaluate timm:vit_tiny_patch16_224 --weights vit.safetensors --dataset cifar10
+      bench evaluate ./net.py:make_encoder --weights net.pt --normalisation cifar --dataset cifar10
     """
     from bench.device import use_threads
-    from bench.run import EvaluationRequest, encoder_path, execute, prepare_evaluation
+    from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, is_named, prepare_evaluation
 
     use_threads(threads)
     request = EvaluationRequest(
-        encoder=encoder_path(encoder, runs_dir),
+        encoder=encoder if is_named(encoder) else encoder_path(Path(encoder), runs_dir),
+        weights=WeightChoices(weights, normalisation, network),
         dataset=dataset,
         finetune_dataset=finetune_dataset,
         protocols=option.names(protocols),
@@ -66,6 +82,7 @@ def evaluate(
     )
     with reading():
         run = prepare_evaluation(request)
+    say_weights(run)
     announce([run], results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
     if dry_run:
         return

@@ -1,7 +1,16 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
+from bench.nn.adapted import Outsider
 from bench.nn.copying import frozen_copy
-from bench.nn.encoder import ENCODERS, BackboneFactory, Encoder, Normalise, build_encoder, with_loaded_encoder
+from bench.nn.encoder import (
+    ENCODERS,
+    BackboneFactory,
+    Encoder,
+    Normalise,
+    backbone_factory,
+    build_encoder,
+    with_loaded_encoder,
+)
 from bench.nn.heads import Classifier, mlp
 from bench.nn.multi_norm import branches
 from bench.nn.resnet import ResNet, resnet18
@@ -13,8 +22,10 @@ __all__ = [
     "Classifier",
     "Encoder",
     "Normalise",
+    "Outsider",
     "ResNet",
     "StridedConv2d",
+    "backbone_factory",
     "branches",
     "build_encoder",
     "frozen_copy",

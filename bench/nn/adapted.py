@@ -58,6 +58,8 @@ class Input(NamedTuple):
     constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation of each channel; None: pixels in [0, 1]."""
     known_from: str = "the network takes pixels in [0, 1]"
+    download: str = ""
+    """Where its published weights can be had."""
 
 
 class Outsider(NamedTuple):

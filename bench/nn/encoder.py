@@ -120,6 +120,12 @@ def with_loaded_encoder(overrides: Mapping[str, Any]) -> dict[str, Any]:
     return {**overrides, "encoder.arch": ENCODERS.name_of(arch)} if isinstance(arch, str) else dict(overrides)
 
 
+def backbone_factory(arch: str) -> BackboneFactory:
+    """Return what builds the backbone ``arch``; raises BenchError if there is none, or its file is not loaded."""
+    factory = ENCODERS.get(arch)
+    return own_backbone(as_typed(arch), factory) if is_own(arch) else factory
+
+
 def build_encoder(
     settings: EncoderSettings, *, image_shape: Sequence[int], mean: Sequence[float], std: Sequence[float]
 ) -> Encoder:
@@ -134,9 +140,7 @@ def build_encoder(
     Raises:
         BenchError: an unknown ``arch``, or options that it does not take.
     """
-    factory = ENCODERS.get(settings.arch)
-    if is_own(settings.arch):
-        factory = own_backbone(as_typed(settings.arch), factory)
+    factory = backbone_factory(settings.arch)
     arguments = (settings.width, tuple(image_shape), settings.stem_padding, settings.stem_init)
     try:
         signature(factory).bind(*arguments, **settings.options)

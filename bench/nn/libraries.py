@@ -42,8 +42,12 @@ def timm_backbone(name: str) -> Outsider:
             network: nn.Module = timm.create_model(name, num_classes=0, in_chans=given["image_shape"][0], **options)
         return network
 
-    size = None if known is None else known.input_size[1:]
-    return Outsider(f"timm:{name}", make, Input(size, constants, "timm's data configuration"))
+    if known is None:
+        return Outsider(f"timm:{name}", make)
+    hub = f"https://huggingface.co/{known.hf_hub_id}/resolve/main/model.safetensors" if known.hf_hub_id else known.url
+    return Outsider(
+        f"timm:{name}", make, Input(known.input_size[1:], constants, "timm's data configuration", hub or "")
+    )
 
 
 def torchvision_backbone(name: str) -> Outsider:
@@ -56,7 +60,8 @@ def torchvision_backbone(name: str) -> Outsider:
     names = models.list_models(module=models)
     if name not in names:
         raise unknown("network of torchvision", name, names)
-    known = models.get_model_weights(name).DEFAULT.transforms()
+    weights = models.get_model_weights(name).DEFAULT
+    known = weights.transforms()
     side = known.crop_size[0]
 
     def make(given: Mapping[str, Any], options: Mapping[str, Any]) -> nn.Module:
@@ -67,7 +72,9 @@ def torchvision_backbone(name: str) -> Outsider:
         return _without_classifier(network, name)
 
     constants = (tuple(known.mean), tuple(known.std))
-    return Outsider(f"torchvision:{name}", make, Input((side, side), constants, "torchvision's own transforms"))
+    return Outsider(
+        f"torchvision:{name}", make, Input((side, side), constants, "torchvision's own transforms", weights.url)
+    )
 
 
 def _refuse(options: Mapping[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.data import DATASETS
 from bench.own_code import as_typed, is_own
-from bench.recipe import load_tier, override_text, tier_names
+from bench.recipe import EncoderSettings, load_tier, override_text, tier_names
 from bench.record import IMPORTED, Record, RecordedRecipe
 
 _CORRUPTIONS = "evaluate.corruptions"
@@ -29,7 +29,7 @@ def reproduction(record: Record) -> Reproduction:
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
     imported = record.method == IMPORTED
-    words = ["bench", *(["evaluate", "FILE"] if imported else ["run", as_typed(record.method)])]
+    words = ["bench", *(_evaluated(record) if imported else ["run", as_typed(record.method)])]
     words += ["--dataset", _data(record.pretrained_on or record.dataset)]
     words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
     words += [] if imported else ["--tier", tier, "--fidelity", record.fidelity]
@@ -41,6 +41,20 @@ def reproduction(record: Record) -> Reproduction:
     words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
     notes = [_method_note(record), *_data_notes(record, recipe), tier_note, _seed_note(record), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
+
+
+def _evaluated(record: Record) -> Iterator[str]:
+    """Yield the words for an imported encoder: its file, or its network with the file of the weights."""
+    form = EncoderSettings.parse(record.recipe["encoder"], "recipe.encoder")
+    yield "evaluate"
+    if ":" not in form.arch and not is_own(form.arch):
+        yield "FILE"
+        return
+    yield from (as_typed(form.arch), "--weights", "FILE", "--normalisation")
+    mean, std = form.constants or ((), ())
+    yield f"{','.join(map(str, mean))}/{','.join(map(str, std))}" if form.constants else form.normalisation
+    for key, value in form.options.items():
+        yield from ("--set", override_text(f"encoder.options.{key}", value))
 
 
 def _method_note(record: Record) -> str:

@@ -5,6 +5,7 @@ from bench.run.execution import execute
 from bench.run.finished import Finished, encoder_path, finished_in, finished_protocols, run_folder, select_finished
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
+from bench.run.named import WeightChoices, is_named
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import project
@@ -20,6 +21,7 @@ __all__ = [
     "RunFolder",
     "RunRequest",
     "SweepRequest",
+    "WeightChoices",
     "check_ready",
     "choose_threads",
     "encoder_path",
@@ -27,6 +29,7 @@ __all__ = [
     "finished_in",
     "finished_protocols",
     "import_encoder",
+    "is_named",
     "list_runs",
     "load_encoder",
     "prepare",

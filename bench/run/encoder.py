@@ -17,7 +17,7 @@ from bench.method import METHODS, Method, MethodContext, MethodInfo, OwnForm, St
 from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder
 from bench.recipe import EncoderSettings, MethodConfig, Recipe, Settings, parse_recipe
-from bench.recipe.fields import Seed, Text
+from bench.recipe.fields import Digest, Seed, Text
 from bench.record import IMPORTED
 from bench.train import Progress, check_plan, intact_tensors
 from bench.zoo import (
@@ -29,6 +29,7 @@ from bench.zoo import (
     is_foreign,
     load_tensors,
     save_tensors,
+    shape_text,
 )
 
 
@@ -66,6 +67,24 @@ def method_called(name: str) -> type[Method]:
     return Imported if name == Imported.name else METHODS.get(name)
 
 
+class WeightsReport(Settings):
+    """What was taken from the file of the weights of a network that is known by its name."""
+
+    file: Text
+    sha256: Digest
+    """Of the file."""
+    network: Text
+    """What the names of the network begin with there; empty: nothing."""
+    features: int
+    tensors: int
+    input: Text
+    """The size that images are resized to, inside the network."""
+    normalisation: Text
+    normalisation_from: Text
+    dropped: dict[Text, Text]
+    """By the beginning of the names: what it is."""
+
+
 class Import(Settings):
     """What is known about an encoder that was trained elsewhere."""
 
@@ -76,6 +95,9 @@ class Import(Settings):
     """Its form. Its normalisation must be fixed constants or none, not those of a dataset given here."""
     report: ImportReport | None = None
     """What its checkpoint was taken for; None: the file was made without :func:`bench.zoo.import_checkpoint`."""
+
+    weights: WeightsReport | None = None
+    """Of a network of timm, of torchvision or of a user's own file."""
 
     @field_validator("encoder")
     @classmethod
@@ -142,7 +164,11 @@ class EncoderFile:
         found = {name: tensor.shape for name, tensor in self.tensors.items()}
         wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
         if wrong:
-            told = [f"{name}: {_shape(found.get(name))}, not {_shape(expected.get(name))}" for name in wrong[:3]]
+            tensors = encoder.state_dict()
+            told = [
+                f"{name}: {shape_text(self.tensors.get(name))}, not {shape_text(tensors.get(name))}"
+                for name in wrong[:3]
+            ]
             more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
             raise BenchError(
                 f"the weights do not fit the encoder that their recipe describes: {'; '.join(told)}{more}."
@@ -170,10 +196,6 @@ class EncoderFile:
     def save(self, path: Path) -> None:
         """Write it to ``path``, atomically."""
         save_tensors(path, self.tensors, self.origin.model_dump(mode="json"))
-
-
-def _shape(shape: torch.Size | None) -> str:
-    return "absent" if shape is None else "x".join(map(str, shape)) or "one number"
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:

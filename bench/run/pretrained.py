@@ -13,8 +13,9 @@ from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
 from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
-from bench.run.encoder import EncoderFile, Imported, ImportedConfig, load_encoder
+from bench.run.encoder import EncoderFile, Imported, ImportedConfig
 from bench.run.folder import RunDescription, RunFolder
+from bench.run.named import WeightChoices, is_option, open_encoder
 from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
 
 
@@ -22,8 +23,8 @@ from bench.run.preparation import Run, check_attacks, check_protocols, check_see
 class EvaluationRequest:
     """The options of ``bench evaluate``."""
 
-    encoder: Path
-    """An ``encoder.safetensors``."""
+    encoder: str | Path
+    """The path of an ``encoder.safetensors`` or of a checkpoint; or a network: ``KIND:NAME`` or ``FILE.py:NAME``."""
     dataset: str | None = None
     """The source of the pre-training data; None: unchanged. For an imported encoder: the data to evaluate it on."""
     finetune_dataset: str | None = None
@@ -39,6 +40,8 @@ class EvaluationRequest:
     device: str | None = None
     corruptions: str | None = None
     """none, generate, or the path of a folder of files; None: as in the recipe."""
+    weights: WeightChoices = field(default_factory=WeightChoices)
+    """Of a network that is named."""
 
 
 def prepare_evaluation(request: EvaluationRequest) -> Run:
@@ -51,7 +54,7 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
         BenchError: a file that is damaged or not an encoder file of the bench, settings that pre-training has used
             already, data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
     """
-    encoder = load_encoder(request.encoder)
+    encoder = open_encoder(request.encoder, request.weights, request.overrides)
     origin = encoder.origin
     seed = origin.seed if request.seed is None else request.seed
     check_seed(seed)
@@ -105,6 +108,8 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         )
     dataset = load_dataset(source, request.data_dir)
     tier = load_tier(default_tier(source, device))
+    # The options of a named network are in its form already.
+    overrides = {key: each for key, each in request.overrides.items() if not (known.weights and is_option(key))}
     recipe = build_recipe(
         method=Imported.name,
         config_type=Imported.config_type,
@@ -112,7 +117,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         dataset=dataset_facts(dataset),
         tier=tier,
         fidelity="native",
-        overrides=with_corruptions(request.overrides, request.corruptions),
+        overrides=with_corruptions(overrides, request.corruptions),
     )
     if recipe.encoder != known.encoder or recipe.config != Imported.config_type():
         raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")
@@ -124,7 +129,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
 def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
     trained = encoder.recipe
     encoder.check_form(trained)
-    home = _home(request.encoder, encoder, trained)
+    home = _home(Path(request.encoder), encoder, trained)
     target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
     overrides, method = with_corruptions(request.overrides, request.corruptions), METHODS.get(trained.method)
     if target is None:
@@ -165,7 +170,7 @@ def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe
         )
     dataset = load_dataset(source, request.data_dir)
     if dataset.sha256 == expected:
-        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), request.encoder, source)
+        _refuse_other_facts(recipe.dataset, dataset_facts(dataset), Path(request.encoder), source)
     else:
         raise BenchError(
             f"{source} is not what this encoder was trained on ({name}): its SHA-256 is {dataset.sha256[:12]}, not "

@@ -20,11 +20,12 @@ its origin.
 """
 
 from bench.zoo.checkpoint import is_foreign
-from bench.zoo.constants import CONSTANTS
+from bench.zoo.constants import CONSTANTS, describe_constants, normalisation_settings, parse_constants
 from bench.zoo.facts import ImportChoices
 from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, short_name
 from bench.zoo.layouts import ORIGINS
-from bench.zoo.tensors import TensorFile, digest, load_tensors, save_tensors
+from bench.zoo.tensors import TensorFile, digest, load_tensors, save_tensors, shape_text
+from bench.zoo.weights import fit_weights, read_weights
 
 __all__ = [
     "CONSTANTS",
@@ -33,10 +34,16 @@ __all__ = [
     "ImportChoices",
     "ImportReport",
     "TensorFile",
+    "describe_constants",
     "digest",
+    "fit_weights",
     "import_checkpoint",
     "is_foreign",
     "load_tensors",
+    "normalisation_settings",
+    "parse_constants",
+    "read_weights",
     "save_tensors",
+    "shape_text",
     "short_name",
 ]

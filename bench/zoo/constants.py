@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -33,6 +34,25 @@ def parse_constants(text: str) -> Constants | None:
     except ValueError:
         raise unknown("normalisation", text, ["none", *CONSTANTS], f"Or type means and deviations: {TYPED}") from None
     return _checked(mean, std, f"--normalisation {text}")
+
+
+def normalisation_settings(constants: Constants | None) -> dict[str, Any]:
+    """Return the encoder settings for ``constants``; None: the input is pixels in [0, 1]."""
+    if constants is None:
+        return {"normalisation": "none"}
+    for name in ("cifar", "imagenet"):
+        if CONSTANTS[name] == constants:
+            return {"normalisation": name}
+    return {"normalisation": "constants", "constants": constants}
+
+
+def describe_constants(constants: Constants | None) -> str:
+    """Return ``constants`` in words, after their name if they have one."""
+    if constants is None:
+        return "none"
+    name = next((f"{name}: " for name, known in CONSTANTS.items() if known == constants), "")
+    mean, std = (" ".join(f"{each:g}" for each in values) for values in constants)
+    return f"{name}mean {mean}, std {std}"
 
 
 def read_constants(tensors: Mapping[str, Tensor], prefixes: Iterable[str]) -> tuple[Constants, str] | None:

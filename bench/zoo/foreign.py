@@ -12,7 +12,7 @@ from bench.errors import BenchError, unknown
 from bench.recipe import EncoderSettings, Settings
 from bench.recipe.fields import Digest, Text
 from bench.zoo.checkpoint import read_checkpoint
-from bench.zoo.constants import CONSTANTS
+from bench.zoo.constants import describe_constants, normalisation_settings
 from bench.zoo.dropped import describe_dropped
 from bench.zoo.facts import Facts, ImportChoices, read_facts
 from bench.zoo.form import Form, canonical, fitted, read_form
@@ -108,7 +108,7 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
         stem=_stem(form, facts),
         stem_from=facts.stem_from,
         batch_norm=_batch_norm(layout, branch),
-        normalisation="none" if facts.constants is None else _written(facts),
+        normalisation=describe_constants(facts.constants),
         normalisation_from=facts.normalisation_from,
         tensors=len(kept),
         dropped=describe_dropped(state.tensors, kept, state.beside, layout.parts, network),
@@ -204,22 +204,13 @@ def _stem(form: Form, facts: Facts) -> str:
 
 
 def _settings(form: Form, facts: Facts) -> EncoderSettings:
-    named = next((name for name in ("cifar", "imagenet") if CONSTANTS[name] == facts.constants), "constants")
     return EncoderSettings(
         arch=form.arch,
         width=form.width,
         stem_padding=facts.stem_padding,
         options={} if form.stem == "cifar" else {"stem": form.stem},
-        normalisation="none" if facts.constants is None else named,
-        constants=facts.constants if named == "constants" else None,
+        **normalisation_settings(facts.constants),
     )
-
-
-def _written(facts: Facts) -> str:
-    assert facts.constants is not None
-    name = next((f"{name}: " for name, known in CONSTANTS.items() if known == facts.constants), "")
-    mean, std = (" ".join(f"{each:g}" for each in values) for values in facts.constants)
-    return f"{name}mean {mean}, std {std}"
 
 
 def _digest(path: Path) -> str:

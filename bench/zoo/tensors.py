@@ -73,3 +73,8 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
         hasher.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         hasher.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return hasher.hexdigest()
+
+
+def shape_text(tensor: Tensor | None) -> str:
+    """Return the shape of ``tensor`` in words, as 64x3x3x3; None is absent."""
+    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "one number"

@@ -1,0 +1,120 @@
+"""Encoders that are named by their network, ``KIND:NAME`` or ``FILE.py:NAME``, instead of by a file of ours."""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench import rng
+from bench.errors import BenchError
+from bench.nn import ENCODERS, Outsider, backbone_factory, build_encoder
+from bench.own_code import is_in_file
+from bench.recipe import EncoderSettings
+from bench.run.encoder import EncoderFile, Import, Origin, WeightsReport, load_encoder
+from bench.zoo import (
+    describe_constants,
+    fit_weights,
+    normalisation_settings,
+    parse_constants,
+    read_weights,
+    short_name,
+)
+
+_NETWORK = "backbone.network."
+_OPTIONS = "encoder.options"
+
+
+class WeightChoices(NamedTuple):
+    """What a user types about the weights of a named network."""
+
+    file: Path | None = None
+    normalisation: str | None = None
+    """As in ``bench import``; None: what the network's library says."""
+    network: str | None = None
+    """What the names of the network begin with in the file; None: found by its names."""
+
+
+def is_named(given: str | Path) -> bool:
+    """Return whether ``given`` is ``KIND:NAME`` of a known kind or ``FILE.py:NAME``, not the path of weights."""
+    return ENCODERS.in_family(str(given)) or is_in_file(str(given))
+
+
+def open_encoder(given: str | Path, choices: WeightChoices, overrides: Mapping[str, Any]) -> EncoderFile:
+    """Return the encoder that ``given`` names: a network, or the path of a file.
+
+    Args:
+        given: what the user typed.
+        choices: of the weights, for a network alone.
+        overrides: dotted keys to values; those of ``encoder.options`` are for a network.
+
+    Raises:
+        BenchError: there is none of that name, or its weights are not given, cannot be read, or do not fit.
+    """
+    if is_named(given):
+        return _outside(str(given), choices, _options(overrides))
+    if any(each is not None for each in choices):
+        raise BenchError(
+            f"--weights, --normalisation and --network are for a network that is named: timm:NAME, torchvision:NAME or "
+            f"FILE.py:NAME. {given} is a file of weights itself. Leave them out; `bench import` has options of its own."
+        )
+    return load_encoder(Path(given))
+
+
+def is_option(key: str) -> bool:
+    """Return whether the override ``key`` is an option of the network, or all of them."""
+    return f"{key}.".startswith(f"{_OPTIONS}.")
+
+
+def _options(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    found = dict(overrides.get(_OPTIONS, {}))
+    return found | {
+        key.removeprefix(f"{_OPTIONS}."): each for key, each in overrides.items() if is_option(key) and key != _OPTIONS
+    }
+
+
+def _outside(given: str, choices: WeightChoices, options: dict[str, Any]) -> EncoderFile:
+    arch = ENCODERS.name_of(given)
+    factory = backbone_factory(arch)
+    assert isinstance(factory, Outsider), "all kinds are of other libraries, or of a user's own file"
+    if choices.file is None:
+        where = f" Its published weights: {factory.input.download}" if factory.input.download else ""
+        raise BenchError(
+            f"{given} is a network without weights, and none are downloaded; random weights are not judged. Type "
+            f"--weights FILE, a state_dict of PyTorch or safetensors.{where}"
+        )
+    weights = read_weights(choices.file)
+    size = factory.input_size(options)
+    constants = factory.input.constants if choices.normalisation is None else parse_constants(choices.normalisation)
+    if constants and len(constants[0]) != weights.channels:
+        raise BenchError(
+            f"{choices.file} is for images of {weights.channels} channels, and the normalisation has constants for "
+            f"{len(constants[0])}. Type --normalisation none, or {weights.channels} means and deviations."
+        )
+    form = EncoderSettings(
+        arch=arch,
+        options={**options, **({} if size is None else {"input_size": list(size)})},
+        **normalisation_settings(constants),
+    )
+    with rng.scoped(0, "plain encoder"):
+        encoder = build_encoder(form, image_shape=(weights.channels, *(size or (32, 32))), mean=(), std=())
+    fitted = fit_weights(weights, encoder.backbone.get_submodule("network"), given, choices.network)
+    constant = {key: each for key, each in encoder.state_dict().items() if not key.startswith(_NETWORK)}
+    report = WeightsReport(
+        file=choices.file.name,
+        sha256=weights.sha256,
+        network=fitted.prefix,
+        features=encoder.feature_dim,
+        tensors=len(fitted.tensors),
+        input="images as they are" if size is None else f"images resized to {size[0]}x{size[1]}, bilinear",
+        normalisation=describe_constants(constants),
+        normalisation_from=factory.input.known_from if choices.normalisation is None else "--normalisation",
+        dropped=fitted.dropped,
+    )
+    known = Import(
+        title=f"{factory.name.removeprefix('FILE.py:')}, {short_name(choices.file)}",
+        year=datetime.now(UTC).year,
+        encoder=form,
+        weights=report,
+    )
+    tensors = {**constant, **{f"{_NETWORK}{key}": each for key, each in fitted.tensors.items()}}
+    return EncoderFile(tensors, Origin(imported=known))

@@ -1,0 +1,124 @@
+"""Weights from a file for a network that is known by its name: complete and of the right shapes, or an error."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError, unknown
+from bench.zoo.checkpoint import read_checkpoint, tensors_in
+from bench.zoo.dropped import describe_dropped
+from bench.zoo.tensors import shape_text
+
+_SHOWN = 3
+
+
+class Weights(NamedTuple):
+    """The tensors of a file."""
+
+    path: Path
+    sha256: str
+    """Of the file."""
+    tensors: Mapping[str, Tensor]
+    """By name, below everything that encloses them."""
+
+    @property
+    def channels(self) -> int:
+        """The channels of the images that its network takes."""
+        return next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
+
+
+class Fitted(NamedTuple):
+    """The weights of a network."""
+
+    tensors: dict[str, Tensor]
+    """By the names of the network's own state dict."""
+    prefix: str
+    """What its names begin with in the file."""
+    dropped: dict[str, str]
+    """What of the file is not in the network."""
+
+
+def read_weights(path: Path) -> Weights:
+    """Return the tensors in ``path``, which is read as plain data; raises BenchError as ``read_checkpoint``."""
+    found = tensors_in(read_checkpoint(path))
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Weights(path, digest, {name.replace("_orig_mod.", ""): tensor for name, tensor in found.items()})
+
+
+def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | None = None) -> Fitted:
+    """Return the tensors of ``network`` from a file.
+
+    Whatever lies in a part of the network must have its place there. Other parts of the file, such as a classifier, are
+    left out.
+
+    Args:
+        weights: of the file.
+        network: any; its own weights are not used.
+        name: its name, for messages.
+        prefix: what its names begin with in the file; None: found by its names.
+
+    Raises:
+        BenchError: a tensor is missing, has no place or another shape, or is not finite; or the file has several such
+            networks.
+    """
+    expected = network.state_dict()
+    prefix = _prefix(weights, expected, name, prefix)
+    inside = {key.removeprefix(prefix): each for key, each in weights.tensors.items() if key.startswith(prefix)}
+    parts = {key.split(".")[0] for key in expected}
+    computed = {key for key, _ in network.named_buffers()} - expected.keys()  # such as positions of tokens
+    wanted = {key: each for key, each in inside.items() if key.split(".")[0] in parts and key not in computed}
+    for key, each in expected.items():  # no feature depends on it, and older files lack it
+        if key.endswith("num_batches_tracked"):
+            wanted.setdefault(key, torch.zeros_like(each, device="cpu"))
+    faults = [
+        f"{key}: {shape_text(wanted.get(key))}, not {shape_text(expected.get(key))}"
+        for key in sorted(expected.keys() | wanted.keys())
+        if shape_text(expected.get(key)) != shape_text(wanted.get(key))
+    ]
+    if faults:
+        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+        raise BenchError(
+            f"the weights in {weights.path} do not fit {name}: {'; '.join(faults[:_SHOWN])}{more}. Nothing is filled "
+            "with random numbers. Give the file of this network, or set encoder.options to those that it was made with."
+        )
+    broken = [key for key, each in wanted.items() if not each.isfinite().all()]
+    if broken:
+        raise BenchError(f"{weights.path} holds weights that are not finite, the first in {broken[0]}. Get it again.")
+    kept = {prefix + key for key in wanted}
+    return Fitted(
+        {key: wanted[key].to(each.dtype) for key, each in expected.items()},
+        prefix,
+        describe_dropped(weights.tensors, kept, (), {}, prefix),
+    )
+
+
+def _prefix(weights: Weights, expected: Mapping[str, Tensor], name: str, given: str | None) -> str:
+    """Return what the names of the network begin with in the file."""
+    names = weights.tensors.keys()
+    asked = [key for key in expected if not key.endswith("num_batches_tracked")]
+    begun = [key.removesuffix(asked[0]) for key in names if asked and f".{key}".endswith(f".{asked[0]}")]
+    held = {each: sum(each + key in names for key in asked) for each in begun}
+    # A block within a network may have a first tensor of the same name.
+    found = [each for each, count in held.items() if count == max(held.values())]
+    if given is not None:
+        if given not in begun:
+            raise unknown("network", given, [each or "''" for each in found])
+        return given
+    if not found:
+        shown = ", ".join(sorted(names)[:_SHOWN]) or "none"
+        raise BenchError(
+            f"{weights.path} does not hold the weights of {name}: none of its {len(names)} tensors is called "
+            f"{asked[0] if asked else 'anything'} (the first are {shown}). Give the file of this network."
+        )
+    if len(found) > 1:
+        options = ", ".join(f"--network {each or repr('')}" for each in found)
+        raise BenchError(
+            f"{weights.path} holds {len(found)} networks like {name}, and its names do not show which is the encoder. "
+            f"Type one of: {options}"
+        )
+    return found[0]
