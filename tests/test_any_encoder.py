@@ -20,6 +20,7 @@ from bench.record import Record
 from bench.report.reproduce import reproduction
 from bench.run import RunRequest, execute, prepare
 from bench.run.encoder import load_encoder
+from bench.train import take_step
 
 pytest.importorskip("timm")
 
@@ -201,6 +202,27 @@ def test_a_run_with_it_that_was_stopped_ends_like_one_that_was_not(tmp_path: Pat
     assert resumed.model_dump(exclude=VARYING) == whole.model_dump(exclude=VARYING)
     assert whole.recipe["encoder"]["arch"] == ENCODERS.name_of(arch)
     assert "timm" in whole.environment.packages
+
+
+@pytest.mark.parametrize(
+    ("method", "message"), [("acl", None), ("ap-dpe", "it needs a ResNet of the bench, with conv1")]
+)
+def test_methods_with_several_batch_norms_train_it_and_those_that_split_a_resnet_say_what_they_need(
+    tmp_path: Path, method: str, message: str | None
+) -> None:
+    overrides: dict[str, Any] = {f"encoder.options.{key}": each for key, each in TINY.items()}
+    overrides |= {"encoder.arch": VIT, "stage1.batch_size": 8, "slf.batch_size": 8, "evaluate.autoattack": False}
+    request = RunRequest(method, toy_data(tmp_path / "toy.npz"), protocols=["slf"], overrides=overrides, device="cpu")
+    if message:
+        with pytest.raises(BenchError, match=message):
+            prepare(request)
+        return
+    run = prepare(request)
+    (stage,) = run.method(run.recipe.config).stages(run.context)
+    index, before = torch.arange(8), stage.encoder.backbone.get_parameter("network.norm.bias").clone()
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    take_step(stage.train(), run.context.images[index], index, rng.generator(0, "views"), stage.optimizer(), scaler)
+    assert not torch.equal(stage.encoder.backbone.get_parameter("network.norm.bias"), before)
 
 
 # Evaluation

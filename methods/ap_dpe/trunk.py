@@ -51,8 +51,8 @@ def resnet_of(encoder: Encoder) -> ResNet:
     """Return the backbone, or raise BenchError if it does not consist of a stem and four stages."""
     if not all(hasattr(encoder.backbone, part) for part in (*_TRUNK, "layer4")):
         raise BenchError(
-            f"AP-DPE splits its encoder after layer3, so it needs one with {', '.join(_TRUNK)} and layer4, which "
-            f"{type(encoder.backbone).__name__} does not have. Choose --encoder resnet18, resnet34 or resnet50, or "
-            "preact-resnet18, preact-resnet34 or preact-resnet50; the last is the paper's."
+            f"AP-DPE splits its encoder after layer3, so it needs a ResNet of the bench, with "
+            f"{', '.join(_TRUNK)} and layer4. Choose --encoder resnet18, resnet34 or resnet50, or preact-resnet18, "
+            "preact-resnet34 or preact-resnet50; the last is the paper's."
         )
     return cast(ResNet, encoder.backbone)
