@@ -52,6 +52,7 @@ COMMANDS = (
     listings.datasets,
     listings.tiers,
     listings.runs,
+    listings.list_,
 )
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)

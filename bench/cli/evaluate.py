@@ -14,7 +14,8 @@ from bench.trackers import tracked
 
 def evaluate(
     encoder: Annotated[
-        str, typer.Argument(help="An encoder file, its run, a checkpoint; or a network: timm:NAME, FILE.py:NAME.")
+        str,
+        typer.Argument(help="An encoder file, its run or a checkpoint; or timm:NAME, FILE.py:NAME, robustbench:NAME."),
     ],
     dataset: Annotated[
         str | None,
@@ -62,6 +63,7 @@ def evaluate(
       bench evaluate deacl.ckpt --dataset cifar10
       bench evaluate timm:vit_tiny_patch16_224 --weights vit.safetensors --dataset cifar10
       bench evaluate ./net.py:make_encoder --weights net.pt --normalisation cifar --dataset cifar10
+      bench evaluate robustbench:Carmon2019Unlabeled
     """
     from bench.device import use_threads
     from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, is_named, prepare_evaluation

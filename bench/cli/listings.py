@@ -1,8 +1,8 @@
-"""``bench methods``, ``datasets``, ``tiers`` and ``runs``: what is available."""
+"""``bench methods``, ``datasets``, ``tiers``, ``runs`` and ``list``: what is available."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -131,6 +131,40 @@ def runs(
         *("name", Column("method", drop=1), Column("dataset", drop=4), Column("tier", drop=2)),
         *(Column("seed", number=True, drop=3), "encoder", "records", "targets"),
     )
+
+
+def list_(
+    kind: Annotated[Literal["robustbench"], typer.Argument(help="The collection.")],
+    dataset: Annotated[str | None, typer.Option(help="Only what was trained on these data.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the classifiers of RobustBench: how each is named, and the accuracies that RobustBench publishes.
+
+    Examples:
+      bench list robustbench --dataset cifar10
+      bench evaluate robustbench:Carmon2019Unlabeled
+    """
+    from bench.errors import unknown
+    from bench.robustbench import entries, entries_source
+
+    known = {entry.dataset: entry for entry in entries()}
+    if dataset not in (None, *known):
+        raise unknown("dataset of RobustBench", str(dataset), known)
+    rows: list[dict[str, Any]] = [
+        {
+            **entry.model_dump(mode="json"),
+            "name": entry.origin.partition(":")[2],
+            "published clean": entry.clean,
+            "published AA": entry.autoattack,
+            "here": entry.obstacle or "yes",
+        }
+        for entry in entries()
+        if dataset in (None, entry.dataset)
+    ]
+    numbers = [Column(heading, number=True) for heading in ("published clean", "published AA")]
+    _show(rows, as_json, "name", Column("architecture", drop=2), *numbers, Column("here", drop=1))
+    if not as_json:
+        print(f"percent, as published: {entries_source()}. Evaluate one with: bench evaluate robustbench:NAME")
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, *columns: Column | str) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import flatten
-from bench.results import Measured, eps_text, precision_text
+from bench.results import Measured, eps_text, precision_text, protocol_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -36,7 +36,7 @@ def refuse_incomparable(
     reasons = []
     if not across_protocols and a.record.protocol != b.record.protocol:
         reasons.append(
-            f"A was evaluated under {a.record.protocol.upper()}, B under {b.record.protocol.upper()}. "
+            f"A was evaluated under {protocol_text(a.record.protocol)}, B under {protocol_text(b.record.protocol)}. "
             "If that is the comparison you want, add --across-protocols."
         )
     one, other = (precision_text(each.record.overrides) or "the tier's precision" for each in (a, b))

@@ -6,7 +6,7 @@ from bench.compare.conditions import MEASURES, Difference, Measure, other_differ
 from bench.errors import BenchError
 from bench.recipe import Settings
 from bench.record import Outcome, mcnemar_exact, newcombe_interval, shared
-from bench.results import Measured
+from bench.results import Measured, protocol_text
 
 
 class MeasureComparison(Settings):
@@ -110,4 +110,4 @@ def _compare(a: Outcome, b: Outcome, test_images: int) -> MeasureComparison | No
 
 def _name(one: Measured) -> str:
     record = one.record
-    return f"{record.title} {record.year}, {record.protocol.upper()}, seed {record.seed}"
+    return f"{record.title} {record.year}, {protocol_text(record.protocol)}, seed {record.seed}"

@@ -52,6 +52,7 @@ ENCODERS.add("preact-resnet50", "bench.nn.preact:preact_resnet50")
 ENCODERS.add("wide-resnet28-10", "bench.nn.wide_resnet:wide_resnet28_10")
 ENCODERS.add("timm:*", "bench.nn.libraries:timm_backbone")
 ENCODERS.add("torchvision:*", "bench.nn.libraries:torchvision_backbone")
+ENCODERS.add("robustbench:*", "bench.zoo.released.network:released_backbone")
 
 _CONSTANTS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from bench.nn import Encoder
+from bench.nn import Classifier, Encoder
 from bench.protocol.adversarial import AFFStage, ALFStage, divergence
 from bench.protocol.slf import SLFStage
 from bench.protocol.stage import ProtocolStage
 from bench.recipe import Recipe
 
-__all__ = ["AFFStage", "ALFStage", "ProtocolStage", "SLFStage", "build_protocol", "divergence"]
+__all__ = ["AFFStage", "ALFStage", "ProtocolStage", "SLFStage", "build_protocol", "divergence", "released_classifier"]
 
 
 def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, seed: int) -> ProtocolStage[Any]:
@@ -29,6 +29,11 @@ def build_protocol(name: str, recipe: Recipe, encoder: Encoder, labels: Tensor, 
     """
     settings = getattr(recipe, name)
     return _STAGES[name](settings, encoder, labels, recipe.dataset.num_classes, seed, recipe.threat)
+
+
+def released_classifier(encoder: Encoder) -> Classifier:
+    """Return the classifier of the protocol ``released``: ``encoder`` gives logits, and nothing is trained."""
+    return Classifier(encoder, nn.Identity()).eval()  # type: ignore[arg-type]  # the one head that is not linear
 
 
 _STAGES: Mapping[str, type[ProtocolStage[Any]]] = {"slf": SLFStage, "alf": ALFStage, "aff": AFFStage}

@@ -6,6 +6,7 @@ from bench.recipe.plan import OptimizerName, Precision, TrainPlan
 from bench.recipe.presets import PRESETS, preset_overrides
 from bench.recipe.protocols import (
     PROTOCOLS,
+    RELEASED,
     AdversarialSettings,
     AFFSettings,
     ALFSettings,
@@ -32,6 +33,7 @@ __all__ = [
     "FAMILIES",
     "PRESETS",
     "PROTOCOLS",
+    "RELEASED",
     "SEVERITIES",
     "SHARED",
     "AFFSettings",

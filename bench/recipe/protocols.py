@@ -137,3 +137,6 @@ class AFFSettings(AdversarialSettings):
 
 PROTOCOLS = (SLFSettings.section, ALFSettings.section, AFFSettings.section)
 """All protocols, in the order in which they run; each is a section of the recipe."""
+
+RELEASED = "released"
+"""The protocol of a whole classifier that is judged as its authors released it: nothing is trained."""

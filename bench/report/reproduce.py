@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.data import DATASETS
 from bench.own_code import as_typed, is_own
-from bench.recipe import EncoderSettings, load_tier, override_text, tier_names
+from bench.recipe import RELEASED, EncoderSettings, load_tier, override_text, tier_names
 from bench.record import IMPORTED, Record, RecordedRecipe
 
 _CORRUPTIONS = "evaluate.corruptions"
@@ -47,6 +47,9 @@ def _evaluated(record: Record) -> Iterator[str]:
     """Yield the words for an imported encoder: its file, or its network with the file of the weights."""
     form = EncoderSettings.parse(record.recipe["encoder"], "recipe.encoder")
     yield "evaluate"
+    if record.protocol == RELEASED:
+        yield form.arch
+        return
     if ":" not in form.arch and not is_own(form.arch):
         yield "FILE"
         return
@@ -58,7 +61,7 @@ def _evaluated(record: Record) -> Iterator[str]:
 
 
 def _method_note(record: Record) -> str:
-    if record.method == IMPORTED:
+    if record.method == IMPORTED and record.protocol != RELEASED:
         return f"FILE stands for the encoder ({record.title}), whose weights have the digest {record.encoder_sha256}."
     if not is_own(record.method):
         return ""

@@ -8,7 +8,8 @@ from pydantic import Field
 
 from bench.errors import BenchError
 from bench.files import read_json
-from bench.recipe import Settings
+from bench.recipe import RELEASED, Settings
+from bench.robustbench import entries, entries_source
 
 _REFERENCE_ENCODER = "resnet18"
 _SHIPPED = Path(__file__).with_name("published.json")
@@ -101,11 +102,33 @@ def headline(
     numbers: Iterable[PublishedNumber], *, title: str, dataset: str | None, protocol: str
 ) -> PublishedNumber | None:
     """Return the first of ``numbers`` that is a method's headline number; see :func:`published_reference`."""
+    if protocol == RELEASED:
+        return _released(title, dataset)
     for number in numbers:
         names_match = (number.method.casefold(), number.dataset) == (title.casefold(), dataset)
         if names_match and number.protocol.casefold() == protocol.casefold() and _is_headline(number):
             return number
     return None
+
+
+def _released(title: str, dataset: str | None) -> PublishedNumber | None:
+    """Return what RobustBench publishes for its entry called ``title``, or None."""
+    found = [entry for entry in entries() if (entry.title, entry.dataset) == (title, dataset)]
+    if not found:
+        return None
+    entry = found[0]
+    return PublishedNumber(
+        source=str(entries_source()),
+        method=title,
+        variant={},
+        pretrain_dataset=None,
+        dataset=entry.dataset,
+        encoder=entry.architecture or "",
+        protocol=RELEASED,
+        aa=entry.autoattack,
+        ra=None,
+        sa=entry.clean,
+    )
 
 
 def _is_headline(number: PublishedNumber) -> bool:

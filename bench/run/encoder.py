@@ -16,9 +16,10 @@ from bench.errors import BenchError
 from bench.method import METHODS, Method, MethodContext, MethodInfo, OwnForm, Stage
 from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder
-from bench.recipe import EncoderSettings, MethodConfig, Recipe, Settings, parse_recipe
+from bench.recipe import RELEASED, EncoderSettings, MethodConfig, Recipe, Settings, parse_recipe
 from bench.recipe.fields import Digest, Seed, Text
 from bench.record import IMPORTED
+from bench.robustbench import KIND, Entry, find_entry
 from bench.train import Progress, check_plan, intact_tensors
 from bench.zoo import (
     ImportChoices,
@@ -110,7 +111,15 @@ class Import(Settings):
     def method(self) -> type[Method]:
         """A class that takes the place of its method, with its own title."""
         info = replace(Imported.info, title=self.title, year=self.year)
+        if self.entry:
+            info = replace(info, protocols=(RELEASED,))
         return type("Imported", (Imported,), {"info": info})
+
+    @property
+    def entry(self) -> Entry | None:
+        """The entry of RobustBench that it is, a whole classifier; None: it is an encoder."""
+        kind, _, name = self.encoder.arch.partition(":")
+        return find_entry(name) if kind == KIND else None
 
 
 class Origin(Settings):

@@ -13,7 +13,8 @@ from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
 from bench.nn import Encoder
-from bench.protocol import build_protocol
+from bench.protocol import build_protocol, released_classifier
+from bench.recipe import RELEASED
 from bench.record import Doubt, Phase, Record, save_record
 from bench.run.encoder import EncoderFile, Origin, intact_encoder
 from bench.run.preparation import Run
@@ -60,12 +61,14 @@ def _one_class(run: Run, monitor: Monitor) -> list[Doubt]:
 
 
 def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: Monitor) -> list[Doubt]:
-    """Return the doubt about an encoder with constant features; an encoder that nothing has trained is not checked.
+    """Return the doubt about an encoder with constant features.
+
+    An encoder that nothing has trained is not checked, nor is a released classifier, which has no features to train on.
 
     Raises:
         BenchError: the features are not finite.
     """
-    if not (stages or run.encoder):
+    if not (stages or run.encoder) or RELEASED in run.protocols:
         return []
     images, size = run.target.train.images, run.recipe.evaluate.batch_size
     features = sample_features(encoder, images, batch_size=size, device=run.device)
@@ -148,19 +151,23 @@ def _evaluate(
     if run.recipe.pretrained_on:
         folder.keep_source(data.source)
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
-    # A copy: some protocols change the encoder, and each must start from the pre-trained one.
-    stage = build_protocol(protocol, recipe, deepcopy(encoder), data.train.labels, run.seed)
-    before = digest(encoder.state_dict())
-    progress = train(stage, data.train.images, job)
-    classifier = stage.classifier()
+    phases = {str(Phase("stage", done.stage)): done for done in stages}
+    before, selected = digest(encoder.state_dict()), None
+    if protocol == RELEASED:
+        classifier = released_classifier(encoder)
+    else:
+        # A copy: some protocols change the encoder, and each must start from the pre-trained one.
+        stage = build_protocol(protocol, recipe, deepcopy(encoder), data.train.labels, run.seed)
+        phases[str(Phase("protocol", protocol))] = train(stage, data.train.images, job)
+        classifier, selected = stage.classifier(), stage.selected_epoch
     evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
     record = new_record(
         run,
         protocol,
         evaluation,
-        {**{str(Phase("stage", done.stage)): done for done in stages}, str(Phase("protocol", protocol)): progress},
+        phases,
         weights=(before, digest(classifier.state_dict())),
-        selected_epoch=stage.selected_epoch,
+        selected_epoch=selected,
         doubts=doubts,
     )
     write_json(folder.record, record.model_dump(mode="json"))

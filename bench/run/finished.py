@@ -12,8 +12,8 @@ from bench.data import Dataset
 from bench.errors import BenchError, unknown
 from bench.nn import Classifier
 from bench.own_code import as_typed
-from bench.protocol import build_protocol
-from bench.recipe import PROTOCOLS, Recipe, override_text
+from bench.protocol import build_protocol, released_classifier
+from bench.recipe import PROTOCOLS, RELEASED, Recipe, override_text
 from bench.record import Record, load_record
 from bench.run.data import load_target
 from bench.run.encoder import plain_encoder, recipe_from
@@ -57,16 +57,23 @@ class Finished:
             BenchError: its weights are missing or damaged, or do not match the record.
         """
         encoder = plain_encoder(self.folder.recipe)
-        stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
-        try:
-            tensors = load_tensors(self.path / f"{stage.name}.safetensors").tensors
-        except BenchError as error:
-            raise BenchError(f"{error} Move {self.path} away; `bench run` makes it again.") from error
-        stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
-        classifier = stage.classifier()
+        if self.protocol == RELEASED:
+            encoder.load_state_dict(self._tensors(self.folder.encoder))
+            classifier = released_classifier(encoder)
+        else:
+            stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
+            tensors = self._tensors(self.path / f"{stage.name}.safetensors")
+            stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
+            classifier = stage.classifier()
         if digest(classifier.state_dict()) != self.record.classifier_sha256:
             raise BenchError(f"the weights in {self.path} are not those that its record was made with. Run it again.")
         return classifier.to(device)
+
+    def _tensors(self, path: Path) -> dict[str, torch.Tensor]:
+        try:
+            return load_tensors(path).tensors
+        except BenchError as error:
+            raise BenchError(f"{error} Move {self.path} away; `bench run` makes it again.") from error
 
 
 def finished_protocols(runs_dir: Path) -> Iterator[Finished]:
@@ -120,7 +127,7 @@ def select_finished(
     Raises:
         BenchError: an unknown run, a run without the protocol, no runs at all, or runs on several datasets.
     """
-    if protocol not in PROTOCOLS:
+    if protocol not in (*PROTOCOLS, RELEASED):
         raise unknown("protocol", protocol, PROTOCOLS)
     if runs:
         found = [each for run in dict.fromkeys(runs) for each in _named(runs_dir, run, protocol)]

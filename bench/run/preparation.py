@@ -18,6 +18,7 @@ from bench.method import METHODS, Method, MethodContext
 from bench.nn import with_loaded_encoder
 from bench.recipe import (
     PROTOCOLS,
+    RELEASED,
     Fidelity,
     ProtocolSettings,
     Recipe,
@@ -198,6 +199,8 @@ def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.devi
     """Raise BenchError if one of ``protocols`` cannot train on the data or ``device``; checked before pre-training."""
     images = recipe.downstream.dataset.train_images
     for name in protocols:
+        if name == RELEASED:
+            continue
         plan: ProtocolSettings = getattr(recipe, name)
         plan.check_batches(name, images - plan.held_out(images))
         refuse_precision(plan.precision, device, f"protocol {name} trains", "--precision bf16 or --precision fp32")
@@ -211,12 +214,14 @@ def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Metho
     """
     possible = method.info.protocols
     for protocol in names or ():
-        if protocol not in PROTOCOLS:
+        if protocol not in (*PROTOCOLS, RELEASED):
             raise unknown("protocol", protocol, PROTOCOLS)
         if protocol not in possible:
+            whole = f"{method.info.title} is a whole classifier, which is judged as it is"
+            reasons = {possible: "it has no pre-trained features", (RELEASED,): whole}
+            reason = "it is no whole classifier" if protocol == RELEASED else reasons[possible]
             raise BenchError(
-                f"{title} cannot be evaluated under {protocol}: it has no pre-trained features. "
-                f"Type --protocols {','.join(possible)}"
+                f"{title} cannot be evaluated under {protocol}: {reason}. Type --protocols {','.join(possible)}"
             )
     return tuple(possible if names is None else dict.fromkeys(names))
 

@@ -12,11 +12,13 @@ from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
 from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
+from bench.robustbench import Entry
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, Imported, ImportedConfig
 from bench.run.folder import RunDescription, RunFolder
 from bench.run.named import WeightChoices, is_option, open_encoder
 from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
+from bench.run.released import is_released, released_encoder
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class EvaluationRequest:
     """The options of ``bench evaluate``."""
 
     encoder: str | Path
-    """The path of an ``encoder.safetensors`` or of a checkpoint; or a network: ``KIND:NAME`` or ``FILE.py:NAME``."""
+    """The path of an ``encoder.safetensors`` or of a checkpoint; a network, ``KIND:NAME`` or ``FILE.py:NAME``; or a
+    classifier, ``robustbench:NAME``."""
     dataset: str | None = None
     """The source of the pre-training data; None: unchanged. For an imported encoder: the data to evaluate it on."""
     finetune_dataset: str | None = None
@@ -41,7 +44,7 @@ class EvaluationRequest:
     corruptions: str | None = None
     """none, generate, or the path of a folder of files; None: as in the recipe."""
     weights: WeightChoices = field(default_factory=WeightChoices)
-    """Of a network that is named."""
+    """Of a network or a classifier that is named."""
 
 
 def prepare_evaluation(request: EvaluationRequest) -> Run:
@@ -54,7 +57,7 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
         BenchError: a file that is damaged or not an encoder file of the bench, settings that pre-training has used
             already, data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
     """
-    encoder = open_encoder(request.encoder, request.weights, request.overrides)
+    encoder = _opened(request)
     origin = encoder.origin
     seed = origin.seed if request.seed is None else request.seed
     check_seed(seed)
@@ -83,6 +86,19 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
     )
 
 
+def _opened(request: EvaluationRequest) -> EncoderFile:
+    chosen = request.weights
+    if not is_released(request.encoder):
+        return open_encoder(request.encoder, chosen, request.overrides)
+    if (chosen.normalisation, chosen.network) != (None, None):
+        raise BenchError(
+            f"{request.encoder} is a whole classifier, whose normalisation and network are its own. Leave "
+            "--normalisation and --network out."
+        )
+    named = request.finetune_dataset or request.dataset
+    return released_encoder(request.encoder, weights=chosen.file, dataset=named, data_dir=request.data_dir)
+
+
 class _Case(NamedTuple):
     """What depends on an encoder's origin."""
 
@@ -100,16 +116,23 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
     """Prepare an encoder that was trained elsewhere: nothing is known about its training data."""
     known = encoder.origin.imported
     assert known is not None
-    source = request.finetune_dataset or request.dataset
+    entry = known.entry
+    source = request.finetune_dataset or request.dataset or (entry.dataset if entry else None)
     if source is None:
         raise BenchError(
             f"{request.encoder} was trained elsewhere ({known.title}), so the data to evaluate it on must be named. "
             "Type, for example, --dataset cifar10"
         )
     dataset = load_dataset(source, request.data_dir)
+    if entry and dataset.num_classes != entry.classes:
+        raise BenchError(
+            f"{entry.origin} tells {entry.classes} classes apart, and {dataset.name} has {dataset.num_classes}. Type "
+            f"--dataset {entry.dataset}, or other data of these {entry.classes} classes."
+        )
     tier = load_tier(default_tier(source, device))
     # The options of a named network are in its form already.
-    overrides = {key: each for key, each in request.overrides.items() if not (known.weights and is_option(key))}
+    asked = {key: each for key, each in request.overrides.items() if not (known.weights and is_option(key))}
+    overrides = with_corruptions(asked, request.corruptions)
     recipe = build_recipe(
         method=Imported.name,
         config_type=Imported.config_type,
@@ -117,13 +140,21 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         dataset=dataset_facts(dataset),
         tier=tier,
         fidelity="native",
-        overrides=with_corruptions(overrides, request.corruptions),
+        overrides={**_threat(entry), **overrides},
     )
     if recipe.encoder != known.encoder or recipe.config != Imported.config_type():
         raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")
-    recipe = recipe.model_copy(update={"config": ImportedConfig(weights=encoder.sha256)})
+    # The entry's own threat model is no departure from it.
+    recipe = recipe.model_copy(update={"config": ImportedConfig(weights=encoder.sha256), "overrides": overrides})
     encoder.check_form(recipe)
     return _Case(known.method, recipe, dataset, source)
+
+
+def _threat(entry: Entry | None) -> dict[str, Any]:
+    """Return the threat model that an entry was published under; nothing where the data's default holds."""
+    if entry is None or entry.eps is None:
+        return {}
+    return {"threat.norm": entry.threat.lower(), "threat.eps": entry.eps}
 
 
 def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
@@ -179,7 +210,7 @@ def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe
     return source, dataset
 
 
-def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, path: Path, source: str) -> None:
+def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, path: str | Path, source: str) -> None:
     """Raise BenchError with a list of the facts in the file ``path`` that contradict the data ``source``.
 
     The user's own data may have been renamed, but the name of a listed dataset must match.

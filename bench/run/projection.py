@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.cost import PhaseEstimate, Projector, corrupted_images
-from bench.protocol import build_protocol
-from bench.recipe import Threat
+from bench.protocol import build_protocol, released_classifier
+from bench.recipe import RELEASED, Threat
 from bench.run.encoder import plain_encoder
 from bench.run.preparation import Run
 
@@ -43,13 +43,15 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
     train, test = run.target.train, run.target.test
     for protocol in run.protocols:
         projector.said(f"measuring this machine: protocol {protocol} and its attacks")
-        stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
-        folder = run.protocol_folder(protocol)
-        training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
-        threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
-        seconds = projector.attacks(stage.classifier(), test, threat, recipe.evaluate.attack_precision)
-        yield training
-        for each in seconds.selection(stage, len(train.labels)):
-            yield replace(each, left=training.left, place=folder.path)
+        folder, threat = run.protocol_folder(protocol), Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
+        if protocol == RELEASED:
+            seconds = projector.attacks(released_classifier(encoder), test, threat, recipe.evaluate.attack_precision)
+        else:
+            stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
+            training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
+            seconds = projector.attacks(stage.classifier(), test, threat, recipe.evaluate.attack_precision)
+            yield training
+            for each in seconds.selection(stage, len(train.labels)):
+                yield replace(each, left=training.left, place=folder.path)
         for each in seconds.evaluation(recipe):
             yield replace(each, left=0.0 if folder.record.exists() else 1.0, place=folder.path)

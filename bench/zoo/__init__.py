@@ -24,6 +24,8 @@ from bench.zoo.constants import CONSTANTS, describe_constants, normalisation_set
 from bench.zoo.facts import ImportChoices
 from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, short_name
 from bench.zoo.layouts import ORIGINS
+from bench.zoo.released.network import released_tensors
+from bench.zoo.released.package import robustbench_package
 from bench.zoo.tensors import TensorFile, digest, load_tensors, save_tensors, shape_text
 from bench.zoo.weights import fit_weights, read_weights
 
@@ -43,6 +45,8 @@ __all__ = [
     "normalisation_settings",
     "parse_constants",
     "read_weights",
+    "released_tensors",
+    "robustbench_package",
     "save_tensors",
     "shape_text",
     "short_name",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.method import METHODS, MethodInfo
+from bench.recipe import RELEASED
 from bench.record import Record, load_record
 from bench.results import (
     CostRatio,
@@ -122,7 +123,7 @@ class Content:
 
     def reference(self, row: Row) -> PublishedNumber | None:
         """Return the headline number that was published for the method, data and protocol of ``row``."""
-        if row.overrides or row.table.departures:
+        if row.overrides or (row.table.departures and row.protocol != RELEASED):
             return None
         published_as = row.facts.published_as
         return headline(self.board.published, title=row.title, dataset=published_as, protocol=row.protocol)

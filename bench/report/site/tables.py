@@ -6,7 +6,17 @@ from typing import NamedTuple
 
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
-from bench.results import CostRatio, PublishedNumber, Row, flops_text, radius_text, rank_text, settings_text, time_text
+from bench.results import (
+    CostRatio,
+    PublishedNumber,
+    Row,
+    flops_text,
+    protocol_text,
+    radius_text,
+    rank_text,
+    settings_text,
+    time_text,
+)
 
 MEASURES = ("aa", "ra", "sa")
 _PROTOCOLS = ("SLF", "ALF", "AFF")
@@ -148,7 +158,7 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
     )
     lines = tuple(measured_line(content, row) for row in rows)
     key = first.table
-    return Group(key.dataset, key.protocol.upper(), key.tier, key.fidelity, tuple(key.departures), facts, lines)
+    return Group(key.dataset, protocol_text(key.protocol), key.tier, key.fidelity, tuple(key.departures), facts, lines)
 
 
 def _ratios(ratio: CostRatio) -> tuple[str, ...]:

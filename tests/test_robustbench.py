@@ -1,0 +1,191 @@
+"""RobustBench's classifiers, through its own package: loaded strictly, judged as released, exported in its form."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from in_process import say
+from torch import nn
+from toy_runs import toy_data
+
+from bench import rng
+from bench.errors import BenchError
+from bench.record import Record
+from bench.report.reproduce import reproduction
+from bench.results import load_published, published_reference
+from bench.robustbench import entries, find_entry
+from bench.run import finished_in
+from bench.zoo.released import package
+from bench.zoo.released.weights import new_network, released_network
+
+NAME = "Addepalli2022Efficient_RN18"
+ENTRY = find_entry(f"cifar10/Linf/{NAME}")
+
+
+@pytest.fixture(scope="session")
+def network() -> nn.Module:
+    """The network of the entry, of random weights and other statistics than those of a new batch-norm."""
+    with rng.scoped(0, "entry"):
+        made = new_network(ENTRY)
+        with torch.no_grad():
+            made(torch.rand(4, 3, 32, 32))
+    return made.eval()
+
+
+@pytest.fixture(scope="session")
+def file(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Its weights as their authors wrote them: within a checkpoint, from several GPUs, beside a number of numpy."""
+    path = tmp_path_factory.mktemp("released") / "weights.pt"
+    state = {f"module.{name}": each for name, each in network.state_dict().items()}
+    torch.save({"state_dict": state, "accuracy": np.float64(52.48)}, path)
+    return path
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Ten test images of ten classes."""
+    draw = np.random.default_rng(0)
+    images = draw.integers(0, 256, (30, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(30) % 10
+    path = tmp_path / "toy.npz"
+    np.savez(path, x_train=images[:20], y_train=labels[:20], x_test=images[20:], y_test=labels[20:])
+    return f"npz:{path}"
+
+
+def test_the_stand_ins_are_there_for_the_import_alone(network: nn.Module) -> None:
+    assert "robustbench.eval" in sys.modules
+    assert not {"pkg_resources", "autoattack", "autoattack.state"} & sys.modules.keys()
+
+
+def test_a_released_file_gives_the_network_of_the_package(network: nn.Module, file: Path, tmp_path: Path) -> None:
+    loaded = released_network(ENTRY, tmp_path, file)
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), network(images))
+    assert not loaded.training
+
+
+def test_a_classifier_is_judged_as_released(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    network: nn.Module,
+    file: Path,
+    data: str,
+) -> None:
+    command = ["evaluate", ENTRY.origin, "--weights", str(file), "--dataset", data, "--device", "cpu", "--json"]
+    command += ["--set", "evaluate.autoattack=false", "--set", "evaluate.pgd_steps=1"]
+    for folder in ("runs", "results", "data"):
+        command += [f"--{folder}-dir", str(tmp_path / folder)]
+    code, out, err = say(monkeypatch, capsys, *command)
+    assert code == 0, err
+    (record,) = (Record(**each) for each in json.loads(out))
+    assert (record.method, record.title, record.year) == ("imported", f"RobustBench Linf, {NAME}", 2022)
+    assert (record.protocol, record.fidelity, set(record.cost)) == (
+        "released",
+        "native",
+        {"evaluate:sa", "evaluate:ra"},
+    )
+    assert record.recipe["encoder"]["arch"] == ENTRY.origin
+    assert record.ra.eps == pytest.approx(8 / 255)
+    arrays = np.load(data.partition(":")[2])
+    images = torch.from_numpy(arrays["x_test"]).permute(0, 3, 1, 2) / 255
+    with torch.no_grad():
+        assert record.sa.unpack() == (network(images).argmax(1).numpy() == arrays["y_test"]).tolist()
+    (finished,) = finished_in(next((tmp_path / "runs").iterdir()))
+    with torch.no_grad():
+        again = finished.classifier(finished.dataset(tmp_path), torch.device("cpu"))(images)
+        torch.testing.assert_close(again, network(images))
+    table = say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path / "results")).stdout
+    assert "toy: as released, tier" in table
+    again = reproduction(record).command
+    assert again.startswith(f"bench evaluate {ENTRY.origin} --dataset npz:PATH --protocols released --seed 0")
+
+
+def test_the_numbers_of_an_entry_are_quoted_with_their_source() -> None:
+    number = published_reference(Path("none"), title=ENTRY.title, dataset="cifar10", protocol="released")
+    assert number is not None
+    assert (number.sa, number.aa, number.source) == (85.71, 52.48, "RobustBench, model_info at 78fcc9e")
+    assert not [each for each in load_published(Path("none")) if each.protocol == "released"], "a board of its own"
+
+
+def test_bench_list_names_them_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = json.loads(say(monkeypatch, capsys, "list", "robustbench", "--json").stdout)
+    assert len(listed) == len(entries()) == 206
+    shown = say(monkeypatch, capsys, "list", "robustbench", "--dataset", "cifar10").stdout
+    assert [word for word in ("cifar10/Linf/" + NAME, "85.71", "52.48", "ResNet-18") if word not in shown] == []
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> list[str]:
+    """What arrives in place of a download: the text in the list, or no network if it is empty."""
+    page: list[str] = []
+
+    def download(*, id: str, output: str, quiet: bool) -> None:
+        if not page:
+            raise ConnectionError("no route to host")
+        Path(output).write_text(page[0])
+
+    monkeypatch.setattr(package.robustbench_package().utils.gdown, "download", download)
+    return page
+
+
+def test_without_a_network_the_message_says_where_to_put_the_file(offline: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "cifar10" / "Linf" / f"{NAME}.pt"
+    with pytest.raises(BenchError, match=f"no route to host.*uc\\?id=.*save the file as {path}, or anywhere and type"):
+        released_network(ENTRY, tmp_path)
+    offline.append("<!DOCTYPE html><title>Sign in</title>")
+    with pytest.raises(BenchError, match=r"is a web page \('Sign in'\)"):
+        released_network(ENTRY, tmp_path)
+    assert not [each for each in tmp_path.rglob("*") if each.is_file()], "a page is never kept as weights"
+
+
+@pytest.mark.parametrize(
+    ("name", "dataset", "message"),
+    [
+        ("Addepalli2022Eficient_RN18", None, f"unknown entry of RobustBench .*Did you mean '{NAME}'"),
+        (NAME, None, f"2 entries called {NAME}. Type one of: {ENTRY.origin}, robustbench:cifar100/Linf/{NAME}"),
+        ("Bai2023Improving_edm", "cifar10", "cannot be evaluated here: its network is made on a GPU of NVIDIA"),
+        ("Salman2020Do_R18", None, "cannot be evaluated here: ImageNet is not among the datasets"),
+    ],
+)
+def test_an_entry_that_cannot_be_is_one_message(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch, name: str, dataset: str | None, message: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BenchError, match=message):
+        new_network(find_entry(name, dataset))
+
+
+def test_a_file_that_does_not_fit_is_one_message(network: nn.Module, file: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        BenchError, match=r"a ResNet-18 for 100 classes: linear\.bias: 10, not 100; linear\.weight: 10x512"
+    ):
+        released_network(find_entry(f"cifar100/Linf/{NAME}"), tmp_path, file)
+    with pytest.raises(BenchError, match="is made of 3 files, so --weights cannot name them"):
+        released_network(find_entry("Chen2020Adversarial"), tmp_path, file)
+    part = {name: each for name, each in network.state_dict().items() if name != "bn1.weight"}
+    torch.save({"state_dict": part}, tmp_path / "part.pt")
+    with pytest.raises(BenchError, match=r"bn1\.weight: absent, not 64"):
+        released_network(ENTRY, tmp_path, tmp_path / "part.pt")
+    torch.save({"optimizer": {"lr": 0.1}}, tmp_path / "other.pt")
+    with pytest.raises(BenchError, match=r"the weights do not fit .* absent, not 64"):
+        released_network(ENTRY, tmp_path, tmp_path / "other.pt")
+
+
+def test_without_the_package_the_message_says_what_to_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(package, "find_spec", lambda name: None)
+    with pytest.raises(BenchError, match=r"Type: pip install 'ssl-robustness-bench\[robustbench\]'"):
+        package.robustbench_package()
+
+
+def test_data_of_other_classes_are_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
+) -> None:
+    own: Any = ["--weights", str(file), "--dataset", toy_data(tmp_path / "two.npz"), "--runs-dir", str(tmp_path)]
+    code, _, err = say(monkeypatch, capsys, "evaluate", ENTRY.origin, *own)
+    assert (code, "tells 10 classes apart, and two has 2" in " ".join(err.split())) == (1, True)
