@@ -110,12 +110,13 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Walk]:
             done = CliRunner().invoke(app, [*arguments, *(small if arguments[0] == "run" else [])])
             assert not done.exception, (arguments, done.exception)
         (path,) = (folder / "results" / "local" / "digits").glob("*.json")
-        yield Walk(folder, load_record(path), path, done.stdout)
+    yield Walk(folder, load_record(path), path, done.stdout)
     for name in ("my_method", "test_my_method"):
         sys.modules.pop(name, None)
 
 
-def test_the_walk_ends_with_a_row_beside_deacl(walk: Walk) -> None:
+def test_the_walk_ends_with_a_row_beside_deacl(walk: Walk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     name = METHODS.name_of(f"{walk.folder}/my_method.py:MyMethod")
     assert (walk.record.method, walk.record.title, walk.record.protocol) == (name, "MyMethod", "slf")
     assert walk.record.ra.outcome.n == walk.record.sa.n == 360
