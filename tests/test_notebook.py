@@ -87,7 +87,8 @@ def test_an_encoder_that_was_trained_elsewhere_comes_through_the_same_door(run: 
     ours, images = bench.load_encoder("theirs.safetensors"), torch.rand(2, 3, 8, 8, generator=generator(0, "images"))
     assert torch.equal(ours(images), theirs(images))
     small = {key: value for key, value in SMALL.items() if key.split(".")[0] in ("slf", "evaluate")}
-    (record,) = bench.evaluate(ours, "npz:toy.npz", protocols=["slf"], settings=small)
+    apart: dict[str, Any] = {"runs_dir": "theirs/runs", "results_dir": "theirs/results"}
+    (record,) = bench.evaluate(ours, "npz:toy.npz", protocols=["slf"], settings=small, **apart)
     assert (record.title, record.dataset) == ("Theirs", "toy")
     EncoderFile({"conv1.weight": torch.zeros(1, 3, 3, 3)}, origin).save(folder / "cut.safetensors")
     with pytest.raises(
