@@ -1,4 +1,4 @@
-"""Folders that are replaced as a whole, and only if the bench made all files in them."""
+"""Folders that appear or are replaced as a whole, and only if the bench made all files in them."""
 
 import ctypes
 import os
@@ -6,9 +6,10 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from bench.errors import BenchError
-from bench.files import UNFINISHED, refusal
+from bench.files import UNFINISHED, nearest_folder, refusal
 
 _CONTENTS = "CONTENTS"
 """In a generated folder: a list of its files, one per line. Other files are never replaced."""
@@ -48,6 +49,29 @@ def replaced_folder(path: Path, what: str) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             _recover(path, unfinished)
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes ``path`` after the block has filled it; if the block fails, nothing is left.
+
+    Raises:
+        BenchError: ``path`` is a file or a folder that is not empty, or cannot be written.
+    """
+    path = path.absolute()
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        what = "is a file" if path.is_file() else "is not empty"
+        raise BenchError(f"{path} {what}, and stays as it is. Delete it, or type another --output.")
+    try:
+        nearest = nearest_folder(path.parent)
+        with TemporaryDirectory(dir=nearest, prefix=f".{path.name}.", suffix=UNFINISHED) as parent:
+            unfinished = Path(parent) / path.name
+            unfinished.mkdir()
+            yield unfinished
+            path.parent.mkdir(parents=True, exist_ok=True)
+            unfinished.rename(path)
+    except OSError as error:
+        raise refusal(path, error) from error
 
 
 def _old(unfinished: Path) -> Path:

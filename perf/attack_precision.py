@@ -81,7 +81,7 @@ def name_of(one: Finished) -> str:
 def gradient(one: Finished, dataset: Dataset, device: torch.device, precision: Precision) -> Callable[[], float]:
     """Return a call that takes one step of PGD on the first test images, and waits for its end."""
     images, labels = (part[:IMAGES].to(device) for part in (dataset.test.images, dataset.test.labels))
-    objective = margin_objective(attacked_copy(one.classifier(dataset, device), precision), labels)
+    objective = margin_objective(attacked_copy(one.classifier(device), precision), labels)
     threat = Threat(norm=one.recipe.threat.norm, eps=one.record.ra.eps)
     step = partial(PGD(1, 0.25, "clean"), objective, unit_pixels(images), threat=threat)
     return lambda: float(step().sum())
@@ -109,7 +109,7 @@ def attacked(
     folder = asked.folder / f"{one.record.classifier_sha256[:8]}-{recipe.evaluate.digest()[:8]}-{device.type}"
     folder.mkdir(parents=True, exist_ok=True)
     job = Job(folder, fingerprint, one.record.seed, device)
-    return evaluate(one.classifier(dataset, device), dataset.test, job, recipe=recipe)
+    return evaluate(one.classifier(device), dataset.test, job, recipe=recipe)
 
 
 if __name__ == "__main__":

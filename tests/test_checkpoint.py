@@ -125,7 +125,7 @@ def test_on_other_data_without_those_of_pre_training(
     finished = {each.folder.path.parent.name: each for each in finished_protocols(tmp_path / "other runs")}
     (moved,) = finished.values()
     dataset = moved.dataset(tmp_path)
-    correct = moved.classifier(dataset, torch.device("cpu"))(dataset.test.images.float().div(255)).argmax(1)
+    correct = moved.classifier(torch.device("cpu"))(dataset.test.images.float().div(255)).argmax(1)
     assert (correct == dataset.test.labels).tolist() == record.sa.unpack()
 
 
@@ -153,7 +153,7 @@ def test_a_file_from_elsewhere_gets_a_folder_that_is_complete(request_: RunReque
     assert row.name.endswith(f"-w{record.encoder_sha256[:8]}")
     assert (row.encoder, row.records) == (True, f"slf-{record.protocol_sha256[:8]}")
     (finished,) = finished_protocols(tmp_path / "other runs")
-    assert finished.classifier(finished.dataset(tmp_path), torch.device("cpu")) is not None
+    assert finished.classifier(torch.device("cpu")) is not None
     kept = tmp_path / "other runs" / row.name / "encoder.safetensors"
     copy.unlink()
     assert judge(asked(kept, runs_dir=tmp_path / "unused"), tmp_path / "other") == record
@@ -199,7 +199,7 @@ def test_another_seed_is_that_of_protocol_and_attacks_alone(
     assert path != own_path
     assert len(list(finished_protocols(request_.runs_dir))) == 2
     for finished in finished_protocols(request_.runs_dir):
-        assert finished.classifier(finished.dataset(tmp_path), torch.device("cpu")) is not None
+        assert finished.classifier(torch.device("cpu")) is not None
 
 
 def test_a_threat_of_its_own_leaves_pre_training_as_it_was(request_: RunRequest, encoder: Path, tmp_path: Path) -> None:

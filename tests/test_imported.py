@@ -57,7 +57,7 @@ def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
     again = say(monkeypatch, capsys, *command)
     assert json.loads(again.stdout)[0]["sha256"] == record.sha256, "what is finished is not done again"
     (finished,) = finished_in(next((tmp_path / "runs").iterdir()))
-    classifier = finished.classifier(finished.dataset(tmp_path), torch.device("cpu"))
+    classifier = finished.classifier(torch.device("cpu"))
     assert digest(classifier.state_dict()) == record.classifier_sha256
 
 

@@ -105,6 +105,7 @@ SUB_ROOMS = {
     "bench.data.views",
     "bench.recipe.fields",
     "bench.report.figures",
+    "bench.report.model_export",
     "bench.report.run_report",
     "bench.report.site",
 }

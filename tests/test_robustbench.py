@@ -98,7 +98,7 @@ def test_a_classifier_is_judged_as_released(
         assert record.sa.unpack() == (network(images).argmax(1).numpy() == arrays["y_test"]).tolist()
     (finished,) = finished_in(next((tmp_path / "runs").iterdir()))
     with torch.no_grad():
-        again = finished.classifier(finished.dataset(tmp_path), torch.device("cpu"))(images)
+        again = finished.classifier(torch.device("cpu"))(images)
         torch.testing.assert_close(again, network(images))
     table = say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path / "results")).stdout
     assert "toy: as released, tier" in table

@@ -306,7 +306,7 @@ def test_a_finished_protocol_gives_back_the_classifier_that_was_judged(
     assert finished.record == record
     dataset = finished.dataset(request.data_dir)
     images = dataset.test.images.float().div(255)
-    correct = finished.classifier(dataset, torch.device("cpu"))(images).argmax(1) == dataset.test.labels
+    correct = finished.classifier(torch.device("cpu"))(images).argmax(1) == dataset.test.labels
     assert correct.tolist() == record.sa.unpack()
 
 

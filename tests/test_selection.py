@@ -301,7 +301,7 @@ def test_the_classifier_opened_later_is_the_one_that_was_chosen(
 ) -> None:
     found = {finished.protocol: finished for finished in finished_protocols(records[0])}
     slf = found["slf"]
-    classifier = slf.classifier(slf.dataset(tmp_path), CPU)
+    classifier = slf.classifier(CPU)
     assert digest(classifier.state_dict()) == records[1]["slf"].classifier_sha256
 
 

@@ -173,7 +173,7 @@ def test_a_finished_transfer_gives_back_its_data_and_its_classifier(tmp_path: Pa
     dataset = finished.dataset(request.data_dir)
     assert dataset.image_shape == (3, 16, 16)
     assert finished.recipe.dataset.name == "small"
-    correct = finished.classifier(dataset, torch.device("cpu"))(dataset.test.images.float().div(255)).argmax(1)
+    correct = finished.classifier(torch.device("cpu"))(dataset.test.images.float().div(255)).argmax(1)
     assert (correct == dataset.test.labels).tolist() == record.sa.unpack()
 
 

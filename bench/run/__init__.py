@@ -2,7 +2,16 @@
 
 from bench.run.encoder import EncoderFile, import_encoder, load_encoder
 from bench.run.execution import execute
-from bench.run.finished import Finished, encoder_path, finished_in, finished_protocols, run_folder, select_finished
+from bench.run.finished import (
+    Finished,
+    described_recipe,
+    encoder_path,
+    finished_in,
+    finished_protocols,
+    run_folder,
+    select_finished,
+    to_finish,
+)
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
 from bench.run.named import WeightChoices, is_named
@@ -24,6 +33,7 @@ __all__ = [
     "WeightChoices",
     "check_ready",
     "choose_threads",
+    "described_recipe",
     "encoder_path",
     "execute",
     "finished_in",
@@ -38,4 +48,5 @@ __all__ = [
     "run_folder",
     "select_finished",
     "sweep_runs",
+    "to_finish",
 ]

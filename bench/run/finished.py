@@ -50,8 +50,8 @@ class Finished:
             )
         return dataset
 
-    def classifier(self, dataset: Dataset, device: torch.device) -> Classifier:
-        """Return the classifier that the record describes, in eval mode on ``device``.
+    def classifier(self, device: torch.device) -> Classifier:
+        """Return the classifier that the record describes, in eval mode on ``device``; its data are not needed.
 
         Raises:
             BenchError: its weights are missing or damaged, or do not match the record.
@@ -61,7 +61,8 @@ class Finished:
             encoder.load_state_dict(self._tensors(self.folder.encoder))
             classifier = released_classifier(encoder)
         else:
-            stage = build_protocol(self.protocol, self.recipe, encoder, dataset.train.labels, self.record.seed)
+            unread = torch.zeros(self.recipe.dataset.train_images, dtype=torch.int64)  # labels are for training alone
+            stage = build_protocol(self.protocol, self.recipe, encoder, unread, self.record.seed)
             tensors = self._tensors(self.path / f"{stage.name}.safetensors")
             stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
             classifier = stage.classifier()
@@ -137,7 +138,7 @@ def select_finished(
         found = _on(found, dataset, named=bool(runs))
     others, found = found, [each for each in found if each.protocol == protocol]
     if not found:
-        example = _command(others[0].folder.path, protocol) if others else _make("deacl", "digits", protocol)
+        example = to_finish(others[0].folder.path, protocol) if others else _make("deacl", "digits", protocol)
         where = f"on {dataset} in {runs_dir}" if dataset else f"in {runs_dir}"
         raise BenchError(f"no run {where} has a finished {protocol}. {example}")
     datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
@@ -165,6 +166,11 @@ def _newest(found: Iterable[Finished]) -> list[Finished]:
     for each in sorted(found, key=lambda each: each.record.finished):
         by_classifier[each.folder.path, each.record.classifier_sha256] = each
     return sorted(by_classifier.values(), key=lambda each: (each.folder.path.name, each.record.protocol_sha256))
+
+
+def described_recipe(folder: Path) -> Recipe:
+    """Return the recipe of the run in ``folder``; raises BenchError if it is damaged, or its method not installed."""
+    return recipe_from(RunDescription.load(folder).recipe)
 
 
 def run_folder(runs_dir: Path, run: str) -> Path:
@@ -206,11 +212,11 @@ def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
     folder = run_folder(runs_dir, run)
     found = list(finished_in(folder))
     if protocol not in {each.protocol for each in found}:
-        raise BenchError(f"the run {folder.name} has no finished {protocol}. {_command(folder, protocol)}")
+        raise BenchError(f"the run {folder.name} has no finished {protocol}. {to_finish(folder, protocol)}")
     return found
 
 
-def _command(folder: Path, protocol: str) -> str:
+def to_finish(folder: Path, protocol: str) -> str:
     """Return a sentence with the command that finishes ``protocol`` of the run in ``folder``."""
     run = RunDescription.load(folder)
     try:

@@ -148,7 +148,7 @@ def _sweep(
     with locked(folder / ".lock", refuse):
         remove_unfinished(folder)
         job = Job(folder, _identity(finished, settings), finished.record.seed, device, monitor)
-        return sweep(finished.classifier(dataset, device), dataset.test, settings, job, name=name)
+        return sweep(finished.classifier(device), dataset.test, settings, job, name=name)
 
 
 def _described(finished: Finished, settings: SweepSettings, swept: Swept, device: torch.device) -> Sweep:

@@ -17,10 +17,15 @@ with the ``bench import`` command to type, whose output can then be evaluated.
 **A layout** is one row of the table in ``bench.zoo.layouts``, which is tried in order: names that show it, the prefix
 of the network, the part of the names that belongs to each branch of batch-norm, and the padding and normalisation of
 its origin.
+
+**An export** is written by one of :data:`FORMATS`, one small file each in ``bench.zoo.exports``: it writes the weights
+of a :class:`Model`, checks that what was written computes the same, and returns the lines that load it. The folder and
+the model card around it are those of ``bench.report.model_export``.
 """
 
 from bench.zoo.checkpoint import is_foreign
 from bench.zoo.constants import CONSTANTS, describe_constants, normalisation_settings, parse_constants
+from bench.zoo.exports import FORMATS, Loading, Model
 from bench.zoo.facts import ImportChoices
 from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, short_name
 from bench.zoo.layouts import ORIGINS
@@ -31,10 +36,13 @@ from bench.zoo.weights import fit_weights, read_weights
 
 __all__ = [
     "CONSTANTS",
+    "FORMATS",
     "ORIGINS",
     "ForeignEncoder",
     "ImportChoices",
     "ImportReport",
+    "Loading",
+    "Model",
     "TensorFile",
     "describe_constants",
     "digest",

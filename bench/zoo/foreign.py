@@ -14,6 +14,7 @@ from bench.recipe.fields import Digest, Text
 from bench.zoo.checkpoint import read_checkpoint
 from bench.zoo.constants import describe_constants, normalisation_settings
 from bench.zoo.dropped import describe_dropped
+from bench.zoo.exported import ExportedEncoder, exported_file, read_exported
 from bench.zoo.facts import Facts, ImportChoices, read_facts
 from bench.zoo.form import Form, canonical, fitted, read_form
 from bench.zoo.layout import Layout
@@ -73,7 +74,10 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
         BenchError: it cannot be read (:func:`bench.zoo.checkpoint.read_checkpoint`), is no ResNet of ours, is not
             whole; or the padding of its stem or its normalisation are not known: the message has the options to type.
     """
+    path = exported_file(path)
     choices, where = choices or ImportChoices(), str(path)
+    if exported := read_exported(path):
+        return _taken_back(exported, choices, path)
     state = find_networks(read_checkpoint(path), where)
     layout = _detected(state)
     origin = _origin(layout, choices, where)
@@ -117,6 +121,32 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
     return ForeignEncoder(
         tensors, _settings(form, facts), f"{title}, {short_name(path)}" if title else short_name(path), year, report
     )
+
+
+def _taken_back(exported: ExportedEncoder, choices: ImportChoices, path: Path) -> ForeignEncoder:
+    """Return the encoder of an export, about which nothing is left to choose."""
+    if choices != ImportChoices():
+        raise BenchError(f"{path} is an export of the bench and says all about itself. Leave out the options.")
+    form, header = exported.form, "the header of the export"
+    settings, constants = form.encoder, form.encoder.constants
+    report = ImportReport(
+        file=path.name,
+        sha256=_digest(path),
+        layout="export",
+        origin=form.title,
+        network="",
+        arch=settings.arch,
+        width=settings.width,
+        features=exported.features,
+        stem=f"padding {settings.stem_padding}",
+        stem_from=header,
+        batch_norm="one in each place",
+        normalisation="none" if constants is None else f"mean {constants[0]}, std {constants[1]}",
+        normalisation_from=header,
+        tensors=len(exported.tensors),
+        dropped=exported.dropped,
+    )
+    return ForeignEncoder(exported.tensors, settings, form.title, form.year, report)
 
 
 def short_name(path: Path) -> str:

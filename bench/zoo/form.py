@@ -115,7 +115,7 @@ def fitted(tensors: Mapping[str, Tensor], form: Form, where: str) -> dict[str, T
             "taken from a file that fits in part."
         )
     zero = torch.zeros((), dtype=torch.long)
-    return {name: _sound(name, tensors.get(name, zero), like, where) for name, like in expected.items()}
+    return {name: sound(name, tensors.get(name, zero), like, where) for name, like in expected.items()}
 
 
 def _expected(form: Form) -> dict[str, Tensor]:
@@ -126,7 +126,8 @@ def _expected(form: Form) -> dict[str, Tensor]:
     return backbone.state_dict()
 
 
-def _sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
+def sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
+    """Return ``tensor`` in the type of ``expected``; raises BenchError if it cannot be had so, or is not finite."""
     plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
     if (
         not plain

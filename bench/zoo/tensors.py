@@ -17,6 +17,9 @@ from bench.files import parse_json, write_bytes
 FORMAT = "bench-1"
 """In the header of every file that :func:`save_tensors` writes."""
 
+EXPORTED = "bench.export"
+"""In the header of the weights of ``bench export``: the form of the encoder, as JSON."""
+
 
 class TensorFile(NamedTuple):
     """The result of :func:`load_tensors`."""

@@ -191,7 +191,7 @@ def _drawn(
     for finished in table:
         monitor.check()
         title, recipe = _panel_text(finished), finished.recipe
-        classifier = finished.classifier(dataset, device)
+        classifier = finished.classifier(device)
         features = [clean_features(classifier, shown, recipe, device=device)]
         if adversarial:
             seed = finished.record.seed

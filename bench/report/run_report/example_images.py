@@ -47,7 +47,7 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     chosen = [
         place for verdict in Verdict for place in [i for i, each in enumerate(found) if each is verdict][:of_each]
     ]
-    classifier = finished.classifier(dataset, device)
+    classifier = finished.classifier(device)
     images = unit_pixels(dataset.test.images[chosen].to(device))
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)

@@ -1,0 +1,58 @@
+"""``bench export``: the network of a run for people who do not have the bench."""
+
+import json
+from contextlib import nullcontext
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated
+
+import typer
+
+from bench.cli import _options as option
+
+
+def export(
+    run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
+    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm or onnx.")] = "safetensors",
+    protocol: Annotated[
+        str | None, typer.Option(help="Export the classifier of slf, alf or aff; default: the encoder alone.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="A new folder; default: exports/RUN-FORMAT.", show_default=False)
+    ] = None,
+    push_to_hub: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this model of the Hugging Face Hub.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would write and upload; stop.")] = False,
+    runs_dir: option.RunsDir = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
+) -> None:
+    """Write the weights of a run with a model card: results, limits, and how to load them without the bench.
+
+    Examples:
+      bench export digits-deacl-tiny-uniform-s0
+      bench export digits-deacl-tiny-uniform-s0 --protocol slf --to onnx
+      bench export digits-deacl-tiny-uniform-s0 --push-to-hub my-name/deacl-digits --dry-run
+    """
+    from bench.report.model_export import check_repository, check_token, push, write_export
+
+    if push_to_hub is not None:
+        check_repository(push_to_hub)
+        if not dry_run:
+            check_token()
+    name = "-".join(filter(None, (Path(run).name, protocol, to)))
+    folder = Path("exports", name) if output is None else output
+    with TemporaryDirectory() if dry_run else nullcontext(folder.parent) as parent:
+        written = write_export(runs_dir, run, Path(parent) / folder.name, to=to, protocol=protocol)
+    address = push(folder, push_to_hub) if push_to_hub and not dry_run else None
+    if as_json:
+        said = {**written._asdict(), "folder": str(folder), "repository": push_to_hub, "address": address}
+        typer.echo(json.dumps({**said, "dry_run": dry_run}, indent=1))
+        return
+    for file, size in written.files.items():
+        typer.echo(f"{file}: {size:,} bytes")
+    results = ", ".join(name.upper() for name in written.protocols) or "none"
+    typer.echo(f"results in the card: {results}")
+    typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
+    if push_to_hub:
+        typer.echo(f"{'would upload to' if dry_run else 'uploaded to'}: {address or push_to_hub}")

@@ -1,0 +1,66 @@
+"""The model card: what a network is, how robust it was measured to be, and how it is loaded without the bench."""
+
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult, ModelCardData
+
+from bench.record import Record
+from bench.report.facts import attacks, flags
+from bench.report.reproduce import reproduction
+from bench.report.templating import templates
+from bench.zoo import Loading, Model
+
+_ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
+"""Data of ours that the Hub has under a name."""
+
+
+def card(model: Model, loading: Loading, records: Sequence[Record], pretrained_on: str) -> str:
+    """Return the content of the card, a README.md with the metadata header of the Hugging Face Hub.
+
+    Args:
+        model: the network.
+        loading: how it is loaded.
+        records: of the protocols whose results it shows, with the evaluation of this network, or of this encoder.
+        pretrained_on: the name of the data of pre-training; empty: trained elsewhere.
+    """
+    name = f"{model.title} {model.year}"
+    found = templates("bench.report.model_export").get_template("README.md")
+    return found.render(
+        header=_header(model, loading, records, name, pretrained_on).to_yaml(),
+        name=name,
+        model=model,
+        loading=loading,
+        pretrained_on=pretrained_on,
+        results=[(record, attacks(record)) for record in records],
+        limits=[(record, flags(record)) for record in records],
+        commands=[(record, reproduction(record)) for record in records],
+    )
+
+
+def _header(model: Model, loading: Loading, records: Sequence[Record], name: str, pretrained_on: str) -> ModelCardData:
+    data = {pretrained_on, *(record.dataset for record in records)}
+    return ModelCardData(
+        model_name=name,
+        library_name=loading.library,
+        pipeline_tag="image-feature-extraction" if model.classes is None else "image-classification",
+        tags=["adversarial-robustness", "self-supervised-learning", "ssl-robustness-bench"],
+        datasets=sorted(_ON_THE_HUB[each] for each in data if each in _ON_THE_HUB) or None,
+        metrics=["accuracy"],
+        eval_results=[result for record in records for result in _results(record)] or None,
+    )
+
+
+def _results(record: Record) -> list[EvalResult]:
+    # The Hub merges results of one task and data set, so the protocol and the attack are in the metric's name.
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=_ON_THE_HUB.get(record.dataset, record.dataset),
+            dataset_name=record.dataset,
+            dataset_split="test",
+            metric_type="accuracy",
+            metric_name=f"{attack.name} under {record.protocol.upper()} ({attack.what})",
+            metric_value=round(100 * attack.outcome.accuracy, 2),
+        )
+        for attack in attacks(record)
+    ]

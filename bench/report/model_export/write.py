@@ -1,0 +1,80 @@
+"""Writes an export: the weights of a run in a format, and the model card, as one folder that appears when complete."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from bench.errors import BenchError, unknown
+from bench.folders import new_folder
+from bench.method import METHODS
+from bench.recipe import PROTOCOLS
+from bench.record import IMPORTED
+from bench.report.model_export.card import card
+from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish
+from bench.zoo import FORMATS, Model
+
+
+class Exported(NamedTuple):
+    """What was written."""
+
+    files: dict[str, int]
+    """The size of each in bytes, by name."""
+    protocols: tuple[str, ...]
+    """Those whose results are in the card."""
+
+
+def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: str | None = None) -> Exported:
+    """Write the network of ``run`` to the new ``folder`` and return what was written.
+
+    Args:
+        runs_dir: where runs are kept.
+        run: as in :func:`bench.run.run_folder`.
+        folder: one that does not exist, or is empty.
+        to: a name of :data:`bench.zoo.FORMATS`.
+        protocol: whose classifier is exported; None: the encoder alone.
+
+    Raises:
+        BenchError: an unknown format, protocol or run, one that is not finished, a network that the format cannot
+            express, an extra that is missing, or a folder that is not empty. Nothing is written then.
+    """
+    if to not in FORMATS:
+        raise unknown("format", to, FORMATS)
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise unknown("protocol", protocol, PROTOCOLS)
+    path = run_folder(runs_dir, run)
+    finished = _newest(path, protocol)
+    model = _model(path, finished, protocol)
+    records = [each.record for each in finished.values()]
+    recipe = described_recipe(path)
+    pretrained_on = "" if recipe.method == IMPORTED else recipe.dataset.name
+    with new_folder(folder) as unfinished:
+        loading = FORMATS[to](model, unfinished)
+        (unfinished / "README.md").write_text(card(model, loading, records, pretrained_on))
+        files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
+    return Exported(files, tuple(finished))
+
+
+def _newest(path: Path, protocol: str | None) -> dict[str, Finished]:
+    """Return the newest finished evaluation of each protocol, or of ``protocol`` alone."""
+    found = {each.protocol: each for each in sorted(finished_in(path), key=lambda each: each.record.finished)}
+    if protocol is None:
+        return {name: found[name] for name in PROTOCOLS if name in found}
+    if protocol not in found:
+        raise BenchError(f"the run {path.name} has no finished {protocol}. {to_finish(path, protocol)}")
+    return {protocol: found[protocol]}
+
+
+def _model(path: Path, finished: dict[str, Finished], protocol: str | None) -> Model:
+    recipe, weights = described_recipe(path), path / "encoder.safetensors"
+    if not weights.is_file():
+        raise BenchError(f"the run {path.name} is not finished: it has no encoder yet. {to_finish(path, 'slf')}")
+    file = load_encoder(weights)
+    known = file.origin.imported
+    network = finished[protocol].classifier(torch.device("cpu")) if protocol else file.encoder(recipe)
+    if known:
+        title, year = known.title, known.year
+    else:
+        info = METHODS.get(recipe.method).info
+        title, year = info.title, info.year
+    return Model(network.eval(), recipe.encoder, recipe.dataset.image_shape, title, year)
