@@ -13,7 +13,7 @@ from bench.cli import _options as option
 
 def export(
     run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
-    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm or onnx.")] = "safetensors",
+    to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm, onnx, robustbench.")] = "safetensors",
     protocol: Annotated[
         str | None, typer.Option(help="Export the classifier of slf, alf or aff; default: the encoder alone.")
     ] = None,
@@ -32,6 +32,7 @@ def export(
     Examples:
       bench export digits-deacl-tiny-uniform-s0
       bench export digits-deacl-tiny-uniform-s0 --protocol slf --to onnx
+      bench export cifar10-deacl-mini-uniform-s0 --protocol slf --to robustbench
       bench export digits-deacl-tiny-uniform-s0 --push-to-hub my-name/deacl-digits --dry-run
     """
     from bench.report.model_export import check_repository, check_token, push, write_export

@@ -51,7 +51,8 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
     with new_folder(folder) as unfinished:
         loading = FORMATS[to](model, unfinished)
         (unfinished / "README.md").write_text(card(model, loading, records, pretrained_on))
-        files = {file.name: file.stat().st_size for file in sorted(unfinished.iterdir())}
+        found = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
+        files = {path.relative_to(unfinished).as_posix(): path.stat().st_size for path in found}
     return Exported(files, tuple(finished))
 
 
@@ -72,9 +73,14 @@ def _model(path: Path, finished: dict[str, Finished], protocol: str | None) -> M
     file = load_encoder(weights)
     known = file.origin.imported
     network = finished[protocol].classifier(torch.device("cpu")) if protocol else file.encoder(recipe)
-    if known:
-        title, year = known.title, known.year
-    else:
-        info = METHODS.get(recipe.method).info
-        title, year = info.title, info.year
-    return Model(network.eval(), recipe.encoder, recipe.dataset.image_shape, title, year)
+    info = known.method.info if known else METHODS.get(recipe.method).info
+    return Model(
+        network.eval(),
+        recipe.encoder,
+        recipe.dataset.image_shape,
+        info.title,
+        info.year,
+        paper=info.paper,
+        link=info.url,
+        record=finished[protocol].record if protocol else None,
+    )

@@ -12,6 +12,7 @@ from torch import Tensor
 from bench.errors import BenchError
 from bench.nn import Classifier, Encoder
 from bench.recipe import EncoderSettings
+from bench.record import Record
 
 TOLERANCE = 1e-5
 """By how much an exported network may differ, relative to the largest output."""
@@ -26,6 +27,12 @@ class Model:
     image_shape: tuple[int, int, int]
     title: str
     year: int
+    paper: str = ""
+    """The title of its paper; empty: not known."""
+    link: str = ""
+    """Where the paper can be read."""
+    record: Record | None = None
+    """Of the classifier; None: it is an encoder alone."""
 
     @property
     def encoder(self) -> Encoder:
