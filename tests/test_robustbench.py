@@ -8,15 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from board_records import make_record
 from in_process import say
 from torch import nn
 from toy_runs import toy_data
 
 from bench import rng
 from bench.errors import BenchError
-from bench.record import Record
+from bench.leaderboard import render_leaderboard
+from bench.record import Record, save_record
 from bench.report.reproduce import reproduction
-from bench.results import load_published, published_reference
+from bench.results import build_leaderboard, load_published, published_reference
 from bench.robustbench import entries, find_entry
 from bench.run import finished_in
 from bench.zoo.released import package
@@ -111,6 +113,18 @@ def test_the_numbers_of_an_entry_are_quoted_with_their_source() -> None:
     assert number is not None
     assert (number.sa, number.aa, number.source) == (85.71, 52.48, "RobustBench, model_info at 78fcc9e")
     assert not [each for each in load_published(Path("none")) if each.protocol == "released"], "a board of its own"
+
+
+def test_the_board_shows_them_beside_ours_in_a_table_of_its_own(tmp_path: Path) -> None:
+    ours = make_record(method="imported", title=ENTRY.title, protocol="released", fidelity="native")
+    recipe = {**ours.recipe, "dataset": {**ours.recipe["dataset"], "published_as": "cifar10"}}
+    save_record(tmp_path, ours.model_copy(update={"recipe": recipe}))
+    save_record(tmp_path, make_record(method="deacl", protocol="aff", fidelity="native"))
+    board = render_leaderboard(build_leaderboard(tmp_path), records_at="results")
+    header, _, row = next(part for part in board.split("### ") if "as released" in part).split("\n\n")[1].splitlines()
+    cells = dict(zip(header.split(" | "), row.split(" | "), strict=True))
+    assert (cells["*Published AA*"], cells["*Published SA*"]) == ("*52.48*", "*85.71*")
+    assert "DeACL" not in row
 
 
 def test_bench_list_names_them_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

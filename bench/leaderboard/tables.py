@@ -27,6 +27,8 @@ from bench.results import (
 _REFERENCE_TITLE = "DeACL"
 
 PUBLISHED_AA = "Published AA"
+_PUBLISHED_SA = "Published SA"
+"""Of released classifiers alone: the SA of a method depends on the protocol."""
 
 FLAG = "⚑{}".format
 """From the number of a doubt to its sign."""
@@ -51,16 +53,21 @@ def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tu
     """Return the columns of one table of the board and the notes below it, all of it plain text."""
     flags, machines = Notes(FLAG), Notes(machine_sign)
     columns = score_columns(rows, flags)
-    references = [_published_aa(row, published) for row in rows]
-    if any(reference != DASH for reference in references):
-        columns.append(Column(PUBLISHED_AA, references))
+    references = [_reference(row, published) for row in rows]
+    released = [number if number and number.protocol == RELEASED else None for number in references]
+    for heading, found in (
+        (PUBLISHED_AA, [number and number.aa for number in references]),
+        (_PUBLISHED_SA, [number and number.sa for number in released]),
+    ):
+        if any(value is not None for value in found):
+            columns.append(Column(heading, [DASH if value is None else f"{value:.2f}" for value in found]))
     columns += [*cost_columns(rows, machines), Column("Seeds", [str(len(row.seeds)) for row in rows])]
     return columns, [*flags.lines(), *machine_lines(rows, machines)]
 
 
 def marked_up(column: Column) -> Column:
     """Return a plain column in Markdown; what papers published is in italics."""
-    if column.heading == PUBLISHED_AA:
+    if column.heading in (PUBLISHED_AA, _PUBLISHED_SA):
         return Column(f"*{column.heading}*", [cell if cell == DASH else f"*{cell}*" for cell in column.cells])
     return column._replace(cells=list(map(escape, column.cells))) if column.left else column
 
@@ -170,12 +177,11 @@ def _seconds(row: Row) -> str:
     return DASH if row.pretraining_seconds is None else time_text(row.pretraining_seconds)
 
 
-def _published_aa(row: Row, published: Sequence[PublishedNumber]) -> str:
+def _reference(row: Row, published: Sequence[PublishedNumber]) -> PublishedNumber | None:
     # The threat model of a released classifier is that of its publication, whatever the default of the data is.
     if row.overrides or (row.table.departures and row.protocol != RELEASED):
-        return DASH
-    number = headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
-    return DASH if number is None or number.aa is None else f"{number.aa:.2f}"
+        return None
+    return headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
 
 
 def _superseded(rows: Sequence[Row], records_at: str) -> list[str]:
