@@ -22,8 +22,7 @@ from training import OurStep, stage_of
 
 from bench import rng
 from bench.attack import PGD, auto_attack, margin_objective
-from bench.cost import data_like
-from bench.cost.memory import live_bytes
+from bench.cost import data_like, live_bytes
 from bench.device import keep_freed_memory
 from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat

@@ -1,6 +1,7 @@
 """Costs: steps probed and timed, whole recipes projected, and epochs chosen for a budget."""
 
 from bench.cost.budget import at_budget
+from bench.cost.memory import live_bytes
 from bench.cost.probe import Passes, StageProbe
 from bench.cost.projection import AttackSeconds, PhaseEstimate, Projector, corrupted_images
 from bench.cost.side_by_side import time_methods, time_pretraining
@@ -25,6 +26,7 @@ __all__ = [
     "at_budget",
     "corrupted_images",
     "data_like",
+    "live_bytes",
     "random_facts",
     "time_in_turn",
     "time_methods",
