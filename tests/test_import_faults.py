@@ -115,7 +115,7 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a tensor": (lambda: torch.ones(2), "holds a Tensor, not a state dict"),
     "vision transformer": (
         lambda: {"cls_token": torch.ones(1, 1, 8), "patch_embed.proj.weight": torch.ones(8, 3, 4, 4)},
-        "holds a vision transformer",
+        "holds a vision transformer.*bench evaluate timm:NAME --weights FILE",
     ),
     "another network": (lambda: {"features.0.weight": torch.ones(2, 3, 3, 3)}, "holds 1 tensors and no ResNet"),
     "joint model": (

@@ -88,6 +88,7 @@ def test_the_paper_tier_evaluates_as_published() -> None:
     corruptions = {name for name in type(evaluate).model_fields if name.startswith("corruption")}
     assert evaluate.model_dump(exclude=corruptions) == {
         **{"eps": None, "batch_size": 256, "pgd_steps": 20, "pgd_step_size": 0.25, "pgd_start": "uniform"},
+        "attack_precision": "fp32",
         **{"attack": "pgd", "pgd_restarts": 1, "autoattack": True, "autoattack_images": None, "autoattack_batch": 256},
     }
     assert recipe.eval_eps == 8 / 255

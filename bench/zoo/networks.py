@@ -81,8 +81,8 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
         return f"holds no weights (keys: {keys}). Give the file of the network."
     if any(name.endswith(("patch_embed.proj.weight", "cls_token", "conv_proj.weight")) for name in weights):
         return (
-            "holds a vision transformer, and its names do not show how many heads or which patches it has; a ResNet is "
-            "expected here."
+            "holds a vision transformer, and its names do not show how many heads or which patches it has. Name the "
+            "network: bench evaluate timm:NAME --weights FILE --dataset D"
         )
     if any(name.endswith(("layer4_rotation.0.conv1.weight", "layer4_jigsaw.0.conv1.weight")) for name in weights):
         return (
