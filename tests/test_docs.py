@@ -99,6 +99,7 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> Walk:
     list(METHODS)  # finds those that are installed; one from a file is forgotten after the test
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setenv("COLUMNS", "200")
         patch.setattr(sys, "path", [*sys.path])  # the inner pytest adds to it
         patch.setattr(METHODS, "_entries", dict(METHODS._entries))
         shell = next(block for block in blocks(WALK) if block.language == "bash").text

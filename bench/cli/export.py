@@ -29,6 +29,8 @@ def export(
 ) -> None:
     """Write the weights of a run with a model card: results, limits, and how to load them without the bench.
 
+    The folder appears whole or not at all. What a format cannot hold is refused, with the format that can.
+
     Examples:
       bench export digits-deacl-tiny-uniform-s0
       bench export digits-deacl-tiny-uniform-s0 --protocol slf --to onnx

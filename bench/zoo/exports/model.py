@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
+from bench import rng
 from bench.errors import BenchError
 from bench.nn import Classifier, Encoder
 from bench.recipe import EncoderSettings
@@ -57,7 +58,7 @@ class Model:
 
     def images(self, count: int = 3) -> Tensor:
         """Return random images, float [count, C, H, W] in [0, 1], the same each time."""
-        return torch.rand(count, *self.image_shape, generator=torch.Generator().manual_seed(0))
+        return torch.rand(count, *self.image_shape, generator=rng.generator(0, "export"))
 
     @torch.no_grad()
     def check_same(self, found: Tensor, images: Tensor, to: str) -> None:
