@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.cli._tables import DataTable, show
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
@@ -73,16 +72,15 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool) -> None:
         found = {**known.model_dump(mode="json"), "encoder_sha256": encoder.sha256}
         print(json.dumps({**found, "path": None if path is None else str(path)}, indent=1))
         return
-    table = DataTable("what", "value", title=f"{known.title} {known.year}")
-    table.add("origin", f"{report.origin} (layout {report.layout})")
-    table.add("architecture", f"{report.arch}, width {report.width}, {report.features} features")
-    table.add("stem", f"{report.stem} ({report.stem_from})")
-    table.add("batch-norm", report.batch_norm)
-    table.add("normalisation", f"{report.normalisation} ({report.normalisation_from})")
-    table.add("taken", f"{report.tensors} tensors" + (f" below {report.network}" if report.network else ""))
+    print(f"{known.title} {known.year}")
+    print(f"origin: {report.origin} (layout {report.layout})")
+    print(f"architecture: {report.arch}, width {report.width}, {report.features} features")
+    print(f"stem: {report.stem} ({report.stem_from})")
+    print(f"batch-norm: {report.batch_norm}")
+    print(f"normalisation: {report.normalisation} ({report.normalisation_from})")
+    print(f"taken: {report.tensors} tensors" + (f" below {report.network}" if report.network else ""))
     for name, what in report.dropped.items():
-        table.add(f"dropped {name}", what)
-    show(table)
+        print(f"left out, {name}: {what}")
     if report.caution:
         print(report.caution)
     if path:
