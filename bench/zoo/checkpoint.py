@@ -203,8 +203,8 @@ def _refusal(path: Path, said: str) -> BenchError:
         )
     name = found[1]
     convert = (
-        f"torch.save(torch.load({path.name!r}, weights_only=False), ...) runs whatever the file says, so do that only "
-        "in a container without network or secrets, and save the tensors alone there: "
+        "torch.load without weights_only runs whatever the file says, so do that only in a container without network "
+        "or secrets, and save the tensors alone there: "
         "safetensors.torch.save_file(state_dict, 'weights.safetensors')"
     )
     return BenchError(
