@@ -91,7 +91,7 @@ class Registry(Generic[T]):
 
     def _checked(self, entry: Any, where: str) -> T:
         if fault := self._fault(entry):
-            raise BenchError(f"{where} is not a {self.kind}: it {fault}")
+            raise BenchError(f"{where} is no {self.kind}: it {fault}")
         checked: T = entry
         return checked
 

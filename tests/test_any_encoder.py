@@ -155,9 +155,9 @@ def test_the_file_of_the_page_is_an_encoder(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("maps", r"FILE.py:maps returns a tensor of shape \[2, 4, 6, 6\] for 2 images, and no features: \[2, D\]"),
-        ("classes", r"FILE.py:classes makes a int, not a network\. Name a function or a class"),
-        ("faulty", r"net.py:faulty is not a encoder: it is no function or class that makes a network"),
-        ("smal", "unknown encoder in .*'smal'"),
+        ("classes", r"FILE.py:classes makes no network \(its type: int\)\. Name a function or class"),
+        ("faulty", r"net.py:faulty is no encoder: it is no function or class that makes a network"),
+        ("netw", "unknown encoder in .*'netw'"),
     ],
 )
 def test_what_is_no_encoder_is_one_message(own: Path, name: str, message: str) -> None:

@@ -97,7 +97,7 @@ def test_a_name_alone_never_loads_a_file(tmp_path: Path) -> None:
         ("own.py:Owm", FILE, r"unknown method in .*own\.py: 'Owm'\. Did you mean 'Own'\? Allowed: Own, SimCLR\."),
         ("own.py", FILE, r"own\.py is a file; which method in it is meant\? Type .*own\.py:SimCLR or .*own\.py:Own"),
         ("own.py:OwnStage", FILE, r"has no info, a MethodInfo; .*result\(\)\. It is a stage: name what single_stage"),
-        ("own.py:replace", FILE, r"own\.py:replace is not a method: it is not a class"),
+        ("own.py:replace", FILE, r"own\.py:replace is no method: it is not a class"),
         ("own.py:Own", FILE.replace("):", ")"), r"own\.py, line 9: expected ':'"),
         ("own.py:Own", FILE + "return\n", r"own\.py, line 16: 'return' outside function"),
         ("own.py:Own", FILE + "x = Own.inof\n", r"own\.py, line 16: AttributeError: .*inof"),
@@ -121,7 +121,7 @@ def test_a_faulty_file_is_one_message(tmp_path: Path, named: str, text: str, mes
 
 def test_what_an_entry_point_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHODS._entries, "stranger", "bench.errors:BenchError")
-    with pytest.raises(BenchError, match=r"bench\.errors:BenchError is not a method: it has no info"):
+    with pytest.raises(BenchError, match=r"bench\.errors:BenchError is no method: it has no info"):
         METHODS.get("stranger")
 
 

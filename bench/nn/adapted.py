@@ -96,7 +96,7 @@ class Outsider(NamedTuple):
                 raise BenchError(f"{self.name} cannot be built with encoder.options {own}: {_short(error)}.") from error
             if not isinstance(network, nn.Module):
                 raise BenchError(
-                    f"{self.name} makes a {type(network).__name__}, not a network. Name a function or a class that "
+                    f"{self.name} makes no network (its type: {type(network).__name__}). Name a function or class that "
                     "makes a torch.nn.Module: images [B, C, H, W] -> features [B, D]."
                 )
             return Adapted(network, self.name, image_shape, size)
