@@ -20,23 +20,21 @@ _PARTS = {
     "predictor": "the predictor",
 }
 
+
+def _layout(name: str, network: str, classes: dict[int, str]) -> Layout:
+    """Return the layout in which the network is called ``network``, with the normalisation of so many classes."""
+    return Layout(
+        name,
+        _ORIGINS,
+        signs=(rf"{network}\.conv1\.weight", r"classifier\.weight", r"projector\.0\.weight"),
+        network=f"{network}.",
+        stem_padding=2,
+        classes=classes,
+        parts=_PARTS,
+    )
+
+
 LAYOUTS = (
-    Layout(
-        "solo-learn",
-        _ORIGINS,
-        signs=(r"backbone\.conv1\.weight", r"classifier\.weight", r"projector\.0\.weight"),
-        network="backbone.",
-        stem_padding=2,
-        classes={10: "cifar-2021-12", 100: "cifar100"},
-        parts=_PARTS,
-    ),
-    Layout(
-        "solo-learn-2021",
-        _ORIGINS,
-        signs=(r"encoder\.conv1\.weight", r"classifier\.weight", r"projector\.0\.weight"),
-        network="encoder.",
-        stem_padding=2,
-        classes={10: "cifar", 100: "cifar"},
-        parts=_PARTS,
-    ),
+    _layout("solo-learn", "backbone", {10: "cifar-2021-12", 100: "cifar100"}),
+    _layout("solo-learn-2021", "encoder", {10: "cifar", 100: "cifar"}),
 )
