@@ -312,7 +312,7 @@ def test_the_tiers_are_described_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("heading", "schema"),
     [
-        ("## Schema, version 3", Record),
+        ("## Schema, version 4", Record),
         ("**Inventory**", Inventory),
         ("**Outcome**", Outcome),
         ("**PGD evaluation**", PGDEvaluation),

@@ -2,6 +2,7 @@
 
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
+from bench.record.diagnosis import Diagnosis, Verdict
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome, Shared, shared
@@ -37,6 +38,7 @@ __all__ = [
     "LOCAL",
     "AutoAttackEvaluation",
     "CorruptionEvaluation",
+    "Diagnosis",
     "Doubt",
     "Environment",
     "Inventory",
@@ -53,6 +55,7 @@ __all__ = [
     "Sweep",
     "SweepKind",
     "SweepSettings",
+    "Verdict",
     "continued",
     "describe_environment",
     "grid_fault",

@@ -8,6 +8,7 @@ from bench.recipe import Precision, Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
+from bench.record.diagnosis import Diagnosis
 from bench.record.environment import Environment
 from bench.record.inventory import Inventory
 from bench.record.outcome import NoGradient, Outcome
@@ -15,9 +16,10 @@ from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
 from bench.record.sealed import Sealed
 
-SCHEMA: Literal[3] = 3
+SCHEMA: Literal[4] = 4
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
-empty in older ones, and counts RA's images without a gradient; older records are never filled in."""
+empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts. Older records
+are never filled in."""
 
 IMPORTED = "imported"
 """The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
@@ -67,9 +69,9 @@ class AutoAttackEvaluation(Settings):
 
 
 class Record(Sealed):
-    """One (run, protocol). Schema version 3."""
+    """One (run, protocol). Schema version 4."""
 
-    schema_version: Literal[1, 2, 3] = SCHEMA
+    schema_version: Literal[1, 2, 3, 4] = SCHEMA
     method: Name
     title: Text
     year: int = Field(ge=1900, le=9999)
@@ -105,8 +107,8 @@ class Record(Sealed):
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None
     corruptions: CorruptionEvaluation | None = None
-    doctor: dict[str, Any] | None = None
-    """Verdicts of the evaluation's own checks."""
+    doctor: tuple[Diagnosis, ...] | None = None
+    """What the checks of the evaluation found; None: they were not made, as in records older than version 4."""
     doubts: tuple[Doubt, ...] = ()
     cost: dict[Text, PhaseCost]
     """By phase: each training stage, the protocol, each attack."""

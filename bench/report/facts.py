@@ -75,8 +75,7 @@ def curves(record: Record) -> dict[str, list[Curve]]:
 def flags(record: Record) -> list[str]:
     """Return the reasons to distrust the record's numbers."""
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
-    found += reliability_flags(Group((Measured(Path(), record, record.read_recipe()),), ()))
-    return found + [f"doctor, {check}: {_plain(verdict)}" for check, verdict in (record.doctor or {}).items()]
+    return [*found, *reliability_flags(Group((Measured(Path(), record, record.read_recipe()),), ()))]
 
 
 def costs(record: Record) -> list[dict[str, str]]:

@@ -1,0 +1,94 @@
+"""What the checks may read about one evaluation."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bench import rng
+from bench.attack import margin_objective, named_attack
+from bench.data import Split, unit_pixels
+from bench.evaluation import attacked_copy, autoattack_images
+from bench.nn import Classifier
+from bench.recipe import Recipe, Threat
+from bench.record import AutoAttackEvaluation, Outcome, PGDEvaluation
+
+_SAMPLE = 32
+"""Images of the sample: of a fault that affects a tenth of all images, 32 miss all with a chance of 3 %."""
+
+
+class Sample(NamedTuple):
+    """A few test images, on the patient's device."""
+
+    positions: list[int]
+    """In the test split, ascending."""
+    images: Tensor
+    """float32 [B, C, H, W] in [0, 1]."""
+    labels: Tensor
+    """int64 [B]."""
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One classifier, the data that it was evaluated on, and what was measured. Checks leave it as it is."""
+
+    classifier: Classifier
+    """In eval mode, on ``device``."""
+    test: Split
+    recipe: Recipe
+    """Of protocol and evaluation: its dataset is that of ``test``."""
+    seed: int
+    device: torch.device
+    protocol: str
+    classifier_sha256: str
+    """Digest of the classifier's weights and buffers before they were evaluated."""
+    encoder_sha256: str
+    """Digest of the encoder's weights before the protocol trained its classifier."""
+    train: Split | None = None
+    """None: the training images are not at hand."""
+    sa: Outcome | None = None
+    """None, as ``ra`` and ``aa``: not measured."""
+    ra: PGDEvaluation | None = None
+    aa: AutoAttackEvaluation | None = None
+
+    @property
+    def threat(self) -> Threat:
+        """The threat model of the evaluation."""
+        return Threat(norm=self.recipe.threat.norm, eps=self.recipe.eval_eps)
+
+    @cached_property
+    def sample(self) -> Sample:
+        """A few of the images that AutoAttack is run on: the same for all methods and seeds on one dataset."""
+        among = autoattack_images(self.recipe)
+        order = torch.randperm(len(among), generator=rng.generator(0, "doctor", self.recipe.dataset.sha256))
+        chosen = sorted(among[place] for place in order[:_SAMPLE].tolist())
+        images = unit_pixels(self.test.images[chosen].to(self.device))
+        return Sample(chosen, images, self.test.labels[chosen].to(self.device))
+
+    @cached_property
+    def attacked(self) -> nn.Module:
+        """The frozen copy of the classifier that RA and AA differentiate."""
+        return attacked_copy(self.classifier, self.recipe.evaluate.attack_precision)
+
+    @cached_property
+    def x_adv(self) -> Tensor:
+        """The sample after the attack of RA, with one start: float32 [B, C, H, W] in [0, 1]."""
+        return named_attack(self.recipe.evaluate)(
+            margin_objective(self.attacked, self.sample.labels),
+            self.sample.images,
+            threat=self.threat,
+            generator=self.generator("attack"),
+        )
+
+    @cached_property
+    @torch.no_grad()
+    def logits(self) -> Tensor:
+        """The classifier's answer to the sample: float32 [B, classes]."""
+        logits: Tensor = self.classifier(self.sample.images)
+        return logits
+
+    def generator(self, *names: str | int) -> torch.Generator:
+        """Return a fresh generator for the stream called ``names``, on the patient's device."""
+        return rng.generator(self.seed, "doctor", *names, device=self.device)

@@ -1,0 +1,5 @@
+"""Checks of the protocol: the encoder, the data and the classifier that was trained."""
+
+from bench.doctor.check import Check
+
+PROTOCOL: tuple[Check, ...] = ()
