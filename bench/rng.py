@@ -4,10 +4,15 @@ Nothing here keeps state between calls, so a resumed run draws the same numbers 
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
+
+Generators = torch.Generator | Sequence[torch.Generator]
+"""What the random numbers of a batch come from: one generator for all its images, on their device, or one an image,
+on the CPU. In the second case the numbers of an image do not depend on the batch that it is in."""
 
 
 def derive(seed: int, *names: str | int) -> int:
@@ -23,6 +28,26 @@ def derive(seed: int, *names: str | int) -> int:
 def generator(seed: int, *names: str | int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a fresh generator on ``device`` for the stream called ``names``."""
     return torch.Generator(device=device).manual_seed(derive(seed, *names))
+
+
+def uniform(shape: Sequence[int], generators: Generators, like: Tensor) -> Tensor:
+    """Return values of ``shape`` [B, ...], uniform in [0, 1), in the dtype and on the device of ``like``."""
+    return _drawn(torch.rand, shape, generators, like)
+
+
+def normal(shape: Sequence[int], generators: Generators, like: Tensor) -> Tensor:
+    """Return standard normal values of ``shape`` [B, ...], in the dtype and on the device of ``like``."""
+    return _drawn(torch.randn, shape, generators, like)
+
+
+def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], generators: Generators, like: Tensor) -> Tensor:
+    # Drawn by shape, not with rand_like: the memory format of ``like`` must not reorder the numbers.
+    if isinstance(generators, torch.Generator):
+        return draw(shape, generator=generators, dtype=like.dtype, device=like.device)
+    drawn = torch.empty(shape, dtype=like.dtype)
+    for row, generator in zip(drawn, generators, strict=True):
+        draw(row.shape, generator=generator, out=row)
+    return drawn.to(like.device)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Evaluation: its numbers against plain loops, and which images AutoAttack gets."""
 
+import json
 from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
@@ -7,17 +8,29 @@ from typing import Any
 
 import pytest
 import torch
-from evaluations import CLASSES, FACTS, SPLIT, TEST_IMAGES, Shared, classifier, measure, outcomes, pixels, recipe
+from evaluations import (
+    CLASSES,
+    FACTS,
+    SPLIT,
+    TEST_IMAGES,
+    Recorder,
+    Shared,
+    classifier,
+    measure,
+    outcomes,
+    pixels,
+    recipe,
+)
 from evaluations import short_attacks as short_attacks
 from evaluations import whole as whole
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, margin_objective
-from bench.errors import BenchError
+from bench.attack import PGD, NamedAttack, margin_objective
+from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Evaluation, autoattack_images
 from bench.nn import Classifier
-from bench.recipe import MethodConfig, Threat, build_recipe, load_tier
+from bench.recipe import MethodConfig, Norm, Start, Threat, build_recipe, canonical_digest, load_tier
 from bench.record import NoGradient
 
 START_ALONE: dict[str, Any] = {"pgd_steps": 1, "pgd_step_size": 1e-9, "pgd_restarts": 1}
@@ -66,12 +79,52 @@ def test_ra_is_surviving_every_restart_of_pgd(tmp_path: Path, restarts: int) -> 
                 margin_objective(model, labels[standing]),
                 images[standing],
                 threat=Threat(eps=0.4),
-                generator=rng.generator(0, "pgd", first, restart),
+                generator=[rng.generator(0, "pgd", first + i, restart) for i in standing.nonzero()[:, 0].tolist()],
             )
             robust[standing] = model(x_adv).argmax(1) == labels[standing]
         survived += robust.tolist()
     assert ra.outcome.unpack() == survived
     assert (ra.eps, ra.steps, ra.step_size, ra.start, ra.restarts) == (0.4, 1, 0.1, "uniform", restarts)
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+@pytest.mark.parametrize("start", ["uniform", "uniform-clamped", "gaussian"])
+def test_the_batch_of_an_image_changes_nothing_of_its_attack(norm: Norm, start: Start) -> None:
+    def attacked(positions: list[int]) -> torch.Tensor:
+        # Eval mode and float64: an image's own sums have the same order in every batch.
+        objective = margin_objective(classifier().double(), SPLIT.labels[positions])
+        attack = NamedAttack(recipe(pgd_start=start).evaluate)
+        images, threat = pixels().double()[positions], Threat(norm=norm, eps=0.1)
+        return attack(objective, images, threat=threat, seed=0, positions=positions, restart=1)
+
+    together = attacked(list(range(TEST_IMAGES)))
+    for batch in ([3], [8, 2, 15]):
+        torch.testing.assert_close(attacked(batch), together[batch], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 64])
+def test_ra_does_not_depend_on_the_batch_size(tmp_path: Path, batch: int, whole: Evaluation) -> None:
+    found = measure(tmp_path, batch_size=batch, autoattack=False)
+    assert (found.sa, found.ra) == (whole.sa, whole.ra)
+    assert found.ra.start_drawn == "per image"
+
+
+def test_an_unfinished_ra_of_an_older_version_begins_again(tmp_path: Path, whole: Evaluation) -> None:
+    with pytest.raises(InterruptedRunError):
+        measure(tmp_path, Recorder(stop_at=7), autoattack=False)
+    path = tmp_path / "evaluation.json"
+    state = json.loads(path.read_text())["state"]
+    assert 0 < len(state["robust"]) < TEST_IMAGES
+    del state["start_drawn"]
+    state["robust"] = [not robust for robust in state["robust"]]
+    path.write_text(json.dumps({"sha256": canonical_digest(state), "state": state}))
+    assert measure(tmp_path, autoattack=False).ra == whole.ra
+    # Of a finished one the outcomes stay, and the record says how they were drawn.
+    state = json.loads(path.read_text())["state"]
+    del state["start_drawn"]
+    path.write_text(json.dumps({"sha256": canonical_digest(state), "state": state}))
+    old = measure(tmp_path, autoattack=False).ra
+    assert old == whole.ra.model_copy(update={"start_drawn": "per batch"})
 
 
 def test_nothing_is_attacked_once_nothing_stands(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ def break_some(results: Path) -> dict[str, str]:
     no_facts = make_record(seed=9, recipe={"threat": {"eps": 0.1}})
     texts = {
         "truncated": (json.dumps(good)[:500], "cannot read"),
-        "future": (json.dumps({**good, "schema_version": 5}), "schema version 5"),
+        "future": (json.dumps({**good, "schema_version": 99}), "schema version 99"),
         "edited": (json.dumps({**good, "seed": 5}), "checksum"),
         "disagrees": (json.dumps({**good, "sa": {**good["sa"], "accuracy": 0.99}}), "disagrees"),
         "nan": (json.dumps({**good, "recipe": {"x": float("nan")}}), "not a finite number"),

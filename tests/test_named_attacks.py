@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 from toy_runs import carry_out, changed, toy_data, toy_request
 
-from bench.attack import ATTACKS, PGD, named_attack
+from bench.attack import ATTACKS, PGD, NamedAttack, image_generators
 from bench.errors import BenchError
 from bench.recipe import EvaluationSettings, Threat
 from bench.run import prepare
 
 THREAT = Threat(eps=0.1)
+PLACE: dict[str, Any] = {"seed": 1, "positions": [4, 7], "restart": 2}
+"""Which random starts the images get."""
 
 
 class OneStep:
@@ -77,7 +79,7 @@ def test_a_strangers_attack_is_made_with_the_recipes_numbers(known: Callable[[An
         made.append(OneStep(*numbers))
         return made[0]
 
-    x_adv = named_attack(known(factory))(climb, images(), threat=THREAT)
+    x_adv = NamedAttack(known(factory))(climb, images(), threat=THREAT, **PLACE)
     assert made[0].numbers == (3, 0.25, "uniform")
     assert torch.equal(x_adv, (images() + 0.1).clamp(0, 1))
 
@@ -87,14 +89,14 @@ def test_a_strangers_attack_is_made_with_the_recipes_numbers(known: Callable[[An
 def test_what_leaves_its_bounds_is_refused(attack: Any, norm: Any, known: Callable[[Any], EvaluationSettings]) -> None:
     what = "images of shape" if attack is AnotherShape else "an image outside the threat model"
     with pytest.raises(BenchError, match=rf"^the attack 'strange' returned {what}.*The number would be meaningless"):
-        named_attack(known(attack))(climb, images(), threat=Threat(norm=norm, eps=0.1))
+        NamedAttack(known(attack))(climb, images(), threat=Threat(norm=norm, eps=0.1), **PLACE)
 
 
 def test_pgd_is_the_default_and_the_same() -> None:
     settings = EvaluationSettings()
-    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
-    found = named_attack(settings)(climb, images(), threat=THREAT, generator=generators[0])
-    assert torch.equal(found, PGD(20, 0.25, "uniform")(climb, images(), threat=THREAT, generator=generators[1]))
+    found = NamedAttack(settings)(climb, images(), threat=THREAT, **PLACE)
+    generators = image_generators(1, [4, 7], 2)
+    assert torch.equal(found, PGD(20, 0.25, "uniform")(climb, images(), threat=THREAT, generator=generators))
     assert settings.attack_name == "PGD-20"
 
 
@@ -111,6 +113,7 @@ def test_a_record_says_which_attack_ra_is_under(known: Callable[[Any], Evaluatio
     ((plain, _),) = carry_out(request, tmp_path / "results")
     ((record, _),) = carry_out(changed(request, evaluate__attack="strange"), tmp_path / "results")
     assert (plain.ra.attack, record.ra.attack) == ("pgd", "strange")
+    assert (plain.ra.start_drawn, record.ra.start_drawn) == ("per image", "per batch")
     assert record.ra.no_gradient is None, "this attack showed no gradient, so none was counted"
     assert record.overrides["evaluate.attack"] == "strange"
     assert record.pretraining_sha256 == plain.pretraining_sha256

@@ -12,7 +12,7 @@ import torch
 from toy_runs import SMALL, carry_out, toy_data, toy_request
 
 import bench
-from bench.attack import PGD, margin_objective
+from bench.attack import PGD, image_generators, margin_objective
 from bench.data import load_dataset, unit_pixels
 from bench.errors import BenchError
 from bench.nn import Classifier, build_encoder
@@ -134,9 +134,8 @@ def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
     assert model.training
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    expected = PGD(3, 0.25, "uniform")(
-        *(margin_objective(model.eval(), labels), images), threat=Threat(eps=8 / 255), generator=generator(5, "pgd")
-    )
+    objective, generators = margin_objective(model.eval(), labels), image_generators(5, range(len(images)))
+    expected = PGD(3, 0.25, "uniform")(objective, images, threat=Threat(eps=8 / 255), generator=generators)
     assert torch.equal(attacked, expected)
     assert torch.equal(bench.attack.pgd(model, images, labels, eps=0, steps=1), images)
 

@@ -96,3 +96,13 @@ def test_several_stages_are_named_as_a_list(tmp_path: Path) -> None:
 def test_what_a_run_noticed_against_itself_is_flagged(tmp_path: Path, doubt: str, said: str) -> None:
     (flag,) = flags(tmp_path, make_record(seed=1), make_record(seed=2, doubts=(doubt,)))
     assert flag.startswith(said)
+
+
+def test_seeds_whose_starts_were_drawn_in_two_ways_are_flagged(tmp_path: Path) -> None:
+    newer = make_record(seed=2)
+    newer = newer.model_copy(update={"ra": newer.ra.model_copy(update={"start_drawn": "per image"})})
+    (flag,) = flags(tmp_path, make_record(seed=1), newer)
+    assert flag == (
+        "the random starts of RA were drawn per batch (seed 1) and per image (seed 2): the same attack, with other "
+        "noise"
+    )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, margin_objective
+from bench.attack import PGD, image_generators, margin_objective
 from bench.data import Split
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Swept, evaluate, sweep
@@ -136,7 +136,7 @@ def test_the_iterates_are_those_of_separate_runs_bit_for_bit() -> None:
     objective = margin_objective(classifier(), labels)
 
     def how() -> dict[str, Any]:
-        return {"threat": Threat(eps=0.05), "generator": rng.generator(0, "pgd", 0, 0)}
+        return {"threat": Threat(eps=0.05), "generator": image_generators(0, range(len(images)))}
 
     trajectory = list(PGD(9, 0.25, "uniform").iterates(objective, images, **how()))
     for steps in STEPS.steps:
@@ -171,7 +171,7 @@ def test_the_worst_so_far_is_what_a_loop_over_all_iterates_finds(tmp_path: Path)
             margin_objective(model, labels),
             images,
             threat=Threat(eps=0.02),
-            generator=rng.generator(0, "pgd", first, 0),
+            generator=image_generators(0, range(first, first + len(labels))),
         )
         for step, x_adv in enumerate(run):
             if step:

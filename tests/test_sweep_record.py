@@ -83,7 +83,7 @@ def test_an_edited_sweep_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="checksum does not match"):
         load_sweep(path)
     path.write_text(json.dumps({**values, "schema_version": 9}))
-    with pytest.raises(BenchError, match="schema version 9, this program reads 1 to 2"):
+    with pytest.raises(BenchError, match="schema version 9, this program reads 1 to 3"):
         load_sweep(path)
 
 

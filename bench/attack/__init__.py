@@ -4,7 +4,7 @@ from bench.attack.ascent import PGD, pgd
 from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
 from bench.attack.ball import Ball, LinfBall, ball_around, distance
 from bench.attack.frozen import attacking
-from bench.attack.named import ATTACKS, Attack, named_attack
+from bench.attack.named import ATTACKS, Attack, NamedAttack, image_generators
 from bench.attack.objective import GradientWatch, Objective, log_margin, margin_objective
 
 __all__ = [
@@ -16,13 +16,14 @@ __all__ = [
     "Ball",
     "GradientWatch",
     "LinfBall",
+    "NamedAttack",
     "Objective",
     "attacking",
     "auto_attack",
     "ball_around",
     "distance",
+    "image_generators",
     "log_margin",
     "margin_objective",
-    "named_attack",
     "pgd",
 ]

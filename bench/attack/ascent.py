@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Self, get_args
+from typing import ClassVar, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ class PGD:
     """Length of a step in units of eps: 0.25 is 2/255 at 8/255."""
     start: Start
     """Where the first gradient is taken."""
+    per_image: ClassVar[bool] = True
+    """Takes a generator for each image."""
 
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
@@ -47,7 +49,7 @@ class PGD:
         images: Tensor,
         *,
         threat: Threat,
-        generator: torch.Generator | None = None,
+        generator: rng.Generators | None = None,
         on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
         """Return the last iterate.
@@ -56,7 +58,8 @@ class PGD:
             objective: the function to maximise, [B, C, H, W] -> [B].
             images: [B, C, H, W], float32 or float64, in [0, 1]; the result keeps their memory format.
             threat: the ball to stay in.
-            generator: draws the start, on the images' device; needed for every start except "clean".
+            generator: draws the start; one for the batch, on the images' device, or one for each image, on the CPU
+                (:func:`bench.attack.image_generators`). Needed for every start except "clean".
             on_gradient: called at each step with the objective's gradient, [B, C, H, W].
 
         Raises:
@@ -71,7 +74,7 @@ class PGD:
         images: Tensor,
         *,
         threat: Threat,
-        generator: torch.Generator | None = None,
+        generator: rng.Generators | None = None,
         on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Iterator[Tensor]:
         """Yield the projected start and then each step: the k-th is what the attack with ``steps=k`` returns.
@@ -93,7 +96,7 @@ class PGD:
             yield x
 
 
-def _start(ball: Ball, images: Tensor, start: Start, generator: torch.Generator | None) -> Tensor:
+def _start(ball: Ball, images: Tensor, start: Start, generator: rng.Generators | None) -> Tensor:
     if start == "clean":
         return images
     if generator is None:
@@ -102,8 +105,7 @@ def _start(ball: Ball, images: Tensor, start: Start, generator: torch.Generator 
             "Pass generator=bench.rng.generator(seed, 'attack'), or start='clean'."
         )
     if start == "gaussian":
-        noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-        return images + _GAUSSIAN_SCALE * noise
+        return images + _GAUSSIAN_SCALE * rng.normal(images.shape, generator, images)
     x = ball.random_start(generator)
     return x.clamp(0, 1) if start == "uniform-clamped" else x
 
@@ -140,7 +142,7 @@ def pgd(
         steps: gradient steps.
         step_size: length of a step, in units of eps.
         start: where the first gradient is taken.
-        seed: of the start.
+        seed: of the starts; with the run's seed and the whole test split they are those of RA.
 
     Raises:
         BenchError: images that are no such batch, or a value out of range.
@@ -151,6 +153,7 @@ def pgd(
             "attack takes floats [B, C, H, W] from 0 to 1. For uint8 images, pass images / 255."
         )
     threat = Threat.parse({"norm": norm, "eps": eps}, "pgd")
-    generator = rng.generator(seed, "pgd", device=images.device)
+    generators = [rng.generator(seed, "pgd", position, 0) for position in range(len(images))]
+    attack = PGD(steps, step_size, start)
     with attacking(model):
-        return PGD(steps, step_size, start)(margin_objective(model, labels), images, threat=threat, generator=generator)
+        return attack(margin_objective(model, labels), images, threat=threat, generator=generators)

@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bench import rng
 from bench.errors import BenchError
 from bench.recipe import Norm, Threat
 
@@ -21,7 +22,7 @@ _ORDER: dict[Norm, float] = {"linf": math.inf, "l2": 2.0}
 class Ball(Protocol):
     """The allowed set around a batch of images, its bounds computed once per attack."""
 
-    def random_start(self, generator: torch.Generator) -> Tensor:
+    def random_start(self, generators: rng.Generators) -> Tensor:
         """Return a uniform draw from the eps-ball, not cut to the pixel range: [B, C, H, W]."""
         ...
 
@@ -74,11 +75,10 @@ class LinfBall:
         self._lower = _shifted(images, -reach).clamp(min=0)
         self._upper = _shifted(images, reach).clamp(max=1)
 
-    def random_start(self, generator: torch.Generator) -> Tensor:
+    def random_start(self, generators: rng.Generators) -> Tensor:
         """Return images + U(-eps, eps)."""
         images = self._images
-        # Drawn by shape, not with rand_like: the images' memory format must not reorder the noise.
-        unit = torch.rand(images.shape, generator=generator, dtype=images.dtype, device=images.device)
+        unit = rng.uniform(images.shape, generators, images)
         return images + self._eps * (2 * unit - 1)
 
     def step(self, gradient: Tensor) -> Tensor:
@@ -99,12 +99,12 @@ class L2Ball:
     def __init__(self, images: Tensor, eps: float) -> None:
         self._images, self._eps = images, eps
 
-    def random_start(self, generator: torch.Generator) -> Tensor:
+    def random_start(self, generators: rng.Generators) -> Tensor:
         """Return a uniform draw: the direction of a Gaussian, and a radius of eps * U^(1/n)."""
         images = self._images
         of_image = (len(images), *[1] * (images.dim() - 1))
-        noise = torch.randn(images.shape, generator=generator, dtype=images.dtype, device=images.device)
-        unit = torch.rand(of_image, generator=generator, dtype=images.dtype, device=images.device)
+        noise = rng.normal(images.shape, generators, images)
+        unit = rng.uniform(of_image, generators, images)
         return images + self._eps * unit.pow(1 / images[0].numel()) * self.step(noise)
 
     def step(self, gradient: Tensor) -> Tensor:

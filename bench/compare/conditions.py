@@ -91,7 +91,7 @@ def _knobs(one: Measured, measure: Measure) -> dict[str, Any]:
     """Return the settings that decide the strength of a measure's attack; empty where there is none."""
     record = one.record
     if measure == "ra":
-        return {"norm": one.threat.norm, **record.ra.model_dump(exclude={"outcome", "no_gradient"})}
+        return {"norm": one.threat.norm, **record.ra.model_dump(exclude={"outcome", "no_gradient", "start_drawn"})}
     if measure == "aa" and record.aa:
         return {"norm": one.threat.norm, **record.aa.model_dump(include={"eps", "version", "targets", "precision"})}
     return {}
@@ -111,6 +111,7 @@ def _settings(one: Measured, *, own: bool) -> dict[str, Any]:
             include={"method", "tier", "fidelity", "protocol", "seed", "encoder_seed", "pretrained_on"}
         ),
         "budget": one.recipe.budget,
+        "ra.start_drawn": record.ra.start_drawn,
         "threat.norm": one.threat.norm,
         "threat.eps": one.threat.eps,
         **dict(flatten({name: record.recipe.get(name, {}) for name in sections})),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import margin_objective, named_attack
+from bench.attack import NamedAttack, margin_objective
 from bench.data import Split, unit_pixels
 from bench.evaluation import attacked_copy, autoattack_images
 from bench.nn import Classifier
@@ -74,12 +74,13 @@ class Patient:
 
     @cached_property
     def x_adv(self) -> Tensor:
-        """The sample after the attack of RA, with one start: float32 [B, C, H, W] in [0, 1]."""
-        return named_attack(self.recipe.evaluate)(
+        """The sample after the attack of RA, from its first start: float32 [B, C, H, W] in [0, 1]."""
+        return NamedAttack(self.recipe.evaluate)(
             margin_objective(self.attacked, self.sample.labels),
             self.sample.images,
             threat=self.threat,
-            generator=self.generator("attack"),
+            seed=self.seed,
+            positions=self.sample.positions,
         )
 
     @cached_property

@@ -4,9 +4,10 @@ from bench.evaluation.attacked import attacked_copy
 from bench.evaluation.autoattack import autoattack_images
 from bench.evaluation.evaluation import Evaluation, evaluate
 from bench.evaluation.features import attacked_features, clean_features, constant, sample_features
-from bench.evaluation.strengths import Swept, sweep
+from bench.evaluation.strengths import START_DRAWN, Swept, sweep
 
 __all__ = [
+    "START_DRAWN",
     "Evaluation",
     "Swept",
     "attacked_copy",

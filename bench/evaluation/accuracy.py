@@ -2,10 +2,9 @@
 
 import torch
 
-from bench import rng
-from bench.attack import GradientWatch, margin_objective, named_attack
+from bench.attack import GradientWatch, NamedAttack, margin_objective
 from bench.evaluation.measurement import Measurement
-from bench.record import NoGradient, Outcome, PGDEvaluation
+from bench.record import Drawn, NoGradient, Outcome, PGDEvaluation
 
 
 def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
@@ -37,7 +36,8 @@ def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
 def robust_accuracy(work: Measurement) -> PGDEvaluation:
     """Return RA: an image counts if it is classified correctly after every restart of the attack."""
     settings, job = work.settings, work.job
-    attack = named_attack(settings)
+    attack = NamedAttack(settings)
+    _begin_again_if_drawn_otherwise(work, attack.start_drawn)
     job.monitor.begin(f"RA, {settings.attack_name}", work.count, done=len(work.state.robust))
     work.begin("ra")
     for first, images, labels in work.batches(len(work.state.robust)):
@@ -52,7 +52,9 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
                 margin_objective(work.attacked, labels[standing]),
                 images[standing],
                 threat=work.threat,
-                generator=rng.generator(job.seed, "pgd", first, restart, device=job.device),
+                seed=job.seed,
+                positions=(first + standing).tolist(),
+                restart=restart,
                 on_gradient=watch,
             )
             seen = watch.used
@@ -74,7 +76,16 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
         steps=settings.pgd_steps,
         step_size=settings.pgd_step_size * work.threat.eps,
         start=settings.pgd_start,
+        start_drawn=work.state.start_drawn,
         restarts=settings.pgd_restarts,
         precision=settings.attack_precision,
         no_gradient=work.state.no_gradient,
     )
+
+
+def _begin_again_if_drawn_otherwise(work: Measurement, drawn: Drawn) -> None:
+    """Drop the outcomes of an unfinished RA whose starts an older version drew in another way: they must not mix."""
+    state = work.state
+    if state.start_drawn != drawn and len(state.robust) < work.count:
+        fresh = {"robust": (), "no_gradient": NoGradient(), "start_drawn": drawn}
+        work.state = state.model_copy(update=fresh)

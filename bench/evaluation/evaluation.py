@@ -37,8 +37,9 @@ def evaluate(
 
     Args:
         classifier: evaluated in eval mode; attacked through its prepared copy.
-        job: its folder receives the state ``evaluation.json`` after each batch; every batch of every attack has its
-            own generator; requests to stop are checked before each forward pass of an attack.
+        job: its folder receives the state ``evaluation.json`` after each batch; each image under PGD and
+            each batch of AutoAttack has its own generator; requests to stop are checked before each forward pass of an
+            attack.
 
     Raises:
         BenchError: an attack that leaves the threat model, logits that are not finite, or a state of another run.

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench import rng
-from bench.attack import margin_objective, named_attack
+from bench.attack import NamedAttack, margin_objective
 from bench.data import Split, unit_pixels
 from bench.evaluation.attacked import attacked_copy
 from bench.monitor import Monitor
@@ -61,7 +60,7 @@ def attacked_features(
     classifier, settings = classifier.to(device).eval(), recipe.evaluate
     attacked = attacked_copy(classifier, settings.attack_precision)
     threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
-    attack = named_attack(settings)
+    attack = NamedAttack(settings)
     found = []
     for first in range(0, len(split), settings.batch_size):
         monitor.check()
@@ -70,7 +69,8 @@ def attacked_features(
             margin_objective(attacked, split.labels[batch].to(device)),
             unit_pixels(split.images[batch].to(device)),
             threat=threat,
-            generator=rng.generator(seed, "pgd", first, 0, device=device),
+            seed=seed,
+            positions=range(first, min(first + settings.batch_size, len(split))),
         )
         with torch.no_grad():
             found.append(classifier.encoder(x_adv).cpu())

@@ -9,7 +9,7 @@ from bench.errors import BenchError
 from bench.files import read_json, set_aside, write_json
 from bench.monitor import Monitor
 from bench.recipe import Settings, canonical_digest
-from bench.record import Environment, NoGradient
+from bench.record import Drawn, Environment, NoGradient
 
 Environments = tuple[Environment | None, ...]
 """All environments of a measurement, in order, each once; None: one that is not known, in states of older versions."""
@@ -43,6 +43,8 @@ class EvaluationState(SavedState):
     """All classes predicted for clean images, ascending; None: not recorded from the first image on."""
     robust: tuple[bool, ...] = ()
     """Under PGD."""
+    start_drawn: Drawn = "per batch"
+    """For the images in ``robust``; the default is that of states older than this field."""
     no_gradient: NoGradient | None = None
     """Counts for the images under PGD; None: an older version attacked the first of them and did not count."""
     autoattack: dict[str, Any] | None = None

@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench import rng
-from bench.attack import PGD, GradientWatch, log_margin
+from bench.attack import PGD, GradientWatch, image_generators, log_margin
 from bench.code import modules_of
 from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
@@ -15,7 +14,18 @@ from bench.evaluation.state import Environments, SavedState, load_state
 from bench.job import Job
 from bench.nn import Classifier
 from bench.recipe import Threat
-from bench.record import NoGradient, Outcome, PhaseCost, SweepSettings, continued, describe_environment, larger_peak
+from bench.record import (
+    Drawn,
+    NoGradient,
+    Outcome,
+    PhaseCost,
+    SweepSettings,
+    continued,
+    describe_environment,
+    larger_peak,
+)
+
+START_DRAWN: Drawn = "per image"
 
 
 class Swept(NamedTuple):
@@ -34,6 +44,7 @@ class _State(SavedState):
 
     last: tuple[tuple[bool, ...], ...]
     worst: tuple[tuple[bool, ...], ...]
+    start_drawn: Drawn = "per batch"
     no_gradient: tuple[NoGradient, ...] | None = None
     seconds: float = 0.0
     peak_memory: int | None = None
@@ -50,12 +61,12 @@ def sweep(
 ) -> Swept:
     """Measure ``classifier`` on the test split on the grid of ``settings``.
 
-    Each batch has the same noise as in RA (:func:`bench.evaluation.evaluation`), so with RA's eps, steps, step size,
-    start and batch size a sweep gives the same outcome for each image.
+    Each image has the same noise as in RA (:func:`bench.evaluation.evaluation`), so with RA's eps, steps, step size and
+    start a sweep gives the same outcome for each image.
 
     Args:
         classifier: evaluated in eval mode; attacked through its prepared copy.
-        job: its folder receives the state after each batch, in one file per grid; every batch has its own generator;
+        job: its folder receives the state after each batch, in one file per grid; every image has its own generator;
             requests to stop are checked before each step of the attack.
 
     Raises:
@@ -68,8 +79,12 @@ def sweep(
     modules = (__name__, *modules_of(classifier))
     now = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)
     nothing = {"last": empty, "worst": empty, "no_gradient": (NoGradient(),) * len(empty), "environments": ()}
-    fresh = _State.parse({"fingerprint": job.fingerprint, "peak_memory": 0, **nothing}, "sweep")
+    fresh = _State.parse(
+        {"fingerprint": job.fingerprint, "peak_memory": 0, "start_drawn": START_DRAWN, **nothing}, "sweep"
+    )
     state = load_state(path, fresh, job.monitor)
+    if state.start_drawn != START_DRAWN:  # of an older version: noise of two kinds must not mix
+        state = fresh
     memory = PeakMemory(job.device)
     count, batch = len(test.labels), settings.batch_size
     steps = len(settings.steps)
@@ -83,6 +98,7 @@ def sweep(
             verdicts = attack(images, test.labels[first : first + batch].to(job.device), eps, first)
             state = _State(
                 fingerprint=job.fingerprint,
+                start_drawn=START_DRAWN,
                 last=_extended(state.last, rows, [verdict.last for verdict in verdicts]),
                 worst=_extended(state.worst, rows, [verdict.worst for verdict in verdicts]),
                 no_gradient=_counted(state.no_gradient, rows, [verdict.no_gradient for verdict in verdicts]),
@@ -138,7 +154,7 @@ class _Attack:
             objective,
             images,
             threat=Threat(norm=settings.norm, eps=eps),
-            generator=rng.generator(self._job.seed, "pgd", first, 0, device=images.device),
+            generator=image_generators(self._job.seed, range(first, first + len(images))),
             on_gradient=watch,
         )
         return list(self._verdicts(run, labels, seen, watch))

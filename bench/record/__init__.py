@@ -5,7 +5,7 @@ from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
 from bench.record.diagnosis import Diagnosis, Verdict
 from bench.record.environment import Environment, continued, describe_environment, other_code
 from bench.record.inventory import Inventory
-from bench.record.outcome import NoGradient, Outcome, Shared, shared
+from bench.record.outcome import Drawn, NoGradient, Outcome, Shared, shared
 from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
 from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, PGDEvaluation, Record
@@ -40,6 +40,7 @@ __all__ = [
     "CorruptionEvaluation",
     "Diagnosis",
     "Doubt",
+    "Drawn",
     "Environment",
     "Inventory",
     "MeanDifference",

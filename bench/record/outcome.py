@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,10 @@ from pydantic import Field, model_validator
 
 from bench.recipe import Settings
 from bench.record.statistics import Pairs, wilson_interval
+
+Drawn = Literal["per batch", "per image"]
+"""Whether the random starts of an attack come from one generator for all images that are attacked together, or from one
+for each image. Only in the second case the outcome of an image does not depend on the batch that it was in."""
 
 
 class Outcome(Settings):

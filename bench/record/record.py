@@ -11,15 +11,15 @@ from bench.record.cost import PhaseCost
 from bench.record.diagnosis import Diagnosis
 from bench.record.environment import Environment
 from bench.record.inventory import Inventory
-from bench.record.outcome import NoGradient, Outcome
+from bench.record.outcome import Drawn, NoGradient, Outcome
 from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
 from bench.record.sealed import Sealed
 
 SCHEMA: Literal[4] = 4
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
-empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts. Older records
-are never filled in."""
+empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts, and how RA's
+random starts were drawn, which is per batch in older ones. Older records are never filled in."""
 
 IMPORTED = "imported"
 """The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
@@ -37,6 +37,8 @@ class PGDEvaluation(Settings):
     steps: int = Field(ge=1, le=10**9)
     step_size: Amount
     start: Name
+    start_drawn: Drawn = "per batch"
+    """The default is that of records older than this field."""
     restarts: Count
     attack: Name = "pgd"
     precision: Precision = "fp32"

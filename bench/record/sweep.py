@@ -11,11 +11,12 @@ from bench.recipe import Norm, Settings, Start, canonical_digest, radius_fault
 from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
-from bench.record.outcome import NoGradient, Outcome
+from bench.record.outcome import Drawn, NoGradient, Outcome
 from bench.record.sealed import Sealed
 
-SWEEP_SCHEMA: Literal[2] = 2
-"""Version 2 adds the environments of the sweep, which are empty in version 1."""
+SWEEP_SCHEMA: Literal[3] = 3
+"""Version 2 adds the environments of the sweep, which are empty in version 1. Version 3 adds how the random starts were
+drawn, which is per batch in older ones."""
 
 SweepKind = Literal["eps", "steps"]
 
@@ -47,7 +48,7 @@ class SweepSettings(Settings):
     """In units of eps, so it grows with eps: 0.25 is 2/255 at 8/255, the step of RA."""
     start: Start = "uniform"
     batch_size: int = Field(default=256, ge=1, le=10**9)
-    """Images attacked together; each batch draws its own noise, so the outcomes depend on this number."""
+    """Images attacked together."""
 
     @model_validator(mode="after")
     def _one_grid(self) -> Self:
@@ -71,9 +72,9 @@ class SweepSettings(Settings):
 
 
 class Sweep(Sealed):
-    """One classifier along one grid. Schema version 2."""
+    """One classifier along one grid. Schema version 3."""
 
-    schema_version: Literal[1, 2] = SWEEP_SCHEMA
+    schema_version: Literal[1, 2, 3] = SWEEP_SCHEMA
     method: Name
     title: Text
     year: int = Field(ge=1900, le=9999)
@@ -93,6 +94,8 @@ class Sweep(Sealed):
     record_sha256: Digest
     """Of the record that the attacked classifier belongs to."""
     settings: SweepSettings
+    start_drawn: Drawn = "per batch"
+    """The default is that of sweeps older than this field."""
     outcomes: tuple[Outcome, ...]
     """One a grid value, in its order: the images that are right under the attack of exactly that size."""
     worst: tuple[Outcome, ...] | None = None

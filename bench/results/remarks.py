@@ -81,6 +81,7 @@ def reliability_flags(group: Group) -> tuple[str, ...]:
             *_blind(group),
             *_dirty(group),
             *_code(group),
+            *_starts(group),
         ]
     )
 
@@ -162,6 +163,15 @@ def _code(group: Group) -> Iterator[str]:
     differ = [phase for phase in _phases(records) if len(set(_codes(records, phase))) > 1]
     if differ and not any(record.foreign_phases for record in records):
         yield f"the seeds ran with different code ({', '.join(map(_name, differ))})"
+
+
+def _starts(group: Group) -> Iterator[str]:
+    seeds: dict[str, list[str]] = {}
+    for one in group.seeds:
+        seeds.setdefault(one.record.ra.start_drawn, []).append(str(one.record.seed))
+    if len(seeds) > 1:
+        kinds = " and ".join(f"{drawn} (seed {', '.join(them)})" for drawn, them in seeds.items())
+        yield f"the random starts of RA were drawn {kinds}: the same attack, with other noise"
 
 
 def _ran_dirty(record: Record) -> bool:

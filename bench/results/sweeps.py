@@ -74,9 +74,8 @@ def read_sweeps(results_dir: Path, *, local: bool = True) -> tuple[tuple[SweepRo
                 left_out.append(LeftOut(file=file, reason=reason))
             continue
         first_file[sweep.sha256] = file
-        groups[(_key(sweep), sweep.method, sweep.protocol_sha256, _label(sweep, file), sweep.outcomes[0].n)].append(
-            _Read(file, sweep)
-        )
+        recipe = _key(sweep), sweep.method, sweep.protocol_sha256, _label(sweep, file), sweep.outcomes[0].n
+        groups[recipe].append(_Read(file, sweep))
     rows = sorted((_row(swept) for swept in groups.values()), key=_order)
     return tuple(rows), left_out
 
@@ -102,10 +101,12 @@ def _row(swept: Sequence[_Read]) -> SweepRow:
     newest = {one.sweep.seed: one for one in in_time}
     seeds = sorted(newest)
     sweeps = [newest[seed].sweep for seed in seeds]
+    drawn = {sweep.start_drawn for sweep in sweeps}
+    mixed = " (noise per batch and per image)" if len(drawn) > 1 else ""
     return SweepRow(
         key=_key(sweeps[0]),
         method=sweeps[0].method,
-        label=_label(sweeps[0], newest[seeds[0]].file),
+        label=_label(sweeps[0], newest[seeds[0]].file) + mixed,
         scores=tuple(mean_score(outcomes) for outcomes in zip(*(s.outcomes for s in sweeps), strict=True)),
         seeds=tuple(seeds),
         files=tuple(newest[seed].file for seed in seeds),

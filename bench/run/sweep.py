@@ -10,7 +10,7 @@ import torch
 from bench.data import Dataset
 from bench.device import device_name
 from bench.errors import BenchError
-from bench.evaluation import Swept, sweep
+from bench.evaluation import START_DRAWN, Swept, sweep
 from bench.files import make_writable, remove_unfinished
 from bench.job import Job
 from bench.monitor import Monitor
@@ -170,6 +170,7 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         classifier_sha256=record.classifier_sha256,
         record_sha256=record.sha256,
         settings=settings,
+        start_drawn=START_DRAWN,
         outcomes=swept.outcomes,
         worst=swept.worst,
         no_gradient=swept.no_gradient,

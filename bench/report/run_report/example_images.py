@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import rng
-from bench.attack import margin_objective, named_attack
+from bench.attack import NamedAttack, margin_objective
 from bench.data import Dataset, unit_pixels
 from bench.evaluation import attacked_copy
 from bench.recipe import Threat
@@ -36,8 +35,8 @@ class Example(NamedTuple):
 def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_each: int) -> list[Example]:
     """Return the first ``of_each`` test images of each verdict under PGD, attacked again.
 
-    The attack is the record's except its random start, which is drawn for these images alone, so the outcome of an
-    image may differ from the record.
+    The attack is the first of the record's restarts. The outcome of an image may differ from a record whose starts were
+    drawn per batch, or that has further restarts.
 
     Raises:
         BenchError: the classifier's weights are missing, damaged, or not those of the record.
@@ -51,11 +50,12 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     images = unit_pixels(dataset.test.images[chosen].to(device))
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
-    adversarial = named_attack(settings)(
+    adversarial = NamedAttack(settings)(
         margin_objective(attacked_copy(classifier, settings.attack_precision), labels),
         images,
         threat=threat,
-        generator=rng.generator(record.seed, "report", finished.protocol, device=device),
+        seed=record.seed,
+        positions=chosen,
     )
     with torch.no_grad():
         predictions = [classifier(batch).argmax(1).tolist() for batch in (images, adversarial)]
