@@ -56,8 +56,7 @@ def main() -> None:
 def projected(method: str, dataset: str, tier: str) -> list[StageTiming]:
     """Return the stages of ``method`` as `bench timing` projects them."""
     subjects = [Subject.of(method, data_like(dataset, Path("data")), tier=load_tier(tier))]
-    (stages,) = time_pretraining(subjects, Effort(rounds=5, seconds=60), device=torch.device("cpu"))
-    return stages
+    return time_pretraining(subjects, Effort(rounds=5, seconds=60), device=torch.device("cpu")).stages[method]
 
 
 def taken(method: str, dataset: str, tier: str) -> list[float]:

@@ -1,6 +1,7 @@
 """Timing: steps in turn, lines through them, and the whole recipes that follow."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from bench.cost import (
     data_like,
     random_facts,
     time_in_turn,
+    time_methods,
     time_pretraining,
 )
 from bench.cost.memory import live_bytes
@@ -159,7 +161,7 @@ def test_a_plan_takes_what_its_batches_take(drop_last: bool) -> None:
 def test_all_of_a_method_is_projected() -> None:
     overrides = {"encoder.width": 1, **{f"stage{n}.batch_size": 8 for n in (1, 2)}}
     subjects = [Subject.of(name, DATA, tier=load_tier("tiny"), overrides=overrides) for name in ("deacl", "advcl")]
-    deacl, advcl = time_pretraining(subjects, Effort(rounds=1, seconds=60), device=CPU)
+    deacl, advcl = time_pretraining(subjects, Effort(rounds=1, seconds=60), device=CPU).stages.values()
     assert [stage.forward_backward for stage in (*deacl, *advcl)] == [2, 7, 2, 15], "no stage is frozen by the next"
     assert [stage.preparation_seconds is None for stage in (*deacl, *advcl)] == [True, True, True, False]
     for stage in (*deacl, *advcl):
@@ -168,6 +170,22 @@ def test_all_of_a_method_is_projected() -> None:
         assert stage.total_flops == pytest.approx(stage.epochs * 40 * stage.flops_per_image)
         assert stage.peak_memory_bytes > 0
     assert advcl[1].total_seconds == advcl[1].training_seconds + (advcl[1].preparation_seconds or 0)
+
+
+VIT = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}
+
+
+def test_networks_of_other_libraries_are_timed_and_what_cannot_train_one_is_left_out() -> None:
+    pytest.importorskip("timm")
+    overrides: dict[str, Any] = {"encoder.arch": "timm:vit_tiny_patch16_224", "encoder.options": VIT}
+    overrides |= {"stage1.batch_size": 4, "stage1.steps": 1}
+    subjects = [Subject.of(name, DATA, tier=load_tier("tiny"), overrides=overrides) for name in ("acl", "ap-dpe")]
+    found = time_methods(subjects, Effort(rounds=1, seconds=60), device=CPU, papers=PublishedCosts(()).of)
+    ((acl,),) = (each.stages for each in found.methods)
+    assert acl.forward_backward == 6, "an image of 8 pixels is one pass, resized to 16"
+    assert acl.flops_per_image > 6 * 2 * 2 * 16 * 3 * 4 * 4 * 12, "forward and backward through the first layer alone"
+    assert found.encoder == "timm:vit_tiny_patch16_224"
+    assert "it needs a ResNet of the bench" in found.left_out["ap-dpe"]
 
 
 def made(name: str, seconds: float, flops: float) -> StageTiming:

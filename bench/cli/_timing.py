@@ -18,7 +18,7 @@ _DROPPED = {"spread": 1, "energy": 1, "memory": 2, "GFLOPs/image": 3, "images/s"
 def steps_table(timing: "Timing") -> DataTable:
     """Return the steps as they were timed, a line a stage."""
     table = _table(
-        f"A training step: {_conditions(timing)}, encoder width {timing.width}",
+        f"A training step: {_conditions(timing)}, {timing.encoder or 'each its own encoder'}",
         ("method", "stage", "precision"),
         ("batch", "seconds", "spread", "images/s", "passes", "GFLOPs/image", "memory"),
         f"{timing.device}, torch {timing.torch}; median and spread of {plural(timing.rounds, 'step')}, "

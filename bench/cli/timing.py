@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from bench.cli._options import RESULTS, Precision, Results, method_name
+from bench.cli import _options as option
 from bench.cli._tables import show
 from bench.cli._timing import measured_table, steps_table, whole_table
 
@@ -23,8 +23,10 @@ def timing(
         Literal["uniform", "native"],
         typer.Option(help="uniform: one encoder for all methods; native: each paper's own."),
     ] = "uniform",
+    encoder: option.Encoder = None,
     width: Annotated[int | None, typer.Option(min=1, help="Width of the encoder; default: the tier's.")] = None,
-    precision: Precision = None,
+    precision: option.Precision = None,
+    set_: option.Set = None,
     rounds: Annotated[int, typer.Option(min=1, help="How often each step is timed.")] = 3,
     batch: Annotated[
         int | None, typer.Option(min=2, help="Images in a timed step, at most; default: as many as the time allows.")
@@ -40,7 +42,7 @@ def timing(
         bool, typer.Option("--from-results", help="Measure nothing: show the costs in the records.")
     ] = False,
     output: Annotated[Path | None, typer.Option(help="Also write the figures to this file, as JSON.")] = None,
-    results_dir: Results = RESULTS,
+    results_dir: option.Results = option.RESULTS,
     data_dir: Annotated[Path, typer.Option(help="Where datasets are kept.")] = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON on stdout.")] = False,
 ) -> None:
@@ -50,6 +52,7 @@ def timing(
       bench timing
       bench timing deacl acl --fidelity native
       bench timing deacl --dataset digits --tier tiny
+      bench timing deacl simclr --encoder timm:vit_tiny_patch16_224 --set encoder.options.img_size=32
       bench timing --from-results
     """
     from bench.errors import BenchError
@@ -57,8 +60,8 @@ def timing(
     from bench.record import COST_REFERENCE
     from bench.results import PublishedCosts, measured_costs
 
-    reference = method_name(reference or COST_REFERENCE)
-    methods = [method_name(each) for each in methods or []]
+    reference = option.method_name(reference or COST_REFERENCE)
+    methods = [option.method_name(each) for each in methods or []]
 
     if from_results:
         costs, left_out = measured_costs(results_dir, methods or None, reference)
@@ -80,8 +83,8 @@ def timing(
         from bench.device import pick_device
         from bench.recipe import load_tier
 
-        asked = {"encoder.width": width, "precision": precision}
-        overrides = {key: value for key, value in asked.items() if value is not None}
+        overrides = {"encoder.width": width} if width else {}
+        overrides |= option.overrides(None, set_, precision, encoder)
         screen = Console(stderr=True)
         with screen.status("reading the data") as status:
             data, scaling = data_like(dataset, data_dir), load_tier(tier)
@@ -103,9 +106,7 @@ def timing(
                 reference=reference,
             )
         values, tables = found.model_dump(mode="json"), [steps_table(found), whole_table(found)]
-        notes = [f"not measured, as the time was up: {', '.join(found.left_out)}. Raise --time-limit."] * bool(
-            found.left_out
-        )
+        notes = [f"left out {name}: {reason}" for name, reason in found.left_out.items()]
     if output is not None:
         write_json(output, values)
     if as_json:

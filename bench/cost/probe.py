@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from bench import rng
 from bench.cost.memory import live_bytes
 from bench.device import count_flops
 from bench.method import Stage
+from bench.nn import Encoder
 from bench.train import take_step
 
 _FEW = (2, 4, 6)
@@ -100,7 +101,7 @@ class StageProbe:
         return self.flops(self.plan.batch_size) / self.plan.batch_size
 
     def passes(self) -> Passes:
-        """Return how often an image passes through a network: a pass begins at the first convolution."""
+        """Return how often an image passes through a network: an encoder, or a convolution outside of one."""
         return self._counts(_FEW[0]).passes
 
     def memory(self, batch: int) -> int:
@@ -180,17 +181,29 @@ def _quadratic(batch: int, two: int, four: int, six: int) -> int:
 
 @contextmanager
 def _counting_passes(image_shape: Sequence[int], batch: int) -> Iterator[Callable[[], Passes]]:
-    """Count inputs of convolutions with the channels of an image in this block; yield a function for the result."""
+    """Count inputs of encoders in this block; yield a function for the result.
+
+    Outside of encoders, a convolution with the channels of an image is the beginning of a network, too.
+    """
     channels, height, width = image_shape
     seen: dict[bool, float] = defaultdict(float)
+    inside = 0
 
-    def count(module: nn.Module, inputs: Any, output: Tensor) -> None:
-        if isinstance(module, nn.Conv2d) and module.in_channels == channels:
+    def enter(module: nn.Module, inputs: Any) -> None:
+        nonlocal inside
+        inside += isinstance(module, Encoder)
+
+    def leave(module: nn.Module, inputs: Any, output: Any) -> None:
+        nonlocal inside
+        inside -= isinstance(module, Encoder)
+        stem = isinstance(module, nn.Conv2d) and module.in_channels == channels
+        if not inside and (stem or isinstance(module, Encoder)):
             images, _, high, wide = inputs[0].shape
             seen[output.requires_grad] += images * high * wide / (height * width) / batch
 
-    handle = register_module_forward_hook(count)
+    handles = [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
     try:
         yield lambda: Passes(round(seen[True], 3), round(seen[False], 3))
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import torch
 
@@ -16,6 +16,9 @@ from bench.data import on_device
 from bench.device import device_name
 from bench.errors import BenchError
 from bench.method import METHODS, Stage
+from bench.nn import ENCODERS
+from bench.own_code import is_own
+from bench.recipe import EncoderSettings
 from bench.record import COST_REFERENCE
 
 _PREPARED_IMAGES = 512
@@ -33,54 +36,57 @@ def time_methods(
     """Time methods side by side, and compare their projected pre-training with the costs reported in papers.
 
     Args:
-        subjects: the methods, under recipes of one tier for one dataset. Those that cannot be measured in time are
-            left out.
+        subjects: the methods, under recipes of one tier for one dataset. Those that cannot be measured in time, or
+            cannot train their encoder, are left out.
 
     Raises:
-        BenchError: no method could be measured in time, or no method is called ``reference``.
+        BenchError: no method could be measured, or no method is called ``reference``.
     """
-    names = [each.recipe.method for each in subjects]
     unit = METHODS.get(reference).info.title
     timed = time_pretraining(subjects, effort, device=device)
-    stages = {name: rows for name, rows in zip(names, timed, strict=True) if rows}
-    if not stages:
-        raise BenchError(
-            f"no step of {' or '.join(names)} could be measured in {effort.seconds / 60:g} minutes. "
-            "Set a longer time with --time-limit, or a smaller encoder with --width."
-        )
+    if not timed.stages:
+        reasons = dict.fromkeys(timed.left_out.values())
+        raise BenchError(f"no step of {' or '.join(timed.left_out)} could be measured: {' '.join(reasons)}")
     recipe = subjects[0].recipe
+    encoders = {_encoder_text(each.recipe.encoder) for each in subjects}
     return Timing(
         dataset=recipe.dataset.name,
         tier=recipe.tier,
         fidelity=recipe.fidelity,
+        encoder=encoders.pop() if len(encoders) == 1 else "",
         width=recipe.encoder.width,
         device=device_name(device),
         torch=torch.__version__,
         rounds=effort.rounds,
         reference=unit,
-        left_out=tuple(name for name in names if name not in stages),
-        methods=compare(stages, papers, reference),
+        left_out=timed.left_out,
+        methods=compare(timed.stages, papers, reference),
     )
 
 
-def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: torch.device) -> list[list[StageTiming]]:
-    """Time the stages of all ``subjects`` alternately, and project the whole cost of each stage.
+class Timed(NamedTuple):
+    """The stages of methods, by the names of the methods."""
 
-    Returns:
-        the stages of each subject; an empty list for a subject that could not be counted in time.
-    """
+    stages: dict[str, list[StageTiming]]
+    left_out: dict[str, str]
+    """The reasons why methods could not be timed."""
+
+
+def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: torch.device) -> Timed:
+    """Time the stages of all ``subjects``, one a method, alternately, and project the whole cost of each stage."""
     end = time.perf_counter() + effort.seconds
     probes: list[StageProbe] = []
     preparations: list[float | None] = []
     owners: list[Subject] = []
+    left_out: dict[str, str] = {}
 
     def in_time() -> None:
         if time.perf_counter() >= end:
-            raise _TimeIsUpError
+            raise BenchError("the time was up. Raise --time-limit, or choose a smaller encoder with --width.")
 
     for owner in subjects:
         effort.said(f"building {owner.recipe.method} and counting its operations")
-        with suppress(_TimeIsUpError):
+        try:
             in_time()
             images = owner.data.random_images()
             own = [StageProbe(stage, images, device=device) for stage in owner.stages(device)]
@@ -88,16 +94,25 @@ def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: tor
                 probe.count(in_time)
             in_time()
             prepared = _preparations(owner, device)
-            probes += own
-            preparations += prepared
-            owners += [owner] * len(own)
+        except BenchError as error:  # the time is up, or the method cannot train such an encoder
+            left_out[owner.recipe.method] = str(error)
+            continue
+        probes += own
+        preparations += prepared
+        owners += [owner] * len(own)
+    if not probes:
+        return Timed({}, left_out)
     times = time_in_turn(probes, replace(effort, seconds=end - time.perf_counter()))
-    rows = [_timing(*each) for each in zip(owners, probes, preparations, times, strict=True)]
-    return [[row for row, owner in zip(rows, owners, strict=True) if owner is one] for one in subjects]
+    stages: dict[str, list[StageTiming]] = {}
+    for each in zip(owners, probes, preparations, times, strict=True):
+        stages.setdefault(each[0].recipe.method, []).append(_timing(*each))
+    return Timed(stages, left_out)
 
 
-class _TimeIsUpError(Exception):
-    """The time limit was reached before a method was counted."""
+def _encoder_text(encoder: EncoderSettings) -> str:
+    """Return what is built: only the bench's own networks have a width."""
+    own = ENCODERS.in_family(encoder.arch) or is_own(encoder.arch)
+    return encoder.arch if own else f"{encoder.arch} of width {encoder.width}"
 
 
 def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times: StepTimes) -> StageTiming:

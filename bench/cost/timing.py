@@ -75,15 +75,17 @@ class Timing(Settings):
     dataset: str
     tier: str
     fidelity: Fidelity
+    encoder: str = ""
+    """What all methods train; empty: each its own."""
     width: int
-    """Of the encoder; the published one is 64."""
+    """Of the encoder, if it is one of the bench's; the published one is 64."""
     device: str
     torch: str
     rounds: int
     reference: str
     """Title of the method whose cost is the unit."""
-    left_out: tuple[str, ...] = ()
-    """Methods that could not be timed within the limit."""
+    left_out: dict[str, str] = {}
+    """The reasons why methods could not be timed, by their names."""
     methods: tuple[MethodTiming, ...]
 
 
