@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +10,44 @@ from bench.errors import BenchError
 from bench.monitor import Monitor
 from bench.nn import Encoder
 from bench.record import LOCAL, Record
-from bench.run import EvaluationRequest, encoder_path, execute, prepare_evaluation
-from bench.run import load_encoder as load_file
+from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
 from bench.zoo import digest
 
 
-def load_encoder(source: str | Path, *, runs_dir: str | Path = "runs") -> Encoder:
+def load_encoder(
+    source: str | Path,
+    *,
+    weights: str | Path | None = None,
+    normalisation: str | None = None,
+    network: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    runs_dir: str | Path = "runs",
+    data_dir: str | Path = "data",
+) -> Encoder:
     """Return a trained encoder, on the CPU and in eval mode: images [B, C, H, W] in [0, 1] -> features [B, D].
 
     Args:
-        source: what ``bench evaluate`` takes: an encoder file, a checkpoint in a known layout, a run's folder or name.
+        source: what ``bench evaluate`` takes: an encoder file, a checkpoint in a known layout, a run's folder or name;
+            a network, ``timm:NAME``, ``torchvision:NAME`` or ``FILE.py:NAME``; or a classifier, ``robustbench:NAME``,
+            whose features are its logits.
+        weights: the file of the weights of a network, or of a classifier that is not to be downloaded.
+        normalisation: as in ``--normalisation``: of the input of a network; None: its library's, none for FILE.py.
+        network: as in ``--network``: which of several networks in the file of the weights.
+        options: ``encoder.options`` of a network, such as ``{"img_size": 32}``.
         runs_dir: where runs are kept, for a name.
+        data_dir: where weights of RobustBench are downloaded to.
 
     Raises:
-        BenchError: there is no such encoder, its file is damaged, or its method is not installed.
+        BenchError: there is no such encoder, its file is damaged or does not fit, or its method is not installed.
     """
-    path = encoder_path(Path(source), Path(runs_dir))
-    encoder = load_file(path).plain()
-    encoder.source = path
+    request = EvaluationRequest(
+        encoder=encoder_path(source, Path(runs_dir)),
+        overrides={"encoder.options": dict(options)} if options else {},
+        data_dir=Path(data_dir),
+        weights=WeightChoices(None if weights is None else Path(weights), normalisation, network),
+    )
+    encoder = request.open().plain()
+    encoder.source = request
     return encoder
 
 
@@ -40,12 +61,12 @@ def evaluate(
     device: str | None = None,
     runs_dir: str | Path = "runs",
     results_dir: str | Path = Path("results", LOCAL),
-    data_dir: str | Path = "data",
+    data_dir: str | Path | None = None,
 ) -> list[Record]:
     """Evaluate an encoder as ``bench evaluate`` does, and return its records, one a protocol; finished ones are read.
 
     Args:
-        encoder: what :func:`load_encoder` returned, or what it takes.
+        encoder: what :func:`load_encoder` returned, or what it takes without further arguments.
         dataset: the data to evaluate on; None: those that it was trained on.
         protocols: of slf, alf and aff; None: all that apply.
         settings: as in ``--set``: dotted keys to values, such as ``{"evaluate.autoattack": False}``.
@@ -53,35 +74,39 @@ def evaluate(
         device: cpu, cuda, cuda:1; None: the best there is.
         runs_dir: where weights and state are kept.
         results_dir: where records are written.
-        data_dir: where datasets are downloaded to.
+        data_dir: where datasets are downloaded to; None: where :func:`load_encoder` looked, or "data".
 
     Raises:
-        BenchError: an encoder that does not come from a file or was changed since, and all that ``bench evaluate``
-            refuses.
+        BenchError: an encoder that was not loaded with :func:`load_encoder` or was changed since, and all that
+            ``bench evaluate`` refuses.
     """
-    path = _unchanged(encoder) if isinstance(encoder, Encoder) else encoder_path(Path(encoder), Path(runs_dir))
-    request = EvaluationRequest(
-        encoder=path,
+    if isinstance(encoder, Encoder):
+        loaded = _unchanged(encoder)
+    else:
+        loaded = EvaluationRequest(encoder_path(encoder, Path(runs_dir)))
+    request = replace(
+        loaded,
         finetune_dataset=dataset,
         protocols=protocols,
         seed=seed,
-        overrides=settings or {},
+        overrides={**loaded.overrides, **(settings or {})},
         runs_dir=Path(runs_dir),
-        data_dir=Path(data_dir),
+        data_dir=loaded.data_dir if data_dir is None else Path(data_dir),
         device=device,
     )
     return [record for record, _ in execute(prepare_evaluation(request), Path(results_dir), _Warning())]
 
 
-def _unchanged(encoder: Encoder) -> Path:
-    if encoder.source is None:
+def _unchanged(encoder: Encoder) -> EvaluationRequest:
+    source = encoder.source
+    if not isinstance(source, EvaluationRequest):
         raise BenchError("this encoder does not come from a file. Load one with bench.load_encoder(...).")
-    if digest(encoder.state_dict()) != load_file(encoder.source).sha256:
+    if digest(encoder.state_dict()) != source.open().sha256:
         raise BenchError(
-            f"the weights of this encoder are no longer those of {encoder.source}, so a record could not say where "
+            f"the weights of this encoder are no longer those of {source.encoder}, so a record could not say where "
             "they come from. Load it again with bench.load_encoder(...)."
         )
-    return encoder.source
+    return source
 
 
 class _Warning(Monitor):

@@ -12,7 +12,8 @@ from in_process import Said, say
 from safetensors.torch import save_file
 from toy_runs import VARYING, Listener, toy_data
 
-from bench import rng
+from bench import evaluate, rng
+from bench import load_encoder as load_named
 from bench.errors import BenchError, InterruptedRunError
 from bench.nn import ENCODERS, Encoder, branches, build_encoder
 from bench.recipe import EncoderSettings
@@ -21,6 +22,7 @@ from bench.report.reproduce import reproduction
 from bench.run import RunRequest, execute, prepare
 from bench.run.encoder import load_encoder
 from bench.train import take_step
+from bench.zoo import CONSTANTS
 
 pytest.importorskip("timm")
 
@@ -285,6 +287,32 @@ def test_an_own_network_is_judged_with_its_weights(bench: Callable[..., Said], o
     (record,) = (Record(**each) for each in json.loads(out))
     assert record.recipe["encoder"]["arch"] == ENCODERS.name_of(f"{own}:Small")
     assert "bench evaluate FILE.py:Small --weights FILE --normalisation none" in reproduction(record).command
+
+
+def test_a_named_network_is_loaded_and_evaluated_from_python(
+    tmp_path: Path, own: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    state, theirs = saved(f"{own}:Small", features=6)
+    torch.save(state, "net.pt")
+    given: dict[str, Any] = {"weights": "net.pt", "options": {"features": 6}}
+    ours = load_named(f"{own}:Small", **given, normalisation="cifar")
+    x = images()
+    mean, std = (torch.tensor(each)[:, None, None] for each in CONSTANTS["cifar"])
+    assert torch.allclose(ours(x), theirs.backbone.eval()((x - mean) / std), atol=1e-6)
+    small = {"slf.epochs": 1, "slf.batch_size": 8, "evaluate.pgd_steps": 1, "evaluate.autoattack": False}
+    data = toy_data(Path("toy.npz"))
+    (record,) = evaluate(ours, data, protocols=["slf"], settings=small)
+    form = EncoderSettings(**record.recipe["encoder"])
+    assert (form.arch, form.options, form.normalisation) == (ENCODERS.name_of(f"{own}:Small"), {"features": 6}, "cifar")
+    with torch.no_grad():
+        next(ours.parameters()).add_(1)
+    with pytest.raises(BenchError, match=r"no longer those of .*net.py:Small"):
+        evaluate(ours, data)
+    state, theirs = saved(VIT, **TINY)
+    torch.save({"teacher": state, "student": state}, "vit.pt")
+    vit = load_named(VIT, weights="vit.pt", network="teacher.", options=TINY)
+    assert torch.allclose(vit(x), theirs.backbone.eval()((x - 0.5) / 0.5), atol=1e-6)
 
 
 @pytest.mark.parametrize(

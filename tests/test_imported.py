@@ -15,7 +15,8 @@ from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
 from bench.record import Record
 from bench.run import EvaluationRequest, finished_in, prepare_evaluation
-from bench.run.encoder import EncoderFile, Import, Origin, load_encoder
+from bench.run.encoder import EncoderFile, Origin, load_encoder
+from bench.run.imported import Import
 from bench.zoo import digest
 
 FORM = EncoderSettings(width=2, normalisation="cifar", stem_padding=2)

@@ -19,8 +19,9 @@ from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
 from bench.record import Record
 from bench.rng import generator, scoped
-from bench.run import EncoderFile, load_encoder
-from bench.run.encoder import Import, Origin
+from bench.run import EncoderFile, EvaluationRequest, load_encoder
+from bench.run.encoder import Origin
+from bench.run.imported import Import
 
 ROOT = Path(__file__).parents[1]
 
@@ -69,8 +70,8 @@ def test_an_encoder_is_that_of_its_file(run: str, folder: Path) -> None:
     for source in (run, folder / "runs" / run, path):
         encoder = bench.load_encoder(source)
         assert not encoder.training
-        assert encoder.source is not None
-        assert encoder.source.samefile(path)
+        assert isinstance(encoder.source, EvaluationRequest)
+        assert path.samefile(encoder.source.encoder)
     tensors = load_encoder(path).tensors
     assert all(torch.equal(value, tensors[name]) for name, value in encoder.state_dict().items())
     with pytest.raises(BenchError, match=r"is not a file\. Type the path of an encoder\.safetensors"):

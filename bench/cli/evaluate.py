@@ -66,11 +66,11 @@ def evaluate(
       bench evaluate robustbench:Carmon2019Unlabeled
     """
     from bench.device import use_threads
-    from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, is_named, prepare_evaluation
+    from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
 
     use_threads(threads)
     request = EvaluationRequest(
-        encoder=encoder if is_named(encoder) else encoder_path(Path(encoder), runs_dir),
+        encoder=encoder_path(encoder, runs_dir),
         weights=WeightChoices(weights, normalisation, network),
         dataset=dataset,
         finetune_dataset=finetune_dataset,

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from inspect import signature
-from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -82,8 +81,8 @@ class Encoder(nn.Module):
     Normalisation is the first layer, so that attacks work on pixels and eps has its usual meaning.
     """
 
-    source: Path | None = None
-    """The file that :func:`bench.load_encoder` read it from; None: it was made in another way."""
+    source: object = None
+    """What :func:`bench.load_encoder` was asked for; None: it was made in another way."""
 
     def __init__(self, backbone: nn.Module, normalise: nn.Module) -> None:
         super().__init__()

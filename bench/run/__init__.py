@@ -5,7 +5,6 @@ from bench.run.execution import execute
 from bench.run.finished import (
     Finished,
     described_recipe,
-    encoder_path,
     finished_in,
     finished_protocols,
     run_folder,
@@ -14,7 +13,7 @@ from bench.run.finished import (
 )
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
-from bench.run.named import WeightChoices, is_named
+from bench.run.named import WeightChoices, encoder_path
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import project
@@ -39,7 +38,6 @@ __all__ = [
     "finished_in",
     "finished_protocols",
     "import_encoder",
-    "is_named",
     "list_runs",
     "load_encoder",
     "prepare",

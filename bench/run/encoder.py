@@ -1,125 +1,34 @@
 """Pre-trained encoders: their form under a recipe, and weight files with the cost of each stage, ours or imported."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
-from pydantic import AliasChoices, Field, field_validator, model_validator
+from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 
 from bench import rng
-from bench.data import unit_pixels
 from bench.errors import BenchError
-from bench.method import METHODS, Method, MethodContext, MethodInfo, OwnForm, Stage
+from bench.method import Method, OwnForm
 from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder
-from bench.recipe import RELEASED, EncoderSettings, MethodConfig, Recipe, Settings, parse_recipe
-from bench.recipe.fields import Digest, Seed, Text
-from bench.record import IMPORTED
-from bench.robustbench import KIND, Entry, find_entry
-from bench.train import Progress, check_plan, intact_tensors
+from bench.recipe import Recipe, Settings, parse_recipe
+from bench.recipe.fields import Seed
+from bench.run.imported import Import, method_called
+from bench.train import Progress, intact_tensors
 from bench.zoo import (
     ImportChoices,
-    ImportReport,
     TensorFile,
     digest,
     import_checkpoint,
     is_foreign,
     load_tensors,
+    misfits,
     save_tensors,
-    shape_text,
 )
-
-
-class ImportedConfig(MethodConfig):
-    """What decides an imported encoder."""
-
-    later = {"weights": ""}
-
-    weights: str = Field(default="", pattern=r"^([0-9a-f]{64})?$")
-    """SHA-256 of its weights."""
-
-
-class Imported:
-    """Takes the place of a method for an encoder that no run of the bench has trained: it has no stages."""
-
-    name: ClassVar[str] = IMPORTED
-    info: ClassVar[MethodInfo] = MethodInfo("imported", 1900, paper="", bibtex="", summary="trained elsewhere")
-    config_type: ClassVar[type[MethodConfig]] = ImportedConfig
-    native_encoder: ClassVar[Mapping[str, Any]] = {}
-
-    def __init__(self, config: Any) -> None:
-        self._config = config
-
-    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
-        """Yield nothing."""
-        yield from ()
-
-    def result(self) -> Encoder:
-        """Never called: the encoder is in its file."""
-        raise NotImplementedError
-
-
-def method_called(name: str) -> type[Method]:
-    """Return the method called ``name``, or ``Imported`` for an imported encoder; raises BenchError."""
-    return Imported if name == Imported.name else METHODS.get(name)
-
-
-class WeightsReport(Settings):
-    """What was taken from the file of the weights of a network that is known by its name."""
-
-    file: Text
-    sha256: Digest
-    """Of the file."""
-    network: Text
-    """What the names of the network begin with there; empty: nothing."""
-    features: int
-    tensors: int
-    input: Text
-    """The size that images are resized to, inside the network."""
-    normalisation: Text
-    normalisation_from: Text
-    dropped: dict[Text, Text]
-    """By the beginning of the names: what it is."""
-
-
-class Import(Settings):
-    """What is known about an encoder that was trained elsewhere."""
-
-    title: Text
-    """Its title in tables: "DeACL, the authors' weights"."""
-    year: int = Field(ge=1900, le=9999)
-    encoder: EncoderSettings
-    """Its form. Its normalisation must be fixed constants or none, not those of a dataset given here."""
-    report: ImportReport | None = None
-    """What its checkpoint was taken for; None: the file was made without :func:`bench.zoo.import_checkpoint`."""
-
-    weights: WeightsReport | None = None
-    """Of a network of timm, of torchvision or of a user's own file."""
-
-    @field_validator("encoder")
-    @classmethod
-    def _has_its_own_constants(cls, encoder: EncoderSettings) -> EncoderSettings:
-        if encoder.normalisation == "dataset":
-            raise ValueError("normalisation must be cifar, imagenet, constants or none: its training data are unknown")
-        return encoder
-
-    @property
-    def method(self) -> type[Method]:
-        """A class that takes the place of its method, with its own title."""
-        info = replace(Imported.info, title=self.title, year=self.year)
-        if self.entry:
-            info = replace(info, protocols=(RELEASED,))
-        return type("Imported", (Imported,), {"info": info})
-
-    @property
-    def entry(self) -> Entry | None:
-        """The entry of RobustBench that it is, a whole classifier; None: it is an encoder."""
-        kind, _, name = self.encoder.arch.partition(":")
-        return find_entry(name) if kind == KIND else None
 
 
 class Origin(Settings):
@@ -169,19 +78,8 @@ class EncoderFile:
             self._check_fit(plain_encoder(recipe))
 
     def _check_fit(self, encoder: Encoder) -> None:
-        expected = {name: tensor.shape for name, tensor in encoder.state_dict().items()}
-        found = {name: tensor.shape for name, tensor in self.tensors.items()}
-        wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        if wrong:
-            tensors = encoder.state_dict()
-            told = [
-                f"{name}: {shape_text(self.tensors.get(name))}, not {shape_text(tensors.get(name))}"
-                for name in wrong[:3]
-            ]
-            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-            raise BenchError(
-                f"the weights do not fit the encoder that their recipe describes: {'; '.join(told)}{more}."
-            )
+        if faults := misfits(self.tensors, encoder.state_dict()):
+            raise BenchError(f"the weights do not fit the encoder that their recipe describes: {faults}.")
 
     def encoder(self, recipe: Recipe) -> Encoder:
         """Return the encoder, on the CPU and in eval mode; raises BenchError if it does not fit ``recipe``."""
@@ -220,42 +118,6 @@ def plain_encoder(recipe: Recipe) -> Encoder:
         plain = build_encoder(recipe.encoder, image_shape=facts.image_shape, mean=facts.mean, std=facts.std)
         method: Method = method_called(recipe.method)(recipe.config)
         return method.form(plain) if isinstance(method, OwnForm) else plain
-
-
-def check_stages(ctx: MethodContext) -> None:
-    """Raise BenchError for faults that would stop a run during or after its pre-training.
-
-    All stages are built once, untrained, on the CPU. Each needs a unique name and a plan that works on the data and
-    the run's device. The method's encoder must have the form of :func:`plain_encoder`, which its weights are loaded
-    into, and must compute the same features with the same weights.
-    """
-    name = ctx.recipe.method
-    method: Method = METHODS.get(name)(ctx.recipe.config)
-    stages = []
-    for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
-        if stage.name in stages:
-            raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
-        stages.append(stage.name)
-        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device)
-    _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
-
-
-@torch.no_grad()
-def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> None:
-    ours, theirs = ({(key, *value.shape) for key, value in encoder.state_dict().items()} for encoder in (plain, handed))
-    if differing := sorted(ours ^ theirs):
-        fault = f"has {len(differing)} tensors with other names or shapes, the first {differing[0][0]!r}"
-    else:
-        plain.load_state_dict(handed.state_dict())
-        found, expected = (encoder.eval()(images) for encoder in (handed, plain))
-        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
-            return
-        fault = "computes other features with the same weights"
-    raise BenchError(
-        f"the encoder that method {name!r} hands over does not have the form that its recipe describes, and could not "
-        f"be loaded: it {fault}. Nothing is trained. Return an encoder made by ctx.new_encoder() from result(), or "
-        "write a form() that makes the other form (bench.method.OwnForm)."
-    )
 
 
 def load_encoder(path: Path) -> EncoderFile:

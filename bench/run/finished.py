@@ -193,21 +193,6 @@ def run_folder(runs_dir: Path, run: str) -> Path:
     raise unknown("run", run, names, f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them.")
 
 
-def encoder_path(given: Path, runs_dir: Path) -> Path:
-    """Return the file that ``given`` means: itself, or the encoder of the run's folder or name that it is.
-
-    Raises BenchError if there is none.
-    """
-    for path in (given, given / "encoder.safetensors", runs_dir / given / "encoder.safetensors"):
-        if path.is_file():
-            return path
-    what = "holds no encoder.safetensors" if given.is_dir() else "is not a file"
-    raise BenchError(
-        f"{given} {what}. Type the path of an encoder.safetensors, or a run's name; "
-        f"`bench runs --runs-dir {runs_dir}` lists them."
-    )
-
-
 def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
     folder = run_folder(runs_dir, run)
     found = list(finished_in(folder))

@@ -1,4 +1,4 @@
-"""Encoders that are named by their network, ``KIND:NAME`` or ``FILE.py:NAME``, instead of by a file of ours."""
+"""Opens what a user names: a file, a run, a network as ``KIND:NAME`` or ``FILE.py:NAME``, or ``robustbench:NAME``."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -10,13 +10,16 @@ from bench.errors import BenchError
 from bench.nn import ENCODERS, Outsider, backbone_factory, build_encoder
 from bench.own_code import is_in_file
 from bench.recipe import EncoderSettings
-from bench.run.encoder import EncoderFile, Import, Origin, WeightsReport, load_encoder
+from bench.robustbench import KIND, find_entry
+from bench.run.encoder import EncoderFile, Origin, load_encoder
+from bench.run.imported import Import, WeightsReport
 from bench.zoo import (
     describe_constants,
     fit_weights,
     normalisation_settings,
     parse_constants,
     read_weights,
+    released_tensors,
     short_name,
 )
 
@@ -39,17 +42,41 @@ def is_named(given: str | Path) -> bool:
     return ENCODERS.in_family(str(given)) or is_in_file(str(given))
 
 
-def open_encoder(given: str | Path, choices: WeightChoices, overrides: Mapping[str, Any]) -> EncoderFile:
-    """Return the encoder that ``given`` names: a network, or the path of a file.
+def encoder_path(given: str | Path, runs_dir: Path) -> str | Path:
+    """Return the file that ``given`` means: itself, or the encoder of a run's folder or name; a name stays a name.
+
+    Raises BenchError if there is none.
+    """
+    if is_named(given):
+        return given
+    given = Path(given)
+    for path in (given, given / "encoder.safetensors", runs_dir / given / "encoder.safetensors"):
+        if path.is_file():
+            return path
+    what = "holds no encoder.safetensors" if given.is_dir() else "is not a file"
+    raise BenchError(
+        f"{given} {what}. Type the path of an encoder.safetensors, or a run's name; "
+        f"`bench runs --runs-dir {runs_dir}` lists them."
+    )
+
+
+def open_encoder(
+    given: str | Path, choices: WeightChoices, overrides: Mapping[str, Any], *, dataset: str | None, data_dir: Path
+) -> EncoderFile:
+    """Return the encoder that ``given`` names: a network, a classifier of RobustBench, or the path of a file.
 
     Args:
         given: what the user typed.
-        choices: of the weights, for a network alone.
+        choices: of the weights, for a network or a classifier.
         overrides: dotted keys to values; those of ``encoder.options`` are for a network.
+        dataset: the data that the user names, which decide between several classifiers of one name.
+        data_dir: where weights of RobustBench are downloaded to.
 
     Raises:
-        BenchError: there is none of that name, or its weights are not given, cannot be read, or do not fit.
+        BenchError: there is none of that name, or its weights are not given, cannot be had or read, or do not fit.
     """
+    if str(given).startswith(f"{KIND}:"):
+        return _released(str(given), choices, dataset, data_dir / KIND)
     if is_named(given):
         return _outside(str(given), choices, _options(overrides))
     if any(each is not None for each in choices):
@@ -58,6 +85,18 @@ def open_encoder(given: str | Path, choices: WeightChoices, overrides: Mapping[s
             f"FILE.py:NAME. {given} is a file of weights itself. Leave them out; `bench import` has options of its own."
         )
     return load_encoder(Path(given))
+
+
+def _released(given: str, choices: WeightChoices, dataset: str | None, folder: Path) -> EncoderFile:
+    if (choices.normalisation, choices.network) != (None, None):
+        raise BenchError(
+            f"{given} is a whole classifier, whose normalisation and network are its own. Leave --normalisation and "
+            "--network out."
+        )
+    entry = find_entry(given.partition(":")[2], dataset)
+    form = EncoderSettings(arch=entry.origin, normalisation="none")
+    tensors = released_tensors(entry, folder, choices.file)
+    return EncoderFile(tensors, Origin(imported=Import(title=entry.title, year=entry.year, encoder=form)))
 
 
 def is_option(key: str) -> bool:

@@ -26,8 +26,9 @@ from bench.recipe import (
     load_tier,
 )
 from bench.run.data import Corruptions, dataset_facts, other_target, plan_corruptions, with_corruptions
-from bench.run.encoder import EncoderFile, check_stages, plain_encoder
+from bench.run.encoder import EncoderFile, plain_encoder
 from bench.run.folder import ProtocolFolder, RunFolder
+from bench.run.handover import check_stages
 
 _COPIES = 4
 """Copies of the encoder that a run keeps on disk: two in the training state with momenta, the result, a classifier."""

@@ -14,11 +14,11 @@ from bench.method import METHODS, Method
 from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
 from bench.robustbench import Entry
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
-from bench.run.encoder import EncoderFile, Imported, ImportedConfig
+from bench.run.encoder import EncoderFile
 from bench.run.folder import RunDescription, RunFolder
+from bench.run.imported import Imported, ImportedConfig
 from bench.run.named import WeightChoices, is_option, open_encoder
 from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
-from bench.run.released import is_released, released_encoder
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class EvaluationRequest:
     weights: WeightChoices = field(default_factory=WeightChoices)
     """Of a network or a classifier that is named."""
 
+    def open(self) -> EncoderFile:
+        """Return the encoder; raises BenchError as :func:`bench.run.named.open_encoder`."""
+        named = self.finetune_dataset or self.dataset
+        return open_encoder(self.encoder, self.weights, self.overrides, dataset=named, data_dir=self.data_dir)
+
 
 def prepare_evaluation(request: EvaluationRequest) -> Run:
     """Return the run that evaluates the encoder in ``request.encoder``; nothing is trained or written yet.
@@ -57,7 +62,7 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
         BenchError: a file that is damaged or not an encoder file of the bench, settings that pre-training has used
             already, data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
     """
-    encoder = _opened(request)
+    encoder = request.open()
     origin = encoder.origin
     seed = origin.seed if request.seed is None else request.seed
     check_seed(seed)
@@ -84,19 +89,6 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
         encoder=encoder,
         corruptions=corruptions,
     )
-
-
-def _opened(request: EvaluationRequest) -> EncoderFile:
-    chosen = request.weights
-    if not is_released(request.encoder):
-        return open_encoder(request.encoder, chosen, request.overrides)
-    if (chosen.normalisation, chosen.network) != (None, None):
-        raise BenchError(
-            f"{request.encoder} is a whole classifier, whose normalisation and network are its own. Leave "
-            "--normalisation and --network out."
-        )
-    named = request.finetune_dataset or request.dataset
-    return released_encoder(request.encoder, weights=chosen.file, dataset=named, data_dir=request.data_dir)
 
 
 class _Case(NamedTuple):

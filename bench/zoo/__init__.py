@@ -31,7 +31,7 @@ from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, s
 from bench.zoo.layouts import ORIGINS
 from bench.zoo.released.network import released_tensors
 from bench.zoo.released.package import robustbench_package
-from bench.zoo.tensors import TensorFile, digest, load_tensors, save_tensors, shape_text
+from bench.zoo.tensors import TensorFile, digest, load_tensors, misfits, save_tensors
 from bench.zoo.weights import fit_weights, read_weights
 
 __all__ = [
@@ -50,12 +50,12 @@ __all__ = [
     "import_checkpoint",
     "is_foreign",
     "load_tensors",
+    "misfits",
     "normalisation_settings",
     "parse_constants",
     "read_weights",
     "released_tensors",
     "robustbench_package",
     "save_tensors",
-    "shape_text",
     "short_name",
 ]

@@ -14,8 +14,7 @@ from bench.files import parse_json
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Settings
 from bench.recipe.fields import Side, Text
-from bench.zoo.form import shape, sound
-from bench.zoo.tensors import EXPORTED
+from bench.zoo.tensors import EXPORTED, shape_text, sound
 
 
 class ExportedForm(Settings):
@@ -78,10 +77,10 @@ def read_exported(path: Path) -> ExportedEncoder | None:
         encoder = build_encoder(form.encoder, image_shape=form.image_shape, mean=(), std=())
     expected = encoder.state_dict()
     wrong = sorted(
-        name for name in expected.keys() | found.keys() if shape(expected.get(name)) != shape(found.get(name))
+        name for name in expected.keys() | found.keys() if shape_text(expected.get(name)) != shape_text(found.get(name))
     )
     if wrong:
-        first = f"{wrong[0]} is {shape(found.get(wrong[0]))}, not {shape(expected.get(wrong[0]))}"
+        first = f"{wrong[0]} is {shape_text(found.get(wrong[0]))}, not {shape_text(expected.get(wrong[0]))}"
         raise BenchError(f"{path} does not fit the encoder in its header: {first}, and {len(wrong) - 1} more.")
     head = tensors.get("head.weight")
     return ExportedEncoder(

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.nn import ENCODERS
+from bench.zoo.tensors import shape_text, sound
 
 _RENAMED = (("shortcut.", "downsample."), ("downsample.conv.", "downsample.0."), ("downsample.bn.", "downsample.1."))
 
@@ -69,7 +70,9 @@ def read_form(tensors: Mapping[str, Tensor], where: str) -> Form:
         )
     stem = tensors.get("conv1.weight")
     if stem is None or stem.ndim != 4:
-        raise BenchError(f"{where} is incomplete, or its stem is not one convolution: conv1.weight is {shape(stem)}.")
+        raise BenchError(
+            f"{where} is incomplete, or its stem is not one convolution: conv1.weight is {shape_text(stem)}."
+        )
     width, channels, *kernel = stem.shape
     stems: Mapping[tuple[int, ...], str] = {(3, 3): "cifar", (7, 7): "imagenet"}
     if tuple(kernel) not in stems or (preact and kernel != [3, 3]):
@@ -103,7 +106,7 @@ def fitted(tensors: Mapping[str, Tensor], form: Form, where: str) -> dict[str, T
         )
     faults = [f"{name} is absent" for name in missing]
     faults += [
-        f"{name} is {shape(tensors[name])}, not {shape(tensor)}"
+        f"{name} is {shape_text(tensors[name])}, not {shape_text(tensor)}"
         for name, tensor in expected.items()
         if name in tensors and tensors[name].shape != tensor.shape
     ]
@@ -124,25 +127,3 @@ def _expected(form: Form) -> dict[str, Tensor]:
     with torch.device("meta"):
         backbone = ENCODERS.get(form.arch)(form.width, (form.channels, 32, 32), 1, "kaiming", **options)
     return backbone.state_dict()
-
-
-def sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
-    """Return ``tensor`` in the type of ``expected``; raises BenchError if it cannot be had so, or is not finite."""
-    plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if (
-        not plain
-        or tensor.is_quantized
-        or tensor.is_complex()
-        or expected.is_floating_point() > tensor.is_floating_point()
-    ):
-        kind = f"{str(tensor.dtype).removeprefix('torch.')} ({str(tensor.layout).removeprefix('torch.')})"
-        raise BenchError(f"{where}: {name} is of the type {kind}. Save it as float32.")
-    value = tensor.detach().to(expected.dtype)
-    if not value.isfinite().all():
-        raise BenchError(f"{where}: {name} is not finite: the training diverged, or the file is damaged.")
-    return value
-
-
-def shape(tensor: Tensor | None) -> str:
-    """Return the shape of ``tensor`` as people write it: 64x3x3x3."""
-    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "one number"

@@ -17,6 +17,9 @@ from bench.files import parse_json, write_bytes
 FORMAT = "bench-1"
 """In the header of every file that :func:`save_tensors` writes."""
 
+_SHOWN = 3
+"""Faults that a message lists."""
+
 EXPORTED = "bench.export"
 """In the header of the weights of ``bench export``: the form of the encoder, as JSON."""
 
@@ -81,3 +84,30 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 def shape_text(tensor: Tensor | None) -> str:
     """Return the shape of ``tensor`` in words, as 64x3x3x3; None is absent."""
     return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "one number"
+
+
+def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
+    """Return which of the tensors ``found`` differ from those ``expected`` in name or shape; empty: none does."""
+    faults = [
+        f"{name}: {shape_text(found.get(name))}, not {shape_text(expected.get(name))}"
+        for name in sorted(expected.keys() | found.keys())
+        if shape_text(found.get(name)) != shape_text(expected.get(name))
+    ]
+    return "; ".join(faults[:_SHOWN]) + (f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")
+
+
+def sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
+    """Return ``tensor`` in the type of ``expected``; raises BenchError if it cannot be had so, or is not finite."""
+    plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
+    if (
+        not plain
+        or tensor.is_quantized
+        or tensor.is_complex()
+        or expected.is_floating_point() > tensor.is_floating_point()
+    ):
+        kind = f"{str(tensor.dtype).removeprefix('torch.')} ({str(tensor.layout).removeprefix('torch.')})"
+        raise BenchError(f"{where}: {name} is of the type {kind}. Save it as float32.")
+    value = tensor.detach().to(expected.dtype)
+    if not value.isfinite().all():
+        raise BenchError(f"{where}: {name} is not finite: the training diverged, or the file is damaged.")
+    return value

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError, unknown
 from bench.zoo.checkpoint import read_checkpoint, tensors_in
 from bench.zoo.dropped import describe_dropped
-from bench.zoo.tensors import shape_text
+from bench.zoo.tensors import misfits, sound
 
 _SHOWN = 3
 
@@ -75,23 +75,14 @@ def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | N
     for key, each in expected.items():  # no feature depends on it, and older files lack it
         if key.endswith("num_batches_tracked"):
             wanted.setdefault(key, torch.zeros_like(each, device="cpu"))
-    faults = [
-        f"{key}: {shape_text(wanted.get(key))}, not {shape_text(expected.get(key))}"
-        for key in sorted(expected.keys() | wanted.keys())
-        if shape_text(expected.get(key)) != shape_text(wanted.get(key))
-    ]
-    if faults:
-        more = f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    if faults := misfits(wanted, expected):
         raise BenchError(
-            f"the weights in {weights.path} do not fit {name}: {'; '.join(faults[:_SHOWN])}{more}. Nothing is filled "
-            "with random numbers. Give the file of this network, or set encoder.options to those that it was made with."
+            f"the weights in {weights.path} do not fit {name}: {faults}. Nothing is filled with random numbers. Give "
+            "the file of this network, or set encoder.options to those that it was made with."
         )
-    broken = [key for key, each in wanted.items() if not each.isfinite().all()]
-    if broken:
-        raise BenchError(f"{weights.path} holds weights that are not finite, the first in {broken[0]}. Get it again.")
     kept = {prefix + key for key in wanted}
     return Fitted(
-        {key: wanted[key].to(each.dtype) for key, each in expected.items()},
+        {key: sound(key, wanted[key], each, str(weights.path)) for key, each in expected.items()},
         prefix,
         describe_dropped(weights.tensors, kept, (), {}, prefix),
     )

@@ -20,6 +20,7 @@ from bench.errors import BenchError
 from bench.robustbench import Entry
 from bench.zoo.checkpoint import read_checkpoint
 from bench.zoo.released.package import quiet, robustbench_package
+from bench.zoo.tensors import misfits, sound
 
 _CONSTANTS = re.compile(r"(^|\.)(mu|sigma|mean|std|num_batches_tracked)$")
 """What a constructor sets, or no output depends on: not in all files."""
@@ -105,23 +106,16 @@ def _loaded(entry: Entry, network: nn.Module, files: Sequence[Path]) -> nn.Modul
 def _load_strictly(model: nn.Module, entry: Entry, state: Mapping[str, Any]) -> nn.Module:
     expected = model.state_dict()
     found = {name: each for name, each in state.items() if isinstance(each, Tensor) and not _UNUSED.search(name)}
-    names = [name for name in expected.keys() | found.keys() if not (_CONSTANTS.search(name) and name not in found)]
-    wrong = sorted(name for name in names if _shape(expected.get(name)) != _shape(found.get(name)))
-    if wrong:
-        listed = [f"{name}: {_shape(found.get(name))}, not {_shape(expected.get(name))}" for name in wrong[:3]]
-        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+    optional = {name for name in expected if name not in found and _CONSTANTS.search(name)}
+    needed = {name: each for name, each in expected.items() if name not in optional}
+    if faults := misfits(found, needed):
         raise BenchError(
-            f"the weights do not fit {entry.origin}, a {entry.architecture} for {entry.classes} classes: "
-            f"{'; '.join(listed)}{more}. Give the file that RobustBench links to for this entry."
+            f"the weights do not fit {entry.origin}, a {entry.architecture} for {entry.classes} classes: {faults}. "
+            "Give the file that RobustBench links to for this entry."
         )
-    if broken := [name for name, each in found.items() if not each.isfinite().all()]:
-        raise BenchError(f"the weights of {entry.origin} are not all finite ({broken[0]}). Download them again.")
-    model.load_state_dict(found, strict=False)
+    checked = {name: sound(name, found[name], each, entry.origin) for name, each in needed.items()}
+    model.load_state_dict(checked, strict=False)
     return model
-
-
-def _shape(tensor: Tensor | None) -> str:
-    return "absent" if tensor is None else "x".join(map(str, tensor.shape)) or "one number"
 
 
 def _download(entry: Entry, place: int, file: Path) -> None:

@@ -1,0 +1,49 @@
+"""Checks the stages of a method, and the encoder that it hands over, before anything is trained."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bench.data import unit_pixels
+from bench.errors import BenchError
+from bench.method import METHODS, Method, MethodContext
+from bench.nn import Encoder
+from bench.run.encoder import plain_encoder
+from bench.train import check_plan
+
+
+def check_stages(ctx: MethodContext) -> None:
+    """Raise BenchError for faults that would stop a run during or after its pre-training.
+
+    All stages are built once, untrained, on the CPU. Each needs a unique name and a plan that works on the data and
+    the run's device. The method's encoder must have the form of :func:`plain_encoder`, which its weights are loaded
+    into, and must compute the same features with the same weights.
+    """
+    name = ctx.recipe.method
+    method: Method = METHODS.get(name)(ctx.recipe.config)
+    stages = []
+    for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
+        if stage.name in stages:
+            raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
+        stages.append(stage.name)
+        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device)
+    _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
+
+
+@torch.no_grad()
+def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> None:
+    ours, theirs = ({(key, *value.shape) for key, value in encoder.state_dict().items()} for encoder in (plain, handed))
+    if differing := sorted(ours ^ theirs):
+        fault = f"has {len(differing)} tensors with other names or shapes, the first {differing[0][0]!r}"
+    else:
+        plain.load_state_dict(handed.state_dict())
+        found, expected = (encoder.eval()(images) for encoder in (handed, plain))
+        if found.shape == expected.shape and torch.allclose(found, expected, rtol=1e-3, atol=1e-4):
+            return
+        fault = "computes other features with the same weights"
+    raise BenchError(
+        f"the encoder that method {name!r} hands over does not have the form that its recipe describes, and could not "
+        f"be loaded: it {fault}. Nothing is trained. Return an encoder made by ctx.new_encoder() from result(), or "
+        "write a form() that makes the other form (bench.method.OwnForm)."
+    )
