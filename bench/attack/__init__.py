@@ -1,7 +1,7 @@
 """Attacks: the allowed set (`ball_around`), the attacks (`PGD`, AutoAttack), and frozen models to run them on."""
 
 from bench.attack.ascent import PGD, pgd
-from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack
+from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack, square
 from bench.attack.ball import Ball, LinfBall, ball_around, distance
 from bench.attack.frozen import attacking
 from bench.attack.named import ATTACKS, Attack, NamedAttack, image_generators
@@ -26,4 +26,5 @@ __all__ = [
     "log_margin",
     "margin_objective",
     "pgd",
+    "square",
 ]

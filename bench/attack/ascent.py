@@ -113,7 +113,10 @@ def _start(ball: Ball, images: Tensor, start: Start, generator: rng.Generators |
 def _gradient(objective: Objective, x: Tensor) -> Tensor:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(x).sum(), x)
+        value = objective(x).sum()
+        if not value.requires_grad:  # no path leads back to the pixels: a gradient of zero, which the watch notes
+            return torch.zeros_like(x)
+        (gradient,) = torch.autograd.grad(value, x, materialize_grads=True)
     return gradient
 
 

@@ -130,6 +130,27 @@ def auto_attack(
     )
 
 
+def square(model: nn.Module, images: Tensor, labels: Tensor, *, threat: Threat, seed: int, queries: int) -> Tensor:
+    """Return ``images`` with those replaced that the library's Square attack breaks; it needs no gradient.
+
+    Args:
+        model: float32 [B, C, H, W] in [0, 1] -> logits [B, classes]; attacked frozen and in eval mode.
+        images: float32 [B, C, H, W] in [0, 1].
+        labels: int64 [B].
+        threat: norm and eps.
+        seed: determines every draw.
+        queries: passes of each image at most; the standard version of AutoAttack makes 5,000.
+    """
+    images, device = images.detach().contiguous(), images.device
+    with attacking(model), torch.no_grad(), rng.scoped(seed, "square", device=device):
+        official = OfficialAutoAttack(
+            model, threat=threat, targets=1, version="standard", device=device, flags=Flags(), queries=queries
+        )
+        found = official.run("square", images, labels, seed=rng.derive(seed, "square") % 2**31)
+    refuse_outside(found, images, threat, f"AutoAttack (square of {official.package})")
+    return found
+
+
 def _refuse(num_classes: int, images: int, state: AutoAttackState | None) -> None:
     if num_classes < 4:
         raise BenchError(

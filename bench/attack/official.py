@@ -58,6 +58,7 @@ class OfficialAutoAttack:
         version: the library's name for a set of attacks with their parameters.
         device: where the images are.
         flags: receives the library's warnings.
+        queries: how often Square may ask; None: the library's number.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class OfficialAutoAttack:
         version: Version,
         device: torch.device,
         flags: Flags,
+        queries: int | None = None,
     ) -> None:
         library = _library()
         self.package = library.__name__
@@ -88,6 +90,8 @@ class OfficialAutoAttack:
         for part in parts:
             part.logger = flags
         self._adversary.apgd_targeted.n_target_classes = self._adversary.fab.n_target_classes = targets
+        if queries is not None:
+            self._adversary.square.n_queries = queries
         self.attacks: tuple[str, ...] = tuple(self._adversary.attacks_to_run)
         self._flags = flags
 

@@ -30,6 +30,8 @@ class Check(NamedTuple):
     """What to do then."""
     find: Callable[[Patient], Finding | None]
     """None: the check does not apply to the patient."""
+    deep: bool = False
+    """Whether it is made in deep visits alone, since it costs more than a small part of an evaluation."""
 
     def __call__(self, patient: Patient) -> Diagnosis | None:
         """Return what the check finds; None where it does not apply."""
@@ -40,7 +42,7 @@ class Check(NamedTuple):
 
 
 def check(
-    name: str, *, question: str, meaning: str, remedy: str
+    name: str, *, question: str, meaning: str, remedy: str, deep: bool = False
 ) -> Callable[[Callable[[Patient], Finding | None]], Check]:
     """Return a decorator that makes a :class:`Check` of a function."""
-    return lambda find: Check(name, question, meaning, remedy, find)
+    return lambda find: Check(name, question, meaning, remedy, find, deep)

@@ -1,0 +1,97 @@
+"""The doctor on the zoo: the named check finds each sabotage, and nothing is found on what is sound."""
+
+import pytest
+import torch
+from sabotaged import RUNS, patient, sabotaged, sound
+from torch import nn
+
+from bench import rng
+from bench.doctor import Patient, examine
+from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
+from bench.doctor.shares import at_least, verdict_on
+from bench.record import Verdict
+
+FOUND_BY: dict[str, tuple[str, Verdict]] = {
+    "quantised input": ("zero gradient", "fail"),
+    "random noise layer": ("finite difference", "fail"),
+    "random resizing": ("gradient stability", "fail"),
+    "detached gradient": ("zero gradient", "fail"),
+    "straight-through estimator missing": ("zero gradient", "fail"),
+    "fine ripples": ("gradient stability", "fail"),
+    "k-winners": ("finite difference", "doubt"),
+    "test-time optimiser": ("inner optimisation", "doubt"),
+    "dropout left on": ("finite difference", "fail"),
+    "non-deterministic top-k": ("finite difference", "doubt"),
+    "label-leaking file order": ("attack repeated", "doubt"),
+    "AA on another subset than RA": ("RA and AA", "doubt"),
+    "RA by cross-entropy, logits x 1e4": ("attack repeated", "doubt"),
+}
+
+
+def verdicts(found: Patient) -> dict[str, Verdict]:
+    return {diagnosis.check: diagnosis.verdict for diagnosis in examine(found)}
+
+
+@pytest.mark.parametrize("name", FOUND_BY)
+def test_the_named_check_finds_the_sabotage(name: str) -> None:
+    check, verdict = FOUND_BY[name]
+    assert verdicts(RUNS[name]())[check] == verdict
+
+
+@pytest.mark.parametrize("robust", [True, False])
+def test_nothing_is_doubted_on_a_sound_classifier(robust: bool) -> None:
+    found = patient(sound(robust))
+    assert found.ra
+    assert 0.7 < found.ra.outcome.accuracy < 0.9 if robust else found.ra.outcome.correct == 0
+    assert set(verdicts(found).values()) <= {"sound", "note"}
+
+
+def test_a_large_scale_of_logits_does_not_change_ra() -> None:
+    """The attack's loss is no cross-entropy, so RA is sound; only other attacks stand still."""
+    plain, scaled = patient(sound()), patient(sabotaged("logits x 1e4"))
+    assert plain.ra
+    assert scaled.ra
+    assert abs(plain.ra.outcome.accuracy - scaled.ra.outcome.accuracy) < 0.05
+    found = verdicts(scaled)
+    assert {found[name] for name in ("zero gradient", "finite difference", "loss growth", "unbounded attack")} == {
+        "sound"
+    }
+
+
+class Linear(nn.Module):
+    """Logits whose log-margin has the slope (2, -1, 0, ...) everywhere: two classes, the second one constant."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first = x.flatten(1)[:, :2] @ x.new_tensor([-2.0, 1.0])
+        return torch.stack([first, torch.zeros_like(first)], 1)
+
+
+def test_a_linear_model_has_the_slope_and_the_direction_that_its_gradient_says() -> None:
+    images, labels = torch.rand(5, 3, 2, 2, generator=rng.generator(0, "images")), torch.zeros(5, dtype=torch.int64)
+    images[0] = 0.0  # on the edge, where a step must not leave [0, 1]
+    gradient = input_gradient(Linear(), images, labels)
+    assert gradient.flatten(1)[:, :3].tolist() == [[2.0, -1.0, 0.0]] * 5
+    torch.testing.assert_close(slope_ratios(Linear(), images, labels, 0.01), torch.ones(5), rtol=1e-4, atol=0)
+    cosines = nearby_cosines(Linear(), images, labels, 0.01, rng.generator(0, "nearby"))
+    torch.testing.assert_close(cosines, torch.ones(5))
+
+
+def test_an_image_without_a_direction_is_zero_everywhere_or_not_finite_somewhere() -> None:
+    gradient = torch.tensor([[0.0, 0.0], [0.0, 1e-30], [1.0, torch.nan], [-torch.inf, 1.0]])
+    assert without_direction(gradient).tolist() == [True, False, True, True]
+
+
+def test_a_sample_must_show_more_than_chance_could() -> None:
+    assert [verdict_on(count, 32) for count in (0, 1, 5, 6, 24, 25)] == [
+        "sound",
+        "note",
+        "note",
+        "doubt",
+        "doubt",
+        "fail",
+    ]
+    assert verdict_on(1, 32, usual=0.05) == "sound"
+    assert verdict_on(20, 100, standing=100) == "doubt"
+    assert verdict_on(20, 100, standing=22) == "fail"  # most of what could have the fault has it
+    assert verdict_on(5, 100, standing=5) == "note"  # all of it, and still too few to say so
+    assert at_least(0, 32) == at_least(0, 0) == 0
