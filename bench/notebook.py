@@ -68,7 +68,7 @@ def evaluate(
     Args:
         encoder: what :func:`load_encoder` returned, or what it takes without further arguments.
         dataset: the data to evaluate on; None: those that it was trained on.
-        protocols: of slf, alf and aff; None: all that apply.
+        protocols: as of `bench evaluate`; None: slf, alf and aff, where they apply.
         settings: as in ``--set``: dotted keys to values, such as ``{"evaluate.autoattack": False}``.
         seed: of protocols and attacks; None: that of pre-training.
         device: cpu, cuda, cuda:1; None: the best there is.

@@ -272,7 +272,7 @@ def test_a_preset_of_a_tier_that_has_changed_cannot_be_guessed(
     file = load_encoder(encoder)
     recipe = {**(file.origin.recipe or {}), "tier_sha256": "0" * 64}
     EncoderFile(file.tensors, file.origin.model_copy(update={"recipe": recipe})).save(encoder)
-    assert prepare_evaluation(asked(encoder, overrides={"slf.lr": 0.5})).recipe.slf.lr == 0.5
+    assert prepare_evaluation(asked(encoder, overrides={"slf.lr": 0.5})).recipe.protocol("slf").lr == 0.5
     with pytest.raises(BenchError, match=r"the tier 'mini' that this encoder was trained with has changed"):
         prepare_evaluation(asked(encoder, overrides={"slf.preset": "advcl"}))
 

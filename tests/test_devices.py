@@ -19,7 +19,7 @@ from bench.cost import Subject, data_like
 from bench.method import METHODS, Stage
 from bench.nn import build_encoder
 from bench.protocol import build_protocol
-from bench.recipe import PROTOCOLS, load_tier
+from bench.recipe import DEFAULT_PROTOCOLS, load_tier
 
 META = torch.device("meta")
 FACTORIES = {torch.arange, torch.empty, torch.eye, torch.full, torch.linspace, torch.ones, torch.tensor, torch.zeros}
@@ -70,7 +70,7 @@ def test_every_stage_keeps_to_one_device(name: str) -> None:
         take_step(stage, context.images)
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEFAULT_PROTOCOLS)
 def test_every_protocol_keeps_to_one_device(protocol: str) -> None:
     context = make_context("simclr", **{f"{protocol}.batch_size": 8})
     data = context.recipe.dataset

@@ -15,7 +15,7 @@ from toy_runs import carry_out, toy_data, toy_request
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.recipe import (
-    PROTOCOLS,
+    DEFAULT_PROTOCOLS,
     AFFSettings,
     ALFSettings,
     EncoderSettings,
@@ -108,7 +108,7 @@ def smallest(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
     beside = {key: value for choice in chosen for key, value in BESIDE.get(choice, {}).items()}
     small = {
         f"{section}.{key}": value
-        for section, settings in {**plans, **{name: SECTIONS[name] for name in PROTOCOLS}}.items()
+        for section, settings in {**plans, **{name: SECTIONS[name] for name in DEFAULT_PROTOCOLS}}.items()
         for key, value in SMALLEST.items()
         if type(getattr(settings, key, None)) is not str or key == "precision"  # a stage's projector may be a choice
         if key in type(settings).model_fields and key not in chosen  # one precision of all stages and protocols
@@ -128,7 +128,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_choice_gives_a_record_or_says_why_not(case: Case, folder: Path) -> None:
     method, chosen = case
     section = next(iter(chosen)).split(".")[0]
-    protocol = section if section in PROTOCOLS else METHODS.get(method).info.protocols[0]
+    protocol = section if section in DEFAULT_PROTOCOLS else METHODS.get(method).info.protocols[0]
     overrides = smallest(method, chosen)
     request = toy_request(
         f"npz:{folder / 'toy.npz'}", folder, method=method, protocols=(protocol,), overrides=overrides

@@ -12,7 +12,7 @@ from bench.cli._options import overrides
 from bench.compare import compare_records, find_seeds
 from bench.device import pick_device
 from bench.errors import BenchError
-from bench.recipe import PROTOCOLS, Recipe
+from bench.recipe import DEFAULT_PROTOCOLS, Recipe
 from bench.record import Record
 from bench.results import build_leaderboard, load_measured
 from bench.run import EvaluationRequest, RunRequest, prepare, prepare_evaluation
@@ -23,7 +23,7 @@ from bench.zoo import load_tensors
 def precisions(recipe: Recipe) -> dict[str, str]:
     """Return the precision of each stage and protocol."""
     stages = {name: plan.precision for name, plan in recipe.config.plans().items()}
-    return stages | {name: getattr(recipe, name).precision for name in PROTOCOLS}
+    return stages | {name: getattr(recipe, name).precision for name in DEFAULT_PROTOCOLS}
 
 
 @pytest.mark.parametrize("method", METHOD_NAMES)
@@ -38,8 +38,8 @@ def test_one_choice_is_that_of_every_stage_and_protocol(method: str) -> None:
 def test_the_precision_of_the_tier_is_no_choice() -> None:
     plain, named = recipe_of(tier="mini"), recipe_of("precision=fp32", tier="mini")
     assert named.precision is None
-    assert [named.pretraining_digest(), *map(named.protocol_digest, PROTOCOLS)] == [
-        *(plain.pretraining_digest(), *map(plain.protocol_digest, PROTOCOLS)),
+    assert [named.pretraining_digest(), *map(named.protocol_digest, DEFAULT_PROTOCOLS)] == [
+        *(plain.pretraining_digest(), *map(plain.protocol_digest, DEFAULT_PROTOCOLS)),
     ]
     assert {precisions(recipe_of(tier="short"))["stage1"], precisions(plain)["stage1"]} == {"fp16", "fp32"}
 
@@ -119,7 +119,7 @@ def test_evaluating_an_encoder_in_another_precision_trains_its_protocols_in_it(r
         for asked in ("fp32", "bf16"):
             request = EvaluationRequest(encoder, overrides={"precision": asked}, runs_dir=results / "runs")
             recipe = prepare_evaluation(request).recipe
-            assert {getattr(recipe, name).precision for name in PROTOCOLS} == {asked}
+            assert {getattr(recipe, name).precision for name in DEFAULT_PROTOCOLS} == {asked}
             stage = precisions(recipe)["stage1"]
             assert ("slf.precision" in recipe.overrides_of("slf")) == (stage != asked)
             found[stage, asked] = recipe.protocol_digest("slf")

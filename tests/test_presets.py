@@ -12,12 +12,12 @@ from bench.cli import main
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.recipe import (
+    DEFAULT_PROTOCOLS,
     PRESETS,
-    PROTOCOLS,
     AFFSettings,
     ALFSettings,
     DatasetFacts,
-    ProtocolSettings,
+    FinetuneSettings,
     Recipe,
     SLFSettings,
     build_recipe,
@@ -27,7 +27,7 @@ from bench.recipe import (
     reevaluated,
 )
 
-SECTIONS: dict[str, type[ProtocolSettings]] = {"slf": SLFSettings, "alf": ALFSettings, "aff": AFFSettings}
+SECTIONS: dict[str, type[FinetuneSettings]] = {"slf": SLFSettings, "alf": ALFSettings, "aff": AFFSettings}
 IDLE = {
     *("lars_eta", "lars_clip", "lars_exclude_vectors", "lars_lr_in_momentum", "beta2"),  # of LARS and AdamW
     *("schedule_unit", "warmup_epochs", "warmup_start", "lr_floor"),  # of schedules other than steps
@@ -87,12 +87,12 @@ def recipe_of(*sets: str, tier: str = "paper", mirror: bool = True, preset: str 
     )
 
 
-def knobs(settings: ProtocolSettings) -> dict[str, Any]:
+def knobs(settings: FinetuneSettings) -> dict[str, Any]:
     return {key: value for key, value in settings.model_dump().items() if key not in IDLE}
 
 
 def test_the_table_is_complete() -> None:
-    assert EXPECTED.keys() == {(preset, protocol) for preset in PRESETS for protocol in PROTOCOLS}
+    assert EXPECTED.keys() == {(preset, protocol) for preset in PRESETS for protocol in DEFAULT_PROTOCOLS}
 
 
 @pytest.mark.parametrize(("preset", "protocol"), EXPECTED)
@@ -103,7 +103,7 @@ def test_a_preset_is_its_source_knob_by_knob(preset: str, protocol: str) -> None
     assert SECTIONS[protocol].parse(settings.model_dump(mode="json"), protocol) == settings
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", DEFAULT_PROTOCOLS)
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "uniform"])
 def test_a_preset_of_others_leaves_no_knob_to_our_defaults(preset: str, protocol: str) -> None:
     assert PRESETS[preset][protocol].keys() == SECTIONS[protocol].model_fields.keys() - IDLE - {"preset"}
@@ -133,7 +133,7 @@ def test_uniform_is_what_nothing_asked_for_gives() -> None:
 
 def test_one_name_fills_all_three_sections() -> None:
     recipe = recipe_of(preset="robustssl-benchmark")
-    for protocol in PROTOCOLS:
+    for protocol in DEFAULT_PROTOCOLS:
         assert getattr(recipe, protocol) == getattr(recipe_of(f"{protocol}.preset=robustssl-benchmark"), protocol), (
             protocol
         )
@@ -143,11 +143,11 @@ def test_one_name_fills_all_three_sections() -> None:
 
 
 def test_what_is_set_wins_over_the_preset_whatever_the_order() -> None:
-    slf = recipe_of("slf.lr=0.05", "slf.weight_decay=0.0", preset="deacl-2024").slf
+    slf = recipe_of("slf.lr=0.05", "slf.weight_decay=0.0", preset="deacl-2024").protocol("slf")
     assert (slf.preset, slf.encoder_bn, slf.lr, slf.weight_decay) == ("deacl-2024", "train", 0.05, 0.0)
     recipe = recipe_of("slf.preset=uniform", preset="deacl-2024")
-    assert (recipe.slf.encoder_bn, recipe.alf.encoder_bn) == ("eval", "train")
-    assert recipe_of("slf.encoder_bn=eval", "slf.preset=deacl-2024").slf.encoder_bn == "eval"
+    assert (recipe.protocol("slf").encoder_bn, recipe.protocol("alf").encoder_bn) == ("eval", "train")
+    assert recipe_of("slf.encoder_bn=eval", "slf.preset=deacl-2024").protocol("slf").encoder_bn == "eval"
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -155,16 +155,17 @@ def test_what_is_set_wins_over_the_preset_whatever_the_order() -> None:
 def test_a_tier_touches_batches_and_mini_the_length_of_adversarial_finetuning(tier: str, preset: str) -> None:
     scaled, published = recipe_of(tier=tier, preset=preset), recipe_of(preset=preset)
     shorter = {"epochs": 10, "decay_epochs": (6, 8)} if tier == "mini" else {}
-    for protocol in PROTOCOLS:
+    for protocol in DEFAULT_PROTOCOLS:
         expected = getattr(published, protocol).model_dump() | {"batch_size": 64}
         expected |= shorter if protocol != "slf" else {}
         assert getattr(scaled, protocol).model_dump() == expected
-    assert recipe_of("aff.batch_size=65", tier=tier, preset=preset).aff.batch_size == 65
+    assert recipe_of("aff.batch_size=65", tier=tier, preset=preset).protocol("aff").batch_size == 65
 
 
 def test_mini_shortens_adversarial_finetuning_in_the_proportions_of_the_whole() -> None:
     whole, mini = recipe_of(tier="paper"), recipe_of(tier="mini")
-    for before, after in ((whole.alf, mini.alf), (whole.aff, mini.aff)):
+    for name in ("alf", "aff"):
+        before, after = whole.protocol(name), mini.protocol(name)
         assert [epoch / after.epochs for epoch in after.decay_epochs] == [
             epoch / before.epochs for epoch in before.decay_epochs
         ]
@@ -172,7 +173,7 @@ def test_mini_shortens_adversarial_finetuning_in_the_proportions_of_the_whole() 
 
 def test_data_that_must_not_be_mirrored_are_not_flipped_by_a_preset() -> None:
     recipe = recipe_of(preset="deacl-2024", mirror=False)
-    assert {getattr(recipe, protocol).flip_prob for protocol in PROTOCOLS} == {0.0}
+    assert {getattr(recipe, protocol).flip_prob for protocol in DEFAULT_PROTOCOLS} == {0.0}
 
 
 @pytest.mark.parametrize("protocol", ["alf", "aff"])
@@ -203,14 +204,16 @@ def test_a_loss_brings_its_attack_along(protocol: str) -> None:
 def test_on_a_finished_encoder_it_is_as_if_asked_for_from_the_start(before: list[str], after: list[str]) -> None:
     again = reevaluated(recipe_of(*before, tier="tiny"), overrides=parse_overrides(after))
     asked = {**parse_overrides(before), **parse_overrides(after)}
-    assert again.alf == recipe_of(*(f"{key}={value}" for key, value in asked.items()), tier="tiny").alf
+    assert again.protocol("alf") == recipe_of(
+        *(f"{key}={value}" for key, value in asked.items()), tier="tiny"
+    ).protocol("alf")
 
 
 def test_other_data_need_no_tier_to_be_mirrored_but_a_preset_does() -> None:
     recipe = recipe_of("aff.flip_prob=0.3", mirror=False).model_copy(update={"tier_sha256": "0" * 64})
     other = recipe.dataset.model_copy(update={"mirror": True, "sha256": "b" * 64})
     moved = reevaluated(recipe, overrides={}, finetune=other)
-    assert [getattr(moved, name).flip_prob for name in PROTOCOLS] == [0.5, 0.5, 0.3]
+    assert [getattr(moved, name).flip_prob for name in DEFAULT_PROTOCOLS] == [0.5, 0.5, 0.3]
     with pytest.raises(BenchError, match=r"'paper' that this encoder was trained with has changed.*--set alf.lr=0\.1"):
         reevaluated(recipe, overrides={"alf.preset": "advcl"})
 
@@ -248,7 +251,7 @@ def test_the_command_takes_a_preset(
     data = ["--dataset", f"npz:{tmp_path / 'toy.npz'}", "--runs-dir", str(tmp_path / "runs")]
     assert command(monkeypatch, "run", "supervised", *data, "--preset", "robustssl-benchmark", *options) == 0
     recipe = json.loads(capsys.readouterr().out)
-    for protocol in PROTOCOLS:
+    for protocol in DEFAULT_PROTOCOLS:
         expected = {**SHARED, **EXPECTED["robustssl-benchmark", protocol], "preset": "robustssl-benchmark"}
         expected |= {"batch_size": 64, "epochs": 25, "decay_epochs": [15, 20]}  # what the tier mini makes of it
         expected |= {"epochs": 10, "decay_epochs": [6, 8]} if protocol != "slf" else {}

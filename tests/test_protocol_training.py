@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from bench import rng
 from bench.job import Job
 from bench.nn import Encoder
-from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage
+from bench.protocol import AFFStage, ALFStage, FinetuneStage, SLFStage
 from bench.protocol.stage import Labelled
 from bench.recipe import AFFSettings, ALFSettings, SLFSettings, Threat
 from bench.train import train
@@ -60,7 +60,7 @@ class Backbone(nn.Module):
         return self.norm(self.conv(x)).relu().mean(dim=(2, 3))  # type: ignore[no-any-return]
 
 
-def make_stage(section: str, knobs: dict[str, Any]) -> ProtocolStage[Any]:
+def make_stage(section: str, knobs: dict[str, Any]) -> FinetuneStage[Any]:
     """The stage in float64, on an encoder whose batch-norm is that of no batch."""
     with rng.scoped(0, "encoder"):
         backbone = Backbone()
@@ -69,7 +69,7 @@ def make_stage(section: str, knobs: dict[str, Any]) -> ProtocolStage[Any]:
         nn.init.uniform_(backbone.norm.running_mean, -0.3, 0.3)  # type: ignore[arg-type]
         nn.init.uniform_(backbone.norm.running_var, 0.2, 0.6)  # type: ignore[arg-type]
     common = (Encoder(backbone, nn.Identity()), LABELS, CLASSES, 0, Threat(eps=EPS))
-    stage: ProtocolStage[Any]
+    stage: FinetuneStage[Any]
     if section == "slf":
         stage = SLFStage(SLFSettings.parse({**SHORT, **knobs}, "slf"), *common)
     elif section == "alf":
@@ -86,7 +86,7 @@ class Batch(NamedTuple):
     """What the attack starts with: N(0, 1), or U(0, 1)."""
 
 
-def trained(section: str, knobs: dict[str, Any], folder: Path) -> tuple[ProtocolStage[Any], "Reference"]:
+def trained(section: str, knobs: dict[str, Any], folder: Path) -> tuple[FinetuneStage[Any], "Reference"]:
     """Train by the engine, then by the reference on the same batches."""
     stage = make_stage(section, knobs)
     reference = Reference(stage)
@@ -135,7 +135,7 @@ class Norm:
 class Reference:
     """One network, its optimiser, and the losses of the papers."""
 
-    def __init__(self, stage: ProtocolStage[Any]) -> None:
+    def __init__(self, stage: FinetuneStage[Any]) -> None:
         backbone = stage.encoder.backbone
         assert isinstance(backbone, Backbone)
         self.plan = deepcopy(stage.plan)

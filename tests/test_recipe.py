@@ -7,7 +7,7 @@ import pytest
 from cifar_recipes import METHOD_NAMES, SHIPPED, make_facts, recipe_of, values_of
 
 from bench.errors import BenchError
-from bench.recipe import PROTOCOLS, Recipe, Tier, TrainPlan, load_tier, tier_names
+from bench.recipe import DEFAULT_PROTOCOLS, Recipe, Tier, TrainPlan, load_tier, tier_names
 
 # The published recipe. Numbers stand here as their sources give them, not as the code does.
 
@@ -79,10 +79,10 @@ def test_the_paper_tier_is_deacl_as_published() -> None:
 
 def test_the_paper_tier_evaluates_as_published() -> None:
     recipe = recipe_of()
-    slf = recipe.slf.model_dump()
+    slf = recipe.protocol("slf").model_dump()
     assert {name: slf[name] for name in SLF} == SLF
     assert slf.keys() - SLF.keys() == LARS_ONLY | ADAMW_ONLY | WARMUP_ONLY | SELECTION_ONLY | SHORT_ONLY
-    assert recipe.slf.steps_per_epoch(50_000) == 98
+    assert recipe.protocol("slf").steps_per_epoch(50_000) == 98
     evaluate = recipe.evaluate
     assert evaluate.corruptions == "none"
     corruptions = {name for name in type(evaluate).model_fields if name.startswith("corruption")}
@@ -223,4 +223,6 @@ def test_where_mirrored_images_lie_no_view_is_flipped(method: str, tier: str) ->
 
 def test_deacls_views_are_among_those() -> None:
     stages = {f"config.{view}.flip_prob" for view in ("stage1.view", "stage2.view", "stage2.strong_view")}
-    assert flips(recipe_of()).keys() == stages | {f"{name}.flip_prob" for name in PROTOCOLS}
+    assert flips(recipe_of()).keys() == stages | {
+        f"{name}.flip_prob" for name in (*DEFAULT_PROTOCOLS, "slf-1pct", "slf-10pct")
+    }

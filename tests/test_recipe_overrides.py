@@ -97,7 +97,7 @@ def test_the_users_word_beats_tier_data_and_native_settings() -> None:
     recipe = recipe_of(*sets, tier="tiny", fidelity="native", facts=facts)
     values = values_of(recipe)
     assert [values[f"config.{item.split('=')[0]}"] for item in sets[:2]] == [7, 0.5]
-    assert (recipe.slf.batch_size, recipe.encoder.normalisation) == (99, "none")
+    assert (recipe.protocol("slf").batch_size, recipe.encoder.normalisation) == (99, "none")
 
 
 def test_an_eps_may_be_a_fraction_in_quotes_too() -> None:

@@ -52,7 +52,7 @@ def test_preparing_writes_nothing(request_: RunRequest, tmp_path: Path) -> None:
 def test_the_overrides_are_in_the_recipe(request_: RunRequest) -> None:
     recipe = prepare(request_).recipe
     assert recipe.overrides == SMALL
-    assert (recipe.encoder.width, recipe.slf.epochs, recipe.evaluate.pgd_steps) == (1, 2, 2)
+    assert (recipe.encoder.width, recipe.protocol("slf").epochs, recipe.evaluate.pgd_steps) == (1, 2, 2)
     assert recipe.config.plans()["stage1"].batch_size == 8
 
 

@@ -14,7 +14,7 @@ from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier, build_encoder
-from bench.protocol import AFFStage, ALFStage, ProtocolStage, SLFStage, selection
+from bench.protocol import AFFStage, ALFStage, FinetuneStage, SLFStage, selection
 from bench.protocol.selection import BestEpoch, held_out
 from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, SLFSettings, Threat
 from bench.record import Record
@@ -36,7 +36,7 @@ BEST: dict[str, Any] = {
 """Robust accuracy goes up and down from epoch to epoch."""
 
 
-def make_stage(section: str = "slf", **changes: Any) -> ProtocolStage[Any]:
+def make_stage(section: str = "slf", **changes: Any) -> FinetuneStage[Any]:
     values = {**BEST, **changes}
     with rng.scoped(0, "encoder"):
         encoder = build_encoder(EncoderSettings(width=2), image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -60,7 +60,7 @@ class StopAfter(Monitor):
         self.stop_requested = self._left <= 0
 
 
-def run(stage: ProtocolStage[Any], folder: Path, *, stop_after: int = 10**9) -> Progress:
+def run(stage: FinetuneStage[Any], folder: Path, *, stop_after: int = 10**9) -> Progress:
     reporter = StopAfter(stop_after)
     return train(stage, IMAGES, Job(folder, "mine", 0, CPU, reporter))
 
@@ -68,7 +68,7 @@ def run(stage: ProtocolStage[Any], folder: Path, *, stop_after: int = 10**9) -> 
 class Watched:
     """A stage trained to its end, with what it was given and what it was after each epoch."""
 
-    def __init__(self, stage: ProtocolStage[Any], folder: Path) -> None:
+    def __init__(self, stage: FinetuneStage[Any], folder: Path) -> None:
         self.stage = stage
         self.seen: list[int] = []
         self.states: list[dict[str, Tensor]] = []

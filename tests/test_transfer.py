@@ -10,6 +10,7 @@ from toy_runs import Listener, carry_out, changed, facts, toy_data, toy_request
 
 from bench.data import Dataset, Split, load_dataset, resized
 from bench.errors import BenchError, InterruptedRunError
+from bench.recipe import DEFAULT_PROTOCOLS
 from bench.record import load_record
 from bench.run import RunRequest, finished_protocols, list_runs, prepare, project
 from bench.run.data import load_target
@@ -99,7 +100,7 @@ def test_radius_and_mirroring_are_those_of_the_target(home: RunRequest, to_digit
     recipe = prepare(replace(home, dataset=pair[0], finetune_dataset=pair[1])).recipe
     radii = (8 / 255, 16 / 255)
     assert (recipe.threat.eps, recipe.downstream.eval_eps) == (radii if to_digits else radii[::-1])
-    assert {s.flip_prob for s in (recipe.slf, recipe.alf, recipe.aff)} == {0.0 if to_digits else 0.5}
+    assert {s.flip_prob for s in map(recipe.protocol, DEFAULT_PROTOCOLS)} == {0.0 if to_digits else 0.5}
     assert recipe.finetune is not None
     assert recipe.finetune.resized_from == ((16, 16) if to_digits else (8, 8))
     assert recipe.finetune.dataset.image_shape == recipe.dataset.image_shape

@@ -30,7 +30,7 @@ FinetuneDataset = Annotated[
 ]
 Protocols = Annotated[
     str | None,
-    typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: all that apply."),
+    typer.Option(help="With commas: slf, alf, aff (default: these), knn, knn-200, slf-1pct, slf-10pct."),
 ]
 Preset = Annotated[
     str | None,

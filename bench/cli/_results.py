@@ -36,7 +36,8 @@ def results_table(records: "Sequence[Record]", results_dir: Path) -> DataTable:
 
 def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> None:
     """Add the rows of one protocol, a record a seed."""
-    from bench.results import protocol_text, published_reference
+    from bench.recipe import protocol_title
+    from bench.results import published_reference
 
     first = records[0]
     paper = None
@@ -50,9 +51,9 @@ def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> No
     for measure, outcomes, key in _measures(records):
         number = paper and getattr(paper, key, None)
         known = "" if number is None else f"{number:.2f} %"
-        table.add(protocol_text(first.protocol), measure, *_cells(outcomes), known)
+        table.add(protocol_title(first.protocol), measure, *_cells(outcomes), known)
     for warning in dict.fromkeys(warning for record in records if record.aa for warning in record.aa.warnings):
-        table.caption += f"\n{protocol_text(first.protocol)}, AutoAttack warns: {warning}"
+        table.caption += f"\n{protocol_title(first.protocol)}, AutoAttack warns: {warning}"
 
 
 def _measures(

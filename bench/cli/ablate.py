@@ -38,7 +38,7 @@ def ablate(
     fidelity: option.Fidelity = "uniform",
     protocols: Annotated[
         str | None,
-        typer.Option(help="Which of slf, alf, aff to evaluate under, with commas; default: slf, where it applies."),
+        typer.Option(help="Protocols to evaluate under, with commas; default: slf, where it applies."),
     ] = None,
     preset: option.Preset = None,
     precision: option.Precision = None,
@@ -125,6 +125,8 @@ def _about(seconds: float) -> str:
 
 
 def _print_report(found: "AblationReport") -> None:
+    from bench.recipe import protocol_title
+
     several = len({row.protocol for row in found.rows}) > 1
     seeds = sorted({seed for row in found.rows for seed in row.seeds})
     scores = [*_MEASURES, *(f"paper {measure}" for measure in _MEASURES if found.paper)]
@@ -137,7 +139,7 @@ def _print_report(found: "AblationReport") -> None:
         caption=_precision(found),
     )
     for row in found.rows:
-        protocol = [row.protocol.upper()] if several else []
+        protocol = [protocol_title(row.protocol)] if several else []
         ours = [_score(score) for score in (row.aa, row.ra, row.sa)]
         if not row.seeds:
             ours = ["failed", "", ""]

@@ -26,7 +26,7 @@ def compare(
         str | None, typer.Option(help="A and B are methods: compare them over their seeds on this dataset.")
     ] = None,
     protocol: Annotated[
-        str | None, typer.Option(help="Which of a run's records to take: slf, alf or aff; for methods slf.")
+        str | None, typer.Option(help="Which of a run's records to take, such as slf or knn; for methods slf.")
     ] = None,
     tier: Annotated[str | None, typer.Option(help="Of methods: the tier, where there are several.")] = None,
     fidelity: Annotated[Literal["uniform", "native"], typer.Option(help="Of methods: the fidelity.")] = "uniform",

@@ -37,6 +37,7 @@ def export(
       bench export cifar10-deacl-mini-uniform-s0 --protocol slf --to robustbench
       bench export digits-deacl-tiny-uniform-s0 --push-to-hub my-name/deacl-digits --dry-run
     """
+    from bench.recipe import protocol_title
     from bench.report.model_export import check_repository, check_token, push, write_export
 
     if push_to_hub is not None:
@@ -54,7 +55,7 @@ def export(
         return
     for file, size in written.files.items():
         typer.echo(f"{file}: {size:,} bytes")
-    results = ", ".join(name.upper() for name in written.protocols) or "none"
+    results = ", ".join(protocol_title(name) for name in written.protocols) or "none"
     typer.echo(f"results in the card: {results}")
     typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
     if push_to_hub:

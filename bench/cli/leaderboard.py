@@ -19,7 +19,7 @@ _DEFAULT = Path("LEADERBOARD.md")
 def leaderboard(
     results_dir: Results = RESULTS,
     dataset: Annotated[str | None, typer.Option(help="Show only this dataset.")] = None,
-    protocol: Annotated[str | None, typer.Option(help="Show only slf, alf or aff.")] = None,
+    protocol: Annotated[str | None, typer.Option(help="Show only this protocol, such as slf or knn.")] = None,
     tier: Annotated[str | None, typer.Option(help="Show only this tier.")] = None,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Form for a paper or a program; default: for the screen.")

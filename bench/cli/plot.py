@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, cost, curves or tsne.")
 
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only results on this dataset; default: all.")]
-UnderProtocol = Annotated[str | None, typer.Option("--protocol", help="Only under slf, alf or aff; default: all.")]
+UnderProtocol = Annotated[
+    str | None, typer.Option("--protocol", help="Only under this protocol, such as slf or knn; default: all.")
+]
 Output = Annotated[Path, typer.Option("--output", help="Folder for the figures.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the figures' paths as JSON on stdout.")]
 
@@ -102,7 +104,7 @@ def tsne(
         list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Only runs on this dataset.")] = None,
-    protocol: Annotated[str, typer.Option(help="Whose encoders to show: slf, alf or aff.")] = "slf",
+    protocol: Annotated[str, typer.Option(help="Of which finished protocol, such as slf.")] = "slf",
     adversarial: Annotated[
         bool, typer.Option("--adversarial", help="Show the images attacked as for RA, too, in a row below.")
     ] = False,

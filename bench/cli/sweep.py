@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Runs = Annotated[list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")]
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only runs on this dataset.")]
-UnderProtocol = Annotated[str, typer.Option("--protocol", help="Which protocol to attack: slf, alf or aff.")]
+UnderProtocol = Annotated[str, typer.Option("--protocol", help="Which protocol to attack, such as slf or knn.")]
 StepSize = Annotated[float, typer.Option("--step-size", help="Of PGD, in units of eps; 0.25 is 2/255 at 8/255.")]
 Output = Annotated[Path | None, typer.Option("--output", help="Folder for the figure; default: none is drawn.")]
 ResultsDir = Annotated[
@@ -180,12 +180,14 @@ def _attack(sweep: "Sweep") -> str:
 
 
 def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: str) -> DataTable:
+    from bench.recipe import protocol_title
+
     first = sweeps[0]
     heading, unit = {"linf": ("Linf eps x 255", 255), "l2": ("L2 eps", 1)}[first.settings.norm]
     table = DataTable(
         Column(heading if first.settings.kind == "eps" else "steps", number=True),
         *(Column(f"{sweep.title} {sweep.tier} s{sweep.seed}", number=True) for sweep in sweeps),
-        title=f"{first.dataset}, {first.protocol.upper()}: {title}",
+        title=f"{first.dataset}, {protocol_title(first.protocol)}: {title}",
         caption="percent with 95 % interval",
     )
     for number, value in enumerate(first.settings.grid):

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe import flatten
-from bench.results import Measured, eps_text, precision_text, protocol_text
+from bench.recipe import flatten, protocol_title
+from bench.results import Measured, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -36,7 +36,7 @@ def refuse_incomparable(
     reasons = []
     if not across_protocols and a.record.protocol != b.record.protocol:
         reasons.append(
-            f"A was evaluated under {protocol_text(a.record.protocol)}, B under {protocol_text(b.record.protocol)}. "
+            f"A was evaluated under {protocol_title(a.record.protocol)}, B under {protocol_title(b.record.protocol)}. "
             "If that is the comparison you want, add --across-protocols."
         )
     one, other = (precision_text(each.record.overrides) or "the tier's precision" for each in (a, b))

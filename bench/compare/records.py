@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
 from bench.errors import BenchError
-from bench.recipe import Settings
+from bench.recipe import Settings, protocol_title
 from bench.record import Outcome, mcnemar_exact, newcombe_interval, shared
-from bench.results import Measured, protocol_text
+from bench.results import Measured
 
 
 class MeasureComparison(Settings):
@@ -110,4 +110,4 @@ def _compare(a: Outcome, b: Outcome, test_images: int) -> MeasureComparison | No
 
 def _name(one: Measured) -> str:
     record = one.record
-    return f"{record.title} {record.year}, {protocol_text(record.protocol)}, seed {record.seed}"
+    return f"{record.title} {record.year}, {protocol_title(record.protocol)}, seed {record.seed}"

@@ -19,7 +19,7 @@ from bench.evaluation import attacked_copy, autoattack_images
 from bench.method import Stage
 from bench.monitor import plural
 from bench.nn import Classifier
-from bench.protocol import ProtocolStage
+from bench.protocol import FinetuneStage
 from bench.recipe import SEVERITIES, EncoderSettings, Precision, Recipe, Threat, TrainPlan, canonical_digest
 from bench.train import check_plan, stage_progress
 
@@ -111,13 +111,19 @@ class AttackSeconds(NamedTuple):
     forward: float
     gradient: float
 
-    def selection(self, stage: ProtocolStage[Any], images: int) -> Iterator[PhaseEstimate]:
+    def selection(self, stage: FinetuneStage[Any], images: int) -> Iterator[PhaseEstimate]:
         """Yield the estimate for attacking the held-out ones of ``images`` after each epoch, if there are any."""
         plan, held_out = stage.plan, images - len(stage.positions(images))
         if held_out:
             work = f"{plural(plan.epochs, 'time')} PGD-{plan.selection_steps} on {plural(held_out, 'held-out image')}"
             each = held_out * (plan.selection_steps * self.gradient + self.forward)
             yield PhaseEstimate(f"epoch for {stage.name}", work, plan.epochs * each)
+
+    def features(self, protocol: str, images: int, place: Path) -> PhaseEstimate:
+        """Return the estimate for ``protocol``, which passes each training image through the encoder once."""
+        left = 1.0 if stage_progress(place, protocol) is None else 0.0
+        work = f"features of {plural(images, 'image')}"
+        return PhaseEstimate(f"protocol {protocol}", work, images * self.forward, left, place)
 
     def evaluation(self, recipe: Recipe) -> Iterator[PhaseEstimate]:
         """Yield the estimates for the evaluation of a classifier under ``recipe``."""

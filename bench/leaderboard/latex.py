@@ -8,6 +8,7 @@ from bench.errors import BenchError
 from bench.leaderboard.columns import Notes
 from bench.leaderboard.markdown import GENERATED
 from bench.leaderboard.tables import flops_ratios, machine_lines, machine_sign, time_marks, time_ratios
+from bench.recipe import protocol_title
 from bench.results import (
     DASH,
     Leaderboard,
@@ -15,7 +16,6 @@ from bench.results import (
     Score,
     TableKey,
     percent,
-    protocol_text,
     radius_text,
     row_names,
     time_text,
@@ -115,7 +115,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
 
 def _caption(key: TableKey, rows: Sequence[Row]) -> str:
     facts = rows[0].facts
-    parts = [f"{key.dataset}, {protocol_text(key.protocol)}, tier {key.tier}, fidelity {key.fidelity}"]
+    parts = [f"{key.dataset}, {protocol_title(key.protocol)}, tier {key.tier}, fidelity {key.fidelity}"]
     parts += [*([] if key.attack else [radius_text("linf", facts.eps)]), *key.departures]
     scores = {name: {s.n for row in rows if (s := getattr(row, name))} for name in ("aa", "ra", "sa")}
     images = ", ".join(f"{name.upper()} {_range(counts)}" for name, counts in scores.items() if counts)

@@ -9,13 +9,13 @@ from torch.nn import functional as F
 from bench.attack import PGD, Objective, margin_objective
 from bench.method import StepLoss
 from bench.nn import Classifier, Encoder, branches
-from bench.protocol.stage import Labelled, ProtocolStage, accuracy
+from bench.protocol.stage import FinetuneStage, Labelled, accuracy
 from bench.recipe import AdversarialSettings, AFFSettings, ALFSettings, Threat
 
 A = TypeVar("A", bound=AdversarialSettings)
 
 
-class AdversarialStage(ProtocolStage[A]):
+class AdversarialStage(FinetuneStage[A]):
     """Trains with TRADES, or with cross-entropy on adversarial images (PGD-AT).
 
     The attack uses the classifier in eval mode. The clean and the adversarial batch pass through the network

@@ -11,12 +11,12 @@ from bench.attack import PGD, attacking, margin_objective
 from bench.data import ImageSource, unit_pixels
 from bench.errors import BenchError
 from bench.nn import Classifier
-from bench.recipe import ProtocolSettings, Threat
+from bench.recipe import FinetuneSettings, Threat
 
 _STEP_SIZE = 0.25  # of eps, as in RA
 
 
-def held_out(settings: ProtocolSettings, count: int, num_classes: int, seed: int) -> Tensor:
+def held_out(settings: FinetuneSettings, count: int, num_classes: int, seed: int) -> Tensor:
     """Return the positions of the held-out images among ``count``: int64, ascending; they depend only on the seed.
 
     Raises:
@@ -48,7 +48,7 @@ class BestEpoch(nn.Module):
     """Its robust accuracy on the held-out images."""
 
     def __init__(
-        self, classifier: Classifier, chosen: Tensor, settings: ProtocolSettings, threat: Threat, seed: int
+        self, classifier: Classifier, chosen: Tensor, settings: FinetuneSettings, threat: Threat, seed: int
     ) -> None:
         super().__init__()
         self.classifier = deepcopy(classifier).requires_grad_(False)

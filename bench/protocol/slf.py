@@ -3,11 +3,11 @@
 from torch.nn import functional as F
 
 from bench.method import StepLoss
-from bench.protocol.stage import Labelled, ProtocolStage, accuracy
+from bench.protocol.stage import FinetuneStage, Labelled, accuracy
 from bench.recipe import SLFSettings
 
 
-class SLFStage(ProtocolStage[SLFSettings]):
+class SLFStage(FinetuneStage[SLFSettings]):
     """Trains a linear classifier with cross-entropy on clean, weakly augmented training images.
 
     The encoder gets no gradient in either variant. With ``encoder_bn = "eval"`` it is frozen exactly; with

@@ -1,4 +1,4 @@
-"""The base of all protocols: a training stage with labels that ends in a classifier."""
+"""The base of all protocols, a stage with labels that ends in a classifier, and of those that train a linear one."""
 
 from collections.abc import Mapping
 from typing import Generic, NamedTuple, Self, TypeVar
@@ -12,9 +12,10 @@ from bench.data.views import WeakView
 from bench.method import Stage
 from bench.nn import Classifier, Encoder
 from bench.protocol.selection import BestEpoch, held_out
-from bench.recipe import LinearSettings, ProtocolSettings, Threat
+from bench.recipe import FinetuneSettings, LinearSettings, Threat
+from bench.record import LabelledSubset
 
-S = TypeVar("S", bound=ProtocolSettings)
+S = TypeVar("S", bound=FinetuneSettings)
 
 
 class Labelled(NamedTuple):
@@ -28,7 +29,25 @@ class Labelled(NamedTuple):
     """For later random numbers of the step: the attack's start."""
 
 
-class ProtocolStage(Stage, Generic[S]):
+class ProtocolStage(Stage):
+    """A stage that makes a classifier of a pre-trained encoder, which :attr:`encoder` holds."""
+
+    def classifier(self) -> Classifier:
+        """Return the classifier to evaluate, in eval mode."""
+        raise NotImplementedError
+
+    @property
+    def selected_epoch(self) -> int | None:
+        """The epoch whose classifier is evaluated, from 1 on, if one was selected; None: the last."""
+        return None
+
+    @property
+    def labelled(self) -> LabelledSubset | None:
+        """The training images whose labels are used; None: all of them."""
+        return None
+
+
+class FinetuneStage(ProtocolStage, Generic[S]):
     """A linear classifier on an encoder; subclasses define what is trained and the loss.
 
     Args:

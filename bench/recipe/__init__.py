@@ -3,16 +3,23 @@
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
 from bench.recipe.overrides import flatten, outside, override_text, parse_overrides, section, within
 from bench.recipe.plan import OptimizerName, Precision, TrainPlan
-from bench.recipe.presets import PRESETS, preset_overrides
+from bench.recipe.presets import PRESETS
 from bench.recipe.protocols import (
+    DEFAULT_PROTOCOLS,
     PROTOCOLS,
     RELEASED,
+    SECTIONS,
     AdversarialSettings,
     AFFSettings,
     ALFSettings,
+    FewLabelSettings,
+    FinetuneSettings,
+    KNNSettings,
     LinearSettings,
     ProtocolSettings,
     SLFSettings,
+    preset_overrides,
+    protocol_title,
 )
 from bench.recipe.recipe import SHARED, DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
 from bench.recipe.reevaluate import reevaluated
@@ -30,10 +37,12 @@ from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
     "CORRUPTIONS",
+    "DEFAULT_PROTOCOLS",
     "FAMILIES",
     "PRESETS",
     "PROTOCOLS",
     "RELEASED",
+    "SECTIONS",
     "SEVERITIES",
     "SHARED",
     "AFFSettings",
@@ -44,8 +53,11 @@ __all__ = [
     "DatasetFacts",
     "EncoderSettings",
     "EvaluationSettings",
+    "FewLabelSettings",
     "Fidelity",
     "Finetune",
+    "FinetuneSettings",
+    "KNNSettings",
     "LinearSettings",
     "MethodConfig",
     "MirrorProbability",
@@ -70,6 +82,7 @@ __all__ = [
     "parse_overrides",
     "parse_recipe",
     "preset_overrides",
+    "protocol_title",
     "radius_fault",
     "reevaluated",
     "section",

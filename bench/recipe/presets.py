@@ -7,9 +7,6 @@ script reports the best epoch on the test set instead, which the bench never doe
 """
 
 from collections.abc import Mapping
-from typing import Any
-
-from bench.errors import unknown
 
 Knobs = Mapping[str, object]
 
@@ -52,10 +49,3 @@ PRESETS: Mapping[str, Mapping[str, Knobs]] = {
         "aff": {**_TRADES, "bn": "single", "lr": 0.1, "batch_size": 128, "head_init": "zero"},
     },
 }
-
-
-def preset_overrides(name: str) -> dict[str, Any]:
-    """Return the settings that give every protocol the preset ``name``; raises BenchError if there is none."""
-    if name not in PRESETS:
-        raise unknown("preset", name, PRESETS)
-    return {f"{protocol}.preset": name for protocol in PRESETS[name]}

@@ -1,27 +1,43 @@
-"""The protocols' sections of a recipe: SLF, ALF and AFF as frozen settings with named presets.
+"""The protocols' sections of a recipe: frozen settings, those of finetuning with named presets.
 
-Their common settings (25 epochs, batches of 512, SGD, weak views, the rate divided by 10 at epochs 15 and 20) are
-AdvCL's (NeurIPS 2021), which DeACL follows (section 4.1). Papers differ in the rest, and a preset named after
+The common settings of finetuning (25 epochs, batches of 512, SGD, weak views, the rate divided by 10 at epochs 15 and
+20) are AdvCL's (NeurIPS 2021), which DeACL follows (section 4.1). Papers differ in the rest, and a preset named after
 its origin fixes all of it (``bench.recipe.presets``); a key that is set beside a preset overrides it, and so does a
 tier's section of a protocol.
+
+A protocol joins by its class here, which :data:`SECTIONS` lists, and by its stage in ``bench.protocol``.
 """
 
-from typing import ClassVar, Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from bench.errors import unknown
+from bench.errors import BenchError, unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.presets import LOSSES, PRESETS
 from bench.recipe.sections import AttackSettings, Start
-from bench.recipe.settings import MirrorProbability
+from bench.recipe.settings import MirrorProbability, Settings
 
 
-class ProtocolSettings(TrainPlan):
-    """What the three protocols have in common."""
+class ProtocolSettings(Settings):
+    """What all protocols have in common."""
 
     section: ClassVar[str]
     """The protocol's name, which is also its section of the recipe."""
+    title: ClassVar[str]
+    """As tables write it."""
+    family: ClassVar[str] = ""
+    """The protocol whose presets and whose section of a tier it takes; empty: it takes none."""
+    default: ClassVar[bool] = False
+    """Whether it runs where the user names no protocols."""
+
+    def check_images(self, images: int) -> None:
+        """Raise BenchError where it cannot work on ``images`` training images."""
+
+
+class FinetuneSettings(ProtocolSettings, TrainPlan):
+    """What the protocols that train a linear classifier have in common."""
 
     preset: str = "uniform"
     """Origin of the settings: ``uniform``, ``advcl``, ``deacl-2024`` or ``robustssl-benchmark``."""
@@ -49,7 +65,7 @@ class ProtocolSettings(TrainPlan):
     def _fill_from_preset(cls, values: object) -> object:
         if not isinstance(values, dict):
             return values
-        preset = PRESETS.get(str(values.get("preset", "uniform")), PRESETS["uniform"])[cls.section]
+        preset = PRESETS.get(str(values.get("preset", "uniform")), PRESETS["uniform"])[cls.family]
         loss = values.get("loss")
         attack = LOSSES.get(str(loss), {}) if loss != preset.get("loss") else {}
         return {**preset, **attack, **values}
@@ -57,6 +73,10 @@ class ProtocolSettings(TrainPlan):
     def held_out(self, images: int) -> int:
         """Return how many of ``images`` training images are held out to select the epoch."""
         return round(self.selection_fraction * images) if self.selection == "best" else 0
+
+    def check_images(self, images: int) -> None:
+        """Raise BenchError where ``images`` training images, less those held out, make no batches."""
+        self.check_batches(self.section, images - self.held_out(images))
 
     @field_validator("preset")
     @classmethod
@@ -66,7 +86,7 @@ class ProtocolSettings(TrainPlan):
         return name
 
 
-class LinearSettings(ProtocolSettings):
+class LinearSettings(FinetuneSettings):
     """What SLF and ALF share: the encoder's parameters are frozen, and only the linear layer learns."""
 
     encoder_bn: Literal["eval", "train"] = "eval"
@@ -79,7 +99,7 @@ class LinearSettings(ProtocolSettings):
         return self.encoder_bn == "train"
 
 
-class AdversarialSettings(ProtocolSettings, AttackSettings):
+class AdversarialSettings(FinetuneSettings, AttackSettings):
     """What ALF and AFF share: the loss on adversarial images, and the attack that makes them.
 
     Source: TRADES (Zhang et al., ICML 2019), equation 3 and algorithm 1, with the constants of DeACL's
@@ -111,18 +131,27 @@ class SLFSettings(LinearSettings):
     """Standard linear finetuning: a linear classifier on the frozen encoder, trained on clean images."""
 
     section: ClassVar[str] = "slf"
+    title: ClassVar[str] = "SLF"
+    family: ClassVar[str] = "slf"
+    default: ClassVar[bool] = True
 
 
 class ALFSettings(AdversarialSettings, LinearSettings):
     """Adversarial linear finetuning: a linear classifier on the frozen encoder, trained adversarially."""
 
     section: ClassVar[str] = "alf"
+    title: ClassVar[str] = "ALF"
+    family: ClassVar[str] = "alf"
+    default: ClassVar[bool] = True
 
 
 class AFFSettings(AdversarialSettings):
     """Adversarial full finetuning: encoder and classifier together, trained adversarially."""
 
     section: ClassVar[str] = "aff"
+    title: ClassVar[str] = "AFF"
+    family: ClassVar[str] = "aff"
+    default: ClassVar[bool] = True
 
     bn: Literal["single", "dual"] = "single"
     """``dual``: clean and adversarial images pass through branches with separate batch-norm layers, both initialised
@@ -135,8 +164,103 @@ class AFFSettings(AdversarialSettings):
         return self
 
 
-PROTOCOLS = (SLFSettings.section, ALFSettings.section, AFFSettings.section)
-"""All protocols, in the order in which they run; each is a section of the recipe."""
+class FewLabelSettings(SLFSettings):
+    """SLF with the labels of few training images, the same number of each class, drawn from the run's seed.
+
+    All else is as in SLF, the number of steps too: an epoch repeats the labelled images until it has as many as the
+    training split. So a difference from SLF is one of labels alone.
+
+    Source: 1 % and 10 % of the labels, balanced, as in SimCLR (Chen et al., ICML 2020, section 6 and appendix B.5).
+    """
+
+    default: ClassVar[bool] = False
+
+    fraction: float = Field(gt=0, le=1)
+    """Of the training images; at least one of each class is labelled."""
+    selection: Literal["last"] = "last"
+    """No labels are left to select an epoch by."""
+
+    def labelled(self, images: int, classes: int) -> int:
+        """Return how many images of each of ``classes`` classes are labelled, of ``images`` in all."""
+        return max(1, round(self.fraction * images / classes))
+
+
+class OnePercentSettings(FewLabelSettings):
+    """SLF with 1 % of the labels."""
+
+    section: ClassVar[str] = "slf-1pct"
+    title: ClassVar[str] = "SLF, 1 % of the labels"
+
+    fraction: float = Field(default=0.01, gt=0, le=1)
+
+
+class TenPercentSettings(FewLabelSettings):
+    """SLF with 10 % of the labels."""
+
+    section: ClassVar[str] = "slf-10pct"
+    title: ClassVar[str] = "SLF, 10 % of the labels"
+
+    fraction: float = Field(default=0.1, gt=0, le=1)
+
+
+class KNNSettings(ProtocolSettings):
+    """k nearest neighbours in cosine similarity s, whose votes weigh exp(s / temperature); nothing is trained.
+
+    Source: Wu et al., CVPR 2018 (arXiv 1805.01978), section 3.4: temperature 0.07, k = 200; DINO (Caron et al., ICCV
+    2021) reports k = 20 and 200.
+    """
+
+    section: ClassVar[str] = "knn"
+    title: ClassVar[str] = "kNN"
+
+    k: int = Field(default=20, ge=1, le=10**6)
+    temperature: float = Field(default=0.07, ge=0.03, le=10)
+    """Below 0.03 the weights of far images are rounded to 0 in float32."""
+
+    def check_images(self, images: int) -> None:
+        """Raise BenchError for fewer training images than neighbours."""
+        if self.k > images:
+            raise BenchError(
+                f"{self.section}.k is {self.k}, but there are {images} training images. Choose fewer neighbours: "
+                f"--set {self.section}.k={images}"
+            )
+
+
+class ManyNeighboursSettings(KNNSettings):
+    """The same with 200 neighbours."""
+
+    section: ClassVar[str] = "knn-200"
+    title: ClassVar[str] = "kNN-200"
+
+    k: int = Field(default=200, ge=1, le=10**6)
+
+
+SECTIONS: Mapping[str, type[ProtocolSettings]] = {
+    settings.section: settings
+    for settings in (
+        *(SLFSettings, ALFSettings, AFFSettings),
+        *(KNNSettings, ManyNeighboursSettings, OnePercentSettings, TenPercentSettings),
+    )
+}
+"""The settings of each protocol by its name, which is its section of the recipe; in the order in which they run."""
+
+PROTOCOLS = tuple(SECTIONS)
+DEFAULT_PROTOCOLS = tuple(name for name, settings in SECTIONS.items() if settings.default)
+"""Those that run where the user names none."""
 
 RELEASED = "released"
 """The protocol of a whole classifier that is judged as its authors released it: nothing is trained."""
+
+
+def protocol_title(name: str) -> str:
+    """Return a protocol as tables write it; a released classifier is judged "as released"."""
+    if name == RELEASED:
+        return "as released"
+    return SECTIONS[name].title if name in SECTIONS else name.upper()
+
+
+def preset_overrides(name: str) -> dict[str, Any]:
+    """Return the settings that give every protocol of finetuning the preset ``name``; BenchError if there is none."""
+    if name not in PRESETS:
+        raise unknown("preset", name, PRESETS)
+    return {f"{section}.preset": name for section, settings in SECTIONS.items() if settings.family in PRESETS[name]}

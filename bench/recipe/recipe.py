@@ -11,7 +11,7 @@ from bench.own_code import as_typed
 from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
 from bench.recipe.overrides import flatten, insert, outside, section, within
 from bench.recipe.plan import Precision, TrainPlan
-from bench.recipe.protocols import PROTOCOLS, AFFSettings, ALFSettings, SLFSettings
+from bench.recipe.protocols import PROTOCOLS, SECTIONS
 from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity
 from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.threat import Norm, Threat, default_radius, radius_fault
@@ -65,7 +65,7 @@ class Finetune(Settings):
 
 
 class Recipe(Settings):
-    """Every number of a run except its seed."""
+    """Every number of a run except its seed. It has a section of its own name for each protocol, with defaults."""
 
     later = {"precision": None}
 
@@ -85,9 +85,6 @@ class Recipe(Settings):
     """Of all stages and protocols, unless one has its own; None: what the tier, or else each paper, gives them."""
     encoder: EncoderSettings
     threat: Threat
-    slf: SLFSettings
-    alf: ALFSettings
-    aff: AFFSettings
     evaluate: EvaluationSettings
     finetune: Finetune | None = None
     """None: protocols and evaluation use the data and the threat model of pre-training."""
@@ -109,6 +106,10 @@ class Recipe(Settings):
         # Its record belongs to another table, though the encoder may be shared.
         own |= {name: value for name in ("budget", "precision") if (value := getattr(self, name)) is not None}
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
+
+    def protocol(self, name: str) -> Any:
+        """Return the section of the protocol ``name``, of the class that :data:`bench.recipe.SECTIONS` gives it."""
+        return getattr(self, name)
 
     def _only(self, sections: set[str]) -> dict[str, Any]:
         return {name: value for name, value in self.counted().items() if name in sections}
@@ -203,12 +204,15 @@ def parse_recipe(values: Any, config_type: type[MethodConfig], what: str) -> Rec
 @cache
 def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
     """Return the recipe class of one method; making a class takes longer than validating with it."""
-    return create_model("Recipe", __base__=Recipe, config=(config_type, ...))
+    protocols: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in SECTIONS.items()}
+    return create_model("Recipe", __base__=Recipe, config=(config_type, ...), **protocols)
 
 
 def protocol_section(name: str, tier: Tier, dataset: DatasetFacts, precision: Any) -> dict[str, Any]:
     """Return what ``tier``, data and ``precision`` give the section of protocol ``name``; the rest are defaults."""
-    return {**getattr(tier, name), **({} if dataset.mirror else {"flip_prob": 0.0}), **_of_stage(precision)}
+    common = {**({} if dataset.mirror else {"flip_prob": 0.0}), **_of_stage(precision)}
+    known = SECTIONS[name].model_fields
+    return {**tier.protocol(name), **{key: value for key, value in common.items() if key in known}}
 
 
 def _of_stage(precision: Any) -> dict[str, Any]:

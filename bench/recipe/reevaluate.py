@@ -84,7 +84,7 @@ def reevaluated(
 def _of_protocols(overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return ``overrides`` with ``precision`` as the protocols' own, where it is not theirs already."""
     asked = overrides.get("precision")
-    changed = [name for name in PROTOCOLS if asked not in (None, getattr(recipe, name).precision)]
+    changed = [name for name in PROTOCOLS if asked not in (None, getattr(recipe.protocol(name), "precision", asked))]
     return {**{f"{name}.precision": asked for name in changed}, **outside(overrides, "precision")}
 
 
@@ -103,8 +103,11 @@ def _protocol(name: str, recipe: Recipe, data: DatasetFacts, asked: Mapping[str,
     """Return the section of protocol ``name`` before the overrides."""
     if f"{name}.preset" in asked or f"{name}.loss" in asked:  # the recorded values do not show which ones it sets
         return protocol_section(name, _tier(name, recipe), data, recipe.precision)
-    values: dict[str, Any] = getattr(recipe, name).model_dump()
-    if data.mirror != recipe.downstream.dataset.mirror:
+    if name not in recipe.model_fields_set:  # a protocol that is newer than the encoder: as a new run would have it
+        with suppress(BenchError):
+            return protocol_section(name, _tier(name, recipe), data, recipe.precision)
+    values: dict[str, Any] = recipe.protocol(name).model_dump()
+    if "flip_prob" in values and data.mirror != recipe.downstream.dataset.mirror:
         values["flip_prob"] = 0.5 if data.mirror else 0.0
     return values
 

@@ -16,7 +16,7 @@ from bench.errors import BenchError, unknown
 from bench.recipe.fields import Name
 from bench.recipe.overrides import read_toml
 from bench.recipe.plan import TrainPlan
-from bench.recipe.protocols import PROTOCOLS
+from bench.recipe.protocols import DEFAULT_PROTOCOLS, SECTIONS
 from bench.recipe.settings import Settings
 
 
@@ -45,9 +45,14 @@ class Tier(Settings):
     @property
     def precision(self) -> str | None:
         """The precision that it gives to all stages and protocols alike; None: not all have the same."""
-        trained = (self.stages, *({"precision": "fp32", **getattr(self, name)} for name in PROTOCOLS))
+        trained = (self.stages, *({"precision": "fp32", **self.protocol(name)} for name in DEFAULT_PROTOCOLS))
         found = {section.get("precision") for section in trained}
         return found.pop() if len(found) == 1 else None
+
+    def protocol(self, name: str) -> dict[str, Any]:
+        """Return what this tier gives the section of protocol ``name``: what it gives the protocol's family."""
+        values: dict[str, Any] = getattr(self, SECTIONS[name].family, {})
+        return values
 
     def scale(self, plan: TrainPlan) -> dict[str, Any]:
         """Return the values that this tier gives to a stage with the published ``plan``.

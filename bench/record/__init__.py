@@ -8,7 +8,7 @@ from bench.record.inventory import Inventory
 from bench.record.outcome import Drawn, NoGradient, Outcome, Shared, shared
 from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
-from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, PGDEvaluation, Record
+from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, LabelledSubset, PGDEvaluation, Record
 from bench.record.statistics import (
     MeanDifference,
     Pairs,
@@ -43,6 +43,7 @@ __all__ = [
     "Drawn",
     "Environment",
     "Inventory",
+    "LabelledSubset",
     "MeanDifference",
     "NoGradient",
     "Outcome",

@@ -18,8 +18,9 @@ from bench.record.sealed import Sealed
 
 SCHEMA: Literal[4] = 4
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
-empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts, and how RA's
-random starts were drawn, which is per batch in older ones. Older records are never filled in."""
+empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts, how RA's random
+starts were drawn, which is per batch in older ones, and the labelled images of protocols with few labels. Older records
+are never filled in."""
 
 IMPORTED = "imported"
 """The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
@@ -27,6 +28,14 @@ IMPORTED = "imported"
 Doubt = Literal["constant features", "constant classifier", "one test class"]
 """A run's reasons to doubt its numbers: the encoder gives all training images the same features, the classifier
 gives all test images the same answer, or all test images are of one class."""
+
+
+class LabelledSubset(Settings):
+    """The training images whose labels a protocol used, where those are not all."""
+
+    images: int = Field(ge=1, le=10**9)
+    sha256: Digest
+    """Of the list of their positions in the training split, ascending, in JSON."""
 
 
 class PGDEvaluation(Settings):
@@ -105,6 +114,8 @@ class Record(Sealed):
     classifier_sha256: Digest
     selected_epoch: int | None = Field(default=None, ge=1, le=10**9)
     """The protocol's epoch, from 1 on, whose classifier was evaluated, where one was selected; None: the last."""
+    labelled: LabelledSubset | None = None
+    """None: the protocol used all labels, or none."""
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.recipe import attack_name, flatten
+from bench.recipe import attack_name, flatten, protocol_title
 from bench.record import Outcome, Phase, PhaseCost, Record
 from bench.results import Group, Measured, radius_text, reliability_flags, time_text
 
@@ -98,7 +98,7 @@ def settings(record: Record) -> dict[str, list[Setting]]:
 def phase_name(text: str) -> str:
     """Return the name of a phase of cost or history in words."""
     kind, name = Phase.read(text)
-    words = {"stage": f"Stage {name}", "protocol": name.upper(), "evaluate": f"Evaluation, {name.upper()}"}
+    words = {"stage": f"Stage {name}", "protocol": protocol_title(name), "evaluate": f"Evaluation, {name.upper()}"}
     return words.get(kind, text)
 
 

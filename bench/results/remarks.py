@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bench.own_code import is_own
-from bench.recipe import attack_name
+from bench.recipe import attack_name, protocol_title
 from bench.record import IMPORTED, LOCAL, Doubt, Environment, Phase, Record, shared
 from bench.results.groups import Group
 from bench.results.measured import Measured
@@ -203,4 +203,4 @@ def _codes(records: Sequence[Record], phase: str) -> Iterator[str | None]:
 
 def _name(text: str) -> str:
     kind, name = Phase.read(text)
-    return {"stage": f"stage {name}", "protocol": name.upper(), "evaluate": name.upper()}.get(kind, text)
+    return {"stage": f"stage {name}", "protocol": protocol_title(name), "evaluate": name.upper()}.get(kind, text)

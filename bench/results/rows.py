@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from bench.recipe import RELEASED, DatasetFacts, Settings, tier_names
+from bench.recipe import PROTOCOLS, RELEASED, DatasetFacts, Settings, tier_names
 from bench.record import Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
@@ -16,7 +16,7 @@ from bench.results.scores import CorruptionScore, Score, corruption_score, mean_
 from bench.results.wording import DASH, conditions_text
 
 _FIDELITIES = ("uniform", "native")
-_PROTOCOLS = ("slf", "alf", "aff", RELEASED)
+_PROTOCOLS = (*PROTOCOLS, RELEASED)
 
 
 class TableKey(NamedTuple):

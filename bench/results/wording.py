@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.recipe import RELEASED, Norm
+from bench.recipe import Norm, protocol_title
 
 DASH = "–"
 """Shown for a number that was not measured, which is never shown as 0."""
@@ -65,12 +65,7 @@ def named(name: str, departures: Iterable[str]) -> str:
 
 def conditions_text(protocol: str, tier: str, fidelity: str, departures: Iterable[str]) -> str:
     """Return what the rows of a table have in common: "SLF, tier tiny, fidelity uniform", then its departures."""
-    return ", ".join([protocol_text(protocol), f"tier {tier}", f"fidelity {fidelity}", *departures])
-
-
-def protocol_text(protocol: str) -> str:
-    """Return a protocol as papers write it: SLF; a released classifier is judged "as released"."""
-    return "as released" if protocol == RELEASED else protocol.upper()
+    return ", ".join([protocol_title(protocol), f"tier {tier}", f"fidelity {fidelity}", *departures])
 
 
 def escape(text: str) -> str:

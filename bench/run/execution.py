@@ -152,14 +152,14 @@ def _evaluate(
         folder.keep_source(data.source)
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
     phases = {str(Phase("stage", done.stage)): done for done in stages}
-    before, selected = digest(encoder.state_dict()), None
+    before, stage = digest(encoder.state_dict()), None
     if protocol == RELEASED:
         classifier = released_classifier(encoder)
     else:
         # A copy: some protocols change the encoder, and each must start from the pre-trained one.
         stage = build_protocol(protocol, recipe, deepcopy(encoder), data.train.labels, run.seed)
         phases[str(Phase("protocol", protocol))] = train(stage, data.train.images, job)
-        classifier, selected = stage.classifier(), stage.selected_epoch
+        classifier = stage.classifier()
     evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
     record = new_record(
         run,
@@ -167,7 +167,7 @@ def _evaluate(
         evaluation,
         phases,
         weights=(before, digest(classifier.state_dict())),
-        selected_epoch=selected,
+        stage=stage,
         doubts=doubts,
     )
     write_json(folder.record, record.model_dump(mode="json"))

@@ -17,10 +17,11 @@ from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import with_loaded_encoder
 from bench.recipe import (
+    DEFAULT_PROTOCOLS,
     PROTOCOLS,
     RELEASED,
     Fidelity,
-    ProtocolSettings,
+    FinetuneSettings,
     Recipe,
     build_recipe,
     load_tier,
@@ -45,7 +46,7 @@ class RunRequest:
     """None: ``tiny`` for digits, otherwise ``mini`` on a CPU and ``short`` on a GPU."""
     fidelity: Fidelity = "uniform"
     protocols: Sequence[str] | None = None
-    """None: all protocols that the method allows."""
+    """None: SLF, ALF and AFF, or what the method allows of them."""
     finetune_dataset: str | None = None
     """Data for protocols and evaluation (transfer); None: the pre-training data."""
     seed: int = 0
@@ -202,13 +203,15 @@ def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.devi
     for name in protocols:
         if name == RELEASED:
             continue
-        plan: ProtocolSettings = getattr(recipe, name)
-        plan.check_batches(name, images - plan.held_out(images))
-        refuse_precision(plan.precision, device, f"protocol {name} trains", "--precision bf16 or --precision fp32")
+        settings = recipe.protocol(name)
+        settings.check_images(images)
+        if isinstance(settings, FinetuneSettings):
+            how = "--precision bf16 or --precision fp32"
+            refuse_precision(settings.precision, device, f"protocol {name} trains", how)
 
 
 def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:
-    """Return the protocols ``names`` without duplicates; None: all that ``method``, called ``title``, allows.
+    """Return the protocols ``names`` without duplicates; None: the default ones that ``method``, ``title``, allows.
 
     Raises:
         BenchError: an unknown protocol, or one that the method does not allow.
@@ -224,7 +227,9 @@ def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Metho
             raise BenchError(
                 f"{title} cannot be evaluated under {protocol}: {reason}. Type --protocols {','.join(possible)}"
             )
-    return tuple(possible if names is None else dict.fromkeys(names))
+    if names is None:
+        return tuple(name for name in possible if name in (*DEFAULT_PROTOCOLS, RELEASED))
+    return tuple(dict.fromkeys(names))
 
 
 def default_tier(dataset: str, device: torch.device) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from bench.cost import PhaseEstimate, Projector, corrupted_images
-from bench.protocol import build_protocol, released_classifier
+from bench.protocol import FinetuneStage, build_protocol, released_classifier
 from bench.recipe import RELEASED, Threat
 from bench.run.encoder import plain_encoder
 from bench.run.preparation import Run
@@ -48,10 +48,13 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
             seconds = projector.attacks(released_classifier(encoder), test, threat, recipe.evaluate.attack_precision)
         else:
             stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
-            training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
             seconds = projector.attacks(stage.classifier(), test, threat, recipe.evaluate.attack_precision)
-            yield training
-            for each in seconds.selection(stage, len(train.labels)):
-                yield replace(each, left=training.left, place=folder.path)
+            if isinstance(stage, FinetuneStage):
+                training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
+                yield training
+                for each in seconds.selection(stage, len(train.labels)):
+                    yield replace(each, left=training.left, place=folder.path)
+            else:
+                yield seconds.features(protocol, len(train.labels), folder.path)
         for each in seconds.evaluation(recipe):
             yield replace(each, left=0.0 if folder.record.exists() else 1.0, place=folder.path)

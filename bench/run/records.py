@@ -11,6 +11,7 @@ from bench.errors import DamagedFileError
 from bench.evaluation import Evaluation
 from bench.files import set_aside
 from bench.monitor import Monitor
+from bench.protocol import ProtocolStage
 from bench.record import Doubt, Environment, Record, describe_environment, load_record
 from bench.run.encoder import intact_encoder
 from bench.run.preparation import Run
@@ -72,7 +73,7 @@ def new_record(
     evaluation: Evaluation,
     phases: Mapping[str, Progress],
     weights: tuple[str, str],
-    selected_epoch: int | None,
+    stage: ProtocolStage | None,
     doubts: Sequence[Doubt],
 ) -> Record:
     """Return the record of ``protocol`` of ``run``: its measurements and their conditions.
@@ -80,7 +81,7 @@ def new_record(
     Args:
         phases: progress and cost of each stage and of the protocol, by phase.
         weights: digests of the encoder before the protocol, and of the classifier.
-        selected_epoch: the epoch of the classifier; None: the last.
+        stage: of the protocol; None: nothing was trained.
     """
     recipe = run.recipe
     environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
@@ -104,7 +105,8 @@ def new_record(
         protocol_sha256=recipe.protocol_digest(protocol),
         encoder_sha256=weights[0],
         classifier_sha256=weights[1],
-        selected_epoch=selected_epoch,
+        selected_epoch=stage and stage.selected_epoch,
+        labelled=stage and stage.labelled,
         sa=evaluation.sa,
         ra=evaluation.ra,
         aa=evaluation.aa,

@@ -15,7 +15,7 @@ from bench import rng
 from bench.method import METHODS, MethodContext, Stage
 from bench.nn import Encoder
 from bench.optim import set_lr
-from bench.protocol import ProtocolStage, build_protocol
+from bench.protocol import FinetuneStage, build_protocol
 from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier
 
 SIDE, CLASSES, TRAIN_IMAGES = 32, 10, 50_000
@@ -72,9 +72,11 @@ def stages(recipe: Recipe, count: int = 64) -> Iterator[Stage]:
         yield stage.train()
 
 
-def protocol(name: str, recipe: Recipe, encoder: Encoder, count: int) -> ProtocolStage[Any]:
+def protocol(name: str, recipe: Recipe, encoder: Encoder, count: int) -> FinetuneStage[Any]:
     """Return a protocol's stage on ``count`` images, in training mode."""
-    return build_protocol(name, recipe, encoder, labels(count), 0).train()
+    stage = build_protocol(name, recipe, encoder, labels(count), 0).train()
+    assert isinstance(stage, FinetuneStage), name
+    return stage
 
 
 def seen(encoder: nn.Module, batches: int = 10) -> None:

@@ -12,7 +12,7 @@ import torch
 from bench.device import timed
 from bench.method import METHODS
 from bench.nn import Encoder
-from bench.recipe import PROTOCOLS, Precision
+from bench.recipe import DEFAULT_PROTOCOLS, Precision
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Conditions:
     """Side of the square matrices whose product gives the peak."""
     attacked: int = 512
     """Images in a batch under PGD-20, and at most under AutoAttack."""
-    checked: tuple[str, ...] = (*METHODS, *PROTOCOLS)
+    checked: tuple[str, ...] = (*METHODS, *DEFAULT_PROTOCOLS)
     """The methods and protocols that take two steps."""
     smoke_width: int = 16
     smoke_batch: int = 32
@@ -105,7 +105,7 @@ class Conditions:
             seconds_a_round=0.0,
             matrix=64,
             attacked=4,
-            checked=("deacl", *PROTOCOLS),
+            checked=("deacl", *DEFAULT_PROTOCOLS),
             smoke_width=2,
             smoke_batch=4,
             run_images=30,

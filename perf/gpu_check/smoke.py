@@ -23,7 +23,7 @@ from bench.job import Job
 from bench.method import METHODS, MethodContext, Stage
 from bench.monitor import Monitor
 from bench.protocol import build_protocol
-from bench.recipe import PROTOCOLS, DatasetFacts, Recipe, Tier, build_recipe
+from bench.recipe import DEFAULT_PROTOCOLS, DatasetFacts, Recipe, Tier, build_recipe
 from bench.train import train
 
 _ROUNDING = 1e-2
@@ -33,7 +33,7 @@ _CLASSES = 4
 
 def parts(given: Conditions) -> list[Part]:
     """Return a part for each method that pre-trains, and one for each protocol."""
-    trained = [name for name in given.checked if name in PROTOCOLS or METHODS.get(name).config_type().plans()]
+    trained = [name for name in given.checked if name in DEFAULT_PROTOCOLS or METHODS.get(name).config_type().plans()]
     return [Part(name, partial(_check, given, name)) for name in trained]
 
 
@@ -83,11 +83,11 @@ def _recipe(given: Conditions, name: str, facts: DatasetFacts) -> Recipe:
         summary="",
         stages={**own, **precision},
         encoder={"width": given.smoke_width},
-        **dict.fromkeys(PROTOCOLS, own),
+        **dict.fromkeys(DEFAULT_PROTOCOLS, own),
     )
-    method = METHODS.get("simclr" if name in PROTOCOLS else name)
+    method = METHODS.get("simclr" if name in DEFAULT_PROTOCOLS else name)
     return build_recipe(
-        method="simclr" if name in PROTOCOLS else name,
+        method="simclr" if name in DEFAULT_PROTOCOLS else name,
         config_type=method.config_type,
         native_encoder=method.native_encoder,
         dataset=facts,
@@ -97,7 +97,7 @@ def _recipe(given: Conditions, name: str, facts: DatasetFacts) -> Recipe:
 
 def _stages(given: Conditions, name: str, recipe: Recipe, images: Tensor) -> Iterator[Stage]:
     context = MethodContext(recipe, 0, given.device, images)
-    if name not in PROTOCOLS:
+    if name not in DEFAULT_PROTOCOLS:
         yield from METHODS.get(name)(recipe.config).stages(context)
         return
     labels = torch.arange(len(images)) % _CLASSES

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from textwrap import fill
 
-from bench.recipe import canonical_digest
+from bench.recipe import canonical_digest, protocol_title
 from bench.record import SweepSettings
 from bench.report.figures.style import Band
 from bench.results import NORMS, Score, radius_text
@@ -19,7 +19,7 @@ _LONGEST = 150
 def common_text(dataset: str, pretrained_on: str | None, tier: str, fidelity: str, protocol: str) -> str:
     """Return what the lines of a figure have in common: "digits, tiny, SLF"."""
     data = f"{pretrained_on} to {dataset}" if pretrained_on else dataset
-    return ", ".join([data, tier, *(["native"] if fidelity == "native" else []), protocol.upper()])
+    return ", ".join([data, tier, *(["native"] if fidelity == "native" else []), protocol_title(protocol)])
 
 
 def file_name(

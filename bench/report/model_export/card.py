@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from huggingface_hub import EvalResult, ModelCardData
 
+from bench.recipe import protocol_title
 from bench.record import Record
 from bench.report.facts import attacks, flags
 from bench.report.reproduce import reproduction
@@ -59,7 +60,7 @@ def _results(record: Record) -> list[EvalResult]:
             dataset_name=record.dataset,
             dataset_split="test",
             metric_type="accuracy",
-            metric_name=f"{attack.name} under {record.protocol.upper()} ({attack.what})",
+            metric_name=f"{attack.name} under {protocol_title(record.protocol)} ({attack.what})",
             metric_value=round(100 * attack.outcome.accuracy, 2),
         )
         for attack in attacks(record)

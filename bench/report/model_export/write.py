@@ -8,7 +8,7 @@ import torch
 from bench.errors import BenchError, unknown
 from bench.folders import new_folder
 from bench.method import METHODS
-from bench.recipe import PROTOCOLS
+from bench.recipe import PROTOCOLS, SECTIONS, FinetuneSettings
 from bench.record import IMPORTED
 from bench.report.model_export.card import card
 from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish
@@ -42,6 +42,11 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
         raise unknown("format", to, FORMATS)
     if protocol is not None and protocol not in PROTOCOLS:
         raise unknown("protocol", protocol, PROTOCOLS)
+    if protocol is not None and not issubclass(SECTIONS[protocol], FinetuneSettings):
+        raise BenchError(
+            f"{protocol} is a vote of the training images, not a network that can be exported. Leave --protocol out to "
+            "export the encoder."
+        )
     path = run_folder(runs_dir, run)
     finished = _newest(path, protocol)
     model = _model(path, finished, protocol)

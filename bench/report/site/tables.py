@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import NamedTuple
 
+from bench.recipe import SECTIONS, protocol_title
 from bench.report.site.content import Content
 from bench.report.site.numbers import Number, of_published, of_score
 from bench.results import (
@@ -11,7 +12,6 @@ from bench.results import (
     PublishedNumber,
     Row,
     flops_text,
-    protocol_text,
     radius_text,
     rank_text,
     settings_text,
@@ -19,7 +19,7 @@ from bench.results import (
 )
 
 MEASURES = ("aa", "ra", "sa")
-_PROTOCOLS = ("SLF", "ALF", "AFF")
+_PROTOCOLS = tuple(section.title for section in SECTIONS.values())
 
 
 class SeedLink(NamedTuple):
@@ -158,7 +158,7 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
     )
     lines = tuple(measured_line(content, row) for row in rows)
     key = first.table
-    return Group(key.dataset, protocol_text(key.protocol), key.tier, key.fidelity, tuple(key.departures), facts, lines)
+    return Group(key.dataset, protocol_title(key.protocol), key.tier, key.fidelity, tuple(key.departures), facts, lines)
 
 
 def _ratios(ratio: CostRatio) -> tuple[str, ...]:

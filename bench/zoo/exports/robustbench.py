@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.files import write_bytes
-from bench.recipe import Norm
+from bench.recipe import Norm, protocol_title
 from bench.record import Record
 from bench.zoo.exports import plain_resnet
 from bench.zoo.exports.model import Loading, Model
@@ -64,7 +64,7 @@ def write_robustbench(model: Model, folder: Path) -> Loading:
         (folder / path).parent.mkdir(parents=True)
     tail = _TAIL.format(
         name=name,
-        title=f"{model.title} {model.year} under {record.protocol.upper()}",
+        title=f"{model.title} {model.year} under {protocol_title(record.protocol)}",
         arguments=", ".join(f"{key}={value!r}" for key, value in form.items()),
         dataset=record.dataset,
         threat=threat,
@@ -113,7 +113,7 @@ def _form(model: Model) -> dict[str, Any]:
 def _name(model: Model, record: Record) -> str:
     """Return the name of the entry, which is also that of its module and class: DeACL2022_SLF."""
     title = re.sub(r"\W", "", model.title, flags=re.ASCII)
-    return f"{'' if title[:1].isalpha() else 'Model'}{title}{model.year}_{record.protocol.upper()}"
+    return f"{'' if title[:1].isalpha() else 'Model'}{title}{model.year}_{record.protocol.upper().replace('-', '_')}"
 
 
 def _renamed(model: Model) -> dict[str, Tensor]:
