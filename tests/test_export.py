@@ -77,22 +77,50 @@ def lines(folder: Path) -> str:
     return found[1]
 
 
-def robust(network: nn.Module, labels: Tensor) -> list[bool]:
+def attacked(network: nn.Module, labels: Tensor, eps: float) -> Tensor:
     network.requires_grad_(False)
-    attack = PGD(steps=5, step_size=0.25, start="uniform")
-    generator = torch.Generator().manual_seed(0)
-    found = attack(margin_objective(network, labels), images(16), threat=Threat(eps=0.2), generator=generator)
-    right: list[bool] = (network(found).argmax(1) == labels).tolist()
-    return right
+    attack, generator = PGD(steps=3, step_size=0.25, start="uniform"), torch.Generator().manual_seed(0)
+    objective, threat = margin_objective(network, labels), Threat(eps=eps)
+    return attack(objective, images(len(labels)), threat=threat, generator=generator)
+
+
+def right(network: nn.Module, pictures: Tensor, labels: Tensor) -> list[bool]:
+    with torch.no_grad():
+        found: list[bool] = (network(pictures).argmax(1) == labels).tolist()
+    return found
+
+
+class Attacked(NamedTuple):
+    pictures: Tensor
+    labels: Tensor
+    eps: float
+    verdicts: list[bool]
+    """Of our network; some images survive."""
+
+
+def some_fall(network: nn.Module) -> Attacked:
+    with torch.no_grad():
+        labels = network(images(12)).argmax(1)
+    for eps in (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64):
+        pictures = attacked(network, labels, eps)
+        verdicts = right(network, pictures, labels)
+        if not all(verdicts):
+            break
+    assert 0 < sum(verdicts) < 12
+    return Attacked(pictures, labels, eps, verdicts)
+
+
+def check_same_robustness(found: nn.Module, ours: nn.Module) -> None:
+    """Both give the same logits, and the same images survive when each is attacked through itself."""
+    with torch.no_grad():
+        torch.testing.assert_close(found(images(12)), ours(images(12)), rtol=1e-5, atol=1e-5)
+    _, labels, eps, verdicts = some_fall(ours)
+    assert right(found, attacked(found, labels, eps), labels) == verdicts
 
 
 def test_the_lines_of_the_card_make_the_same_classifier_without_the_bench(made: Made, safe: Path) -> None:
-    network, classifier = loaded(lines(safe), safe)["model"], made.classifier
-    torch.testing.assert_close(network(images()), classifier(images()), rtol=1e-5, atol=1e-5)
-    labels = classifier(images(16)).argmax(1)
-    verdicts = robust(network, labels)
-    assert verdicts == robust(classifier, labels)
-    assert classifier(images()).std() > 1e-3
+    check_same_robustness(loaded(lines(safe), safe)["model"], made.classifier)
+    assert made.classifier(images()).std() > 1e-3
 
 
 @pytest.mark.slow
@@ -137,6 +165,9 @@ def test_onnx_takes_any_batch_and_is_refused_by_import(made: Made) -> None:
     for count in (1, 4):
         found = torch.from_numpy(session.run(None, {"images": images(count).numpy()})[0])
         torch.testing.assert_close(found, made.classifier(images(count)), rtol=1e-5, atol=1e-5)
+    some = some_fall(made.classifier)  # a graph has no gradients, so it judges what was attacked here
+    found = torch.from_numpy(session.run(None, {"images": some.pictures.numpy()})[0])
+    assert (found.argmax(1) == some.labels).tolist() == some.verdicts
     for path in (folder, folder / "model.onnx"):
         with pytest.raises(BenchError, match=r"ONNX.*bench export RUN --to safetensors"):
             import_encoder(path)
@@ -152,6 +183,9 @@ def model(settings: EncoderSettings, *, channels: int = 3, classes: int | None =
             norm.running_mean = torch.randn(norm.num_features) / 10
             norm.running_var = torch.rand(norm.num_features) + 0.5
     network = encoder if classes is None else Classifier(encoder, nn.Linear(encoder.feature_dim, classes))
+    if isinstance(network, Classifier):
+        with torch.no_grad():  # so that it does not answer always the same
+            network.head.bias.sub_(network.eval()(images(12)).mean(0))
     return Model(network.eval(), settings, (channels, 8, 8), "Toy", 2020)
 
 
@@ -169,8 +203,31 @@ def test_libraries_build_the_same_network(
 ) -> None:
     ours = model(EncoderSettings(**changes), channels=channels, classes=classes)
     found = loaded(FORMATS[library](ours, tmp_path).code, tmp_path)["model"]
+    if classes:
+        check_same_robustness(found, ours.network)
     pictures = ours.images()
     torch.testing.assert_close(found(pictures), ours.network(pictures), rtol=1e-5, atol=1e-5)
+
+
+VIT = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}
+
+
+@pytest.mark.parametrize("classes", [4, None])
+@pytest.mark.parametrize(
+    ("arch", "options"),
+    [("timm:vit_tiny_patch16_224", VIT), ("torchvision:shufflenet_v2_x0_5", {"input_size": 32})],
+)
+def test_a_network_of_a_library_is_written_for_that_library(
+    arch: str, options: dict[str, Any], classes: int | None, tmp_path: Path
+) -> None:
+    ours = model(EncoderSettings(arch=arch, options=options, normalisation="imagenet"), classes=classes)
+    library = arch.partition(":")[0]
+    found = loaded(FORMATS[library](ours, tmp_path).code, tmp_path)["model"]
+    if classes:
+        check_same_robustness(found, ours.network)
+    torch.testing.assert_close(found(images()), ours.network(images()), rtol=1e-5, atol=1e-5)
+    with pytest.raises(BenchError, match=f"its encoder is a {arch}.*Type --to safetensors"):
+        FORMATS["torchvision" if library == "timm" else "timm"](ours, tmp_path)
 
 
 @pytest.mark.parametrize("library", ["torchvision", "timm"])

@@ -16,9 +16,6 @@ from bench.data import on_device
 from bench.device import device_name
 from bench.errors import BenchError
 from bench.method import METHODS, Stage
-from bench.nn import ENCODERS
-from bench.own_code import is_own
-from bench.recipe import EncoderSettings
 from bench.record import COST_REFERENCE
 
 _PREPARED_IMAGES = 512
@@ -48,7 +45,7 @@ def time_methods(
         reasons = dict.fromkeys(timed.left_out.values())
         raise BenchError(f"no step of {' or '.join(timed.left_out)} could be measured: {' '.join(reasons)}")
     recipe = subjects[0].recipe
-    encoders = {_encoder_text(each.recipe.encoder) for each in subjects}
+    encoders = {each.recipe.encoder.described for each in subjects}
     return Timing(
         dataset=recipe.dataset.name,
         tier=recipe.tier,
@@ -107,12 +104,6 @@ def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: tor
     for each in zip(owners, probes, preparations, times, strict=True):
         stages.setdefault(each[0].recipe.method, []).append(_timing(*each))
     return Timed(stages, left_out)
-
-
-def _encoder_text(encoder: EncoderSettings) -> str:
-    """Return what is built: only the bench's own networks have a width."""
-    own = ENCODERS.in_family(encoder.arch) or is_own(encoder.arch)
-    return encoder.arch if own else f"{encoder.arch} of width {encoder.width}"
 
 
 def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times: StepTimes) -> StageTiming:

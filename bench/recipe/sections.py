@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from bench.errors import unknown
-from bench.own_code import is_in_file
+from bench.own_code import is_in_file, is_own
 from bench.recipe.corruptions import CORRUPTIONS, CorruptionSource
 from bench.recipe.settings import Settings
 
@@ -54,6 +54,11 @@ class EncoderSettings(Settings):
     AdvCL)."""
     constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
     """Mean and standard deviation of each channel, for ``normalisation = "constants"`` only."""
+
+    @property
+    def described(self) -> str:
+        """What is built, in words: only the bench's own networks, and installed ones, have a width."""
+        return self.arch if ":" in self.arch or is_own(self.arch) else f"{self.arch} of width {self.width}"
 
     @field_validator("arch")
     @classmethod

@@ -14,7 +14,7 @@ from bench.files import parse_json
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Settings
 from bench.recipe.fields import Side, Text
-from bench.zoo.tensors import EXPORTED, shape_text, sound
+from bench.zoo.tensors import EXPORTED, misfits, sound
 
 
 class ExportedForm(Settings):
@@ -76,12 +76,8 @@ def read_exported(path: Path) -> ExportedEncoder | None:
     with torch.device("meta"), rng.scoped(0, "exported"):
         encoder = build_encoder(form.encoder, image_shape=form.image_shape, mean=(), std=())
     expected = encoder.state_dict()
-    wrong = sorted(
-        name for name in expected.keys() | found.keys() if shape_text(expected.get(name)) != shape_text(found.get(name))
-    )
-    if wrong:
-        first = f"{wrong[0]} is {shape_text(found.get(wrong[0]))}, not {shape_text(expected.get(wrong[0]))}"
-        raise BenchError(f"{path} does not fit the encoder in its header: {first}, and {len(wrong) - 1} more.")
+    if faults := misfits(found, expected):
+        raise BenchError(f"{path} does not fit the encoder in its header: {faults}.")
     head = tensors.get("head.weight")
     return ExportedEncoder(
         {name: sound(name, found[name], like, str(path)) for name, like in expected.items()},

@@ -1,42 +1,110 @@
-"""``--to torchvision`` and ``--to timm``: weights under the names that both libraries share.
+"""``--to torchvision`` and ``--to timm``: weights under the names of these libraries, whose code builds the network.
 
-Their ResNets have fixed widths and come with ImageNet's stem. A 3x3 stem of any padding, its lack of pooling and the
-normalisation are put in by the lines that load the weights.
+A network of theirs (``timm:NAME``) is built as it was here. The bench's ResNets have the names that both libraries
+share, which come with fixed widths and ImageNet's stem: a 3x3 stem of any padding and its lack of pooling are put in by
+the lines that load the weights. So is the normalisation, and the size that images are resized to.
 """
 
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from bench import rng
 from bench.errors import BenchError
 from bench.files import write_bytes
 from bench.nn import Classifier, ResNet
 from bench.zoo.exports.model import Loading, Model, need, weights
+from bench.zoo.tensors import misfits
 
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 _WIDTH = 64
 
 
 def write_torchvision(model: Model, folder: Path) -> Loading:
-    """Write ``model.safetensors`` for torchvision; raises BenchError if the network is none of its ResNets."""
+    """Write ``model.safetensors`` for torchvision; raises BenchError if the network is none that it builds."""
+    imports = "import torch, torchvision, safetensors.torch"
+    if name := _of_library(model, "torchvision"):
+        classes = {} if model.classes is None else {"num_classes": model.classes}
+        call = _Call("torchvision.models.get_model", name, {**classes, **_own_options(model)})
+        return _write_network(model, folder, imports, call, "torchvision")
     arch = _architecture(model, "torchvision")
     head = "" if model.classes is None else f"num_classes={model.classes}"
     replaced = _stem(model)
     if model.classes is None:
         replaced["fc"] = "torch.nn.Identity()"
-    lines = ["import torch, torchvision, safetensors.torch", f"model = torchvision.models.{arch}({head})"]
-    return _write(model, folder, lines, replaced, "torchvision")
+    lines = [imports, f"model = torchvision.models.{arch}({head})"]
+    return _write(model, folder, lines, _resnet_tensors(model), replaced, "torchvision")
 
 
 def write_timm(model: Model, folder: Path) -> Loading:
-    """Write ``model.safetensors`` for timm; raises BenchError if it is missing, or the network is none of these."""
-    arch = _architecture(model, "timm")
+    """Write ``model.safetensors`` for timm; raises BenchError if it is missing, or builds no such network."""
+    imports = "import timm, torch, torchvision, safetensors.torch"
+    form = {"num_classes": model.classes or 0, "in_chans": model.image_shape[0]}
+    name = _of_library(model, "timm")
+    call = _Call("timm.create_model", name or _architecture(model, "timm"), {**form, **_own_options(model)})
     need("timm", "timm")
-    lines = [
-        "import timm, torch, torchvision, safetensors.torch",
-        f'model = timm.create_model("{arch}", num_classes={model.classes or 0}, in_chans={model.image_shape[0]})',
-    ]
-    return _write(model, folder, lines, _stem(model), "timm")
+    if name:
+        return _write_network(model, folder, imports, call, "timm")
+    return _write(model, folder, [imports, f"model = {call}"], _resnet_tensors(model), _stem(model), "timm")
+
+
+def _of_library(model: Model, library: str) -> str:
+    """Return the name of the network in ``library`` if its own code builds it; empty: it is another network."""
+    kind, _, name = model.settings.arch.partition(":")
+    return name if kind == library else ""
+
+
+def _own_options(model: Model) -> dict[str, Any]:
+    return {key: each for key, each in model.settings.options.items() if key not in ("input_size", "stem")}
+
+
+class _Call(NamedTuple):
+    """A call of a library's function that builds a network."""
+
+    function: str
+    name: str
+    arguments: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        """Return it as Python."""
+        return f"{self.function}({', '.join([repr(self.name), *(f'{k}={v!r}' for k, v in self.arguments.items())])})"
+
+    def __call__(self) -> nn.Module:
+        """Return the network, with random weights."""
+        module, _, function = self.function.rpartition(".")
+        with warnings.catch_warnings(), rng.scoped(0, "export"):
+            warnings.simplefilter("ignore")
+            network: nn.Module = getattr(import_module(module), function)(self.name, **self.arguments)
+        return network.eval()
+
+
+def _write_network(model: Model, folder: Path, imports: str, call: _Call, library: str) -> Loading:
+    """Write a network that ``library`` builds; its classifier is the part that the encoder lacks."""
+    network, tensors = call(), dict(model.encoder.backbone.get_submodule("network").state_dict())
+    head = sorted({name.rpartition(".")[0] for name in network.state_dict().keys() - tensors.keys()})
+    replaced = {}
+    if isinstance(model.network, Classifier) and len(head) == 1:
+        tensors |= {f"{head[0]}.{name}": tensor for name, tensor in model.network.head.state_dict().items()}
+    elif head:  # torchvision has no network without a classifier
+        replaced = {head[0]: "torch.nn.Identity()"}
+        network.set_submodule(head[0], nn.Identity())
+    if faults := misfits(tensors, network.state_dict()):
+        raise BenchError(
+            f"--to {library}: {call} has another classifier than one linear layer on the features ({faults}). Type "
+            "--to safetensors, or --to onnx, which take any network."
+        )
+    network.load_state_dict(tensors)
+    encoder, images = deepcopy(model.encoder), model.images()
+    encoder.backbone.network = network
+    with torch.no_grad():
+        model.check_same(encoder(images), images, library)
+    return _write(model, folder, [imports, f"model = {call}"], tensors, replaced, library)
 
 
 def _architecture(model: Model, to: str) -> str:
@@ -64,19 +132,35 @@ def _stem(model: Model) -> dict[str, str]:
     return found
 
 
-def _write(model: Model, folder: Path, lines: list[str], replaced: dict[str, str], library: str) -> Loading:
-    tensors = model.encoder.backbone.state_dict()
+def _resnet_tensors(model: Model) -> dict[str, Tensor]:
+    tensors = dict(model.encoder.backbone.state_dict())
     if isinstance(model.network, Classifier):
         tensors |= {f"fc.{name}": tensor for name, tensor in model.network.head.state_dict().items()}
+    return tensors
+
+
+def _write(
+    model: Model,
+    folder: Path,
+    lines: list[str],
+    tensors: Mapping[str, Tensor],
+    replaced: Mapping[str, str],
+    library: str,
+) -> Loading:
+    """Write ``tensors``, and return the ``lines``, the parts that are ``replaced``, and those around the network."""
     write_bytes(folder / "model.safetensors", weights(tensors))
     if replaced:
         lines.append(f"{', '.join(f'model.{part}' for part in replaced)} = {', '.join(replaced.values())}")
     lines.append('model.load_state_dict(safetensors.torch.load_file("model.safetensors"))')
+    before = []
     if model.constants:
         mean, std = model.constants
-        lines.append(f"model = torch.nn.Sequential(torchvision.transforms.Normalize({mean}, {std}), model.eval())")
-    else:
-        lines.append("model = model.eval()")
+        before.append(f"torchvision.transforms.Normalize({mean}, {std})")
+    size = getattr(model.encoder.backbone, "size", None)
+    if size not in (None, model.image_shape[1:]):
+        before.append(f"torchvision.transforms.Resize({list(size)})")
+    network = f"torch.nn.Sequential({', '.join([*before, 'model.eval()'])})" if before else "model.eval()"
+    lines.append(f"model = {network}")
     needs = f"torch, {'timm, ' if library == 'timm' else ''}torchvision and safetensors"
     files = (("model.safetensors", f"the weights, under the names of {library}"),)
     return Loading("\n".join(lines) + "\n", "timm" if library == "timm" else "pytorch", needs, files)
