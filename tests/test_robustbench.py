@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from runpy import run_path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from board_records import make_record
 from in_process import say
+from PIL import Image
 from torch import nn
 from toy_runs import toy_data
 
@@ -24,6 +26,7 @@ from bench.run import finished_in
 from bench.zoo.released import package
 from bench.zoo.released.weights import new_network, released_network
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
 NAME = "Addepalli2022Efficient_RN18"
 ENTRY = find_entry(f"cifar10/Linf/{NAME}")
 
@@ -130,8 +133,13 @@ def test_the_board_shows_them_beside_ours_in_a_table_of_its_own(tmp_path: Path) 
 def test_bench_list_names_them_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(say(monkeypatch, capsys, "list", "robustbench", "--json").stdout)
     assert len(listed) == len(entries()) == 206
-    shown = say(monkeypatch, capsys, "list", "robustbench", "--dataset", "cifar10").stdout
-    assert [word for word in ("cifar10/Linf/" + NAME, "85.71", "52.48", "ResNet-18") if word not in shown] == []
+    for columns in (80, 200):
+        shown = say(monkeypatch, capsys, "list", "robustbench", "--dataset", "cifar10", columns=columns).stdout
+        assert "robustbench:cifar10/Linf/NAME" in shown
+        (row,) = (line for line in shown.splitlines() if f" {NAME} " in line)
+        cells = [cell.strip() for cell in row.split("│")[1:-1]]
+        assert cells == [NAME, "8/255", "85.71", "52.48", "ResNet-18"][: 4 if columns == 80 else 5]
+        assert "not here: Bai2023Improving_edm, its network is made on a GPU" in shown
 
 
 @pytest.fixture
@@ -164,7 +172,7 @@ def test_without_a_network_the_message_says_where_to_put_the_file(offline: list[
         ("Addepalli2022Eficient_RN18", None, f"unknown entry of RobustBench .*Did you mean '{NAME}'"),
         (NAME, None, f"2 entries called {NAME}. Type one of: {ENTRY.origin}, robustbench:cifar100/Linf/{NAME}"),
         ("Bai2023Improving_edm", "cifar10", "cannot be evaluated here: its network is made on a GPU of NVIDIA"),
-        ("Salman2020Do_R18", None, "cannot be evaluated here: ImageNet is not among the datasets"),
+        ("imagenet/Linf/Standard_R50", None, "cannot be evaluated here: its weights are torchvision's"),
     ],
 )
 def test_an_entry_that_cannot_be_is_one_message(
@@ -197,9 +205,43 @@ def test_without_the_package_the_message_says_what_to_type(monkeypatch: pytest.M
         package.robustbench_package()
 
 
-def test_data_of_other_classes_are_refused(
+def test_data_of_other_classes_or_another_size_are_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
 ) -> None:
-    own: Any = ["--weights", str(file), "--dataset", toy_data(tmp_path / "two.npz"), "--runs-dir", str(tmp_path)]
-    code, _, err = say(monkeypatch, capsys, "evaluate", ENTRY.origin, *own)
+    own: Any = ["--weights", str(file), "--runs-dir", str(tmp_path), "--dataset"]
+    code, _, err = say(monkeypatch, capsys, "evaluate", ENTRY.origin, *own, toy_data(tmp_path / "two.npz"))
     assert (code, "tells 10 classes apart, and two has 2" in " ".join(err.split())) == (1, True)
+    code, _, err = say(monkeypatch, capsys, "evaluate", ENTRY.origin, *own, "digits")
+    assert (code, "takes images of 3x32x32, and those of digits are 3x16x16" in " ".join(err.split())) == (1, True)
+
+
+def test_an_entry_for_imagenet_is_judged_on_images_of_ones_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, network: nn.Module
+) -> None:
+    """They are made as the package prepares them, from a copy of ImageNet that here has one image in two classes."""
+    monkeypatch.chdir(tmp_path)
+    draw, entry = np.random.default_rng(0), find_entry("imagenet/Linf/Salman2020Do_R18")
+    for label in range(1000):
+        Path("val", f"n{label:08}").mkdir(parents=True)
+    originals = [Image.fromarray(draw.integers(0, 256, (300, 280, 3), dtype=np.uint8)) for _ in range(2)]
+    for label, image in zip((3, 7), originals, strict=True):
+        image.save(Path("val", f"n{label:08}", "1.png"))
+    run_path(str(EXAMPLES / "make_imagenet_npz.py"))["main"]("val", entry.origin, "imagenet.npz")
+    with rng.scoped(0, "entry"):
+        theirs = new_network(entry).eval()
+    state = {f"module.{name}": each for name, each in theirs[1].state_dict().items()}  # type: ignore[index]
+    torch.save({"state_dict": state}, "theirs.pt")
+    command = ["evaluate", entry.origin, "--weights", "theirs.pt", "--device", "cpu", "--json"]
+    command += ["--set", "evaluate.autoattack=false", "--set", "evaluate.pgd_steps=1"]
+    code, _, err = say(monkeypatch, capsys, *command)
+    assert (code, "needs images of ImageNet, which are not downloaded" in " ".join(err.split())) == (1, True)
+    code, out, err = say(monkeypatch, capsys, *command, "--dataset", "npz:imagenet.npz")
+    assert code == 0, err
+    (record,) = (Record(**each) for each in json.loads(out))
+    assert (record.ra.eps, record.protocol, record.sa.n) == (4 / 255, "released", 2)
+    shorter = [image.resize((256, int(256 * 300 / 280)), Image.Resampling.BILINEAR) for image in originals]
+    pixels = [np.array(image.crop((16, 25, 240, 249))) for image in shorter]
+    assert np.array_equal(np.load("imagenet.npz")["x_test"], pixels)
+    with torch.no_grad():
+        answers = theirs(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255).argmax(1)
+    assert record.sa.unpack() == (answers == torch.tensor([3, 7])).tolist()

@@ -145,26 +145,35 @@ def list_(
       bench evaluate robustbench:Carmon2019Unlabeled
     """
     from bench.errors import unknown
+    from bench.results import eps_text
     from bench.robustbench import entries, entries_source
 
     known = {entry.dataset: entry for entry in entries()}
     if dataset not in (None, *known):
         raise unknown("dataset of RobustBench", str(dataset), known)
-    rows: list[dict[str, Any]] = [
-        {
-            **entry.model_dump(mode="json"),
-            "name": entry.origin.partition(":")[2],
-            "published clean": entry.clean,
-            "published AA": entry.autoattack,
-            "here": entry.obstacle or "yes",
-        }
-        for entry in entries()
-        if dataset in (None, entry.dataset)
-    ]
-    numbers = [Column(heading, number=True) for heading in ("published clean", "published AA")]
-    _show(rows, as_json, "name", Column("architecture", drop=2), *numbers, Column("here", drop=1))
-    if not as_json:
-        print(f"percent, as published: {entries_source()}. Evaluate one with: bench evaluate robustbench:NAME")
+    listed = [entry for entry in entries() if dataset in (None, entry.dataset)]
+    if as_json:
+        named = [
+            {**each.model_dump(mode="json"), "name": each.origin.partition(":")[2], "obstacle": each.obstacle}
+            for each in listed
+        ]
+        print(json.dumps(named, indent=1))
+        return
+    for data, threat in dict.fromkeys((each.dataset, each.threat) for each in listed):
+        group = [each for each in listed if (each.dataset, each.threat) == (data, threat)]
+        numbers = [Column(heading, number=True) for heading in ("eps", "clean", "AA", "corruptions")]
+        table = DataTable(
+            "NAME",
+            *numbers,
+            Column("architecture", drop=1),
+            title=f"robustbench:{data}/{threat}/NAME",
+            caption="\n".join(f"not here: {each.name}, {each.obstacle}" for each in group if each.obstacle),
+        )
+        for each in group:
+            percent = [None if one is None else f"{one:.2f}" for one in (each.clean, each.autoattack, each.corruptions)]
+            table.add(each.name, each.eps and eps_text(each.eps), *percent, each.architecture)
+        show(table)
+    print(f"percent, as published: {entries_source()}. Evaluate one with: bench evaluate robustbench:NAME")
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool, *columns: Column | str) -> None:

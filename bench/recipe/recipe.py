@@ -247,6 +247,8 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
     """Raise BenchError, listing all of them, for ``overrides`` that are not keys of ``sections`` of ``recipe``."""
     dump = recipe.model_dump(mode="json", include=set(sections))
     allowed = [key for key, _ in flatten({**dump.pop("config", {}), **dump})]
+    # An encoder that was trained elsewhere has no method to be listed.
+    listed = f"bench methods {as_typed(recipe.method)}" if recipe.config.plans() else "--dry-run --recipe"
     faults = []
     for key in overrides:
         if f"{key}.".startswith(f"{_OPEN}."):
@@ -254,8 +256,6 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         elif key not in allowed:
-            faults.append(
-                str(unknown("setting", key, allowed, f"`bench methods {as_typed(recipe.method)}` lists them all."))
-            )
+            faults.append(str(unknown("setting", key, allowed, f"`{listed}` lists them all.")))
     if faults:
         raise BenchError("\n".join(faults))

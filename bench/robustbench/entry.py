@@ -14,7 +14,7 @@ from bench.recipe import Settings
 
 KIND = "robustbench"
 _FILE = Path(__file__).with_name("entries.json")
-_CLASSES = {"cifar10": 10, "cifar100": 100}
+_CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
 
 
 class Entry(Settings):
@@ -57,10 +57,17 @@ class Entry(Settings):
         return _CLASSES[self.dataset]
 
     @property
+    def side(self) -> int:
+        """Height and width of the images that its network takes."""
+        if self.dataset != "imagenet":
+            return 32
+        return 288 if self.name == "Wong2020Fast" else 224
+
+    @property
     def obstacle(self) -> str:
-        """What its network needs that may be missing; empty: nothing."""
-        if self.dataset == "imagenet":
-            return "ImageNet is not among the datasets of the bench"
+        """Why its network cannot be made here; empty: it can."""
+        if self.dataset == "imagenet" and self.name == "Standard_R50":
+            return "its weights are torchvision's, which RobustBench has in no file of its own"
         return "its network is made on a GPU of NVIDIA" if self.name.startswith("Bai2023Improving") else ""
 
 

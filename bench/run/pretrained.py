@@ -110,6 +110,11 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
     assert known is not None
     entry = known.entry
     source = request.finetune_dataset or request.dataset or (entry.dataset if entry else None)
+    if source == "imagenet" and entry:
+        raise BenchError(
+            f"{entry.origin} needs images of ImageNet, which are not downloaded. Make them of your own copy with "
+            f"examples/make_imagenet_npz.py, as docs/robustbench.md says, and type --dataset npz:imagenet.npz"
+        )
     if source is None:
         raise BenchError(
             f"{request.encoder} was trained elsewhere ({known.title}), so the data to evaluate it on must be named. "
@@ -120,6 +125,12 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         raise BenchError(
             f"{entry.origin} tells {entry.classes} classes apart, and {dataset.name} has {dataset.num_classes}. Type "
             f"--dataset {entry.dataset}, or other data of these {entry.classes} classes."
+        )
+    if entry and dataset.image_shape != (3, entry.side, entry.side):
+        shape = "x".join(map(str, dataset.image_shape))
+        raise BenchError(
+            f"{entry.origin} takes images of 3x{entry.side}x{entry.side}, and those of {dataset.name} are {shape}. "
+            "Resize them to that size."
         )
     tier = load_tier(default_tier(source, device))
     # The options of a named network are in its form already.

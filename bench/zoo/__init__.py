@@ -31,6 +31,7 @@ from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, s
 from bench.zoo.layouts import ORIGINS
 from bench.zoo.released.network import released_tensors
 from bench.zoo.released.package import robustbench_package
+from bench.zoo.released.weights import released_preprocessing
 from bench.zoo.tensors import TensorFile, digest, load_tensors, misfits, save_tensors
 from bench.zoo.weights import fit_weights, read_weights
 
@@ -54,6 +55,7 @@ __all__ = [
     "normalisation_settings",
     "parse_constants",
     "read_weights",
+    "released_preprocessing",
     "released_tensors",
     "robustbench_package",
     "save_tensors",

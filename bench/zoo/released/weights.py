@@ -6,13 +6,15 @@ nothing in them; and a network is complete or an error, where the package tolera
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,16 +33,20 @@ _UNUSED = re.compile(r"^model_preact_hl1\.|\.scores$")
 
 def new_network(entry: Entry) -> nn.Module:
     """Return the network of ``entry`` with random weights; raises BenchError if it cannot be made here."""
-    if entry.obstacle and (entry.dataset == "imagenet" or not torch.cuda.is_available()):
+    if entry.obstacle and not ("GPU" in entry.obstacle and torch.cuda.is_available()):
         raise BenchError(f"{entry.origin} cannot be evaluated here: {entry.obstacle}.")
     models, name = _zoo(entry), _timm_name(entry)
+
+    def make() -> nn.Module:
+        made: nn.Module = _timm().create_model(name, num_classes=entry.classes) if name else models["model"]()
+        return made
+
     with quiet():
         try:
-            network: nn.Module = _timm().create_model(name, num_classes=entry.classes) if name else models["model"]()
+            return make()
         except RuntimeError:  # a constructor that computes with its weights cannot do so where they have no memory
             with torch.device("cpu"):
-                network = models["model"]()
-    return network
+                return make()
 
 
 def released_network(entry: Entry, folder: Path, weights: Path | None = None) -> nn.Module:
@@ -75,6 +81,15 @@ def released_files(entry: Entry, folder: Path) -> list[Path]:
     file = folder / entry.dataset / entry.threat / f"{entry.name}.pt"
     drive = _zoo(entry).get("gdrive_id")
     return [Path(f"{file}_m{place}.pt") for place in range(len(drive))] if isinstance(drive, list) else [file]
+
+
+def released_preprocessing(entry: Entry) -> Callable[[Any], np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Return what turns a PIL image into pixels, uint8 [H, W, 3], as the package prepares it for ``entry``."""
+    known, enums = _zoo(entry).get("preprocessing"), robustbench_package().model_zoo.enums
+    data, threat = enums.BenchmarkDataset(entry.dataset), enums.ThreatModel(entry.threat)
+    with quiet():
+        prepare = import_module("robustbench.data").get_preprocessing(data, threat, entry.name, known)
+    return lambda image: (255 * prepare(image.convert("RGB"))).round().byte().permute(1, 2, 0).numpy()
 
 
 def _loaded(entry: Entry, network: nn.Module, files: Sequence[Path]) -> nn.Module:
