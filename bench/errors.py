@@ -1,7 +1,11 @@
 """The errors, sorted by who has to act. The command line maps each class to an exit code."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from typing import TypeVar
+
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 class BenchError(Exception):
@@ -64,3 +68,20 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
 def listed(what: str, faults: list[str]) -> str:
     """Return one message for all ``faults``, one per line if there are several."""
     return f"{what}: " + (faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults]))
+
+
+def together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
+    """Return ``work`` of each of ``items``, cells of a grid; raises one BenchError with all faults."""
+    done, faults = [], dict[str, list[str]]()
+    for item in items:
+        try:
+            done.append(work(item))
+        except BenchError as error:
+            faults.setdefault(str(error), []).append(label(item))
+    if not faults:
+        return done
+    count = len(items) - len(done)
+    if len(faults) == 1 and not done:
+        raise BenchError(next(iter(faults)))
+    lines = [f"{'; '.join(cells)}: {fault}" for fault, cells in faults.items()]
+    raise BenchError("\n- ".join([f"{count} of {len(items)} cells cannot be run:", *lines]))

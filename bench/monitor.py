@@ -1,12 +1,15 @@
 """Progress of long work, requests to stop it, and plurals."""
 
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Protocol
 
 from bench.errors import InterruptedRunError
+
+_ONE_REQUEST_SECONDS = 1.0
 
 
 class Reporter(Protocol):
@@ -77,12 +80,23 @@ class Monitor:
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:
-        """Make the first SIGINT or SIGTERM in this block request a stop; a second one ends the process at once."""
+        """Make the first SIGINT or SIGTERM in this block request a stop; a later one ends the process at once.
+
+        Signals within a second are one request: a scheduler signals every process of a job, and a launcher passes the
+        signal that it received on.
+        """
         previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        requested: float | None = None
 
         def request(number: int, frame: FrameType | None) -> None:
+            nonlocal requested
+            now = time.monotonic()
+            if requested is not None and now - requested > _ONE_REQUEST_SECONDS:
+                for each, handler in previous.items():
+                    signal.signal(each, handler)
+                signal.raise_signal(number)
+            requested = requested or now
             self.stop_requested = True
-            signal.signal(number, previous[signal.Signals(number)])
 
         for number in previous:
             signal.signal(number, request)

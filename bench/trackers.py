@@ -73,7 +73,17 @@ class WeightsAndBiases(_Tracker):
         self._run.finish()
 
 
-TRACKERS: dict[str, Callable[[str, str], _Tracker]] = {"tensorboard": TensorBoard, "wandb": WeightsAndBiases}
+def _progress_file(place: str, run: str) -> Any:
+    from bench.grid import ProgressFile
+
+    return ProgressFile(place, run)
+
+
+TRACKERS: dict[str, Callable[[str, str], _Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "progress": _progress_file,
+}
 
 
 @contextmanager
@@ -81,7 +91,8 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
     """Pass the events of ``monitor`` in this block to a tracker as well, if there is one.
 
     Args:
-        where: the value of ``--track``: ``tensorboard:FOLDER`` or ``wandb:PROJECT``; None: no tracker.
+        where: the value of ``--track``: ``tensorboard:FOLDER``, ``wandb:PROJECT`` or ``progress:FILE``; None: no
+            tracker.
 
     Raises:
         BenchError: an unknown tracker, no folder or project, or a package that is not installed.
@@ -94,7 +105,8 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
         raise unknown("tracker", name, TRACKERS)
     if not place:
         raise BenchError(
-            f"--track {where} lacks a folder or project. Type --track tensorboard:FOLDER or --track wandb:PROJECT"
+            f"--track {where} lacks a place. Type --track tensorboard:FOLDER, --track wandb:PROJECT or "
+            "--track progress:FILE"
         )
     tracker = TRACKERS[name](place, run)
     try:

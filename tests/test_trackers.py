@@ -82,7 +82,7 @@ def test_without_it_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.Monk
     ("where", "message"),
     [
         ("tensorbord:x", r"unknown tracker 'tensorbord'.*tensorboard"),
-        ("tensorboard", r"--track tensorboard lacks a folder or project. Type --track tensorboard:FOLDER"),
+        ("tensorboard", r"--track tensorboard lacks a place\. Type --track tensorboard:FOLDER"),
         ("wandb:project", r"pip install 'ssl-robustness-bench\[wandb\]'"),
         ("tensorboard:folder", r"pip install 'ssl-robustness-bench\[tensorboard\]'"),
     ],

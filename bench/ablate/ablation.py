@@ -1,20 +1,17 @@
 """An ablation: a table of settings as runs that are checked and ready, and their projected time on this machine."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from bench.cost import PhaseEstimate, Projector
 from bench.data import load_dataset
-from bench.errors import BenchError
+from bench.errors import BenchError, together
 from bench.method import METHODS, AblationCell, AblationTable
 from bench.monitor import plural
 from bench.results import settings_text
 from bench.run import ProtocolFolder, Run, RunRequest, prepare, project
-
-A = TypeVar("A")
-B = TypeVar("B")
 
 
 @dataclass(frozen=True)
@@ -64,7 +61,7 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
         run = prepare(replace(base, overrides={**base.overrides, **row.settings}), dataset)
         return Cell(_label(row), row.settings, row.published, tuple(run.with_seed(seed) for seed in seeds))
 
-    cells = _together(table.cells, cell, _label)
+    cells = together(table.cells, cell, _label)
     _refuse_doubles(cells)
     return Ablation(table, tuple(cells))
 
@@ -95,7 +92,7 @@ def project_ablation(ablation: Ablation) -> Projection:
     def estimate(cell: Cell) -> list[PhaseEstimate]:
         return [phase for run in cell.runs if not run.finished for phase in project(run, projector)]
 
-    phases = _together(ablation.cells, estimate, lambda cell: cell.label)
+    phases = together(ablation.cells, estimate, lambda cell: cell.label)
     runs = Counter(phase.identity for own in phases for phase in own)
     common = {phase.identity: phase for own in phases for phase in own if runs[phase.identity] > 1}
     shared: dict[str, float] = {}
@@ -107,23 +104,6 @@ def project_ablation(ablation: Ablation) -> Projection:
         for cell, own in zip(ablation.cells, phases, strict=True)
     }
     return Projection(shared, cells)
-
-
-def _together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
-    """Return ``work`` of each of ``items``; raises one BenchError that lists all faults by ``label``."""
-    done, faults = [], dict[str, list[str]]()
-    for item in items:
-        try:
-            done.append(work(item))
-        except BenchError as error:
-            faults.setdefault(str(error), []).append(label(item))
-    if not faults:
-        return done
-    count = len(items) - len(done)
-    if len(faults) == 1 and not done:
-        raise BenchError(next(iter(faults)))
-    lines = [f"{'; '.join(cells)}: {fault}" for fault, cells in faults.items()]
-    raise BenchError("\n- ".join([f"{count} of {len(items)} cells cannot be run:", *lines]))
 
 
 def _label(row: AblationCell) -> str:

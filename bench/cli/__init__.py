@@ -17,6 +17,7 @@ from bench.cli import (
     import_,
     leaderboard,
     listings,
+    matrix,
     new,
     plot,
     report,
@@ -59,6 +60,7 @@ COMMANDS = (
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)
 app.add_typer(plot.plot, name="plot")
+app.add_typer(matrix.matrix, name="matrix")
 
 
 @app.callback(invoke_without_command=True)

@@ -57,7 +57,9 @@ ShowRecipe = Annotated[bool, typer.Option("--recipe", help="With --dry-run: prin
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
 Track = Annotated[
     str | None,
-    typer.Option(metavar="tensorboard:FOLDER|wandb:PROJECT", help="Send what training logs to a tracker, too."),
+    typer.Option(
+        metavar="tensorboard:FOLDER|wandb:PROJECT|progress:FILE", help="Send what training logs to a tracker, too."
+    ),
 ]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads to compute with; default: the faster of 1 and all.")

@@ -37,6 +37,12 @@ def run(
             help="Choose the epochs so that pre-training spends this many operations, or as many as another method's.",
         ),
     ] = None,
+    shared_only: Annotated[
+        bool, typer.Option("--shared-only", help="Train the first stage alone, which other runs share; stop.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate/--no-estimate", help="Project the time before the start, from a few steps.")
+    ] = True,
     dry_run: option.DryRun = False,
     recipe: option.ShowRecipe = False,
     device: option.Device = None,
@@ -66,7 +72,7 @@ def run(
     """
     from bench.device import use_threads
     from bench.errors import BenchError
-    from bench.run import RunRequest, execute, prepare
+    from bench.run import RunRequest, execute, prepare, train_shared
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
@@ -90,7 +96,14 @@ def run(
     with reading():
         first = prepare(request)
         runs = [first.with_seed(each) for each in chosen]
-    announce(runs, results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
+    if shared_only and not dry_run:
+        with monitored(Console(stderr=True)) as monitor:
+            for each in runs:
+                with tracked(monitor, track, each.folder.path.name):
+                    print(f"stage: {train_shared(each, monitor)}")
+        return
+    if dry_run or estimate:
+        announce(runs, results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
     if dry_run:
         return
     with monitored(Console(stderr=True)) as monitor:

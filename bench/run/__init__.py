@@ -1,7 +1,7 @@
 """A run: one method from raw images to records."""
 
 from bench.run.encoder import EncoderFile, import_encoder, load_encoder
-from bench.run.execution import execute
+from bench.run.execution import execute, shared_stage, train_shared
 from bench.run.finished import (
     Finished,
     described_recipe,
@@ -16,7 +16,7 @@ from bench.run.listing import list_runs
 from bench.run.named import WeightChoices, encoder_path
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
-from bench.run.projection import project
+from bench.run.projection import peak_memory, project
 from bench.run.sweep import SweepRequest, sweep_runs
 from bench.run.threads import choose_threads
 
@@ -40,11 +40,14 @@ __all__ = [
     "import_encoder",
     "list_runs",
     "load_encoder",
+    "peak_memory",
     "prepare",
     "prepare_evaluation",
     "project",
     "run_folder",
     "select_finished",
+    "shared_stage",
     "sweep_runs",
     "to_finish",
+    "train_shared",
 ]

@@ -19,7 +19,7 @@ from bench.record import Doubt, Phase, Record, save_record
 from bench.run.encoder import EncoderFile, Origin, intact_encoder
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
-from bench.train import Progress, train
+from bench.train import Progress, finished_path, train
 from bench.zoo import digest
 
 
@@ -47,6 +47,28 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
                 if protocol not in finished:
                     finished[protocol] = _evaluate(run, protocol, encoder, stages, doubts, corrupted, monitor)
         return [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
+
+
+def shared_stage(run: Run) -> Path | None:
+    """Return the file of the first stage of ``run`` once it is trained, if other runs share that stage; else None."""
+    stage = None if run.encoder else next(iter(run.method(run.recipe.config).stages(run.context)), None)
+    if stage is None or (folder := run.folder.stage(stage)).identity is None:
+        return None
+    return finished_path(folder.path, stage.name)
+
+
+def train_shared(run: Run, monitor: Monitor | None = None) -> Path:
+    """Train the first stage of ``run``, which other runs share, and return its file.
+
+    Raises:
+        BenchError: no other run can share it, or as in :func:`execute`.
+        InterruptedRunError: a stop was requested; the same call continues.
+    """
+    path = shared_stage(run)
+    if path is None:
+        raise BenchError(f"the first stage of {run.recipe.method} belongs to one run alone. Leave out --shared-only")
+    _train_stage(run, next(iter(run.method(run.recipe.config).stages(run.context))), monitor or Monitor())
+    return path
 
 
 def _one_class(run: Run, monitor: Monitor) -> list[Doubt]:
@@ -120,15 +142,19 @@ def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
     for stage in method.stages(run.context):
-        folder = run.folder.stage(stage)
-        with folder.claimed(monitor):
-            job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
-            stages[stage.name] = train(stage, run.dataset.pretraining_images, job, section=_section(run, stage))
+        stages[stage.name] = _train_stage(run, stage, monitor)
     recipe = run.recipe.model_dump(mode="json")
     origin = Origin(fingerprint=run.folder.fingerprint, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
     made = EncoderFile(method.result().state_dict(), origin)
     made.save(run.folder.encoder)
     return made
+
+
+def _train_stage(run: Run, stage: Stage, monitor: Monitor) -> Progress:
+    folder = run.folder.stage(stage)
+    with folder.claimed(monitor):
+        job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
+        return train(stage, run.dataset.pretraining_images, job, section=_section(run, stage))
 
 
 def _section(run: Run, stage: Stage) -> str:

@@ -3,11 +3,16 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from bench.cost import PhaseEstimate, Projector, corrupted_images
+import torch
+
+from bench.cost import PhaseEstimate, Projector, StageProbe, corrupted_images
 from bench.protocol import FinetuneStage, build_protocol, released_classifier
 from bench.recipe import RELEASED, Threat
 from bench.run.encoder import plain_encoder
 from bench.run.preparation import Run
+
+_PROGRAM_BYTES = 3 * 2**28
+"""What a process takes beside its tensors: Python, PyTorch and, on a GPU, its context."""
 
 
 def project(run: Run, projector: Projector | None = None) -> list[PhaseEstimate]:
@@ -21,6 +26,23 @@ def project(run: Run, projector: Projector | None = None) -> list[PhaseEstimate]
     """
     projector = projector or Projector(run.device)
     return [*_corrupted(run), *_pretraining(run, projector), *_protocols(run, projector)]
+
+
+def peak_memory(run: Run) -> int:
+    """Return an estimate of the bytes that ``run`` takes on its device: images, and tensors of its largest step.
+
+    Steps are counted on a few images, on the CPU, and extrapolated to the batch.
+    """
+    images, cpu = run.dataset.pretraining_images, torch.device("cpu")
+    encoder, train, recipe = plain_encoder(run.recipe), run.target.train, run.recipe.downstream
+    protocols = (
+        build_protocol(name, recipe, encoder, train.labels, run.seed) for name in run.protocols if name != RELEASED
+    )
+    probes = [
+        *(StageProbe(stage, images, device=cpu) for stage in run.method(run.recipe.config).stages(run.context)),
+        *(StageProbe(stage, train.images, device=cpu) for stage in protocols if isinstance(stage, FinetuneStage)),
+    ]
+    return _PROGRAM_BYTES + images.nbytes + max((probe.memory(probe.plan.batch_size) for probe in probes), default=0)
 
 
 def _corrupted(run: Run) -> Iterator[PhaseEstimate]:

@@ -1,11 +1,12 @@
 """Training: the engine, which trains any stage, and its saved states."""
 
-from bench.train.checkpoint import Progress, intact_tensors, stage_progress
+from bench.train.checkpoint import Progress, finished_path, intact_tensors, stage_progress
 from bench.train.engine import check_plan, take_step, train, training_modules
 
 __all__ = [
     "Progress",
     "check_plan",
+    "finished_path",
     "intact_tensors",
     "stage_progress",
     "take_step",

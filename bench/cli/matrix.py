@@ -1,0 +1,291 @@
+"""``bench matrix``: a grid of methods, datasets and seeds, on this machine or on a Slurm cluster."""
+
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from bench.cli import _options as option
+from bench.cli._matrix import fault_lines, jobs_table, status_tables
+from bench.cli._tables import show
+from bench.errors import BenchError
+from bench.monitor import plural
+
+if TYPE_CHECKING:
+    from bench.grid import GridFolder, GridJob
+
+matrix = typer.Typer(
+    help="Run a grid of methods, datasets and seeds, on this machine or on a Slurm cluster.",
+    no_args_is_help=True,
+    invoke_without_command=True,
+)
+_GRID = Path("grid")
+Folder = Annotated[Path, typer.Argument(metavar="GRID", help="The grid's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
+AtOnce = Annotated[
+    int | None,
+    typer.Option(min=1, help="Jobs at once on a device, as memory allows; default: 1 a GPU, 1 a core on a CPU."),
+]
+_WATCH_SECONDS = 5.0
+
+
+@matrix.callback()
+def start(
+    ctx: typer.Context,
+    methods: Annotated[str | None, typer.Option(help="Methods with commas, or all.")] = None,
+    datasets: Annotated[str, typer.Option(help="Datasets with commas, named as in bench run.")] = "digits",
+    seeds: Annotated[str, typer.Option(help="Seeds with commas.")] = "0",
+    protocols: option.Protocols = None,
+    tier: option.Tier = None,
+    fidelity: option.Fidelity = "uniform",
+    preset: option.Preset = None,
+    precision: option.Precision = None,
+    set_: option.Set = None,
+    run_option: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Any other option of bench run, such as devices=4; may be repeated."),
+    ] = None,
+    on: Annotated[Literal["local", "slurm"], typer.Option(help="Where the jobs run.")] = "local",
+    grid: Annotated[Path, typer.Option(help="Folder of the grid's state; on Slurm on a disk that all nodes see.")] = (
+        _GRID
+    ),
+    retries: Annotated[int, typer.Option(min=0, help="How often a failed job is tried again.")] = 1,
+    at_once: AtOnce = None,
+    profile: Annotated[Path | None, typer.Option(help="TOML file of what each job asks Slurm for.")] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm's account.")] = None,
+    gpus: Annotated[int | None, typer.Option(min=0, help="GPUs a job, from Slurm.")] = None,
+    cpus: Annotated[int | None, typer.Option(min=1, help="CPUs a job, from Slurm.")] = None,
+    time_: Annotated[str | None, typer.Option("--time", help="Slurm's time limit of a job, as in 12:00:00.")] = None,
+    slurm: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of sbatch; may be repeated.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the jobs, and on Slurm write and show the scripts; start nothing.")
+    ] = False,
+    device: option.Device = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of a job; the results depend on it.")] = 1,
+    runs_dir: option.RunsDir = Path("runs"),
+    results_dir: option.ResultsDir = option.LOCAL_RESULTS,
+    data_dir: option.DataDir = Path("data"),
+    as_json: AsJson = False,
+) -> None:
+    """Run a grid of methods, datasets and seeds, one job a cell; the same command continues it.
+
+    A finished cell is not run again. On Slurm the command ends after submitting: all state is files.
+
+    Examples:
+      bench matrix --methods deacl,simclr --datasets digits --seeds 0,1,2 --protocols slf
+      bench matrix --methods all --datasets cifar10,cifar100 --tier paper --on slurm --partition gpu --gpus 1
+      bench matrix status
+      bench matrix retry
+    """
+    if ctx.invoked_subcommand:
+        return
+    from bench.grid import Grid, GridFolder, read_resources
+    from bench.matrix import MatrixRequest, plan_matrix
+
+    if methods is None:
+        raise BenchError("no method is named. Type, for example, bench matrix --methods deacl,simclr --datasets digits")
+    given = {"partition": partition, "account": account, "gpus": gpus, "cpus": cpus, "time": time_}
+    resources = read_resources(profile, given, slurm or [])
+    if on == "local" and resources:
+        raise BenchError(f"{', '.join(resources)}: Slurm alone gives these. Add --on slurm, or leave them out.")
+    request = MatrixRequest(
+        methods=option.names(methods) or (),
+        datasets=option.names(datasets) or (),
+        seeds=option.parse_seeds(seeds),
+        protocols=option.names(protocols),
+        tier=tier,
+        fidelity=fidelity,
+        overrides=option.overrides(preset, set_, precision),
+        options=_run_options(run_option or []),
+        device=device,
+        threads=threads,
+        runs_dir=runs_dir,
+        results_dir=results_dir,
+        data_dir=data_dir,
+    )
+    console = Console(stderr=True)
+    with console.status("reading the data and building every recipe"):
+        planned = plan_matrix(request, grid, memory=on == "local" and (at_once or 2) > 1)
+    for line in planned.left_out:
+        console.print(f"left out {line}", markup=False, highlight=False)
+    content = Grid(asked=request.asked, on=on, jobs=planned.jobs, retries=retries, resources=resources)
+    if dry_run and on == "local":
+        _show_plan(planned.jobs, as_json)
+        return
+    folder = GridFolder.create(grid, content)
+    if dry_run:
+        _show_scripts(folder, as_json)
+        return
+    _start(folder, at_once, as_json)
+
+
+@matrix.command()
+def status(
+    grid: Folder = _GRID,
+    every: Annotated[bool, typer.Option("--all", help="One line a job, finished ones too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds, until all have ended.")] = (
+        False
+    ),
+    as_json: AsJson = False,
+) -> None:
+    """Show what is queued, running, done and failed, and why.
+
+    Examples:
+      bench matrix status
+      bench matrix status --all --json
+    """
+    from bench.grid import GridFolder, grid_status
+
+    folder = GridFolder.open(grid)
+    console = Console()
+    while True:
+        found = grid_status(folder)
+        if as_json:
+            print(json.dumps([each.model_dump(mode="json") for each in found], indent=1))
+            return
+        if watch:
+            console.clear()
+        show(*status_tables(folder.path, found, every))
+        for line in fault_lines(found):
+            print(line)
+        if not watch or not any(each.status in ("queued", "running") for each in found):
+            return
+        time.sleep(_WATCH_SECONDS)
+
+
+@matrix.command()
+def cancel(grid: Folder = _GRID) -> None:
+    """Cancel what is queued and stop what runs; its state is saved, and the command that started it continues.
+
+    Examples:
+      bench matrix cancel
+    """
+    from bench.grid import GridFolder, cancel_queued
+
+    folder = GridFolder.open(grid)
+    folder.cancel()
+    print(f"cancelled; {plural(cancel_queued(folder), 'job')} taken from Slurm's queue. Running jobs save and stop.")
+
+
+@matrix.command()
+def retry(grid: Folder = _GRID, at_once: AtOnce = None, as_json: AsJson = False) -> None:
+    """Start the jobs that failed again, and those that never began.
+
+    Examples:
+      bench matrix retry
+    """
+    from bench.grid import GridFolder, grid_status
+
+    folder = GridFolder.open(grid)
+    for each in grid_status(folder):
+        if each.status == "failed":
+            folder.job(each.name).forget()
+    _start(folder, at_once, as_json, again=True)
+
+
+@matrix.command()
+def work(
+    grid: Annotated[Path, typer.Argument(metavar="GRID", help="The grid's folder.")],
+    job: Annotated[str, typer.Argument(help="The job's name.")],
+) -> None:
+    """Run one job of a grid here: what every Slurm job does.
+
+    Examples:
+      bench matrix work grid digits-simclr-tiny-uniform-s0-1a2b3c4d
+    """
+    import os
+
+    from bench.errors import InterruptedRunError
+    from bench.grid import GridFolder, requeue, stop_on_signals
+    from bench.grid import work as run_job
+
+    folder = GridFolder.open(grid)
+    with stop_on_signals() as stop:
+        outcome = run_job(folder, job, stop)
+        if outcome == "stopped" and not folder.cancelled and "SLURM_JOB_ID" in os.environ:
+            requeue()
+    print(f"{job}: {outcome}")
+    if outcome == "stopped":
+        raise InterruptedRunError(f"{job} was stopped; its state is saved. The same command continues it.")
+    if outcome == "failed":
+        state = folder.job(job).state
+        raise BenchError(f"{job} failed: {state.reason if state else ''}")
+
+
+def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool = False) -> None:
+    """Submit or run every job of ``folder`` that nobody works on."""
+    from bench.grid import grid_status, run_local, stop_on_signals, submit, to_start
+
+    folder.resume()
+    console = Console(stderr=True)
+    if folder.grid.on == "slurm":
+        with folder.claimed():
+            jobs = to_start(folder, grid_status(folder), again=again)
+            numbers = submit(folder, jobs) if jobs else []
+        if as_json:
+            print(json.dumps({"grid": str(folder.path), "submitted": numbers, "jobs": [job.name for job in jobs]}))
+        else:
+            what = f" as {', '.join(numbers)}" if numbers else ""
+            print(f"{plural(len(jobs), 'job')} submitted{what}. bench matrix status {folder.path} shows them.")
+    else:
+        from bench.errors import InterruptedRunError
+        from bench.matrix import local_devices
+
+        asked = folder.grid.asked
+        devices = local_devices(asked.get("device"), at_once=at_once, threads=asked.get("threads", 1))
+        with stop_on_signals() as stop:
+            run_local(folder, devices, stop, lambda line: console.print(line, markup=False, highlight=False))
+            if stop.is_set():
+                raise InterruptedRunError("interrupted; the state of every job is saved. The same command continues.")
+        found = grid_status(folder)
+        if as_json:
+            print(json.dumps([each.model_dump(mode="json") for each in found], indent=1))
+        else:
+            show(*status_tables(folder.path, found, every=False))
+        if lines := fault_lines(found):
+            raise BenchError("\n".join([*lines, f"bench matrix retry {folder.path} tries these again."]))
+
+
+def _run_options(items: list[str]) -> list[str]:
+    """Return the words of ``items`` for ``bench run``; raises BenchError for one that it does not know."""
+    from typer.main import get_command
+
+    from bench.cli import app
+
+    words = []
+    for item in items:
+        name, equals, value = item.partition("=")
+        words += [f"--{name.strip().lstrip('-')}", *([value] if equals else [])]
+    known = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    try:
+        known.make_context("run", ["method", *words])
+    except Exception as error:
+        raise BenchError(f"--run-option: bench run refuses {' '.join(words)}: {error}") from None
+    return words
+
+
+def _show_plan(jobs: "tuple[GridJob, ...]", as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([job.model_dump(mode="json") for job in jobs], indent=1))
+    else:
+        show(jobs_table(jobs))
+
+
+def _show_scripts(folder: "GridFolder", as_json: bool) -> None:
+    """Write and show the scripts of all jobs that are not finished, and the commands that submit them."""
+    from bench.grid import written_scripts
+
+    scripts = written_scripts(folder)
+    if as_json:
+        print(json.dumps([each._asdict() for each in scripts], indent=1))
+        return
+    for each in scripts:
+        print(f"# {each.path}\n{each.text}")
+    for each in scripts:
+        print(each.command)

@@ -1,0 +1,6 @@
+"""The matrix: every method on every dataset under every seed, as jobs of a grid, and the devices of this machine."""
+
+from bench.matrix.cells import Matrix, MatrixRequest, plan_matrix
+from bench.matrix.devices import local_devices
+
+__all__ = ["Matrix", "MatrixRequest", "local_devices", "plan_matrix"]

@@ -1,0 +1,193 @@
+"""The cells of a matrix, checked and ready, and the shared stages that are trained once before them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.data import load_dataset
+from bench.errors import together, unknown
+from bench.grid import GridFolder, GridJob
+from bench.method import METHODS
+from bench.own_code import is_in_file
+from bench.recipe import PROTOCOLS, Fidelity, override_text
+from bench.run import Run, RunRequest, peak_memory, prepare, shared_stage
+
+ALL = "all"
+SHARED = "(shared stage)"
+"""In the place of a method, for the jobs that train stages which several cells share."""
+
+
+@dataclass(frozen=True)
+class MatrixRequest:
+    """The options of ``bench matrix``."""
+
+    methods: Sequence[str]
+    """Names, or ``all``."""
+    datasets: Sequence[str]
+    seeds: Sequence[int] = (0,)
+    protocols: Sequence[str] | None = None
+    """Each method gets those of them that apply to it; None: all that apply."""
+    tier: str | None = None
+    fidelity: Fidelity = "uniform"
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    options: Sequence[str] = ()
+    """More arguments of every ``bench run``, such as ``--devices 4``."""
+    device: str | None = None
+    threads: int = 1
+    runs_dir: Path = Path("runs")
+    results_dir: Path = Path("results/local")
+    data_dir: Path = Path("data")
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What determines the jobs, as plain values."""
+        return {
+            "methods": list(self.methods),
+            "datasets": list(self.datasets),
+            "seeds": list(self.seeds),
+            "protocols": None if self.protocols is None else list(self.protocols),
+            "tier": self.tier,
+            "fidelity": self.fidelity,
+            "settings": [override_text(key, value) for key, value in self.overrides.items()],
+            "options": list(self.options),
+            "device": self.device,
+            "threads": self.threads,
+            "runs_dir": str(self.runs_dir.absolute()),
+            "results_dir": str(self.results_dir.absolute()),
+            "data_dir": str(self.data_dir.absolute()),
+        }
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """The jobs of a request, and what was left out."""
+
+    jobs: tuple[GridJob, ...]
+    runs: tuple[Run, ...]
+    """One a cell."""
+    left_out: tuple[str, ...]
+    """Of the methods that ``all`` means: those to which none of the protocols apply, with the reason."""
+
+
+def plan_matrix(request: MatrixRequest, folder: Path, *, memory: bool = False) -> Matrix:
+    """Return the jobs of ``request``, shared stages first; nothing is trained or written, each dataset is read once.
+
+    Args:
+        folder: of the grid, where the jobs will keep their progress.
+        memory: whether to estimate how much each job needs, from a few steps.
+
+    Raises:
+        BenchError: unknown names, or cells that cannot be run; the faults of all are reported together.
+    """
+    chosen, left_out = _chosen(request)
+    datasets = {name: load_dataset(name, request.data_dir) for name in dict.fromkeys(map(_absolute, request.datasets))}
+    pairs = [(method, dataset) for dataset in datasets for method in chosen]
+
+    def first(pair: tuple[str, str]) -> Run:
+        method, dataset = pair
+        asked = RunRequest(
+            method=method,
+            dataset=dataset,
+            tier=request.tier,
+            fidelity=request.fidelity,
+            protocols=chosen[method],
+            seed=request.seeds[0],
+            overrides=request.overrides,
+            runs_dir=request.runs_dir.absolute(),
+            data_dir=request.data_dir,
+            device=request.device,
+        )
+        return prepare(asked, datasets[dataset])
+
+    ready = together(pairs, first, ", ".join)
+    bytes_of = {pair: peak_memory(run) if memory else None for pair, run in zip(pairs, ready, strict=True)}
+    cells = [(pair, run.with_seed(seed)) for seed in request.seeds for pair, run in zip(pairs, ready, strict=True)]
+    shared = [shared_stage(run) for _, run in cells]
+    users = Counter(path for path in shared if path)
+    stages: dict[Path, GridJob] = {}
+    own = []
+    for (pair, run), path in zip(cells, shared, strict=True):
+        common = path if path and users[path] > 1 else None
+        if common and common not in stages:
+            name = common.parent.name
+            command = _command(request, pair, run, folder, name, "--shared-only")
+            stages[common] = _job(name, SHARED, run, command, [common], bytes_of[pair])
+        leaves = [run.protocol_folder(protocol).record for protocol in run.protocols]
+        name = run.folder.path.name
+        needs = (stages[common].name,) if common else ()
+        command = _command(request, pair, run, folder, name)
+        own.append(_job(name, run.recipe.method, run, command, leaves, bytes_of[pair], needs))
+    return Matrix((*stages.values(), *own), tuple(run for _, run in cells), left_out)
+
+
+def _chosen(request: MatrixRequest) -> tuple[dict[str, Sequence[str] | None], tuple[str, ...]]:
+    """Return the methods, each with its protocols, and those that are left out, with the reason."""
+    for protocol in request.protocols or ():
+        if protocol not in PROTOCOLS:
+            raise unknown("protocol", protocol, PROTOCOLS)
+    every = list(request.methods) == [ALL]
+    named = list(METHODS) if every else [_absolute(name) if is_in_file(name) else name for name in request.methods]
+    types = together(named, lambda name: METHODS.get(METHODS.name_of(name)), str)
+    chosen: dict[str, Sequence[str] | None] = {}
+    left_out = []
+    for name, method in zip(named, types, strict=True):
+        fitting = [each for each in request.protocols or () if each in method.info.protocols]
+        if every and request.protocols and not fitting:
+            left_out.append(f"{name}: it is evaluated under {', '.join(method.info.protocols)} alone")
+        else:
+            chosen[name] = fitting or request.protocols
+    return chosen, tuple(left_out)
+
+
+def _absolute(name: str) -> str:
+    """Return ``name`` with the path in it, if any, made absolute: a job may start in another folder."""
+    kind, colon, path = name.partition(":")
+    if is_in_file(name):
+        return f"{Path(kind).absolute()}:{path}"
+    return f"{kind}:{Path(path).absolute()}" if colon else name
+
+
+def _command(
+    request: MatrixRequest, pair: tuple[str, str], run: Run, folder: Path, name: str, *more: str
+) -> tuple[str, ...]:
+    """Return the arguments of ``bench`` for ``run``."""
+    method, dataset = pair
+    asked = request.asked
+    options = {
+        "dataset": dataset,
+        "tier": run.recipe.tier,
+        "fidelity": request.fidelity,
+        "protocols": ",".join(run.protocols),
+        "seed": str(run.seed),
+        "threads": str(request.threads),
+        "runs-dir": asked["runs_dir"],
+        "results-dir": asked["results_dir"],
+        "data-dir": asked["data_dir"],
+        "track": f"progress:{GridFolder(folder.absolute()).job(name).progress}",
+        **({"device": request.device} if request.device else {}),
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    words += [word for setting in asked["settings"] for word in ("--set", setting)]
+    return ("run", method, *words, "--no-estimate", *more, *request.options)
+
+
+def _job(
+    name: str,
+    method: str,
+    run: Run,
+    command: tuple[str, ...],
+    leaves: Sequence[Path],
+    memory: int | None,
+    needs: Sequence[str] = (),
+) -> GridJob:
+    return GridJob(
+        name=name,
+        command=command,
+        leaves=tuple(str(path.absolute()) for path in leaves),
+        needs=tuple(needs),
+        method=method,
+        dataset=run.recipe.dataset.name,
+        memory=memory,
+    )

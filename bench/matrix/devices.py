@@ -1,0 +1,42 @@
+"""The devices of this machine, as a grid shares them out."""
+
+import os
+
+import psutil
+import torch
+
+from bench.device import pick_device
+from bench.grid import Device
+
+_SHARE = 0.9
+"""Of the memory: the rest is for what else runs on the device."""
+
+
+def local_devices(device: str | None, *, at_once: int | None, threads: int) -> list[Device]:
+    """Return the devices that jobs may use.
+
+    Args:
+        device: as in ``--device``; None: every GPU, or the CPU where there is none.
+        at_once: the most jobs at once on each device; None: one a GPU, and on the CPU as many as cores for their
+            threads.
+        threads: CPU threads of a job.
+
+    Raises:
+        BenchError: there is no such device.
+    """
+    picked = pick_device(device)
+    if picked.type == "cpu":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        memory = int(_SHARE * psutil.virtual_memory().available)
+        return [Device("cpu", at_once or max(1, cores // threads), memory)]
+    numbers = [picked.index] if device and picked.index is not None else range(torch.cuda.device_count())
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    return [
+        Device(
+            f"cuda:{number}",
+            at_once or 1,
+            int(_SHARE * torch.cuda.get_device_properties(number).total_memory),
+            {"CUDA_VISIBLE_DEVICES": seen[number] if seen != [""] else str(number)},
+        )
+        for number in numbers
+    ]

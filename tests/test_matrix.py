@@ -1,0 +1,174 @@
+"""A matrix: cells that are checked together, shared stages before them, and records as those of single runs."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pytest
+from in_process import say
+from toy_runs import SMALL, facts
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.errors import BenchError
+from bench.grid import Grid, GridFolder, grid_status, work
+from bench.grid import local as local_module
+from bench.grid.grid import JobFolder
+from bench.matrix import Matrix, MatrixRequest, local_devices, plan_matrix
+from bench.matrix.cells import _chosen
+from bench.record import load_record
+from bench.run import RunRequest, execute, prepare
+
+SETTINGS = {**{key: value for key, value in SMALL.items() if not key.startswith("stage1")}, "slf.epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """64 + 8 images, enough for a batch of every stage at tiny."""
+    path, rng = tmp_path_factory.mktemp("data") / "toy.npz", np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 64), ("test", 8)):
+        arrays[f"x_{split}"] = rng.integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
+        arrays[f"y_{split}"] = np.arange(count) % 2
+    np.savez(path, allow_pickle=False, **arrays)
+    return f"npz:{path}"
+
+
+def request_of(data: str, folder: Path, **changes: object) -> MatrixRequest:
+    values = {
+        "methods": ["simclr", "deacl"],
+        "datasets": [data],
+        "protocols": ["slf"],
+        "overrides": {**SETTINGS, "stage1.epochs": 1, "stage1.warmup_epochs": 0},
+        "device": "cpu",
+        "runs_dir": folder / "runs",
+        "results_dir": folder / "results",
+        "data_dir": folder,
+    }
+    return MatrixRequest(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def in_process(
+    command: Sequence[str], own: JobFolder, environment: Mapping[str, str], stopping: Callable[[], bool]
+) -> int:
+    """Run the command as the worker's process would."""
+    done = CliRunner().invoke(app, list(command))
+    own.log.write_text(done.output)
+    return done.exit_code if done.exception is None else 1
+
+
+class Done(tuple[GridFolder, Matrix]):
+    """A finished grid and its plan."""
+
+
+@pytest.fixture(scope="module")
+def finished(data: str, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    path = tmp_path_factory.mktemp("grid")
+    request = request_of(data, path)
+    planned = plan_matrix(request, path / "grid", memory=True)
+    folder = GridFolder.create(path / "grid", Grid(asked=request.asked, jobs=planned.jobs))
+    for job in planned.jobs:  # in this thread, which alone may handle signals
+        work(folder, job.name, Event(), launch=in_process)
+    return Done((folder, planned))
+
+
+def test_a_shared_stage_is_a_job_before_the_cells_that_need_it(finished: Done) -> None:
+    _, planned = finished
+    stage, simclr, deacl = planned.jobs
+    assert [job.method for job in planned.jobs] == ["(shared stage)", "simclr", "deacl"]
+    assert "--shared-only" in stage.command
+    assert simclr.needs == deacl.needs == (stage.name,)
+    assert all(job.memory and 2**29 < job.memory < 2**32 for job in planned.jobs)
+
+
+def test_its_records_are_those_of_single_runs(finished: Done, data: str, tmp_path: Path) -> None:
+    folder, planned = finished
+    assert [each.status for each in grid_status(folder)] == ["done"] * 3, folder.job(planned.jobs[0].name).last_lines()
+    stage = folder.job(planned.jobs[1].name).log.read_text()
+    assert "stage ssl" not in stage, "the cell trained the stage that is trained already"
+    run = planned.runs[1]
+    request = RunRequest(
+        method="deacl",
+        dataset=data,
+        protocols=("slf",),
+        overrides=run.recipe.overrides,
+        runs_dir=tmp_path,
+        device="cpu",
+    )
+    ((alone, _),) = execute(prepare(request), tmp_path)
+    assert facts(load_record(run.protocol_folder("slf").record)) == facts(alone)
+    assert len(list(Path(folder.grid.asked["results_dir"]).rglob("*deacl*.json"))) == 1
+
+
+def test_progress_is_a_file_that_status_reads(finished: Done) -> None:
+    folder, planned = finished
+    written = json.loads(folder.job(planned.jobs[2].name).progress.read_text())
+    assert written["phase"] == "RA under PGD" or written["phase"], written
+    assert {"done", "total", "unit", "seconds_left", "written"} < written.keys()
+
+
+def test_faults_of_all_cells_are_one_message(data: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"1 of 2 cells cannot be run:\n- deacll: unknown method 'deacll'"):
+        plan_matrix(request_of(data, tmp_path, methods=["simclr", "deacll"]), tmp_path)
+    with pytest.raises(BenchError, match="unknown protocol 'sfl'"):
+        plan_matrix(request_of(data, tmp_path, protocols=["sfl"]), tmp_path)
+    with pytest.raises(BenchError, match=r"1 of 2 cells cannot be run:\n- supervised, npz:.*under slf"):
+        plan_matrix(request_of(data, tmp_path, methods=["simclr", "supervised"]), tmp_path)
+
+
+def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: Path) -> None:
+    chosen, left_out = _chosen(request_of(data, tmp_path, methods=["all"], protocols=["slf", "aff"]))
+    assert left_out == ()
+    assert chosen["supervised"] == ["aff"]
+    assert chosen["acl"] == ["slf", "aff"]
+    chosen, left_out = _chosen(request_of(data, tmp_path, methods=["all"]))
+    assert left_out == ("supervised: it is evaluated under aff alone",)
+    assert {"acl", "byol", "deacl", "simclr"} < chosen.keys()
+
+
+def test_a_cpu_takes_as_many_jobs_as_it_has_cores() -> None:
+    (device,) = local_devices("cpu", at_once=None, threads=1)
+    assert device.at_once >= 1
+    assert local_devices("cpu", at_once=3, threads=1)[0].at_once == 3
+    assert device.memory > 0
+
+
+def test_the_commands(
+    finished: Done, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder, planned = finished
+    done = say(monkeypatch, capsys, "matrix", "status", str(folder.path), "--all")
+    assert done.code == 0
+    assert planned.jobs[0].name in done.stdout
+    found = json.loads(say(monkeypatch, capsys, "matrix", "status", str(folder.path), "--json").stdout)
+    assert [each["status"] for each in found] == ["done"] * 3
+    assert "bench matrix work" not in say(monkeypatch, capsys, "matrix", "retry", str(folder.path)).stderr
+    done = say(monkeypatch, capsys, "matrix", "work", str(folder.path), planned.jobs[0].name)
+    assert done.stdout == f"{planned.jobs[0].name}: done\n"
+    monkeypatch.chdir(tmp_path)
+    assert say(monkeypatch, capsys, "matrix", "status").stderr.startswith("bench: there is no grid in grid.")
+    assert say(monkeypatch, capsys, "matrix", "--seeds", "1").stderr.startswith("bench: no method is named.")
+    refused = say(monkeypatch, capsys, "matrix", "--methods", "deacl", "--gpus", "2").stderr
+    assert refused == "bench: gpus: Slurm alone gives these. Add --on slurm, or leave them out.\n"
+    refused = say(monkeypatch, capsys, "matrix", "--methods", "deacl", "--run-option", "devises=2").stderr
+    assert "bench run refuses --devises 2" in refused
+
+
+def test_a_failure_ends_the_command_with_its_log(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str, tmp_path: Path
+) -> None:
+    def broken(*_: object) -> int:
+        return 9
+
+    monkeypatch.setattr(local_module, "work", lambda *args, **more: work(*args, **{**more, "launch": broken}))
+    words = [f"--{key}={tmp_path / key}" for key in ("grid", "runs-dir", "results-dir", "data-dir")]
+    small = [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+    words += ["--methods", "simclr", "--datasets", data, "--protocols", "slf", "--at-once", "1", "--device", "cpu"]
+    command = ["matrix", *words, *small]
+    done = say(monkeypatch, capsys, *command)
+    assert done.code == 1
+    assert "failed: exit code 9, attempt 2" in done.stderr
+    assert f"bench matrix retry {tmp_path / 'grid'} tries these again." in done.stderr
+    assert say(monkeypatch, capsys, *command, "--dry-run").code == 0
