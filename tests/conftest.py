@@ -6,12 +6,28 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from bench.doctor import examine
+from bench.run import examination
 from methods.ap_dpe import attention
 
 # With a second process on the machine, a pool of threads makes tiny tensors twenty times slower: here, and in the
 # programs that tests start.
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def without_doctor() -> Iterator[None]:
+    """The doctor's visit takes longer than a toy run, of which tests make hundreds: they ask for ``doctor``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examination, "examine", lambda patient, monitor: ())
+        yield
+
+
+@pytest.fixture
+def doctor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The evaluations of this test end with the doctor's checks."""
+    monkeypatch.setattr(examination, "examine", examine)
 
 
 @pytest.fixture

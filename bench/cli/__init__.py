@@ -12,6 +12,7 @@ import typer
 from bench.cli import (
     ablate,
     compare,
+    doctor,
     evaluate,
     export,
     import_,
@@ -47,6 +48,7 @@ COMMANDS = (
     sweep.sweep_steps,
     leaderboard.leaderboard,
     compare.compare,
+    doctor.doctor,
     timing.timing,
     site.site,
     report.report,

@@ -16,11 +16,13 @@ _LEFT_OUT_FIRST = ("FLOPs", "Time x DeACL", "FLOPs x DeACL", "Seeds", "Time", "P
 
 def show_board(board: "Leaderboard") -> None:
     """Print the tables of ``board``, then what its marks mean."""
-    if not board.rows:
+    if not board.rows and not board.failed:
         print("No records yet: `bench run deacl --dataset digits` makes the first.")
         return
     for _, rows in groupby(board.rows, key=lambda row: row.table):
         show(_table(list(rows), board))
+    for one in board.failed:
+        print(f"not shown as a result: {one.row}, whose evaluation failed a check. {one.reason} ({one.file})")
     words = ["percent of n test images; one seed: 95 % interval; several: mean ± deviation"]
     if any(row.tied for row in board.rows):
         words.append("=: not separated from the best of its group by a test at 5 %")

@@ -1,7 +1,7 @@
 """What ``bench run`` and ``bench evaluate`` share: announcing runs and showing their results."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +13,11 @@ from bench.cli._progress import rough_time
 from bench.cli._results import results_table
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
-from bench.errors import BenchError
+from bench.errors import BenchError, CheckFailedError, listed
 
 if TYPE_CHECKING:
     from bench.cost import PhaseEstimate
-    from bench.record import Record
+    from bench.record import Diagnosis, Record
     from bench.run import Run
 
 
@@ -96,17 +96,31 @@ def announce(
 def show_records(
     found: "Sequence[tuple[Record, Path]]", runs: "Sequence[Run]", results_dir: Path, *, as_json: bool
 ) -> None:
-    """Print the results of ``runs`` and their paths."""
+    """Print the results of ``runs`` and their paths; raises CheckFailedError if an evaluation failed a check."""
     records = [record for record, _ in found]
     if as_json:
         print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
-        return
-    work_is_kept()
-    show(results_table(records, results_dir))
-    for _, path in found:
-        print(f"record: {path}")
-    for run in runs:
-        print(f"encoder: {run.folder.encoder}")
+    else:
+        work_is_kept()
+        show(results_table(records, results_dir))
+        for _, path in found:
+            print(f"record: {path}")
+        for run in runs:
+            print(f"encoder: {run.folder.encoder}")
+    refuse_failed([(record.protocol, record.doctor or ()) for record in records])
+
+
+def refuse_failed(found: "Iterable[tuple[str, Sequence[Diagnosis]]]", *, strict: bool = False) -> None:
+    """Raise CheckFailedError if a check failed or, with ``strict``, ended in doubt; ``found`` is by protocol."""
+    wrong = ("fail", "doubt") if strict else ("fail",)
+    failed = [
+        f"{protocol}, {one.check}: {one.found}" for protocol, checks in found for one in checks if one.verdict in wrong
+    ]
+    if failed:
+        raise CheckFailedError(
+            listed("the evaluation cannot be believed", failed)
+            + "\n`bench doctor` with the run's name says what to do."
+        )
 
 
 def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list[PhaseEstimate]]":

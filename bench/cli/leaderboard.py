@@ -121,4 +121,4 @@ def _text(board: "Leaderboard", format_: Format, entries: dict[str, str], result
 
 
 def _json(board: "Leaderboard") -> str:
-    return json.dumps(board.model_dump(mode="json", include={"rows", "left_out"}), indent=1)
+    return json.dumps(board.model_dump(mode="json", include={"rows", "failed", "left_out"}), indent=1)

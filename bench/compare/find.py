@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.record import LOCAL, record_files
-from bench.results import Group, Measured, load_measured, read_groups
+from bench.results import Failed, Group, Measured, load_measured, read_groups
 
 _LOCAL = f"{LOCAL}/"
 """The beginning of a name that means only the user's own records."""
@@ -62,10 +62,15 @@ def find_seeds(
     """
     fits = partial(_fits, protocol=protocol, tier=tier, fidelity=fidelity, precision=precision)
     name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
-    groups, _ = read_groups(results_dir, dataset, name)
+    groups, left_out = read_groups(results_dir, dataset, name)
     every = [group for group in groups if fits(group) and group.seeds[0].record.method == name]
     local = [group for group in every if group.seeds[0].local]
     found = local if own else [group for group in every if group not in local] or local
+    if not found and (failed := [one for one in left_out if isinstance(one, Failed)]):
+        raise BenchError(
+            f"{method} has no record to compare: the evaluation in {failed[0].file} failed a check, "
+            f"{failed[0].reason}. `bench doctor` says what to do."
+        )
     if not found:
         groups, _ = read_groups(results_dir, dataset)
         if not groups:

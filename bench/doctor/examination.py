@@ -1,5 +1,7 @@
 """All checks on one patient."""
 
+from typing import NamedTuple
+
 from bench import rng
 from bench.doctor.attack import ATTACK
 from bench.doctor.check import Check
@@ -22,16 +24,32 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 """The checks of each family, in the order in which they are made and shown."""
 
 
-def examine(patient: Patient, monitor: Monitor | None = None) -> tuple[Diagnosis, ...]:
+class Advice(NamedTuple):
+    """What a diagnosis means, and what to do; empty where it is sound, or its check is of another version."""
+
+    meaning: str = ""
+    remedy: str = ""
+
+
+def advice(diagnosis: Diagnosis) -> Advice:
+    """Return what is said about the check of ``diagnosis``."""
+    named = {check.name: Advice(check.meaning, check.remedy) for family in CHECKS.values() for check in family}
+    return Advice() if diagnosis.verdict == "sound" else named.get(diagnosis.check, Advice())
+
+
+def examine(patient: Patient, monitor: Monitor | None = None, *, deep: bool = False) -> tuple[Diagnosis, ...]:
     """Return the verdict of each check that applies to ``patient``.
 
     A check that stops with an error proves nothing, and is a doubt. Nothing is drawn from the global random state.
+
+    Args:
+        deep: also those checks that cost too much for the end of every evaluation.
 
     Raises:
         InterruptedRunError: a stop was requested.
     """
     monitor = monitor or Monitor()
-    checks = [check for family in CHECKS.values() for check in family]
+    checks = [check for family in CHECKS.values() for check in family if deep or not check.deep]
     monitor.begin("doctor", len(checks), unit="checks")
     found = []
     for check in checks:

@@ -1,8 +1,10 @@
 """What the checks may read about one evaluation."""
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +12,13 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack import NamedAttack, margin_objective
 from bench.data import Split, unit_pixels
+from bench.errors import BenchError
 from bench.evaluation import attacked_copy, autoattack_images
 from bench.nn import Classifier
-from bench.recipe import Recipe, Threat
-from bench.record import AutoAttackEvaluation, Outcome, PGDEvaluation
+from bench.recipe import RELEASED, Recipe, Threat
+from bench.record import AutoAttackEvaluation, Inventory, Outcome, PGDEvaluation
+
+M = TypeVar("M", bound=nn.Module)
 
 _SAMPLE = 32
 """Images of the sample: of a fault that affects a tenth of all images, 32 miss all with a chance of 3 %."""
@@ -42,16 +47,23 @@ class Patient:
     seed: int
     device: torch.device
     protocol: str
-    classifier_sha256: str
-    """Digest of the classifier's weights and buffers before they were evaluated."""
     encoder_sha256: str
     """Digest of the encoder's weights before the protocol trained its classifier."""
+    classifier_sha256: str
+    """Digest of the classifier's weights and buffers before they were evaluated."""
     train: Split | None = None
     """None: the training images are not at hand."""
+    inventory: Inventory | None = None
+    """What was counted when the data were read; None: nothing was."""
     sa: Outcome | None = None
     """None, as ``ra`` and ``aa``: not measured."""
     ra: PGDEvaluation | None = None
     aa: AutoAttackEvaluation | None = None
+
+    @property
+    def released(self) -> bool:
+        """Whether it is a whole classifier that nothing here has trained."""
+        return self.protocol == RELEASED
 
     @property
     def threat(self) -> Threat:
@@ -90,6 +102,37 @@ class Patient:
         logits: Tensor = self.classifier(self.sample.images)
         return logits
 
+    @cached_property
+    @torch.no_grad()
+    def reached(self) -> tuple[Tensor, Tensor]:
+        """What reaches the encoder when the classifier gets the sample, and the attacked sample.
+
+        Raises:
+            BenchError: nothing does, or it has another shape.
+        """
+        sent, seen = torch.cat([self.sample.images, self.x_adv]), []
+        with watching([self.classifier.encoder], lambda _, x: seen.append(x)):
+            self.classifier(sent)
+        if not seen or seen[0].shape != sent.shape:
+            raise BenchError("the classifier does not hand its images to its encoder, so the unit of eps is not known.")
+        clean, attacked = seen[0].chunk(2)
+        return clean, attacked
+
     def generator(self, *names: str | int) -> torch.Generator:
         """Return a fresh generator for the stream called ``names``, on the patient's device."""
         return rng.generator(self.seed, "doctor", *names, device=self.device)
+
+
+@contextmanager
+def watching(parts: Sequence[M], watch: Callable[[M, Tensor], None]) -> Iterator[None]:
+    """Call ``watch`` with each of ``parts`` and its input before each of its passes."""
+
+    def before(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        watch(cast(M, module), inputs[0])
+
+    hooks = [part.register_forward_pre_hook(before) for part in parts]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

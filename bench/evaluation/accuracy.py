@@ -7,8 +7,8 @@ from bench.evaluation.measurement import Measurement
 from bench.record import Drawn, NoGradient, Outcome, PGDEvaluation
 
 
-def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
-    """Return SA, and whether the classifier gave all images the same answer (False also if that is not known)."""
+def standard_accuracy(work: Measurement) -> Outcome:
+    """Return SA; reports a classifier that gave all images the same answer."""
     state, monitor = work.state, work.job.monitor
     monitor.begin("SA, clean images", work.count, done=len(state.clean))
     work.begin("sa")
@@ -23,14 +23,12 @@ def standard_accuracy(work: Measurement) -> tuple[Outcome, bool]:
         monitor.advance(len(labels))
         monitor.check()
     monitor.end()
-    answers_given = work.state.answers
-    constant = answers_given is not None and len(answers_given) == 1 and len(work.test.labels.unique()) > 1
-    if constant:
+    if len(work.state.answers or ()) == 1 and len(work.test.labels.unique()) > 1:
         monitor.note(
             "the classifier gives all test images the same answer: its training failed or its features carry no "
             "information, and a constant answer cannot be attacked. The record notes this, and the board marks it."
         )
-    return Outcome.pack(work.state.clean, test_images=work.count), constant
+    return Outcome.pack(work.state.clean, test_images=work.count)
 
 
 def robust_accuracy(work: Measurement) -> PGDEvaluation:

@@ -22,8 +22,6 @@ class Evaluation(NamedTuple):
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None
     corruptions: CorruptionEvaluation | None
-    constant: bool
-    """Whether the classifier gave all clean images the same answer; False also if that is not known."""
     cost: dict[str, PhaseCost]
     """By phase."""
     environments: dict[str, Environments]
@@ -48,7 +46,7 @@ def evaluate(
     asked = recipe.evaluate.corruptions != "none"
     assert asked == (corrupted is not None), "the recipe and its corrupted images disagree"
     work = Measurement(classifier.to(job.device).eval(), test, recipe, job, __name__)
-    sa, constant = standard_accuracy(work)
+    sa = standard_accuracy(work)
     ra = robust_accuracy(work)
     aa = autoattack_accuracy(work) if recipe.evaluate.autoattack else None
     corruptions = corruption_accuracy(work, corrupted) if corrupted else None
@@ -59,4 +57,4 @@ def evaluate(
         "aa": len(autoattack_images(recipe)),
         "corruptions": sum(len(one.correct) for one in counts) * work.count,
     }
-    return Evaluation(sa, ra, aa, corruptions, constant, work.cost(images), work.environments())
+    return Evaluation(sa, ra, aa, corruptions, work.cost(images), work.environments())

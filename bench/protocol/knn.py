@@ -49,7 +49,7 @@ class SoftVote(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the logits of ``features``; their gradient goes through the similarities, not the choice of N_k."""
-        similar = F.normalize(features.float(), dim=1) @ self.bank.T
+        similar = F.normalize(features.to(self.bank.dtype), dim=1) @ self.bank.T
         least = similar.detach().topk(self.k, dim=1).values[:, -1:]
         share = torch.where(similar.detach() >= least, 1.0, _REST)
         nearest = similar.detach().amax(1, keepdim=True)  # so that no exponential overflows

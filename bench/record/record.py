@@ -8,7 +8,7 @@ from bench.recipe import Precision, Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
-from bench.record.diagnosis import Diagnosis
+from bench.record.diagnosis import Diagnosis, Verdict
 from bench.record.environment import Environment
 from bench.record.inventory import Inventory
 from bench.record.outcome import Drawn, NoGradient, Outcome
@@ -26,8 +26,8 @@ IMPORTED = "imported"
 """The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
 
 Doubt = Literal["constant features", "constant classifier", "one test class"]
-"""A run's reasons to doubt its numbers: the encoder gives all training images the same features, the classifier
-gives all test images the same answer, or all test images are of one class."""
+"""Reasons to doubt a record that is older than version 4: the encoder gives all training images the same features, the
+classifier gives all test images the same answer, or all test images are of one class."""
 
 
 class LabelledSubset(Settings):
@@ -123,6 +123,7 @@ class Record(Sealed):
     doctor: tuple[Diagnosis, ...] | None = None
     """What the checks of the evaluation found; None: they were not made, as in records older than version 4."""
     doubts: tuple[Doubt, ...] = ()
+    """Of records older than version 4; later ones have ``doctor``."""
     cost: dict[Text, PhaseCost]
     """By phase: each training stage, the protocol, each attack."""
     history: dict[Text, list[dict[Text, Scalar]]]
@@ -137,6 +138,10 @@ class Record(Sealed):
     A phase whose environments have another digest ran with other code."""
     started: AwareDatetime
     finished: AwareDatetime
+
+    def diagnosed(self, *verdicts: Verdict) -> tuple[Diagnosis, ...]:
+        """Return what the checks found that ended in one of ``verdicts``, in their order."""
+        return tuple(one for one in self.doctor or () if one.verdict in verdicts)
 
     @property
     def foreign_phases(self) -> list[str]:

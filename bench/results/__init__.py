@@ -3,7 +3,7 @@
 from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
-from bench.results.groups import Group, LeftOut, grouped, read_groups
+from bench.results.groups import Failed, Group, LeftOut, grouped, read_groups
 from bench.results.measured import Measured, load_measured
 from bench.results.published import (
     PublishedCosts,
@@ -35,6 +35,7 @@ __all__ = [
     "DASH",
     "NORMS",
     "CostRatio",
+    "Failed",
     "Group",
     "Leaderboard",
     "LeftOut",

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.recipe import Settings
-from bench.results.groups import LeftOut, read_groups
+from bench.results.groups import Failed, LeftOut, read_groups
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
 from bench.results.sweeps import SweepRow, read_sweeps
@@ -21,6 +21,8 @@ class Leaderboard(Settings):
     figures: tuple[str, ...]
     """Pictures beside the sweeps, by their paths below the results folder."""
     published: tuple[PublishedNumber, ...]
+    failed: tuple[Failed, ...]
+    """Records whose evaluation failed a check."""
     left_out: tuple[LeftOut, ...]
 
     @property
@@ -71,7 +73,8 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
         sweeps=sweeps,
         figures=_figures(results_dir),
         published=load_published(results_dir),
-        left_out=(*left_out, *bad_sweeps),
+        failed=tuple(one for one in left_out if isinstance(one, Failed)),
+        left_out=(*(one for one in left_out if not isinstance(one, Failed)), *bad_sweeps),
     )
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeVar
 from bench.recipe import Settings, canonical_digest
 from bench.record import LOCAL, Record, may_be_of, record_files
 from bench.results.measured import Measured, load_all
+from bench.results.wording import conditions_text
 
 T = TypeVar("T")
 
@@ -18,6 +19,14 @@ class LeftOut(Settings):
     file: str
     """Its path below the results folder."""
     reason: str
+
+
+class Failed(LeftOut):
+    """A record whose evaluation failed a check of the doctor: no result, but named below the tables."""
+
+    dataset: str
+    row: str
+    """Method, conditions and seed, in words."""
 
 
 class Group(NamedTuple):
@@ -38,6 +47,8 @@ def read_groups(
     history: bool = False,
 ) -> tuple[list[Group], list[LeftOut]]:
     """Return the records under ``results_dir`` by recipe and protocol, and the files that had to be left out.
+
+    Among the latter are records whose evaluation failed a check, as :class:`Failed`.
 
     Published and local records of one recipe are two groups, so that neither replaces the other.
 
@@ -60,7 +71,27 @@ def read_groups(
     left_out = [
         LeftOut(file=path.relative_to(results_dir).as_posix(), reason=reason) for path, reason in (*faults, *doubles)
     ]
-    return [_group(runs) for runs in grouped(trusted, _recipe_key)], sorted(left_out, key=lambda bad: bad.file)
+    groups = [_group(runs) for runs in grouped(trusted, _recipe_key)]
+    failed = [_failed(one, results_dir) for group in groups for one in group.seeds if one.record.diagnosed("fail")]
+    shown = [group for group in map(_sound, groups) if group.seeds]
+    return shown, sorted((*left_out, *failed), key=lambda bad: bad.file)
+
+
+def _sound(group: Group) -> Group:
+    """Return ``group`` without the seeds that failed a check: no older record takes the place of one that did."""
+    seeds = {one.record.seed: one for one in group.seeds if not one.record.diagnosed("fail")}
+    return Group(tuple(seeds.values()), tuple(one for one in group.superseded if one.record.seed in seeds))
+
+
+def _failed(one: Measured, results_dir: Path) -> Failed:
+    record = one.record
+    return Failed(
+        file=one.path.relative_to(results_dir).as_posix(),
+        reason="; ".join(f"{failed.check}: {failed.found}" for failed in record.diagnosed("fail")),
+        dataset=record.dataset,
+        row=f"{record.title} {record.year}, {conditions_text(record.protocol, record.tier, record.fidelity, ())}, "
+        f"seed {record.seed}",
+    )
 
 
 def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list[tuple[Path, str]]]:

@@ -1,5 +1,6 @@
 """The texts of a row beside its numbers: its name, how it differs from its table, and reasons to distrust it."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -75,10 +76,8 @@ def reliability_flags(group: Group) -> tuple[str, ...]:
     """Return the reasons to distrust the numbers of ``group``, except AutoAttack's own warnings."""
     return tuple(
         [
-            *_guessing(group),
-            *_doubts(group),
-            *_masking(group),
-            *_blind(group),
+            *_diagnosed(group),
+            *_undiagnosed(group),
             *_dirty(group),
             *_code(group),
             *_starts(group),
@@ -87,8 +86,26 @@ def reliability_flags(group: Group) -> tuple[str, ...]:
 
 
 def is_guessing(one: Measured) -> bool:
-    """Return whether chance alone may explain the SA: 1 / classes is not below its interval."""
-    return one.record.sa.interval[0] * one.facts.num_classes <= 1
+    """Return whether chance alone may explain the SA: the doctor says so or, without it, by 1 / classes."""
+    found = [each for each in one.record.doctor or () if each.check == "better than guessing"]
+    return found[0].verdict != "sound" if found else one.record.sa.interval[0] * one.facts.num_classes <= 1
+
+
+def _diagnosed(group: Group) -> Iterator[str]:
+    """Yield what the doctor found that fails or puts in doubt, a text a check."""
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in group.seeds:
+        for each in one.record.diagnosed("fail", "doubt"):
+            found[each.verdict, each.check].append(f"{each.found} (seed {one.record.seed})")
+    for (verdict, check), texts in found.items():
+        yield f"{'the evaluation failed a check, ' if verdict == 'fail' else ''}{check}: {'; '.join(texts)}"
+
+
+def _undiagnosed(group: Group) -> Iterator[str]:
+    """Yield the doubts about records that were made before the doctor."""
+    older = group._replace(seeds=tuple(one for one in group.seeds if one.record.doctor is None))
+    if older.seeds:
+        yield from (*_guessing(older), *_doubts(older), *_masking(older), *_blind(older))
 
 
 def _guessing(group: Group) -> Iterator[str]:

@@ -13,12 +13,13 @@ from bench.run.finished import (
 )
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
-from bench.run.named import WeightChoices, encoder_path
+from bench.run.named import WeightChoices, encoder_path, is_named
 from bench.run.preparation import Run, RunRequest, check_ready, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import peak_memory, project
 from bench.run.sweep import SweepRequest, sweep_runs
 from bench.run.threads import choose_threads
+from bench.run.visit import Visit, finished_of, visit_encoder, visit_finished
 
 __all__ = [
     "EncoderFile",
@@ -29,6 +30,7 @@ __all__ = [
     "RunFolder",
     "RunRequest",
     "SweepRequest",
+    "Visit",
     "WeightChoices",
     "check_ready",
     "choose_threads",
@@ -36,8 +38,10 @@ __all__ = [
     "encoder_path",
     "execute",
     "finished_in",
+    "finished_of",
     "finished_protocols",
     "import_encoder",
+    "is_named",
     "list_runs",
     "load_encoder",
     "peak_memory",
@@ -50,4 +54,6 @@ __all__ = [
     "sweep_runs",
     "to_finish",
     "train_shared",
+    "visit_encoder",
+    "visit_finished",
 ]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
@@ -12,11 +13,12 @@ from bench.files import make_writable, remove_unfinished, write_json
 from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
-from bench.nn import Encoder
-from bench.protocol import build_protocol, released_classifier
+from bench.nn import Classifier, Encoder
+from bench.protocol import ProtocolStage, build_protocol, released_classifier
 from bench.recipe import RELEASED
-from bench.record import Doubt, Phase, Record, save_record
+from bench.record import Phase, Record, save_record
 from bench.run.encoder import EncoderFile, Origin, intact_encoder
+from bench.run.examination import examined, new_patient
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
 from bench.train import Progress, finished_path, train
@@ -39,13 +41,13 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
         finished = kept_records(run, monitor)
         if len(finished) < len(run.protocols):
             corrupted = run.corruptions.images(run.target, monitor) if run.corruptions else None
-            doubts = _one_class(run, monitor)
-            file = _kept_encoder(run, monitor) or _pretrain(run, monitor)
+            _say_one_class(run, monitor)
+            file = kept_encoder(run, monitor) or _pretrain(run, monitor)
             encoder, stages = file.encoder(run.recipe).to(run.device), file.origin.stages or ()
-            doubts += _collapsed(run, encoder, stages, monitor)
+            _say_collapse(run, encoder, stages, monitor)
             for protocol in run.protocols:
                 if protocol not in finished:
-                    finished[protocol] = _evaluate(run, protocol, encoder, stages, doubts, corrupted, monitor)
+                    finished[protocol] = _evaluate(run, protocol, encoder, stages, corrupted, monitor)
         return [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
 
 
@@ -71,19 +73,17 @@ def train_shared(run: Run, monitor: Monitor | None = None) -> Path:
     return path
 
 
-def _one_class(run: Run, monitor: Monitor) -> list[Doubt]:
+def _say_one_class(run: Run, monitor: Monitor) -> None:
     classes = run.target.test.labels.unique().tolist()
-    if len(classes) > 1:
-        return []
-    monitor.note(
-        f"all test images are of class {classes[0]}: a classifier that always answers {classes[0]} is right on all of "
-        "them. The record notes this, and the board marks it. Split the data so that each class is tested."
-    )
-    return ["one test class"]
+    if len(classes) == 1:
+        monitor.note(
+            f"all test images are of class {classes[0]}: a classifier that always answers {classes[0]} is right on all "
+            "of them. The record notes this, and the board marks it. Split the data so that each class is tested."
+        )
 
 
-def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: Monitor) -> list[Doubt]:
-    """Return the doubt about an encoder with constant features.
+def _say_collapse(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: Monitor) -> None:
+    """Report an encoder with constant features, before protocols spend time on it.
 
     An encoder that nothing has trained is not checked, nor is a released classifier, which has no features to train on.
 
@@ -91,7 +91,7 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: 
         BenchError: the features are not finite.
     """
     if not (stages or run.encoder) or RELEASED in run.protocols:
-        return []
+        return
     images, size = run.target.train.images, run.recipe.evaluate.batch_size
     features = sample_features(encoder, images, batch_size=size, device=run.device)
     if not bool(features.isfinite().all()):
@@ -101,17 +101,15 @@ def _collapsed(run: Run, encoder: Encoder, stages: Sequence[Progress], monitor: 
             f"the encoder's features are not finite, although its weights are: these grew too large in its last "
             f"stage. Train it again with a lower learning rate, for example --set {key}={lr / 10:g}"
         )
-    if not constant(features):
-        return []
-    monitor.note(
-        "the encoder gives all training images the same features: pre-training collapsed, and no protocol can "
-        "separate classes on it. The record notes this, and the board marks it. Lower the learning rate of its last "
-        "stage, or train it for more epochs."
-    )
-    return ["constant features"]
+    if constant(features):
+        monitor.note(
+            "the encoder gives all training images the same features: pre-training collapsed, and no protocol can "
+            "separate classes on it. The record notes this, and the board marks it. Lower the learning rate of its "
+            "last stage, or train it for more epochs."
+        )
 
 
-def _kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
+def kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
     """Return the encoder if it is trained already, and make sure it is in the run's folder; None: not trained yet."""
     kept = intact_encoder(run.folder.encoder, monitor)
     if run.encoder is not None:
@@ -163,12 +161,32 @@ def _section(run: Run, stage: Stage) -> str:
     return next((name for name, plan in plans.items() if plan is stage.plan), stage.name)
 
 
+class Trained(NamedTuple):
+    """A classifier in eval mode, and its training."""
+
+    classifier: Classifier
+    progress: Progress | None
+    """None: nothing was trained here."""
+    stage: ProtocolStage | None
+    """What trained it."""
+
+
+def trained_classifier(run: Run, protocol: str, encoder: Encoder, job: Job) -> Trained:
+    """Train the classifier of ``protocol`` on a copy of ``encoder``, or load it if that is finished."""
+    if protocol == RELEASED:
+        return Trained(released_classifier(encoder), None, None)
+    data = run.target.train
+    # A copy: some protocols change the encoder, and each must start from the pre-trained one.
+    stage = build_protocol(protocol, run.recipe.downstream, deepcopy(encoder), data.labels, run.seed)
+    progress = train(stage, data.images, job)
+    return Trained(stage.classifier(), progress, stage)
+
+
 def _evaluate(
     run: Run,
     protocol: str,
     encoder: Encoder,
     stages: Sequence[Progress],
-    doubts: Sequence[Doubt],
     corrupted: CorruptedImages | None,
     monitor: Monitor,
 ) -> Record:
@@ -178,23 +196,23 @@ def _evaluate(
         folder.keep_source(data.source)
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
     phases = {str(Phase("stage", done.stage)): done for done in stages}
-    before, stage = digest(encoder.state_dict()), None
-    if protocol == RELEASED:
-        classifier = released_classifier(encoder)
-    else:
-        # A copy: some protocols change the encoder, and each must start from the pre-trained one.
-        stage = build_protocol(protocol, recipe, deepcopy(encoder), data.train.labels, run.seed)
-        phases[str(Phase("protocol", protocol))] = train(stage, data.train.images, job)
-        classifier = stage.classifier()
+    before = digest(encoder.state_dict())
+    classifier, progress, stage = trained_classifier(run, protocol, encoder, job)
+    if progress:
+        phases[str(Phase("protocol", protocol))] = progress
+    weights = before, digest(classifier.state_dict())
     evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
-    record = new_record(
-        run,
-        protocol,
-        evaluation,
-        phases,
-        weights=(before, digest(classifier.state_dict())),
-        stage=stage,
-        doubts=doubts,
+    patient = new_patient(
+        classifier,
+        data,
+        recipe,
+        protocol=protocol,
+        seed=run.seed,
+        device=run.device,
+        weights=weights,
+        measured=evaluation,
     )
+    visit = examined(patient, job)
+    record = new_record(run, protocol, evaluation, visit, phases, weights, stage)
     write_json(folder.record, record.model_dump(mode="json"))
     return record

@@ -12,8 +12,9 @@ from bench.evaluation import Evaluation
 from bench.files import set_aside
 from bench.monitor import Monitor
 from bench.protocol import ProtocolStage
-from bench.record import Doubt, Environment, Record, describe_environment, load_record
+from bench.record import Environment, Record, describe_environment, load_record
 from bench.run.encoder import intact_encoder
+from bench.run.examination import Examined
 from bench.run.preparation import Run
 from bench.train import Progress
 
@@ -71,20 +72,22 @@ def new_record(
     run: Run,
     protocol: str,
     evaluation: Evaluation,
+    visit: Examined,
     phases: Mapping[str, Progress],
     weights: tuple[str, str],
     stage: ProtocolStage | None,
-    doubts: Sequence[Doubt],
 ) -> Record:
     """Return the record of ``protocol`` of ``run``: its measurements and their conditions.
 
     Args:
+        visit: the doctor's.
         phases: progress and cost of each stage and of the protocol, by phase.
         weights: digests of the encoder before the protocol, and of the classifier.
         stage: of the protocol; None: nothing was trained.
     """
     recipe = run.recipe
-    environments = {name: done.environments for name, done in phases.items()} | evaluation.environments
+    trained = {name: done.environments for name, done in phases.items()}
+    environments = {**trained, **evaluation.environments, **visit.environments}
     return Record(
         method=recipe.method,
         title=run.method.info.title,
@@ -111,8 +114,8 @@ def new_record(
         ra=evaluation.ra,
         aa=evaluation.aa,
         corruptions=evaluation.corruptions,
-        doubts=(*doubts, *(["constant classifier"] if evaluation.constant else [])),
-        cost={**{name: done.cost for name, done in phases.items()}, **evaluation.cost},
+        doctor=visit.diagnoses,
+        cost={**{name: done.cost for name, done in phases.items()}, **evaluation.cost, **visit.cost},
         history={name: done.history for name, done in phases.items()},
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),
         environments=environments,

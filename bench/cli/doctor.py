@@ -1,0 +1,131 @@
+"""``bench doctor``: whether the evaluation of a classifier can be believed."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from bench.cli import _options as option
+from bench.cli._progress import monitored
+from bench.cli._runs import reading, refuse_failed
+from bench.cli._streams import work_is_kept
+from bench.cli._tables import Column, DataTable, show
+from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.run import Run, Visit
+
+
+def doctor(
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A run, or a record whose weights are in --runs-dir; an encoder file or a checkpoint; or timm:NAME, "
+            "FILE.py:NAME, robustbench:NAME.",
+        ),
+    ],
+    protocols: Annotated[
+        str | None,
+        typer.Option(help="Which of slf, alf, aff, with commas; default: all finished ones of a run, one of a file."),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Of a file: the data of its evaluation.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="The file of the weights of a network.")] = None,
+    normalisation: Annotated[
+        str | None, typer.Option(metavar="none|cifar|imagenet|MEANS/STDS", help="Of the input of a network.")
+    ] = None,
+    network: Annotated[str | None, typer.Option(help="Which network of several in the file of its weights.")] = None,
+    set_: option.Set = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a check ends in doubt, too.")] = False,
+    device: option.Device = None,
+    threads: option.Threads = None,
+    runs_dir: option.RunsDir = Path("runs"),
+    data_dir: option.DataDir = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print what was found as JSON on stdout.")] = False,
+) -> None:
+    """Check an evaluation: the model, its pixels, its gradient, the attack and the protocol.
+
+    Every evaluation ends with these checks. Exit with 3 if one fails. The classifier of a file is trained first.
+
+    Examples:
+      bench doctor digits-simclr-tiny-uniform-s0
+      bench doctor results/local/digits/simclr-tiny-uniform-s0-slf-768ad677.json --strict
+      bench doctor runs/NAME/encoder.safetensors --protocols slf
+      bench doctor robustbench:Carmon2019Unlabeled
+    """
+    from bench.device import pick_device, use_threads
+    from bench.run import finished_of, is_named, visit_encoder, visit_finished
+
+    use_threads(threads)
+    names = option.names(protocols)
+    typed: dict[str, Any] = {
+        "dataset": dataset,
+        "weights": weights,
+        "normalisation": normalisation,
+        "network": network,
+        "set": set_,
+    }
+    of_file = is_named(target) or (Path(target).is_file() and not target.endswith(".json"))
+    if not of_file and (given := [f"--{name}" for name, value in typed.items() if value is not None]):
+        raise BenchError(f"{', '.join(given)}: {target} has its recipe already; only a file needs more. Leave it out.")
+    with monitored(Console(stderr=True)) as monitor:
+        if of_file:
+            run = _prepared(target, names, **typed, runs_dir=runs_dir, data_dir=data_dir, device=device)
+            visits = list(visit_encoder(run, monitor))
+        else:
+            where, found = pick_device(device), finished_of(target, runs_dir, names)
+            visits = [visit_finished(one, data_dir=data_dir, device=where, monitor=monitor) for one in found]
+    if as_json:
+        print(json.dumps([_plain(visit) for visit in visits], indent=1))
+    else:
+        work_is_kept()
+        show(*map(_table, visits))
+    refuse_failed([(visit.protocol, visit.diagnoses) for visit in visits], strict=strict)
+
+
+def _prepared(
+    target: str,
+    protocols: list[str] | None,
+    *,
+    dataset: str | None,
+    weights: Path | None,
+    normalisation: str | None,
+    network: str | None,
+    set: list[str] | None,
+    **options: Any,
+) -> "Run":
+    """Return the run that would evaluate the encoder ``target``; under its first protocol, where none is named."""
+    from dataclasses import replace
+
+    from bench.run import EvaluationRequest, WeightChoices, encoder_path, prepare_evaluation
+
+    request = EvaluationRequest(
+        encoder=encoder_path(target, options["runs_dir"]),
+        weights=WeightChoices(weights, normalisation, network),
+        dataset=dataset,
+        protocols=protocols,
+        overrides=option.overrides(None, set, None),
+        **options,
+    )
+    with reading():
+        run = prepare_evaluation(request)
+    return run if protocols else replace(run, protocols=run.protocols[:1])
+
+
+def _table(visit: "Visit") -> DataTable:
+    from bench.doctor import advice
+
+    columns = (Column(name, prose=True) for name in ("what was found", "what it means", "what to do"))
+    table = DataTable("check", "verdict", *columns, title=f"{visit.run}, {visit.protocol}")
+    for one in visit.diagnoses:
+        table.add(one.check, one.verdict, one.found, *advice(one))
+    return table
+
+
+def _plain(visit: "Visit") -> dict[str, Any]:
+    from bench.doctor import advice
+
+    checks = [{**one.model_dump(mode="json"), **advice(one)._asdict()} for one in visit.diagnoses]
+    return {"run": visit.run, "protocol": visit.protocol, "checks": checks}
