@@ -8,6 +8,7 @@ from torch import Tensor
 
 from bench import rng
 from bench.attack import distance
+from bench.data import unit_pixels
 from bench.errors import BenchError
 from bench.nn import Classifier, Encoder, build_encoder
 from bench.protocol import AFFStage, ALFStage, divergence
@@ -112,6 +113,20 @@ def test_alf_trains_the_classifier_alone(mode: str) -> None:
     assert all(p.grad is None for p in stage.encoder.parameters())
     assert digest(dict(stage.encoder.named_parameters())) == parameters
     assert (digest(stage.encoder.state_dict()) == before) == (mode == "eval")
+
+
+@pytest.mark.parametrize("mode", ["eval", "train"])
+def test_alf_attacks_the_present_classifier_and_copies_a_frozen_encoder_once(mode: str) -> None:
+    stage = ALFStage(ALFSettings.parse({"encoder_bn": mode}, "alf"), encoder(), LABELS, 4, 0, THREAT).train()
+    first = stage.attacked().encoder
+    step(stage)
+    with torch.no_grad():
+        stage.head.weight += 1
+    attacked, expected = stage.attacked(), Classifier(stage.encoder, stage.head).prepared()
+    images = unit_pixels(IMAGES)
+    assert torch.equal(attacked(images), expected(images))
+    assert not any(parameter.requires_grad for parameter in attacked.parameters())
+    assert (attacked.encoder is first) == (mode == "eval")
 
 
 def test_trades_cannot_start_at_the_clean_image() -> None:

@@ -1,5 +1,6 @@
 """ALF and AFF: adversarial finetuning of the linear classifier, or of the whole network."""
 
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 
 from bench.attack import PGD, Objective, margin_objective
 from bench.method import StepLoss
-from bench.nn import Classifier, Encoder, branches
+from bench.nn import Classifier, Encoder, branches, frozen_copy
 from bench.protocol.stage import FinetuneStage, Labelled, accuracy
 from bench.recipe import AdversarialSettings, AFFSettings, ALFSettings, Threat
 
@@ -29,6 +30,10 @@ class AdversarialStage(FinetuneStage[A]):
         """The encoder for clean images in training."""
         return self.encoder
 
+    def attacked(self) -> Classifier:
+        """Return the copy of the present classifier that an attack differentiates."""
+        return Classifier(self.encoder, self.head).prepared()
+
     def forward(self, views: Labelled) -> StepLoss:
         """Return the loss of one step: TRADES' equation 3 as a batch mean, or the adversarial cross-entropy."""
         images, labels, generator = views
@@ -45,7 +50,7 @@ class AdversarialStage(FinetuneStage[A]):
         return StepLoss(total, scalars)
 
     def _attack(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> Tensor:
-        attacked = Classifier(self.encoder, self.head).prepared()
+        attacked = self.attacked()
         objective = margin_objective(attacked, labels) if self.plan.loss == "pgd" else self._away(images, attacked)
         return PGD.of(self.plan)(objective, images, threat=self._threat, generator=generator)
 
@@ -59,6 +64,16 @@ class AdversarialStage(FinetuneStage[A]):
 
 class ALFStage(AdversarialStage[ALFSettings]):
     """Adversarial linear finetuning: the encoder gets no gradient; its batch-norm as in SLF."""
+
+    def attacked(self) -> Classifier:
+        """Return the copy of the present classifier; an encoder that does not change is copied only once."""
+        if self.plan.encoder_bn == "train":
+            return super().attacked()
+        return Classifier(self._prepared_encoder, frozen_copy(self.head))
+
+    @cached_property
+    def _prepared_encoder(self) -> Encoder:
+        return self.encoder.prepared()
 
 
 class AFFStage(AdversarialStage[AFFSettings]):
