@@ -34,7 +34,9 @@ Name = Annotated[str, AfterValidator(_checked_name)]
 DatasetName = Annotated[Name, AfterValidator(_checked_dataset)]
 """The name of a dataset, which is a folder of the results."""
 
-Text = Annotated[str, Field(max_length=2000), AfterValidator(_checked_text)]
+_LONGEST = 2000
+
+Text = Annotated[str, Field(max_length=_LONGEST), AfterValidator(_checked_text)]
 """A text to show, after escaping: without control or direction characters and lone surrogates. A library's warning may
 have several lines; tables join them."""
 
@@ -60,3 +62,14 @@ Radius = Annotated[float, Field(ge=0, le=1000, allow_inf_nan=False)]
 
 Scalar = Annotated[float, Field(ge=-1e100, le=1e100, allow_inf_nan=False)]
 """A logged value, such as a loss."""
+
+
+def _checked_keys(epochs: list[dict[str, float]]) -> list[dict[str, float]]:
+    for name in set[str]().union(*epochs):  # hundreds of epochs have the same few names
+        if len(_checked_text(name)) > _LONGEST:
+            raise ValueError(f"holds a name of more than {_LONGEST} characters")
+    return epochs
+
+
+Epochs = Annotated[list[dict[str, Scalar]], AfterValidator(_checked_keys)]
+"""Logged values by name, one entry an epoch; the names are as :data:`Text`."""

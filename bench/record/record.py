@@ -5,7 +5,7 @@ from typing import Any, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bench.recipe import Precision, Settings
-from bench.recipe.fields import Amount, Count, DatasetName, Digest, Name, Radius, Scalar, Seed, Text
+from bench.recipe.fields import Amount, Count, DatasetName, Digest, Epochs, Name, Radius, Seed, Text
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.diagnosis import Diagnosis, Verdict
@@ -126,7 +126,7 @@ class Record(Sealed):
     """Of records older than version 4; later ones have ``doctor``."""
     cost: dict[Text, PhaseCost]
     """By phase: each training stage, the protocol, each attack."""
-    history: dict[Text, list[dict[Text, Scalar]]]
+    history: dict[Text, Epochs]
     """By phase: one entry an epoch."""
     environment: Environment
     """Of the process that wrote the record."""
