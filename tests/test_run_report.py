@@ -11,10 +11,10 @@ from PIL import Image
 
 from bench.data import load_dataset
 from bench.errors import BenchError
-from bench.record import Record
+from bench.record import Diagnosis, Record
 from bench.report.run_report import examples, write_report
 from bench.report.verdict import Verdict
-from bench.run import RunRequest, execute, finished_in, prepare, run_folder
+from bench.run import RunRequest, examination, execute, finished_in, prepare, run_folder
 
 SMALL: dict[str, Any] = {
     "encoder.width": 2,
@@ -31,6 +31,11 @@ SMALL: dict[str, Any] = {
 }
 EPS = 8 / 255
 CPU = torch.device("cpu")
+FOUND = (
+    Diagnosis(check="deterministic", verdict="doubt", found="a | b differ"),
+    Diagnosis(check="logits", verdict="sound", found="they are"),
+    Diagnosis(check="of another version", verdict="note", found="something"),
+)
 
 
 class Made(NamedTuple):
@@ -58,7 +63,9 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         "simclr", spec, protocols=("slf", "aff"), overrides=SMALL, runs_dir=root / "runs", data_dir=root, device="cpu"
     )
     run = prepare(request_)
-    record = execute(run, root / "results")[0][0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(examination, "examine", lambda patient, monitor: FOUND)
+        record = execute(run, root / "results")[0][0]
     return Made(root / "runs", run.folder.path.name, spec, record, channels)
 
 
@@ -114,6 +121,16 @@ def test_the_counts_are_those_of_the_record(made: Made, tmp_path: Path) -> None:
     assert (right, right + broken + wrong) == (robust, 30)
     assert text.index("\n## SLF\n") < text.index("\n## AFF\n")  # in the order of the protocols
     assert f"bench run simclr --dataset npz:PATH --tier {made.record.tier}" in text
+
+
+def test_what_the_doctor_found_is_there_with_advice_where_it_is_needed(made: Made, tmp_path: Path) -> None:
+    folder = written(made, tmp_path / "out")
+    for name, found in (("report.md", "a \\| b differ"), ("report.html", "a | b differ")):
+        text = (folder / name).read_text()
+        assert text.count("The model draws random numbers") == 2  # one a protocol
+        assert "A softmax at the end" not in text
+        assert found in text
+        assert "of another version" in text
 
 
 def test_every_picture_of_the_markdown_is_there_and_none_is_left_over(made: Made, tmp_path: Path) -> None:

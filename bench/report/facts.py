@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bench.doctor import Advice, advice
 from bench.recipe import attack_name, flatten, protocol_title
-from bench.record import Outcome, Phase, PhaseCost, Record
+from bench.record import Diagnosis, Outcome, Phase, PhaseCost, Record
 from bench.results import Group, Measured, radius_text, reliability_flags, time_text
 
 _JSON = json.JSONEncoder(sort_keys=True)
@@ -76,6 +77,11 @@ def flags(record: Record) -> list[str]:
     """Return the reasons to distrust the record's numbers."""
     found = [f"AutoAttack warned: {warning}" for warning in (record.aa.warnings if record.aa else [])]
     return [*found, *reliability_flags(Group((Measured(Path(), record, record.read_recipe()),), ()))]
+
+
+def diagnoses(record: Record) -> list[tuple[Diagnosis, Advice]]:
+    """Return what the doctor found, each with what it means and what to do."""
+    return [(one, advice(one)) for one in record.doctor or ()]
 
 
 def costs(record: Record) -> list[dict[str, str]]:

@@ -2,7 +2,7 @@
 
 from urllib.parse import quote
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from bench.record import Outcome
 from bench.report.verdict import Verdict
@@ -10,9 +10,12 @@ from bench.results import DASH, escape, percent
 
 
 def templates(package: str) -> Environment:
-    """Return the templates that come with ``package``; in its HTML all values of a record are text, never markup."""
+    """Return the templates that come with ``package``, and those that all share.
+
+    In HTML all values of a record are text, never markup.
+    """
     environment = Environment(
-        loader=PackageLoader(package),
+        loader=ChoiceLoader([PackageLoader(package), PackageLoader("bench.report")]),
         autoescape=lambda name: name is not None and name.endswith(".html"),
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -101,6 +101,7 @@ def _section(
         "costs": facts.costs(record),
         "survivals": facts.survivals(record),
         "flags": facts.flags(record),
+        "diagnoses": facts.diagnoses(record),
         "reproduction": reproduction(record),
     }
 

@@ -47,7 +47,8 @@ def write_site(results_dir: Path, output: Path) -> Site:
         for path, text in _pages(content):
             _write(folder / path, text.encode())
         swept = [file for row in content.board.sweeps for file in row.files]
-        for file in [*(entry.file for entry in content.entries), *swept]:
+        failed = [one.file for one in content.board.failed]
+        for file in [*(entry.file for entry in content.entries), *failed, *swept]:
             _write(folder / "records" / file, (results_dir / file).read_bytes())
     left_out = [(bad.file, bad.reason) for bad in content.board.left_out]
     return Site(output, len(content.entries), len(content.methods), left_out)
@@ -102,6 +103,7 @@ def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
         "survivals": facts.survivals(record),
         "trainings": trainings(record),
         "flags": facts.flags(record),
+        "diagnoses": facts.diagnoses(record),
         "costs": facts.costs(record),
         "settings": facts.settings(record),
         "reproduction": reproduction(record),

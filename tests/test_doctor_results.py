@@ -1,0 +1,117 @@
+"""What the doctor found, on the board, the site and in other results: a failed row is none, a doubt is a flag."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_records import make_record
+from in_process import say
+
+from bench.compare import find_seeds
+from bench.errors import BenchError
+from bench.leaderboard import check_leaderboard, render_csv, render_leaderboard, write_leaderboard
+from bench.record import Diagnosis, NoGradient, Record, Verdict, load_record, save_record
+from bench.report.site import write_site
+from bench.results import build_leaderboard, load_records
+
+MASKED: dict[str, Any] = {"ra": 150, "aa": 10, "doubts": ("constant features",)}
+"""What records before the doctor were flagged for."""
+
+
+def diagnosed(*verdicts: Verdict, **changes: Any) -> Record:
+    """Return a record whose first check ended in the first of ``verdicts``, and so on."""
+    names = ("deterministic", "logits", "pixel range")
+    found = [
+        Diagnosis(check=name, verdict=verdict, found=f"{name} is {verdict}")
+        for name, verdict in zip(names, verdicts, strict=False)
+    ]
+    return make_record(doctor=found, **changes)
+
+
+def test_a_doubt_is_a_flag_with_its_seed_and_a_note_is_none(tmp_path: Path) -> None:
+    save_record(tmp_path, diagnosed("doubt", "note"))
+    save_record(tmp_path, diagnosed("doubt", "sound", seed=1))
+    (row,) = build_leaderboard(tmp_path).rows
+    assert row.flags == ("deterministic: deterministic is doubt (seed 0); deterministic is doubt (seed 1)",)
+
+
+def test_a_record_is_flagged_by_the_doctor_or_without_it_never_twice(tmp_path: Path) -> None:
+    save_record(tmp_path, make_record(**MASKED))
+    save_record(tmp_path, make_record(**MASKED, doctor=(), method="simclr", protocol_sha256="a" * 64))
+    flags = {row.method: row.flags for row in build_leaderboard(tmp_path).rows}
+    assert len(flags["deacl"]) == 2
+    assert flags["simclr"] == ()
+    blind = make_record(doctor=None)
+    blind = blind.model_copy(update={"ra": blind.ra.model_copy(update={"no_gradient": NoGradient(first=3)})})
+    save_record(tmp_path / "blind", blind)
+    assert "PGD had no direction for 3" in build_leaderboard(tmp_path / "blind").rows[0].flags[0]
+
+
+def test_the_doctor_decides_who_guesses(tmp_path: Path) -> None:
+    found = (Diagnosis(check="better than guessing", verdict="doubt", found="no better"),)
+    save_record(tmp_path, make_record(doctor=found))
+    save_record(tmp_path, make_record(sa=20, doctor=(), method="simclr", protocol_sha256="a" * 64))
+    assert {row.method: row.guessing for row in build_leaderboard(tmp_path).rows} == {"deacl": True, "simclr": True}
+
+
+def test_a_failed_record_is_named_and_in_no_table(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    save_record(results, diagnosed("fail", "doubt"))
+    save_record(results, diagnosed("sound", seed=1))
+    save_record(results, diagnosed("fail", method="simclr", title="SimCLR", protocol_sha256="a" * 64))
+    board = build_leaderboard(results)
+    assert [(row.method, row.seeds) for row in board.rows] == [("deacl", (1,))]
+    assert board.left_out == ()
+    assert [(one.row, one.reason) for one in board.failed] == [
+        ("DeACL 2022, SLF, tier mini, fidelity uniform, seed 0", "deterministic: deterministic is fail"),
+        ("SimCLR 2022, SLF, tier mini, fidelity uniform, seed 0", "deterministic: deterministic is fail"),
+    ]
+    text = render_leaderboard(board, records_at="results")
+    table, listed = text.split("Not shown as results")
+    assert "SimCLR" not in table
+    assert listed.count("deterministic is fail.") == 2
+    assert "SimCLR" not in render_csv(board)
+    write_leaderboard(results, tmp_path / "LEADERBOARD.md")
+    assert len(check_leaderboard(results, tmp_path / "LEADERBOARD.md").failed) == 2
+    site = write_site(results, tmp_path / "site")
+    index = (site.folder / "index.html").read_text()
+    assert [one.file for one in board.failed if f"records/{one.file}" in index] == [one.file for one in board.failed]
+    assert all((site.folder / "records" / one.file).is_file() for one in board.failed)
+    with pytest.raises(BenchError, match=r"simclr has no record to compare: .*failed a check, deterministic"):
+        find_seeds("simclr", results, dataset="cifar10")
+    assert {row["method"]: row["failed"] for row in load_records(results) if row["seed"] == 0} == {
+        "deacl": "deterministic",
+        "simclr": "deterministic",
+    }
+
+
+def test_no_older_record_takes_the_place_of_a_failed_one(tmp_path: Path) -> None:
+    newer = diagnosed("fail")
+    save_record(tmp_path, newer.model_copy(update={"finished": newer.finished.replace(year=2030)}))
+    save_record(tmp_path, diagnosed("sound"))
+    board = build_leaderboard(tmp_path)
+    assert (board.rows, len(board.failed)) == ((), 1)
+
+
+def test_the_board_on_the_screen_names_what_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_record(tmp_path, diagnosed("fail"))
+    said = say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path))
+    assert said.code == 0
+    assert "not shown as a result: DeACL 2022, SLF" in said.stdout
+    assert "deterministic is fail" in said.stdout
+    as_json = json.loads(say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path), "--json").stdout)
+    assert [one["reason"] for one in as_json["failed"]] == ["deterministic: deterministic is fail"]
+
+
+def test_the_page_of_a_record_shows_every_check_and_advice_where_it_is_needed(tmp_path: Path) -> None:
+    path = save_record(tmp_path / "results", diagnosed("doubt", "sound"))
+    site = write_site(tmp_path / "results", tmp_path / "site")
+    (page,) = (site.folder / "records").rglob("*.html")
+    text = page.read_text()
+    assert "The model draws random numbers" in text
+    assert "logits is sound" in text
+    assert "A softmax at the end" not in text
+    assert load_record(path).diagnosed("doubt")[0].check == "deterministic"
