@@ -1,5 +1,7 @@
 """The doctor on the zoo: the named check finds each sabotage, and nothing is found on what is sound."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from sabotaged import RUNS, patient, sabotaged, sound
@@ -9,6 +11,7 @@ from bench import rng
 from bench.doctor import Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
 from bench.doctor.shares import at_least, verdict_on
+from bench.doctor.strength import STRENGTH
 from bench.record import Verdict
 
 FOUND_BY: dict[str, tuple[str, Verdict]] = {
@@ -44,6 +47,29 @@ def test_nothing_is_doubted_on_a_sound_classifier(robust: bool) -> None:
     assert found.ra
     assert 0.7 < found.ra.outcome.accuracy < 0.9 if robust else found.ra.outcome.correct == 0
     assert set(verdicts(found).values()) <= {"sound", "note"}
+
+
+@pytest.mark.parametrize(
+    ("name", "check", "verdict"),
+    [
+        ("logits x 1e-4", "margin loss", "doubt"),
+        ("logits x 1e4", "margin loss", "note"),
+        ("quantised input", "random search", "doubt"),
+        ("dropout left on", "restarts", "doubt"),
+    ],
+)
+def test_a_deep_visit_finds_attacks_that_break_more(name: str, check: str, verdict: Verdict) -> None:
+    (asked,) = (one for one in STRENGTH if one.name == check)
+    found = asked(replace(patient(sabotaged(name)), deep=True))
+    assert found
+    assert found.verdict == verdict
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("robust", [True, False])
+def test_no_other_attack_is_much_stronger_on_a_sound_classifier(robust: bool) -> None:
+    found = verdicts(replace(patient(sound(robust)), deep=True))
+    assert {one.name: found[one.name] for one in STRENGTH} == dict.fromkeys([one.name for one in STRENGTH], "sound")
 
 
 def test_a_large_scale_of_logits_does_not_change_ra() -> None:

@@ -38,6 +38,9 @@ def doctor(
     ] = None,
     network: Annotated[str | None, typer.Option(help="Which network of several in the file of its weights.")] = None,
     set_: option.Set = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Attack in other ways, too: more steps and starts, other losses, no gradient.")
+    ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a check ends in doubt, too.")] = False,
     device: option.Device = None,
     threads: option.Threads = None,
@@ -51,6 +54,7 @@ def doctor(
 
     Examples:
       bench doctor digits-simclr-tiny-uniform-s0
+      bench doctor digits-simclr-tiny-uniform-s0 --deep
       bench doctor results/local/digits/simclr-tiny-uniform-s0-slf-768ad677.json --strict
       bench doctor runs/NAME/encoder.safetensors --protocols slf
       bench doctor robustbench:Carmon2019Unlabeled
@@ -73,10 +77,10 @@ def doctor(
     with monitored(Console(stderr=True)) as monitor:
         if of_file:
             run = _prepared(target, names, **typed, runs_dir=runs_dir, data_dir=data_dir, device=device)
-            visits = list(visit_encoder(run, monitor))
+            visits = list(visit_encoder(run, monitor, deep=deep))
         else:
             where, found = pick_device(device), finished_of(target, runs_dir, names)
-            visits = [visit_finished(one, data_dir=data_dir, device=where, monitor=monitor) for one in found]
+            visits = [visit_finished(one, data_dir=data_dir, device=where, monitor=monitor, deep=deep) for one in found]
     if as_json:
         print(json.dumps([_plain(visit) for visit in visits], indent=1))
     else:

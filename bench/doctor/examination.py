@@ -10,6 +10,7 @@ from bench.doctor.model import MODEL
 from bench.doctor.patient import Patient
 from bench.doctor.pixels import PIXELS
 from bench.doctor.protocol import PROTOCOL
+from bench.doctor.strength import STRENGTH
 from bench.errors import BenchError
 from bench.monitor import Monitor
 from bench.record import Diagnosis
@@ -18,7 +19,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
     "model": MODEL,
     "pixels": PIXELS,
     "gradient": GRADIENT,
-    "attack": ATTACK,
+    "attack": ATTACK + STRENGTH,
     "protocol": PROTOCOL,
 }
 """The checks of each family, in the order in which they are made and shown."""
@@ -37,19 +38,16 @@ def advice(diagnosis: Diagnosis) -> Advice:
     return Advice() if diagnosis.verdict == "sound" else named.get(diagnosis.check, Advice())
 
 
-def examine(patient: Patient, monitor: Monitor | None = None, *, deep: bool = False) -> tuple[Diagnosis, ...]:
+def examine(patient: Patient, monitor: Monitor | None = None) -> tuple[Diagnosis, ...]:
     """Return the verdict of each check that applies to ``patient``.
 
     A check that stops with an error proves nothing, and is a doubt. Nothing is drawn from the global random state.
-
-    Args:
-        deep: also those checks that cost too much for the end of every evaluation.
 
     Raises:
         InterruptedRunError: a stop was requested.
     """
     monitor = monitor or Monitor()
-    checks = [check for family in CHECKS.values() for check in family if deep or not check.deep]
+    checks = [check for family in CHECKS.values() for check in family if patient.deep or not check.deep]
     monitor.begin("doctor", len(checks), unit="checks")
     found = []
     for check in checks:

@@ -23,6 +23,9 @@ M = TypeVar("M", bound=nn.Module)
 _SAMPLE = 32
 """Images of the sample: of a fault that affects a tenth of all images, 32 miss all with a chance of 3 %."""
 
+_DEEP_SAMPLE = 128
+"""Images of the sample of a deep visit: a difference of 12 of them is no accident, where of 32 it takes 6."""
+
 
 class Sample(NamedTuple):
     """A few test images, on the patient's device."""
@@ -59,6 +62,8 @@ class Patient:
     """None, as ``ra`` and ``aa``: not measured."""
     ra: PGDEvaluation | None = None
     aa: AutoAttackEvaluation | None = None
+    deep: bool = False
+    """Whether the visit is a deep one: every check is made, and the sample is larger."""
 
     @property
     def released(self) -> bool:
@@ -75,7 +80,7 @@ class Patient:
         """A few of the images that AutoAttack is run on: the same for all methods and seeds on one dataset."""
         among = autoattack_images(self.recipe)
         order = torch.randperm(len(among), generator=rng.generator(0, "doctor", self.recipe.dataset.sha256))
-        chosen = sorted(among[place] for place in order[:_SAMPLE].tolist())
+        chosen = sorted(among[place] for place in order[: _DEEP_SAMPLE if self.deep else _SAMPLE].tolist())
         images = unit_pixels(self.test.images[chosen].to(self.device))
         return Sample(chosen, images, self.test.labels[chosen].to(self.device))
 

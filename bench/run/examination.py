@@ -49,6 +49,7 @@ def new_patient(
     device: torch.device,
     weights: tuple[str, str],
     measured: Measurements | None,
+    deep: bool = False,
 ) -> Patient:
     """Return what the checks may read about ``classifier``.
 
@@ -56,6 +57,7 @@ def new_patient(
         recipe: of protocol and evaluation.
         weights: digests of the encoder before the protocol, and of the classifier before its evaluation.
         measured: None: it is not evaluated.
+        deep: also for the checks that cost too much for the end of every evaluation.
     """
     outcomes = {} if measured is None else {"sa": measured.sa, "ra": measured.ra, "aa": measured.aa}
     return Patient(
@@ -68,6 +70,7 @@ def new_patient(
         *weights,
         train=data.train,
         inventory=data.inventory,
+        deep=deep,
         **outcomes,  # type: ignore[arg-type]  # by the names above
     )
 

@@ -28,8 +28,10 @@ class Visit(NamedTuple):
     diagnoses: tuple[Diagnosis, ...]
 
 
-def visit_finished(finished: Finished, *, data_dir: Path, device: torch.device, monitor: Monitor) -> Visit:
-    """Return the verdicts on ``finished``, whose measurements are read from its record.
+def visit_finished(
+    finished: Finished, *, data_dir: Path, device: torch.device, monitor: Monitor, deep: bool = False
+) -> Visit:
+    """Return the verdicts on ``finished``, whose measurements are read from its record; ``deep``: of all checks.
 
     Raises:
         BenchError: its weights or data are missing, damaged, or not those of the record.
@@ -45,12 +47,15 @@ def visit_finished(finished: Finished, *, data_dir: Path, device: torch.device, 
         device=device,
         weights=(record.encoder_sha256, record.classifier_sha256),
         measured=record,
+        deep=deep,
     )
     return Visit(finished.folder.path.name, finished.protocol, examine(patient, monitor))
 
 
-def visit_encoder(run: Run, monitor: Monitor) -> Iterator[Visit]:
+def visit_encoder(run: Run, monitor: Monitor, *, deep: bool = False) -> Iterator[Visit]:
     """Yield the verdicts on the classifier of each protocol of ``run``, whose encoder is trained already.
+
+    ``deep``: of all checks.
 
     A classifier that is not trained yet is trained as for an evaluation, which continues from it later. What was
     measured is read from its record, if it has one.
@@ -82,6 +87,7 @@ def visit_encoder(run: Run, monitor: Monitor) -> Iterator[Visit]:
                 device=run.device,
                 weights=weights,
                 measured=record,
+                deep=deep,
             )
             yield Visit(run.folder.path.name, protocol, examine(patient, monitor))
 

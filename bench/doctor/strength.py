@@ -1,0 +1,176 @@
+"""Checks of a deep visit: other attacks in the same ball, none of which may break much more than RA's does.
+
+Each counts the images that RA's attack leaves standing and the other attack breaks: RA is too high by so many.
+
+Source: Carlini et al., "On evaluating adversarial robustness" (2019), section 5.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bench.attack import PGD, NamedAttack, Objective, margin_objective, square
+from bench.doctor.check import Check, Finding, check
+from bench.doctor.patient import Patient
+from bench.doctor.shares import TOLERANCE, verdict_on
+from bench.doctor.surrogate import surrogate
+from bench.recipe import Threat
+
+_STARTS = 4
+"""More starts of RA's attack."""
+
+_TIMES = 5
+"""How many times the steps of RA's attack."""
+
+_BLIND = 0.01
+"""The share of images that an attack without the model's gradient may break: on sound models, none of a hundred."""
+
+_QUERIES = 300
+"""Of Square: enough to break a model whose gradient is hidden, a fraction of AutoAttack's 5,000."""
+
+
+@check(
+    "smaller radius",
+    question="RA at half of eps is no lower than at eps: what breaks an image there is allowed here.",
+    meaning="RA rises with eps, so the attack fails at eps: its steps are too long for the loss, which is shattered.",
+    remedy="See the checks of the gradient, and lower evaluate.pgd_step_size.",
+    deep=True,
+)
+def _smaller_radius(patient: Patient) -> Finding:
+    half = Threat(norm=patient.threat.norm, eps=patient.threat.eps / 2)
+    return _beside(patient, "the same attack with half of eps", _again(patient, threat=half))
+
+
+@check(
+    "number of steps",
+    question="Five times the steps break little more, and a quarter of them breaks nothing that all have left.",
+    meaning="More steps break more: the attack is not at its end, and RA is too high. Fewer break more: it does not "
+    "climb.",
+    remedy="Raise evaluate.pgd_steps until RA stays the same (bench sweep-steps), or lower evaluate.pgd_step_size.",
+    deep=True,
+)
+def _steps(patient: Patient) -> Finding:
+    steps = patient.recipe.evaluate.pgd_steps
+    counts = (max(1, steps // 4), _TIMES * steps)
+    x_adv = [_again(patient, pgd_steps=count) for count in counts]
+    return _beside(patient, f"the same attack with {counts[0]} or {counts[1]} steps", *x_adv)
+
+
+@check(
+    "restarts",
+    question="More random starts break little more.",
+    meaning="The outcome depends on where the attack starts: the loss has many small peaks, or the model is random.",
+    remedy="Raise evaluate.pgd_restarts until RA stays the same.",
+    deep=True,
+)
+def _restarts(patient: Patient) -> Finding:
+    x_adv = [_again(patient, restart=restart) for restart in range(1, 1 + _STARTS)]
+    return _beside(patient, f"the same attack from {_STARTS} more starts", *x_adv)
+
+
+@check(
+    "margin loss",
+    question="The margin of the two highest logits is no better loss than RA's own.",
+    meaning="RA's loss loses sight of the nearest class, such as where all logits are close together. RA is too high; "
+    "AutoAttack's loss does not depend on the scale of logits.",
+    remedy="Remove the temperature. See the check scale of logits.",
+    deep=True,
+)
+def _margin(patient: Patient) -> Finding:
+    labels = patient.sample.labels
+
+    def margin(x: Tensor) -> Tensor:
+        logits: Tensor = patient.attacked(x)
+        right = labels[:, None]
+        return logits.scatter(1, right, -torch.inf).amax(1) - logits.gather(1, right)[:, 0]
+
+    def cross_entropy(x: Tensor) -> Tensor:
+        return F.cross_entropy(patient.attacked(x), labels, reduction="none")
+
+    finding = _beside(patient, "PGD on the margin", _climbed(patient, margin))
+    left = int(_right(patient, _climbed(patient, cross_entropy)).sum())
+    standing = int(finding.numbers["left by RA's attack"])
+    numbers = {**finding.numbers, "left by cross-entropy": float(left)}
+    found = f"{finding.found}. PGD on cross-entropy leaves {left}"
+    # Others who attack by cross-entropy will measure a higher RA; this one does not depend on it.
+    misled = verdict_on(max(0, left - standing), len(labels)) in ("doubt", "fail")
+    return Finding("note" if misled and finding.verdict == "sound" else finding.verdict, found, numbers)
+
+
+@check(
+    "random search",
+    question="Square, which needs no gradient, breaks nothing that RA's attack leaves.",
+    meaning="Random search finds what the gradient does not show: the gradient is masked, and RA is too high.",
+    remedy="See the checks of the gradient. Only AA counts, and it may be too high as well.",
+    deep=True,
+)
+def _random_search(patient: Patient) -> Finding | None:
+    if patient.aa is not None:
+        return None  # AutoAttack has asked it more, on more images: see "black-box attack"
+    standing, x_adv = _right(patient, patient.x_adv), patient.sample.images.clone()
+    if standing.any():
+        x_adv[standing] = square(
+            patient.attacked,
+            patient.sample.images[standing],
+            patient.sample.labels[standing],
+            threat=patient.threat,
+            seed=patient.seed,
+            queries=_QUERIES,
+        )
+    return _beside(patient, f"Square with {_QUERIES} queries", x_adv, tolerance=_BLIND)
+
+
+@check(
+    "transfer",
+    question="Images that were made for another network break nothing that RA's attack leaves.",
+    meaning="An attack that never saw the model is better than one that follows its gradient: the gradient is masked, "
+    "and RA is too high.",
+    remedy="See the checks of the gradient. Only AA counts, and it may be too high as well.",
+    deep=True,
+)
+def _transfer(patient: Patient) -> Finding | None:
+    other = surrogate(patient)
+    if other is None:
+        return None
+    objective = margin_objective(other, patient.sample.labels)
+    return _beside(patient, "the attack on a small plain network", _climbed(patient, objective), tolerance=_BLIND)
+
+
+def _beside(patient: Patient, attack: str, *x_adv: Tensor, tolerance: float = TOLERANCE) -> Finding:
+    """Return the verdict on the images that RA's attack leaves, and one of the batches ``x_adv`` breaks."""
+    left = _right(patient, patient.x_adv)
+    broken = left & ~torch.stack([_right(patient, one) for one in x_adv]).all(0)
+    n, standing, count = len(left), int(left.sum()), int(broken.sum())
+    found = f"of {n} images RA's attack leaves {standing}, and {attack} breaks {count} of them"
+    numbers = {"images": float(n), "left by RA's attack": float(standing), "broken": float(count)}
+    return Finding(verdict_on(count, n, tolerance=tolerance, usual=tolerance, standing=standing), found, numbers)
+
+
+def _again(patient: Patient, *, threat: Threat | None = None, restart: int = 0, **settings: Any) -> Tensor:
+    """Return the sample after RA's attack with other settings."""
+    return NamedAttack(patient.recipe.evaluate.model_copy(update=settings))(
+        margin_objective(patient.attacked, patient.sample.labels),
+        patient.sample.images,
+        threat=threat or patient.threat,
+        seed=patient.seed,
+        positions=patient.sample.positions,
+        restart=restart,
+    )
+
+
+def _climbed(patient: Patient, objective: Objective) -> Tensor:
+    """Return the sample after PGD on another objective, with RA's steps."""
+    settings = patient.recipe.evaluate
+    attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
+    return attack(objective, patient.sample.images, threat=patient.threat, generator=patient.generator("start"))
+
+
+@torch.no_grad()
+def _right(patient: Patient, images: Tensor) -> Tensor:
+    right: Tensor = patient.classifier(images).argmax(1) == patient.sample.labels
+    return right
+
+
+STRENGTH: tuple[Check, ...] = (_smaller_radius, _steps, _restarts, _margin, _random_search, _transfer)
