@@ -39,7 +39,8 @@ def doctor(
     network: Annotated[str | None, typer.Option(help="Which network of several in the file of its weights.")] = None,
     set_: option.Set = None,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Attack in other ways, too: more steps and starts, other losses, no gradient.")
+        bool,
+        typer.Option("--deep", help="Attack in other ways, too: more steps and starts, other losses, no gradient."),
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 3 if a check ends in doubt, too.")] = False,
     device: option.Device = None,
