@@ -67,7 +67,7 @@ def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
     [
         ({"dataset": None}, "was trained elsewhere .Theirs., so the data to evaluate it on must be named"),
         ({"overrides": {"encoder.width": 4}}, "--set encoder: this encoder is trained already"),
-        ({"protocols": ("knn",)}, "unknown protocol"),
+        ({"protocols": ("linear",)}, "unknown protocol"),
     ],
 )
 def test_what_cannot_be_is_one_message(

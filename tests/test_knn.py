@@ -118,7 +118,6 @@ def test_more_neighbours_than_images_are_refused_before_anything_is_trained(tmp_
         prepare(changed(request, knn__temperature=0.0))
 
 
-@pytest.mark.usefixtures("shallow")
 def test_knn_and_few_labels_run_from_images_to_records(tmp_path: Path) -> None:
     short = {f"slf-{share}pct.{key}": SMALL[f"slf.{key}"] for share in (1, 10) for key in ("epochs", "batch_size")}
     protocols = ("knn", "knn-200", "slf-1pct", "slf-10pct")

@@ -18,12 +18,12 @@ from bench.results import build_leaderboard
 def test_a_row_says_all_of_its_record(tmp_path: Path) -> None:
     text = text_of(fill(tmp_path, make_record(sa=160, ra=100, aa=71, device="Some CPU, 2 threads")))
     columns = ["#", "Method", "AA, n=100", "RA, images of AA", "RA, n=200", "SA, n=200"]
-    costs = ["Time", "Time x DeACL", "FLOPs", "FLOPs x DeACL"]
+    costs = ["Known", "Time", "Time x DeACL", "FLOPs", "FLOPs x DeACL"]
     assert headings_below(text, SLF) == [*columns, *costs, "Seeds", "Records"]
     assert table_below(text, SLF) == [
         [
             *("1", "DeACL 2022", "71.0 [61.5, 79.0]", "76.0 [66.8, 83.3]", "50.0 [43.1, 56.9]", "80.0 [73.9, 85.0]"),
-            *("1:02:05", "1.00", "1.00e10", "1.00", "1"),
+            *("retrained", "1:02:05", "1.00", "1.00e10", "1.00", "1"),
             "[seed 0](results/cifar10/deacl-mini-uniform-s0-slf-22222222.json)",
         ]
     ]

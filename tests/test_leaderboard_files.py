@@ -97,7 +97,7 @@ def test_a_title_cannot_break_out_of_its_cell(tmp_path: Path) -> None:
     readme.write_text(README)
     write_leaderboard(results, tmp_path / "LEADERBOARD.md")
     write_leaderboard(results, tmp_path / "LEADERBOARD.md")
-    assert len(table_below(text_of(results), SLF)[0]) == 12
+    assert len(table_below(text_of(results), SLF)[0]) == 13
     assert readme.read_text().endswith("<!-- leaderboard:end --> after\n")
 
 

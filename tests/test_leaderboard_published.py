@@ -33,7 +33,7 @@ def test_published_numbers_stand_apart_marked_and_sorted(tmp_path: Path) -> None
     heading = "### Published numbers: cifar10, SLF"
     assert text.index(SLF) < text.index(heading) < text.index("## cifar100")
     assert text[text.index(heading) :].startswith(f"{heading}\n\n*As published, not measured here")
-    source = ["resnet18", "A Paper, Table 1"]
+    source = ["claimed", "resnet18", "A Paper, Table 1"]
     assert table_below(text, heading) == [
         ["high (lr=1e-5)", "46.14 ± 0.054", "50.00", "80.00", "0.45", "–", *source],
         ["moved (pre-trained on cifar100)", "20.50", "–", "80.00", "–", "–", *source],

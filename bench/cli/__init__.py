@@ -12,6 +12,7 @@ import typer
 from bench.cli import (
     ablate,
     compare,
+    correct,
     doctor,
     evaluate,
     export,
@@ -26,6 +27,7 @@ from bench.cli import (
     site,
     sweep,
     timing,
+    verify,
 )
 from bench.cli._streams import guarded
 from bench.errors import BenchError, InterruptedRunError
@@ -49,6 +51,8 @@ COMMANDS = (
     leaderboard.leaderboard,
     compare.compare,
     doctor.doctor,
+    verify.verify,
+    correct.correct,
     timing.timing,
     site.site,
     report.report,

@@ -7,7 +7,22 @@ from bench.results import Leaderboard, Row, Score
 
 _COLUMNS = (
     *("dataset", "data_sha256", "tier", "fidelity", "protocol", "pretrained_on", "budget", "precision", "attack"),
-    *("method", "label", "local", "rank", "tied", "measure", "accuracy", "std", "low", "high", "n", "seeds"),
+    *(
+        "method",
+        "label",
+        "local",
+        "known",
+        "verified",
+        "rank",
+        "tied",
+        "measure",
+        "accuracy",
+        "std",
+        "low",
+        "high",
+        "n",
+        "seeds",
+    ),
     *("pretraining_seconds", "pretraining_flops", "machines", "flags", "records"),
 )
 
@@ -41,7 +56,8 @@ def _line(row: Row, measure: str, score: Score) -> list[object]:
     low, high = score.interval or (None, None)
     return [
         *(row.dataset, row.facts.sha256, row.tier, row.fidelity, row.protocol, row.pretrained_on, row.budget),
-        *(row.precision, row.attack, row.method, row.label, row.local, row.rank, row.tied),
+        *(row.precision, row.attack, row.method, row.label, row.local, row.known),
+        *(";".join(map(str, row.verified)), row.rank, row.tied),
         *(measure, score.accuracy, score.std, low, high, score.n, ";".join(map(str, row.seeds))),
         *(row.pretraining_seconds, row.pretraining_flops, "; ".join(row.machines)),
         *("; ".join(row.doubts), ";".join(row.records)),

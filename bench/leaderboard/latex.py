@@ -7,7 +7,7 @@ from itertools import groupby
 from bench.errors import BenchError
 from bench.leaderboard.columns import Notes
 from bench.leaderboard.markdown import GENERATED
-from bench.leaderboard.tables import flops_ratios, machine_lines, machine_sign, time_marks, time_ratios
+from bench.leaderboard.tables import KNOWN, flops_ratios, machine_lines, machine_sign, time_marks, time_ratios
 from bench.recipe import protocol_title
 from bench.results import (
     DASH,
@@ -15,6 +15,7 @@ from bench.results import (
     Row,
     Score,
     TableKey,
+    known_text,
     percent,
     radius_text,
     row_names,
@@ -84,6 +85,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str]) -> str:
         "RA, images of AA": [_score(row.ra_on_aa or (row.aa and row.ra)) for row in rows],
         "RA": [_score(row.ra) for row in rows],
         "SA": [_score(row.sa) for row in rows],
+        KNOWN: [escape_latex(known_text(row)) for row in rows],
         "Time": [_time(row) + mark for row, mark in zip(rows, time_marks(rows, machines), strict=True)],
         "Time / DeACL": [escape_latex(ratio) for ratio in time_ratios(rows)],
         "FLOPs / DeACL": [escape_latex(ratio) for ratio in flops_ratios(rows)],

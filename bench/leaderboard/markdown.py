@@ -47,6 +47,9 @@ under another adversary are in separate tables.
 - **Time**: wall-clock of pre-training, all its stages, on the machine that is named below the table. Where a \
 table has several machines, a letter behind each time says which; only times of one machine can be compared.
 - **FLOPs**: floating-point operations of pre-training, counted, attacks included; they do not depend on the machine.
+- **Known**: *retrained*, trained and evaluated by the bench; *re-evaluated*, others' weights under the bench's \
+protocols and attacks; *claimed*, by a paper. *Verified 2x*: two people have measured the weights of each of the row's \
+records again, on their machines.
 - **x DeACL**: time or FLOPs as a multiple of DeACL's in the same table; of time, where the machine is the same.
 
 Accuracies are percent of n test images: one seed with its 95 % Wilson score interval, several seeds as \

@@ -1,4 +1,4 @@
-"""The board on disk: LEADERBOARD.md and the block of README.md beside it, written or checked."""
+"""The board on disk: LEADERBOARD.md, the block of README.md beside it and CORRECTIONS.md, written or checked."""
 
 import os
 import shlex
@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, CheckFailedError
 from bench.files import write_bytes
+from bench.leaderboard.corrections import render_corrections
 from bench.leaderboard.markdown import render_leaderboard, render_readme_block
 from bench.results import Leaderboard, build_leaderboard
 
@@ -55,7 +56,10 @@ def check_leaderboard(results_dir: Path, path: Path) -> Leaderboard:
 def _texts(board: Leaderboard, results_dir: Path, path: Path) -> dict[Path, str]:
     """Return what each file should hold."""
     records_at = Path(os.path.relpath(results_dir, path.parent)).as_posix()
-    texts = {path: render_leaderboard(board, records_at=records_at)}
+    texts = {
+        path: render_leaderboard(board, records_at=records_at),
+        results_dir / "CORRECTIONS.md": render_corrections(board.corrections),
+    }
     readme = path.parent / "README.md"
     present = None if readme == path else _read(readme)
     if present is not None and (_BEGIN in present or _END in present):

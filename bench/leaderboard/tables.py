@@ -16,6 +16,7 @@ from bench.results import (
     escape,
     flops_text,
     headline,
+    known_text,
     named,
     percent,
     rank_text,
@@ -29,6 +30,9 @@ _REFERENCE_TITLE = "DeACL"
 PUBLISHED_AA = "Published AA"
 _PUBLISHED_SA = "Published SA"
 """Of released classifiers alone: the SA of a method depends on the protocol."""
+
+KNOWN = "Known"
+"""Heading of how a row is known."""
 
 FLAG = "⚑{}".format
 """From the number of a doubt to its sign."""
@@ -52,7 +56,7 @@ def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[
 def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tuple[list[Column], list[str]]:
     """Return the columns of one table of the board and the notes below it, all of it plain text."""
     flags, machines = Notes(FLAG), Notes(machine_sign)
-    columns = score_columns(rows, flags)
+    columns = [*score_columns(rows, flags), Column(KNOWN, list(map(known_text, rows)), left=True)]
     references = [_reference(row, published) for row in rows]
     released = [number if number and number.protocol == RELEASED else None for number in references]
     for heading, found in (
@@ -203,6 +207,7 @@ def published_table(numbers: Sequence[PublishedNumber]) -> list[str]:
         Column("SA", [_published_score(number.sa, number.sa_std) for number in lines]),
         Column("GPU-days", [DASH if n.total_gpu_days is None else f"{n.total_gpu_days:g}" for n in lines]),
         Column("GPU-days x DeACL", [_published_cost_ratio(number, numbers) for number in lines]),
+        Column(KNOWN, [number.known for number in lines], left=True),
         Column("Encoder", [escape(number.encoder) for number in lines], left=True),
         Column("Source", [escape(number.source) for number in lines], left=True),
     ]

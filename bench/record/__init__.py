@@ -1,5 +1,6 @@
 """Records: the results of runs, from which every table is made."""
 
+from bench.record.correction import REASONS, Correction, correct, correction_files, load_correction
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
 from bench.record.diagnosis import Diagnosis, Verdict
@@ -8,7 +9,7 @@ from bench.record.inventory import Inventory
 from bench.record.outcome import Drawn, NoGradient, Outcome, Shared, shared
 from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
-from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, LabelledSubset, PGDEvaluation, Record
+from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, Known, LabelledSubset, PGDEvaluation, Record
 from bench.record.statistics import (
     MeanDifference,
     Pairs,
@@ -31,18 +32,30 @@ from bench.record.store import (
     sweep_path,
 )
 from bench.record.sweep import Sweep, SweepKind, SweepSettings, grid_fault, sweep_identity
+from bench.record.verification import (
+    Flip,
+    Reason,
+    Verification,
+    load_verification,
+    save_verification,
+    verification_files,
+)
 
 __all__ = [
     "COST_REFERENCE",
     "IMPORTED",
     "LOCAL",
+    "REASONS",
     "AutoAttackEvaluation",
+    "Correction",
     "CorruptionEvaluation",
     "Diagnosis",
     "Doubt",
     "Drawn",
     "Environment",
+    "Flip",
     "Inventory",
+    "Known",
     "LabelledSubset",
     "MeanDifference",
     "NoGradient",
@@ -51,6 +64,7 @@ __all__ = [
     "Pairs",
     "Phase",
     "PhaseCost",
+    "Reason",
     "Record",
     "RecordedRecipe",
     "Shared",
@@ -58,12 +72,17 @@ __all__ = [
     "SweepKind",
     "SweepSettings",
     "Verdict",
+    "Verification",
     "continued",
+    "correct",
+    "correction_files",
     "describe_environment",
     "grid_fault",
     "larger_peak",
+    "load_correction",
     "load_record",
     "load_sweep",
+    "load_verification",
     "may_be_of",
     "mcnemar_exact",
     "newcombe_interval",
@@ -73,10 +92,12 @@ __all__ = [
     "sample_std",
     "save_record",
     "save_sweep",
+    "save_verification",
     "shared",
     "sweep_files",
     "sweep_identity",
     "sweep_path",
+    "verification_files",
     "welch",
     "wilson_interval",
 ]

@@ -25,6 +25,10 @@ are never filled in."""
 IMPORTED = "imported"
 """The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
 
+Known = Literal["claimed", "re-evaluated", "retrained"]
+"""How a number is known: *claimed* by a paper; *re-evaluated*, others' weights under our protocol and attacks;
+*retrained*, the method trained by the bench."""
+
 Doubt = Literal["constant features", "constant classifier", "one test class"]
 """Reasons to doubt a record that is older than version 4: the encoder gives all training images the same features, the
 classifier gives all test images the same answer, or all test images are of one class."""
@@ -142,6 +146,11 @@ class Record(Sealed):
     def diagnosed(self, *verdicts: Verdict) -> tuple[Diagnosis, ...]:
         """Return what the checks found that ended in one of ``verdicts``, in their order."""
         return tuple(one for one in self.doctor or () if one.verdict in verdicts)
+
+    @property
+    def known(self) -> Known:
+        """How its numbers are known."""
+        return "re-evaluated" if self.method == IMPORTED else "retrained"
 
     @property
     def foreign_phases(self) -> list[str]:

@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from bench.recipe import protocol_title
 from bench.record import Outcome
 from bench.report.verdict import Verdict
 from bench.results import DASH, escape, percent
@@ -21,7 +22,7 @@ def templates(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"url": url, "percent": _percent, "markdown": escape, "zip": zip}
+    environment.filters |= {"url": url, "percent": _percent, "markdown": escape, "zip": zip, "protocol": protocol_title}
     environment.globals |= {"DASH": DASH, "Verdict": Verdict}
     return environment
 

@@ -14,7 +14,7 @@ from bench.results.published import (
 )
 from bench.results.ratios import CostRatio, cost_ratios
 from bench.results.remarks import attack_text, budget_text, label, precision_text, reliability_flags
-from bench.results.rows import Row, TableKey, rank_text, row_names
+from bench.results.rows import Row, TableKey, known_text, rank_text, row_names
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow
 from bench.results.wording import (
@@ -60,6 +60,7 @@ __all__ = [
     "flops_text",
     "grouped",
     "headline",
+    "known_text",
     "label",
     "load_measured",
     "load_published",

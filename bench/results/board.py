@@ -4,10 +4,13 @@ from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.recipe import Settings
+from bench.record import Correction
+from bench.results.corrections import read_corrections
 from bench.results.groups import Failed, LeftOut, read_groups
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
 from bench.results.sweeps import SweepRow, read_sweeps
+from bench.results.verifications import read_verifications
 
 _PICTURES = (".svg", ".png")
 """File endings of figures; of two files of one figure, the first is shown."""
@@ -23,6 +26,8 @@ class Leaderboard(Settings):
     published: tuple[PublishedNumber, ...]
     failed: tuple[Failed, ...]
     """Records whose evaluation failed a check."""
+    corrections: tuple[Correction, ...]
+    """The records that no longer count."""
     left_out: tuple[LeftOut, ...]
 
     @property
@@ -67,14 +72,19 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
             "`bench run deacl --dataset digits` make the first record."
         )
     groups, left_out = read_groups(results_dir, local=local)
+    failed = tuple(one for one in left_out if isinstance(one, Failed))
+    corrections = read_corrections(results_dir, [], local=local).found
+    hidden = {*(one.record_sha256 for one in corrections), *(one.sha256 for one in failed)}
+    verifications, bad_verifications = read_verifications(results_dir, groups, hidden, local=local)
     sweeps, bad_sweeps = read_sweeps(results_dir, local=local)
     return Leaderboard(
-        rows=make_rows(groups, results_dir),
+        rows=make_rows(groups, results_dir, verifications),
         sweeps=sweeps,
         figures=_figures(results_dir),
         published=load_published(results_dir),
-        failed=tuple(one for one in left_out if isinstance(one, Failed)),
-        left_out=(*(one for one in left_out if not isinstance(one, Failed)), *bad_sweeps),
+        failed=failed,
+        corrections=corrections,
+        left_out=(*(one for one in left_out if not isinstance(one, Failed)), *bad_verifications, *bad_sweeps),
     )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from bench.recipe import override_text
 from bench.record import LOCAL, Outcome, record_files
+from bench.results.corrections import read_corrections
 from bench.results.measured import Measured, load_all
 
 
@@ -13,7 +14,7 @@ def load_records(results_dir: str | Path = "results", *, local: bool = True) -> 
     """Return one dict a record, all with the same keys, for ``pandas.DataFrame``; what was not measured is None.
 
     Accuracies and intervals are shares of 1, eps is on the [0, 1] scale of pixels, times are in seconds. A record
-    that cannot be trusted is left out with a warning.
+    that cannot be trusted is left out with a warning, and one that was withdrawn or superseded without.
 
     Args:
         results_dir: the folder of the records.
@@ -23,9 +24,10 @@ def load_records(results_dir: str | Path = "results", *, local: bool = True) -> 
     paths = [(path, False) for path in record_files(folder)]
     paths += [(path, True) for path in record_files(folder / LOCAL)] if local else []
     measured, faults = load_all(paths)
-    for fault in faults:
+    corrections = read_corrections(folder, measured, local=local)
+    for fault in (*faults, *corrections.faults):
         warnings.warn(f"left out {fault.path}: {fault.reason}", stacklevel=2)
-    return [_flat(one, folder) for one in measured]
+    return [_flat(one, folder) for one in corrections.counting(measured)]
 
 
 def _flat(one: Measured, folder: Path) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def _flat(one: Measured, folder: Path) -> dict[str, Any]:
         "pretrained_on": record.pretrained_on,
         "tier": record.tier,
         "fidelity": record.fidelity,
+        "known": record.known,
         "protocol": record.protocol,
         "seed": record.seed,
         "encoder_seed": record.encoder_seed,

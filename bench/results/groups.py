@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from bench.recipe import Settings, canonical_digest
 from bench.record import LOCAL, Record, may_be_of, record_files
+from bench.results.corrections import read_corrections
 from bench.results.measured import Measured, load_all
 from bench.results.wording import conditions_text
 
@@ -24,6 +25,8 @@ class LeftOut(Settings):
 class Failed(LeftOut):
     """A record whose evaluation failed a check of the doctor: no result, but named below the tables."""
 
+    sha256: str
+    """Digest of the record."""
     dataset: str
     row: str
     """Method, conditions and seed, in words."""
@@ -48,7 +51,8 @@ def read_groups(
 ) -> tuple[list[Group], list[LeftOut]]:
     """Return the records under ``results_dir`` by recipe and protocol, and the files that had to be left out.
 
-    Among the latter are records whose evaluation failed a check, as :class:`Failed`.
+    Among the latter are records whose evaluation failed a check, as :class:`Failed`. Records that were withdrawn or
+    superseded by a correction are among neither.
 
     Published and local records of one recipe are two groups, so that neither replaces the other.
 
@@ -67,9 +71,11 @@ def read_groups(
         if dataset in (None, path.parent.name) and (method is None or may_be_of(path, method))
     ]
     measured, faults = load_all(wanted, history=history)
-    trusted, doubles = _without_doubles(_with_commits(measured))
+    corrections = read_corrections(results_dir, measured, local=local)
+    trusted, doubles = _without_doubles(_with_commits(corrections.counting(measured)))
     left_out = [
-        LeftOut(file=path.relative_to(results_dir).as_posix(), reason=reason) for path, reason in (*faults, *doubles)
+        LeftOut(file=path.relative_to(results_dir).as_posix(), reason=reason)
+        for path, reason in (*faults, *corrections.faults, *doubles)
     ]
     groups = [_group(runs) for runs in grouped(trusted, _recipe_key)]
     failed = [_failed(one, results_dir) for group in groups for one in group.seeds if one.record.diagnosed("fail")]
@@ -88,6 +94,7 @@ def _failed(one: Measured, results_dir: Path) -> Failed:
     return Failed(
         file=one.path.relative_to(results_dir).as_posix(),
         reason="; ".join(f"{failed.check}: {failed.found}" for failed in record.diagnosed("fail")),
+        sha256=record.sha256,
         dataset=record.dataset,
         row=f"{record.title} {record.year}, {conditions_text(record.protocol, record.tier, record.fidelity, ())}, "
         f"seed {record.seed}",

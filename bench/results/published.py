@@ -9,6 +9,7 @@ from pydantic import Field
 from bench.errors import BenchError
 from bench.files import read_json
 from bench.recipe import RELEASED, Settings
+from bench.record import Known
 from bench.robustbench import entries, entries_source
 
 _REFERENCE_ENCODER = "resnet18"
@@ -41,6 +42,11 @@ class PublishedNumber(Settings):
     gpus: int | None = Field(default=None, ge=1)
     total_gpu_days: float | None = Field(default=None, ge=0)
     note: str | None = None
+
+    @property
+    def known(self) -> Known:
+        """Its paper claims it."""
+        return "claimed"
 
 
 class PublishedCost(NamedTuple):

@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from bench.recipe import PROTOCOLS, RELEASED, DatasetFacts, Settings, tier_names
-from bench.record import Record
+from bench.record import Known, Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
+from bench.results.verifications import Verifications, contested, verifiers
 from bench.results.wording import DASH, conditions_text
 
 _FIDELITIES = ("uniform", "native")
@@ -55,6 +56,10 @@ class Row(Settings):
     """The title and year, followed by all differences of the row from the tier's recipe."""
     local: bool
     """Whether it is of the user's own records, which are kept apart from the published ones."""
+    known: Known
+    """How its numbers are known."""
+    verified: tuple[int, ...]
+    """By seed: how many people have measured the record's weights again, and found the same."""
     dataset: str
     facts: DatasetFacts
     tier: str
@@ -115,10 +120,10 @@ class Row(Settings):
         )
 
 
-def make_rows(groups: Sequence[Group], results_dir: Path) -> tuple[Row, ...]:
+def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verifications) -> tuple[Row, ...]:
     """Return one row a group: those of one table together, best AA first, those without AA or guessing last."""
     tiers = tier_names()[::-1]
-    rows = [(_row(group, results_dir), group) for group in groups]
+    rows = [(_row(group, results_dir, verifications), group) for group in groups]
     rows.sort(key=lambda pair: _order(pair[0], tiers))
     ranked: list[Row] = []
     for _, table in groupby(rows, key=lambda pair: pair[0].table):
@@ -130,7 +135,7 @@ def make_rows(groups: Sequence[Group], results_dir: Path) -> tuple[Row, ...]:
     return tuple(ranked)
 
 
-def _row(group: Group, results_dir: Path) -> Row:
+def _row(group: Group, results_dir: Path, verifications: Verifications) -> Row:
     records = [one.record for one in group.seeds]
     attacked = [record.aa for record in records if record.aa]
     first, facts = records[0], group.seeds[0].facts
@@ -139,6 +144,8 @@ def _row(group: Group, results_dir: Path) -> Row:
         title=first.title,
         label=label(group.seeds[0]),
         local=group.seeds[0].local,
+        known=first.known,
+        verified=verifiers(group, verifications),
         dataset=first.dataset,
         facts=facts,
         tier=first.tier,
@@ -156,7 +163,7 @@ def _row(group: Group, results_dir: Path) -> Row:
         ra_on_aa=ra_on_aa(group),
         corruptions=corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
-        flags=reliability_flags(group),
+        flags=(*reliability_flags(group), *contested(group, verifications)),
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
         pretraining_flops=_mean_flops(records),
         guessing=all(map(is_guessing, group.seeds)),
@@ -171,6 +178,14 @@ def _row(group: Group, results_dir: Path) -> Row:
 def rank_text(row: Row) -> str:
     """Return the rank of a row, with an equals sign where it is shared."""
     return DASH if row.rank is None else f"{row.rank}{'=' * row.tied}"
+
+
+def known_text(row: Row) -> str:
+    """Return how a row is known, with the number of people who verified each of its records."""
+    if all(row.verified):
+        return f"{row.known}, verified {min(row.verified)}x"
+    verified = sum(map(bool, row.verified))
+    return f"{row.known}, {verified} of {len(row.verified)} seeds verified" if verified else row.known
 
 
 def row_names(rows: Sequence[Row]) -> list[str]:

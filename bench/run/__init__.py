@@ -19,6 +19,7 @@ from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import peak_memory, project
 from bench.run.sweep import SweepRequest, sweep_runs
 from bench.run.threads import choose_threads
+from bench.run.verification import VerificationRequest, Verified, verify
 from bench.run.visit import Visit, finished_of, visit_encoder, visit_finished
 
 __all__ = [
@@ -30,6 +31,8 @@ __all__ = [
     "RunFolder",
     "RunRequest",
     "SweepRequest",
+    "VerificationRequest",
+    "Verified",
     "Visit",
     "WeightChoices",
     "check_ready",
@@ -54,6 +57,7 @@ __all__ = [
     "sweep_runs",
     "to_finish",
     "train_shared",
+    "verify",
     "visit_encoder",
     "visit_finished",
 ]

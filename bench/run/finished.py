@@ -2,7 +2,7 @@
 
 import shlex
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,16 +56,13 @@ class Finished:
         Raises:
             BenchError: its weights are missing or damaged, or do not match the record.
         """
-        encoder = plain_encoder(self.folder.recipe)
         if self.protocol == RELEASED:
+            encoder = plain_encoder(self.folder.recipe)
             encoder.load_state_dict(self._tensors(self.folder.encoder))
             classifier = released_classifier(encoder)
         else:
-            unread = torch.zeros(self.recipe.dataset.train_images, dtype=torch.int64)  # labels are for training alone
-            stage = build_protocol(self.protocol, self.recipe, encoder, unread, self.record.seed)
-            tensors = self._tensors(self.path / f"{stage.name}.safetensors")
-            stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
-            classifier = stage.classifier()
+            tensors = self._tensors(self.path / f"{self.protocol}.safetensors")
+            classifier = protocol_classifier(self.folder.recipe, self.protocol, self.record.seed, tensors)
         if digest(classifier.state_dict()) != self.record.classifier_sha256:
             raise BenchError(f"the weights in {self.path} are not those that its record was made with. Run it again.")
         return classifier.to(device)
@@ -75,6 +72,18 @@ class Finished:
             return load_tensors(path).tensors
         except BenchError as error:
             raise BenchError(f"{error} Move {self.path} away; `bench run` makes it again.") from error
+
+
+def protocol_classifier(recipe: Recipe, protocol: str, seed: int, tensors: Mapping[str, torch.Tensor]) -> Classifier:
+    """Return the classifier in ``tensors``, which the folder of ``protocol`` of a run under ``recipe`` keeps.
+
+    Raises:
+        RuntimeError: names or shapes that are not those of the protocol.
+    """
+    unread = torch.zeros(recipe.downstream.dataset.train_images, dtype=torch.int64)  # labels are for training alone
+    stage = build_protocol(protocol, recipe.downstream, plain_encoder(recipe), unread, seed)
+    stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
+    return stage.classifier()
 
 
 def finished_protocols(runs_dir: Path) -> Iterator[Finished]:

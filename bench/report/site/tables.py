@@ -12,6 +12,7 @@ from bench.results import (
     PublishedNumber,
     Row,
     flops_text,
+    known_text,
     radius_text,
     rank_text,
     settings_text,
@@ -53,6 +54,8 @@ class Line(NamedTuple):
     operations: float | None = None
     """Floating-point operations of pre-training; None where not all were counted."""
     rank: str = ""
+    known: str = ""
+    """How its numbers are known, and how often they were verified."""
     flags: tuple[str, ...] = ()
     corruptions: Number | None = None
     reference: Number | None = None
@@ -124,6 +127,7 @@ def measured_line(content: Content, row: Row) -> Line:
         flops="" if row.pretraining_flops is None else flops_text(row.pretraining_flops),
         operations=row.pretraining_flops,
         rank=rank_text(row) if row.rank else "",
+        known=known_text(row),
         flags=row.doubts,
         corruptions=of_score(row.corruptions.mean, target) if row.corruptions else None,
         reference=of_published(paper, "aa", f"{page}#published") if paper else None,
@@ -144,6 +148,7 @@ def _published_line(content: Content, number: PublishedNumber) -> Line:
         numbers={measure: of_published(number, measure, f"{page}#published") for measure in MEASURES},
         cost="" if days is None else f"{days:g} GPU-days",
         cost_sort=days,
+        known=number.known,
         source=number.source,
         encoder=number.encoder,
         note=number.note or "",

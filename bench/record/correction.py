@@ -1,0 +1,94 @@
+"""Corrections: records that no longer count, each with its reason; the records stay as they are."""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import AwareDatetime, Field
+
+from bench.errors import BenchError, unknown
+from bench.files import create_bytes, inside, json_bytes
+from bench.recipe import protocol_title
+from bench.recipe.fields import Digest, Text
+from bench.record.record import Record
+from bench.record.sealed import Sealed, load_sealed
+
+CORRECTION_SCHEMA: Literal[1] = 1
+_FOLDER = "corrections"
+
+CorrectionReason = Literal["evaluation", "training", "data", "weights", "rerun", "authors"]
+REASONS: Mapping[CorrectionReason, str] = {
+    "evaluation": "the evaluation was wrong",
+    "training": "the training was wrong",
+    "data": "the data were wrong",
+    "weights": "the weights are lost, or are not those of the record",
+    "rerun": "the same was run again, better",
+    "authors": "its authors asked for it",
+}
+"""Why a record no longer counts."""
+
+
+class Correction(Sealed):
+    """One record that is withdrawn, or superseded by another one."""
+
+    schema_version: Literal[1] = CORRECTION_SCHEMA
+    record: Text
+    """Its path below the results folder."""
+    record_sha256: Digest
+    about: Text
+    """What it is the record of."""
+    reason: CorrectionReason
+    note: Text = Field(min_length=1)
+    """The reason in the words of whoever corrects it."""
+    superseded_by: Text | None = None
+    """The path of the record that counts instead; None: withdrawn."""
+    date: AwareDatetime
+
+
+def correct(
+    record: Path, read: Record, results_dir: Path, *, reason: str, note: str, superseded_by: Path | None = None
+) -> Path:
+    """Write the correction of ``read``, the content of the file ``record``, and return its path.
+
+    Raises:
+        BenchError: an unknown reason, no note, a record outside ``results_dir`` or corrected already, or one that would
+            supersede itself.
+    """
+    if reason not in get_args(CorrectionReason):
+        raise unknown("reason", reason, REASONS)
+    if superseded_by is not None and superseded_by.resolve() == record.resolve():
+        raise BenchError(f"{record} cannot supersede itself. Name another record, or leave --superseded-by out.")
+    values = {
+        "record": _below(record, results_dir),
+        "record_sha256": read.sha256,
+        "about": f"{read.title} {read.year}, {protocol_title(read.protocol)}, tier {read.tier}, seed {read.seed}",
+        "reason": reason,
+        "note": note,
+        "superseded_by": superseded_by and _below(superseded_by, results_dir),
+        "date": datetime.now(UTC).replace(microsecond=0),
+    }
+    made = Correction.parse(values, "the correction").sealed()
+    path = inside(record.parent, _FOLDER, f"{record.stem}.json")
+    if not create_bytes(path, json_bytes(made.content())):
+        raise BenchError(f"{record} is corrected already: {path}. Remove that file to correct it in another way.")
+    return path
+
+
+def load_correction(path: Path) -> Correction:
+    """Return the correction in ``path``; errors are those of :func:`bench.record.sealed.load_sealed`."""
+    return load_sealed(path, Correction, schema=CORRECTION_SCHEMA)
+
+
+def correction_files(folder: Path) -> Iterator[Path]:
+    """Yield the files under ``folder`` that should be corrections, in a stable order."""
+    return (path for path in sorted(folder.glob(f"*/{_FOLDER}/*.json")) if not path.name.startswith("."))
+
+
+def _below(path: Path, results_dir: Path) -> str:
+    try:
+        return path.resolve().relative_to(results_dir.resolve()).as_posix()
+    except ValueError:
+        raise BenchError(
+            f"{path} is not below the results folder {results_dir}. Name that of the record with --results-dir."
+        ) from None

@@ -1,0 +1,41 @@
+"""Corrections among the results: the records that no longer count."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from bench.errors import BenchError
+from bench.record import LOCAL, Correction, correction_files, load_correction
+from bench.results.measured import Fault, Measured
+
+
+class Corrections(NamedTuple):
+    """The corrections under a results folder, and the files among them that cannot be trusted."""
+
+    found: tuple[Correction, ...]
+    """By the record's path."""
+    faults: tuple[Fault, ...]
+
+    def counting(self, measured: Sequence[Measured]) -> list[Measured]:
+        """Return those of ``measured`` that are not corrected."""
+        corrected = {correction.record_sha256 for correction in self.found}
+        return [one for one in measured if one.record.sha256 not in corrected]
+
+
+def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: bool = True) -> Corrections:
+    """Return the corrections under ``results_dir``; one of a record in ``measured`` that has changed is a fault."""
+    held = {one.path.relative_to(results_dir).as_posix(): one.record.sha256 for one in measured}
+    found, faults = [], []
+    for folder in [results_dir, results_dir / LOCAL][: 1 + local]:
+        for path in correction_files(folder):
+            try:
+                correction = load_correction(path)
+            except BenchError as error:
+                faults.append(Fault(path, str(error).removeprefix(f"{path}: ")))
+                continue
+            if held.get(correction.record, correction.record_sha256) != correction.record_sha256:
+                reason = f"it corrects another record than {correction.record} holds now. Remove it, or restore that."
+                faults.append(Fault(path, reason))
+            else:
+                found.append(correction)
+    return Corrections(tuple(sorted(found, key=lambda one: one.record)), tuple(faults))

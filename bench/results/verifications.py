@@ -1,0 +1,60 @@
+"""Verifications among the results: whose check each record has passed, and whose it has not."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from bench.errors import BenchError
+from bench.record import LOCAL, Record, Verification, load_verification, verification_files
+from bench.results.groups import Group, LeftOut
+
+Verifications = Mapping[str, Sequence[Verification]]
+"""By the digest of the record."""
+
+
+def read_verifications(
+    results_dir: Path, groups: Sequence[Group], hidden: Collection[str], *, local: bool = True
+) -> tuple[Verifications, list[LeftOut]]:
+    """Return the verifications of the records of ``groups``, and the files that cannot be trusted.
+
+    A verification of a record that has changed, or is not there, is such a file; unless the record's digest is among
+    ``hidden``, those of records that the board does not show.
+    """
+    records = {one.record.sha256: one.record for group in groups for one in (*group.seeds, *group.superseded)}
+    found: dict[str, list[Verification]] = defaultdict(list)
+    left_out = []
+    for folder in [results_dir, results_dir / LOCAL][: 1 + local]:
+        for path in verification_files(folder):
+            try:
+                verification = load_verification(path)
+                fault = _fault(verification, records.get(verification.record_sha256), hidden)
+            except BenchError as error:
+                fault = str(error).removeprefix(f"{path}: ")
+            if fault:
+                left_out.append(LeftOut(file=path.relative_to(results_dir).as_posix(), reason=fault))
+            else:
+                found[verification.record_sha256].append(verification)
+    return found, left_out
+
+
+def _fault(verification: Verification, record: Record | None, hidden: Collection[str]) -> str | None:
+    sha256 = verification.record_sha256
+    if record is None:
+        return None if sha256 in hidden else f"no record here has the digest {sha256[:12]} that it verifies"
+    return verification.fault(record)
+
+
+def verifiers(group: Group, found: Verifications) -> tuple[int, ...]:
+    """Return, by seed, how many people have verified the record."""
+    return tuple(
+        len({each.by for each in found.get(one.record.sha256, ()) if not each.apart(one.record)}) for one in group.seeds
+    )
+
+
+def contested(group: Group, found: Verifications) -> Iterator[str]:
+    """Yield a sentence for each verification that a record of ``group`` has not passed."""
+    for one in group.seeds:
+        for each in found.get(one.record.sha256, ()):
+            if apart := each.apart(one.record):
+                what = " and ".join(apart).upper()
+                yield f"{each.by} measured another {what} from the same weights (seed {one.record.seed})"

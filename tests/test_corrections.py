@@ -1,0 +1,83 @@
+"""Corrections: a record that no longer counts is not shown, stays as it is, and is listed with its reason."""
+
+import sys
+from pathlib import Path
+
+import pytest
+from board_records import fill, make_record
+from test_verify import verification
+
+from bench.cli import main
+from bench.errors import BenchError, CheckFailedError
+from bench.leaderboard import check_leaderboard, write_leaderboard
+from bench.record import correct, correction_files, load_record, save_verification
+from bench.results import build_leaderboard, load_records
+
+
+def results_of(folder: Path) -> tuple[Path, list[Path]]:
+    records = [make_record(), make_record(method="simclr", title="SimCLR", protocol_sha256="7" * 64)]
+    results = fill(folder / "results", *records)
+    return results, sorted((results / "cifar10").glob("*.json"))
+
+
+def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> None:
+    results, (deacl, simclr) = results_of(tmp_path)
+    before = deacl.read_bytes()
+    save_verification(deacl, verification(load_record(deacl)))
+    written = tmp_path / "LEADERBOARD.md"
+    write_leaderboard(results, written)
+    assert "None so far." in (results / "CORRECTIONS.md").read_text()
+    correct(deacl, load_record(deacl), results, reason="evaluation", note="PGD attacked | pixels", superseded_by=simclr)
+    assert deacl.read_bytes() == before
+    assert [row.method for row in build_leaderboard(results).rows] == ["simclr"]
+    assert [row["method"] for row in load_records(results)] == ["simclr"]
+    with pytest.raises(CheckFailedError, match=r"stale or missing: .*LEADERBOARD.md and .*CORRECTIONS.md"):
+        check_leaderboard(results, written)
+    write_leaderboard(results, written)
+    assert not check_leaderboard(results, written).left_out, "a verification of a withdrawn record is no fault"
+    text = (results / "CORRECTIONS.md").read_text()
+    assert f"[DeACL 2022, SLF, tier mini, seed 0](cifar10/{deacl.name})" in text
+    assert rf"| the evaluation was wrong | PGD attacked \| pixels | [cifar10/{simclr.name}]" in text
+    assert deacl.name not in written.read_text()
+
+
+def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
+    results, (deacl, _) = results_of(tmp_path)
+    record = load_record(deacl)
+    for changes, said in (
+        ({"reason": "because"}, "unknown reason 'because'.*Allowed: authors, data, evaluation"),
+        ({"note": ""}, "note"),
+        ({"superseded_by": deacl}, "cannot supersede itself"),
+        ({"superseded_by": tmp_path / "other.json"}, "is not below the results folder"),
+    ):
+        given = {"reason": "data", "note": "leaked", "superseded_by": None, **changes}
+        with pytest.raises(BenchError, match=said):
+            correct(deacl, record, results, **given)  # type: ignore[arg-type]
+    assert not list(correction_files(results))
+    path = correct(deacl, record, results, reason="data", note="leaked")
+    held = path.read_bytes()
+    with pytest.raises(BenchError, match="is corrected already"):
+        correct(deacl, record, results, reason="data", note="leaked again")
+    assert path.read_bytes() == held
+
+
+def test_a_correction_of_a_changed_record_fails_the_check(tmp_path: Path) -> None:
+    results, (deacl, _) = results_of(tmp_path)
+    path = correct(deacl, load_record(deacl), results, reason="data", note="leaked")
+    deacl.unlink()
+    fill(results, make_record(sa=170))
+    write_leaderboard(results, tmp_path / "LEADERBOARD.md")
+    with pytest.raises(CheckFailedError, match=rf"{path.name}: it corrects another record"):
+        check_leaderboard(results, tmp_path / "LEADERBOARD.md")
+
+
+def test_the_command_corrects_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results, (deacl, _) = results_of(tmp_path)
+    words = ["bench", "correct", deacl.stem, "--reason", "authors", "--note", "asked", "--results-dir", str(results)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 0
+    assert str(next(correction_files(results))) in capsys.readouterr().out

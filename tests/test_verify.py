@@ -1,0 +1,214 @@
+"""Verifications: measured again from weights, refused for the weights or the record of others, counted on the board."""
+
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from board_records import TEST_IMAGES, fill, make_record, outcome, text_of
+from toy_runs import Listener, changed, toy_data, toy_request
+
+from bench.cli import main
+from bench.errors import BenchError, CheckFailedError
+from bench.leaderboard import check_leaderboard, write_leaderboard
+from bench.record import (
+    Flip,
+    Outcome,
+    Record,
+    Verification,
+    load_record,
+    load_verification,
+    save_verification,
+    verification_files,
+)
+from bench.results import build_leaderboard, known_text
+from bench.run import VerificationRequest, Verified, execute, prepare, verify
+
+CPU = torch.device("cpu")
+
+
+class Toy(NamedTuple):
+    """A run under SLF and kNN, and its records."""
+
+    folder: Path
+    data: str
+    slf: Path
+    knn: Path
+
+    def weights(self, name: str) -> Path:
+        return next((self.folder / "runs").glob(f"**/{name}.safetensors"))
+
+    def request(self, weights: Path, record: Path | None = None, by: str = "Ada") -> VerificationRequest:
+        return VerificationRequest(record or self.slf, weights, by, self.data, self.folder / "verifying")
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
+    folder = tmp_path_factory.mktemp("toy")
+    data = toy_data(folder / "toy.npz", classes=4)
+    request = changed(toy_request(data, folder, protocols=("slf", "knn")), knn__k=3)
+    (_, slf), (_, knn) = execute(prepare(request), folder / "results", Listener())
+    return Toy(folder, data, slf, knn)
+
+
+def written(toy: Toy) -> list[Path]:
+    return list(verification_files(toy.folder / "results"))
+
+
+@pytest.mark.parametrize(("protocol", "weights"), [("slf", "slf"), ("knn", "knn"), ("slf", "encoder")])
+def test_what_a_run_keeps_gives_the_outcome_of_every_image_again(toy: Toy, protocol: str, weights: str) -> None:
+    path = toy.slf if protocol == "slf" else toy.knn
+    before, held = path.read_bytes(), len(written(toy))
+    done = verify(toy.request(toy.weights(weights), path), CPU, Listener())
+    assert path.read_bytes() == before
+    assert load_verification(done.path) == done.verification
+    assert done.path.parent == path.parent / "verifications"
+    assert len(written(toy)) == held + 1
+    assert done.verification.weights == ("encoder" if weights == "encoder" else "classifier")
+    assert (done.verification.differ, done.verification.reason) == ({"sa": 0, "ra": 0}, "rounding")
+    assert done.verification.fault(done.record) is None
+    assert not list((toy.folder / "verifying").iterdir()), "what was unfinished is removed"
+
+
+def test_weights_of_others_and_none_are_refused_and_nothing_is_written(toy: Toy, tmp_path: Path) -> None:
+    held = written(toy)
+    others = execute(prepare(toy_request(toy.data, tmp_path, seed=1)), tmp_path / "results", Listener())
+    other = next((tmp_path / "runs").glob("*/encoder.safetensors"))
+    for weights, said in (
+        (toy.weights("knn"), "does not hold the classifier that slf makes"),
+        (next((tmp_path / "runs").glob("*/*/slf.safetensors")), "weights of another record: its classifier"),
+        (other, "weights of another record: its encoder"),
+        (toy.folder / "none.safetensors", "is not a file, and a record cannot be verified without its weights"),
+    ):
+        with pytest.raises(BenchError, match=said):
+            verify(toy.request(weights), CPU, Listener())
+    edited = tmp_path / "edited.json"
+    edited.write_text(others[0][1].read_text().replace('"seed":1', '"seed":2').replace('"seed": 1', '"seed": 2'))
+    with pytest.raises(BenchError, match="checksum does not match"):
+        verify(toy.request(other, edited), CPU, Listener())
+    elsewhere = toy_data(tmp_path / "elsewhere.npz", classes=4, seed=5)
+    with pytest.raises(BenchError, match=r"is not the data of the record"):
+        verify(replace(toy.request(toy.weights("slf")), dataset=elsewhere), CPU, Listener())
+    assert written(toy) == held
+
+
+# On the board
+
+
+def verification(record: Record, by: str = "Ada", **changes: Any) -> Verification:
+    values = {
+        "record_sha256": record.sealed().sha256,
+        "by": by,
+        "weights": "classifier",
+        "classifier_sha256": record.classifier_sha256,
+        "reason": "rounding",
+        **{"sa": record.sa, "ra": record.ra.outcome, "aa": record.aa and record.aa.outcome},
+        **{"differ": {"sa": 0, "ra": 0, "aa": 0}, "environment": record.environment},
+        "finished": datetime(2026, 1, 1, tzinfo=UTC),
+        **changes,
+    }
+    return Verification(**values).sealed()
+
+
+def flipped(before: Outcome, *positions: int) -> Outcome:
+    right = before.unpack()
+    for position in positions:
+        right[position] = not right[position]
+    return Outcome.pack(right, test_images=TEST_IMAGES)
+
+
+def board(results: Path, *found: Verification) -> Path:
+    (path,) = (results / "cifar10").glob("*.json")
+    for each in found:
+        save_verification(path, each)
+    return path
+
+
+def test_the_board_counts_the_people_who_verified_every_seed(tmp_path: Path) -> None:
+    records = [make_record(seed=seed) for seed in range(2)]
+    fill(tmp_path, *records)
+    one, two = sorted((tmp_path / "cifar10").glob("*.json"))
+    (row,) = build_leaderboard(tmp_path).rows
+    assert known_text(row) == "retrained"
+    save_verification(one, verification(records[0]))
+    (row,) = build_leaderboard(tmp_path).rows
+    assert known_text(row) == "retrained, 1 of 2 seeds verified"
+    for path, record in ((one, records[0]), (two, records[1])):
+        save_verification(path, verification(record, "Bob"))
+        save_verification(path, verification(record, "Carl"))
+    save_verification(two, verification(records[1], "Carl", finished=datetime(2026, 2, 1, tzinfo=UTC)))
+    (row,) = build_leaderboard(tmp_path).rows
+    assert (row.verified, known_text(row)) == ((3, 2), "retrained, verified 2x")
+    assert "| retrained, verified 2x |" in text_of(tmp_path)
+
+
+def test_images_that_differ_are_named_and_within_the_allowance_they_count(tmp_path: Path) -> None:
+    record = make_record().sealed()
+    right, wrong = (record.ra.outcome.unpack().index(hit) for hit in (True, False))
+    ra = flipped(record.ra.outcome, right, wrong)
+    found = verification(record, ra=ra, differ={"sa": 0, "ra": 2, "aa": 0})
+    assert found.flips(record)["ra"] == sorted([Flip(right, True), Flip(wrong, False)])
+    assert (found.apart(record), found.allowed(TEST_IMAGES), found.fault(record)) == ([], 1, None)
+    board(fill(tmp_path, record), found)
+    assert build_leaderboard(tmp_path).rows[0].verified == (1,)
+
+
+def test_an_accuracy_that_is_apart_is_a_flag_and_no_mark(tmp_path: Path) -> None:
+    record = make_record(sa=160).sealed()
+    found = verification(record, sa=outcome(155, TEST_IMAGES), differ={"sa": 5, "ra": 0, "aa": 0})
+    assert found.apart(record) == ["sa"]
+    assert not verification(record, sa=found.sa, differ=found.differ, reason="other starts").apart(
+        make_record(sa=158).sealed()
+    )
+    board(fill(tmp_path, record), found)
+    (row,) = build_leaderboard(tmp_path).rows
+    assert row.verified == (0,)
+    assert "Ada measured another SA from the same weights (seed 0)" in row.flags
+
+
+def test_a_verification_of_another_or_a_changed_record_fails_the_check(tmp_path: Path) -> None:
+    record = make_record()
+    results = fill(tmp_path / "results", record)
+    path = board(results)
+    for found, said in (
+        (verification(record, record_sha256="9" * 64), "no record here has the digest 999999999999"),
+        (verification(record, classifier_sha256="8" * 64), "its classifier is not that of the record"),
+        (verification(record, differ={"sa": 1, "ra": 0, "aa": 0}), "its counts disagree with its outcomes"),
+        (verification(record, aa=None), "only one of the two has AA"),
+        (verification(record, ra=outcome(10, 100)), "its RA is of other images"),
+    ):
+        bad = save_verification(path, found)
+        write_leaderboard(results, tmp_path / "LEADERBOARD.md")
+        with pytest.raises(CheckFailedError, match=rf"cannot trust .*{bad.name}: {said}"):
+            check_leaderboard(results, tmp_path / "LEADERBOARD.md")
+        assert build_leaderboard(results).rows[0].verified == (0,)
+        bad.unlink()
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_command_names_the_images_and_exits_with_3_where_accuracies_are_apart(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    record = load_record(toy.slf)
+    words = ["verify", str(toy.slf), "--by", "Ada", "--results-dir", str(toy.folder / "results")]
+    assert command(monkeypatch, *words) == 1
+    assert "comes without weights" in capsys.readouterr().err
+    right = record.sa.unpack()
+    sa = Outcome.pack([not hit if place < 3 else hit for place, hit in enumerate(right)], test_images=len(right))
+    other = verification(record, sa=sa, aa=None, differ={"sa": 3, "ra": 0})
+    monkeypatch.setattr("bench.run.verify", lambda *given: Verified(record, other, tmp_path / "verification.json"))
+    code = command(monkeypatch, *words, "--weights", str(toy.weights("slf")))
+    captured = capsys.readouterr()
+    assert all(str(place) in captured.out for place in range(3))
+    assert "moves images that lie on the boundary" in captured.out
+    assert code == (3 if other.apart(record) else 0)
+    assert ("SA differs by more than the verification allows" in captured.err) == bool(other.apart(record))
