@@ -283,12 +283,14 @@ def patient(model: Classifier, test: Split | None = None, batch: int = TEST_IMAG
 
 def measurements(found: Patient, batch: int) -> dict[str, Any]:
     """Return SA and RA of a patient."""
-    model, attack, clean, robust, unmoved = found.classifier, NamedAttack(found.recipe.evaluate), [], [], NoGradient()
+    model, settings = found.classifier, found.recipe.evaluate
+    attack, clean, robust, unmoved = NamedAttack(settings.attack, settings), [], [], NoGradient()
     for places in torch.arange(TEST_IMAGES).split(batch):
         images, labels = unit_pixels(found.test.images[places]), found.test.labels[places]
         x_adv = attack(
-            margin_objective(found.attacked, labels),
+            found.attacked,
             images,
+            labels,
             threat=found.threat,
             seed=found.seed,
             positions=places.tolist(),

@@ -14,18 +14,25 @@ from typing import Any, NamedTuple
 
 import pytest
 import typer
+from attacked_linear import Linear, data
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
+from bench.attack import ATTACKS, NamedAttack
 from bench.cli import app
+from bench.cli._options import overrides
 from bench.data import DATASETS
+from bench.errors import BenchError
 from bench.method import METHODS
-from bench.recipe import load_tier, parse_overrides, tier_names
+from bench.recipe import EvaluationSettings, Threat, load_tier, parse_overrides, tier_names
 from bench.record import (
+    AttackList,
     AutoAttackEvaluation,
     CorruptionEvaluation,
     Environment,
     Inventory,
+    ListedAttack,
+    MinimalPerturbations,
     Outcome,
     PGDEvaluation,
     PhaseCost,
@@ -141,6 +148,23 @@ def test_the_package_of_the_page_gives_the_method_a_name(
     assert METHODS.get(name).info.title == walk.record.title
 
 
+def test_the_attack_of_the_page_joins_from_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = next(block for block in blocks(ROOT / "docs" / "attack_suite.md") if block.file == "my_attack.py")
+    (tmp_path / block.file).write_text(block.text)
+    monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
+    (name, other) = overrides(None, None, None, attacks=f"{tmp_path / block.file}:noise,pgd-cw")["evaluate.attacks"]
+    assert (name.partition("+")[0], other) == ("noise", "pgd-cw")
+    settings = EvaluationSettings(attacks=(name, other))
+    images, labels = data()
+    attack = NamedAttack(name, settings)
+    x_adv = attack(Linear(), images, labels, threat=Threat(eps=0.1), seed=0, positions=range(len(images)))
+    assert attack.settings == {"tries": 10}
+    before, after = ((Linear()(x).argmax(1) == labels).sum() for x in (images, x_adv))
+    assert after < before
+    with pytest.raises(BenchError, match=r"a file is loaded where it is typed alone: bench run METHOD --attacks"):
+        EvaluationSettings.parse({"attacks": [f"{tmp_path / block.file}:noise"]}, "recipe")
+
+
 # Code
 
 
@@ -224,7 +248,8 @@ def test_commands_that_read_the_published_records_work(name: str, monkeypatch: p
 
 def prepare_on_digits(options: Mapping[str, Any]) -> None:
     """Let ``bench run`` check all that it checks before it trains, without a download."""
-    encoder = {"encoder.arch": options["encoder"]} if options["encoder"] else {}
+    own = {"encoder.arch": options["encoder"]} if options["encoder"] else {}
+    own |= {"evaluate.attacks": options["attacks"].split(",")} if options["attacks"] else {}
     run = prepare(
         RunRequest(
             method=options["method"],
@@ -232,11 +257,11 @@ def prepare_on_digits(options: Mapping[str, Any]) -> None:
             tier=options["tier"],
             fidelity=options["fidelity"],
             protocols=(options["protocols"] or "slf").split(","),
-            overrides={**encoder, **parse_overrides(options["set_"] or [])},
+            overrides={**own, **parse_overrides(options["set_"] or [])},
             device="cpu",
         )
     )
-    assert run.recipe.overrides.keys() == {*encoder, *(item.split("=")[0] for item in options["set_"] or [])}
+    assert run.recipe.overrides.keys() == {*own, *(item.split("=")[0] for item in options["set_"] or [])}
     assert options["dataset"] in DATASETS
 
 
@@ -317,6 +342,9 @@ def test_the_tiers_are_described_as_they_are() -> None:
         ("**Outcome**", Outcome),
         ("**PGD evaluation**", PGDEvaluation),
         ("**AutoAttack evaluation**", AutoAttackEvaluation),
+        ("**Attack list**", AttackList),
+        ("**Listed attack**", ListedAttack),
+        ("**Minimal perturbations**", MinimalPerturbations),
         ("**Corruption evaluation**", CorruptionEvaluation),
         ("**Cost**", PhaseCost),
     ],

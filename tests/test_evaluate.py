@@ -92,10 +92,9 @@ def test_ra_is_surviving_every_restart_of_pgd(tmp_path: Path, restarts: int) -> 
 def test_the_batch_of_an_image_changes_nothing_of_its_attack(norm: Norm, start: Start) -> None:
     def attacked(positions: list[int]) -> torch.Tensor:
         # Eval mode and float64: an image's own sums have the same order in every batch.
-        objective = margin_objective(classifier().double(), SPLIT.labels[positions])
-        attack = NamedAttack(recipe(pgd_start=start).evaluate)
-        images, threat = pixels().double()[positions], Threat(norm=norm, eps=0.1)
-        return attack(objective, images, threat=threat, seed=0, positions=positions, restart=1)
+        attack = NamedAttack("pgd", recipe(pgd_start=start).evaluate)
+        images, labels, threat = pixels().double()[positions], SPLIT.labels[positions], Threat(norm=norm, eps=0.1)
+        return attack(classifier().double(), images, labels, threat=threat, seed=0, positions=positions, restart=1)
 
     together = attacked(list(range(TEST_IMAGES)))
     for batch in ([3], [8, 2, 15]):

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy_runs import carry_out, changed, toy_data, toy_request
 
-from bench.attack import ATTACKS, PGD, NamedAttack, image_generators
+from bench.attack import ATTACKS, PGD, NamedAttack, ball_around, image_generators
 from bench.errors import BenchError
 from bench.recipe import EvaluationSettings, Threat
 from bench.run import prepare
@@ -54,6 +54,29 @@ class AnotherShape(OneStep):
         return x[:-1]
 
 
+class OnTheModel:
+    """An attack in the registry itself, called with model and labels."""
+
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, *, threat: Threat, generator: Any) -> Tensor:
+        assert not model.training
+        return (images + threat.eps * labels[:, None, None, None].add(1)).clamp(0, 1)
+
+
+class InPlace(OnTheModel):
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, *, threat: Threat, generator: Any) -> Tensor:
+        return images.fill_(1.0)
+
+
+class Pair(OnTheModel):
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, *, threat: Threat, generator: Any) -> Any:
+        return images, labels
+
+
+class Double(OnTheModel):
+    def __call__(self, model: Any, images: Tensor, labels: Tensor, *, threat: Threat, generator: Any) -> Tensor:
+        return images.double()
+
+
 @pytest.fixture
 def known(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], EvaluationSettings]:
     def register(attack: Any) -> EvaluationSettings:
@@ -68,8 +91,18 @@ def images() -> Tensor:
     return torch.linspace(0.2, 0.95, 2 * 3 * 4 * 4).reshape(2, 3, 4, 4)
 
 
-def climb(x: Tensor) -> Tensor:
-    return x.flatten(1).sum(1)
+class Brightness(nn.Module):
+    """Two logits, of which the second is the brightness: an attack on label 0 climbs it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        brightness = x.flatten(1).sum(1)
+        return torch.stack([torch.zeros_like(brightness), brightness], dim=1)
+
+
+def attacked(settings: EvaluationSettings, threat: Threat = THREAT) -> Tensor:
+    model = Brightness().eval()
+    labels = torch.zeros(2, dtype=torch.int64)
+    return NamedAttack(settings.attack, settings)(model, images(), labels, threat=threat, **PLACE)
 
 
 def test_a_strangers_attack_is_made_with_the_recipes_numbers(known: Callable[[Any], EvaluationSettings]) -> None:
@@ -79,9 +112,9 @@ def test_a_strangers_attack_is_made_with_the_recipes_numbers(known: Callable[[An
         made.append(OneStep(*numbers))
         return made[0]
 
-    x_adv = NamedAttack(known(factory))(climb, images(), threat=THREAT, **PLACE)
+    x_adv = attacked(known(factory))
     assert made[0].numbers == (3, 0.25, "uniform")
-    assert torch.equal(x_adv, (images() + 0.1).clamp(0, 1))
+    assert torch.equal(x_adv, ball_around(images(), THREAT).project(images() + 0.1)), "inside to the last bit"
 
 
 @pytest.mark.parametrize("attack", [TooFar, TooBright, NoNumber, AnotherShape])
@@ -89,14 +122,39 @@ def test_a_strangers_attack_is_made_with_the_recipes_numbers(known: Callable[[An
 def test_what_leaves_its_bounds_is_refused(attack: Any, norm: Any, known: Callable[[Any], EvaluationSettings]) -> None:
     what = "images of shape" if attack is AnotherShape else "an image outside the threat model"
     with pytest.raises(BenchError, match=rf"^the attack 'strange' returned {what}.*The number would be meaningless"):
-        NamedAttack(known(attack))(climb, images(), threat=Threat(norm=norm, eps=0.1), **PLACE)
+        attacked(known(attack), Threat(norm=norm, eps=0.1))
+
+
+def test_an_attack_on_the_model_joins_as_it_is(known: Callable[[Any], EvaluationSettings]) -> None:
+    assert torch.equal(attacked(known(OnTheModel())), ball_around(images(), THREAT).project(images() + 0.1))
+
+
+@pytest.mark.parametrize(
+    ("attack", "what"),
+    [
+        (InPlace(), "an image outside the threat model: one moved by 0.8"),
+        (Pair(), "a tuple, not the attacked images"),
+        (Double(), "images of shape .* torch.float64, for images of shape .* torch.float32"),
+    ],
+)
+def test_what_else_a_strangers_attack_may_return(
+    attack: Any, what: str, known: Callable[[Any], EvaluationSettings]
+) -> None:
+    with pytest.raises(BenchError, match=rf"^the attack 'strange' returned {what}"):
+        attacked(known(attack))
+
+
+@pytest.mark.parametrize("entry", ["THREAT", "images"])
+def test_what_is_no_attack_is_refused(entry: str, known: Callable[[Any], EvaluationSettings]) -> None:
+    with pytest.raises(BenchError, match=r"is no attack: it (cannot be called|is called neither as an attack)"):
+        attacked(known(f"{__name__}:{entry}"))
 
 
 def test_pgd_is_the_default_and_the_same() -> None:
     settings = EvaluationSettings()
-    found = NamedAttack(settings)(climb, images(), threat=THREAT, **PLACE)
     generators = image_generators(1, [4, 7], 2)
-    assert torch.equal(found, PGD(20, 0.25, "uniform")(climb, images(), threat=THREAT, generator=generators))
+    expected = PGD(20, 0.25, "uniform")(lambda x: x.flatten(1).sum(1), images(), threat=THREAT, generator=generators)
+    assert torch.equal(attacked(settings), expected)
     assert settings.attack_name == "PGD-20"
 
 

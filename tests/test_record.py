@@ -14,12 +14,14 @@ from scipy.stats import binomtest
 from bench.errors import BenchError
 from bench.recipe import CORRUPTIONS
 from bench.record import (
+    AttackList,
     AutoAttackEvaluation,
     CorruptionEvaluation,
     Diagnosis,
     Environment,
     Inventory,
     LabelledSubset,
+    ListedAttack,
     Outcome,
     PGDEvaluation,
     PhaseCost,
@@ -241,6 +243,7 @@ def test_the_seal_covers_every_field() -> None:
         **{"sa": outcome, "ra": record.ra.model_copy(update={"outcome": outcome}), "schema_version": 1},
         **{"pretrained_on": "stl10", "selected_epoch": 3, "labelled": LabelledSubset(images=4, sha256="6" * 64)},
         "aa": make_autoattack(outcome, {}),
+        "attacks": AttackList(eps=0.1, attacks=(ListedAttack(attack="pgd", outcome=outcome, tried=50),)),
         "corruptions": make_corruptions(fog=(5, 4, 3, 2, 1)),
         "environment": record.environment.model_copy(update={"python": "4"}),
         **{"environments": {"stage:ssl": (record.environment,)}, "code": {"stage:ssl": "5" * 64}},

@@ -47,10 +47,15 @@ def distance(x_adv: Tensor, images: Tensor, norm: Norm) -> Tensor:
     return moved
 
 
-def refuse_outside(x_adv: Tensor, images: Tensor, threat: Threat, culprit: str) -> None:
+def refuse_outside(x_adv: object, images: Tensor, threat: Threat, culprit: str) -> None:
     """Raise BenchError unless ``threat`` allows ``culprit`` to turn ``images`` into ``x_adv``."""
-    if x_adv.shape != images.shape:
-        fault = f"images of shape {list(x_adv.shape)} for images of shape {list(images.shape)}"
+    if not isinstance(x_adv, Tensor):
+        fault = f"a {type(x_adv).__name__}, not the attacked images"
+    elif x_adv.shape != images.shape or x_adv.dtype != images.dtype:
+        fault = (
+            f"images of shape {list(x_adv.shape)}, {x_adv.dtype}, for images of shape {list(images.shape)}, "
+            f"{images.dtype}"
+        )
     else:
         moved = distance(x_adv, images, threat.norm)
         # Written so that NaN, which compares false with everything, is outside.

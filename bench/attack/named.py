@@ -1,66 +1,125 @@
-"""Attacks by name: PGD, and whatever an installed package adds through the entry-point group ``bench.attacks``."""
+"""Attacks by name: those of the bench, and whatever a package adds through the entry-point group ``bench.attacks``."""
 
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass
+from importlib.metadata import version
+from inspect import signature
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench import rng
-from bench.attack.ball import refuse_outside
-from bench.attack.objective import Objective
-from bench.recipe import EvaluationSettings, Start, Threat
+from bench.attack.apgd import APGD, TargetedAPGD
+from bench.attack.ascent import PGD
+from bench.attack.ball import ball_around, refuse_outside
+from bench.attack.minimal import MinimumNorm
+from bench.attack.supervised import Embedding, Supervised
+from bench.recipe import EvaluationSettings, Norm, Threat
 from bench.record import Drawn
 from bench.registry import Registry
 
 
 class Attack(Protocol):
-    """Attacks a batch; called with the arguments of :class:`bench.attack.PGD`.
+    """Attacks one batch.
 
-    With ``per_image = True`` among its attributes it is given a generator for each image, and the outcome of an image
-    then depends neither on the batch size nor on the number of devices. Without, it is given one for the batch.
+    With ``per_image = True`` among its attributes, ``generator`` is a list, one an image, on the CPU, and the outcome
+    of an image does not depend on its batch. With a method ``nearest(model, images, labels, *, norm)`` it is a
+    minimum-norm attack: it returns the nearest misclassified images that it finds, at whatever distance. The fields of
+    a dataclass are its settings in the record, and ``package`` names whose code runs.
     """
 
-    def __call__(
-        self,
-        objective: Objective,
-        images: Tensor,
-        *,
-        threat: Threat,
-        generator: Any = None,
-        on_gradient: Callable[[Tensor], None] | None = None,
-    ) -> Tensor:
-        """Return ``images``, moved within ``threat`` so that ``objective`` becomes large."""
+    def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, threat: Threat, generator: Any) -> Tensor:
+        """Return ``images``, moved within ``threat`` so that ``model`` errs.
+
+        Args:
+            model: [B, C, H, W] in [0, 1] -> logits [B, K], frozen and in eval mode; its method ``features`` returns
+                the encoder's features [B, D].
+            images: float32 [B, C, H, W] in [0, 1].
+            labels: int64 [B].
+            threat: norm and eps.
+            generator: draws everything random, on the images' device.
+        """
 
 
-class AttackFactory(Protocol):
-    """Makes an attack from the values in a recipe."""
+def _fault(entry: object) -> str:
+    if not callable(entry):
+        return "cannot be called."
+    try:
+        if not _takes(entry, "labels"):
+            signature(entry).bind(20, 0.25, "uniform")
+    except (TypeError, ValueError):
+        return (
+            "is called neither as an attack, (model, images, labels, *, threat, generator), nor as what makes one, "
+            "(steps, step_size, start)."
+        )
+    return ""
 
-    def __call__(self, steps: int, step_size: float, start: Start) -> Attack:
-        """Return the attack; ``step_size`` is in units of eps."""
+
+def _takes(call: Callable[..., Any], name: str) -> bool:
+    return name in signature(call).parameters
 
 
-ATTACKS: Registry[AttackFactory] = Registry("attack", group="bench.attacks")
-ATTACKS.add("pgd", "bench.attack.ascent:PGD")
+ATTACKS: Registry[Callable[..., Any]] = Registry("attack", group="bench.attacks", fault=_fault)
+"""Each entry is an :class:`Attack`; or it makes one, or an :class:`Ascent`, from the recipe's numbers of PGD, called
+with ``(steps, step_size, start)``."""
+ATTACKS.add("pgd", PGD)
+ATTACKS.add("pgd-ce", Supervised.cross_entropy)
+ATTACKS.add("pgd-cw", Supervised.margin)
+ATTACKS.add("pgd-dlr", Supervised.dlr)
+ATTACKS.add("apgd-ce", APGD("ce"))
+ATTACKS.add("apgd-dlr", APGD("dlr"))
+ATTACKS.add("apgd-t", TargetedAPGD(9, "logit"))
+ATTACKS.add("targeted-screen", TargetedAPGD(3, "distance"))
+ATTACKS.add("min-norm", MinimumNorm())
+ATTACKS.add("embedding", Embedding.of)
 
 
 class NamedAttack:
-    """The attack behind RA; each of its results is checked.
+    """An attack of the registry; each of its results is checked.
+
+    Args:
+        name: of the attack.
+        settings: the recipe's numbers of PGD, for attacks that are made from them.
+        stream: the name of its generators; RA's is "pgd".
 
     Raises:
-        BenchError: there is no attack of that name.
+        BenchError: there is no attack of that name, or it cannot be made from these settings.
     """
 
-    def __init__(self, settings: EvaluationSettings) -> None:
-        self._name = settings.attack
-        factory = ATTACKS.get(settings.attack)
-        self._attack = factory(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
-        self.start_drawn: Drawn = "per image" if getattr(self._attack, "per_image", False) else "per batch"
+    def __init__(self, name: str, settings: EvaluationSettings, *, stream: str = "pgd") -> None:
+        self.name, self._stream = name, stream
+        made = ATTACKS.get(name)
+        if not _takes(made, "labels"):
+            made = made(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
+        self.attack: Any = made if _takes(made, "labels") else Supervised(made)
+        self._watched = _takes(self.attack, "on_gradient")
+        self.start_drawn: Drawn = "per image" if getattr(self.attack, "per_image", False) else "per batch"
+        self.minimal = hasattr(self.attack, "nearest")
+        self.package: str | None = getattr(self.attack, "package", None)
+
+    @property
+    def package_version(self) -> str | None:
+        """Of ``package``; None without one."""
+        return version(self.package) if self.package else None
+
+    @property
+    def settings(self) -> dict[str, int | float | str]:
+        """The numbers and words among the fields of the attack, where it is a dataclass."""
+        return _plain(self.attack)
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients an image takes at most, by the ``steps`` and ``targets`` of the settings; 0: unknown."""
+        numbers = self.settings
+        return int(numbers.get("steps", 0)) * int(numbers.get("targets", 1))
 
     def __call__(
         self,
-        objective: Objective,
+        model: nn.Module,
         images: Tensor,
+        labels: Tensor,
         *,
         threat: Threat,
         seed: int,
@@ -68,28 +127,61 @@ class NamedAttack:
         restart: int = 0,
         on_gradient: Callable[[Tensor], None] | None = None,
     ) -> Tensor:
-        """Return ``images``, moved within ``threat`` so that ``objective`` becomes large.
+        """Return ``images``, moved within ``threat``, to the last bit, so that ``model`` errs.
 
         Args:
-            objective: as for :class:`bench.attack.PGD`.
+            model: [B, C, H, W] in [0, 1] -> logits [B, K], frozen and in eval mode.
             images: float [B, C, H, W] in [0, 1].
+            labels: int64 [B].
             threat: the allowed set.
             seed: the run's.
             positions: of the images in the test split; an image has the same start in every batch.
             restart: 0-based; each has starts of its own.
-            on_gradient: as for :class:`bench.attack.PGD`.
+            on_gradient: as for :class:`bench.attack.PGD`; called only by ascents.
 
         Raises:
             BenchError: the result was moved too far, is not finite, or has another shape.
         """
-        generator: rng.Generators = image_generators(seed, positions, restart)
+        generator: rng.Generators = image_generators(seed, positions, restart, stream=self._stream)
         if self.start_drawn == "per batch":
-            generator = rng.generator(seed, "pgd", positions[0], restart, device=images.device)
-        x_adv = self._attack(objective, images, threat=threat, generator=generator, on_gradient=on_gradient)
-        refuse_outside(x_adv, images, threat, f"the attack {self._name!r}")
-        return x_adv
+            generator = rng.generator(seed, self._stream, positions[0], restart, device=images.device)
+        watch = {"on_gradient": on_gradient} if self._watched else {}
+        # Copies: what an attack does to them in place cannot make a result look as if it had not moved.
+        x_adv = self.attack(model, images.clone(), labels.clone(), threat=threat, generator=generator, **watch)
+        self._refuse(x_adv, images, threat)
+        return ball_around(images, threat).project(x_adv.detach())
+
+    def nearest(self, model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm) -> Tensor:
+        """Return the nearest misclassified images that a minimum-norm attack finds, anywhere in [0, 1].
+
+        Raises:
+            BenchError: the result is not finite, leaves [0, 1], or has another shape.
+        """
+        found = self.attack.nearest(model, images.clone(), labels.clone(), norm=norm)
+        farthest = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
+        self._refuse(found, images, Threat(norm=norm, eps=farthest))
+        nearest: Tensor = found.detach()
+        return nearest
+
+    def _refuse(self, x_adv: object, images: Tensor, threat: Threat) -> None:
+        refuse_outside(x_adv, images, threat, f"the attack {self.name!r}")
 
 
-def image_generators(seed: int, positions: Sequence[int], restart: int = 0) -> list[torch.Generator]:
+def image_generators(
+    seed: int, positions: Sequence[int], restart: int = 0, *, stream: str = "pgd"
+) -> list[torch.Generator]:
     """Return the generator of the start of each test image at ``positions``, for a 0-based ``restart``; on the CPU."""
-    return [rng.generator(seed, "pgd", position, restart) for position in positions]
+    return [rng.generator(seed, stream, position, restart) for position in positions]
+
+
+def _plain(attack: object) -> dict[str, int | float | str]:
+    found: dict[str, int | float | str] = {}
+    for field in fields(attack) if is_dataclass(attack) else ():
+        value = getattr(attack, field.name)
+        if isinstance(value, int | float | str):
+            found[field.name] = value
+        elif is_dataclass(value):
+            found |= _plain(value)
+        elif callable(value):
+            found[field.name] = value.__name__
+    return found

@@ -1,13 +1,17 @@
-"""The objective of attacks on classifiers, and a record of the images whose gradient gives no direction."""
+"""The objectives of attacks on classifiers, and a record of the images whose gradient gives no direction."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 Objective = Callable[[Tensor], Tensor]
 """x_adv [B, C, H, W] -> [B], the values to maximise. Images must not influence each other's values, except
 in contrastive losses."""
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Logits [B, K] and labels int64 [B] -> [B], the values to maximise."""
 
 
 def log_margin(logits: Tensor, labels: Tensor) -> Tensor:
@@ -20,6 +24,32 @@ def log_margin(logits: Tensor, labels: Tensor) -> Tensor:
     right = labels[:, None]
     wrong = logits.scatter(1, right, -torch.inf).logsumexp(1)
     return wrong - logits.gather(1, right)[:, 0]
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the cross-entropy of each image; its gradient vanishes in float32 where the right logit is far ahead."""
+    return F.cross_entropy(logits, labels, reduction="none")
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the largest wrong logit minus the right one, which is positive where the image is misclassified.
+
+    Source: Carlini and Wagner, "Towards Evaluating the Robustness of Neural Networks" (2017), objective f6, uncut.
+    """
+    right = labels[:, None]
+    return logits.scatter(1, right, -torch.inf).amax(1) - logits.gather(1, right)[:, 0]
+
+
+def dlr(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the difference of logits ratio: :func:`margin` over the largest logit minus the third largest.
+
+    It does not change when all logits are scaled or shifted. There must be at least 3 classes.
+
+    Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks" (2020), equation 6.
+    """
+    top = logits.topk(3, dim=1).values
+    return margin(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
 def margin_objective(model: nn.Module, labels: Tensor) -> Objective:

@@ -126,6 +126,43 @@ class OfficialAutoAttack:
         self._checks.check_square_sr(dict(accuracy), logger=self._flags)
 
 
+def installed_package() -> str:
+    """Return the name of the package whose AutoAttack runs; raises BenchError where there is none."""
+    return _library().__name__
+
+
+def apgd(
+    model: nn.Module,
+    threat: Threat,
+    *,
+    steps: int,
+    seed: int,
+    loss: Literal["ce", "dlr", "dlr-targeted"],
+) -> Any:
+    """Return the library's APGD with one random start, which draws from the global generators.
+
+    Args:
+        model: [B, C, H, W] in [0, 1] -> logits [B, K].
+        threat: norm and eps.
+        steps: of the attack.
+        seed: its ``perturb`` sets the global generators to it.
+        loss: what is maximised.
+    """
+    base: Any = import_module(f"{installed_package()}.autopgd_base")
+    targeted = loss == "dlr-targeted"
+    make = base.APGDAttack_targeted if targeted else base.APGDAttack
+    return make(
+        model,
+        n_iter=steps,
+        norm=_NORMS[threat.norm],
+        n_restarts=1,
+        eps=threat.eps,
+        seed=seed,
+        logger=Flags(),
+        **({} if targeted else {"loss": loss}),
+    )
+
+
 def _library() -> ModuleType:
     # The declared dependency comes first: a package that installs the other one must not change our numbers.
     for name in _PACKAGES:

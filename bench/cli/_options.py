@@ -44,6 +44,13 @@ Corruptions = Annotated[
     str | None,
     typer.Option(metavar="none|generate|PATH", help="Common corruptions; PATH: a folder laid out as CIFAR-10-C."),
 ]
+Attacks = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,NAME,...",
+        help="More attacks, each on the images that are left; docs/attack_suite.md lists them. Yours: FILE.py:NAME.",
+    ),
+]
 Encoder = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="resnet18, resnet50, timm:NAME, torchvision:NAME, or your own: FILE.py:NAME."),
@@ -90,14 +97,28 @@ def names(text: str | None) -> list[str] | None:
 
 
 def overrides(
-    preset: str | None, set_: list[str] | None, precision: str | None, encoder: str | None = None
+    preset: str | None,
+    set_: list[str] | None,
+    precision: str | None,
+    encoder: str | None = None,
+    attacks: str | None = None,
 ) -> dict[str, Any]:
     """Return what these options and ``--set`` ask for; a key that is set overrides the others."""
     from bench.recipe import parse_overrides, preset_overrides
 
     named = {} if preset is None else preset_overrides(preset)
-    given = {"precision": precision, "encoder.arch": encoder}
+    given = {"precision": precision, "encoder.arch": encoder, "evaluate.attacks": _attacks(attacks)}
     return {**named, **{key: each for key, each in given.items() if each is not None}, **parse_overrides(set_ or [])}
+
+
+def _attacks(text: str | None) -> list[str] | None:
+    """Return the names of the attacks in ``text``; one of the form ``FILE.py:NAME`` is loaded."""
+    listed = names(text)
+    if not any(map(is_in_file, listed or ())):
+        return listed
+    from bench.attack import ATTACKS
+
+    return [ATTACKS.name_of(name) for name in listed or ()]
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

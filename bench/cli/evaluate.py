@@ -25,6 +25,7 @@ def evaluate(
     protocols: option.Protocols = None,
     preset: option.Preset = None,
     precision: option.Precision = None,
+    attacks: option.Attacks = None,
     seed: Annotated[
         int | None, typer.Option(help="Seed of protocols and attacks; default: that of pre-training.")
     ] = None,
@@ -76,7 +77,7 @@ def evaluate(
         finetune_dataset=finetune_dataset,
         protocols=option.names(protocols),
         seed=seed,
-        overrides=option.overrides(preset, set_, precision),
+        overrides=option.overrides(preset, set_, precision, attacks=attacks),
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,

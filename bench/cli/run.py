@@ -22,6 +22,7 @@ def run(
     encoder: option.Encoder = None,
     preset: option.Preset = None,
     precision: option.Precision = None,
+    attacks: option.Attacks = None,
     seed: Annotated[
         int | None, typer.Option(help="The one seed that everything random derives from; default: 0.")
     ] = None,
@@ -65,6 +66,7 @@ def run(
       bench run deacl --dataset digits --preset deacl-2024
       bench run deacl --dataset digits --precision bf16
       bench run deacl --dataset digits --corruptions generate
+      bench run deacl --dataset digits --attacks pgd-cw,targeted-screen,min-norm
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
       bench run acl --dataset digits --budget like:deacl
       bench run ./my_method.py:MyMethod --dataset digits
@@ -86,7 +88,7 @@ def run(
         protocols=option.names(protocols),
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
-        overrides=option.overrides(preset, set_, precision, encoder),
+        overrides=option.overrides(preset, set_, precision, encoder, attacks),
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bench import rng
-from bench.attack import PGD, margin_objective
+from bench.attack import PGD, NamedAttack, margin_objective
 from bench.cost.probe import StageProbe
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.data import Split, unit_pixels
@@ -137,6 +137,10 @@ class AttackSeconds(NamedTuple):
             survivor = _AA_GRADIENTS * self.gradient + _AA_FORWARDS * self.forward
             work = f"standard, {plural(attacked, 'test image')}"
             yield PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor)
+        for name in settings.attacks:
+            attacked = len(autoattack_images(recipe))
+            seconds = attacked * NamedAttack(name, settings).gradients * self.gradient
+            yield PhaseEstimate(f"attack {name}", f"at most {plural(attacked, 'test image')}", seconds)
         if settings.corruptions != "none":
             cells = len(settings.corruption_names) * len(SEVERITIES)
             work = f"{cells} x {plural(count, 'image')}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import NamedAttack, margin_objective
+from bench.attack import NamedAttack
 from bench.data import Split, unit_pixels
 from bench.errors import BenchError
 from bench.evaluation import attacked_copy, autoattack_images
@@ -92,9 +92,10 @@ class Patient:
     @cached_property
     def x_adv(self) -> Tensor:
         """The sample after the attack of RA, from its first start: float32 [B, C, H, W] in [0, 1]."""
-        return NamedAttack(self.recipe.evaluate)(
-            margin_objective(self.attacked, self.sample.labels),
+        return NamedAttack(self.recipe.evaluate.attack, self.recipe.evaluate)(
+            self.attacked,
             self.sample.images,
+            self.sample.labels,
             threat=self.threat,
             seed=self.seed,
             positions=self.sample.positions,

@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from bench.attack import PGD, NamedAttack, Objective, margin_objective, square
+from bench.attack import PGD, Loss, NamedAttack, Objective, cross_entropy, margin, margin_objective, square
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
 from bench.doctor.shares import TOLERANCE, verdict_on
@@ -81,16 +80,11 @@ def _restarts(patient: Patient) -> Finding:
 def _margin(patient: Patient) -> Finding:
     labels = patient.sample.labels
 
-    def margin(x: Tensor) -> Tensor:
-        logits: Tensor = patient.attacked(x)
-        right = labels[:, None]
-        return logits.scatter(1, right, -torch.inf).amax(1) - logits.gather(1, right)[:, 0]
+    def objective(loss: Loss) -> Objective:
+        return lambda x: loss(patient.attacked(x), labels)
 
-    def cross_entropy(x: Tensor) -> Tensor:
-        return F.cross_entropy(patient.attacked(x), labels, reduction="none")
-
-    finding = _beside(patient, "PGD on the margin", _climbed(patient, margin))
-    left = int(_right(patient, _climbed(patient, cross_entropy)).sum())
+    finding = _beside(patient, "PGD on the margin", _climbed(patient, objective(margin)))
+    left = int(_right(patient, _climbed(patient, objective(cross_entropy))).sum())
     standing = int(finding.numbers["left by RA's attack"])
     numbers = {**finding.numbers, "left by cross-entropy": float(left)}
     found = f"{finding.found}. PGD on cross-entropy leaves {left}"
@@ -150,9 +144,11 @@ def _beside(patient: Patient, attack: str, *x_adv: Tensor, tolerance: float = TO
 
 def _again(patient: Patient, *, threat: Threat | None = None, restart: int = 0, **settings: Any) -> Tensor:
     """Return the sample after RA's attack with other settings."""
-    return NamedAttack(patient.recipe.evaluate.model_copy(update=settings))(
-        margin_objective(patient.attacked, patient.sample.labels),
+    evaluate = patient.recipe.evaluate.model_copy(update=settings)
+    return NamedAttack(evaluate.attack, evaluate)(
+        patient.attacked,
         patient.sample.images,
+        patient.sample.labels,
         threat=threat or patient.threat,
         seed=patient.seed,
         positions=patient.sample.positions,

@@ -2,7 +2,7 @@
 
 import torch
 
-from bench.attack import GradientWatch, NamedAttack, margin_objective
+from bench.attack import GradientWatch, NamedAttack
 from bench.evaluation.measurement import Measurement
 from bench.record import Drawn, NoGradient, Outcome, PGDEvaluation
 
@@ -34,7 +34,7 @@ def standard_accuracy(work: Measurement) -> Outcome:
 def robust_accuracy(work: Measurement) -> PGDEvaluation:
     """Return RA: an image counts if it is classified correctly after every restart of the attack."""
     settings, job = work.settings, work.job
-    attack = NamedAttack(settings)
+    attack = NamedAttack(settings.attack, settings)
     _begin_again_if_drawn_otherwise(work, attack.start_drawn)
     job.monitor.begin(f"RA, {settings.attack_name}", work.count, done=len(work.state.robust))
     work.begin("ra")
@@ -47,8 +47,9 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
                 break
             watch = GradientWatch()
             x_adv = attack(
-                margin_objective(work.attacked, labels[standing]),
+                work.attacked,
                 images[standing],
+                labels[standing],
                 threat=work.threat,
                 seed=job.seed,
                 positions=(first + standing).tolist(),

@@ -1,5 +1,7 @@
 """The copy of a classifier that attacks differentiate, in the precision of the recipe."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +13,7 @@ from bench.recipe import Precision
 def attacked_copy(classifier: Classifier, precision: Precision) -> nn.Module:
     """Return a frozen copy of ``classifier`` for attacks that compute their gradients in ``precision``."""
     prepared = classifier.prepared()
-    return prepared if precision == "fp32" else _LowGradients(prepared, precision)
+    return prepared if precision == "fp32" else _LowGradients(prepared, precision).eval()
 
 
 class _LowGradients(nn.Module):
@@ -20,13 +22,19 @@ class _LowGradients(nn.Module):
     So a library that attacks and judges through one model, as AutoAttack does, judges in float32.
     """
 
-    def __init__(self, model: nn.Module, precision: Precision) -> None:
+    def __init__(self, model: Classifier, precision: Precision) -> None:
         super().__init__()
         self.model = model
         self._precision = precision
 
     def forward(self, images: Tensor) -> Tensor:
         """[B, C, H, W] -> logits [B, classes], float32."""
+        return self._computed(self.model, images)
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> the encoder's features [B, D], float32."""
+        return self._computed(self.model.features, images)
+
+    def _computed(self, compute: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         with autocast(images.device, self._precision if torch.is_grad_enabled() else "fp32"):
-            logits: Tensor = self.model(images)
-        return logits.float()
+            return compute(images).float()

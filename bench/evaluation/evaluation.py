@@ -1,10 +1,11 @@
-"""SA, RA, AA and corruption accuracy of a classifier; the evaluation can stop after any batch and continue."""
+"""All measurements of a classifier: clean, attacked, corrupted; they can stop after any batch and continue."""
 
 from typing import NamedTuple
 
 from bench.data import Split
 from bench.data.corruptions import CorruptedImages
 from bench.evaluation.accuracy import robust_accuracy, standard_accuracy
+from bench.evaluation.attack_list import accuracy_under_attacks, phase_of
 from bench.evaluation.autoattack import autoattack_accuracy, autoattack_images
 from bench.evaluation.corruptions import corruption_accuracy
 from bench.evaluation.measurement import Measurement
@@ -12,7 +13,7 @@ from bench.evaluation.state import Environments
 from bench.job import Job
 from bench.nn import Classifier
 from bench.recipe import Recipe
-from bench.record import AutoAttackEvaluation, CorruptionEvaluation, Outcome, PGDEvaluation, PhaseCost
+from bench.record import AttackList, AutoAttackEvaluation, CorruptionEvaluation, Outcome, PGDEvaluation, PhaseCost
 
 
 class Evaluation(NamedTuple):
@@ -21,6 +22,7 @@ class Evaluation(NamedTuple):
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None
+    attacks: AttackList | None
     corruptions: CorruptionEvaluation | None
     cost: dict[str, PhaseCost]
     """By phase."""
@@ -49,6 +51,7 @@ def evaluate(
     sa = standard_accuracy(work)
     ra = robust_accuracy(work)
     aa = autoattack_accuracy(work) if recipe.evaluate.autoattack else None
+    attacks = accuracy_under_attacks(work) if recipe.evaluate.attacks else None
     corruptions = corruption_accuracy(work, corrupted) if corrupted else None
     counts = work.state.corruptions.values()
     images = {
@@ -56,5 +59,6 @@ def evaluate(
         "ra": len(work.state.robust),
         "aa": len(autoattack_images(recipe)),
         "corruptions": sum(len(one.correct) for one in counts) * work.count,
+        **{phase_of(name): progress.tried for name, progress in work.state.attacks.items()},
     }
-    return Evaluation(sa, ra, aa, corruptions, work.cost(images), work.environments())
+    return Evaluation(sa, ra, aa, attacks, corruptions, work.cost(images), work.environments())

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bench.attack import NamedAttack, margin_objective
+from bench.attack import NamedAttack
 from bench.data import Split, unit_pixels
 from bench.evaluation.attacked import attacked_copy
 from bench.monitor import Monitor
@@ -60,14 +60,15 @@ def attacked_features(
     classifier, settings = classifier.to(device).eval(), recipe.evaluate
     attacked = attacked_copy(classifier, settings.attack_precision)
     threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
-    attack = NamedAttack(settings)
+    attack = NamedAttack(settings.attack, settings)
     found = []
     for first in range(0, len(split), settings.batch_size):
         monitor.check()
         batch = slice(first, first + settings.batch_size)
         x_adv = attack(
-            margin_objective(attacked, split.labels[batch].to(device)),
+            attacked,
             unit_pixels(split.images[batch].to(device)),
+            split.labels[batch].to(device),
             threat=threat,
             seed=seed,
             positions=range(first, min(first + settings.batch_size, len(split))),

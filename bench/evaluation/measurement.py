@@ -1,6 +1,7 @@
 """What the measurements of one classifier share: test images, threat model, and the saved state."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ class Measurement:
         self.classifier, self.test, self.recipe, self.job = classifier, test, recipe, job
         self.settings = recipe.evaluate
         self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
-        self.attacked = _Interruptible(attacked_copy(classifier, self.settings.attack_precision), job.monitor)
+        self.attacked = _Interruptible(attacked_copy(classifier, self.settings.attack_precision), job.monitor).eval()
         self.path = job.folder / "evaluation.json"
         modules = (caller, *modules_of(classifier))
         self._environment = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)
@@ -101,3 +102,10 @@ class _Interruptible(nn.Module):
         self._monitor.check()
         logits: Tensor = self.model(images)
         return logits
+
+    def features(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] -> the encoder's features [B, D]."""
+        self._monitor.check()
+        attacked: Any = self.model
+        features: Tensor = attacked.features(images)
+        return features

@@ -35,6 +35,16 @@ class CorruptionCounts(Settings):
     correct: tuple[int, ...] = ()
 
 
+class AttackProgress(Settings):
+    """How far one attack of the list has come through the images that it tries, in test-split order."""
+
+    tried: int = 0
+    broken: tuple[int, ...] = ()
+    """Positions in the test split of the images that it broke."""
+    sizes: tuple[float | None, ...] = ()
+    """Of a minimum-norm attack: the perturbation of each image tried; None where none misleads the classifier."""
+
+
 class EvaluationState(SavedState):
     """The state of SA, RA, AA and corruptions; the fingerprint is that of protocol, encoder and seed."""
 
@@ -49,6 +59,8 @@ class EvaluationState(SavedState):
     """Counts for the images under PGD; None: an older version attacked the first of them and did not count."""
     autoattack: dict[str, Any] | None = None
     """The state of the AutoAttack adapter."""
+    attacks: dict[str, AttackProgress] = {}
+    """By attack of the list."""
     corruptions: dict[str, CorruptionCounts] = {}
     """By corruption."""
     seconds: dict[str, float] = {}

@@ -34,6 +34,11 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.encoder(images))
         return logits
 
+    def features(self, images: Tensor) -> Tensor:
+        """Return the features of ``images``: [B, C, H, W] -> [B, feature_dim]."""
+        features: Tensor = self.encoder(images)
+        return features
+
     def prepared(self) -> "Classifier":
         """Return a frozen eval-mode copy that is cheaper to attack; see :meth:`Encoder.prepared`."""
         return Classifier(self.encoder.prepared(), frozen_copy(self.head)).eval()

@@ -80,13 +80,13 @@ class EncoderSettings(Settings):
 class EvaluationSettings(Settings):
     """How a classifier is attacked: RA by PGD, AA by AutoAttack (DeACL section 4.1); and common corruptions."""
 
-    later = {"attack": "pgd", "attack_precision": "fp32"}
+    later = {"attack": "pgd", "attack_precision": "fp32", "attacks": []}
 
     eps: float | None = Field(default=None, ge=0, le=1000)
     """Radius to evaluate at, in the threat model's norm; None: its radius."""
     batch_size: int = Field(default=256, ge=1)
     attack: str = "pgd"
-    """The attack of RA: ``pgd``, or one that an installed package adds (``bench.attacks``), with the settings below."""
+    """The attack of RA, by name: ``pgd``, with the settings below, or another (docs/attack_suite.md)."""
     pgd_steps: int = Field(default=20, ge=1)
     pgd_step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 0.25 is 2/255 at eps 8/255."""
@@ -100,6 +100,9 @@ class EvaluationSettings(Settings):
     autoattack_images: int | None = Field(default=None, ge=1)
     """Attack a seeded random subset of this many test images; None: all of them."""
     autoattack_batch: int = Field(default=256, ge=1)
+    attacks: tuple[str, ...] = ()
+    """Further attacks by name, in this order, on the images of AutoAttack and in its batches: each attacks those that
+    the ones before it left standing. RA and AA do not depend on them."""
     corruptions: CorruptionSource = "none"
     """``files`` come from ``--corruptions PATH``; the recipe holds their digest, not the path."""
     corruption_names: tuple[str, ...] = CORRUPTIONS
@@ -110,6 +113,21 @@ class EvaluationSettings(Settings):
     def attack_name(self) -> str:
         """The attack and its steps, as papers write it: PGD-20."""
         return attack_name(self.attack, self.pgd_steps)
+
+    @field_validator("attack", "attacks")
+    @classmethod
+    def _loads_nothing(cls, names: Any) -> Any:
+        for name in [names] if isinstance(names, str) else names:
+            if is_in_file(name):  # as for encoder.arch
+                raise ValueError(f"a file is loaded where it is typed alone: bench run METHOD --attacks {name}")
+        return names
+
+    @field_validator("attacks")
+    @classmethod
+    def _each_attack_once(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if twice := next((name for place, name in enumerate(names) if name in names[:place]), None):
+            raise ValueError(f"{twice} is there twice; name each attack once")
+        return names
 
     @field_validator("corruption_names")
     @classmethod

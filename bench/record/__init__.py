@@ -1,5 +1,6 @@
 """Records: the results of runs, from which every table is made."""
 
+from bench.record.attacks import AttackList, ListedAttack, MinimalPerturbations
 from bench.record.correction import REASONS, Correction, correct, correction_files, load_correction
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
@@ -46,6 +47,7 @@ __all__ = [
     "IMPORTED",
     "LOCAL",
     "REASONS",
+    "AttackList",
     "AutoAttackEvaluation",
     "Correction",
     "CorruptionEvaluation",
@@ -57,7 +59,9 @@ __all__ = [
     "Inventory",
     "Known",
     "LabelledSubset",
+    "ListedAttack",
     "MeanDifference",
+    "MinimalPerturbations",
     "NoGradient",
     "Outcome",
     "PGDEvaluation",

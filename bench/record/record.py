@@ -6,6 +6,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from bench.recipe import Precision, Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Epochs, Name, Radius, Seed, Text
+from bench.record.attacks import AttackList
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
 from bench.record.diagnosis import Diagnosis, Verdict
@@ -18,9 +19,9 @@ from bench.record.sealed import Sealed
 
 SCHEMA: Literal[4] = 4
 """Version 2 adds fields that are null in version 1. Version 3 adds the code and the machine of each phase, which are
-empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts, how RA's random
-starts were drawn, which is per batch in older ones, and the labelled images of protocols with few labels. Older records
-are never filled in."""
+empty in older ones, and counts RA's images without a gradient. Version 4 adds the doctor's verdicts, the list of
+attacks, how RA's random starts were drawn, which is per batch in older ones, and the labelled images of protocols with
+few labels. Older records are never filled in."""
 
 IMPORTED = "imported"
 """The method of records of encoders that no run of the bench has trained: *re-evaluated*, not retrained."""
@@ -123,6 +124,8 @@ class Record(Sealed):
     sa: Outcome
     ra: PGDEvaluation
     aa: AutoAttackEvaluation | None = None
+    attacks: AttackList | None = None
+    """Accuracy under the list of attacks in ``evaluate.attacks``; None: the list is empty."""
     corruptions: CorruptionEvaluation | None = None
     doctor: tuple[Diagnosis, ...] | None = None
     """What the checks of the evaluation found; None: they were not made, as in records older than version 4."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.attack import ATTACKS
+from bench.attack import NamedAttack
 from bench.cost import at_budget
 from bench.data import Dataset, load_dataset
 from bench.device import pick_device, refuse_precision
@@ -187,8 +187,9 @@ def check_seed(seed: int) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Raise BenchError for an unknown attack, or AutoAttack on too few classes."""
-    ATTACKS.get(recipe.evaluate.attack)
+    """Raise BenchError for an attack that is unknown or cannot be made, or AutoAttack on too few classes."""
+    for name in (recipe.evaluate.attack, *recipe.evaluate.attacks):
+        NamedAttack(name, recipe.evaluate)
     data = recipe.downstream.dataset
     if recipe.evaluate.autoattack and data.num_classes < 4:
         raise BenchError(

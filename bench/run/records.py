@@ -113,6 +113,7 @@ def new_record(
         sa=evaluation.sa,
         ra=evaluation.ra,
         aa=evaluation.aa,
+        attacks=evaluation.attacks,
         corruptions=evaluation.corruptions,
         doctor=visit.diagnoses,
         cost={**{name: done.cost for name, done in phases.items()}, **evaluation.cost, **visit.cost},

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.attack import NamedAttack, margin_objective
+from bench.attack import NamedAttack
 from bench.data import Dataset, unit_pixels
 from bench.evaluation import attacked_copy
 from bench.recipe import Threat
@@ -50,9 +50,10 @@ def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_e
     images = unit_pixels(dataset.test.images[chosen].to(device))
     labels = dataset.test.labels[chosen].to(device)
     threat = Threat(norm=finished.recipe.threat.norm, eps=record.ra.eps)
-    adversarial = NamedAttack(settings)(
-        margin_objective(attacked_copy(classifier, settings.attack_precision), labels),
+    adversarial = NamedAttack(settings.attack, settings)(
+        attacked_copy(classifier, settings.attack_precision),
         images,
+        labels,
         threat=threat,
         seed=record.seed,
         positions=chosen,
