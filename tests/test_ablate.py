@@ -14,13 +14,14 @@ from threading import Thread
 from typing import Any
 
 import pytest
+from board_records import make_record
 from in_process import say
 from toy_runs import VARYING, Listener, toy_data
 
 from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report_ablation
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import AblationTable
-from bench.record import Record, load_record
+from bench.record import Diagnosis, Record, load_record
 from bench.run import RunRequest, execute, prepare
 from methods.deacl_tables import TABLES
 
@@ -272,6 +273,16 @@ def test_a_cell_that_diverges_leaves_the_others_alone(base: RunRequest, tmp_path
     found = report_ablation(plan_ablation(base, table), results, tmp_path / "results")
     assert found.faults == [f"stage2.lr=1e+30, {fault}"]
     assert found.rows[0].ra is None
+
+
+def test_a_cell_whose_evaluation_fails_a_check_has_no_result(
+    base: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = (Diagnosis(check="logits", verdict="fail", found="none"),)
+    record = make_record(doctor=failed)
+    monkeypatch.setattr("bench.ablate.execution.execute", lambda *_: [(record, tmp_path)])
+    (result,) = run_all(plan_ablation(base, parse_grid(["stage2.lr=0.5"])), tmp_path / "results")
+    assert (result.records, result.faults) == ([], ["seed 0, slf failed a check of the doctor, logits: none"])
 
 
 # The report

@@ -4,12 +4,13 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Lock, Timer
+from typing import Any
 
 import pytest
 from filelock import FileLock
 from grid_jobs import grid_in, leaving
 
-from bench.errors import BenchError
+from bench.errors import BenchError, CheckFailedError
 from bench.grid import Device, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
 from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
@@ -62,6 +63,19 @@ def test_success_without_the_promised_file_is_a_failure(tmp_path: Path) -> None:
     assert work(folder, "a", Event(), launch=lambda *_: 0) == "failed"
     (found,) = grid_status(folder)
     assert found.reason.startswith(f"exit code 0, without {folder.jobs['a'].leaves[0]}, attempt 1")
+
+
+def test_a_record_that_failed_a_check_is_done(tmp_path: Path) -> None:
+    """The run ends with 3, has its record, and another attempt would find the same."""
+    folder = grid_in(tmp_path, {"a": []})
+    told: list[str] = []
+    leave = leaving(folder, told)
+
+    def launch(*arguments: Any) -> int:
+        return leave(*arguments) or CheckFailedError.exit_code
+
+    assert work(folder, "a", Event(), launch=launch) == "done"
+    assert told == ["a"]
 
 
 def test_a_stop_is_no_failure_and_the_job_continues(tmp_path: Path) -> None:

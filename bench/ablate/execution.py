@@ -55,7 +55,12 @@ def _finish(result: CellResult, run: Run, results_dir: Path, monitor: Monitor) -
     """Complete ``run`` and add its records or its fault to ``result``; False: another process is working on it."""
     monitor.check()
     try:
-        result.records.extend(execute(run, results_dir, monitor))
+        for record, path in execute(run, results_dir, monitor):
+            if failed := record.diagnosed("fail"):
+                found = "; ".join(f"{one.check}: {one.found}" for one in failed)
+                result.faults.append(f"seed {run.seed}, {record.protocol} failed a check of the doctor, {found}")
+            else:
+                result.records.append((record, path))
     except InterruptedRunError:
         raise
     except BusyRunError:

@@ -95,8 +95,9 @@ class DataTable:
         """Return the width of each column in ``shown``: the least, and for prose what is left of ``width``."""
         widths = {place: self._least(place) for place in shown}
         spare = width - _borders(len(shown)) - sum(widths.values())
-        for place in shown:
-            more = min(spare, self._natural(place) - widths[place])
+        growing = sorted(shown, key=lambda place: self._natural(place) - widths[place])
+        for left, place in zip(range(len(growing), 0, -1), growing, strict=True):
+            more = min(spare // left, self._natural(place) - widths[place])  # an equal share of what is left
             widths[place] += more
             spare -= more
         return widths

@@ -26,7 +26,7 @@ CHECKS: dict[str, tuple[Check, ...]] = {
 
 
 class Advice(NamedTuple):
-    """What a diagnosis means, and what to do; empty where it is sound, or its check is of another version."""
+    """What a diagnosis means, and what to do; empty where it is no doubt, or its check is of another version."""
 
     meaning: str = ""
     remedy: str = ""
@@ -35,7 +35,7 @@ class Advice(NamedTuple):
 def advice(diagnosis: Diagnosis) -> Advice:
     """Return what is said about the check of ``diagnosis``."""
     named = {check.name: Advice(check.meaning, check.remedy) for family in CHECKS.values() for check in family}
-    return Advice() if diagnosis.verdict == "sound" else named.get(diagnosis.check, Advice())
+    return Advice() if diagnosis.verdict in ("sound", "note") else named.get(diagnosis.check, Advice())
 
 
 def examine(patient: Patient, monitor: Monitor | None = None) -> tuple[Diagnosis, ...]:

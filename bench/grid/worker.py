@@ -15,7 +15,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from bench.errors import BenchError, InterruptedRunError
+from bench.errors import BenchError, CheckFailedError, InterruptedRunError
 from bench.files import make_writable
 from bench.grid.grid import GridFolder, GridJob, JobFolder, JobState, now
 
@@ -95,7 +95,8 @@ def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mappin
             return "stopped"
         write("running")
         code = launch(job.command, own, environment, stopping)
-        if code == 0 and job.finished:
+        # A record whose evaluation failed a check is finished, and says so; another attempt would find the same.
+        if code in (0, CheckFailedError.exit_code) and job.finished:
             write("done")
             return "done"
         if stopping() or code == InterruptedRunError.exit_code:

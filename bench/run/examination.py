@@ -89,6 +89,12 @@ def examined(patient: Patient, job: Job) -> Examined:
     """Return the verdicts on ``patient``; raises InterruptedRunError if a stop was requested."""
     memory, clock, phase = PeakMemory(patient.device), Clock(), str(Phase("evaluate", "doctor"))
     diagnoses = examine(patient, job.monitor)
+    for one in diagnoses:
+        if one.verdict == "fail":
+            job.monitor.note(
+                f"the evaluation under {patient.protocol} failed a check of the doctor. {one.check}: {one.found}. The "
+                "record says so, and no board shows it as a result."
+            )
     device = device_name(patient.device)
     cost = PhaseCost(
         seconds=clock.seconds,
