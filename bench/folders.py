@@ -61,7 +61,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         what = "is a file" if path.is_file() else "is not empty"
-        raise BenchError(f"{path} {what}, and stays as it is. Delete it, or type another --output.")
+        raise BenchError(f"{path} {what}, and stays as it is. Delete it, or name another folder.")
     try:
         nearest = nearest_folder(path.parent)
         with TemporaryDirectory(dir=nearest, prefix=f".{path.name}.", suffix=UNFINISHED) as parent:

@@ -2,12 +2,14 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
+from toy_runs import Listener, changed, toy_data, toy_request
 
 from bench.doctor import examine
-from bench.run import examination
+from bench.run import examination, execute, prepare
 from methods.ap_dpe import attention
 
 # With a second process on the machine, a pool of threads makes tiny tensors twenty times slower: here, and in the
@@ -43,3 +45,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def finished_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with ``toy.npz``, a run of SimCLR on it under SLF and kNN (k = 3), and its records, which are local."""
+    folder = tmp_path_factory.mktemp("finished")
+    request = toy_request(toy_data(folder / "toy.npz", classes=4), folder, protocols=("slf", "knn"))
+    execute(prepare(changed(request, knn__k=3)), folder / "results" / "local", Listener())
+    return folder

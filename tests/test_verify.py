@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from board_records import TEST_IMAGES, fill, make_record, outcome, text_of
-from toy_runs import Listener, changed, toy_data, toy_request
+from toy_runs import Listener, toy_data, toy_request
 
 from bench.cli import main
 from bench.errors import BenchError, CheckFailedError
@@ -45,17 +45,14 @@ class Toy(NamedTuple):
         return VerificationRequest(record or self.slf, weights, by, self.data, self.folder / "verifying")
 
 
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory: pytest.TempPathFactory) -> Toy:
-    folder = tmp_path_factory.mktemp("toy")
-    data = toy_data(folder / "toy.npz", classes=4)
-    request = changed(toy_request(data, folder, protocols=("slf", "knn")), knn__k=3)
-    (_, slf), (_, knn) = execute(prepare(request), folder / "results", Listener())
-    return Toy(folder, data, slf, knn)
+@pytest.fixture
+def toy(finished_toy: Path) -> Toy:
+    knn, slf = sorted((finished_toy / "results" / "local" / "toy").glob("*.json"))
+    return Toy(finished_toy, f"npz:{finished_toy / 'toy.npz'}", slf, knn)
 
 
 def written(toy: Toy) -> list[Path]:
-    return list(verification_files(toy.folder / "results"))
+    return list(verification_files(toy.folder / "results" / "local"))
 
 
 @pytest.mark.parametrize(("protocol", "weights"), [("slf", "slf"), ("knn", "knn"), ("slf", "encoder")])

@@ -6,8 +6,8 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
-RESERVED = ("published", "local")
-"""Reserved folders of the results, for papers' numbers and a user's own records; no dataset has these names."""
+RESERVED = ("published", "local", "submissions")
+"""Reserved folders of the results: papers' numbers, a user's own records, submissions. No dataset has these names."""
 
 
 def _checked_name(value: str) -> str:

@@ -32,6 +32,15 @@ from bench.record.store import (
     sweep_files,
     sweep_path,
 )
+from bench.record.submission import (
+    SUBMISSIONS,
+    Submission,
+    SubmittedWeights,
+    file_digest,
+    load_submission,
+    submission_folders,
+    weights_needed,
+)
 from bench.record.sweep import Sweep, SweepKind, SweepSettings, grid_fault, sweep_identity
 from bench.record.verification import (
     Flip,
@@ -47,6 +56,7 @@ __all__ = [
     "IMPORTED",
     "LOCAL",
     "REASONS",
+    "SUBMISSIONS",
     "AttackList",
     "AutoAttackEvaluation",
     "Correction",
@@ -72,6 +82,8 @@ __all__ = [
     "Record",
     "RecordedRecipe",
     "Shared",
+    "Submission",
+    "SubmittedWeights",
     "Sweep",
     "SweepKind",
     "SweepSettings",
@@ -81,10 +93,12 @@ __all__ = [
     "correct",
     "correction_files",
     "describe_environment",
+    "file_digest",
     "grid_fault",
     "larger_peak",
     "load_correction",
     "load_record",
+    "load_submission",
     "load_sweep",
     "load_verification",
     "may_be_of",
@@ -98,10 +112,12 @@ __all__ = [
     "save_sweep",
     "save_verification",
     "shared",
+    "submission_folders",
     "sweep_files",
     "sweep_identity",
     "sweep_path",
     "verification_files",
+    "weights_needed",
     "welch",
     "wilson_interval",
 ]

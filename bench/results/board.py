@@ -9,6 +9,7 @@ from bench.results.corrections import read_corrections
 from bench.results.groups import Failed, LeftOut, read_groups
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
+from bench.results.submissions import submission_faults
 from bench.results.sweeps import SweepRow, read_sweeps
 from bench.results.verifications import read_verifications
 
@@ -77,6 +78,7 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
     hidden = {*(one.record_sha256 for one in corrections), *(one.sha256 for one in failed)}
     verifications, bad_verifications = read_verifications(results_dir, groups, hidden, local=local)
     sweeps, bad_sweeps = read_sweeps(results_dir, local=local)
+    offered = submission_faults(results_dir)
     return Leaderboard(
         rows=make_rows(groups, results_dir, verifications),
         sweeps=sweeps,
@@ -84,7 +86,7 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
         published=load_published(results_dir),
         failed=failed,
         corrections=corrections,
-        left_out=(*(one for one in left_out if not isinstance(one, Failed)), *bad_verifications, *bad_sweeps),
+        left_out=(*(one for one in left_out if not isinstance(one, Failed)), *bad_verifications, *bad_sweeps, *offered),
     )
 
 

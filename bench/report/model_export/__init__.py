@@ -1,6 +1,15 @@
-"""Exports: the network of a run in another format, with a model card, in a folder or on the Hugging Face Hub."""
+"""Exports: the network of a run in another format, with a model card, in a folder or on the Hub; submissions."""
 
 from bench.report.model_export.hub import check_repository, check_token, push
+from bench.report.model_export.submission import Submitted, write_submission
 from bench.report.model_export.write import Exported, write_export
 
-__all__ = ["Exported", "check_repository", "check_token", "push", "write_export"]
+__all__ = [
+    "Exported",
+    "Submitted",
+    "check_repository",
+    "check_token",
+    "push",
+    "write_export",
+    "write_submission",
+]

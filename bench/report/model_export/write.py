@@ -49,13 +49,11 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
         )
     path = run_folder(runs_dir, run)
     finished = _newest(path, protocol)
-    model = _model(path, finished, protocol)
+    model = model_of(path, finished[protocol] if protocol else None)
     records = [each.record for each in finished.values()]
-    recipe = described_recipe(path)
-    pretrained_on = "" if recipe.method == IMPORTED else recipe.dataset.name
     with new_folder(folder) as unfinished:
         loading = FORMATS[to](model, unfinished)
-        (unfinished / "README.md").write_text(card(model, loading, records, pretrained_on))
+        (unfinished / "README.md").write_text(card(model, loading, records, pretraining_data(path)))
         found = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
         files = {path.relative_to(unfinished).as_posix(): path.stat().st_size for path in found}
     return Exported(files, tuple(finished))
@@ -71,13 +69,20 @@ def _newest(path: Path, protocol: str | None) -> dict[str, Finished]:
     return {protocol: found[protocol]}
 
 
-def _model(path: Path, finished: dict[str, Finished], protocol: str | None) -> Model:
+def pretraining_data(path: Path) -> str:
+    """Return the name of the data that the run in ``path`` was pre-trained on; empty: it was trained elsewhere."""
+    recipe = described_recipe(path)
+    return "" if recipe.method == IMPORTED else recipe.dataset.name
+
+
+def model_of(path: Path, classifier: Finished | None) -> Model:
+    """Return the network of the run in ``path``, ``classifier`` or else the encoder; BenchError if there is none."""
     recipe, weights = described_recipe(path), path / "encoder.safetensors"
     if not weights.is_file():
         raise BenchError(f"the run {path.name} is not finished: it has no encoder yet. {to_finish(path, 'slf')}")
     file = load_encoder(weights)
     known = file.origin.imported
-    network = finished[protocol].classifier(torch.device("cpu")) if protocol else file.encoder(recipe)
+    network = classifier.classifier(torch.device("cpu")) if classifier else file.encoder(recipe)
     info = known.method.info if known else METHODS.get(recipe.method).info
     return Model(
         network.eval(),
@@ -87,5 +92,5 @@ def _model(path: Path, finished: dict[str, Finished], protocol: str | None) -> M
         info.year,
         paper=info.paper,
         link=info.url,
-        record=finished[protocol].record if protocol else None,
+        record=classifier.record if classifier else None,
     )

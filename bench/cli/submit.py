@@ -1,0 +1,43 @@
+"""``bench submit``: a run's records for the board, in a folder that a pull request can carry."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench.cli import _options as option
+
+
+def submit(
+    run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
+    by: Annotated[str, typer.Option(help="Your name, which the submission holds.")],
+    to: Annotated[
+        Path | None, typer.Option(help="The folder; default: results/submissions/RUN.", show_default=False)
+    ] = None,
+    runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the submission as JSON.")] = False,
+) -> None:
+    """Pack a run's records, card, commands, and the digests of its weights into one folder.
+
+    Weights of at most a megabyte are in it. `bench leaderboard --check` checks it.
+
+    Examples:
+      bench submit digits-deacl-tiny-uniform-s0 --by "Ada Lovelace"
+    """
+    from bench.record import SUBMISSIONS
+    from bench.report.model_export import write_submission
+    from bench.run import run_folder
+
+    folder = to or option.RESULTS / SUBMISSIONS / run_folder(runs_dir, run).name
+    written = write_submission(runs_dir, run, folder, by=by).submission
+    if as_json:
+        print(json.dumps({"folder": str(folder), **written.model_dump(mode="json")}, indent=1))
+        return
+    for name in written.records:
+        print(f"record: {folder / name}")
+    for name, weights in written.weights.items():
+        where = folder / name if weights.included else f"{name}, not in the folder: keep it where others can fetch it"
+        print(f"weights: {where} ({weights.size:,} bytes)")
+    print(f"card: {folder / 'README.md'}")
+    print("Type: bench leaderboard --check")

@@ -1,0 +1,95 @@
+"""Submissions: folders with records that somebody offers for the board, and the digests of their weights."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import AwareDatetime
+
+from bench.errors import BenchError
+from bench.recipe import Settings
+from bench.recipe.fields import Count, Digest, Text
+from bench.record.sealed import Sealed, load_sealed
+
+SUBMISSION_SCHEMA: Literal[1] = 1
+SUBMISSIONS = "submissions"
+"""The folder below the results for submissions."""
+_DESCRIPTION = "submission.json"
+
+
+class SubmittedWeights(Settings):
+    """One file of weights, which need not be in the folder."""
+
+    sha256: Digest
+    """Of the tensors, as in the record."""
+    file_sha256: Digest
+    """Of the file."""
+    size: Count
+    """Of the file, in bytes."""
+    included: bool
+    """Whether the file is in the folder."""
+
+
+class Submission(Sealed):
+    """The content of ``submission.json``."""
+
+    schema_version: Literal[1] = SUBMISSION_SCHEMA
+    by: Text
+    records: dict[Text, Digest]
+    """The digest of each record by its path in the folder."""
+    weights: dict[Text, SubmittedWeights]
+    """By their paths, in the folder if they are included."""
+    commands: tuple[Text, ...]
+    """What makes the records again, and what verifies them."""
+    date: AwareDatetime
+
+    def save(self, folder: Path) -> None:
+        """Write it to ``folder``."""
+        (folder / _DESCRIPTION).write_text(self.sealed().model_dump_json(indent=1) + "\n")
+
+
+def load_submission(folder: Path) -> Submission:
+    """Return the description of the submission in ``folder``.
+
+    Raises:
+        BenchError: it is missing or damaged, or a file in the folder is missing, is not listed or has changed. The
+            records themselves are not read.
+    """
+    submission = load_sealed(folder / _DESCRIPTION, Submission, schema=SUBMISSION_SCHEMA)
+    for name, weights in submission.weights.items():
+        if weights.included and _digest(folder, name) != weights.file_sha256:
+            raise BenchError(f"{name} is not the file that was submitted. Submit it again.")
+    found = {path.relative_to(folder).as_posix() for path in folder.glob("records/*/*.json")}
+    if differing := sorted(found ^ submission.records.keys()):
+        what = "is not listed in" if differing[0] in found else "is missing, and listed in"
+        raise BenchError(f"{differing[0]} {what} {_DESCRIPTION}. Submit the run again.")
+    if not (folder / "README.md").is_file():
+        raise BenchError("README.md, the card, is missing. Submit the run again.")
+    return submission
+
+
+def submission_folders(results_dir: Path) -> Iterator[Path]:
+    """Yield the folders of submissions under ``results_dir``, by name."""
+    return (path for path in sorted((results_dir / SUBMISSIONS).glob("*/")) if not path.name.startswith("."))
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of the file ``path``."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def weights_needed(records: Mapping[str, tuple[str, str]], weights: Mapping[str, SubmittedWeights]) -> str | None:
+    """Return the first of ``records`` whose weights are not among ``weights``, or None.
+
+    ``records`` gives, by name, the digests of encoder and classifier.
+    """
+    held = {each.sha256 for each in weights.values()}
+    return next((name for name, digests in records.items() if not held.issuperset(digests)), None)
+
+
+def _digest(folder: Path, name: str) -> str | None:
+    path = folder / name
+    inside = path.resolve().is_relative_to(folder.resolve())
+    return file_digest(path) if inside and path.is_file() else None

@@ -1,0 +1,129 @@
+"""Submissions: a folder with a run's records, card and the digests of its weights, which the board's check reads."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from bench.cli import main
+from bench.errors import BenchError, CheckFailedError
+from bench.leaderboard import check_leaderboard, write_leaderboard
+from bench.record import load_record, load_submission
+from bench.report.model_export import submission as module
+from bench.report.model_export import write_submission
+
+
+@pytest.fixture(scope="module")
+def home(finished_toy: Path) -> Path:
+    """The folder with a written board."""
+    write_leaderboard(finished_toy / "results", finished_toy / "LEADERBOARD.md")
+    return finished_toy
+
+
+def name(home: Path) -> str:
+    return next((home / "runs").glob("toy-*")).name
+
+
+def check(home: Path) -> None:
+    check_leaderboard(home / "results", home / "LEADERBOARD.md")
+
+
+def command(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str) -> int:
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "argv", ["bench", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return int(ended.value.code or 0)
+
+
+def test_the_walk_of_the_page(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/submitting.md: submit, check, verify what was submitted, and publish its records."""
+    folder = shutil.copytree(home, tmp_path / "home")
+    assert command(monkeypatch, folder, "submit", name(home), "--by", "Ada Lovelace") == 0
+    said = capsys.readouterr().out
+    made = folder / "results" / "submissions" / name(home)
+    submission = load_submission(made)
+    assert all(str(Path("results", "submissions", name(home), file)) in said for file in submission.records)
+    assert {load_record(made / file).protocol for file in submission.records} == {"slf", "knn"}
+    assert all(weights.included for weights in submission.weights.values())
+    assert submission.by in (made / "README.md").read_text()
+    assert command(monkeypatch, folder, "leaderboard", "--check") == 0
+    for shown in submission.commands:
+        assert shown in (made / "README.md").read_text()
+    (verify,) = [shown.split() for shown in submission.commands if "verify" in shown and "knn.safetensors" in shown]
+    assert command(monkeypatch, folder, *verify[1:], "--dataset", f"npz:{home / 'toy.npz'}") == 0
+    assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "verifications may lie in it"
+    published = shutil.copytree(made / "records", folder / "results", dirs_exist_ok=True)
+    shutil.rmtree(made)
+    board = write_leaderboard(published, folder / "LEADERBOARD.md")
+    assert {row.protocol: row.verified for row in board.rows} == {"slf": (0,), "knn": (1,)}
+
+
+def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LARGEST", 30_000)
+    written = write_submission(home / "runs", name(home), tmp_path / "submission", by="Ada").submission
+    left_out = {file for file, weights in written.weights.items() if not weights.included}
+    assert left_out == {"weights/encoder.safetensors"}
+    assert not (tmp_path / "submission" / "weights" / "encoder.safetensors").exists()
+    assert written.weights["weights/encoder.safetensors"].size == (
+        (home / "runs" / name(home) / "encoder.safetensors").stat().st_size
+    )
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        ("weights/encoder.safetensors", "weights/encoder.safetensors is not the file that was submitted"),
+        ("README.md", "README.md, the card, is missing"),
+        ("submission.json", "is cut short|not JSON|No such file|cannot read|missing"),
+        ("record", "checksum does not match"),
+        ("another", "is not listed in submission.json"),
+        ("described", "the weights of records/toy/.* are not described|checksum"),
+    ],
+)
+def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) -> None:
+    made = home / "results" / "submissions" / "changed"
+    write_submission(home / "runs", name(home), made, by="Ada")
+    check(home)
+    record = next((made / "records").rglob("*.json"))
+    if harm == "record":
+        values = json.loads(record.read_text())
+        record.write_text(json.dumps({**values, "seed": 7}))
+    elif harm == "another":
+        shutil.copy(record, record.with_name("another.json"))
+    elif harm == "described":
+        submission = load_submission(made)
+        kept = {file: each for file, each in submission.weights.items() if "encoder" in file}
+        submission.model_copy(update={"weights": kept}).save(made)
+    else:
+        (made / harm).unlink()
+    try:
+        with pytest.raises(CheckFailedError, match=rf"cannot trust .*changed: .*({said})"):
+            check(home)
+    finally:
+        shutil.rmtree(made)
+
+
+def test_a_run_that_nobody_could_verify_is_refused_and_nothing_is_written(home: Path, tmp_path: Path) -> None:
+    runs = shutil.copytree(home / "runs", tmp_path / "runs")
+    folder = tmp_path / "submission"
+    encoder, slf = runs / name(home) / "encoder.safetensors", next(runs.glob("*/slf-*/slf.safetensors"))
+    content = slf.read_bytes()
+    slf.unlink()
+    with pytest.raises(BenchError, match=r"slf\.safetensors.*Move .* away"):
+        write_submission(runs, name(home), folder, by="Ada")
+    slf.write_bytes(content)
+    encoder.unlink()
+    with pytest.raises(BenchError, match=r"has no encoder\.safetensors: .*its weights were removed"):
+        write_submission(runs, name(home), folder, by="Ada")
+    with pytest.raises(BenchError, match="unknown run 'none'"):
+        write_submission(runs, "none", folder, by="Ada")
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "mine.txt").touch()
+    with pytest.raises(BenchError, match="is not empty, and stays as it is"):
+        write_submission(home / "runs", name(home), folder, by="Ada")
