@@ -12,7 +12,7 @@ CODE := bench methods examples perf tests
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install demo test test-slow test-browser lint check gpu-check vega
+.PHONY: help install demo test test-slow test-browser test-slurm lint check gpu-check vega
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,13 +25,16 @@ demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of your own besi
 	$(BIN)/bench leaderboard --dataset digits --protocol slf --tier tiny
 
 test: $(INSTALLED) ## The tests that take seconds
-	$(BIN)/python -m pytest -m "not slow and not browser" $(PARALLEL)
+	$(BIN)/python -m pytest -m "not slow and not browser and not slurm" $(PARALLEL)
 
 test-slow: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-browser: $(INSTALLED) ## The site in a headless Chromium, where one is installed
 	$(BIN)/python -m pytest -m browser -rs
+
+test-slurm: $(INSTALLED) ## A grid on a real Slurm of this machine, where slurm-wlm and munge are installed
+	$(BIN)/python -m pytest -m slurm -rs
 
 lint: $(INSTALLED) ## Style, types and spelling
 	$(BIN)/ruff check .

@@ -209,7 +209,7 @@ def work(
     with stop_on_signals() as stop:
         outcome = run_job(folder, job, stop)
         if outcome == "stopped" and not folder.cancelled and "SLURM_JOB_ID" in os.environ:
-            requeue()
+            requeue(stop)
     print(f"{job}: {outcome}")
     if outcome == "stopped":
         raise InterruptedRunError(f"{job} was stopped; its state is saved. The same command continues it.")

@@ -5,11 +5,13 @@ import os
 import shlex
 import shutil
 import subprocess
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import redirect_stderr
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 
 import psutil
@@ -153,7 +155,7 @@ def in_queue(folder: GridFolder) -> dict[str, Queued]:
     for line in lines.splitlines():
         number, task, state, reason = line.split("|", 3)
         names = arrays.get(number, [])
-        if task.isdecimal() and int(task) < len(names) and state != "COMPLETING":
+        if task.isdecimal() and int(task) < len(names):
             found[names[int(task)]] = Queued(f"{number}_{task}", state, "" if reason == "None" else reason)
     return found
 
@@ -172,16 +174,20 @@ def cancel_queued(folder: GridFolder) -> int:
     return len(queued)
 
 
-def requeue() -> None:
-    """Put the Slurm job that this process belongs to back into the queue, and wait for the end.
+def requeue(stop: Event) -> None:
+    """Put the Slurm job that this process belongs to back into the queue, and wait for the signal to end.
 
     A job that Slurm itself is ending is left to it: one that was cancelled, or one that Slurm requeues.
+
+    Args:
+        stop: what the signal sets; see :func:`bench.grid.stop_on_signals`.
     """
     number = os.environ["SLURM_JOB_ID"]
     shown = _slurm("scontrol", "show", "job", "--oneliner", number)
     if "JobState=RUNNING" in shown:
+        stop.clear()
         _slurm("scontrol", "requeue", number)
-        time.sleep(_REQUEUE_SECONDS)  # Slurm ends this process; if it returned first, the job would count as finished
+        stop.wait(_REQUEUE_SECONDS)
 
 
 def _command(folder: GridFolder) -> str:
@@ -193,7 +199,8 @@ def _submit(folder: GridFolder, batch: Batch, dependency: str | None) -> str:
 
     executor = _executor(folder, batch, dependency)
     try:
-        number: str = executor._submit_command(_command(folder)).job_id
+        with redirect_stderr(StringIO()):  # the message of sbatch, which is also in the error
+            number: str = executor._submit_command(_command(folder)).job_id
     except FailedJobError as error:
         said = [line for line in str(error).splitlines() if line.startswith("sbatch:")]
         raise BenchError(f"Slurm refuses the jobs: {' '.join(said) or error}") from None

@@ -16,6 +16,9 @@ from bench.recipe import Settings
 
 Status = Literal["waiting", "queued", "running", "stopped", "done", "failed", "cancelled"]
 
+_RUNNING = ("RUNNING", "COMPLETING", "SUSPENDED")
+"""Slurm's words for a job that has a node."""
+
 
 class JobStatus(Settings):
     """A line of ``bench matrix status``."""
@@ -59,6 +62,9 @@ def _status(folder: GridFolder, job: GridJob, queued: Queued | None, submitted: 
     own = folder.job(job.name)
     state = own.state
     status, reason = _judge(job, own, state, queued, submitted, cancelled)
+    if status == "failed" and state is None:
+        lost = [need for need in job.needs if (needed := folder.job(need).state) and needed.status == "failed"]
+        reason = f"{lost[0]}, which it needs, failed" if lost else reason
     return JobStatus(
         name=job.name,
         method=job.method,
@@ -80,7 +86,7 @@ def _judge(
     """Return the status and its reason."""
     if job.finished and (state is None or state.status == "done"):
         return "done", ""
-    if queued and queued.state in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "CONFIGURING"):
+    if queued and (queued.state not in _RUNNING or (state and state.status == "stopped")):
         return "queued", queued.reason
     if state is None:
         if queued:
@@ -90,8 +96,8 @@ def _judge(
         if not submitted:
             return "waiting", ""
         return "failed", (
-            "it left Slurm's queue before it began; perhaps its node does not see this folder, or another job that it "
-            "needs failed"
+            "it left Slurm's queue before it began. Cancelled by hand? If not, its node does not see this folder: "
+            "choose a --grid on a disk that all nodes share"
         )
     if state.status == "done":
         return "waiting", "its files are gone"

@@ -81,7 +81,7 @@ def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mappin
 
     def write(status: Literal["running", "stopped", "done", "failed"], reason: str = "") -> None:
         ended = None if status == "running" else now()
-        slurm, host = os.environ.get("SLURM_JOB_ID"), platform.node()
+        slurm, host = os.environ.get("SLURM_JOB_ID"), os.environ.get("SLURMD_NODENAME", platform.node())
         own.write(
             JobState(status=status, failures=failures, host=host, slurm=slurm, began=began, ended=ended, reason=reason)
         )
