@@ -1,7 +1,7 @@
-"""A real Slurm on this machine, made from nothing in a folder: its own key, ports and state; two nodes, no root needed.
+"""A real Slurm on this machine, made from nothing in a folder: its own key, ports and state; two nodes.
 
-Debian: ``apt-get install slurm-wlm munge``. By hand: ``python tests/slurm_cluster.py FOLDER`` starts one, prints what to
-export, and ends it with Ctrl-C.
+Debian: ``apt-get install slurm-wlm munge``. By hand: ``python tests/slurm_cluster.py FOLDER`` starts one, prints what
+to export, and ends it with Ctrl-C.
 """
 
 import getpass
@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
@@ -67,10 +67,8 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
         RuntimeError: it did not start; the message holds the ends of its logs.
     """
     ports = _free_ports(1 + len(NODES))
-    nodes = "\n".join(
-        f"NodeName={name} NodeHostname={platform.node()} NodeAddr=127.0.0.1 Port={port} CPUs={os.cpu_count()} State=UNKNOWN"
-        for name, port in zip(NODES, ports[1:], strict=True)
-    )
+    machine = f"NodeHostname={platform.node()} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} State=UNKNOWN"
+    nodes = "\n".join(f"NodeName={name} Port={port} {machine}" for name, port in zip(NODES, ports[1:], strict=True))
     (folder / "munge").mkdir(parents=True)
     (folder / "state").mkdir()
     for name in NODES:
@@ -149,7 +147,5 @@ if __name__ == "__main__":
     with slurm_cluster(Path(sys.argv[1]).absolute()) as exported:
         print("\n".join(f"export {name}={value}" for name, value in exported.items()), flush=True)
         signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-        try:
+        with suppress(KeyboardInterrupt):
             signal.pause()
-        except KeyboardInterrupt:
-            pass

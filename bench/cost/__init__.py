@@ -1,9 +1,17 @@
 """Costs: steps probed and timed, whole recipes projected, and epochs chosen for a budget."""
 
-from bench.cost.budget import at_budget
+from bench.cost.budget import at_budget, epoch_flops
 from bench.cost.memory import live_bytes
 from bench.cost.probe import Passes, StageProbe
-from bench.cost.projection import AttackSeconds, PhaseEstimate, Projector, corrupted_images
+from bench.cost.profile import Profile
+from bench.cost.projection import (
+    AttackSeconds,
+    PhaseEstimate,
+    Projector,
+    attack_digest,
+    corrupted_images,
+    step_digest,
+)
 from bench.cost.side_by_side import time_methods, time_pretraining
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.cost.subject import Data, Subject, data_like, random_facts, timed_methods
@@ -17,6 +25,7 @@ __all__ = [
     "PaperCost",
     "Passes",
     "PhaseEstimate",
+    "Profile",
     "Projector",
     "StageProbe",
     "StageTiming",
@@ -24,10 +33,13 @@ __all__ = [
     "Subject",
     "Timing",
     "at_budget",
+    "attack_digest",
     "corrupted_images",
     "data_like",
+    "epoch_flops",
     "live_bytes",
     "random_facts",
+    "step_digest",
     "time_in_turn",
     "time_methods",
     "time_pretraining",

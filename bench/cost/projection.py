@@ -80,13 +80,12 @@ class Projector:
         plan, count = stage.plan, len(stage.positions(len(images)))
         probe = StageProbe(stage, images, device=self.device)
         check_plan(stage, count, self.device)
-        speed = _speed(stage, encoder)
+        speed = step_digest(stage, encoder)
         if speed not in self._times:
             (self._times[speed],) = time_in_turn([probe], _STEPS)
-        work = f"{plural(plan.epochs, 'epoch')} of {plural(plan.steps_per_epoch(count), 'batch')} of {plan.batch_size}"
         done = stage_progress(place, stage.name)
         left = 1.0 if done is None else 1 - done.epoch / plan.epochs
-        return PhaseEstimate(phase, work, self._times[speed].of(plan, count), left, place)
+        return PhaseEstimate(phase, self._work(plan, count), self._times[speed].of(plan, count), left, place)
 
     def attacks(self, classifier: Classifier, test: Split, threat: Threat, precision: Precision) -> "AttackSeconds":
         """Return the cost of attacking ``classifier`` on images of ``test``, with gradients in ``precision``."""
@@ -103,6 +102,10 @@ class Projector:
             return attack(objective, images, threat=threat)
 
         return AttackSeconds(_seconds(forward, self.device) / count, _seconds(gradient, self.device) / count)
+
+    @staticmethod
+    def _work(plan: TrainPlan, count: int) -> str:
+        return f"{plural(plan.epochs, 'epoch')} of {plural(plan.steps_per_epoch(count), 'batch')} of {plan.batch_size}"
 
 
 class AttackSeconds(NamedTuple):
@@ -161,7 +164,7 @@ def corrupted_images(images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
     return PhaseEstimate("corrupted images", f"{plural(count, 'image')}, {megabytes:.0f} MB", seconds)
 
 
-def _speed(stage: Stage, encoder: EncoderSettings) -> str:
+def step_digest(stage: Stage, encoder: EncoderSettings) -> str:
     """Return a digest of what determines the time of a step; epochs and learning rate do not."""
     irrelevant = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
     return canonical_digest(
@@ -170,6 +173,19 @@ def _speed(stage: Stage, encoder: EncoderSettings) -> str:
             "plan": stage.plan.model_dump(mode="json", exclude=set(irrelevant)),
             "encoder": encoder.model_dump(mode="json"),
             "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+        }
+    )
+
+
+def attack_digest(classifier: Classifier, image_shape: Sequence[int], precision: Precision) -> str:
+    """Return a digest of what determines the time of a gradient with respect to images; the classes do not."""
+    encoder = classifier.encoder
+    return canonical_digest(
+        {
+            "class": type(encoder.backbone).__qualname__,
+            "parameters": sum(parameter.numel() for parameter in encoder.parameters()),
+            "image_shape": list(image_shape),
+            "precision": precision,
         }
     )
 

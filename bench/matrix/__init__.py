@@ -2,5 +2,6 @@
 
 from bench.matrix.cells import Matrix, MatrixRequest, plan_matrix
 from bench.matrix.devices import local_devices
+from bench.matrix.plan import GridPlan, plan_costs
 
-__all__ = ["Matrix", "MatrixRequest", "local_devices", "plan_matrix"]
+__all__ = ["GridPlan", "Matrix", "MatrixRequest", "local_devices", "plan_costs", "plan_matrix"]

@@ -1,12 +1,12 @@
 """The cells of a matrix, checked and ready, and the shared stages that are trained once before them."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.data import load_dataset
+from bench.data import Dataset, load_dataset
 from bench.errors import together, unknown
 from bench.grid import GridFolder, GridJob
 from bench.method import METHODS
@@ -71,18 +71,25 @@ class Matrix:
     """Of the methods that ``all`` means: those to which none of the protocols apply, with the reason."""
 
 
-def plan_matrix(request: MatrixRequest, folder: Path, *, memory: bool = False) -> Matrix:
+def plan_matrix(
+    request: MatrixRequest,
+    folder: Path,
+    *,
+    memory: bool = False,
+    load: Callable[[str, Path], Dataset] = load_dataset,
+) -> Matrix:
     """Return the jobs of ``request``, shared stages first; nothing is trained or written, each dataset is read once.
 
     Args:
         folder: of the grid, where the jobs will keep their progress.
         memory: whether to estimate how much each job needs, from a few steps.
+        load: reads a dataset, given its name and the data directory.
 
     Raises:
         BenchError: unknown names, or cells that cannot be run; the faults of all are reported together.
     """
     chosen, left_out = _chosen(request)
-    datasets = {name: load_dataset(name, request.data_dir) for name in dict.fromkeys(map(_absolute, request.datasets))}
+    datasets = {name: load(name, request.data_dir) for name in dict.fromkeys(map(_absolute, request.datasets))}
     pairs = [(method, dataset) for dataset in datasets for method in chosen]
 
     def first(pair: tuple[str, str]) -> Run:

@@ -14,7 +14,7 @@ from bench.run.finished import (
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
 from bench.run.named import WeightChoices, encoder_path, is_named
-from bench.run.preparation import Run, RunRequest, check_ready, prepare
+from bench.run.preparation import Run, RunRequest, check_ready, kept_bytes, prepare
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import peak_memory, project
 from bench.run.sweep import SweepRequest, sweep_runs
@@ -45,6 +45,7 @@ __all__ = [
     "finished_protocols",
     "import_encoder",
     "is_named",
+    "kept_bytes",
     "list_runs",
     "load_encoder",
     "peak_memory",

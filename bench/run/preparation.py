@@ -240,6 +240,12 @@ def default_tier(dataset: str, device: torch.device) -> str:
     return "mini" if device.type == "cpu" else "short"
 
 
+def kept_bytes(run: Run) -> int:
+    """Return about how many bytes of weights and states ``run`` keeps on disk."""
+    encoder = plain_encoder(run.recipe)
+    return _COPIES * sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+
+
 def check_ready(run: Run, results_dir: Path) -> None:
     """Check that ``run`` could start now; nothing is left behind.
 
@@ -250,8 +256,7 @@ def check_ready(run: Run, results_dir: Path) -> None:
     for folder in (run.folder.path, results_dir):
         check_writable(folder)
     run.folder.check_free()
-    encoder = plain_encoder(run.recipe)
-    needed = _COPIES * sum(parameter.numel() * parameter.element_size() for parameter in encoder.parameters())
+    needed = kept_bytes(run)
     free = shutil.disk_usage(nearest_folder(run.folder.path)).free
     if free < needed:
         raise BenchError(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.attack import PGD, auto_attack, margin_objective
-from bench.cost import Projector, random_facts
+from bench.cost import Projector, attack_digest, random_facts
 from bench.data import Split, unit_pixels
 from bench.device import autocast
 from bench.evaluation import attacked_copy
@@ -46,6 +46,7 @@ class Attacked:
         """Return the parts; PGD-20 in every mode, then AutoAttack."""
         wanted = [(f"PGD-20, {mode.name}", self._pgd, mode) for mode in (TF32, BF16, FP32, COMPILED)]
         wanted += [(f"AutoAttack, {mode.name}", self._autoattack, mode) for mode in (TF32, BF16)]
+        wanted += [(f"a forward pass and a gradient, {mode.name}", self._one, mode) for mode in (FP32, BF16)]
         return [Part(name, partial(work, mode)) for name, work, mode in wanted if mode in self._given.modes]
 
     def _pgd(self, mode: Mode, left: float) -> Finding:
@@ -67,6 +68,15 @@ class Attacked:
             contenders["torchattacks"] = autocast(device, mode.precision)(partial(theirs, images, labels))
         with mode.used(given.compiler):
             return _compared(device, contenders, len(images), {"mode": mode.name}, rounds=given.rounds)
+
+    def _one(self, mode: Mode, left: float) -> Finding:
+        """Time what `bench plan` projects evaluations from."""
+        split = self._few
+        with mode.used(self._given.compiler):
+            found = Projector(self._given.device).attacks(self._classifier, split, self._auto, mode.precision)
+        digest = attack_digest(self._classifier, split.images.shape[1:], mode.precision)
+        text = f"{1e6 * found.forward:.3g} and {1e6 * found.gradient:.3g} µs an image"
+        return Finding(text, {"mode": mode.name, "attacked": digest, **found._asdict()})
 
     def _autoattack(self, mode: Mode, left: float) -> Finding:
         given, (images, labels) = self._given, self._batch
@@ -109,16 +119,20 @@ class Attacked:
 
     def _affordable(self, mode: Mode, left: float) -> int:
         """Return how many images fit in half the time, by the time of a pass on a few."""
-        images, labels = self._batch
+        images, _labels = self._batch
         if not self._given.robust:
             return len(images)
-        split = Split((255 * images[:_FEW]).round().to(torch.uint8), labels[:_FEW])
-        one = Projector(self._given.device).attacks(self._classifier, split, self._auto, mode.precision)
+        one = Projector(self._given.device).attacks(self._classifier, self._few, self._auto, mode.precision)
         each = (_GRADIENTS * one.gradient + _FORWARDS * one.forward) * (1 + bool(find_spec("torchattacks")))
         count = int(left / 2 / each)
         if count < _FEW:  # fewer would not take less time: the GPU has more units than they give work to
             raise LeftOutError(f"{_FEW} images would take {_FEW * each:.0f} s, and {left:.0f} s are left")
         return min(count, len(images))
+
+    @cached_property
+    def _few(self) -> Split:
+        images, labels = self._batch
+        return Split((255 * images[:_FEW]).round().to(torch.uint8), labels[:_FEW])
 
     @cached_property
     def _batch(self) -> tuple[Tensor, Tensor]:

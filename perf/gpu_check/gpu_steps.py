@@ -11,7 +11,7 @@ from sections import Finding, Part
 from torch import Tensor
 
 from bench import rng
-from bench.cost import Data, StageProbe, StepTimes, Subject, random_facts
+from bench.cost import Data, StageProbe, StepTimes, Subject, random_facts, step_digest
 from bench.device import PeakMemory
 from bench.method import Stage
 from bench.nn import build_encoder
@@ -108,10 +108,13 @@ class Steps:
             steps = max(1, min(_MOST_STEPS, int(given.seconds_a_round / rough)))
             times = StepTimes({cell.batch: [probe.seconds(cell.batch, steps) for _ in range(given.rounds)]})
         self.times[cell] = times
+        stage = self._planned(cell)
         seconds = times.at(cell.batch)
         figures: dict[str, Any] = {
             **{"stage": cell.stage, "batch": cell.batch, "mode": cell.mode.name, "steps_a_round": steps},
             **{"seconds": times.seconds[cell.batch], "images_per_second": cell.batch / seconds},
+            # What `bench plan` recognises the step by, in the modes that the bench itself computes in.
+            **({"step": step_digest(stage, self._subject.recipe.encoder)} if cell.mode in (FP32, BF16) else {}),
             **{"flops": flops, "flops_per_second": flops / seconds, "peak_memory_bytes": memory.bytes},
         }
         text = f"{1000 * seconds:.4g} ms, {cell.batch / seconds:,.0f} images/s, {flops / seconds / 1e12:.3g} TFLOP/s"
@@ -128,9 +131,12 @@ class Steps:
         return self._flops[stage, batch]
 
     def _probe(self, cell: Cell) -> StageProbe:
+        return StageProbe(self._planned(cell), self._images, device=self._given.device)
+
+    def _planned(self, cell: Cell) -> Stage:
         stage = deepcopy(self._stages[cell.stage])
         stage.plan = stage.plan.model_copy(update={"batch_size": cell.batch, "precision": cell.mode.precision})
-        return StageProbe(stage, self._images, device=self._given.device)
+        return stage
 
     @cached_property
     def _images(self) -> Tensor:

@@ -1,0 +1,110 @@
+"""``bench plan``: what a grid will take, before anything is trained."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from bench.cli import _options as option
+from bench.cli._progress import rough_time
+from bench.cli._tables import Column, DataTable, show
+
+if TYPE_CHECKING:
+    from bench.matrix import GridPlan
+
+
+def plan(
+    methods: Annotated[str, typer.Option(help="Methods with commas, or all.")] = "all",
+    datasets: Annotated[str, typer.Option(help="Datasets with commas; named ones are not downloaded.")] = "cifar10",
+    seeds: Annotated[str, typer.Option(help="Seeds with commas.")] = "0",
+    protocols: option.Protocols = None,
+    tier: option.Tier = "paper",
+    fidelity: option.Fidelity = "uniform",
+    preset: option.Preset = None,
+    precision: option.Precision = None,
+    set_: option.Set = None,
+    gpus: Annotated[int, typer.Option(min=1, help="How many devices work at once.")] = 1,
+    profile: Annotated[
+        Path | None,
+        typer.Option(help="gpu-check.json of `make gpu-check` on another machine; default: steps are timed here."),
+    ] = None,
+    device: option.Device = None,
+    data_dir: option.DataDir = Path("data"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON on stdout.")] = False,
+) -> None:
+    """Project the jobs, device-hours, time, disk and energy of a grid, from measured steps.
+
+    Examples:
+      bench plan --methods deacl,simclr --datasets digits --tier tiny --seeds 0,1,2
+      bench plan --tier paper --methods all --datasets cifar10,cifar100 --seeds 0,1,2 --gpus 8
+    """
+    from bench.matrix import MatrixRequest, plan_costs
+
+    request = MatrixRequest(
+        methods=option.names(methods) or (),
+        datasets=option.names(datasets) or (),
+        seeds=option.parse_seeds(seeds),
+        protocols=option.names(protocols),
+        tier=tier,
+        fidelity=fidelity,
+        overrides=option.overrides(preset, set_, precision),
+        device=device,
+        data_dir=data_dir,
+    )
+    with Console(stderr=True).status("reading the data and building every recipe") as status:
+        found = plan_costs(request, gpus, profile, lambda part: status.update(Text(part)))
+    if as_json:
+        print(json.dumps(found.model_dump(mode="json"), indent=1))
+        return
+    show(_table(found))
+    for line in _lines(found):
+        print(line)
+
+
+def _table(found: "GridPlan") -> DataTable:
+    table = DataTable(
+        *("method", "dataset", Column("jobs", number=True), Column("each", number=True), Column("all", number=True)),
+        Column("not measured", prose=True, drop=1),
+        title=f"tier {found.tier}, {found.fidelity} fidelity; steps measured on {found.measured_on} ({found.source})",
+        caption="device time",
+    )
+    for row in found.rows:
+        table.add(
+            row.method, row.dataset, row.jobs, _time(row.hours_each), _time(row.hours), ", ".join(row.not_measured)
+        )
+    table.rule()
+    table.add("all", "", found.jobs, "", _time(found.hours), "")
+    return table
+
+
+def _lines(found: "GridPlan") -> list[str]:
+    """Return the totals in words."""
+    devices = f"{found.gpus} device{'s' * (found.gpus > 1)}"
+    lines = [f"left out {line}" for line in found.left_out]
+    if found.hours is None:
+        lines.append(f"device time: at least {_time(found.known_hours)}; {found.absent['hours']}")
+    else:
+        lines.append(f"device time: {_time(found.hours)}; with {devices}: {_time(found.wall_hours)}")
+        path = ", then ".join(found.critical_path)
+        lines.append(f"no number of devices is faster than {_time(found.critical_hours)}: {path}")
+    lines.append(f"disk: {found.disk_bytes / 2**30:.2g} GiB of weights and states")
+    if found.energy_kwh is None:
+        lines.append(f"energy: not known, {found.absent['energy_kwh']}")
+    else:
+        lines.append(f"energy: {found.energy_kwh:.3g} kWh")
+    if equal := found.equal_compute:
+        change = "saves" if equal.saved_hours >= 0 else "costs"
+        lines.append(
+            f"equal compute (--budget like:{equal.reference} for every method): {_time(equal.hours)}, "
+            f"{change} {_time(abs(equal.saved_hours))}"
+        )
+    else:
+        lines.append(f"equal compute: not known, {found.absent['equal_compute']}")
+    return lines
+
+
+def _time(hours: float | None) -> str:
+    return "" if hours is None else rough_time(3600 * hours)

@@ -1,0 +1,208 @@
+"""What a matrix will take: jobs, device-hours, time on several devices, disk and energy, from measured steps."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from bench.cost import PhaseEstimate, Profile, Projector, data_like, epoch_flops
+from bench.data import DATASETS, Dataset, Split, load_dataset
+from bench.device import EnergyMeter, device_name, energy_counters
+from bench.matrix.cells import SHARED, Matrix, MatrixRequest, plan_matrix
+from bench.matrix.schedule import Timed, critical_path, time_on
+from bench.recipe import Settings
+from bench.record import COST_REFERENCE
+from bench.run import Run, kept_bytes, project
+
+_HOUR = 3600
+
+
+class PlanRow(Settings):
+    """One method on one dataset, over all seeds; its part of a shared stage is in a row of its own."""
+
+    method: str
+    dataset: str
+    jobs: int
+    hours_each: float | None
+    """Device-hours of one job; None: a phase was not measured."""
+    hours: float | None
+    """Of all."""
+    not_measured: tuple[str, ...] = ()
+    """The phases without a measurement."""
+
+
+class EqualCompute(Settings):
+    """The same matrix if every method's pre-training spent as many operations as the reference's, by ``--budget``."""
+
+    reference: str
+    hours: float
+    saved_hours: float
+    """Negative: it would take longer."""
+
+
+class GridPlan(Settings):
+    """The projection for a matrix. A number that is not known is None, and ``absent`` has the reason."""
+
+    tier: str
+    fidelity: str
+    measured_on: str
+    source: str
+    """"this machine", or the file of the measurements."""
+    gpus: int
+    jobs: int
+    rows: tuple[PlanRow, ...]
+    hours: float | None
+    """Device-hours of all jobs."""
+    known_hours: float
+    """Device-hours of the phases that were measured."""
+    wall_hours: float | None
+    """With ``gpus`` devices."""
+    critical_path: tuple[str, ...]
+    """The jobs that follow each other and take longest."""
+    critical_hours: float | None
+    disk_bytes: int
+    """Of weights and states."""
+    energy_kwh: float | None
+    """At the mean power of the device while steps were timed."""
+    equal_compute: EqualCompute | None
+    left_out: tuple[str, ...]
+    absent: Mapping[str, str]
+
+
+def plan_costs(
+    request: MatrixRequest, gpus: int, profile: Path | None, said: Callable[[str], None] = lambda message: None
+) -> GridPlan:
+    """Return the projection for ``request``; named data are replaced by noise of their size, so nothing is downloaded.
+
+    Args:
+        gpus: how many devices work at once.
+        profile: a file of ``make gpu-check``; None: steps are timed on this machine.
+        said: called with messages on progress.
+
+    Raises:
+        BenchError: cells that cannot be run, or a bad profile.
+    """
+    known = Profile(profile, said) if profile else None
+    matrix = plan_matrix(request, Path("grid"), load=_noise)
+    runs = matrix.runs[: len(matrix.runs) // len(request.seeds)]
+    projector = known or Projector(runs[0].device, said)
+    meter, start = EnergyMeter(energy_counters(projector.device)), time.perf_counter()
+    estimates = [project(run, projector) for run in runs]
+    joules, seconds = meter.joules, time.perf_counter() - start
+    jobs = _timed(matrix, estimates)
+    total, path = sum(job.seconds for job in jobs), critical_path(jobs)
+    lost = sorted({f"{phase.phase} of {run.recipe.method}" for run, phase in _unknown(runs, estimates)})
+    reason = f"not measured: {', '.join(lost)}"
+    absent = dict.fromkeys(("hours", "wall_hours", "critical_hours"), reason) if lost else {}
+    if joules is None or known:
+        absent["energy_kwh"] = "no power was measured"
+    equal = _equal_compute(runs, estimates, len(request.seeds), total)
+    if equal is None:
+        absent["equal_compute"] = reason if lost else f"{COST_REFERENCE} is not among the methods"
+    return GridPlan(
+        tier=runs[0].recipe.tier,
+        fidelity=request.fidelity,
+        measured_on=known.device_name if known else device_name(projector.device),
+        source=str(profile) if profile else "this machine",
+        gpus=gpus,
+        jobs=len(jobs),
+        rows=tuple(_rows(matrix, jobs, runs, estimates)),
+        hours=_hours(total),
+        known_hours=sum(job.seconds for job in _timed(matrix, estimates, unknown=0.0)) / _HOUR,
+        wall_hours=None if lost else time_on(jobs, gpus) / _HOUR,
+        critical_path=() if lost else tuple(job.name for job in path),
+        critical_hours=None if lost else sum(job.seconds for job in path) / _HOUR,
+        disk_bytes=sum(map(kept_bytes, matrix.runs)),
+        energy_kwh=None if joules is None or known or lost else joules / seconds * total / 3.6e6,
+        equal_compute=equal,
+        left_out=matrix.left_out,
+        absent=absent,
+    )
+
+
+def _noise(source: str, data_dir: Path) -> Dataset:
+    """Return noise of the size of the named dataset ``source``; the user's own data as they are."""
+    if source not in DATASETS or source == "digits":  # which ships inside a dependency
+        return load_dataset(source, data_dir)
+    listed, data = DATASETS.get(source), data_like(source, data_dir)
+
+    def split(count: int) -> Split:
+        return Split(data.random_images(count), torch.arange(count) % listed.num_classes)
+
+    pretrain = data.random_images(listed.pretrain) if listed.pretrain else None
+    names = tuple(map(str, range(listed.num_classes)))
+    return Dataset(source, source, split(listed.train), split(listed.test), names, pretrain=pretrain)
+
+
+def _timed(matrix: Matrix, estimates: Sequence[Sequence[PhaseEstimate]], unknown: float = math.nan) -> list[Timed]:
+    """Return the jobs of ``matrix`` with their seconds; cells of all seeds take as long as those of the first."""
+    stages = [job for job in matrix.jobs if job.method == SHARED]
+    cells = [job for job in matrix.jobs if job.method != SHARED]
+    shared: dict[str, float] = {}
+    timed = []
+    for number, job in enumerate(cells):
+        phases = [unknown if math.isnan(each.seconds) else each.seconds for each in estimates[number % len(estimates)]]
+        if job.needs:
+            shared[job.needs[0]] = phases[0]
+        timed.append(Timed(job.name, sum(phases[1:] if job.needs else phases), job.needs))
+    return [*(Timed(job.name, shared[job.name]) for job in stages), *timed]
+
+
+def _unknown(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) -> Iterator[tuple[Run, PhaseEstimate]]:
+    for run, phases in zip(runs, estimates, strict=True):
+        yield from ((run, phase) for phase in phases if math.isnan(phase.seconds))
+
+
+def _rows(
+    matrix: Matrix, jobs: Sequence[Timed], runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]
+) -> Iterator[PlanRow]:
+    """Yield a row a method and dataset, shared stages first."""
+    seconds = {job.name: job.seconds for job in jobs}
+    lost: dict[tuple[str, str], list[str]] = {}
+    for run, phase in _unknown(runs, estimates):
+        lost.setdefault((run.recipe.method, run.recipe.dataset.name), []).append(phase.phase)
+    for key in dict.fromkeys((job.method, job.dataset) for job in matrix.jobs):
+        own = [seconds[job.name] for job in matrix.jobs if (job.method, job.dataset) == key]
+        yield PlanRow(
+            method=key[0],
+            dataset=key[1],
+            jobs=len(own),
+            hours_each=_hours(own[0]),
+            hours=_hours(sum(own)),
+            not_measured=tuple(lost.get(key, ())),
+        )
+
+
+def _equal_compute(
+    runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]], seeds: int, total: float
+) -> EqualCompute | None:
+    """Return the hours at equal compute; None if a phase was not measured, or the reference is not among the methods.
+
+    A method's seconds an operation are those of its own steps. A stage that cells share counts once, as in ``total``.
+    """
+    if math.isnan(total) or COST_REFERENCE not in {run.recipe.method for run in runs}:
+        return None
+    spent = [_pretraining_flops(run) for run in runs]
+    budget = {
+        run.recipe.dataset.sha256: flops
+        for run, flops in zip(runs, spent, strict=True)
+        if run.recipe.method == COST_REFERENCE
+    }
+    changed = 0.0
+    for run, flops, phases in zip(runs, spent, estimates, strict=True):
+        if flops:
+            training = sum(phase.seconds for phase in phases if phase.phase.startswith("stage "))
+            changed += seeds * training * (budget[run.recipe.dataset.sha256] / flops - 1)
+    return EqualCompute(reference=COST_REFERENCE, hours=(total + changed) / _HOUR, saved_hours=-changed / _HOUR)
+
+
+def _pretraining_flops(run: Run) -> float:
+    plans = run.recipe.config.plans().values()
+    costs = epoch_flops(run.recipe, run.dataset) if plans else []
+    return sum(plan.epochs * cost for plan, cost in zip(plans, costs, strict=True))
+
+
+def _hours(seconds: float) -> float | None:
+    return None if math.isnan(seconds) else seconds / _HOUR

@@ -1,0 +1,128 @@
+"""The plan of a matrix: chains of jobs in closed form, shared stages once, and nothing that was not measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+from in_process import say
+
+from bench.cli._progress import rough_time
+from bench.cli.plan import _lines
+from bench.cost import AttackSeconds, PhaseEstimate, Projector, attack_digest, step_digest
+from bench.errors import BenchError
+from bench.matrix import GridPlan, MatrixRequest, plan_costs
+from bench.matrix import plan as plan_module
+from bench.matrix.schedule import Timed, critical_path, time_on
+from bench.protocol import build_protocol
+from bench.run import RunRequest, prepare
+from bench.run.encoder import plain_encoder
+
+SETTINGS = {"encoder.width": 1, "evaluate.autoattack": False}
+
+
+def test_a_chain_is_as_long_as_its_jobs_and_no_device_makes_it_shorter() -> None:
+    jobs = [Timed("ssl", 5), Timed("other", 1), Timed("deacl", 7, ["ssl"]), Timed("simclr", 2, ["ssl"])]
+    assert [job.name for job in critical_path(jobs)] == ["ssl", "deacl"]
+    assert time_on(jobs, 1) == 15
+    assert time_on(jobs, 2) == time_on(jobs, 8) == 12
+    assert critical_path([]) == []
+    equal = [Timed(str(n), 3.0) for n in range(10)]
+    assert [time_on(equal, devices) for devices in (1, 3, 4, 10)] == [30, 12, 9, 3]
+
+
+@pytest.fixture
+def hourly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every training takes an hour, and an evaluation nothing."""
+
+    class Hourly(Projector):
+        def training(self, stage, images, encoder, phase, place):  # type: ignore[no-untyped-def]
+            return PhaseEstimate(phase, "", 3600.0, 1.0, place)
+
+        def attacks(self, *_: object) -> AttackSeconds:
+            return AttackSeconds(0.0, 0.0)
+
+    monkeypatch.setattr(plan_module, "Projector", Hourly)
+    operations = {"deacl": 80.0, "simclr": 50.0}
+    monkeypatch.setattr(plan_module, "_pretraining_flops", lambda run: operations[run.recipe.method])
+
+
+def request_for(*methods: str, **changes: object) -> MatrixRequest:
+    values = {"datasets": ["digits"], "protocols": ["slf"], "overrides": SETTINGS, "device": "cpu", **changes}
+    return MatrixRequest(methods=methods, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.usefixtures("hourly")
+def test_a_shared_stage_counts_once_a_seed() -> None:
+    found = plan_costs(request_for("deacl", "simclr", seeds=(0, 1, 2)), 8, None)
+    assert [(row.method, row.jobs, row.hours_each, row.hours) for row in found.rows] == [
+        ("(shared stage)", 3, 1, 3),
+        ("deacl", 3, 2, 6),
+        ("simclr", 3, 1, 3),
+    ]
+    assert (found.jobs, found.hours, found.known_hours, found.wall_hours, found.critical_hours) == (9, 12, 12, 3, 3)
+    assert len(found.critical_path) == 2
+    assert found.disk_bytes > 0
+    # DeACL's 2 h of training spend 80 operations a seed, SimCLR's hour 50: equal compute gives SimCLR 1.6 h.
+    assert found.equal_compute is not None
+    assert found.equal_compute.saved_hours == pytest.approx(-3 * 0.6)
+    assert found.equal_compute.hours == pytest.approx(12 + 3 * 0.6)
+    assert "energy_kwh" in found.absent or found.energy_kwh
+
+
+@pytest.mark.usefixtures("hourly")
+def test_named_data_are_not_downloaded(tmp_path: Path) -> None:
+    found = plan_costs(request_for("simclr", datasets=["cifar100"], tier="tiny", data_dir=tmp_path), 1, None)
+    assert found.hours == 2
+    assert list(tmp_path.iterdir()) == []
+    assert found.absent["equal_compute"] == "deacl is not among the methods"
+
+
+def profile_with(path: Path, rows: list[dict[str, object]], dry: bool = False) -> Path:
+    values = {"environment": {"device": "A card", "dry_run": dry}, "rows": [{"figures": row} for row in rows]}
+    path.write_text(json.dumps(values))
+    return path
+
+
+def test_a_profile_gives_what_it_measured_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = prepare(RunRequest("simclr", "digits", protocols=("slf",), overrides=SETTINGS, device="cpu"))
+    ssl = next(iter(run.method(run.recipe.config).stages(run.context)))
+    slf = build_protocol("slf", run.recipe, plain_encoder(run.recipe), run.target.train.labels, 0)
+    steps = [
+        {"step": step_digest(stage, run.recipe.encoder), "batch": stage.plan.batch_size, "seconds": [0.5, 0.5, 0.5]}
+        for stage in (ssl, slf)
+    ]
+    attacked = attack_digest(slf.classifier(), run.target.test.images.shape[1:], "fp32")
+    path = profile_with(tmp_path / "gpu-check.json", [*steps, {"attacked": attacked, "forward": 0.25, "gradient": 1.0}])
+    found = plan_costs(request_for("simclr"), 2, path)
+    images, tested = len(run.dataset.train), len(run.target.test)
+    seconds = 0.5 * ssl.plan.epochs * ssl.plan.steps_per_epoch(images)
+    count = len(slf.positions(images))
+    whole, rest = divmod(count, slf.plan.batch_size)
+    seconds += slf.plan.epochs * 0.5 * (whole + (rest / slf.plan.batch_size if rest else 0))
+    seconds += tested * (run.recipe.evaluate.pgd_steps + 0.5)
+    assert (found.measured_on, found.source) == ("A card", str(path))
+    assert found.hours is not None
+    assert found.hours >= seconds / 3600 * 0.999
+    assert found.critical_hours == found.wall_hours == found.hours
+    words = ["plan", "--methods", "simclr,byol", "--datasets", "digits", "--tier", "tiny", "--protocols", "slf"]
+    words += [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
+    done = say(monkeypatch, capsys, *words, "--device", "cpu", "--profile", str(path), "--json")
+    half = GridPlan.parse(json.loads(done.stdout), "plan")
+    assert (half.hours, half.wall_hours, half.critical_path) == (None, None, ())
+    assert half.known_hours > found.hours
+    assert {row.method: row.not_measured for row in half.rows} == {"simclr": (), "byol": ("stage ssl",)}
+    assert half.absent["hours"] == "not measured: stage ssl of byol"
+    assert _lines(half)[0].startswith("device time: at least")
+    assert _lines(found)[0].endswith(f"with 2 devices: {rough_time(seconds)}")
+
+
+def test_a_file_that_measured_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="is of a dry run, whose numbers mean nothing"):
+        plan_costs(request_for("simclr"), 1, profile_with(tmp_path / "dry.json", [], dry=True))
+    (tmp_path / "other.json").write_text("[]")
+    with pytest.raises(BenchError, match="is not a file of make gpu-check"):
+        plan_costs(request_for("simclr"), 1, tmp_path / "other.json")
+    with pytest.raises(BenchError, match="cannot read"):
+        plan_costs(request_for("simclr"), 1, tmp_path / "none.json")
