@@ -222,11 +222,11 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
     """Submit or run every job of ``folder`` that nobody works on."""
     from bench.grid import grid_status, run_local, stop_on_signals, submit, to_start
 
-    folder.resume()
     console = Console(stderr=True)
     if folder.grid.on == "slurm":
         with folder.claimed():
             jobs = to_start(folder, grid_status(folder), again=again)
+            folder.resume()
             numbers = submit(folder, jobs) if jobs else []
         if as_json:
             print(json.dumps({"grid": str(folder.path), "submitted": numbers, "jobs": [job.name for job in jobs]}))
@@ -237,6 +237,7 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
         from bench.errors import InterruptedRunError
         from bench.matrix import local_devices
 
+        folder.resume()
         asked = folder.grid.asked
         devices = local_devices(asked.get("device"), at_once=at_once, threads=asked.get("threads", 1))
         with stop_on_signals() as stop:
