@@ -46,6 +46,13 @@ class Stage(nn.Module):
     shared: ClassVar[bool] = False
     """Whether code, plan, encoder settings, data and seed alone determine what it learns. Runs with such a stage
     train it once. Each class sets it itself; it is not inherited, since a subclass may depend on more."""
+    distributed: ClassVar[bool] = False
+    """Whether several devices may train it. They all run the same code on the same batches, and only what an
+    :class:`Encoder` computes is divided among them. So a stage may be if it draws from its generator alone, keeps its
+    state in ``state_dict``, and its networks that treat an image by itself are encoders."""
+    per_image: bool = False
+    """Whether the loss is a mean over the images of a batch, so that the parts of a batch may be computed one after the
+    other (``accumulate``)."""
 
     def optimizer(self) -> Optimizer:
         """Return the optimiser of all trained parameters: by default the plan's."""

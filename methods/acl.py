@@ -151,6 +151,7 @@ class ACLStage(Stage):
     """
 
     name = "pretrain"
+    distributed = True
 
     def __init__(self, config: ACLConfig, ctx: MethodContext) -> None:
         super().__init__()

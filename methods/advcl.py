@@ -23,9 +23,9 @@ from bench.data.views import StrongView, WeakView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, branches, mlp
-from bench.parallel import gathered
 from bench.recipe import AttackSettings, MethodConfig, TrainPlan
 from methods.high_frequency import high_frequency, high_pass
+from methods.losses import at_least_float32
 from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
 from methods.schedules import advcl_rate
 from methods.simclr import SimCLRStage, SimCLRStageSettings
@@ -121,7 +121,7 @@ def multi_view_contrastive(views: Sequence[Tensor], temperature: float) -> Tenso
 
     Source: Khosla et al., "Supervised Contrastive Learning" (NeurIPS 2020), equation 2 with one class an image.
     """
-    z = F.normalize(torch.stack([gathered(view) for view in views]).float(), dim=2)
+    z = F.normalize(at_least_float32(torch.stack(list(views))), dim=2)
     flat = z.flatten(0, 1)
     similarity = flat @ flat.T / temperature
     eye = torch.eye(len(flat), dtype=torch.bool, device=flat.device)
@@ -165,6 +165,7 @@ class AdvCLStage(Stage):
     """
 
     name = "advcl"
+    distributed = True
     labels: Tensor
     high_pass: Tensor
 

@@ -50,6 +50,7 @@ class BYOLStage(Stage):
     """
 
     name = "ssl"
+    distributed = True
     shared = True
 
     def __init__(self, settings: BYOLStageSettings, ctx: MethodContext) -> None:

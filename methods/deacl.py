@@ -18,7 +18,7 @@ from bench.data.views import StrongView, WeakView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder
 from bench.recipe import AttackSettings, MethodConfig, TrainPlan
-from methods.deacl_losses import LOSS_FORMS, LossName
+from methods.deacl_losses import LOSS_FORMS, LossName, info_nce
 from methods.deacl_tables import TABLES
 from methods.frameworks import FRAMEWORKS, FrameworkName, FrameworkSettings, FrameworkStage
 from methods.losses import negative_cosine, nt_xent
@@ -119,6 +119,7 @@ class PseudoATStage(Stage):
     """
 
     name = "pseudo_at"
+    distributed = True
 
     def __init__(
         self,
@@ -134,6 +135,12 @@ class PseudoATStage(Stage):
         self.projector = nn.Identity() if projector is None else projector
         self.teacher = teacher.requires_grad_(False)
         self._threat = ctx.threat
+
+    @property
+    def per_image(self) -> bool:  # type: ignore[override]  # whether it is depends on the form of the loss
+        """Whether no term compares the images of a batch: with InfoNCE or NT-Xent one does."""
+        form = LOSS_FORMS[self.plan.loss]
+        return info_nce not in (form.to_teacher, form.to_clean) and self.plan.contrastive == 0
 
     def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
         """uint8 [B, C, H, W] -> one view each, float [B, C, H, W] in [0, 1]; the attack's start comes later."""

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.parallel import gathered
 from methods.losses import at_least_float32, negative_cosine
 
 Measure = Callable[[Tensor, Tensor, float], Tensor]
@@ -38,7 +37,7 @@ def info_nce(u: Tensor, v: Tensor, temperature: float) -> Tensor:
 
     The negatives of an image are the other images of the batch.
     """
-    of_u, of_v = (F.normalize(at_least_float32(gathered(features)), dim=1) for features in (u, v))
+    of_u, of_v = (F.normalize(at_least_float32(features), dim=1) for features in (u, v))
     return F.cross_entropy(of_u @ of_v.T / temperature, torch.arange(len(of_u), device=u.device))
 
 

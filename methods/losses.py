@@ -4,8 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.parallel import gathered
-
 
 def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
     """Return the normalised temperature-scaled cross-entropy of two views' embeddings.
@@ -20,7 +18,6 @@ def nt_xent(z1: Tensor, z2: Tensor, temperature: float) -> Tensor:
 
     Source: SimCLR (Chen et al., ICML 2020), equation 1 and algorithm 1.
     """
-    z1, z2 = gathered(z1), gathered(z2)
     z = F.normalize(at_least_float32(torch.cat([z1, z2])), dim=1)
     similarity = (z @ z.T / temperature).fill_diagonal_(-torch.inf)
     partner = torch.arange(len(z), device=z.device).roll(len(z1))

@@ -9,7 +9,6 @@ from bench.data.views import StrongView
 from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
-from bench.parallel import gathered
 from bench.recipe import OptimizerName
 from methods.losses import at_least_float32
 from methods.momentum import MomentumNetwork, Rate
@@ -92,6 +91,7 @@ class MoCoStage(Stage):
     """
 
     name = "ssl"
+    distributed = True
     shared = True
     queues: Tensor
     oldest: Tensor
@@ -122,7 +122,7 @@ class MoCoStage(Stage):
         online = self._online()
         q1, q2 = (F.normalize(at_least_float32(online(view)), dim=1) for view in views)
         k1, k2 = (F.normalize(at_least_float32(self.momentum(view)), dim=1) for view in views)
-        self._keys = torch.stack([gathered(k1), gathered(k2)])
+        self._keys = torch.stack([k1, k2])
         first = queue_contrast(q1, k2, self.queues[1], self.plan.temperature, filled=self.filled)
         second = queue_contrast(q2, k1, self.queues[0], self.plan.temperature, filled=self.filled)
         return StepLoss((first + second) / 2, {"queue": self.queues.new_full((), self.queues.shape[1])})

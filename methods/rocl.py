@@ -16,7 +16,6 @@ from bench.attack import PGD, attacking
 from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
-from bench.parallel import gathered
 from bench.recipe import AttackSettings, OptimizerName, Start, TrainPlan
 from methods.losses import at_least_float32
 from methods.schedules import rocl_rate
@@ -82,8 +81,7 @@ def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
     Source: ``src/loss.py`` at b6d5185, without its two guards of 1e-8, which move a value by about 1e-5. The
     objective in the paper, as we recall it, has all positives of an embedding in one logarithm; the code does not.
     """
-    views = [gathered(view) for view in views]
-    u = _unit(torch.cat(views))
+    u = _unit(torch.cat(list(views)))
     similarity = (u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
     row = torch.arange(len(u), device=u.device)
     positives = torch.stack([row.roll(len(views[0]) * shift) for shift in range(1, len(views))], dim=1)
@@ -104,7 +102,6 @@ def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
     Returns:
         [N].
     """
-    z, targets = gathered(z), gathered(targets)
     u = _unit(z)
     # The diagonal of this [N, 2N] compares each z with itself.
     similarity = (u @ torch.cat([u.detach(), _unit(targets)]).T / temperature).fill_diagonal_(-torch.inf)
@@ -139,6 +136,7 @@ class RoCLStage(Stage):
     """
 
     name = "pretrain"
+    distributed = True
 
     def __init__(self, settings: RoCLSettings, ctx: MethodContext) -> None:
         super().__init__()

@@ -59,6 +59,7 @@ class SimCLRStage(Stage):
     """
 
     name = "ssl"
+    distributed = True
     shared = True
 
     def __init__(self, settings: SimCLRStageSettings, ctx: MethodContext) -> None:

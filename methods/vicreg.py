@@ -8,7 +8,6 @@ from torch.nn import functional as F
 from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
-from bench.parallel import gathered
 from methods.losses import at_least_float32, off_diagonal
 from methods.solo_learn import NATIVE_ENCODER, GentleZooPlan, TwoViews
 
@@ -70,6 +69,7 @@ class VICRegStage(Stage):
     """
 
     name = "ssl"
+    distributed = True
     shared = True
 
     def __init__(self, settings: VICRegStageSettings, ctx: MethodContext) -> None:
@@ -86,7 +86,7 @@ class VICRegStage(Stage):
     def forward(self, views: TwoViews) -> StepLoss:
         """Return the weighted sum of the three terms, and each of them."""
         plan = self.plan
-        z1, z2 = (at_least_float32(gathered(self.projector(self.encoder(view)))) for view in views)
+        z1, z2 = (at_least_float32(self.projector(self.encoder(view))) for view in views)
         with torch.autocast(z1.device.type, enabled=False):  # D^2 sums over the batch, too many for half precision
             invariance = invariance_loss(z1, z2)
             variance = variance_loss(z1) + variance_loss(z2)

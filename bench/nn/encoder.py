@@ -11,6 +11,7 @@ from bench.errors import BenchError
 from bench.nn.adapted import own_backbone
 from bench.nn.copying import frozen_copy
 from bench.own_code import as_typed, is_own
+from bench.parallel import over_devices
 from bench.recipe import EncoderSettings
 from bench.registry import Registry
 
@@ -94,6 +95,9 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of ``images`` [B, C, H, W] in [0, 1]."""
+        return over_devices(self._features, images)
+
+    def _features(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone(self.normalise(images.contiguous(memory_format=self._memory_format)))
         return features
 

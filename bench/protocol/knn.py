@@ -69,6 +69,8 @@ class _NoTraining(TrainPlan):
 class KNNStage(ProtocolStage):
     """Computes the features of the training images, without augmentation, by the frozen encoder in eval mode."""
 
+    distributed = True
+
     def __init__(
         self, settings: KNNSettings, encoder: Encoder, labels: Tensor, num_classes: int, seed: int, threat: Threat
     ) -> None:

@@ -62,6 +62,9 @@ class FinetuneStage(ProtocolStage, Generic[S]):
         BenchError: too few images to select on.
     """
 
+    distributed = True
+    per_image = True
+
     def __init__(
         self, settings: S, encoder: Encoder, labels: Tensor, num_classes: int, seed: int, threat: Threat
     ) -> None:

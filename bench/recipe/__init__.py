@@ -2,7 +2,7 @@
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
 from bench.recipe.overrides import flatten, outside, override_text, parse_overrides, section, within
-from bench.recipe.plan import OptimizerName, Precision, TrainPlan
+from bench.recipe.plan import BatchNormScope, OptimizerName, Precision, TrainPlan
 from bench.recipe.presets import PRESETS
 from bench.recipe.protocols import (
     DEFAULT_PROTOCOLS,
@@ -49,6 +49,7 @@ __all__ = [
     "ALFSettings",
     "AdversarialSettings",
     "AttackSettings",
+    "BatchNormScope",
     "CorruptionSource",
     "DatasetFacts",
     "EncoderSettings",

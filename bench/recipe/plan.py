@@ -11,6 +11,7 @@ from bench.recipe.settings import Settings
 
 Precision = Literal["fp32", "bf16", "fp16"]
 OptimizerName = Literal["sgd", "lars", "adamw"]
+BatchNormScope = Literal["batch", "device"]
 
 _LARGEST = 1e30
 _RETIRED: Mapping[str, Any] = {"short_lr": None, "lars_lr_in_momentum": False}
@@ -59,7 +60,7 @@ class TrainPlan(Settings):
     schedules: ClassVar[Mapping[str, Schedule]] = {"warmup-cosine": warmup_cosine, "steps": tenths}
     """The values of ``schedule``; a stage's settings may add their paper's."""
 
-    later = {"beta2": 0.999}
+    later = {"beta2": 0.999, "batch_norm": "batch", "accumulate": 1}
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(ge=2)
@@ -96,6 +97,12 @@ class TrainPlan(Settings):
     """How often the learning rate changes: once an epoch, or once a step."""
 
     precision: Precision = "fp32"
+    batch_norm: BatchNormScope = "batch"
+    """The images that an encoder's batch-norm takes its statistics over when several devices train it: the whole
+    ``batch``, as on one device, or the share of each ``device``, as under DataParallel."""
+    accumulate: int = Field(default=1, ge=1)
+    """Parts of a batch that are computed one after the other, their gradients added: less memory. Batch-norm in
+    training sees one part at a time, so its statistics are those of parts."""
 
     @property
     def effective_lr(self) -> float:

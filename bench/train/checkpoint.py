@@ -53,12 +53,12 @@ class Progress(Settings):
 
 def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: Progress) -> None:
     """Write the stage, its optimiser (None after the end of training) and ``progress`` to ``path``, atomically."""
-    save_tensors(path, _tensors(stage, optimizer), progress.model_dump(mode="json"))
+    save_tensors(path, training_tensors(stage, optimizer), progress.model_dump(mode="json"))
 
 
 def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
     """Return the names of the weights, buffers and momenta that are not finite."""
-    tensors = {name: value for name, value in _tensors(stage, optimizer).items() if value.is_floating_point()}
+    tensors = {name: value for name, value in training_tensors(stage, optimizer).items() if value.is_floating_point()}
     # One result for all tensors, so that the CPU waits for the device only once.
     device = next((parameter.device for parameter in stage.parameters()), None)
     if not tensors or bool(torch.stack([value.isfinite().all().to(device) for value in tensors.values()]).all()):
@@ -66,7 +66,8 @@ def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
     return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
 
 
-def _tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:
+def training_tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:
+    """Return the tensors of the stage and of its optimiser (None: without) by name."""
     tensors = {f"stage.{name}": value for name, value in stage.state_dict().items()}
     if optimizer is not None:
         kept = optimizer_tensors(optimizer, stage)

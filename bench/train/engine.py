@@ -20,8 +20,18 @@ from bench.errors import BenchError
 from bench.files import remove
 from bench.job import Job
 from bench.method import Stage, StepLoss
-from bench.optim import set_lr
-from bench.parallel import share, synchronise
+from bench.optim import optimizer_tensors, restore_optimizer, set_lr
+from bench.parallel import (
+    any_device,
+    copy_from_first,
+    devices,
+    is_first,
+    on_first,
+    over_all,
+    refuse_difference,
+    sharing,
+    synchronise,
+)
 from bench.record import PhaseCost, continued, describe_environment, other_code
 from bench.train.checkpoint import (
     Progress,
@@ -29,6 +39,7 @@ from bench.train.checkpoint import (
     load_state,
     nonfinite,
     save_state,
+    training_tensors,
     unfinished_path,
 )
 
@@ -78,18 +89,30 @@ def take_step(
 ) -> StepLoss:
     """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss.
 
-    The loss is computed in the precision of the stage's plan; views are computed in full precision.
+    The loss is computed in the precision of the stage's plan; views are computed in full precision. On several devices
+    all of them call this with the same arguments.
     """
-    views = stage.views(images, generator, index)
-    with autocast(images.device, stage.plan.precision):
-        loss: StepLoss = stage(views)
+    plan, total, scalars = stage.plan, torch.zeros((), device=images.device), dict[str, Tensor]()
+    # Batch-norm needs two images in each part.
+    parts = max(1, min(plan.accumulate, len(images) // 2))
     optimizer.zero_grad(set_to_none=True)
-    scaler.scale(loss.total).backward()
-    synchronise(stage)
-    scaler.step(optimizer)
-    scaler.update()
-    stage.after_step()
-    return loss
+    with sharing(plan.batch_norm):
+        for part, where in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
+            views = stage.views(part, generator, where)
+            with autocast(images.device, plan.precision):
+                loss: StepLoss = stage(views)
+            weight = len(part) / len(images)
+            scaler.scale(loss.total * weight).backward()
+            total = total + loss.total.detach() * weight
+            for name, value in loss.scalars.items():
+                scalars[name] = scalars.get(name, 0.0) + value * weight
+        synchronise(stage)
+        scaler.step(optimizer)
+        scaler.update()
+        stage.after_step()
+    if plan.batch_norm == "device":
+        copy_from_first(stage.buffers())
+    return StepLoss(total, scalars)
 
 
 def training_modules(stage: Stage) -> tuple[str, ...]:
@@ -126,11 +149,11 @@ class _Training:
 
     def finished_before(self) -> bool:
         """Load the trained stage, if there is one, and return whether there was."""
-        done = load_state(self._finished, self.job, self.stage, None)
+        done = self._restored(self._finished, None)
         if done is None:
             return False
         self._tell_of_other_code(done, self._finished)
-        remove(self._unfinished)  # left by a process that was killed while it finished
+        on_first(lambda: remove(self._unfinished))  # left by a process that was killed while it finished
         self.progress = done
         return True
 
@@ -138,10 +161,11 @@ class _Training:
         """Restore the state of an interrupted training, or prepare the stage for its first step."""
         self.optimizer = self.stage.optimizer()
         self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
-        begun = load_state(self._unfinished, self.job, self.stage, self.optimizer)
+        begun = self._restored(self._unfinished, self.optimizer)
         if begun is None:
             with timed(self.job.device) as clock:
-                self.stage.before_training(self.images)
+                on_first(lambda: self.stage.before_training(self.images))
+                copy_from_first(self.stage.state_dict().values())
             self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
         else:
             self._tell_of_other_code(begun, self._unfinished)
@@ -154,15 +178,27 @@ class _Training:
         self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
 
     def save(self) -> None:
-        """Save the state."""
-        save_state(self._unfinished, self.stage, self.optimizer, self.progress)
+        """Save the state, which is the same on all devices."""
+        refuse_difference(training_tensors(self.stage, self.optimizer), f"the state of stage {self.stage.name!r}")
+        on_first(lambda: save_state(self._unfinished, self.stage, self.optimizer, self.progress))
 
     def end(self) -> Progress:
         """Save the trained stage, without the state that only training needs."""
-        save_state(self._finished, self.stage, None, self.progress)
-        remove(self._unfinished)
+        on_first(lambda: save_state(self._finished, self.stage, None, self.progress))
+        on_first(lambda: remove(self._unfinished))
         self.job.monitor.end()
         return self.progress
+
+    def _restored(self, path: Path, optimizer: Optimizer | None) -> Progress | None:
+        """Restore the state in ``path`` on all devices and return its progress; None: there is no intact file."""
+        progress = on_first(lambda: load_state(path, self.job, self.stage, optimizer))
+        if progress is not None and devices() > 1:
+            copy_from_first(self.stage.state_dict().values())
+            if optimizer is not None:
+                tensors = on_first(lambda: optimizer_tensors(optimizer, self.stage))
+                if not is_first():
+                    restore_optimizer(optimizer, self.stage, tensors)
+        return progress
 
     def _tell_of_other_code(self, found: Progress, path: Path) -> None:
         if other_code(found.environments, self._environment):
@@ -190,12 +226,16 @@ class _Epoch:
         order = torch.randperm(training.count, generator=rng.generator(job.seed, name, "order", epoch))
         order = training.positions[order.to(job.device)]
         training.stage.before_epoch(epoch)
-        while self._step < steps and not (job.monitor.stop_requested and self._step > self._progress.step):
+        while self._step < steps and not (self._stop() and self._step > self._progress.step):
             step = self._step
             self._lr = training.plan.rate(epoch, step, steps)
             set_lr(training.optimizer, self._lr)
             generator = rng.generator(job.seed, name, "views", epoch, step, device=job.device)
-            yield share(order[step * size : (step + 1) * size]), generator
+            yield order[step * size : (step + 1) * size], generator
+
+    def _stop(self) -> bool:
+        """Return whether a stop was requested on any device."""
+        return any_device(self._training.job.monitor.stop_requested)
 
     def seeded(self) -> AbstractContextManager[None]:
         """Return a context in which layers of other libraries, such as dropout, draw from a stream of this step."""
@@ -208,7 +248,7 @@ class _Epoch:
         with nullcontext() if self._flops is not None else FlopCounter() as counter:
             yield
         if counter is not None:
-            self._flops = counter.total / images
+            self._flops = over_all(counter.total) / images
 
     def add(self, loss: StepLoss, images: int) -> None:
         """Add a finished step to the sums and the progress."""
@@ -229,7 +269,7 @@ class _Epoch:
         means = {name: float(value) for name, value in self._sums.items()}
         self._refuse_nonfinite(means)
         done = self._step == training.steps
-        with timed(job.device) as review:
+        with timed(job.device) as review, sharing(training.plan.batch_norm):
             noted = training.stage.after_epoch(epoch, training.images) if done else {}
         entry = {**{name: value / training.steps for name, value in means.items()}, "lr": self._lr, **noted}
         cost = self._progress.cost.plus(clock, self._images).plus(review)
@@ -248,7 +288,9 @@ class _Epoch:
         training.save()
         if done:
             job.monitor.scalars(entry, epoch + 1)
-        job.monitor.check()
+        if self._stop():
+            job.monitor.stop_requested = True
+            job.monitor.check()
 
     def _detail(self) -> str:
         # Reading the loss waits for the device, so it is done only a few times per epoch.
@@ -280,12 +322,42 @@ class _Epoch:
 def check_plan(stage: Stage, images: int, device: torch.device) -> None:
     """Raise BenchError if the plan of ``stage`` cannot work on ``images`` images and ``device``."""
     stage.plan.check_batches(stage.name, images)
+    refuse_accumulation(stage)
+    refuse_devices(stage)
     refuse_precision(
         stage.plan.precision,
         device,
         f"stage {stage.name!r} trains",
         "--precision bf16 or --precision fp32, or choose a smaller tier.",
     )
+
+
+def refuse_accumulation(stage: Stage) -> None:
+    """Raise BenchError if the loss of ``stage`` is no mean over parts of a batch, but its plan asks for parts."""
+    if stage.plan.accumulate > 1 and not stage.per_image:
+        raise BenchError(
+            f"stage {stage.name!r} cannot compute its batches in parts (accumulate={stage.plan.accumulate}): its loss "
+            "compares the images of a batch with each other, so the loss of a batch is not the mean of the losses of "
+            "its parts. Leave accumulate at 1 there, or spread the batch over devices with --devices, which is exact. "
+            "A stage whose loss is a mean over images says so with per_image = True."
+        )
+
+
+def refuse_devices(stage: Stage) -> None:
+    """Raise BenchError if ``stage`` cannot be trained on the devices of this run."""
+    if devices() == 1:
+        return
+    if not stage.distributed:
+        raise BenchError(
+            f"stage {stage.name!r} ({type(stage).__name__}) does not say that it can be trained on several devices. "
+            "Train it on one (leave out --devices), or, if its result follows from its state, its views and the "
+            "features of its encoders alone, set distributed = True in its class: docs/devices.md."
+        )
+    if stage.plan.batch_size % devices():
+        raise BenchError(
+            f"a batch of {stage.plan.batch_size} images (stage {stage.name!r}) does not divide by {devices()} devices. "
+            f"Choose another number of devices, or another batch size."
+        )
 
 
 def _restore_scaler(scaler: torch.amp.GradScaler, progress: Progress) -> None:

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from bench.parallel import devices
+
 _PIXELS = (0, 2, 3)
 """The dimensions of [B, C, H, W] that batch statistics are taken over."""
 _CACHE_LINE = 16
@@ -32,9 +34,10 @@ class TwiceDifferentiableBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape; in training mode at least two values a channel are needed.
 
-        Training uses the precision of the weights, also under autocast.
+        Training uses the precision of the weights, also under autocast. On several devices the framework's batch-norm
+        computes, whose statistics are those of all of them.
         """
-        if not self.training:
+        if not self.training or devices() > 1:
             return super().forward(x)
         x = x.to(self.weight.dtype)
         cast(Tensor, self.num_batches_tracked).add_(1)

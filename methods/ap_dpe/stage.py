@@ -59,6 +59,9 @@ class PretextStage(Stage):
     statistics).
     """
 
+    distributed = True
+    per_image = True
+
     def __init__(self, settings: PretextSettings, ctx: MethodContext, task: Task, export: Export) -> None:
         super().__init__()
         facts = ctx.recipe.dataset

@@ -1,0 +1,32 @@
+"""Several devices in one run: what they exchange, and how their processes are started and stopped.
+
+Each device has a process of its own, and all processes run the same program on the same batches. Only the work of
+encoders is shared out (:func:`over_devices`): each device passes its share of the images through the network, and all
+of them receive the features of all images. So losses, attacks, queues and heads see the whole batch, as on one device.
+"""
+
+from bench.parallel.processes import (
+    any_device,
+    copy_from_first,
+    devices,
+    in_turn,
+    is_first,
+    on_first,
+    over_all,
+    refuse_difference,
+)
+from bench.parallel.sharing import over_devices, sharing, synchronise
+
+__all__ = [
+    "any_device",
+    "copy_from_first",
+    "devices",
+    "in_turn",
+    "is_first",
+    "on_first",
+    "over_all",
+    "over_devices",
+    "refuse_difference",
+    "sharing",
+    "synchronise",
+]

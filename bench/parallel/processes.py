@@ -1,0 +1,117 @@
+"""The processes of one run, one a device: what they agree on, and the work that they divide among them."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from bench.errors import BenchError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def devices() -> int:
+    """Return how many devices this run has, 1 where it was started without others."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Return whether this is the one process that writes files and prints."""
+    return devices() == 1 or dist.get_rank() == 0
+
+
+def any_device(flag: bool) -> bool:
+    """Return whether ``flag`` is true on any device; all devices call this together and get the same answer."""
+    return over_all(flag) > 0
+
+
+def over_all(value: float) -> float:
+    """Return the sum of ``value`` over the devices; all devices call this together and get the same answer."""
+    if devices() == 1:
+        return value
+    total = torch.tensor(float(value), dtype=torch.float64)
+    dist.all_reduce(total)
+    return float(total)
+
+
+def on_first(work: Callable[[], T]) -> T:
+    """Do ``work`` on the first device alone; all devices get its result, or raise its error.
+
+    Results and errors are pickled between processes of the same program.
+    """
+    if devices() == 1:
+        return work()
+    outcome: list[Any] = [_attempt(work) if is_first() else None]
+    dist.broadcast_object_list(outcome, src=0)
+    result: T = _result(outcome[0])
+    return result
+
+
+def in_turn(items: Sequence[T], work: Callable[[T], R]) -> Iterator[R]:
+    """Yield ``work(item)`` for each of ``items`` in order; at any time each device works on another one.
+
+    All devices get all results. An error on one device, such as a request to stop, is raised on all of them.
+    """
+    if devices() == 1:
+        yield from map(work, items)
+        return
+    for first in range(0, len(items), devices()):
+        mine = items[first : first + devices()][dist.get_rank() :][:1]
+        outcomes: list[Any] = [None] * devices()
+        dist.all_gather_object(outcomes, _attempt(partial(_each, mine, work)))
+        for found in [_result(outcome) for outcome in outcomes]:
+            yield from found
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Overwrite ``tensors`` in place with those of the first device."""
+    if devices() > 1:
+        with torch.no_grad():
+            for tensor in tensors:
+                whole = tensor.contiguous()
+                dist.broadcast(whole, src=0)
+                tensor.copy_(whole)
+
+
+def refuse_difference(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Raise BenchError if ``tensors``, the state of ``what``, are not the same to the bit on all devices."""
+    if devices() == 1:
+        return
+    mine = {name: _digest(tensor) for name, tensor in tensors.items()}
+    found: list[Any] = [None] * devices()
+    dist.all_gather_object(found, mine)
+    for number, theirs in enumerate(found):
+        if other := [name for name, value in found[0].items() if theirs.get(name) != value]:
+            raise BenchError(
+                f"{what} is not the same on all devices: {other[0]} and {len(other) - 1} other tensors of device "
+                f"{number} differ from those of device 0. Nothing of this epoch was saved. A stage must compute the "
+                "same on every device; train it on one (leave out --devices)."
+            )
+
+
+def _digest(tensor: Tensor) -> str:
+    plain = tensor.detach().cpu().contiguous().view(-1)
+    return hashlib.sha256(plain.view(torch.uint8).numpy().tobytes()).hexdigest() if plain.numel() else ""
+
+
+def _each(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
+    return [work(item) for item in items]
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:
+        return None, error
+
+
+def _result(outcome: Any) -> Any:
+    value, error = outcome
+    if error is not None:
+        raise error
+    return value
