@@ -51,6 +51,7 @@ class BYOLStage(Stage):
 
     name = "ssl"
     distributed = True
+    per_image = True
     shared = True
 
     def __init__(self, settings: BYOLStageSettings, ctx: MethodContext) -> None:

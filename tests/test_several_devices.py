@@ -15,9 +15,9 @@ from bench.data import on_device
 from bench.method import METHODS, Stage
 from bench.nn import build_encoder
 from bench.protocol import build_protocol
-from bench.recipe import PROTOCOLS
 from bench.train import take_step
 
+PROTOCOLS = ("slf", "alf", "aff")
 BATCH = 6
 """A multiple of 2 and of 3 devices; the second batch of an epoch may hold one image less."""
 SMALL: dict[str, dict[str, Any]] = {
@@ -52,7 +52,8 @@ def stages(name: str) -> Iterator[tuple[Stage, Tensor]]:
     changes: dict[str, Any] = {}
     for section, plan in METHODS.get(name).config_type().plans().items():
         changes |= sizes[section]
-        changes |= {f"{section}.steps": 1 if name in ("advcl", "ap-dpe") else 2} if "steps" in type(plan).model_fields else {}
+        if "steps" in type(plan).model_fields:
+            changes[f"{section}.steps"] = 1 if name in ("advcl", "ap-dpe") else 2
     context = make_context(name, **changes, **SMALL.get(name, {}))
     for stage in METHODS.get(name)(context.recipe.config).stages(context):
         yield stage, context.images

@@ -16,6 +16,7 @@ from bench.attack.ball import refuse_outside
 from bench.attack.frozen import attacking
 from bench.attack.official import Flags, OfficialAutoAttack, Version
 from bench.errors import BenchError
+from bench.parallel import in_turn
 from bench.recipe import Settings, Threat
 
 _TARGETS = 9  # in the standard version; fewer when there are fewer classes
@@ -29,6 +30,18 @@ class AutoAttackState(Settings):
     done: dict[str, int]
     """How many images the attack has tried so far."""
     warnings: tuple[str, ...] = ()
+
+
+class _Batch(NamedTuple):
+    """One attack on one batch, on the CPU."""
+
+    positions: Tensor
+    """int64 [B], among the images."""
+    correct: Tensor
+    """bool [B]: still correct."""
+    x_adv: Tensor
+    """float32 [B, C, H, W]."""
+    warnings: list[str]
 
 
 class AutoAttackResult(NamedTuple):
@@ -102,7 +115,8 @@ def auto_attack(
             robust = survivors.setdefault(attack, survivors[before].clone())
             if on_progress:
                 on_progress(attack, done.get(attack, 0), len(to_try))
-            for first in range(done.get(attack, 0), len(to_try), batch_size):
+
+            def attacked(first: int, attack: str = attack, to_try: Tensor = to_try) -> _Batch:
                 batch = to_try[first : first + batch_size]
                 x, y = images[batch], labels[batch]
                 stream = (seed, "autoattack", attack, first)
@@ -110,9 +124,15 @@ def auto_attack(
                     found = official.run(attack, x, y, seed=rng.derive(*stream) % 2**31)
                 refuse_outside(found, x, threat, f"AutoAttack ({attack} of {official.package})")
                 # The library's verdict is not used: the model's answer on the returned image counts.
-                robust[batch] = correct = _correct(model, found, y)
-                x_adv[batch] = torch.where(correct[:, None, None, None], x, found)
-                done[attack] = first + len(batch)
+                return _Batch(batch.cpu(), _correct(model, found, y).cpu(), found.cpu(), list(flags.raised))
+
+            for batch, correct, found, raised in in_turn(range(done.get(attack, 0), len(to_try), batch_size), attacked):
+                batch, correct, found = (tensor.to(images.device) for tensor in (batch, correct, found))
+                for warning in raised:
+                    flags.warning(warning)
+                robust[batch] = correct
+                x_adv[batch] = torch.where(correct[:, None, None, None], images[batch], found)
+                done[attack] = done.get(attack, 0) + len(batch)
                 if on_state:
                     on_state(_state(survivors, done, flags))
                 if on_progress:

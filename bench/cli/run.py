@@ -1,5 +1,7 @@
 """``bench run``: one method from raw images to records."""
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -47,6 +49,13 @@ def run(
     dry_run: option.DryRun = False,
     recipe: option.ShowRecipe = False,
     device: option.Device = None,
+    devices: Annotated[
+        int | None, typer.Option(metavar="N", help="GPUs, or without GPUs processes on the CPU, that work together.")
+    ] = None,
+    accumulate: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Compute each batch in N parts, to save memory, where the loss permits it."),
+    ] = None,
     threads: option.Threads = None,
     track: option.Track = None,
     runs_dir: option.RunsDir = Path("runs"),
@@ -70,16 +79,28 @@ def run(
       bench run deacl --dataset npz:my.npz --set stage2.lam=3 --set threat.eps=4/255
       bench run acl --dataset digits --budget like:deacl
       bench run ./my_method.py:MyMethod --dataset digits
+      bench run deacl --dataset cifar10 --devices 4
       bench run simclr --dataset cifar10 --encoder timm:vit_tiny_patch16_224 --set encoder.options.img_size=32
     """
+    import torch
+
     from bench.device import use_threads
     from bench.errors import BenchError
+    from bench.parallel import check_devices, first_then_others, is_first, joined, launch, on_first, started_together
     from bench.run import RunRequest, execute, prepare, train_shared
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
     chosen = (seed or 0,) if seeds is None else option.parse_seeds(seeds)
     use_threads(threads)
+    together = started_together()
+    if devices is not None and together is None:
+        check_devices(devices, device)
+        if devices > 1:
+            raise typer.Exit(launch(devices, again))
+    if devices is not None and together not in (None, devices):
+        raise BenchError(f"--devices {devices}, but {together} processes were started. Leave out --devices.")
+    changes = option.overrides(preset, set_, precision, encoder, attacks)
     request = RunRequest(
         method=method,
         dataset=dataset,
@@ -88,31 +109,57 @@ def run(
         protocols=option.names(protocols),
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
-        overrides=option.overrides(preset, set_, precision, encoder, attacks),
+        overrides=changes if accumulate is None else {**in_parts(method, accumulate), **changes},
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,
         device=device,
         corruptions=corruptions,
     )
-    with reading():
-        first = prepare(request)
-        runs = [first.with_seed(each) for each in chosen]
-    if shared_only and not dry_run:
-        with monitored(Console(stderr=True)) as monitor:
+    with joined(device, threads):
+        with reading() if is_first() else nullcontext():
+            first = first_then_others(lambda: prepare(request))
+            runs = [first.with_seed(each) for each in chosen]
+        if shared_only and not dry_run:
+            with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
+                for each in runs:
+                    with tracked(monitor, track if is_first() else None, each.folder.path.name):
+                        path = train_shared(each, monitor)
+                        if is_first():
+                            print(f"stage: {path}")
+            return
+        if dry_run or estimate:
+            known = threads if together is None else torch.get_num_threads()
+            show = partial(announce, runs, results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+            on_first(lambda: show(threads=known))
+        if dry_run:
+            return
+        with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
+            records = []
             for each in runs:
-                with tracked(monitor, track, each.folder.path.name):
-                    print(f"stage: {train_shared(each, monitor)}")
-        return
-    if dry_run or estimate:
-        announce(runs, results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
-    if dry_run:
-        return
-    with monitored(Console(stderr=True)) as monitor:
-        records = []
-        for each in runs:
-            if len(runs) > 1 and not each.finished:
-                monitor.note(f"seed {each.seed}")
-            with tracked(monitor, track, each.folder.path.name):
-                records += execute(each, results_dir, monitor)
-    show_records(records, runs, results_dir, as_json=as_json)
+                if len(runs) > 1 and not each.finished:
+                    monitor.note(f"seed {each.seed}")
+                with tracked(monitor, track if is_first() else None, each.folder.path.name):
+                    records += execute(each, results_dir, monitor)
+        if is_first():
+            show_records(records, runs, results_dir, as_json=as_json)
+
+
+def again() -> int:
+    """Run this command again, in a process of its own, and return its exit code."""
+    from bench.cli import main
+
+    try:
+        main()
+    except SystemExit as end:
+        return int(end.code or 0)
+    return 0
+
+
+def in_parts(method: str, parts: int) -> dict[str, int]:
+    """Return the settings that compute the batches of all stages and protocols of ``method`` in ``parts``."""
+    from bench.method import METHODS
+    from bench.recipe import SECTIONS, TrainPlan
+
+    protocols = [section for section, settings in SECTIONS.items() if issubclass(settings, TrainPlan)]
+    return {f"{section}.accumulate": parts for section in (*METHODS.get(method).config_type().plans(), *protocols)}

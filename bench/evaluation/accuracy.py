@@ -1,6 +1,10 @@
 """SA, accuracy on clean images, and RA, accuracy under PGD."""
 
+from functools import partial
+from typing import NamedTuple
+
 import torch
+from torch import Tensor
 
 from bench.attack import GradientWatch, NamedAttack
 from bench.evaluation.measurement import Measurement
@@ -12,16 +16,13 @@ def standard_accuracy(work: Measurement) -> Outcome:
     state, monitor = work.state, work.job.monitor
     monitor.begin("SA, clean images", work.count, done=len(state.clean))
     work.begin("sa")
-    for _, images, labels in work.batches(len(state.clean)):
-        with torch.no_grad():
-            answers = work.classifier(images).argmax(1)
+    for answers, right in work.batches(len(state.clean), partial(_answers, work)):
         known = work.state.answers
         work.keep(
-            clean=work.state.clean + tuple((answers == labels).tolist()),
-            answers=None if known is None else tuple(sorted({*known, *answers.tolist()})),
+            clean=work.state.clean + tuple(right),
+            answers=None if known is None else tuple(sorted({*known, *answers})),
         )
-        monitor.advance(len(labels))
-        monitor.check()
+        monitor.advance(len(right))
     monitor.end()
     if len(work.state.answers or ()) == 1 and len(work.test.labels.unique()) > 1:
         monitor.note(
@@ -38,35 +39,13 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
     _begin_again_if_drawn_otherwise(work, attack.start_drawn)
     job.monitor.begin(f"RA, {settings.attack_name}", work.count, done=len(work.state.robust))
     work.begin("ra")
-    for first, images, labels in work.batches(len(work.state.robust)):
-        robust = torch.ones_like(labels, dtype=torch.bool)
-        first_step, last_step = ~robust, ~robust  # whether an image had no gradient, in any restart
-        for restart in range(settings.pgd_restarts):
-            standing = robust.nonzero()[:, 0]  # all of them at first, also those that are wrong without an attack
-            if not len(standing):
-                break
-            watch = GradientWatch()
-            x_adv = attack(
-                work.attacked,
-                images[standing],
-                labels[standing],
-                threat=work.threat,
-                seed=job.seed,
-                positions=(first + standing).tolist(),
-                restart=restart,
-                on_gradient=watch,
-            )
-            seen = watch.used
-            if seen:
-                first_step[standing] |= watch.first
-                last_step[standing] |= watch.last
-            with torch.no_grad():
-                robust[standing] = work.classifier(x_adv).argmax(1) == labels[standing]
-        counted = work.state.no_gradient if seen else None
-        if counted is not None:
-            counted += NoGradient(first=int(first_step.sum()), last=int(last_step.sum()))
-        work.keep(robust=work.state.robust + tuple(robust.tolist()), no_gradient=counted)
-        job.monitor.advance(len(labels))
+    for batch in work.batches(len(work.state.robust), partial(_attacked, work, attack)):
+        counted = work.state.no_gradient
+        work.keep(
+            robust=work.state.robust + batch.robust,
+            no_gradient=None if counted is None or batch.no_gradient is None else counted + batch.no_gradient,
+        )
+        job.monitor.advance(len(batch.robust))
     job.monitor.end()
     return PGDEvaluation(
         outcome=Outcome.pack(work.state.robust, test_images=work.count),
@@ -80,6 +59,49 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
         precision=settings.attack_precision,
         no_gradient=work.state.no_gradient,
     )
+
+
+@torch.no_grad()
+def _answers(work: Measurement, first: int, images: Tensor, labels: Tensor) -> tuple[list[int], list[bool]]:
+    """Return the classifier's answers, and which of them are right."""
+    answers = work.classifier(images).argmax(1)
+    return answers.tolist(), (answers == labels).tolist()
+
+
+class _Batch(NamedTuple):
+    """The outcomes of one batch under PGD."""
+
+    robust: tuple[bool, ...]
+    no_gradient: NoGradient | None
+    """None: the attack showed no gradient."""
+
+
+def _attacked(work: Measurement, attack: NamedAttack, first: int, images: Tensor, labels: Tensor) -> _Batch:
+    robust = torch.ones_like(labels, dtype=torch.bool)
+    first_step, last_step = ~robust, ~robust  # whether an image had no gradient, in any restart
+    for restart in range(work.settings.pgd_restarts):
+        standing = robust.nonzero()[:, 0]  # all of them at first, also those that are wrong without an attack
+        if not len(standing):
+            break
+        watch = GradientWatch()
+        x_adv = attack(
+            work.attacked,
+            images[standing],
+            labels[standing],
+            threat=work.threat,
+            seed=work.job.seed,
+            positions=(first + standing).tolist(),
+            restart=restart,
+            on_gradient=watch,
+        )
+        seen = watch.used
+        if seen:
+            first_step[standing] |= watch.first
+            last_step[standing] |= watch.last
+        with torch.no_grad():
+            robust[standing] = work.classifier(x_adv).argmax(1) == labels[standing]
+    found = NoGradient(first=int(first_step.sum()), last=int(last_step.sum())) if seen else None
+    return _Batch(tuple(robust.tolist()), found)
 
 
 def _begin_again_if_drawn_otherwise(work: Measurement, drawn: Drawn) -> None:

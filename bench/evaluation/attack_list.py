@@ -1,5 +1,7 @@
 """Accuracy under the attacks of ``evaluate.attacks``, each on the images that the ones before it left standing."""
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -7,6 +9,7 @@ from bench.attack import NamedAttack, distance
 from bench.evaluation.autoattack import autoattack_images
 from bench.evaluation.measurement import Measurement
 from bench.evaluation.state import AttackProgress
+from bench.parallel import in_turn
 from bench.record import AttackList, ListedAttack, MinimalPerturbations, Outcome
 
 
@@ -43,23 +46,22 @@ def _attacked(work: Measurement, attack: NamedAttack, to_try: list[int]) -> Atta
     progress = work.state.attacks.get(attack.name, AttackProgress())
     monitor.begin(f"attack {attack.name}", len(to_try), done=progress.tried)
     work.begin(phase_of(attack.name))
-    for first in range(progress.tried, len(to_try), size):
-        positions = to_try[first : first + size]
-        broken, sizes = _tried(work, attack, positions)
+    batches = [to_try[first : first + size] for first in range(progress.tried, len(to_try), size)]
+    for positions, (broken, sizes) in zip(batches, in_turn(batches, partial(_tried, work, attack)), strict=True):
         progress = AttackProgress(
-            tried=first + len(positions),
+            tried=progress.tried + len(positions),
             broken=progress.broken + tuple(position for position, lost in zip(positions, broken, strict=True) if lost),
             sizes=progress.sizes + sizes,
         )
         work.keep(attacks={**work.state.attacks, attack.name: progress})
         monitor.advance(len(positions))
-        monitor.check()
     monitor.end()
     return progress
 
 
 def _tried(work: Measurement, attack: NamedAttack, positions: list[int]) -> tuple[list[bool], tuple[float | None, ...]]:
     """Return which images are broken within eps, and the perturbation of each from a minimum-norm attack."""
+    work.job.monitor.check()
     chosen = torch.tensor(positions)
     images, labels = work.to_device(work.test.images[chosen], work.test.labels[chosen])
     if not attack.minimal:

@@ -1,10 +1,13 @@
 """Accuracy on corrupted test images, one (corruption, severity) at a time."""
 
+from functools import partial
+
 import torch
 
 from bench.data.corruptions import CorruptedImages
 from bench.evaluation.measurement import Measurement
 from bench.evaluation.state import CorruptionCounts
+from bench.parallel import in_turn
 from bench.recipe import SEVERITIES
 from bench.record import CorruptionEvaluation
 
@@ -28,13 +31,10 @@ def corruption_accuracy(work: Measurement, corrupted: CorruptedImages) -> Corrup
     for name in counts:
         for severity in SEVERITIES[len(counts[name].correct) :]:
             correct = 0
-            for first in range(0, n, size):
-                monitor.check()
-                batch = slice(first, first + size)
-                images, wanted = work.to_device(corrupted.batch(name, severity, batch), labels[batch])
-                with torch.no_grad():
-                    correct += int((work.classifier(images).argmax(1) == wanted).sum())
-                monitor.advance(len(images), f"{name}, severity {severity}")
+            measured = partial(_right, work, corrupted, name, severity)
+            for first, right in zip(range(0, n, size), in_turn(range(0, n, size), measured), strict=True):
+                correct += right
+                monitor.advance(min(size, n - first), f"{name}, severity {severity}")
             update = {"correct": (*counts[name].correct, correct)}
             counts[name] = counts[name].model_copy(update=update)
             work.keep(corruptions=dict(counts))
@@ -49,3 +49,12 @@ def corruption_accuracy(work: Measurement, corrupted: CorruptedImages) -> Corrup
         n=n,
         correct={name: cell.correct for name, cell in counts.items()},
     )
+
+
+@torch.no_grad()
+def _right(work: Measurement, corrupted: CorruptedImages, name: str, severity: int, first: int) -> int:
+    """Return how many images of the batch from ``first`` on are classified correctly."""
+    work.job.monitor.check()
+    batch = slice(first, first + work.settings.batch_size)
+    images, wanted = work.to_device(corrupted.batch(name, severity, batch), work.test.labels[batch])
+    return int((work.classifier(images).argmax(1) == wanted).sum())

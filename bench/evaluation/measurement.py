@@ -1,7 +1,7 @@
 """What the measurements of one classifier share: test images, threat model, and the saved state."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,18 @@ from bench.evaluation.state import Environments, EvaluationState, load_state
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier
+from bench.parallel import devices, in_turn, on_first
 from bench.recipe import Recipe, Threat
 from bench.record import NoGradient, Phase, PhaseCost, continued, describe_environment, larger_peak, other_code
 
+T = TypeVar("T")
+
 
 class Measurement:
-    """A classifier on the test split, measured batch by batch; the state is saved after each batch."""
+    """A classifier on the test split, measured batch by batch; the state is saved after each batch.
+
+    Several devices work on different batches, and all of them keep the outcomes of all.
+    """
 
     def __init__(self, classifier: Classifier, test: Split, recipe: Recipe, job: Job, caller: str) -> None:
         self.classifier, self.test, self.recipe, self.job = classifier, test, recipe, job
@@ -28,9 +34,11 @@ class Measurement:
         self.attacked = _Interruptible(attacked_copy(classifier, self.settings.attack_precision), job.monitor).eval()
         self.path = job.folder / "evaluation.json"
         modules = (caller, *modules_of(classifier))
-        self._environment = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)
+        self._environment = describe_environment(
+            device_name(job.device), torch.get_num_threads(), modules=modules, devices=devices()
+        )
         fresh = EvaluationState(fingerprint=job.fingerprint, answers=(), no_gradient=NoGradient())
-        self.state = load_state(self.path, fresh, job.monitor)
+        self.state = on_first(lambda: load_state(self.path, fresh, job.monitor))
         if any(other_code(self.state.ran_with(name), self._environment) for name in self.state.seconds):
             job.monitor.note(
                 "this evaluation was started with code that differs from the present code, or is not known. Its "
@@ -47,12 +55,16 @@ class Measurement:
         """Start the clock of the measurement called ``name``; :meth:`keep` reads it and restarts it."""
         self._name, self._memory, self._clock = name, PeakMemory(self.job.device), Clock()
 
-    def batches(self, first: int) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield each batch from position ``first`` on: its position, images and labels."""
-        for start in range(first, self.count, self.settings.batch_size):
+    def batches(self, first: int, measure: Callable[[int, Tensor, Tensor], T]) -> Iterator[T]:
+        """Yield what ``measure`` returns for the position, images and labels of each batch from ``first`` on."""
+
+        def measured(start: int) -> T:
+            self.job.monitor.check()
             batch = slice(start, start + self.settings.batch_size)
-            self._clock = Clock()
-            yield start, *self.to_device(self.test.images[batch], self.test.labels[batch])
+            return measure(start, *self.to_device(self.test.images[batch], self.test.labels[batch]))
+
+        self._clock = Clock()
+        yield from in_turn(range(first, self.count, self.settings.batch_size), measured)
 
     def to_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return uint8 ``images`` as float in [0, 1], and ``labels``, on the job's device."""
@@ -69,7 +81,7 @@ class Measurement:
         }
         kept = {field: {**getattr(state, field), name: value} for field, value in measured.items()}
         self.state = state.model_copy(update={**finished, **kept})
-        self.state.save(self.path)
+        on_first(lambda: self.state.save(self.path))
         self._clock = Clock()
 
     def cost(self, images: dict[str, int]) -> dict[str, PhaseCost]:

@@ -5,28 +5,39 @@ encoders is shared out (:func:`over_devices`): each device passes its share of t
 of them receive the features of all images. So losses, attacks, queues and heads see the whole batch, as on one device.
 """
 
+from bench.parallel.group import check_devices, joined, launch, started_together
 from bench.parallel.processes import (
     any_device,
     copy_from_first,
     devices,
+    first_then_others,
+    held_by_first,
     in_turn,
     is_first,
     on_first,
     over_all,
     refuse_difference,
+    refuse_uneven,
 )
 from bench.parallel.sharing import over_devices, sharing, synchronise
 
 __all__ = [
     "any_device",
+    "check_devices",
     "copy_from_first",
     "devices",
+    "first_then_others",
+    "held_by_first",
     "in_turn",
     "is_first",
+    "joined",
+    "launch",
     "on_first",
     "over_all",
     "over_devices",
     "refuse_difference",
+    "refuse_uneven",
     "sharing",
+    "started_together",
     "synchronise",
 ]

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -39,6 +40,16 @@ def over_all(value: float) -> float:
     return float(total)
 
 
+def refuse_uneven(section: str, batch_size: int) -> None:
+    """Raise BenchError if the batches of ``section`` of a recipe do not divide by the devices of this run."""
+    if batch_size % devices():
+        nearest = max(1, round(batch_size / devices())) * devices()
+        raise BenchError(
+            f"{section}.batch_size is {batch_size}, which does not divide by {devices()} devices. Choose another "
+            f"number of devices, or another batch: --set {section}.batch_size={nearest}"
+        )
+
+
 def on_first(work: Callable[[], T]) -> T:
     """Do ``work`` on the first device alone; all devices get its result, or raise its error.
 
@@ -50,6 +61,25 @@ def on_first(work: Callable[[], T]) -> T:
     dist.broadcast_object_list(outcome, src=0)
     result: T = _result(outcome[0])
     return result
+
+
+def first_then_others(work: Callable[[], T]) -> T:
+    """Do ``work`` on all devices, on the first before the others: what it downloads is then there."""
+    done: list[T] = []
+    on_first(lambda: done.append(work()))
+    return done[0] if done else work()
+
+
+@contextmanager
+def held_by_first(enter: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+    """Hold the context that ``enter`` returns, such as a lock, on the first device, while all are in this block."""
+    with ExitStack() as stack:
+        on_first(lambda: _enter(stack, enter))
+        yield
+
+
+def _enter(stack: ExitStack, enter: Callable[[], AbstractContextManager[Any]]) -> None:
+    stack.enter_context(enter())
 
 
 def in_turn(items: Sequence[T], work: Callable[[T], R]) -> Iterator[R]:

@@ -43,18 +43,21 @@ class Environment(Settings):
     platform: Text
     device: Text
     threads: Count
+    devices: Count = 1
+    """Of a phase: how many devices carried it out together, each with a process of that many threads."""
     precision: Name | None = None
     """Of a phase that trains: fp32, bf16 or fp16."""
 
 
 def describe_environment(
-    device: str, threads: int, *, modules: Sequence[str] = (), precision: str | None = None
+    device: str, threads: int, *, modules: Sequence[str] = (), precision: str | None = None, devices: int = 1
 ) -> Environment:
     """Return the current environment, on ``device``.
 
     Args:
         modules: the modules that carry out the phase; empty: not the environment of a phase.
         precision: of a phase that trains.
+        devices: how many carry out the phase together.
     """
     commit, dirty = _code_version()
     return Environment(
@@ -68,6 +71,7 @@ def describe_environment(
         platform=platform.platform(),
         device=device,
         threads=threads,
+        devices=devices,
         precision=precision,
     )
 

@@ -14,6 +14,7 @@ from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder
+from bench.parallel import first_then_others, held_by_first, on_first
 from bench.protocol import ProtocolStage, build_protocol, released_classifier
 from bench.recipe import RELEASED
 from bench.record import Phase, Record, save_record
@@ -35,20 +36,26 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor = monitor or Monitor()
-    make_writable(results_dir)
-    remove_unfinished(results_dir)
-    with run.folder.claimed(monitor):
-        finished = kept_records(run, monitor)
+    on_first(lambda: make_writable(results_dir))
+    on_first(lambda: remove_unfinished(results_dir))
+    with held_by_first(lambda: run.folder.claimed(monitor)):
+        finished = on_first(lambda: kept_records(run, monitor))
         if len(finished) < len(run.protocols):
-            corrupted = run.corruptions.images(run.target, monitor) if run.corruptions else None
-            _say_one_class(run, monitor)
-            file = kept_encoder(run, monitor) or _pretrain(run, monitor)
+            corrupted = first_then_others(lambda: _corrupted(run, monitor))
+            on_first(lambda: _say_one_class(run, monitor))
+            file = on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
             encoder, stages = file.encoder(run.recipe).to(run.device), file.origin.stages or ()
-            _say_collapse(run, encoder, stages, monitor)
+            on_first(lambda: _say_collapse(run, encoder, stages, monitor))
             for protocol in run.protocols:
                 if protocol not in finished:
                     finished[protocol] = _evaluate(run, protocol, encoder, stages, corrupted, monitor)
-        return [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
+        return on_first(
+            lambda: [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
+        )
+
+
+def _corrupted(run: Run, monitor: Monitor) -> CorruptedImages | None:
+    return run.corruptions.images(run.target, monitor) if run.corruptions else None
 
 
 def shared_stage(run: Run) -> Path | None:
@@ -144,13 +151,13 @@ def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
     recipe = run.recipe.model_dump(mode="json")
     origin = Origin(fingerprint=run.folder.fingerprint, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
     made = EncoderFile(method.result().state_dict(), origin)
-    made.save(run.folder.encoder)
+    on_first(lambda: made.save(run.folder.encoder))
     return made
 
 
 def _train_stage(run: Run, stage: Stage, monitor: Monitor) -> Progress:
     folder = run.folder.stage(stage)
-    with folder.claimed(monitor):
+    with held_by_first(lambda: folder.claimed(monitor)):
         job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
         return train(stage, run.dataset.pretraining_images, job, section=_section(run, stage))
 
@@ -193,7 +200,7 @@ def _evaluate(
     """Run one protocol on ``encoder`` and return its record, which is written to the run's folder."""
     folder, data, recipe = run.protocol_folder(protocol), run.target, run.recipe.downstream
     if run.recipe.pretrained_on:
-        folder.keep_source(data.source)
+        on_first(lambda: folder.keep_source(data.source))
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
     phases = {str(Phase("stage", done.stage)): done for done in stages}
     before = digest(encoder.state_dict())
@@ -202,17 +209,22 @@ def _evaluate(
         phases[str(Phase("protocol", protocol))] = progress
     weights = before, digest(classifier.state_dict())
     evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
-    patient = new_patient(
-        classifier,
-        data,
-        recipe,
-        protocol=protocol,
-        seed=run.seed,
-        device=run.device,
-        weights=weights,
-        measured=evaluation,
-    )
-    visit = examined(patient, job)
-    record = new_record(run, protocol, evaluation, visit, phases, weights, stage)
-    write_json(folder.record, record.model_dump(mode="json"))
-    return record
+
+    def concluded() -> Record:
+        """Let the doctor see the classifier, and write the record."""
+        patient = new_patient(
+            classifier,
+            data,
+            recipe,
+            protocol=protocol,
+            seed=run.seed,
+            device=run.device,
+            weights=weights,
+            measured=evaluation,
+        )
+        visit = examined(patient, job)
+        record = new_record(run, protocol, evaluation, visit, phases, weights, stage)
+        write_json(folder.record, record.model_dump(mode="json"))
+        return record
+
+    return on_first(concluded)

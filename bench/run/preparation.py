@@ -16,6 +16,7 @@ from bench.errors import BenchError, unknown
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import with_loaded_encoder
+from bench.parallel import refuse_uneven
 from bench.recipe import (
     DEFAULT_PROTOCOLS,
     PROTOCOLS,
@@ -147,6 +148,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     check_attacks(recipe)
     for section, plan in recipe.config.plans().items():
         plan.check_batches(section, len(dataset.pretraining_images))
+        refuse_uneven(section, plan.batch_size)
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)
     check_protocols(recipe, protocols, device)
@@ -207,6 +209,7 @@ def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.devi
         settings = recipe.protocol(name)
         settings.check_images(images)
         if isinstance(settings, FinetuneSettings):
+            refuse_uneven(name, settings.batch_size)
             how = "--precision bf16 or --precision fp32"
             refuse_precision(settings.precision, device, f"protocol {name} trains", how)
 

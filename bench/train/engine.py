@@ -138,7 +138,11 @@ class _Training:
         self.images = on_device(images, device)
         name = device_name(device)
         self._environment = describe_environment(
-            name, torch.get_num_threads(), modules=training_modules(stage), precision=self.plan.precision
+            name,
+            torch.get_num_threads(),
+            modules=training_modules(stage),
+            precision=self.plan.precision,
+            devices=devices(),
         )
         self.progress = Progress(
             fingerprint=job.fingerprint,
@@ -337,26 +341,19 @@ def refuse_accumulation(stage: Stage) -> None:
     if stage.plan.accumulate > 1 and not stage.per_image:
         raise BenchError(
             f"stage {stage.name!r} cannot compute its batches in parts (accumulate={stage.plan.accumulate}): its loss "
-            "compares the images of a batch with each other, so the loss of a batch is not the mean of the losses of "
-            "its parts. Leave accumulate at 1 there, or spread the batch over devices with --devices, which is exact. "
+            "is not known to be a mean over images; one that compares the images of a batch is not the mean of the losses "
+            "of its parts. Leave accumulate at 1 there, or spread the batch over devices with --devices, which is exact. "
             "A stage whose loss is a mean over images says so with per_image = True."
         )
 
 
 def refuse_devices(stage: Stage) -> None:
     """Raise BenchError if ``stage`` cannot be trained on the devices of this run."""
-    if devices() == 1:
-        return
-    if not stage.distributed:
+    if devices() > 1 and not stage.distributed:
         raise BenchError(
             f"stage {stage.name!r} ({type(stage).__name__}) does not say that it can be trained on several devices. "
             "Train it on one (leave out --devices), or, if its result follows from its state, its views and the "
             "features of its encoders alone, set distributed = True in its class: docs/devices.md."
-        )
-    if stage.plan.batch_size % devices():
-        raise BenchError(
-            f"a batch of {stage.plan.batch_size} images (stage {stage.name!r}) does not divide by {devices()} devices. "
-            f"Choose another number of devices, or another batch size."
         )
 
 
