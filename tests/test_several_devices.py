@@ -1,21 +1,29 @@
 """Several devices compute what one does: loss, gradients and weights of every method, in float64."""
 
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from evaluations import measure, outcomes
 from processes import run_together
-from test_methods import CPU, make_context
+from short_autoattack import shorten
+from test_methods import make_context
 from torch import Tensor
+from torch import distributed as dist
 from torch.utils._pytree import tree_map_only
+from toy_stage import CPU, IMAGES, StopAfter, ToyStage, make_plan, run
 
 from bench import rng
 from bench.data import on_device
-from bench.method import METHODS, Stage
+from bench.errors import BenchError, InterruptedRunError
+from bench.method import METHODS, Stage, StepLoss
 from bench.nn import build_encoder
+from bench.parallel import check_devices, refuse_uneven
 from bench.protocol import build_protocol
-from bench.train import take_step
+from bench.train import check_plan, take_step
 
 PROTOCOLS = ("slf", "alf", "aff")
 BATCH = 6
@@ -24,7 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "advcl": {"stage2__clusters": [2, 3], "stage1__projector": [8, 4]},
     **{name: {"stage1__projector": [8, 4]} for name in ("barlow_twins", "byol", "deacl", "mocov2", "simclr", "vicreg")},
 }
-Found = dict[str, Tensor]
+Found = dict[str, Any]
 
 
 def in_float64(stage: Stage) -> Stage:
@@ -86,24 +94,178 @@ def trained(name: str) -> Found:
 NAMES = [*(name for name in METHODS if METHODS.get(name).config_type().plans()), *PROTOCOLS]
 
 
+class Distributed(ToyStage):
+    """A stage with everything that has to be kept, which several devices may train."""
+
+    distributed = True
+
+
+def toy() -> Stage:
+    return in_float64(Distributed(make_plan()))
+
+
+def stopped_on_one(folder: Path) -> None:
+    """Train, and ask the last of the devices to stop after five steps."""
+    last = dist.is_initialized() and dist.get_rank() == dist.get_world_size() - 1
+    with pytest.raises(InterruptedRunError, match="state is saved"):
+        run(toy(), folder, monitor=StopAfter(5) if last or not dist.is_initialized() else None)
+
+
+def of_toy(folder: Path) -> Found:
+    """Train to the end, from wherever the run was, and return the weights."""
+    stage = toy()
+    run(stage, folder)
+    return {name: value.numpy() for name, value in stage.state_dict().items()}
+
+
+def measured(folder: Path) -> tuple[Any, ...]:
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch)
+        return outcomes(measure(folder / "7", batch_size=7)), outcomes(measure(folder / "64", batch_size=64))
+
+
+def all_of_it(folder: Path) -> dict[str, Any]:
+    """Do everything that the tests below look at; as arrays, since torch sends tensors by files."""
+    methods = {name: {key: value.numpy() for key, value in trained(name).items()} for name in NAMES}
+    stopped_on_one(folder / "goes on alone")
+    stopped_on_one(folder / "goes on")
+    weights = {
+        "straight": of_toy(folder / "straight"),
+        "gone on": of_toy(folder / "goes on"),
+        "begun alone": of_toy(folder / "begun alone"),
+    }
+    return {"methods": methods, "weights": weights, "outcomes": measured(folder / "evaluation")}
+
+
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Found]:
     return {name: trained(name) for name in NAMES}
 
 
-def all_of_them() -> dict[str, Any]:
-    """Return the numpy form of each method's numbers: torch's own way of sending tensors needs a file each."""
-    return {name: {key: value.numpy() for key, value in trained(name).items()} for name in NAMES}
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Found:
+    return of_toy(tmp_path_factory.mktemp("straight"))
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
-def together(request: pytest.FixtureRequest) -> list[Any]:
-    return run_together(request.param, all_of_them)
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
+    folder = tmp_path_factory.mktemp("together")
+    stopped_on_one(folder / "begun alone")
+    return run_together(request.param, partial(all_of_it, folder)), folder
+
+
+def assert_close(found: Found, expected: Found) -> None:
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(torch.as_tensor(found[key]), torch.as_tensor(value), rtol=1e-10, atol=1e-10, msg=key)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_method_learns_what_it_learns_on_one_device(name: str, together: list[Any], alone: Any) -> None:
-    for device in together:
-        assert device[name].keys() == alone[name].keys()
-        for key, value in alone[name].items():
-            torch.testing.assert_close(torch.from_numpy(device[name][key]), value, rtol=1e-10, atol=1e-10, msg=key)
+def test_every_method_learns_what_it_learns_on_one_device(name: str, together: Any, alone: Any) -> None:
+    for device in together[0]:
+        assert_close(device["methods"][name], alone[name])
+
+
+def test_a_run_goes_on_with_any_number_of_devices(together: Any, straight: Found) -> None:
+    devices, folder = together
+    for device in devices:
+        for found in device["weights"].values():
+            assert_close(found, straight)
+    assert_close(of_toy(folder / "goes on alone"), straight)
+
+
+def test_a_run_that_was_stopped_on_one_device_ends_bit_for_bit_the_same(together: Any) -> None:
+    for device in together[0]:
+        weights = device["weights"]
+        assert all((value == weights["gone on"][name]).all() for name, value in weights["straight"].items())
+
+
+def test_outcomes_depend_neither_on_devices_nor_on_the_batch(together: Any, tmp_path: Path) -> None:
+    sevens, whole = measured(tmp_path)
+    sa, ra, aa = sevens
+    assert (sa, ra) == whole[:2]
+    for device in together[0]:
+        assert device["outcomes"] == (sevens, whole)
+    assert 0 < ra.outcome.correct < sa.correct
+    assert aa.outcome.correct < aa.outcome.n
+
+
+# One message for each mistake
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Claim that this run has three devices."""
+    for module in ("processes", "shares"):
+        monkeypatch.setattr(f"bench.parallel.{module}.devices", lambda: 3)
+    monkeypatch.setattr("bench.train.engine.devices", lambda: 3)
+
+
+@pytest.mark.usefixtures("three")
+def test_a_stage_that_does_not_say_so_is_refused_and_told_the_attribute() -> None:
+    with pytest.raises(BenchError, match=r"stage .toy. \(ToyStage\) does not say .*set distributed = True"):
+        check_plan(ToyStage(make_plan()), 11, CPU)
+
+
+@pytest.mark.usefixtures("three")
+def test_a_batch_that_does_not_divide_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"stage1\.batch_size is 8, .* by 3 devices.*--set stage1\.batch_size=9"):
+        refuse_uneven("stage1", 8)
+
+
+@pytest.mark.parametrize("count", [0, 10**6])
+def test_devices_that_are_not_there_are_refused(count: int) -> None:
+    with pytest.raises(BenchError, match=rf"--devices {count}: this machine has \d+ CPU cores. Type --devices 1 to"):
+        check_devices(count, "cpu")
+
+
+# Parts of a batch
+
+
+class Plain(Stage):
+    """A loss that is a mean over images, without batch-norm and without random numbers."""
+
+    name = "plain"
+    per_image = True
+
+    def __init__(self, accumulate: int) -> None:
+        super().__init__()
+        self.plan = make_plan(accumulate=accumulate)
+        with rng.scoped(0, "plain"):
+            self.layer = torch.nn.Linear(12, 3)
+
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Tensor:
+        return images.flatten(1).double() / 255
+
+    def forward(self, views: Tensor) -> StepLoss:
+        loss = self.layer(views).square().sum(1).mean()
+        return StepLoss(loss, {"twice": 2 * loss.detach()})
+
+
+@pytest.mark.parametrize("parts", [2, 3, 100])
+def test_the_gradient_of_a_batch_is_that_of_its_parts(parts: int) -> None:
+    def step(accumulate: int) -> tuple[StepLoss, Found]:
+        stage = Plain(accumulate).double()
+        scaler, index = torch.amp.GradScaler("cpu", enabled=False), torch.arange(7)
+        loss = take_step(stage, IMAGES[index], index, rng.generator(0, "views"), stage.optimizer(), scaler)
+        return loss, {name: value.clone() for name, value in stage.state_dict().items()}
+
+    (whole, expected), (found, weights) = step(1), step(parts)
+    torch.testing.assert_close(found.total, whole.total, rtol=1e-14, atol=0)
+    torch.testing.assert_close(found.scalars["twice"], 2 * whole.total, rtol=1e-14, atol=0)
+    torch.testing.assert_close(weights, expected, rtol=1e-13, atol=0)
+
+
+def test_parts_are_refused_where_the_loss_compares_images() -> None:
+    with pytest.raises(BenchError, match=r"stage 'toy' cannot compute its batches in parts .*per_image = True"):
+        check_plan(ToyStage(make_plan(accumulate=2)), 11, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "possible"),
+    [({}, True), ({"stage2__loss": "ae2gt_infonce"}, False), ({"stage2__contrastive": 0.5}, False)],
+)
+def test_deacls_second_stage_is_computed_in_parts_where_no_term_compares(changes: Any, possible: bool) -> None:
+    context = make_context("deacl", stage1__projector=[8, 4], **changes)
+    *_, stage = METHODS.get("deacl")(context.recipe.config).stages(context)
+    assert stage.per_image == possible

@@ -19,7 +19,7 @@ from bench.parallel.processes import (
     refuse_difference,
     refuse_uneven,
 )
-from bench.parallel.sharing import over_devices, sharing, synchronise
+from bench.parallel.shares import over_devices, sharing, synchronise
 
 __all__ = [
     "any_device",

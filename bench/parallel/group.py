@@ -61,9 +61,7 @@ def launch(count: int, work: Callable[[], int]) -> int:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), _LAUNCHED: "1"}
     # A fork: the program is imported once. CUDA is not in use yet.
-    context: Any = start_processes(
-        _child, (count, address, work), nprocs=count, join=False, start_method="fork"
-    )
+    context: Any = start_processes(_child, (count, address, work), nprocs=count, join=False, start_method="fork")
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def pass_on(number: int, frame: FrameType | None) -> None:

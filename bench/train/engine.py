@@ -341,9 +341,9 @@ def refuse_accumulation(stage: Stage) -> None:
     if stage.plan.accumulate > 1 and not stage.per_image:
         raise BenchError(
             f"stage {stage.name!r} cannot compute its batches in parts (accumulate={stage.plan.accumulate}): its loss "
-            "is not known to be a mean over images; one that compares the images of a batch is not the mean of the losses "
-            "of its parts. Leave accumulate at 1 there, or spread the batch over devices with --devices, which is exact. "
-            "A stage whose loss is a mean over images says so with per_image = True."
+            "is not known to be a mean over images, and where a loss compares the images of a batch, that of the batch "
+            "is not the mean of those of its parts. Leave accumulate at 1 there, or use --devices, which is exact. A "
+            "stage whose loss is a mean over images says so with per_image = True."
         )
 
 
