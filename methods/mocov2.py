@@ -22,7 +22,8 @@ class MoCoStageSettings(GentleZooPlan):
     batches and no image twice: its length is the largest multiple of the batch size that exceeds neither
     ``queue`` nor the number of images, and the run's history records it. It starts with random keys, which under
     the published plan are replaced before the warm-up ends. At the full rate they drive all outputs into one direction
-    permanently, so if the warm-up is shorter than the queue, places without a real key are ignored.
+    permanently, so if the warm-up is shorter than the queue, places without a real key are ignored. The first step
+    then has no negatives: its loss is 0, and it only fills the queue.
 
     Plain SGD at its published rate, after the nine steps of warm-up that ``tiny`` would leave, made the encoder a
     constant function for one of two seeds: hence the gentle plan.

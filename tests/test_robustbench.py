@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -10,19 +11,24 @@ import numpy as np
 import pytest
 import torch
 from board_records import make_record
-from in_process import say
+from in_process import Said, say
 from PIL import Image
+from short_autoattack import shorten
 from torch import nn
 from toy_runs import toy_data
 
 from bench import rng
+from bench.attack import auto_attack
 from bench.errors import BenchError
 from bench.leaderboard import render_leaderboard
+from bench.recipe import Threat
 from bench.record import Record, save_record
+from bench.report.model_export import write_export
 from bench.report.reproduce import reproduction
 from bench.results import build_leaderboard, load_published, published_reference
 from bench.robustbench import entries, find_entry
-from bench.run import finished_in
+from bench.run import Finished, finished_in
+from bench.zoo import Loading, Model
 from bench.zoo.released import package
 from bench.zoo.released.weights import new_network, released_network
 
@@ -38,7 +44,9 @@ def network() -> nn.Module:
         made = new_network(ENTRY)
         with torch.no_grad():
             made(torch.rand(4, 3, 32, 32))
-    return made.eval()
+            # So that it does not answer always the same, and attacks succeed soon.
+            made.linear.bias.sub_(made.eval()(torch.rand(8, 3, 32, 32)).mean(0))  # type: ignore[operator, union-attr]
+    return made
 
 
 @pytest.fixture(scope="session")
@@ -83,9 +91,10 @@ def test_a_classifier_is_judged_as_released(
     data: str,
 ) -> None:
     command = ["evaluate", ENTRY.origin, "--weights", str(file), "--dataset", data, "--device", "cpu", "--json"]
-    command += ["--set", "evaluate.autoattack=false", "--set", "evaluate.pgd_steps=1"]
-    for folder in ("runs", "results", "data"):
-        command += [f"--{folder}-dir", str(tmp_path / folder)]
+    command += ["--set", "evaluate.autoattack_images=3", "--set", "evaluate.pgd_steps=1"]
+    folders = {f"--{folder}-dir": str(tmp_path / folder) for folder in ("runs", "results", "data")}
+    command += [word for option in folders.items() for word in option]
+    shorten(monkeypatch)
     code, out, err = say(monkeypatch, capsys, *command)
     assert code == 0, err
     (record,) = (Record(**each) for each in json.loads(out))
@@ -93,14 +102,26 @@ def test_a_classifier_is_judged_as_released(
     assert (record.protocol, record.fidelity, set(record.cost)) == (
         "released",
         "native",
-        {"evaluate:sa", "evaluate:ra"},
+        {"evaluate:sa", "evaluate:ra", "evaluate:aa"},
     )
     assert record.recipe["encoder"]["arch"] == ENTRY.origin
     assert record.ra.eps == pytest.approx(8 / 255)
     arrays = np.load(data.partition(":")[2])
     images = torch.from_numpy(arrays["x_test"]).permute(0, 3, 1, 2) / 255
     with torch.no_grad():
-        assert record.sa.unpack() == (network(images).argmax(1).numpy() == arrays["y_test"]).tolist()
+        answers = network(images).argmax(1)
+    assert record.sa.unpack() == (answers.numpy() == arrays["y_test"]).tolist()
+    assert record.aa is not None
+    ours = auto_attack(
+        network,
+        images[:3],
+        torch.from_numpy(arrays["y_test"][:3]),
+        threat=Threat(eps=record.aa.eps),
+        num_classes=10,
+        seed=0,
+        batch_size=3,
+    )
+    assert record.aa.outcome.unpack() == ours.robust.tolist()
     (finished,) = finished_in(next((tmp_path / "runs").iterdir()))
     with torch.no_grad():
         again = finished.classifier(torch.device("cpu"))(images)
@@ -109,6 +130,45 @@ def test_a_classifier_is_judged_as_released(
     assert "toy: as released, tier" in table
     again = reproduction(record).command
     assert again.startswith(f"bench evaluate {ENTRY.origin} --dataset npz:PATH --protocols released --seed 0")
+    check_other_commands(lambda *words: say(monkeypatch, capsys, *words), finished, record, folders)
+    check_export(monkeypatch, finished, record, tmp_path)
+
+
+def check_other_commands(
+    bench: Callable[..., Said], finished: Finished, record: Record, folders: Mapping[str, str]
+) -> None:
+    """Sweeps, figures, comparisons and the report take it like any other run."""
+    runs, results, data = ((f"--{name}-dir", folders[f"--{name}-dir"]) for name in ("runs", "results", "data"))
+    run, output = finished.folder.path.name, ("--output", str(Path(folders["--runs-dir"]).parent / "out"))
+    asked = bench("sweep-eps", "--eps", "0", *runs, *results)
+    assert (asked.code, "is judged as it was released. Type --protocol released" in asked.stderr) == (1, True)
+    for words in (("sweep-eps", "--eps", "0,8/255", "--steps", "1"), ("sweep-steps", "--steps", "1,2")):
+        swept = bench(*words, "--protocol", "released", "--device", "cpu", "--json", *runs, *results, *data)
+        assert swept.code == 0, swept.stderr
+        assert NAME in swept.stdout
+    save_record(Path(results[1]), record.model_copy(update={"seed": 1}))
+    names = [path.stem for path in Path(results[1]).glob("toy/*.json")]
+    compared = bench("compare", *names, *results)
+    assert (compared.code, NAME in compared.stdout) == (0, True), compared.stderr
+    for figure in ("eps", "steps"):
+        assert bench("plot", figure, *results, *output).code == 0
+    reported = bench("report", run, "--output", f"{output[1]}/report", "--device", "cpu", *runs, *data)
+    assert reported.code == 0, reported.stderr
+    text = Path(output[1], "report", "report.md").read_text()
+    assert "## RELEASED" in text
+    assert "### Training" not in text, "nothing was trained"
+
+
+def check_export(monkeypatch: pytest.MonkeyPatch, finished: Finished, record: Record, folder: Path) -> None:
+    def noting(model: Model, folder: Path) -> Loading:
+        assert (model.classes, model.output) == (10, "logits")
+        return Loading("", "pytorch", "torch", ())
+
+    monkeypatch.setattr("bench.report.model_export.write.FORMATS", {"noting": noting})
+    write_export(finished.folder.path.parent, finished.folder.path.name, folder / "exported", to="noting")
+    card = (folder / "exported" / "README.md").read_text()
+    assert f"A classifier of 10 classes: {ENTRY.origin}. It takes images of 3 x 32 x 32" in card
+    assert f"| RELEASED | SA | clean images | 4 | {100 * record.sa.accuracy:.1f} |" in card
 
 
 def test_the_numbers_of_an_entry_are_quoted_with_their_source() -> None:

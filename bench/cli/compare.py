@@ -61,11 +61,11 @@ def compare(
     """
     from bench.compare import compare_records, compare_seeds, find_record, find_seeds
     from bench.errors import unknown
-    from bench.recipe import PROTOCOLS, RELEASED
+    from bench.recipe import ALL_PROTOCOLS
 
     chosen, a, b = _measures(measures), method_name(a), method_name(b)
-    if protocol not in (None, *PROTOCOLS, RELEASED):
-        raise unknown("protocol", str(protocol), PROTOCOLS)
+    if protocol not in (None, *ALL_PROTOCOLS):
+        raise unknown("protocol", str(protocol), ALL_PROTOCOLS)
     if dataset is None:
         first, second = (find_record(name, results_dir, protocol=protocol) for name in (a, b))
         pair = compare_records(

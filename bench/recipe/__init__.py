@@ -5,6 +5,7 @@ from bench.recipe.overrides import flatten, outside, override_text, parse_overri
 from bench.recipe.plan import BatchNormScope, OptimizerName, Precision, TrainPlan
 from bench.recipe.presets import PRESETS
 from bench.recipe.protocols import (
+    ALL_PROTOCOLS,
     DEFAULT_PROTOCOLS,
     PROTOCOLS,
     RELEASED,
@@ -36,6 +37,7 @@ from bench.recipe.threat import Norm, Threat, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
 __all__ = [
+    "ALL_PROTOCOLS",
     "CORRUPTIONS",
     "DEFAULT_PROTOCOLS",
     "FAMILIES",

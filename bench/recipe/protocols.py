@@ -251,6 +251,9 @@ DEFAULT_PROTOCOLS = tuple(name for name, settings in SECTIONS.items() if setting
 RELEASED = "released"
 """The protocol of a whole classifier that is judged as its authors released it: nothing is trained."""
 
+ALL_PROTOCOLS = (*PROTOCOLS, RELEASED)
+"""In the order of tables."""
+
 
 def protocol_title(name: str) -> str:
     """Return a protocol as tables write it; a released classifier is judged "as released"."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from bench.recipe import PROTOCOLS, RELEASED, DatasetFacts, Settings, tier_names
+from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, tier_names
 from bench.record import Known, Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
@@ -17,7 +17,6 @@ from bench.results.verifications import Verifications, contested, verifiers
 from bench.results.wording import DASH, conditions_text
 
 _FIDELITIES = ("uniform", "native")
-_PROTOCOLS = (*PROTOCOLS, RELEASED)
 
 
 class TableKey(NamedTuple):
@@ -206,7 +205,7 @@ def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
     return (
         *(row.dataset, row.facts.sha256),
         *(_position(tiers, row.tier), _position(_FIDELITIES, row.fidelity)),
-        *(row.pretrained_on or "", row.budget or "", row.precision, row.attack, _position(_PROTOCOLS, row.protocol)),
+        *(row.pretrained_on or "", row.budget or "", row.precision, row.attack, _position(ALL_PROTOCOLS, row.protocol)),
         *(row.guessing, -row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
         *(row.label, row.protocol_sha256, row.records),
     )

@@ -97,6 +97,12 @@ def entries_source() -> Source:
     return _content()[0]
 
 
+def find_released(arch: str) -> Entry | None:
+    """Return the entry whose network a recipe calls ``arch``, ``robustbench:NAME``; None: it is another network."""
+    kind, _, name = arch.partition(":")
+    return find_entry(name) if kind == KIND else None
+
+
 def find_entry(name: str, dataset: str | None = None) -> Entry:
     """Return the entry that ``name`` means: ``NAME``, or in full ``cifar10/Linf/NAME``.
 

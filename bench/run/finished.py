@@ -13,8 +13,9 @@ from bench.errors import BenchError, unknown
 from bench.nn import Classifier
 from bench.own_code import as_typed
 from bench.protocol import build_protocol, released_classifier
-from bench.recipe import PROTOCOLS, RELEASED, Recipe, override_text
-from bench.record import Record, load_record
+from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, override_text
+from bench.record import IMPORTED, Record, load_record
+from bench.robustbench import find_released
 from bench.run.data import load_target
 from bench.run.encoder import plain_encoder, recipe_from
 from bench.run.folder import RunDescription, RunFolder, other_source
@@ -137,8 +138,8 @@ def select_finished(
     Raises:
         BenchError: an unknown run, a run without the protocol, no runs at all, or runs on several datasets.
     """
-    if protocol not in (*PROTOCOLS, RELEASED):
-        raise unknown("protocol", protocol, PROTOCOLS)
+    if protocol not in ALL_PROTOCOLS:
+        raise unknown("protocol", protocol, ALL_PROTOCOLS)
     if runs:
         found = [each for run in dict.fromkeys(runs) for each in _named(runs_dir, run, protocol)]
     else:
@@ -215,11 +216,17 @@ def to_finish(folder: Path, protocol: str) -> str:
     run = RunDescription.load(folder)
     try:
         recipe = run.recipe
+        if find_released(recipe["encoder"]["arch"]):
+            return f"It is a classifier that is judged as it was released. Type --protocol {RELEASED}"
         options = ["--tier", recipe["tier"], "--fidelity", recipe["fidelity"], "--seed", str(run.seed)]
         for key, value in recipe["overrides"].items():
             options += ["--set", override_text(key, value)]
         options += ["--runs-dir", str(folder.parent)]
-        return _make(recipe["method"], run.source or recipe["dataset"]["name"], protocol, *options)
+        data = run.source or recipe["dataset"]["name"]
+        if recipe["method"] == IMPORTED:
+            command = ["bench", "evaluate", str(folder / "encoder.safetensors"), "--dataset", data]
+            return f"Type {shlex.join([*command, '--protocols', protocol, *options[4:]])}"
+        return _make(recipe["method"], data, protocol, *options)
     except (KeyError, TypeError, AttributeError):
         raise BenchError(f"{folder / 'run.json'} is damaged. Move {folder} away and run it again.") from None
 

@@ -11,7 +11,7 @@ from bench.nn import Encoder
 from bench.recipe import RELEASED, EncoderSettings, MethodConfig, Settings
 from bench.recipe.fields import Digest, Text
 from bench.record import IMPORTED
-from bench.robustbench import KIND, Entry, find_entry
+from bench.robustbench import Entry, find_released
 from bench.zoo import ImportReport
 
 
@@ -99,5 +99,4 @@ class Import(Settings):
     @property
     def entry(self) -> Entry | None:
         """The entry of RobustBench that it is, a whole classifier; None: it is an encoder."""
-        kind, _, name = self.encoder.arch.partition(":")
-        return find_entry(name) if kind == KIND else None
+        return find_released(self.encoder.arch)

@@ -18,8 +18,8 @@ from bench.method import METHODS, Method, MethodContext
 from bench.nn import with_loaded_encoder
 from bench.parallel import refuse_uneven
 from bench.recipe import (
+    ALL_PROTOCOLS,
     DEFAULT_PROTOCOLS,
-    PROTOCOLS,
     RELEASED,
     Fidelity,
     FinetuneSettings,
@@ -222,8 +222,8 @@ def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Metho
     """
     possible = method.info.protocols
     for protocol in names or ():
-        if protocol not in (*PROTOCOLS, RELEASED):
-            raise unknown("protocol", protocol, PROTOCOLS)
+        if protocol not in ALL_PROTOCOLS:
+            raise unknown("protocol", protocol, ALL_PROTOCOLS)
         if protocol not in possible:
             whole = f"{method.info.title} is a whole classifier, which is judged as it is"
             reasons = {possible: "it has no pre-trained features", (RELEASED,): whole}

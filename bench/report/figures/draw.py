@@ -132,10 +132,10 @@ def draw_curves(
     """
     monitor = monitor or Monitor()
     groups, left_out = read_groups(results_dir, history=True)
-    first = ((group, group.seeds[0].record) for group in groups)
+    first = ((group, group.seeds[0].record) for group in groups if group.seeds[0].record.history)
     chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
     if not chosen:
-        raise choice.finds_no("record", results_dir, "bench run deacl --dataset digits")
+        raise choice.finds_no("record of training", results_dir, "bench run deacl --dataset digits")
     files: list[Path] = []
     monitor.begin("training curves", len(chosen), unit="figures")
     for group, record in chosen:

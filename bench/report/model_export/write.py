@@ -8,7 +8,7 @@ import torch
 from bench.errors import BenchError, unknown
 from bench.folders import new_folder
 from bench.method import METHODS
-from bench.recipe import PROTOCOLS, SECTIONS, FinetuneSettings
+from bench.recipe import ALL_PROTOCOLS, RELEASED, SECTIONS, FinetuneSettings
 from bench.record import IMPORTED
 from bench.report.model_export.card import card
 from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish
@@ -40,16 +40,16 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
     """
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
-    if protocol is not None and protocol not in PROTOCOLS:
-        raise unknown("protocol", protocol, PROTOCOLS)
-    if protocol is not None and not issubclass(SECTIONS[protocol], FinetuneSettings):
+    if protocol is not None and protocol not in ALL_PROTOCOLS:
+        raise unknown("protocol", protocol, ALL_PROTOCOLS)
+    if protocol in SECTIONS and not issubclass(SECTIONS[protocol], FinetuneSettings):
         raise BenchError(
             f"{protocol} is a vote of the training images, not a network that can be exported. Leave --protocol out to "
             "export the encoder."
         )
     path = run_folder(runs_dir, run)
     finished = _newest(path, protocol)
-    model = model_of(path, finished[protocol] if protocol else None)
+    model = model_of(path, finished.get(protocol or RELEASED))  # a released classifier is its own encoder
     records = [each.record for each in finished.values()]
     with new_folder(folder) as unfinished:
         loading = FORMATS[to](model, unfinished)
@@ -63,7 +63,7 @@ def _newest(path: Path, protocol: str | None) -> dict[str, Finished]:
     """Return the newest finished evaluation of each protocol, or of ``protocol`` alone."""
     found = {each.protocol: each for each in sorted(finished_in(path), key=lambda each: each.record.finished)}
     if protocol is None:
-        return {name: found[name] for name in PROTOCOLS if name in found}
+        return {name: found[name] for name in ALL_PROTOCOLS if name in found}
     if protocol not in found:
         raise BenchError(f"the run {path.name} has no finished {protocol}. {to_finish(path, protocol)}")
     return {protocol: found[protocol]}
@@ -82,7 +82,8 @@ def model_of(path: Path, classifier: Finished | None) -> Model:
         raise BenchError(f"the run {path.name} is not finished: it has no encoder yet. {to_finish(path, 'slf')}")
     file = load_encoder(weights)
     known = file.origin.imported
-    network = classifier.classifier(torch.device("cpu")) if classifier else file.encoder(recipe)
+    whole = classifier is not None and classifier.protocol == RELEASED
+    network = classifier.classifier(torch.device("cpu")) if classifier and not whole else file.encoder(recipe)
     info = known.method.info if known else METHODS.get(recipe.method).info
     return Model(
         network.eval(),

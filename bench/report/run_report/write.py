@@ -10,7 +10,7 @@ import torch
 from bench.data import Dataset
 from bench.errors import BenchError
 from bench.folders import replaced_folder
-from bench.recipe import PROTOCOLS
+from bench.recipe import ALL_PROTOCOLS
 from bench.report import facts
 from bench.report.figures import curves_figure, encoded
 from bench.report.pictures import data_url, picture, verdict_grid
@@ -71,7 +71,7 @@ def write_report(
 
 
 def _order(finished: Finished) -> tuple[int, str]:
-    return PROTOCOLS.index(finished.protocol), finished.record.protocol_sha256
+    return ALL_PROTOCOLS.index(finished.protocol), finished.record.protocol_sha256
 
 
 def _section(
@@ -80,8 +80,9 @@ def _section(
     """Return the values of the templates for one protocol, and add its pictures to ``files``."""
     record = finished.record
     name = finished.folder.protocol(finished.protocol, record.seed).path.name
-    curves = f"pictures/{name}-curves.png"
-    files[curves] = encoded(curves_figure({f"seed {record.seed}": record.history}, title=""), "png")
+    curves = f"pictures/{name}-curves.png" if record.history else ""
+    if curves:
+        files[curves] = encoded(curves_figure({f"seed {record.seed}": record.history}, title=""), "png")
     outcomes = []
     for attack in facts.attacks(record):
         found = verdicts(record.sa, attack.outcome)

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench import rng
 from bench.errors import BenchError
 from bench.nn import Classifier, Encoder
-from bench.recipe import EncoderSettings
+from bench.recipe import RELEASED, EncoderSettings
 from bench.record import Record
 
 TOLERANCE = 1e-5
@@ -43,7 +43,9 @@ class Model:
     @property
     def classes(self) -> int | None:
         """The number of classes; None: it is an encoder alone."""
-        return self.network.head.out_features if isinstance(self.network, Classifier) else None
+        if isinstance(self.network, Classifier):
+            return self.network.head.out_features
+        return self.encoder.feature_dim if self.record and self.record.protocol == RELEASED else None
 
     @property
     def output(self) -> str:
