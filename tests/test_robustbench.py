@@ -99,11 +99,9 @@ def test_a_classifier_is_judged_as_released(
     assert code == 0, err
     (record,) = (Record(**each) for each in json.loads(out))
     assert (record.method, record.title, record.year) == ("imported", f"RobustBench Linf, {NAME}", 2022)
-    assert (record.protocol, record.fidelity, set(record.cost)) == (
-        "released",
-        "native",
-        {"evaluate:sa", "evaluate:ra", "evaluate:aa"},
-    )
+    assert (record.protocol, record.fidelity) == ("released", "native")
+    assert {"evaluate:sa", "evaluate:ra", "evaluate:aa"} <= record.cost.keys()
+    assert all(phase.startswith("evaluate:") for phase in record.cost), "nothing is trained"
     assert record.recipe["encoder"]["arch"] == ENTRY.origin
     assert record.ra.eps == pytest.approx(8 / 255)
     arrays = np.load(data.partition(":")[2])

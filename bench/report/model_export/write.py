@@ -42,7 +42,8 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
         raise unknown("format", to, FORMATS)
     if protocol is not None and protocol not in ALL_PROTOCOLS:
         raise unknown("protocol", protocol, ALL_PROTOCOLS)
-    if protocol in SECTIONS and not issubclass(SECTIONS[protocol], FinetuneSettings):
+    section = SECTIONS.get(protocol or "")
+    if section and not issubclass(section, FinetuneSettings):
         raise BenchError(
             f"{protocol} is a vote of the training images, not a network that can be exported. Leave --protocol out to "
             "export the encoder."
