@@ -153,7 +153,7 @@ def check_other_commands(
     reported = bench("report", run, "--output", f"{output[1]}/report", "--device", "cpu", *runs, *data)
     assert reported.code == 0, reported.stderr
     text = Path(output[1], "report", "report.md").read_text()
-    assert "## RELEASED" in text
+    assert "## as released" in text
     assert "### Training" not in text, "nothing was trained"
 
 
@@ -166,7 +166,7 @@ def check_export(monkeypatch: pytest.MonkeyPatch, finished: Finished, record: Re
     write_export(finished.folder.path.parent, finished.folder.path.name, folder / "exported", to="noting")
     card = (folder / "exported" / "README.md").read_text()
     assert f"A classifier of 10 classes: {ENTRY.origin}. It takes images of 3 x 32 x 32" in card
-    assert f"| RELEASED | SA | clean images | 4 | {100 * record.sa.accuracy:.1f} |" in card
+    assert f"| as released | SA | clean images | 4 | {100 * record.sa.accuracy:.1f} |" in card
 
 
 def test_the_numbers_of_an_entry_are_quoted_with_their_source() -> None:
