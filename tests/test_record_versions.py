@@ -1,6 +1,7 @@
 """One stored record of each schema version, made by the code of that version: all are read, shown and protected.
 
-Version 1 was made at commit cb9bf15^, version 2 is a published record, version 3 was made when that version began.
+Version 1 was made at commit cb9bf15^, version 2 is a published record, versions 3 and 4 were made when
+those versions began.
 """
 
 import json
@@ -15,7 +16,7 @@ from bench.record import load_record, save_record
 from bench.results import build_leaderboard
 
 STORED = Path(__file__).parent / "records"
-VERSIONS = (1, 2, 3)
+VERSIONS = (1, 2, 3, 4)
 
 
 def stored(version: int) -> Path:
@@ -29,6 +30,7 @@ def test_a_record_of_each_version_is_read(version: int) -> None:
     assert record.sa.unpack().count(True) == record.sa.correct
     assert record.environments.keys() == (record.cost.keys() if version >= 3 else set())
     assert bool(record.environments) == bool(record.code) == (version >= 3)
+    assert bool(record.doctor) == (version >= 4)
 
 
 def test_all_of_them_stand_on_one_board() -> None:
