@@ -46,7 +46,7 @@ def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> N
     record = load_record(deacl)
     for changes, said in (
         ({"reason": "because"}, "unknown reason 'because'.*Allowed: authors, data, evaluation"),
-        ({"note": ""}, "note"),
+        ({"note": " "}, "--note is empty"),
         ({"superseded_by": deacl}, "cannot supersede itself"),
         ({"superseded_by": tmp_path / "other.json"}, "is not below the results folder"),
     ):

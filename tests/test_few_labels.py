@@ -1,14 +1,17 @@
 """SLF with few labels: which images are labelled, and that everything else is SLF."""
 
+import re
 from collections import Counter
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import torch
 from test_slf import CLASSES, CPU, LABELS, THREAT, make_encoder, make_images
 from torch import Tensor
 
-from bench import rng
+from bench import protocol, rng
+from bench.cli._options import Protocols
 from bench.job import Job
 from bench.protocol import FewLabelStage, SLFStage
 from bench.protocol.few_labels import balanced_subset
@@ -77,3 +80,9 @@ def test_with_all_labels_it_is_slf() -> None:
     all_labels = stage(1.0)
     slf = SLFStage(SLFSettings(batch_size=8, epochs=1), make_encoder(), LABELS, CLASSES, seed=0, threat=THREAT)
     assert all_labels.positions(18).tolist() == slf.positions(18).tolist()
+
+
+def test_every_section_of_a_protocol_has_a_stage_and_the_help_names_it() -> None:
+    assert protocol._STAGES.keys() == SECTIONS.keys()
+    (option,) = [each for each in get_args(Protocols) if hasattr(each, "help")]
+    assert all(re.search(rf"\b{name}\b", option.help) for name in SECTIONS)

@@ -89,6 +89,8 @@ def test_weights_of_others_and_none_are_refused_and_nothing_is_written(toy: Toy,
     elsewhere = toy_data(tmp_path / "elsewhere.npz", classes=4, seed=5)
     with pytest.raises(BenchError, match=r"is not the data of the record"):
         verify(replace(toy.request(toy.weights("slf")), dataset=elsewhere), CPU, Listener())
+    with pytest.raises(BenchError, match="--by is empty"):
+        verify(toy.request(toy.weights("slf"), by=""), CPU, Listener())
     assert written(toy) == held
 
 

@@ -12,6 +12,7 @@ from bench.cli import _options as option
 from bench.cli._progress import monitored
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
+from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.record import Environment, Flip, Record
@@ -95,14 +96,15 @@ def _print(done: "Verified") -> None:
     for name, count in verification.differ.items():
         n = before[name].n
         cells = [f"{each[name].correct} of {n}" for each in (before, after)]
-        table.add(name.upper(), *cells, f"{count} of {n}", f"{verification.allowed(n):g} images")
+        table.add(name.upper(), *cells, f"{count} of {n}", plural(int(verification.allowed(n)), "image"))
     show(table)
     flips = verification.flips(record)
     for name, each in flips.items():
         print("\n".join(_lines(name.upper(), each)))
     if any(flips.values()):
         print(_REASONS[verification.reason])
-    print("\n".join(_conditions(record, verification.environment)))
+    for line in _conditions(record, verification.environment):
+        print(line)
     print(f"verification: {done.path}")
 
 

@@ -54,7 +54,8 @@ class SoftVote(nn.Module):
         share = torch.where(similar.detach() >= least, 1.0, _REST)
         nearest = similar.detach().amax(1, keepdim=True)  # so that no exponential overflows
         votes = ((similar - nearest) / self.temperature).exp() * share
-        of_class = votes @ F.one_hot(self.labels, self.classes).to(votes.dtype)
+        classes = torch.arange(self.classes, device=self.labels.device)  # F.one_hot would wait for a GPU
+        of_class = votes @ (self.labels[:, None] == classes).to(votes.dtype)
         return of_class.clamp(min=torch.finfo(votes.dtype).tiny).log()  # a class may have no training image
 
 

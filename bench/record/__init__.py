@@ -48,6 +48,7 @@ from bench.record.verification import (
     Verification,
     load_verification,
     save_verification,
+    signed,
     verification_files,
 )
 
@@ -112,6 +113,7 @@ __all__ = [
     "save_sweep",
     "save_verification",
     "shared",
+    "signed",
     "submission_folders",
     "sweep_files",
     "sweep_identity",

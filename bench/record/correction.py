@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, get_args
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime
 
 from bench.errors import BenchError, unknown
 from bench.files import create_bytes, inside, json_bytes
@@ -39,7 +39,7 @@ class Correction(Sealed):
     about: Text
     """What it is the record of."""
     reason: CorrectionReason
-    note: Text = Field(min_length=1)
+    note: Text
     """The reason in the words of whoever corrects it."""
     superseded_by: Text | None = None
     """The path of the record that counts instead; None: withdrawn."""
@@ -57,6 +57,8 @@ def correct(
     """
     if reason not in get_args(CorrectionReason):
         raise unknown("reason", reason, REASONS)
+    if not note.strip():
+        raise BenchError("--note is empty. Say in a sentence why the record no longer counts.")
     if superseded_by is not None and superseded_by.resolve() == record.resolve():
         raise BenchError(f"{record} cannot supersede itself. Name another record, or leave --superseded-by out.")
     values = {

@@ -6,8 +6,10 @@ from typing import Literal, NamedTuple
 
 from pydantic import AwareDatetime
 
+from bench.errors import BenchError
 from bench.files import inside
 from bench.monitor import Monitor
+from bench.recipe import Settings
 from bench.recipe.fields import Count, Digest, Name, Text
 from bench.record.environment import Environment
 from bench.record.outcome import Outcome, shared
@@ -24,6 +26,17 @@ PGD's random starts per batch. ``other classifier``: only the encoder was at han
 
 _ALLOWED: Mapping[Reason, float] = {"rounding": 0.005, "other starts": 0.02, "other classifier": 0.02}
 """By how much an accuracy may differ, as a share of 1; by one image in any case."""
+
+
+class _Signed(Settings):
+    by: Text
+
+
+def signed(by: str) -> str:
+    """Return ``by`` if it can sign a file; raises BenchError for an empty name or one that cannot be printed."""
+    if not by.strip():
+        raise BenchError("--by is empty. Type your name, as in --by 'Ada Lovelace'")
+    return _Signed.parse({"by": by}, "--by").by
 
 
 class Flip(NamedTuple):

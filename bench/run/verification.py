@@ -27,6 +27,7 @@ from bench.record import (
     describe_environment,
     load_record,
     save_verification,
+    signed,
 )
 from bench.run.data import load_target
 from bench.run.encoder import EncoderFile, load_encoder, recipe_from
@@ -67,7 +68,7 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
             missing or others. Nothing is written then.
         InterruptedRunError: a stop was requested; the same call continues.
     """
-    monitor = monitor or Monitor()
+    monitor, by = monitor or Monitor(), signed(request.by)
     record = load_record(request.record)
     recipe = recipe_from(record.recipe)
     opened = _open(request.weights, record, recipe)
@@ -84,7 +85,7 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
         job = Job(folder, canonical_digest([record.sha256, opened.sha256]), record.seed, device, monitor)
         classifier = opened.classifier or _trained(opened, record, recipe, dataset, job)
         found = _measured(classifier, record, recipe, dataset, job)
-        verification = _described(request, record, opened, classifier, found, device).sealed()
+        verification = _described(by, record, opened, classifier, found, device).sealed()
         path = save_verification(request.record, verification, monitor)
     shutil.rmtree(folder, ignore_errors=True)
     return Verified(record, verification, path)
@@ -173,7 +174,7 @@ def _measured(classifier: Classifier, record: Record, recipe: Recipe, dataset: D
 
 
 def _described(
-    request: VerificationRequest,
+    by: str,
     record: Record,
     opened: _Opened,
     classifier: Classifier,
@@ -188,7 +189,7 @@ def _described(
         reason = "other starts"
     verification = Verification(
         record_sha256=record.sha256,
-        by=request.by,
+        by=by,
         weights="encoder" if opened.encoder else "classifier",
         classifier_sha256=sha256,
         reason=reason,

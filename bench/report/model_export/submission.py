@@ -12,7 +12,7 @@ import torch
 from bench.errors import BenchError
 from bench.folders import new_folder
 from bench.recipe import RELEASED
-from bench.record import Submission, SubmittedWeights, file_digest, save_record
+from bench.record import Submission, SubmittedWeights, file_digest, save_record, signed
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of, pretraining_data
 from bench.report.reproduce import reproduction
@@ -39,7 +39,7 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
         BenchError: an unknown run, one that is not finished or whose weights are missing or not those of its records,
             or a folder that is not empty. Nothing is written then.
     """
-    path = run_folder(runs_dir, run)
+    by, path = signed(by), run_folder(runs_dir, run)
     found = sorted(finished_in(path), key=lambda each: each.path)
     if not (path / "encoder.safetensors").is_file():
         raise BenchError(
