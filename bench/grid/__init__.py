@@ -1,6 +1,6 @@
 """Grids: jobs in a folder, run by workers on this machine or on Slurm. Nothing here imports torch or needs a daemon."""
 
-from bench.grid.grid import Grid, GridFolder, GridJob, JobState, Resource
+from bench.grid.grid import Grid, GridFolder, GridJob, JobFolder, JobState, Resource
 from bench.grid.local import Device, run_local
 from bench.grid.progress import Progress, ProgressFile
 from bench.grid.resources import read_resources
@@ -14,6 +14,7 @@ __all__ = [
     "Grid",
     "GridFolder",
     "GridJob",
+    "JobFolder",
     "JobState",
     "JobStatus",
     "Progress",

@@ -87,6 +87,8 @@ class _Local:
 
     def _start_ready(self) -> None:
         for job in list(self._pending):
+            if all(len(device.running) >= device.at_once for device in self._devices):
+                return
             if lost := next((need for need in job.needs if need in self._failed), None):
                 self._pending.remove(job)
                 self._failed.add(job.name)
