@@ -1,7 +1,7 @@
-"""Writes the tables of docs/performance.md from what the measuring scripts recorded, or checks them.
+"""Writes the tables of two pages, performance.md and scaling.md, from what scripts recorded, or checks them.
 
 Run from the repository's root: ``python perf/document.py``. ``--check`` writes nothing, and exits with 3 unless the
-page agrees with the files in ``perf/recorded``.
+pages agree with the files in ``perf/recorded``.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from typing import Any
 from comparison import Table
 
 RECORDED = Path(__file__).parent / "recorded"
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("performance.md", "scaling.md")]
 _BLOCK = re.compile(r"(<!-- recorded: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
@@ -48,12 +48,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 3 where the page is wrong")
     asked = parser.parse_args()
-    written = PAGE.read_text()
-    page = filled(written, RECORDED)
-    if not asked.check:
-        PAGE.write_text(page)
-    elif page != written:
-        sys.exit(3)
+    for path in PAGES:
+        written = path.read_text()
+        page = filled(written, RECORDED)
+        if not asked.check:
+            path.write_text(page)
+        elif page != written:
+            sys.exit(3)
 
 
 if __name__ == "__main__":

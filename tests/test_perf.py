@@ -56,10 +56,11 @@ def test_a_table_has_rates_and_the_median_of_the_ratios_of_rounds() -> None:
     )
 
 
-def test_the_page_shows_what_was_recorded() -> None:
+def test_the_pages_show_what_was_recorded() -> None:
     document = importlib.import_module("document")
-    page = document.PAGE.read_text()
-    assert document.filled(page, document.RECORDED) == page, "Type: python perf/document.py"
+    for path in document.PAGES:
+        page = path.read_text()
+        assert document.filled(page, document.RECORDED) == page, "Type: python perf/document.py"
 
 
 def test_a_page_that_differs_from_the_files_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +81,7 @@ def test_a_page_that_differs_from_the_files_is_found(tmp_path: Path, monkeypatch
     (tmp_path / "one.json").write_text(json.dumps(found))
     page = tmp_path / "page.md"
     page.write_text("# A page\n\n<!-- recorded: one -->\nold\n<!-- end -->\n\nMore.\n")
-    monkeypatch.setattr(document, "PAGE", page)
+    monkeypatch.setattr(document, "PAGES", [page])
     monkeypatch.setattr(document, "RECORDED", tmp_path)
     monkeypatch.setattr(sys, "argv", ["document", "--check"])
     with pytest.raises(SystemExit) as refused:
@@ -94,6 +95,16 @@ def test_a_page_that_differs_from_the_files_is_found(tmp_path: Path, monkeypatch
         "commit 012345678, 2026-01-02. Other programs kept 0.5 cores busy. All rounds: `perf/recorded/one.json`. "
         "Left out: lightly (it is not installed).\n<!-- end -->\n\nMore.\n"
     )
+
+
+def test_a_grid_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.import_module("grid"), "program", lambda *words: (2.0, 1.0))
+    found = measured("grid", tmp_path, monkeypatch, "--cells", "3")
+    times, one, files = found["tables"]
+    assert [row[1] for row in times["rows"]] == [3] * 5
+    assert all(row[2] > 0 for row in times["rows"])
+    assert one["rows"][-1] == ["what the worker adds", 0.0, 0.0]
+    assert files["rows"][0][:2] == ["3 cells", 6]
 
 
 def test_views_are_compared_and_the_file_names_machine_code_and_command(
