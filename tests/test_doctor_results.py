@@ -8,12 +8,17 @@ import pytest
 from board_records import make_record
 from in_process import say
 
+from bench import rng
 from bench.compare import find_seeds
 from bench.errors import BenchError
 from bench.leaderboard import check_leaderboard, render_csv, render_leaderboard, write_leaderboard
+from bench.nn import build_encoder
+from bench.recipe import EncoderSettings
 from bench.record import Diagnosis, NoGradient, Record, Verdict, load_record, save_record
+from bench.report.model_export.card import card
 from bench.report.site import write_site
 from bench.results import build_leaderboard, load_records
+from bench.zoo import Loading, Model
 
 MASKED: dict[str, Any] = {"ra": 150, "aa": 10, "doubts": ("constant features",)}
 """What records before the doctor were flagged for."""
@@ -115,3 +120,16 @@ def test_the_page_of_a_record_shows_every_check_and_advice_where_it_is_needed(tm
     assert "logits is sound" in text
     assert "A softmax at the end" not in text
     assert load_record(path).diagnosed("doubt")[0].check == "deterministic"
+
+
+def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:
+    with rng.scoped(0, "card"):
+        settings = EncoderSettings(width=2)
+        encoder = build_encoder(settings, image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
+    model, loading = Model(encoder, settings, (3, 8, 8), "SimCLR", 2020), Loading("", "torch", "torch", ())
+    believed, failed = (card(model, loading, [diagnosed(verdict)], "") for verdict in ("doubt", "fail"))
+    assert "| SLF | SA |" in believed
+    assert "model-index" in believed
+    assert "| SLF | SA |" not in failed
+    assert "model-index" not in failed
+    assert "SLF: the evaluation failed a check, deterministic: deterministic is fail" in failed

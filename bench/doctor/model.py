@@ -142,7 +142,7 @@ def _float64(patient: Patient) -> Finding:
     positions = patient.sample.positions * 2
     try:
         exact: Tensor = deepcopy(patient.classifier).double()(images.double())
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:  # a layer, or a whole kind of device
         return Finding("note", f"the model cannot compute in float64 ({str(error).splitlines()[0][:200]})")
     found = agreement(exact, patient.classifier(images))
     near = found.margin <= ROUNDING

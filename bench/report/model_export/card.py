@@ -32,7 +32,7 @@ def card(model: Model, loading: Loading, records: Sequence[Record], pretrained_o
         model=model,
         loading=loading,
         pretrained_on=pretrained_on,
-        results=[(record, attacks(record)) for record in records],
+        results=[(record, attacks(record)) for record in _believed(records)],
         limits=[(record, flags(record)) for record in records],
         commands=[(record, reproduction(record)) for record in records],
     )
@@ -47,8 +47,13 @@ def _header(model: Model, loading: Loading, records: Sequence[Record], name: str
         tags=["adversarial-robustness", "self-supervised-learning", "ssl-robustness-bench"],
         datasets=sorted(_ON_THE_HUB[each] for each in data if each in _ON_THE_HUB) or None,
         metrics=["accuracy"],
-        eval_results=[result for record in records for result in _results(record)] or None,
+        eval_results=[result for record in _believed(records) for result in _results(record)] or None,
     )
+
+
+def _believed(records: Sequence[Record]) -> list[Record]:
+    """Return those whose evaluation failed no check; the limits name the others."""
+    return [record for record in records if not record.diagnosed("fail")]
 
 
 def _results(record: Record) -> list[EvalResult]:
