@@ -60,8 +60,12 @@ def missing() -> list[str]:
 
 
 @contextmanager
-def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
+def slurm_cluster(folder: Path, hidden: Path | None = None) -> Iterator[dict[str, str]]:
     """Start a cluster of two nodes, each with all cores of this machine, and yield what its users export.
+
+    Args:
+        folder: of its files.
+        hidden: a folder that the second node sees empty; root alone can hide one.
 
     Raises:
         RuntimeError: it did not start; the message holds the ends of its logs.
@@ -87,7 +91,8 @@ def slurm_cluster(folder: Path) -> Iterator[dict[str, str]]:
             # The folder's parents may be writable by others, as /tmp is.
             ["munged", "--foreground", "--force", "--num-threads=2", f"--socket={folder}/munge/socket", *munge],
             ["slurmctld", "-D"],
-            *(["slurmd", "-D", "-N", name] for name in NODES),
+            ["slurmd", "-D", "-N", NODES[0]],
+            [*_hiding(hidden), "slurmd", "-D", "-N", NODES[1]],
         ):
             stack.enter_context(
                 _running(command, folder / f"{command[0]}-{command[-1]}.out".replace("/", "_"), environment)
@@ -129,6 +134,12 @@ def _running(command: list[str], log: Path, environment: dict[str, str]) -> Iter
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def _hiding(path: Path | None) -> list[str]:
+    """Return the words before a command that sees nothing in ``path``."""
+    shell = f'mount -t tmpfs none {path} && exec "$@"'
+    return ["unshare", "--mount", "sh", "-c", shell, "sh"] if path else []
 
 
 def _program(name: str) -> str | None:

@@ -14,7 +14,8 @@ from bench.errors import BenchError, CheckFailedError
 from bench.grid import Device, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
 from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
-from bench.grid.slurm import Batch, batches, check_cluster, check_shared, script
+from bench.grid.nodes import check_shared
+from bench.grid.slurm import Batch, batches, check_cluster, script
 
 GIB = 2**30
 
@@ -236,10 +237,10 @@ def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
 def test_without_slurm_the_message_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BenchError, match="there is no Slurm here: sbatch is not on the PATH"):
-        check_cluster()
+        check_cluster({})
 
 
 def test_a_folder_in_memory_is_not_shared() -> None:
-    check_shared(Path("/dev/shm/grid"), nodes=1)
+    check_shared([Path("/dev/shm/grid")], nodes=1)
     with pytest.raises(BenchError, match="which only this machine sees, and the cluster has 2 nodes"):
-        check_shared(Path("/dev/shm/grid"), nodes=2)
+        check_shared([Path("/"), Path("/dev/shm/grid")], nodes=2)

@@ -162,6 +162,20 @@ def test_failures_are_tried_again_and_what_needs_them_is_named(bench: Bench, dat
     wait_for(lambda: all(each.status == "done" for each in grid_status(folder)), tmp_path)
 
 
+@pytest.mark.skipif(os.getuid() != 0, reason="root alone can hide a folder from a node")
+def test_a_folder_that_a_node_does_not_see_is_refused_at_the_start(
+    bench: Bench, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = tmp_path / "hidden"
+    hidden.mkdir()
+    with slurm_cluster(tmp_path / "other", hidden) as exported:
+        for name, value in exported.items():
+            monkeypatch.setenv(name, value)
+        done = bench(*grid(data, "hidden/grid", "--on", "slurm"))
+        assert f"bench: n2 cannot see {hidden}/grid. Choose a --grid" in done.stderr
+        assert not list((hidden / "grid" / "slurm").glob("*.json"))
+
+
 def test_slurms_own_message_is_passed_on(bench: Bench, data: Path) -> None:
     done = bench(*grid(data, "grid", "--on", "slurm", "--partition", "nosuch"))
     assert done.code == 1

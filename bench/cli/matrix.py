@@ -114,7 +114,14 @@ def start(
         planned = plan_matrix(request, grid, memory=on == "local" and (at_once or 2) > 1)
     for line in planned.left_out:
         console.print(f"left out {line}", markup=False, highlight=False)
-    content = Grid(asked=request.asked, on=on, jobs=planned.jobs, retries=retries, resources=resources)
+    content = Grid(
+        asked=request.asked,
+        on=on,
+        jobs=planned.jobs,
+        retries=retries,
+        folders=request.folders,
+        resources=resources,
+    )
     if dry_run and on == "local":
         _show_plan(planned.jobs, as_json)
         return

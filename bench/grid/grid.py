@@ -66,6 +66,8 @@ class Grid(Settings):
     jobs: tuple[GridJob, ...]
     retries: int = Field(default=1, ge=0)
     """How often a job that failed is tried again."""
+    folders: tuple[str, ...] = ()
+    """Absolute paths of further folders that every node must see."""
     resources: dict[str, Resource] = {}
     """What each job asks Slurm for."""
 

@@ -14,11 +14,10 @@ from pathlib import Path
 from threading import Event
 from typing import Any, NamedTuple
 
-import psutil
-
 from bench.errors import BenchError
 from bench.files import make_writable, read_json, write_bytes, write_json
 from bench.grid.grid import GridFolder, GridJob, Resource
+from bench.grid.nodes import check_seen, check_shared
 from bench.grid.worker import program
 
 GRACE_SECONDS = 90
@@ -31,7 +30,6 @@ _OF_SUBMITIT = {**{name: name for name in _SAME}, "gpus": "gpus_per_node", "cpus
 """From the names of resources here to those of submitit; every other name is passed on to sbatch as it is."""
 _MOST_TASKS = 1000
 """Of an array: Slurm's own default limit, MaxArraySize, is one more."""
-_NODE_LOCAL = {"tmpfs", "ramfs", "devtmpfs"}
 _REQUEUE_SECONDS = 60.0
 
 
@@ -106,8 +104,10 @@ def submit(folder: GridFolder, jobs: Iterable[GridJob]) -> list[str]:
         BenchError: there is no Slurm, it refuses the jobs (its own message is passed on), or its nodes cannot see the
             folder.
     """
-    nodes = check_cluster()
-    check_shared(folder.path, nodes)
+    resources, folders = folder.grid.resources, [folder.path, *map(Path, folder.grid.folders)]
+    nodes = check_cluster(resources)
+    check_shared(folders, len(nodes))
+    check_seen(folders, [name for name, state in nodes.items() if state == "idle"], resources)
     numbers = {name: queued.number for name, queued in in_queue(folder).items()}
     submitted = []
     make_writable(folder.slurm)
@@ -121,24 +121,18 @@ def submit(folder: GridFolder, jobs: Iterable[GridJob]) -> list[str]:
     return submitted
 
 
-def check_cluster() -> int:
-    """Return the number of the cluster's nodes; raises BenchError if there is no Slurm, or it does not answer."""
+def check_cluster(resources: Mapping[str, Resource]) -> dict[str, str]:
+    """Return the state of each node that jobs with ``resources`` may get, by its name.
+
+    Raises BenchError if there is no Slurm, or it does not answer.
+    """
     if shutil.which("sbatch") is None:
         raise BenchError(
             "there is no Slurm here: sbatch is not on the PATH. Run this where you submit jobs, or type --on local"
         )
-    return len(set(_slurm("sinfo", "--noheader", "--Node", "--format=%N").split()))
-
-
-def check_shared(path: Path, nodes: int) -> None:
-    """Raise BenchError if ``path`` is in memory of this machine, which other nodes of a cluster cannot see."""
-    mounts = {part.mountpoint: part.fstype for part in psutil.disk_partitions(all=True)}
-    mount = next((str(each) for each in (path, *path.parents) if str(each) in mounts), "")
-    if nodes > 1 and mounts.get(mount) in _NODE_LOCAL:
-        raise BenchError(
-            f"{path} is on {mount} ({mounts[mount]}), which only this machine sees, and the cluster has {nodes} nodes. "
-            "Choose a --grid, --runs-dir and --results-dir on a disk that all nodes share."
-        )
+    where = [f"--partition={resources['partition']}"] if "partition" in resources else []
+    lines = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *where).splitlines()
+    return dict(line.split() for line in lines)
 
 
 def in_queue(folder: GridFolder) -> dict[str, Queued]:

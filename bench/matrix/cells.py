@@ -41,6 +41,11 @@ class MatrixRequest:
     data_dir: Path = Path("data")
 
     @property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that every job reads or writes."""
+        return tuple(str(path.absolute()) for path in (self.runs_dir, self.results_dir, self.data_dir))
+
+    @property
     def asked(self) -> dict[str, Any]:
         """What determines the jobs, as plain values."""
         return {
