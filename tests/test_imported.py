@@ -54,7 +54,7 @@ def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
     assert (record.fidelity, record.protocol, record.pretrained_on) == ("native", "slf", None)
     assert EncoderSettings(**record.recipe["encoder"]) == FORM
     assert record.encoder_sha256 == load_encoder(file).sha256
-    assert set(record.cost) == {"protocol:slf", "evaluate:sa", "evaluate:ra"}
+    assert set(record.cost) == {"protocol:slf", "evaluate:sa", "evaluate:ra", "evaluate:doctor"}
     again = say(monkeypatch, capsys, *command)
     assert json.loads(again.stdout)[0]["sha256"] == record.sha256, "what is finished is not done again"
     (finished,) = finished_in(next((tmp_path / "runs").iterdir()))

@@ -34,7 +34,6 @@ def test_a_reader_that_has_enough_is_no_fault() -> None:
     "environment",
     [
         {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONIOENCODING": "latin-1"},
         {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
     ],
 )

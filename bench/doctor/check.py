@@ -38,7 +38,9 @@ class Check(NamedTuple):
         finding = self.find(patient)
         if finding is None:
             return None
-        return Diagnosis(check=self.name, verdict=finding.verdict, found=finding.found, numbers=dict(finding.numbers))
+        # Six digits: the last bits of float64 sums change with the place in memory, and would differ after a restart.
+        numbers = {name: float(f"{value:.6g}") for name, value in finding.numbers.items()}
+        return Diagnosis(check=self.name, verdict=finding.verdict, found=finding.found, numbers=numbers)
 
 
 def check(

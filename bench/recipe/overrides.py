@@ -22,7 +22,7 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
     for item in items:
         key, equals, value = item.partition("=")
         key = key.strip()
-        if not equals or not re.fullmatch(r"[\w-]+(\.[\w-]+)*", key):
+        if not equals or not re.fullmatch(r"\w[\w-]*(\.\w[\w-]*)*", key):
             raise BenchError(f"--set {item!r} is not of the form key=value. Type, for example, --set stage2.epochs=5")
         if key in parsed:
             raise BenchError(f"--set {key} is given twice; keep one of them.")
