@@ -53,7 +53,7 @@ def request_for(*methods: str, **changes: object) -> MatrixRequest:
 
 @pytest.mark.usefixtures("hourly")
 def test_a_shared_stage_counts_once_a_seed() -> None:
-    found = plan_costs(request_for("deacl", "simclr", seeds=(0, 1, 2)), 8, None)
+    found = plan_costs(request_for("deacl", "simclr", seeds=(0, 1, 2)), 8)
     assert [(row.method, row.jobs, row.hours_each, row.hours) for row in found.rows] == [
         ("(shared stage)", 3, 1, 3),
         ("deacl", 3, 2, 6),
@@ -71,7 +71,7 @@ def test_a_shared_stage_counts_once_a_seed() -> None:
 
 @pytest.mark.usefixtures("hourly")
 def test_named_data_are_not_downloaded(tmp_path: Path) -> None:
-    found = plan_costs(request_for("simclr", datasets=["cifar100"], tier="tiny", data_dir=tmp_path), 1, None)
+    found = plan_costs(request_for("simclr", datasets=["cifar100"], tier="tiny", data_dir=tmp_path), 1)
     assert found.hours == 2
     assert list(tmp_path.iterdir()) == []
     assert found.absent["equal_compute"] == "deacl is not among the methods"
@@ -93,22 +93,37 @@ def test_a_profile_gives_what_it_measured_and_nothing_else(
         {"step": step_digest(stage, run.recipe.encoder), "batch": stage.plan.batch_size, "seconds": [0.5, 0.5, 0.5]}
         for stage in (ssl, slf)
     ]
+    stages = [{"stage": "ssl", "step": steps[0]["step"], "seconds": {str(ssl.plan.batch_size): [0.5]}}]
+    timing = {"device": "A card", "methods": [{"method": "simclr", "stages": stages}]}
+    (tmp_path / "timing.json").write_text(json.dumps(timing))
     attacked = attack_digest(slf.classifier(), run.target.test.images.shape[1:], "fp32")
-    path = profile_with(tmp_path / "gpu-check.json", [*steps, {"attacked": attacked, "forward": 0.25, "gradient": 1.0}])
-    found = plan_costs(request_for("simclr"), 2, path)
+    path = profile_with(
+        tmp_path / "gpu-check.json", [steps[1], {"attacked": attacked, "forward": 0.25, "gradient": 1.0}]
+    )
+    found = plan_costs(request_for("simclr"), 2, [tmp_path / "timing.json", path])
     images, tested = len(run.dataset.train), len(run.target.test)
     seconds = 0.5 * ssl.plan.epochs * ssl.plan.steps_per_epoch(images)
     count = len(slf.positions(images))
     whole, rest = divmod(count, slf.plan.batch_size)
     seconds += slf.plan.epochs * 0.5 * (whole + (rest / slf.plan.batch_size if rest else 0))
     seconds += tested * (run.recipe.evaluate.pgd_steps + 0.5)
-    assert (found.measured_on, found.source) == ("A card", str(path))
+    assert (found.measured_on, found.source) == ("A card", f"{tmp_path / 'timing.json'}, {path}")
     assert found.hours is not None
     assert found.hours >= seconds / 3600 * 0.999
     assert found.critical_hours == found.wall_hours == found.hours
     words = ["plan", "--methods", "simclr,byol", "--datasets", "digits", "--tier", "tiny", "--protocols", "slf"]
     words += [f"--set={key}={json.dumps(value)}" for key, value in SETTINGS.items()]
-    done = say(monkeypatch, capsys, *words, "--device", "cpu", "--profile", str(path), "--json")
+    done = say(
+        monkeypatch,
+        capsys,
+        *words,
+        "--device",
+        "cpu",
+        "--profile",
+        str(path),
+        f"--profile={tmp_path / 'timing.json'}",
+        "--json",
+    )
     half = GridPlan.parse(json.loads(done.stdout), "plan")
     assert (half.hours, half.wall_hours, half.critical_path) == (None, None, ())
     assert half.known_hours > found.hours
@@ -120,9 +135,12 @@ def test_a_profile_gives_what_it_measured_and_nothing_else(
 
 def test_a_file_that_measured_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="is of a dry run, whose numbers mean nothing"):
-        plan_costs(request_for("simclr"), 1, profile_with(tmp_path / "dry.json", [], dry=True))
+        plan_costs(request_for("simclr"), 1, [profile_with(tmp_path / "dry.json", [], dry=True)])
+    (tmp_path / "other.json").write_text('{"device": "another card", "methods": []}')
+    with pytest.raises(BenchError, match="were measured on several devices"):
+        plan_costs(request_for("simclr"), 1, [tmp_path / "other.json", profile_with(tmp_path / "one.json", [])])
     (tmp_path / "other.json").write_text("[]")
     with pytest.raises(BenchError, match="is not a file of make gpu-check"):
-        plan_costs(request_for("simclr"), 1, tmp_path / "other.json")
+        plan_costs(request_for("simclr"), 1, [tmp_path / "other.json"])
     with pytest.raises(BenchError, match="cannot read"):
-        plan_costs(request_for("simclr"), 1, tmp_path / "none.json")
+        plan_costs(request_for("simclr"), 1, [tmp_path / "none.json"])

@@ -28,8 +28,11 @@ def plan(
     set_: option.Set = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many devices work at once.")] = 1,
     profile: Annotated[
-        Path | None,
-        typer.Option(help="gpu-check.json of `make gpu-check` on another machine; default: steps are timed here."),
+        list[Path] | None,
+        typer.Option(
+            help="Steps measured elsewhere, by `make gpu-check` or `bench timing --output`; may be repeated. "
+            "Default: steps are timed here."
+        ),
     ] = None,
     device: option.Device = None,
     data_dir: option.DataDir = Path("data"),
@@ -55,7 +58,7 @@ def plan(
         data_dir=data_dir,
     )
     with Console(stderr=True).status("reading the data and building every recipe") as status:
-        found = plan_costs(request, gpus, profile, lambda part: status.update(Text(part)))
+        found = plan_costs(request, gpus, profile or (), lambda part: status.update(Text(part)))
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1))
         return

@@ -1,8 +1,7 @@
-"""A profile: steps and attacks that were measured on another machine, from the file that ``make gpu-check`` writes."""
+"""Profiles: steps and attacks that were measured on another machine, from files of the bench."""
 
 import math
-from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +19,51 @@ from bench.recipe import EncoderSettings, Precision, Threat
 
 
 class Profile(Projector):
-    """Projects from measured steps without measuring anything; what the file does not hold is NaN seconds.
+    """Projects from measured steps without measuring anything; what the files do not hold is NaN seconds.
+
+    Args:
+        paths: files that ``make gpu-check`` or ``bench timing --output`` wrote, all on one kind of device.
+        said: see :class:`Projector`.
 
     Raises:
-        BenchError: no such file, another file, or one of a dry run, whose numbers mean nothing.
+        BenchError: no such file, another file, one of a dry run, whose numbers mean nothing, or several devices.
     """
 
-    def __init__(self, path: Path, said: Callable[[str], None] = lambda message: None) -> None:
+    def __init__(self, paths: Sequence[Path], said: Callable[[str], None] = lambda message: None) -> None:
         super().__init__(torch.device("cpu"), said)
-        times: dict[str, dict[int, list[float]]] = defaultdict(dict)
         self._attacks: dict[str, AttackSeconds] = {}
-        try:
+        devices = {}
+        for path in paths:
             values = read_json(path)
-            self.device_name = str(values["environment"]["device"])
-            dry = bool(values["environment"]["dry_run"])
-            for row in values["rows"]:
-                figures: dict[str, Any] = row["figures"]
-                if "step" in figures:
-                    times[figures["step"]][int(figures["batch"])] = [float(each) for each in figures["seconds"]]
-                if "attacked" in figures:
-                    self._attacks[figures["attacked"]] = AttackSeconds(
-                        float(figures["forward"]), float(figures["gradient"])
-                    )
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise BenchError(f"{path} is not a file of make gpu-check. Name its gpu-check.json.") from None
-        if dry:
-            raise BenchError(f"{path} is of a dry run, whose numbers mean nothing. Type make gpu-check on the GPU.")
-        self._times = {digest: StepTimes(seconds) for digest, seconds in times.items()}
+            try:
+                devices[self._take(values)] = path
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise BenchError(
+                    f"{path} is not a file of make gpu-check or bench timing --output. Name its gpu-check.json."
+                ) from None
+            if values.get("environment", {}).get("dry_run"):
+                raise BenchError(f"{path} is of a dry run, whose numbers mean nothing. Type make gpu-check on the GPU.")
+        if len(devices) > 1:
+            shown = "; ".join(f"{path}: {name}" for name, path in devices.items())
+            raise BenchError(f"the files of --profile were measured on several devices ({shown}). Name those of one.")
+        self.device_name = next(iter(devices))
+
+    def _take(self, values: Any) -> str:
+        """Keep the measurements in ``values``, and return the device."""
+        if "methods" in values:
+            for stage in (stage for method in values["methods"] for stage in method["stages"]):
+                if stage.get("step"):
+                    seconds = {int(batch): list(map(float, times)) for batch, times in stage["seconds"].items()}
+                    self._times[stage["step"]] = StepTimes(seconds)
+            return str(values["device"])
+        for figures in (row["figures"] for row in values["rows"]):
+            if "step" in figures:
+                seconds = {int(figures["batch"]): list(map(float, figures["seconds"]))}
+                self._times[figures["step"]] = StepTimes(seconds)
+            if "attacked" in figures:
+                times = AttackSeconds(float(figures["forward"]), float(figures["gradient"]))
+                self._attacks[figures["attacked"]] = times
+        return str(values["environment"]["device"])
 
     def training(
         self, stage: Stage, images: Tensor, encoder: EncoderSettings, phase: str, place: Path

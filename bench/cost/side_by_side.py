@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from bench.cost.probe import StageProbe
+from bench.cost.projection import step_digest
 from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.cost.subject import Subject
 from bench.cost.timing import PaperCosts, StageTiming, Timing, compare
@@ -115,6 +116,7 @@ def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times:
         images_per_epoch=plan.images_per_epoch(images),
         published_batch=plan.batch_size,
         precision=probe.stage.plan.precision,
+        step=step_digest(probe.stage, owner.recipe.encoder),
         batch=times.batch,
         seconds={size: tuple(values) for size, values in times.seconds.items()},
         step_seconds=times.at(times.batch),

@@ -19,6 +19,8 @@ class StageTiming(Settings):
     """Images in a step of the recipe."""
     precision: str
     """The precision of the timed steps; a CPU uses fp32 instead of fp16."""
+    step: str | None = None
+    """Digest of what determines the time of the timed step, by which ``bench plan`` finds it."""
     batch: int
     """Images in the timed steps: the recipe's batch, or fewer if that would take too long."""
     seconds: dict[int, tuple[float, ...]]

@@ -49,7 +49,7 @@ class GridPlan(Settings):
     fidelity: str
     measured_on: str
     source: str
-    """"this machine", or the file of the measurements."""
+    """"this machine", or the files of the measurements."""
     gpus: int
     jobs: int
     rows: tuple[PlanRow, ...]
@@ -72,13 +72,13 @@ class GridPlan(Settings):
 
 
 def plan_costs(
-    request: MatrixRequest, gpus: int, profile: Path | None, said: Callable[[str], None] = lambda message: None
+    request: MatrixRequest, gpus: int, profile: Sequence[Path] = (), said: Callable[[str], None] = lambda message: None
 ) -> GridPlan:
     """Return the projection for ``request``; named data are replaced by noise of their size, so nothing is downloaded.
 
     Args:
         gpus: how many devices work at once.
-        profile: a file of ``make gpu-check``; None: steps are timed on this machine.
+        profile: files of ``make gpu-check`` or ``bench timing --output``; none: steps are timed on this machine.
         said: called with messages on progress.
 
     Raises:
@@ -105,7 +105,7 @@ def plan_costs(
         tier=runs[0].recipe.tier,
         fidelity=request.fidelity,
         measured_on=known.device_name if known else device_name(projector.device),
-        source=str(profile) if profile else "this machine",
+        source=", ".join(map(str, profile)) or "this machine",
         gpus=gpus,
         jobs=len(jobs),
         rows=tuple(_rows(matrix, jobs, runs, estimates)),
