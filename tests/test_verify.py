@@ -141,7 +141,10 @@ def test_the_board_counts_the_people_who_verified_every_seed(tmp_path: Path) -> 
     save_verification(two, verification(records[1], "Carl", finished=datetime(2026, 2, 1, tzinfo=UTC)))
     (row,) = build_leaderboard(tmp_path).rows
     assert (row.verified, known_text(row)) == ((3, 2), "retrained, verified 2x")
-    assert "| retrained, verified 2x |" in text_of(tmp_path)
+    text = text_of(tmp_path)
+    assert "| retrained, verified 2x |" in text
+    seen = "from the classifier, on CPU: images that differ: SA 0 of 200, RA 0 of 200, AA 0 of 100."
+    assert f"Measured again: DeACL 2022, seed 0, by Ada, 2026-01-01, {seen}" in text
 
 
 def test_images_that_differ_are_named_and_within_the_allowance_they_count(tmp_path: Path) -> None:

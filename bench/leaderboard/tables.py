@@ -1,6 +1,6 @@
 """Tables in Markdown: of measured rows, of sweeps, of published numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from urllib.parse import quote
 
@@ -50,7 +50,7 @@ def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[
     columns = [marked_up(column) for column in columns]
     links = [seed_links(row.seeds, row.records, records_at) for row in rows]
     columns.append(Column("Records", links, left=True))
-    return [markdown_table(columns), *map(escape, notes), *_superseded(rows, records_at)]
+    return [markdown_table(columns), *map(escape, (*notes, *_checks(rows))), *_superseded(rows, records_at)]
 
 
 def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tuple[list[Column], list[str]]:
@@ -186,6 +186,12 @@ def _reference(row: Row, published: Sequence[PublishedNumber]) -> PublishedNumbe
     if row.overrides or (row.table.departures and row.protocol != RELEASED):
         return None
     return headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
+
+
+def _checks(rows: Sequence[Row]) -> Iterator[str]:
+    for name, row in zip(row_names(rows), rows, strict=True):
+        for seed, checks in zip(row.seeds, row.checks, strict=True):
+            yield from (f"Measured again: {name}, seed {seed}, by {check}." for check in checks)
 
 
 def _superseded(rows: Sequence[Row], records_at: str) -> list[str]:

@@ -13,7 +13,7 @@ from bench.results.groups import Group
 from bench.results.ranks import standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
-from bench.results.verifications import Verifications, contested, verifiers
+from bench.results.verifications import Verifications, checks, contested, verifiers
 from bench.results.wording import DASH, conditions_text
 
 _FIDELITIES = ("uniform", "native")
@@ -59,6 +59,8 @@ class Row(Settings):
     """How its numbers are known."""
     verified: tuple[int, ...]
     """By seed: how many people have measured the record's weights again, and found the same."""
+    checks: tuple[tuple[str, ...], ...]
+    """By seed: who has measured them, when, where, and how many images differ."""
     dataset: str
     facts: DatasetFacts
     tier: str
@@ -145,6 +147,7 @@ def _row(group: Group, results_dir: Path, verifications: Verifications) -> Row:
         local=group.seeds[0].local,
         known=first.known,
         verified=verifiers(group, verifications),
+        checks=checks(group, verifications),
         dataset=first.dataset,
         facts=facts,
         tier=first.tier,

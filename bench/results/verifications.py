@@ -51,6 +51,24 @@ def verifiers(group: Group, found: Verifications) -> tuple[int, ...]:
     )
 
 
+def checks(group: Group, found: Verifications) -> tuple[tuple[str, ...], ...]:
+    """Return, by seed, a line for each verification: who, when, where, and how many images differ."""
+    return tuple(tuple(map(_line, found.get(one.record.sha256, ()))) for one in group.seeds)
+
+
+def _line(verification: Verification) -> str:
+    measured = {"sa": verification.sa, "ra": verification.ra, "aa": verification.aa}
+    differ = [
+        f"{name.upper()} {verification.differ[name]} of {outcome.n}" for name, outcome in measured.items() if outcome
+    ]
+    where = verification.environment
+    machine = ", ".join([where.device, *(f"torch {version}" for version in [where.packages.get("torch")] if version)])
+    return (
+        f"{verification.by}, {verification.finished.date()}, from the {verification.weights}, on {machine}: "
+        f"images that differ: {', '.join(differ)}"
+    )
+
+
 def contested(group: Group, found: Verifications) -> Iterator[str]:
     """Yield a sentence for each verification that a record of ``group`` has not passed."""
     for one in group.seeds:

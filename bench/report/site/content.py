@@ -38,6 +38,11 @@ class Entry:
     """The row of the board that it belongs to."""
 
     @property
+    def checks(self) -> tuple[str, ...]:
+        """Who has measured its weights again, when, where, and how many images differ."""
+        return dict(zip(self.row.records, self.row.checks, strict=True)).get(self.file, ())
+
+    @property
     def newer(self) -> str | None:
         """The file of the newer record of the same run, which counts in its place."""
         counted = dict(zip(self.row.seeds, self.row.records, strict=True))[self.record.seed]
