@@ -81,7 +81,7 @@ def visits(runs: Sequence[Finished], asked: argparse.Namespace) -> Table:
     rows: list[list[Cell]] = []
     for one in runs:
         usual: list[tuple[Diagnosis, ...]] = []
-        calls = {"visit": partial(visited, one, kept=usual), "RA": attack(one)}
+        calls: dict[str, Callable[[], object]] = {"visit": partial(visited, one, kept=usual), "RA": attack(one)}
         seconds = take_turns(calls, asked.rounds, warm_up=False)
         ratio = statistics.median(a / b for a, b in zip(seconds["visit"], seconds["RA"], strict=True))
         recorded = {phase: one.record.cost[f"evaluate:{phase}"].seconds for phase in ("sa", "ra", "aa")}
@@ -135,10 +135,10 @@ def tally(check: Check, records: Iterable[Record]) -> Iterator[int]:
 
 
 def patient_of(record: Record) -> Patient:
-    """Return the patient of a record: its outcomes, and nothing else that is true."""
+    """Return the patient of a record: its outcomes, and an untrained classifier."""
     count = record.recipe["dataset"]["test_images"]
     test = Split(torch.zeros(count, 1, 1, 1, dtype=torch.uint8), torch.zeros(count, dtype=torch.int64))
-    return replace(sabotaged.patient(sabotaged.sound()), test=test, sa=record.sa, ra=record.ra, aa=record.aa)
+    return replace(sabotaged.unmeasured(sabotaged.untrained(), test), sa=record.sa, ra=record.ra, aa=record.aa)
 
 
 def found(usual: Sequence[Diagnosis], deep: Sequence[Diagnosis]) -> list[Cell]:

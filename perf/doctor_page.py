@@ -33,7 +33,7 @@ def _lines(pictures: Path) -> Iterator[str]:
 
 def _section(check: Check, picture: Path) -> Iterator[str]:
     yield from (f"### {check.name[0].upper()}{check.name[1:]}", "")
-    yield from (f"{check.question}{' Made by `bench doctor --deep` alone.' if check.deep else ''}", "")
+    yield from (f"{check.question}{' Made with `--deep` alone.' if check.deep else ''}", "")
     if picture.is_file():
         yield from (f"![{check.name}: a sound case and a broken one]({picture.parent.name}/{picture.name})", "")
     yield from (f"**If not:** {check.meaning}", "", f"**What to do:** {check.remedy}", "")

@@ -42,12 +42,17 @@ def digits() -> Dataset:
     return load_dataset("digits", Path("data"))
 
 
+def untrained() -> Classifier:
+    """Return a classifier of digits with random weights."""
+    with rng.scoped(0, "zoo", "weights"):
+        return Classifier(Encoder(SmallBackbone(), Normalise([0.3] * 3, [0.35] * 3)), nn.Linear(256, 10))
+
+
 @cache
 def sound(robust: bool = True) -> Classifier:
     """Return a classifier of digits, trained for seconds: adversarially, or on clean images alone."""
     data = digits()
-    with rng.scoped(0, "zoo", "weights"):
-        model = Classifier(Encoder(SmallBackbone(), Normalise([0.3] * 3, [0.35] * 3)), nn.Linear(256, 10))
+    model = untrained()
     epochs, attack = (6, PGD(1, 1.0, "uniform")) if robust else (6, PGD(0, 0, "clean"))
     optimizer = torch.optim.Adam(model.parameters(), 4e-3)
     images, labels = unit_pixels(data.train.images), data.train.labels
@@ -265,8 +270,14 @@ def images_tested(*, in_order: bool) -> Split:
 
 def patient(model: Classifier, test: Split | None = None, batch: int = TEST_IMAGES) -> Patient:
     """Return the evaluation of ``model``: SA and RA as the bench measures them."""
-    test = test or images_tested(in_order=False)
-    found = Patient(
+    found = unmeasured(model, test or images_tested(in_order=False))
+    with rng.scoped(0, "zoo", "evaluation"):
+        return replace(found, **measurements(found, batch))
+
+
+def unmeasured(model: Classifier, test: Split) -> Patient:
+    """Return what is known before an evaluation."""
+    return Patient(
         classifier=model,
         test=test,
         train=digits().train,
@@ -277,8 +288,6 @@ def patient(model: Classifier, test: Split | None = None, batch: int = TEST_IMAG
         classifier_sha256=digest(model.state_dict()),
         encoder_sha256=digest(model.encoder.state_dict()),
     )
-    with rng.scoped(0, "zoo", "evaluation"):
-        return replace(found, **measurements(found, batch))
 
 
 def measurements(found: Patient, batch: int) -> dict[str, Any]:

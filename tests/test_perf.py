@@ -12,7 +12,9 @@ from short_autoattack import shorten
 from toy_runs import SMALL, toy_data
 
 from bench import rng
+from bench.doctor import CHECKS
 from bench.recipe import override_text
+from bench.record import Diagnosis
 
 FOLDER = Path(__file__).parents[1] / "perf"
 
@@ -222,3 +224,30 @@ def test_precisions_of_training_and_of_attacks_are_compared(tmp_path: Path, monk
         exact, low, differ, only_exact, only_low = map(int, row[3:8])
         assert differ == only_exact + only_low
         assert low - exact == only_exact - only_low
+
+
+def test_a_row_on_the_doctor_names_what_fails_what_doubts_and_what_a_deep_visit_adds() -> None:
+    doctor = importlib.import_module("doctor")
+    usual = [Diagnosis(check="a", verdict="fail", found="x"), Diagnosis(check="b", verdict="doubt", found="x")]
+    deep = [*usual, Diagnosis(check="c", verdict="doubt", found="x"), Diagnosis(check="d", verdict="note", found="x")]
+    assert doctor.found(usual, deep) == ["a", "b", "c (doubt)"]
+
+
+def test_the_doctor_gives_published_records_one_verdict_each() -> None:
+    doctor = importlib.import_module("doctor")
+    table = doctor.published(sorted((FOLDER.parent / "results").glob("cifar10-exact/*.json")))
+    counts = {row[0]: row[1:] for row in table.rows}
+    assert counts.keys() == {"RA and AA", "black-box attack"}
+    assert all(sum(row) == 6 and row[2:] == [0, 0, 0] for row in counts.values())
+
+
+def test_a_picture_has_a_sound_panel_and_a_broken_one() -> None:
+    pictures = importlib.import_module("doctor_pictures")
+    ramp = torch.arange(5.0)
+    for draw, values in ((pictures.points, (ramp, ramp)), (pictures.histogram, ramp), (pictures.bars, {"a bar": 0.25})):
+        svg = pictures.drawn(pictures.Picture(draw, values, values, "a sabotage", "x", "y")).decode()
+        assert "<svg" in svg
+        assert "a sabotage" in svg
+        assert "sound" in svg
+    assert {each.name for family in CHECKS.values() for each in family} == set(pictures.PICTURES)
+    assert all((pictures.FOLDER / f"{name.replace(' ', '-')}.svg").is_file() for name in pictures.PICTURES)
