@@ -159,6 +159,81 @@ def _preact_block(read: Read, norm: Norm, x: Tensor, place: _Place, dialect: Dia
     return out + (_projected(read, norm, active, place, dialect) if _projects(place, out.shape[1]) else x)
 
 
+class WideDialect(NamedTuple):
+    """How an origin writes and computes a Wide ResNet of widening 10."""
+
+    blocks: int
+    bias: bool = False
+    slope: float = 0.0
+    eps: float = 1e-5
+    raw: bool = False
+    """Whether the first blocks of the second and third group read their input without batch-norm and activation."""
+
+
+TRADES28, PROFEAT34 = WideDialect(4), WideDialect(5)
+DEACL28 = WideDialect(4, bias=True, slope=0.1, eps=1e-3, raw=True)
+
+
+def wide_weights(dialect: WideDialect, seed: int = 0) -> Weights:
+    """Return the state dict of a Wide ResNet whose stem has one channel; every block has both of its batch-norms."""
+    generator = torch.Generator().manual_seed(seed)
+    found: Weights = {}
+
+    def conv(name: str, out: int, channels: int, side: int) -> None:
+        scale = (2 / (channels * side * side)) ** 0.5
+        found[f"{name}.weight"] = scale * torch.randn(out, channels, side, side, generator=generator)
+        if dialect.bias:
+            found[f"{name}.bias"] = torch.randn(out, generator=generator) / 4
+
+    def norm(name: str, channels: int) -> None:
+        for key in ("weight", "running_var"):
+            found[f"{name}.{key}"] = 0.5 + torch.rand(channels, generator=generator)
+        for key in ("bias", "running_mean"):
+            found[f"{name}.{key}"] = torch.randn(channels, generator=generator) / 4
+
+    conv("conv1", 1, 3, 3)
+    before = 1
+    for group in (1, 2, 3):
+        channels = 10 * 2 ** (group - 1)
+        for number in range(dialect.blocks):
+            name = f"block{group}.layer.{number}"
+            norm(f"{name}.bn1", before)
+            conv(f"{name}.conv1", channels, before, 3)
+            norm(f"{name}.bn2", channels)
+            conv(f"{name}.conv2", channels, channels, 3)
+            if before != channels:
+                conv(f"{name}.convShortcut", channels, before, 1)
+            before = channels
+    norm("bn1", before)
+    return found
+
+
+def wide_features(weights: Mapping[str, Tensor], images: Tensor, dialect: WideDialect) -> Tensor:
+    """Return what the origin's Wide ResNet computes from its normalised ``images`` in eval mode, in float64."""
+
+    def conv(name: str, x: Tensor, stride: int, padding: int) -> Tensor:
+        bias = weights[f"{name}.bias"].double() if dialect.bias else None
+        return F.conv2d(x, weights[f"{name}.weight"].double(), bias, stride, padding)
+
+    def active(name: str, x: Tensor) -> Tensor:
+        mean, var, scale, shift = (
+            weights[f"{name}.{key}"].double()[:, None, None]
+            for key in ("running_mean", "running_var", "weight", "bias")
+        )
+        y = (x - mean) / (var + dialect.eps).sqrt() * scale + shift
+        return torch.where(y > 0, y, dialect.slope * y)
+
+    x = conv("conv1", images.double(), 1, 1)
+    for group in (1, 2, 3):
+        for number in range(dialect.blocks):
+            name, projects = f"block{group}.layer.{number}", number == 0
+            stride = 2 if projects and group > 1 else 1
+            read = x if projects and group > 1 and dialect.raw else active(f"{name}.bn1", x)
+            out = conv(f"{name}.conv2", active(f"{name}.bn2", conv(f"{name}.conv1", read, stride, 1)), 1, 1)
+            x = out + (conv(f"{name}.convShortcut", read, stride, 0) if projects else x)
+    return active("bn1", x).mean((2, 3))
+
+
 def linear(prefix: str, out: int, width: int = 16, *, bias: bool = True) -> Weights:
     """Return a linear layer, such as a classifier."""
     return {f"{prefix}.weight": torch.full((out, width), 0.1), **({f"{prefix}.bias": torch.zeros(out)} if bias else {})}

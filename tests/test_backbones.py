@@ -11,10 +11,10 @@ from bench import rng
 from bench.nn import Encoder, build_encoder
 from bench.nn.preact import PreactBlock, PreactBottleneck, preact_resnet18, preact_resnet34, preact_resnet50
 from bench.nn.resnet import ResNet, resnet18
-from bench.nn.wide_resnet import WideBlock, wide_resnet28_10
+from bench.nn.wide_resnet import SEMI_SUPERVISED, WideBlock, wide_resnet28_10, wrn28_10, wrn34_10
 from bench.recipe import EncoderSettings
 
-NEW = ["preact-resnet18", "preact-resnet34", "preact-resnet50", "wide-resnet28-10"]
+NEW = ["preact-resnet18", "preact-resnet34", "preact-resnet50", "wide-resnet28-10", "wrn34-10"]
 
 
 def make_encoder(arch: str, **settings: object) -> Encoder:
@@ -59,6 +59,8 @@ def normed(x: Tensor, weights: dict[str, Tensor], name: str, eps: float = 1e-5) 
         (preact_resnet34, 64, 21_276_096, 216, 512),
         (preact_resnet50, 64, 23_496_384, 318, 2048),
         (wide_resnet28_10, 16, 36_481_920, 171, 640),
+        (wrn28_10, 16, 36_472_784, 153, 640),
+        (wrn34_10, 16, 46_154_064, 189, 640),
     ],
 )
 def test_published_sizes(
@@ -151,8 +153,9 @@ def test_what_is_folded_in_the_usual_network_has_not_changed() -> None:
 
 @pytest.mark.parametrize(("activated", "channels"), [(True, 4), (True, 6), (False, 6)])
 def test_a_wide_block_is_its_formula(activated: bool, channels: int) -> None:
-    block = unsettled(WideBlock(4, channels, 1 if channels == 4 else 2, activated=activated))
-    x, w, stride = make_images(channels=4), block.state_dict(), 1 if channels == 4 else 2
+    stride = 1 if channels == 4 else 2
+    block = unsettled(WideBlock(4, channels, stride, activated=activated, style=SEMI_SUPERVISED))
+    x, w = make_images(channels=4), block.state_dict()
     active = F.leaky_relu(normed(x, w, "bn1", eps=1e-3), 0.1) if activated else x
     out = F.conv2d(active, w["conv1.weight"], w["conv1.bias"], stride=stride, padding=1)
     out = F.leaky_relu(normed(out, w, "bn2", eps=1e-3), 0.1)

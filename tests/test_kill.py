@@ -1,10 +1,12 @@
 """A run that is killed, interrupted and terminated in every phase ends bit-identical to one that never was."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +16,7 @@ import torch
 
 from bench.files import read_json
 from bench.record import load_record
-from bench.zoo import load_tensors
+from bench.zoo import digest, load_tensors
 
 TEST_IMAGES = 64
 SETTINGS = {
@@ -33,6 +35,15 @@ SETTINGS = {
     "evaluate.pgd_step_size": 0.02,
     "evaluate.autoattack_images": 8,
     "evaluate.autoattack_batch": 4,
+}
+NOTHING: Mapping[str, object] = {}
+TRANSFORMER = {
+    "encoder.arch": "timm:vit_tiny_patch16_224",
+    "encoder.options": "{img_size=8, patch_size=4, depth=1, embed_dim=12, num_heads=2, drop_path_rate=0.2}",
+    "stage1.epochs": 8,
+    "stage2.epochs": 8,
+    **{f"stage{number}.{key}": value for number in (1, 2) for key, value in (("optimizer", "adamw"), ("lr", 0.01))},
+    "evaluate.autoattack": "false",
 }
 DEADLINE = 300.0
 
@@ -84,10 +95,10 @@ def toy_dataset(path: Path) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def start(folder: Path) -> subprocess.Popen[str]:
+def start(folder: Path, changes: Mapping[str, object]) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "deacl", "--protocols", "slf"]
     command += ["--dataset", f"npz:{folder.parent / 'toy.npz'}", "--device", "cpu", "--tier", "tiny"]
-    command += [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={value}")]
+    command += [part for key, value in {**SETTINGS, **changes}.items() for part in ("--set", f"{key}={value}")]
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         command,
@@ -121,21 +132,25 @@ def progress(folder: Path, phase: str) -> object:
     return None
 
 
-def interrupt(folder: Path, interruption: Interruption) -> Ended:
+def interrupt(
+    folder: Path, interruption: Interruption, changes: Mapping[str, object] = NOTHING, wait: float = 0.0
+) -> Ended:
+    """Send the signal ``wait`` seconds after the phase has written its state."""
     before = progress(folder, interruption.phase)
-    process = start(folder)
+    process = start(folder, changes)
     deadline = time.monotonic() + DEADLINE
     while progress(folder, interruption.phase) in (None, before):
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(f"{interruption} came too late: {finish(process)}")
         time.sleep(0.005)
+    time.sleep(wait)
     process.send_signal(interruption.number)
     return finish(process)
 
 
-def finished(folder: Path, endings: dict[Interruption, Ended]) -> Finished:
-    last = finish(start(folder))
+def finished(folder: Path, endings: dict[Interruption, Ended], changes: Mapping[str, object] = NOTHING) -> Finished:
+    last = finish(start(folder, changes))
     assert last.code == 0, last.stderr
     (run,), (record,) = folder.glob("runs/toy-deacl-*"), folder.glob("results/local/*/*")
     return Finished(run, record, endings)
@@ -203,6 +218,24 @@ def test_the_records_say_the_same(unbroken: Finished, broken: Finished) -> None:
     assert [phase.images for phase in one.cost.values()] == [phase.images for phase in other.cost.values()]
     assert one.aa is not None
     assert 0 < one.ra.outcome.correct < one.sa.correct  # or the attacks would have had nothing to decide
+
+
+@pytest.mark.slow
+def test_a_vision_transformer_that_is_killed_at_random_moments_ends_bit_identical(place: Path) -> None:
+    """DeACL with AdamW and stochastic depth, killed between and within the steps of both stages."""
+    pytest.importorskip("timm")
+    whole = finished(place / "transformer", {}, TRANSFORMER)
+    draw = random.Random(0)
+    for phase in ("ssl", "pseudo_at"):
+        killed = Interruption(signal.SIGKILL, phase)
+        assert interrupt(place / "killed", killed, TRANSFORMER, draw.uniform(0, 0.2)).code == -signal.SIGKILL
+    again = finished(place / "killed", {}, TRANSFORMER)
+    for name in ("stages/*/ssl", "toy-*/pseudo_at", "toy-*/encoder", "toy-*/slf-*/slf"):
+        (one,), (other,) = (run.folder.parent.glob(f"{name}.safetensors") for run in (whole, again))
+        assert digest(load_tensors(one).tensors) == digest(load_tensors(other).tensors)
+    records = [load_record(run.record) for run in (whole, again)]
+    assert records[0].sa == records[1].sa
+    assert records[0].ra == records[1].ra
 
 
 def test_both_results_are_the_runs_own(unbroken: Finished, broken: Finished) -> None:

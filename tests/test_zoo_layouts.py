@@ -12,16 +12,22 @@ import torch
 from origin_networks import (
     BASIC,
     CIFAR,
+    DEACL28,
     IMAGENET,
     LISTED,
+    PROFEAT34,
     SHORTCUT,
+    TRADES28,
     Dialect,
     Weights,
+    WideDialect,
     features,
     linear,
     normalised,
     normaliser,
     random_weights,
+    wide_features,
+    wide_weights,
 )
 from torch import Tensor
 
@@ -269,3 +275,38 @@ def test_an_imported_encoder_computes_what_its_origin_does(name: str, tmp_path: 
     assert case.dropped <= report["dropped"].keys()
     buffers = "buffers" in report["normalisation_from"]
     assert report["tensors"] == len(encoder.tensors) - (0 if case.constants is None or buffers else 2)
+
+
+def wide_trades() -> tuple[Any, Weights, WideDialect, Any]:
+    """TRADES' networks hold a group that they never use."""
+    weights = wide_weights(TRADES28)
+    unused = {f"sub_{name}": each for name, each in weights.items() if name.startswith("block1.")}
+    return under("module.", {**weights, **unused, **linear("fc", 10, 40)}), weights, TRADES28, None
+
+
+def wide_profeat() -> tuple[Any, Weights, WideDialect, Any]:
+    weights = wide_weights(PROFEAT34)
+    state = {**weights, **normaliser("normalize.", SOLO_CIFAR10)}
+    content = {"model": {**under("module.backbone.", state), **under("module.", linear("projector.0", 8, 40))}}
+    return content, weights, PROFEAT34, SOLO_CIFAR10
+
+
+def wide_deacl() -> tuple[Any, Weights, WideDialect, Any]:
+    weights = wide_weights(DEACL28)
+    state = {**weights, **normaliser("normalize.", SOLO_CIFAR10)}
+    content = {"state_dict": {**under("backbone.", state), **under("momentum_backbone.", state)}}
+    return content, weights, DEACL28, SOLO_CIFAR10
+
+
+@pytest.mark.parametrize("case", [wide_trades, wide_profeat, wide_deacl])
+def test_an_imported_wide_network_computes_what_its_origin_does(case: Callable[[], Any], tmp_path: Path) -> None:
+    content, weights, dialect, constants = case()
+    torch.save(content, tmp_path / "theirs.pt")
+    encoder = import_checkpoint(tmp_path / "theirs.pt", ImportChoices(normalisation=None if constants else "none"))
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    inputs = images if constants is None else normalised(images, constants)
+    expected = wide_features(weights, inputs, dialect)
+    torch.testing.assert_close(imported_features(encoder, images), expected, rtol=1e-6, atol=1e-6)
+    assert (encoder.settings.stem_padding, encoder.settings.width, encoder.report.features) == (1, 1, 40)
+    names = {TRADES28: "wrn28-10", PROFEAT34: "wrn34-10", DEACL28: "wide-resnet28-10"}
+    assert encoder.settings.arch == names[dialect]

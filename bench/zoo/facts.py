@@ -86,6 +86,8 @@ def _padding(layout: Layout, form: Form, choices: ImportChoices) -> tuple[int, s
         return 1, "torchvision's stem of this kernel"
     if choices.stem_padding is not None:
         return choices.stem_padding, "--stem-padding"
+    if form.wide:
+        return 1, "padding as in every published Wide ResNet"
     return None if layout.stem_padding is None else (layout.stem_padding, f"padding as in {layout.title}")
 
 

@@ -1,9 +1,8 @@
 """From a checkpoint that somebody else wrote to the weights and the form of an encoder, strictly, with a report."""
 
 import hashlib
-import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -108,7 +107,7 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
         network=state.enclosed_by + network,
         arch=form.arch,
         width=form.width,
-        features=_features(backbone),
+        features=cast(int, form.backbone().feature_dim),
         stem=_stem(form, facts),
         stem_from=facts.stem_from,
         batch_norm=_batch_norm(layout, branch),
@@ -219,12 +218,6 @@ def _batch_norm(layout: Layout, branch: str) -> str:
         return "one in each place"
     index = layout.branches[branch].split(".")[1]
     return f"{len(layout.branches)} in each place, of which number {index} ({branch}) was taken"
-
-
-def _features(backbone: dict[str, Tensor]) -> int:
-    last = max(int(name.split(".")[1]) for name in backbone if name.startswith("layer4."))
-    convs = sorted(name for name in backbone if re.match(rf"layer4\.{last}\.conv\d\.weight", name))
-    return backbone[convs[-1]].shape[0]
 
 
 def _stem(form: Form, facts: Facts) -> str:

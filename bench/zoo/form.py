@@ -5,13 +5,16 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.nn import ENCODERS
 from bench.zoo.tensors import shape_text, sound
 
-_RENAMED = (("shortcut.", "downsample."), ("downsample.conv.", "downsample.0."), ("downsample.bn.", "downsample.1."))
+_RENAMED = (
+    *(("shortcut.", "downsample."), ("downsample.conv.", "downsample.0."), ("downsample.bn.", "downsample.1.")),
+    *(("convShortcut.", "downsample."), *((f"block{group}.layer.", f"layer{group}.") for group in (1, 2, 3))),
+)
 
 _ARCHITECTURES: Mapping[tuple[bool, bool, tuple[int, ...]], str] = {
     (False, False, (2, 2, 2, 2)): "resnet18",
@@ -22,6 +25,16 @@ _ARCHITECTURES: Mapping[tuple[bool, bool, tuple[int, ...]], str] = {
     (True, True, (3, 4, 6, 3)): "preact-resnet50",
 }
 """By pre-activation, bottleneck, and the blocks of the four stages."""
+
+_WIDE: Mapping[tuple[bool, tuple[int, ...]], str] = {
+    (True, (4, 4, 4, 0)): "wide-resnet28-10",
+    (False, (4, 4, 4, 0)): "wrn28-10",
+    (False, (5, 5, 5, 0)): "wrn34-10",
+}
+"""Wide ResNets, by whether convolutions have biases, and the blocks of their three groups."""
+
+_UNUSED = re.compile(r"layer[23]\.0\.bn1\.")
+"""Batch-norms that the Wide ResNet with biases has, and whose output it does not use."""
 
 _INSIDE = re.compile(r"(conv1|bn1|layer\d+)\.")
 """Names of the network itself; what else there is, such as a classifier, is no part of it."""
@@ -36,6 +49,17 @@ class Form(NamedTuple):
     """Of the images."""
     stem: str
     """``cifar`` or ``imagenet``, as in ``encoder.options``."""
+
+    @property
+    def wide(self) -> bool:
+        """Whether it is a Wide ResNet."""
+        return self.arch in _WIDE.values()
+
+    def backbone(self) -> nn.Module:
+        """Return a network of this form, without its memory."""
+        options = {} if self.stem == "cifar" else {"stem": self.stem}
+        with torch.device("meta"):
+            return ENCODERS.get(self.arch)(self.width, (self.channels, 32, 32), 1, "kaiming", **options)
 
 
 def canonical(names: Iterable[str], branch: str = "") -> dict[str, str]:
@@ -61,12 +85,12 @@ def read_form(tensors: Mapping[str, Tensor], where: str) -> Form:
     """Return the form of the network with ``tensors`` under our names; raises BenchError if it is not one of ours."""
     counts = tuple(_blocks(tensors, stage) for stage in range(1, 5))
     preact, bottleneck = "layer1.0.bn0.weight" in tensors, "layer1.0.conv3.weight" in tensors
-    arch = _ARCHITECTURES.get((preact, bottleneck, counts))
+    arch = _ARCHITECTURES.get((preact, bottleneck, counts)) or _WIDE.get(("conv1.bias" in tensors, counts))
     if arch is None:
         kind = f"{'pre-activation ' if preact else ''}{'bottleneck' if bottleneck else 'basic'} blocks"
         raise BenchError(
             f"{where} holds a ResNet of {', '.join(map(str, counts))} {kind}, which is none of "
-            f"{', '.join(_ARCHITECTURES.values())}."
+            f"{', '.join([*_ARCHITECTURES.values(), *_WIDE.values()])}."
         )
     stem = tensors.get("conv1.weight")
     if stem is None or stem.ndim != 4:
@@ -75,10 +99,10 @@ def read_form(tensors: Mapping[str, Tensor], where: str) -> Form:
         )
     width, channels, *kernel = stem.shape
     stems: Mapping[tuple[int, ...], str] = {(3, 3): "cifar", (7, 7): "imagenet"}
-    if tuple(kernel) not in stems or (preact and kernel != [3, 3]):
+    if tuple(kernel) not in stems or (kernel != [3, 3] and (preact or arch in _WIDE.values())):
         raise BenchError(
-            f"{where} has a stem of {kernel[0]}x{kernel[1]}, not of 3x3 (CIFAR) or 7x7 (ImageNet; not with "
-            "pre-activation)."
+            f"{where} has a stem of {kernel[0]}x{kernel[1]}, not of 3x3 (CIFAR) or 7x7 (ImageNet; of ResNets "
+            "without pre-activation alone)."
         )
     return Form(arch, width, channels, stems[tuple(kernel)])
 
@@ -96,7 +120,9 @@ def fitted(tensors: Mapping[str, Tensor], form: Form, where: str) -> dict[str, T
         BenchError: a tensor is absent, has another shape, or is not finite; or there is one in the network that such an
             encoder lacks, so that it would compute something else.
     """
-    expected = _expected(form)
+    expected = form.backbone().state_dict()
+    if form.arch == "wide-resnet28-10":
+        tensors = {name: tensor for name, tensor in tensors.items() if not _UNUSED.match(name)}
     missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
     statistics = [name for name in missing if name.endswith(("running_mean", "running_var"))]
     if missing and missing == statistics:
@@ -119,11 +145,3 @@ def fitted(tensors: Mapping[str, Tensor], form: Form, where: str) -> dict[str, T
         )
     zero = torch.zeros((), dtype=torch.long)
     return {name: sound(name, tensors.get(name, zero), like, where) for name, like in expected.items()}
-
-
-def _expected(form: Form) -> dict[str, Tensor]:
-    """Return the state of an encoder of ``form``, without its memory."""
-    options = {} if form.stem == "cifar" else {"stem": form.stem}
-    with torch.device("meta"):
-        backbone = ENCODERS.get(form.arch)(form.width, (form.channels, 32, 32), 1, "kaiming", **options)
-    return backbone.state_dict()

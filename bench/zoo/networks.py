@@ -8,8 +8,8 @@ from torch import Tensor
 from bench.errors import BenchError
 from bench.zoo.checkpoint import tensors_in
 
-_SIGN = "layer1.0.conv1.weight"
-"""The tensor that every ResNet has under this name."""
+_SIGNS = ("layer1.0.conv1.weight", "block1.layer.0.conv1.weight")
+"""The tensor that every ResNet, or every Wide ResNet, has under this name."""
 
 _ENCLOSING = (
     *("state_dict_dual", "state_dict", "model_state_dict", "model_state", "P_state"),
@@ -44,7 +44,7 @@ def find_networks(content: Any, where: str) -> StateDict:
     """
     # torch.compile puts this wherever a module was compiled.
     tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors_in(content).items()}
-    prefixes = [name.removesuffix(_SIGN) for name in tensors if name == _SIGN or name.endswith(f".{_SIGN}")]
+    prefixes = [name.removesuffix(sign) for name in tensors for sign in _SIGNS if f".{name}".endswith(f".{sign}")]
     if not prefixes:
         raise BenchError(f"{where} {_what_else(content, tensors)}")
     outer = min({_enclosing(prefix) for prefix in prefixes}, key=_preference)
@@ -91,6 +91,6 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
         )
     shown = ", ".join(sorted(weights)[:3])
     return (
-        f"holds {len(weights)} tensors and no ResNet: no name ends in {_SIGN} (the first are {shown}). What can "
-        "be imported: ResNet-18, -34 and -50, and AP-DPE's pre-activation ResNets."
+        f"holds {len(weights)} tensors and no ResNet: no name ends in {_SIGNS[0]} (the first are {shown}). What can "
+        "be imported: ResNet-18, -34 and -50, AP-DPE's pre-activation ResNets, and Wide ResNet-28-10 and -34-10."
     )
