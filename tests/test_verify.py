@@ -153,7 +153,7 @@ def test_images_that_differ_are_named_and_within_the_allowance_they_count(tmp_pa
     ra = flipped(record.ra.outcome, right, wrong)
     found = verification(record, ra=ra, differ={"sa": 0, "ra": 2, "aa": 0})
     assert found.flips(record)["ra"] == sorted([Flip(right, True), Flip(wrong, False)])
-    assert (found.apart(record), found.allowed(TEST_IMAGES), found.fault(record)) == ([], 1, None)
+    assert (found.apart(record), found.allowed("ra", TEST_IMAGES), found.fault(record)) == ([], 1, None)
     board(fill(tmp_path, record), found)
     assert build_leaderboard(tmp_path).rows[0].verified == (1,)
 
@@ -162,9 +162,9 @@ def test_an_accuracy_that_is_apart_is_a_flag_and_no_mark(tmp_path: Path) -> None
     record = make_record(sa=160).sealed()
     found = verification(record, sa=outcome(155, TEST_IMAGES), differ={"sa": 5, "ra": 0, "aa": 0})
     assert found.apart(record) == ["sa"]
-    assert not verification(record, sa=found.sa, differ=found.differ, reason="other starts").apart(
-        make_record(sa=158).sealed()
-    )
+    near = make_record(sa=158).sealed()
+    for reason, apart in (("other classifier", []), ("other starts", ["sa"]), ("rounding", ["sa"])):
+        assert verification(record, sa=found.sa, reason=reason).apart(near) == apart
     board(fill(tmp_path, record), found)
     (row,) = build_leaderboard(tmp_path).rows
     assert row.verified == (0,)

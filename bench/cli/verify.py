@@ -96,7 +96,7 @@ def _print(done: "Verified") -> None:
     for name, count in verification.differ.items():
         n = before[name].n
         cells = [f"{each[name].correct} of {n}" for each in (before, after)]
-        table.add(name.upper(), *cells, f"{count} of {n}", plural(int(verification.allowed(n)), "image"))
+        table.add(name.upper(), *cells, f"{count} of {n}", plural(int(verification.allowed(name, n)), "image"))
     show(table)
     flips = verification.flips(record)
     for name, each in flips.items():
