@@ -1,12 +1,14 @@
 """A matrix: cells that are checked together, shared stages before them, and records as those of single runs."""
 
 import json
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 
 import numpy as np
 import pytest
+import torch
 from in_process import say
 from toy_runs import SMALL, facts
 from typer.testing import CliRunner
@@ -17,6 +19,7 @@ from bench.grid import Grid, GridFolder, grid_status, work
 from bench.grid import local as local_module
 from bench.grid.grid import JobFolder
 from bench.matrix import Matrix, MatrixRequest, local_devices, plan_matrix
+from bench.matrix import devices as devices_module
 from bench.matrix.cells import _chosen
 from bench.record import load_record
 from bench.run import RunRequest, execute, prepare
@@ -126,6 +129,47 @@ def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: 
     chosen, left_out = _chosen(request_of(data, tmp_path, methods=["all"]))
     assert left_out == ("supervised: it is evaluated under aff alone",)
     assert {"acl", "byol", "deacl", "simclr"} < chosen.keys()
+
+
+def test_gpus_are_devices_alone_or_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Properties:
+        total_memory = 100
+
+    monkeypatch.setattr(devices_module, "pick_device", lambda device: torch.device(device or "cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 5)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda number: Properties)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,4,5,6,7")
+    found = [device.environment["CUDA_VISIBLE_DEVICES"] for device in local_devices(None, at_once=None, threads=1)]
+    assert found == ["3", "4", "5", "6", "7"]
+    groups = [
+        (device.environment["CUDA_VISIBLE_DEVICES"], device.memory, device.at_once)
+        for device in local_devices(None, at_once=None, threads=1, together=2)
+    ]
+    assert groups == [("3,4", 90, 1), ("5,6", 90, 1)]
+    (one,) = local_devices("cuda:1", at_once=2, threads=1)
+    assert (one.environment["CUDA_VISIBLE_DEVICES"], one.at_once) == ("4", 2)
+
+
+def test_the_commands_of_the_page_write_their_scripts(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Every command that makes a grid, as on the page but on digits; those for Slurm stop after their scripts."""
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a100.toml").write_text(page.split("```toml a100.toml\n")[1].split("```")[0])
+    lines = [line for line in page.splitlines() if line.startswith("bench matrix --methods")]
+    assert len(lines) >= 4
+    for number, line in enumerate(lines):
+        words = ["digits" if "cifar" in word else "simclr" if word == "all" else word for word in shlex.split(line)[1:]]
+        words += [] if "--dry-run" in words else ["--dry-run"]
+        done = say(monkeypatch, capsys, *words, "--at-once", "1", "--grid", f"grid-{number}")
+        assert done.code == 0, done.stderr
+        if "slurm" in words:
+            assert "#SBATCH --gpus-per-node=1" in done.stdout
+            assert ("#SBATCH --constraint=80g" in done.stdout) == ("--profile" in words)
+            assert "sbatch --parsable" in done.stdout
+        else:
+            assert "needs" in done.stdout
 
 
 def test_a_cpu_takes_as_many_jobs_as_it_has_cores() -> None:

@@ -104,6 +104,7 @@ def start(
         overrides=option.overrides(preset, set_, precision),
         options=_run_options(run_option or []),
         device=device,
+        elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.keys())),
         threads=threads,
         runs_dir=runs_dir,
         results_dir=results_dir,
@@ -246,7 +247,11 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
 
         folder.resume()
         asked = folder.grid.asked
-        devices = local_devices(asked.get("device"), at_once=at_once, threads=asked.get("threads", 1))
+        words = asked.get("options", [])
+        together = int(words[words.index("--devices") + 1]) if "--devices" in words else 1
+        devices = local_devices(
+            asked.get("device"), at_once=at_once, threads=asked.get("threads", 1), together=together
+        )
         with stop_on_signals() as stop:
             run_local(folder, devices, stop, lambda line: console.print(line, markup=False, highlight=False))
             if stop.is_set():

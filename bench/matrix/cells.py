@@ -35,6 +35,8 @@ class MatrixRequest:
     options: Sequence[str] = ()
     """More arguments of every ``bench run``, such as ``--devices 4``."""
     device: str | None = None
+    elsewhere: bool = False
+    """Whether the jobs run on other machines, which have GPUs."""
     threads: int = 1
     runs_dir: Path = Path("runs")
     results_dir: Path = Path("results/local")
@@ -110,6 +112,7 @@ def plan_matrix(
             runs_dir=request.runs_dir.absolute(),
             data_dir=request.data_dir,
             device=request.device,
+            elsewhere=request.elsewhere,
         )
         return prepare(asked, datasets[dataset])
 

@@ -12,14 +12,15 @@ _SHARE = 0.9
 """Of the memory: the rest is for what else runs on the device."""
 
 
-def local_devices(device: str | None, *, at_once: int | None, threads: int) -> list[Device]:
-    """Return the devices that jobs may use.
+def local_devices(device: str | None, *, at_once: int | None, threads: int, together: int = 1) -> list[Device]:
+    """Return the devices that jobs may use; those of a job on several GPUs are one.
 
     Args:
         device: as in ``--device``; None: every GPU, or the CPU where there is none.
         at_once: the most jobs at once on each device; None: one a GPU, and on the CPU as many as cores for their
             threads.
-        threads: CPU threads of a job.
+        threads: CPU threads of a process.
+        together: how many devices a job uses.
 
     Raises:
         BenchError: there is no such device.
@@ -28,15 +29,18 @@ def local_devices(device: str | None, *, at_once: int | None, threads: int) -> l
     if picked.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         memory = int(_SHARE * psutil.virtual_memory().available)
-        return [Device("cpu", at_once or max(1, cores // threads), memory)]
-    numbers = [picked.index] if device and picked.index is not None else range(torch.cuda.device_count())
+        return [Device("cpu", at_once or max(1, cores // (threads * together)), memory)]
+    single = device is not None and picked.index is not None
+    numbers = [picked.index] if single else list(range(torch.cuda.device_count()))
     seen = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
+    names = [seen[number] if seen != [""] else str(number) for number in numbers]
+    groups = [slice(start, start + together) for start in range(0, max(1, len(names) - together + 1), together)]
     return [
         Device(
-            f"cuda:{number}",
+            f"cuda:{','.join(map(str, numbers[group]))}",
             at_once or 1,
-            int(_SHARE * torch.cuda.get_device_properties(number).total_memory),
-            {"CUDA_VISIBLE_DEVICES": seen[number] if seen != [""] else str(number)},
+            int(_SHARE * min(torch.cuda.get_device_properties(number).total_memory for number in numbers[group])),
+            {"CUDA_VISIBLE_DEVICES": ",".join(names[group])},
         )
-        for number in numbers
+        for group in groups
     ]

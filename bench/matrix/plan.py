@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -85,6 +86,8 @@ def plan_costs(
         BenchError: cells that cannot be run, or a bad profile.
     """
     known = Profile(profile, said) if profile else None
+    there = bool(profile) or not torch.cuda.is_available()
+    request = replace(request, elsewhere=request.device != "cpu" and there)
     matrix = plan_matrix(request, Path("grid"), load=_noise)
     runs = matrix.runs[: len(matrix.runs) // len(request.seeds)]
     projector = known or Projector(runs[0].device, said)

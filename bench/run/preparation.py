@@ -57,6 +57,8 @@ class RunRequest:
     runs_dir: Path = Path("runs")
     data_dir: Path = Path("data")
     device: str | None = None
+    elsewhere: bool = False
+    """Whether it will run on another machine, which has a GPU: then what this machine lacks is no fault."""
     corruptions: str | None = None
     """none, generate, or the path of a folder of files; None: as in the recipe."""
 
@@ -123,8 +125,9 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     method = METHODS.get(request.method)
     protocols = chosen_protocols(request.protocols, request.method, method)
     check_seed(request.seed)
-    device = pick_device(request.device)
-    tier = load_tier(default_tier(request.dataset, device) if request.tier is None else request.tier)
+    device = pick_device("cpu" if request.elsewhere else request.device)
+    there = torch.device("cuda") if request.elsewhere else device
+    tier = load_tier(default_tier(request.dataset, there) if request.tier is None else request.tier)
     dataset = dataset or load_dataset(request.dataset, request.data_dir)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts)
@@ -151,14 +154,14 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         refuse_uneven(section, plan.batch_size)
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)
-    check_protocols(recipe, protocols, device)
+    check_protocols(recipe, protocols, there)
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.source)
     run = Run(
         method, dataset, recipe, request.seed, protocols, device, folder, finetune=finetune, corruptions=corruptions
     )
-    check_stages(run.context)
+    check_stages(replace(run.context, device=there))
     return run
 
 
