@@ -4,7 +4,6 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from bench.attack import GradientWatch, NamedAttack
 from bench.evaluation.measurement import Measurement
@@ -62,8 +61,9 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
 
 
 @torch.no_grad()
-def _answers(work: Measurement, first: int, images: Tensor, labels: Tensor) -> tuple[list[int], list[bool]]:
-    """Return the classifier's answers, and which of them are right."""
+def _answers(work: Measurement, first: int) -> tuple[list[int], list[bool]]:
+    """Return the classifier's answers to the batch at ``first``, and which of them are right."""
+    images, labels = work.batch(first)
     answers = work.classifier(images).argmax(1)
     return answers.tolist(), (answers == labels).tolist()
 
@@ -76,7 +76,8 @@ class _Batch(NamedTuple):
     """None: the attack showed no gradient."""
 
 
-def _attacked(work: Measurement, attack: NamedAttack, first: int, images: Tensor, labels: Tensor) -> _Batch:
+def _attacked(work: Measurement, attack: NamedAttack, first: int) -> _Batch:
+    images, labels = work.batch(first)
     robust = torch.ones_like(labels, dtype=torch.bool)
     first_step, last_step = ~robust, ~robust  # whether an image had no gradient, in any restart
     for restart in range(work.settings.pgd_restarts):

@@ -55,16 +55,16 @@ class Measurement:
         """Start the clock of the measurement called ``name``; :meth:`keep` reads it and restarts it."""
         self._name, self._memory, self._clock = name, PeakMemory(self.job.device), Clock()
 
-    def batches(self, first: int, measure: Callable[[int, Tensor, Tensor], T]) -> Iterator[T]:
-        """Yield what ``measure`` returns for the position, images and labels of each batch from ``first`` on."""
-
-        def measured(start: int) -> T:
-            self.job.monitor.check()
-            batch = slice(start, start + self.settings.batch_size)
-            return measure(start, *self.to_device(self.test.images[batch], self.test.labels[batch]))
-
+    def batches(self, first: int, measure: Callable[[int], T]) -> Iterator[T]:
+        """Return an iterator of what ``measure`` returns for the position of each batch from ``first`` on."""
         self._clock = Clock()
-        yield from in_turn(range(first, self.count, self.settings.batch_size), measured)
+        return in_turn(range(first, self.count, self.settings.batch_size), measure)
+
+    def batch(self, first: int) -> tuple[Tensor, Tensor]:
+        """Return images and labels of the batch at position ``first``, unless a stop was requested."""
+        self.job.monitor.check()
+        batch = slice(first, first + self.settings.batch_size)
+        return self.to_device(self.test.images[batch], self.test.labels[batch])
 
     def to_device(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Return uint8 ``images`` as float in [0, 1], and ``labels``, on the job's device."""

@@ -83,13 +83,14 @@ def _enter(stack: ExitStack, enter: Callable[[], AbstractContextManager[Any]]) -
 
 
 def in_turn(items: Sequence[T], work: Callable[[T], R]) -> Iterator[R]:
-    """Yield ``work(item)`` for each of ``items`` in order; at any time each device works on another one.
+    """Return an iterator of ``work(item)`` for each of ``items`` in order; at any time each device works on another.
 
     All devices get all results. An error on one device, such as a request to stop, is raised on all of them.
     """
-    if devices() == 1:
-        yield from map(work, items)
-        return
+    return map(work, items) if devices() == 1 else _gathered(items, work)
+
+
+def _gathered(items: Sequence[T], work: Callable[[T], R]) -> Iterator[R]:
     for first in range(0, len(items), devices()):
         mine = items[first : first + devices()][dist.get_rank() :][:1]
         outcomes: list[Any] = [None] * devices()
