@@ -93,12 +93,6 @@ def at_first_norm(model: Classifier) -> dict[str, float]:
     return {"in training": float(norm.running_var.mean()), "now": float(seen[0].var((0, 2, 3)).mean())}
 
 
-def without_normalisation(model: Classifier) -> Classifier:
-    """Forget the normalisation that a classifier was trained with."""
-    model.encoder.normalise = nn.Identity()
-    return model
-
-
 def accuracies(patient: Patient) -> dict[str, float]:
     """Return the accuracy on images as they are, and normalised before."""
     images = patient.sample.images

@@ -49,7 +49,6 @@ from doctor_cases import (
     surviving,
     weights,
     with_training_images,
-    without_normalisation,
 )
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -202,7 +201,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "normalisation": lambda: Picture(
         bars,
         accuracies(case()),
-        accuracies(changed(without_normalisation)),
+        accuracies(case("normalised pixels fed as [0, 1]")),
         "normalisation forgotten",
         "images",
         "accuracy [%]",
@@ -210,7 +209,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "input statistics": lambda: Picture(
         bars,
         at_first_norm(case().classifier),
-        at_first_norm(changed(without_normalisation).classifier),
+        at_first_norm(case("normalised pixels fed as [0, 1]").classifier),
         "normalisation forgotten",
         "",
         "variance",

@@ -204,6 +204,12 @@ def scaled(factor: float) -> Callable[[Classifier], Classifier]:
     return sabotage
 
 
+def without_normalisation(model: Classifier) -> Classifier:
+    """Forget the normalisation: the network was trained on normalised pixels, and gets them in [0, 1]."""
+    model.encoder.normalise = nn.Identity()
+    return model
+
+
 def purifying(model: Classifier) -> Classifier:
     return in_front(Purifying(frozen_copy(model)))(model)
 
@@ -220,6 +226,7 @@ SABOTAGES: dict[str, Callable[[Classifier], Classifier]] = {
     "fine ripples": in_front(rippled),
     "k-winners": in_place_of(nn.ReLU, lambda layer: Front(winners)),
     "train-mode batch-norm": in_place_of(nn.BatchNorm2d, Stuck),
+    "normalised pixels fed as [0, 1]": without_normalisation,
     "test-time optimiser": purifying,
     "dropout left on": behind(Stuck(nn.Dropout(0.3))),
     "non-deterministic top-k": behind(random_winners),

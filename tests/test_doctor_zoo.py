@@ -22,6 +22,13 @@ FOUND_BY: dict[str, tuple[str, Verdict]] = {
     "straight-through estimator missing": ("zero gradient", "fail"),
     "fine ripples": ("gradient stability", "fail"),
     "k-winners": ("finite difference", "doubt"),
+    "normalised pixels fed as [0, 1]": ("normalisation", "fail"),
+    "softmax output": ("logits", "fail"),
+    "train-mode batch-norm": ("eval mode", "fail"),
+    "reads the batch's mean": ("batch independence", "fail"),
+    "an encoder that SLF changed": ("encoder unchanged", "fail"),
+    "logits x 1e-4": ("scale of logits", "doubt"),
+    "logits x 1e4": ("scale of logits", "doubt"),
     "test-time optimiser": ("inner optimisation", "doubt"),
     "dropout left on": ("finite difference", "fail"),
     "non-deterministic top-k": ("finite difference", "doubt"),
@@ -33,6 +40,10 @@ FOUND_BY: dict[str, tuple[str, Verdict]] = {
 
 def verdicts(found: Patient) -> dict[str, Verdict]:
     return {diagnosis.check: diagnosis.verdict for diagnosis in examine(found)}
+
+
+def test_every_sabotage_has_its_check() -> None:
+    assert FOUND_BY.keys() == RUNS.keys()
 
 
 @pytest.mark.parametrize("name", FOUND_BY)
