@@ -31,7 +31,7 @@ from bench.cli import (
     timing,
     verify,
 )
-from bench.cli._streams import guarded
+from bench.cli._streams import ReportedExit, guarded
 from bench.errors import BenchError, InterruptedRunError
 
 app = typer.Typer(
@@ -117,7 +117,8 @@ def main() -> None:
             print(f"bench: {error}", file=sys.stderr)
             code = error.exit_code
         except SystemExit as end:
-            if end.code == InterruptedRunError.exit_code:  # typer prints nothing on Ctrl-C
+            # Typer prints nothing on Ctrl-C.
+            if end.code == InterruptedRunError.exit_code and not isinstance(end, ReportedExit):
                 print("bench: interrupted", file=sys.stderr)
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         lost = streams.lost()

@@ -24,6 +24,10 @@ _PLAIN = {
 }
 
 
+class ReportedExit(SystemExit):
+    """Ends the command with the exit code of another process, which has said why."""
+
+
 class Stream:
     """A text stream that keeps its first error in ``fault`` and discards all that follows."""
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from bench.cli import _options as option
 from bench.cli._progress import monitored
 from bench.cli._runs import announce, reading, show_records
+from bench.cli._streams import ReportedExit
 from bench.trackers import tracked
 
 
@@ -97,7 +98,7 @@ def run(
     if devices is not None and together is None:
         check_devices(devices, device)
         if devices > 1:
-            raise typer.Exit(launch(devices, again))
+            raise ReportedExit(launch(devices, again))
     if devices is not None and together not in (None, devices):
         raise BenchError(f"--devices {devices}, but {together} processes were started. Leave out --devices.")
     changes = option.overrides(preset, set_, precision, encoder, attacks)
