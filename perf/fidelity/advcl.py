@@ -34,10 +34,9 @@ NOISE = "head_proj.0.bias"
 NOTE = (
     "Compared: upstream's own training function and attack, taken out of a script that trains as soon as it is "
     "imported, with its loss, networks and rates, run beside ours on the same weights, views, pseudo-labels and noise: "
-    f"ResNet-18 with three branches, {BATCH} images of {SIDE} x {SIDE} pixels, float64 on both sides (our loss works "
-    "in float32 even then; that was left out). Upstream embeds the clean views again in every step of the attack; the "
-    "statistics that this moves are never read. The bias in front of the projector's batch-norm, whose gradient is "
-    "rounding noise, is left out."
+    f"ResNet-18 with three branches, {BATCH} images of {SIDE} x {SIDE} pixels, float64 on both sides. "
+    "Upstream embeds the clean views again in every step of the attack; the statistics that this moves are never read. "
+    "The bias in front of the projector's batch-norm, whose gradient is rounding noise, is left out."
 )
 
 
