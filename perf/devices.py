@@ -3,11 +3,18 @@
 Both take the same steps of the same stage on the same batch of noise of CIFAR-10's shape. The processes are forked
 before this one computes, wait between their turns, and are timed until the last of them has finished.
 
+Where other programs use the cores, these times say little. The second figure does not depend on them: the processor
+seconds of a step, in one process with one thread and in all processes together. Their ratio is the share of the work
+that is not overhead: what each process repeats, the statistics of batch-norm, and the exchange.
+
 Run from the repository's root on a machine with two free cores: ``python perf/devices.py``.
 """
 
 import multiprocessing
 import socket
+import statistics
+import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,11 +46,10 @@ class Together:
             process.start()
 
     def __call__(self) -> None:
-        """Take a step on all of them."""
+        """Take a step on all of them, and keep the processor seconds that they ``spent``."""
         for end in self._ends:
             end.send(True)
-        for end in self._ends:
-            end.recv()
+        self.spent = sum(end.recv() for end in self._ends)
 
     def stop(self) -> None:
         """End the processes."""
@@ -61,9 +67,14 @@ def _work(
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=count)
     step = _step(method, width, batch)
     while pipe.recv():
-        step()
-        pipe.send(True)
+        pipe.send(_spent(step))
     dist.destroy_process_group()
+
+
+def _spent(step: Callable[[], object]) -> float:
+    start = time.process_time()
+    step()
+    return time.process_time() - start
 
 
 def _step(method: str, width: int, batch: int) -> OurStep:
@@ -84,10 +95,21 @@ def main() -> None:
     keep_freed_memory()
     for method, processes in together.items():
         one, several = f"1 process, {options.threads} threads", f"{options.threads} processes"
-        seconds = take_turns({one: _step(method, options.width, options.batch), several: processes}, options.rounds)
+        step = _step(method, options.width, options.batch)
+        seconds = take_turns({one: step, several: processes}, options.rounds)
         title = f"{method}, {SECTIONS[method]}, width {options.width}, batches of {options.batch}"
         amounts = dict.fromkeys(seconds, options.batch)
         comparison.add(speeds(title, seconds, amounts, unit="images", ours=several), seconds)
+        torch.set_num_threads(1)
+        alone, shared = [], []
+        for _ in range(options.rounds):
+            alone.append(_spent(step))
+            processes()
+            shared.append(processes.spent)
+        torch.set_num_threads(options.threads)
+        share = statistics.median(a / b for a, b in zip(alone, shared, strict=True))
+        comparison.values[method] = {"alone": alone, "shared": shared, "share": share}
+        print(f"{title}: {share:.2f} of the processor seconds of {several} are those of 1 process with 1 thread")
         processes.stop()
     comparison.finish()
 
