@@ -320,7 +320,17 @@ def test_a_named_network_is_loaded_and_evaluated_from_python(
     [
         (lambda state: state, (), "is a network without weights, and none are downloaded"),
         (lambda state: {**state, "blocks.1.x": torch.ones(12)}, ("--weights", "w.pt"), "blocks.1.x: 12, not absent"),
-        (lambda state: {**state, "norm.bias": torch.ones(5)}, ("--weights", "w.pt"), "norm.bias: 5, not 12"),
+        (
+            lambda state: {**state, "norm.bias": torch.ones(5)},
+            ("--weights", "w.pt"),
+            "norm.bias: 5, not 12.*input_size if its images are not of 32 pixels",
+        ),
+        (lambda state: {**state, "norm.bias": torch.ones(12).to_sparse()}, ("--weights", "w.pt"), "Save it as float32"),
+        (
+            lambda state: {**state, "norm.bias": torch.ones(12, dtype=torch.complex64)},
+            ("--weights", "w.pt"),
+            "type complex64",
+        ),
         (lambda state: {**state, "norm.bias": torch.full((12,), torch.nan)}, ("--weights", "w.pt"), "not finite"),
         (lambda state: {"x": torch.ones(3)}, ("--weights", "w.pt"), "does not hold the weights of timm:vit_tiny"),
         (

@@ -78,7 +78,8 @@ def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | N
     if faults := misfits(wanted, expected):
         raise BenchError(
             f"the weights in {weights.path} do not fit {name}: {faults}. Nothing is filled with random numbers. Give "
-            "the file of this network, or set encoder.options to those that it was made with."
+            "the file of this network, or set encoder.options to those that it was made with, and to input_size if its "
+            "images are not of 32 pixels."
         )
     kept = {prefix + key for key in wanted}
     return Fitted(
