@@ -1,10 +1,13 @@
 """The list of attacks: each tries what stands, keeps its own outcome, resumes after any batch, and cannot cheat."""
 
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from board_records import make_record
 from evaluations import Recorder, measure
 from evaluations import short_attacks as short_attacks
 from torch import Tensor
@@ -13,8 +16,12 @@ from bench.attack import ATTACKS, MinimumNorm
 from bench.attack.apgd import TargetedAPGD
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Evaluation
+from bench.leaderboard import render_tables
 from bench.recipe import EvaluationSettings
-from bench.record import AttackList, ListedAttack, MinimalPerturbations, Outcome
+from bench.record import AttackList, ListedAttack, MinimalPerturbations, Outcome, Record, save_record
+from bench.report import facts
+from bench.report.figures import MinimalLine, draw_minimal, minimal_figure
+from bench.results import build_leaderboard, load_records
 
 LIST = ["pgd-cw", "min-norm", "embedding", "apgd-t"]
 
@@ -143,3 +150,68 @@ def test_perturbations_survive_packing_and_refuse_an_edit() -> None:
     for change in ({"n": 5}, {"median": 0.1}, {"sizes": "AAA"}, {"sizes": packed.sizes[:8]}):
         with pytest.raises(BenchError):
             MinimalPerturbations.parse({**packed.model_dump(), **change}, "perturbations")
+
+
+# What readers see
+
+
+def listed_record(**changes: Any) -> Record:
+    """A record of 200 images with a list of two attacks, the second of which finds minimal perturbations."""
+    sizes = [0.0] * 40 + [0.01] * 80 + [0.05] * 70 + [float("inf")] * 10
+    attacks = (
+        ListedAttack(attack="pgd-cw", outcome=many(120), tried=160, settings={"steps": 20}),
+        ListedAttack(
+            attack="min-norm",
+            outcome=many(80),
+            tried=160,
+            settings={"steps": 100},
+            package="foolbox",
+            package_version="3.3.4",
+            perturbations=MinimalPerturbations.pack(sizes),
+        ),
+    )
+    return make_record(attacks=AttackList(eps=8 / 255, attacks=attacks), **changes)
+
+
+def many(correct: int) -> Outcome:
+    return Outcome.pack([place < correct for place in range(200)], test_images=200)
+
+
+def test_the_board_has_a_column_for_the_list_only_where_there_is_one(tmp_path: Path) -> None:
+    save_record(tmp_path, make_record(seed=1, method="simclr", title="SimCLR"))
+    assert "Attacks" not in render_tables(build_leaderboard(tmp_path), records_at=".")
+    save_record(tmp_path, listed_record())
+    board = build_leaderboard(tmp_path)
+    header, row = (
+        line for line in render_tables(board, records_at=".").splitlines() if re.match(r"\| (#|\S+ \| DeACL)", line)
+    )
+    assert dict(zip(header.split(" | "), row.split(" | "), strict=True))["Attacks, n=200"].startswith("40.0 [")
+    assert {one["method"]: one["attacks"] for one in load_records(tmp_path)} == {"deacl": 0.4, "simclr": None}
+
+
+def test_the_facts_of_a_record_name_each_attack(tmp_path: Path) -> None:
+    cw, minimal = facts.listed(listed_record())
+    assert (cw.attack, cw.tried, cw.left, cw.share, cw.time, cw.what) == ("pgd-cw", 160, 120, 60.0, "", "steps=20")
+    assert minimal.what == "steps=100, foolbox 3.3.4, median perturbation Linf 0.01"
+    assert facts.listed(make_record()) == []
+
+
+def test_the_curve_is_drawn_for_all_that_compare(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"Type bench run deacl --dataset digits --attacks min-norm"):
+        draw_minimal(tmp_path / "results", tmp_path)
+    for seed in (0, 1):
+        save_record(tmp_path / "results", listed_record(seed=seed))
+    save_record(tmp_path / "results", make_record(seed=3, method="simclr", title="SimCLR"))
+    drawn = draw_minimal(tmp_path / "results", tmp_path)
+    assert [path.name for path in drawn.files] == [
+        "minimal-cifar10-mini-uniform-slf-linf.png",
+        "minimal-cifar10-mini-uniform-slf-linf.svg",
+    ]
+
+
+def test_the_curve_falls_by_each_image_at_its_size() -> None:
+    sizes = np.array([0, 2 / 255, 4 / 255, np.inf], dtype="float32")
+    figure = minimal_figure([MinimalLine("", sizes, 0)], norm="linf", eps=3 / 255, title="", note="")
+    x, y = (np.asarray(values, dtype=float) for values in figure.axes[0].lines[0].get_data())
+    assert np.allclose(x, [0, 0, 2, 4, 255 * np.quantile([0, 2 / 255, 4 / 255], 0.98)], atol=1e-4)
+    assert y.tolist() == [100, 75, 50, 25, 25]

@@ -17,12 +17,14 @@ from bench.errors import BenchError
 from bench.report.figures import (
     Band,
     CostPoint,
+    MinimalLine,
     Panel,
     SweepLine,
     cost_figure,
     curves_figure,
     embed,
     encoded,
+    minimal_figure,
     save_figure,
     sweep_figure,
     tsne_figure,
@@ -50,6 +52,13 @@ def clusters() -> tuple[np.ndarray, np.ndarray]:
 FIGURES: dict[str, Callable[[], Figure]] = {
     "eps": lambda: sweep_figure(lines(), GRID, kind="eps", title="title", note="note"),
     "steps": lambda: sweep_figure(lines(), (1, 10, 100), kind="steps", title="title", note="note"),
+    "minimal": lambda: minimal_figure(
+        [MinimalLine(f"line {n}", np.array([0, 0.01 + n / 100, 0.05, np.inf], "float32"), n) for n in range(2)],
+        norm="linf",
+        eps=8 / 255,
+        title="title",
+        note="note",
+    ),
     "cost": lambda: cost_figure(
         [CostPoint("a", 30, Band(50, 45, 55), Band(40, 35, 45), 0), CostPoint("b", 3e5, Band(9, 8, 10), None, 1)],
         title="title",

@@ -28,6 +28,7 @@ SMALL: dict[str, Any] = {
     "aff.steps": 1,
     "evaluate.pgd_steps": 3,
     "evaluate.autoattack": False,
+    "evaluate.attacks": ["pgd-cw", "min-norm"],
 }
 EPS = 8 / 255
 CPU = torch.device("cpu")
@@ -121,6 +122,16 @@ def test_the_counts_are_those_of_the_record(made: Made, tmp_path: Path) -> None:
     assert (right, right + broken + wrong) == (robust, 30)
     assert text.index("\n## SLF\n") < text.index("\n## AFF\n")  # in the order of the protocols
     assert f"bench run simclr --dataset npz:PATH --tier {made.record.tier}" in text
+
+
+def test_each_attack_of_the_list_and_the_curve_are_shown(made: Made, tmp_path: Path) -> None:
+    folder = written(made, tmp_path / "out")
+    assert made.record.attacks
+    for one in made.record.attacks.attacks:
+        row = rf"\| {one.attack} \| {one.tried} \| {one.outcome.correct} \| {100 * one.outcome.accuracy:.1f} \|"
+        assert re.search(row, (folder / "report.md").read_text())
+        assert f"<code>{one.attack}</code>" in (folder / "report.html").read_text()
+    assert pixels(next(folder.glob("pictures/slf-*-minimal.png"))).any()
 
 
 def test_what_the_doctor_found_is_there_with_advice_where_it_is_needed(made: Made, tmp_path: Path) -> None:

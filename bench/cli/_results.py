@@ -77,6 +77,10 @@ def _measures(
     attacked = [record.aa for record in records if record.aa]
     if attacked:
         yield f"AA at {radius_text(norm, attacked[0].eps)}", [aa.outcome for aa in attacked], "aa"
+    listed = [record.attacks for record in records if record.attacks]
+    if listed:
+        names = " + ".join(one.attack for one in listed[0].attacks)
+        yield f"{names} at {radius_text(norm, listed[0].eps)}", [one.outcome for one in listed], "attacks"
     corrupted = [record.corruptions for record in records if record.corruptions]
     if corrupted:
         yield f"mCA, {len(corrupted[0].correct)} corruptions", corrupted, "mca"

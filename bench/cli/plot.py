@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from bench.record import SweepKind
     from bench.report.figures import Drawn
 
-plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, cost, curves or tsne.")
+plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, minimal, cost, curves or tsne.")
 
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only results on this dataset; default: all.")]
 UnderProtocol = Annotated[
@@ -56,6 +56,23 @@ def steps(
     Examples: `bench plot steps`, `bench plot steps --dataset digits --output results/digits/sweeps`
     """
     _sweeps("steps", dataset, protocol, results_dir, output, as_json)
+
+
+@plot.command()
+def minimal(
+    dataset: OnDataset = None,
+    protocol: UnderProtocol = None,
+    results_dir: Results = RESULTS,
+    output: Output = _FIGURES,
+    as_json: AsJson = False,
+) -> None:
+    """Accuracy at every radius, from records of runs with `--attacks min-norm`.
+
+    Examples: `bench plot minimal`, `bench plot minimal --dataset digits --protocol slf`
+    """
+    from bench.report.figures import Choice, draw_minimal
+
+    _say(draw_minimal(results_dir, output, Choice(dataset, protocol)), as_json)
 
 
 @plot.command()

@@ -40,7 +40,14 @@ def render_csv(board: Leaderboard) -> str:
     writer.writerow(_COLUMNS)
     for row in board.rows:
         corrupted = row.corruptions and row.corruptions.mean
-        scores = {"aa": row.aa, "ra_on_aa": row.ra_on_aa, "ra": row.ra, "sa": row.sa, "corruptions": corrupted}
+        scores = {
+            "aa": row.aa,
+            "ra_on_aa": row.ra_on_aa,
+            "ra": row.ra,
+            "sa": row.sa,
+            "attacks": row.attacks,
+            "corruptions": corrupted,
+        }
         for measure, score in scores.items():
             if score:
                 writer.writerow(map(_text, _line(row, measure, score)))

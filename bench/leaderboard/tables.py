@@ -84,6 +84,7 @@ def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
         Column("Method", [name + mark for name, mark in zip(row_names(rows), marks, strict=True)], left=True),
         score_column("AA", [row.aa for row in rows]),
         *_same_images(rows),
+        *([score_column("Attacks", [row.attacks for row in rows])] if any(row.attacks for row in rows) else []),
         score_column("RA", [row.ra for row in rows]),
         score_column("SA", [row.sa for row in rows]),
     ]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from bench.doctor import Advice, advice
 from bench.recipe import attack_name, flatten, protocol_title
-from bench.record import Diagnosis, Outcome, Phase, PhaseCost, Record
-from bench.results import Group, Measured, radius_text, reliability_flags, time_text
+from bench.record import Diagnosis, ListedAttack, Outcome, Phase, PhaseCost, Record
+from bench.results import NORMS, Group, Measured, radius_text, reliability_flags, settings_text, time_text
 
 _JSON = json.JSONEncoder(sort_keys=True)
 
@@ -29,6 +29,19 @@ class Survival(NamedTuple):
     attack: str
     survivors: int
     share: float
+
+
+class Listed(NamedTuple):
+    """One attack of the list, in words."""
+
+    attack: str
+    tried: int
+    left: int
+    share: float
+    """Of all images measured, in percent."""
+    time: str
+    what: str
+    """Its settings, and whose code ran."""
 
 
 class Curve(NamedTuple):
@@ -66,6 +79,24 @@ def survivals(record: Record) -> list[Survival]:
         return []
     n = record.aa.outcome.n
     return [Survival(attack, count, 100 * count / n) for attack, count in record.aa.survivors.items()]
+
+
+def listed(record: Record) -> list[Listed]:
+    """Return what each attack of ``evaluate.attacks`` left, in order."""
+    return [_listed(record, one) for one in (record.attacks.attacks if record.attacks else ())]
+
+
+def _listed(record: Record, one: ListedAttack) -> Listed:
+    cost = record.cost.get(str(Phase("evaluate", f"attacks.{one.attack}")))
+    what = settings_text(one.settings)
+    what += [f"{one.package} {one.package_version}"] if one.package else []
+    if one.perturbations:
+        median = one.perturbations.median
+        norm = record.read_recipe().downstream.threat.norm
+        what.append(f"median perturbation {'infinite' if median is None else NORMS[norm] + f' {median:.3g}'}")
+    outcome = one.outcome
+    time = time_text(cost.seconds) if cost else ""
+    return Listed(one.attack, one.tried, outcome.correct, 100 * outcome.accuracy, time, ", ".join(what))
 
 
 def curves(record: Record) -> dict[str, list[Curve]]:

@@ -57,6 +57,7 @@ def _flat(one: Measured, folder: Path) -> dict[str, Any]:
         **_accuracy("sa", record.sa),
         **_accuracy("ra", record.ra.outcome),
         **_accuracy("aa", aa.outcome if aa else None),
+        **_accuracy("attacks", record.attacks.outcome if record.attacks else None),
         "aa_eps": aa.eps if aa else None,
         "aa_version": aa.version if aa else None,
         "corruptions": corruptions.accuracy if corruptions else None,

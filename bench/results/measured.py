@@ -56,6 +56,8 @@ class Measured(NamedTuple):
         yield "RA", self.record.ra.outcome
         if self.record.aa:
             yield "AA", self.record.aa.outcome
+        for one in self.record.attacks.attacks if self.record.attacks else ():
+            yield f"attacks, {one.attack},", one.outcome
 
 
 def load_measured(path: Path, *, local: bool = False) -> Measured:

@@ -84,6 +84,8 @@ class Row(Settings):
     sa: Score
     ra: Score
     aa: Score | None
+    attacks: Score | None
+    """Accuracy under the list of attacks; None: not all seeds have one."""
     ra_on_aa: Score | None
     """RA on the images that AA was measured on, where those are fewer; None: they are the same, or there is no AA."""
     corruptions: CorruptionScore | None
@@ -139,6 +141,7 @@ def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verific
 def _row(group: Group, results_dir: Path, verifications: Verifications) -> Row:
     records = [one.record for one in group.seeds]
     attacked = [record.aa for record in records if record.aa]
+    listed = [record.attacks for record in records if record.attacks]
     first, facts = records[0], group.seeds[0].facts
     return Row(
         method=first.method,
@@ -162,6 +165,7 @@ def _row(group: Group, results_dir: Path, verifications: Verifications) -> Row:
         sa=mean_score([record.sa for record in records]),
         ra=mean_score([record.ra.outcome for record in records]),
         aa=mean_score([aa.outcome for aa in attacked]) if attacked else None,
+        attacks=mean_score([one.outcome for one in listed]) if len(listed) == len(records) else None,
         ra_on_aa=ra_on_aa(group),
         corruptions=corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),

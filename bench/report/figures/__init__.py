@@ -2,7 +2,8 @@
 
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import History, curves_figure
-from bench.report.figures.draw import Choice, Drawn, draw_cost, draw_curves, draw_sweeps
+from bench.report.figures.draw import Choice, Drawn, draw_cost, draw_curves, draw_minimal, draw_sweeps
+from bench.report.figures.minimal import MinimalLine, minimal_figure
 from bench.report.figures.style import Band, encoded, save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
 from bench.report.figures.tsne import Panel, draw_tsne, embed, tsne_figure
@@ -13,16 +14,19 @@ __all__ = [
     "CostPoint",
     "Drawn",
     "History",
+    "MinimalLine",
     "Panel",
     "SweepLine",
     "cost_figure",
     "curves_figure",
     "draw_cost",
     "draw_curves",
+    "draw_minimal",
     "draw_sweeps",
     "draw_tsne",
     "embed",
     "encoded",
+    "minimal_figure",
     "save_figure",
     "sweep_figure",
     "tsne_figure",

@@ -4,11 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
+
 from bench.errors import BenchError
 from bench.monitor import Monitor
+from bench.recipe import Norm
 from bench.record import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
+from bench.report.figures.minimal import MinimalLine, minimal_figure
 from bench.report.figures.style import save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
 from bench.report.figures.words import (
@@ -21,7 +25,7 @@ from bench.report.figures.words import (
     seeds_text,
     spread_text,
 )
-from bench.results import LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
+from bench.results import Group, LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
 from bench.results import attack_text as attack_departure
 
 R = TypeVar("R", Row, SweepRow)
@@ -154,6 +158,50 @@ def draw_curves(
         monitor.advance(1, file)
     monitor.end()
     return Drawn(files, left_out)
+
+
+def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -> Drawn:
+    """Draw the accuracy at every radius of the records with a minimum-norm attack: one figure for all that compare.
+
+    Raises:
+        BenchError: there is no such record, or ``output`` cannot be written.
+    """
+    groups, left_out = read_groups(results_dir)
+    chosen = [
+        group
+        for group in groups
+        if all(one.record.attacks and one.record.attacks.perturbations for one in group.seeds)
+        and choice.takes(group.seeds[0].record.dataset, group.seeds[0].record.protocol, group.seeds[0].record.method)
+    ]
+    if not chosen:
+        command = "bench run deacl --dataset digits --attacks min-norm"
+        raise choice.finds_no("record with the attack min-norm", results_dir, command)
+    files: list[Path] = []
+    for table in grouped(chosen, _conditions):
+        common, digest, norm, eps = _conditions(table[0])
+        figure = minimal_figure(
+            [_minimal_line(group, number) for number, group in enumerate(table)],
+            norm=norm,
+            eps=eps,
+            title=f"{common_text(*common)}: accuracy at every radius",
+            note="share of images that the minimum-norm attack found nothing nearer for; dotted: the radius of RA",
+        )
+        files += save_figure(figure, output, free_name(file_name("minimal", *common, norm), [digest, eps], files))
+    return Drawn(files, left_out)
+
+
+def _conditions(group: Group) -> tuple[tuple[str, str | None, str, str, str], str, Norm, float]:
+    """Return what records of one figure have in common: common conditions, data, norm and radius."""
+    one = group.seeds[0]
+    record = one.record
+    common = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
+    return common, one.facts.sha256, one.threat.norm, record.ra.eps
+
+
+def _minimal_line(group: Group, number: int) -> MinimalLine:
+    found = [one.record.attacks.perturbations for one in group.seeds if one.record.attacks]
+    sizes = np.concatenate([one.unpack() for one in found if one])
+    return MinimalLine(legend_text(label(group.seeds[0]), [one.record.seed for one in group.seeds]), sizes, number)
 
 
 def _cost(row: Row, time: bool) -> float | None:

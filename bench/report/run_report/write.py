@@ -12,7 +12,7 @@ from bench.errors import BenchError
 from bench.folders import replaced_folder
 from bench.recipe import ALL_PROTOCOLS
 from bench.report import facts
-from bench.report.figures import curves_figure, encoded
+from bench.report.figures import MinimalLine, curves_figure, encoded, minimal_figure
 from bench.report.pictures import data_url, picture, verdict_grid
 from bench.report.reproduce import reproduction
 from bench.report.run_report.example_images import Example, examples
@@ -83,6 +83,19 @@ def _section(
     curves = f"pictures/{name}-curves.png" if record.history else ""
     if curves:
         files[curves] = encoded(curves_figure({f"seed {record.seed}": record.history}, title=""), "png")
+    minimal = ""
+    if record.attacks and (perturbations := record.attacks.perturbations):
+        minimal = f"pictures/{name}-minimal.png"
+        files[minimal] = encoded(
+            minimal_figure(
+                [MinimalLine("", perturbations.unpack(), 0)],
+                norm=finished.recipe.downstream.threat.norm,
+                eps=record.ra.eps,
+                title="",
+                note="dotted: the radius of RA",
+            ),
+            "png",
+        )
     outcomes = []
     for attack in facts.attacks(record):
         found = verdicts(record.sa, attack.outcome)
@@ -101,6 +114,8 @@ def _section(
         "picture_file": lambda example, part: _picture_file(name, example, part),
         "costs": facts.costs(record),
         "survivals": facts.survivals(record),
+        "listed": facts.listed(record),
+        "minimal": minimal,
         "flags": facts.flags(record),
         "diagnoses": facts.diagnoses(record),
         "reproduction": reproduction(record),

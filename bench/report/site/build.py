@@ -101,6 +101,7 @@ def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
         "newer": content.entry[entry.newer] if entry.newer else None,
         "measures": measures(content, entry),
         "survivals": facts.survivals(record),
+        "listed": facts.listed(record),
         "trainings": trainings(record),
         "flags": facts.flags(record),
         "diagnoses": facts.diagnoses(record),
