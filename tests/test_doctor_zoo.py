@@ -12,7 +12,7 @@ from bench.doctor import Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
 from bench.doctor.shares import at_least, verdict_on
 from bench.doctor.strength import STRENGTH
-from bench.record import Verdict
+from bench.record import AutoAttackEvaluation, Outcome, Verdict
 
 FOUND_BY: dict[str, tuple[str, Verdict]] = {
     "quantised input": ("zero gradient", "fail"),
@@ -74,6 +74,23 @@ def test_a_deep_visit_finds_attacks_that_break_more(name: str, check: str, verdi
     found = asked(replace(patient(sabotaged(name)), deep=True))
     assert found
     assert found.verdict == verdict
+
+
+def test_a_deep_visit_names_the_images_that_autoattack_missed() -> None:
+    """AutoAttack is made to say that every image is robust; on a model that breaks everywhere, it missed all."""
+    visited = replace(patient(sound(False)), deep=True)
+    positions = visited.sample.positions
+    claimed = Outcome.pack([True] * len(positions), images=positions, test_images=len(visited.test))
+    numbers = {"version": "standard", "package": "pyautoattack", "package_version": "0", "targets": 9}
+    eps = visited.threat.eps
+    aa = AutoAttackEvaluation(outcome=claimed, eps=eps, survivors={}, warnings=[], **numbers)
+    (asked,) = (one for one in STRENGTH if one.name == "missed by AutoAttack")
+    found = asked(replace(visited, aa=aa))
+    assert found
+    assert found.verdict == "fail"
+    assert found.numbers["broken"] == found.numbers["left by AutoAttack"] == len(positions)
+    assert f"(test images {positions[0]}, {positions[1]}, " in found.found
+    assert asked(visited if visited.aa is None else replace(visited, aa=None)) is None
 
 
 @pytest.mark.slow

@@ -26,6 +26,9 @@ _TIMES = 5
 _BLIND = 0.01
 """The share of images that an attack without the model's gradient may break: on sound models, none of a hundred."""
 
+_SUITE = ("pgd-cw", "pgd-dlr", "apgd-dlr", "targeted-screen")
+"""Attacks beside AutoAttack's, cheapest first, each on what the ones before it left."""
+
 _QUERIES = 300
 """Of Square: enough to break a model whose gradient is hidden, a fraction of AutoAttack's 5,000."""
 
@@ -132,6 +135,41 @@ def _transfer(patient: Patient) -> Finding | None:
     return _beside(patient, "the attack on a small plain network", _climbed(patient, objective), tolerance=_BLIND)
 
 
+@check(
+    "missed by AutoAttack",
+    question="The attack suite (margin, logit ratio, nearest targets) breaks no image that AutoAttack leaves.",
+    meaning="AutoAttack's attacks are not enough for this model, and AA is too high.",
+    remedy="Evaluate with --attacks, and report the accuracy after the whole list beside AA.",
+    deep=True,
+)
+def _missed(patient: Patient) -> Finding | None:
+    if patient.aa is None or patient.aa.eps != patient.threat.eps:
+        return None
+    sample, n = patient.sample, len(patient.sample.labels)
+    robust = dict(zip(patient.aa.outcome.positions(len(patient.test)), patient.aa.outcome.unpack(), strict=True))
+    left = [place for place, position in enumerate(sample.positions) if robust.get(position)]
+    standing = left
+    for name in _SUITE:
+        if not standing:
+            break
+        x_adv = NamedAttack(name, patient.recipe.evaluate, stream=f"attacks.{name}")(
+            patient.attacked,
+            sample.images[standing],
+            sample.labels[standing],
+            threat=patient.threat,
+            seed=patient.seed,
+            positions=[sample.positions[place] for place in standing],
+        )
+        with torch.no_grad():
+            right = patient.classifier(x_adv).argmax(1) == sample.labels[standing]
+        standing = [place for place, still in zip(standing, right.tolist(), strict=True) if still]
+    missed = [sample.positions[place] for place in left if place not in standing]
+    named = f" (test images {', '.join(map(str, missed))})" if missed else ""
+    found = f"of {n} images AutoAttack leaves {len(left)}, and the suite breaks {len(missed)} of them{named}"
+    numbers = {"images": float(n), "left by AutoAttack": float(len(left)), "broken": float(len(missed))}
+    return Finding(verdict_on(len(missed), n, tolerance=_BLIND, standing=len(left)), found, numbers)
+
+
 def _beside(patient: Patient, attack: str, *x_adv: Tensor, tolerance: float = TOLERANCE) -> Finding:
     """Return the verdict on the images that RA's attack leaves, and one of the batches ``x_adv`` breaks."""
     left = _right(patient, patient.x_adv)
@@ -169,4 +207,4 @@ def _right(patient: Patient, images: Tensor) -> Tensor:
     return right
 
 
-STRENGTH: tuple[Check, ...] = (_smaller_radius, _steps, _restarts, _margin, _random_search, _transfer)
+STRENGTH: tuple[Check, ...] = (_smaller_radius, _steps, _restarts, _margin, _random_search, _transfer, _missed)
