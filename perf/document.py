@@ -1,4 +1,4 @@
-"""Writes the tables of three pages, performance.md, scaling.md and doctor.md, from what scripts recorded, or checks.
+"""Writes the tables of pages from what scripts recorded, or checks them.
 
 Run from the repository's root: ``python perf/document.py``. ``--check`` writes nothing, and exits with 3 unless the
 pages agree with the files in ``perf/recorded``.
@@ -14,7 +14,10 @@ from typing import Any
 from comparison import Table
 
 RECORDED = Path(__file__).parent / "recorded"
-PAGES = [Path(__file__).parents[1] / "docs" / name for name in ("performance.md", "scaling.md", "doctor.md")]
+PAGES = [
+    Path(__file__).parents[1] / "docs" / name
+    for name in ("performance.md", "scaling.md", "doctor.md", "attack_suite.md")
+]
 _BLOCK = re.compile(r"(<!-- recorded: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
 
