@@ -14,6 +14,7 @@ from toy_runs import SMALL, facts
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.cli._options import split_settings
 from bench.errors import BenchError
 from bench.grid import Grid, GridFolder, grid_status, work
 from bench.grid import local as local_module
@@ -121,6 +122,18 @@ def test_faults_of_all_cells_are_one_message(data: str, tmp_path: Path) -> None:
         plan_matrix(request_of(data, tmp_path, methods=["simclr", "supervised"]), tmp_path)
 
 
+def test_a_setting_may_be_of_one_method(data: str, tmp_path: Path) -> None:
+    of_all, of_one = split_settings(["slf.epochs=1", "deacl:stage2.lam=3", "./my.py:Mine:stage1.lr=1:2"])
+    assert of_all == ["slf.epochs=1"]
+    assert of_one == {"deacl": ["stage2.lam=3"], "./my.py:Mine": ["stage1.lr=1:2"]}
+    planned = plan_matrix(request_of(data, tmp_path, own={"deacl": {"stage2.lam": 3.0}}), tmp_path)
+    commands = {job.method: " ".join(job.command) for job in planned.jobs if job.needs}
+    assert {method: "stage2.lam=3" in words for method, words in commands.items()} == {"simclr": False, "deacl": True}
+    assert planned.runs[1].recipe.overrides["stage2.lam"] == 3
+    with pytest.raises(BenchError, match="unknown method in --set 'byol'"):
+        plan_matrix(request_of(data, tmp_path, own={"byol": {"stage1.lr": 1.0}}), tmp_path)
+
+
 def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: Path) -> None:
     chosen, left_out = _chosen(request_of(data, tmp_path, methods=["all"], protocols=["slf", "aff"]))
     assert left_out == ()
@@ -161,7 +174,7 @@ def test_the_commands_of_the_page_write_their_scripts(
     assert len(lines) >= 4
     for number, line in enumerate(lines):
         words = ["digits" if "cifar" in word else "simclr" if word == "all" else word for word in shlex.split(line)[1:]]
-        words += [] if "--dry-run" in words else ["--dry-run"]
+        words += ["--set", "encoder.width=2", *([] if "--dry-run" in words else ["--dry-run"])]
         done = say(monkeypatch, capsys, *words, "--at-once", "1", "--grid", f"grid-{number}")
         assert done.code == 0, done.stderr
         if "slurm" in words:

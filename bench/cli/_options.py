@@ -59,6 +59,14 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a number of the recipe; may be repeated."),
 ]
+SetOfMethods = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="[METHOD:]KEY=VALUE",
+        help="Change a number of all recipes, or of one method's; may be repeated.",
+    ),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")]
 ShowRecipe = Annotated[bool, typer.Option("--recipe", help="With --dry-run: print every setting of the run, too.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
@@ -119,6 +127,17 @@ def _attacks(text: str | None) -> list[str] | None:
     from bench.attack import ATTACKS
 
     return [ATTACKS.name_of(name) for name in listed or ()]
+
+
+def split_settings(items: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the items of ``--set`` that are for all methods, and by method those of the form METHOD:KEY=VALUE."""
+    of_all: list[str] = []
+    of_one: dict[str, list[str]] = {}
+    for item in items:
+        head, equals, value = item.partition("=")
+        method, colon, key = head.rpartition(":")
+        (of_one.setdefault(method, []) if colon else of_all).append(f"{key}{equals}{value}")
+    return of_all, of_one
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:

@@ -43,7 +43,7 @@ def start(
     fidelity: option.Fidelity = "uniform",
     preset: option.Preset = None,
     precision: option.Precision = None,
-    set_: option.Set = None,
+    set_: option.SetOfMethods = None,
     run_option: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=VALUE", help="Any other option of bench run, such as devices=4; may be repeated."),
@@ -94,6 +94,7 @@ def start(
     resources = read_resources(profile, given, slurm or [])
     if on == "local" and resources:
         raise BenchError(f"{', '.join(resources)}: Slurm alone gives these. Add --on slurm, or leave them out.")
+    of_all, of_one = option.split_settings(set_ or [])
     request = MatrixRequest(
         methods=option.names(methods) or (),
         datasets=option.names(datasets) or (),
@@ -101,7 +102,8 @@ def start(
         protocols=option.names(protocols),
         tier=tier,
         fidelity=fidelity,
-        overrides=option.overrides(preset, set_, precision),
+        overrides=option.overrides(preset, of_all, precision),
+        own={name: option.overrides(None, items, None) for name, items in of_one.items()},
         options=_run_options(run_option or []),
         device=device,
         elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.keys())),

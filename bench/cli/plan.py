@@ -25,7 +25,7 @@ def plan(
     fidelity: option.Fidelity = "uniform",
     preset: option.Preset = None,
     precision: option.Precision = None,
-    set_: option.Set = None,
+    set_: option.SetOfMethods = None,
     gpus: Annotated[int, typer.Option(min=1, help="How many devices work at once.")] = 1,
     profile: Annotated[
         list[Path] | None,
@@ -46,6 +46,7 @@ def plan(
     """
     from bench.matrix import MatrixRequest, plan_costs
 
+    of_all, of_one = option.split_settings(set_ or [])
     request = MatrixRequest(
         methods=option.names(methods) or (),
         datasets=option.names(datasets) or (),
@@ -53,7 +54,8 @@ def plan(
         protocols=option.names(protocols),
         tier=tier,
         fidelity=fidelity,
-        overrides=option.overrides(preset, set_, precision),
+        overrides=option.overrides(preset, of_all, precision),
+        own={name: option.overrides(None, items, None) for name, items in of_one.items()},
         device=device,
         data_dir=data_dir,
     )

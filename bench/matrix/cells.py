@@ -32,6 +32,9 @@ class MatrixRequest:
     tier: str | None = None
     fidelity: Fidelity = "uniform"
     overrides: Mapping[str, Any] = field(default_factory=dict)
+    """Of all cells."""
+    own: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Of the cells of one method, by its name."""
     options: Sequence[str] = ()
     """More arguments of every ``bench run``, such as ``--devices 4``."""
     device: str | None = None
@@ -58,6 +61,9 @@ class MatrixRequest:
             "tier": self.tier,
             "fidelity": self.fidelity,
             "settings": [override_text(key, value) for key, value in self.overrides.items()],
+            "own_settings": {
+                name: [override_text(key, value) for key, value in own.items()] for name, own in self.own.items()
+            },
             "options": list(self.options),
             "device": self.device,
             "threads": self.threads,
@@ -96,6 +102,9 @@ def plan_matrix(
         BenchError: unknown names, or cells that cannot be run; the faults of all are reported together.
     """
     chosen, left_out = _chosen(request)
+    own = {_absolute(name): values for name, values in request.own.items()}
+    for name in own.keys() - chosen.keys():
+        raise unknown("method in --set", name, chosen, "Type --set METHOD:KEY=VALUE")
     datasets = {name: load(name, request.data_dir) for name in dict.fromkeys(map(_absolute, request.datasets))}
     pairs = [(method, dataset) for dataset in datasets for method in chosen]
 
@@ -108,7 +117,7 @@ def plan_matrix(
             fidelity=request.fidelity,
             protocols=chosen[method],
             seed=request.seeds[0],
-            overrides=request.overrides,
+            overrides={**request.overrides, **own.get(method, {})},
             runs_dir=request.runs_dir.absolute(),
             data_dir=request.data_dir,
             device=request.device,
@@ -122,7 +131,7 @@ def plan_matrix(
     shared = [shared_stage(run) for _, run in cells]
     users = Counter(path for path in shared if path)
     stages: dict[Path, GridJob] = {}
-    own = []
+    of_cells = []
     for (pair, run), path in zip(cells, shared, strict=True):
         common = path if path and users[path] > 1 else None
         if common and common not in stages:
@@ -133,8 +142,8 @@ def plan_matrix(
         name = run.folder.path.name
         needs = (stages[common].name,) if common else ()
         command = _command(request, pair, run, folder, name)
-        own.append(_job(name, run.recipe.method, run, command, leaves, bytes_of[pair], needs))
-    return Matrix((*stages.values(), *own), tuple(run for _, run in cells), left_out)
+        of_cells.append(_job(name, run.recipe.method, run, command, leaves, bytes_of[pair], needs))
+    return Matrix((*stages.values(), *of_cells), tuple(run for _, run in cells), left_out)
 
 
 def _chosen(request: MatrixRequest) -> tuple[dict[str, Sequence[str] | None], tuple[str, ...]]:
@@ -184,7 +193,8 @@ def _command(
         **({"device": request.device} if request.device else {}),
     }
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    words += [word for setting in asked["settings"] for word in ("--set", setting)]
+    own = [text for name, texts in asked["own_settings"].items() if _absolute(name) == method for text in texts]
+    words += [word for setting in (*asked["settings"], *own) for word in ("--set", setting)]
     return ("run", method, *words, "--no-estimate", *more, *request.options)
 
 
