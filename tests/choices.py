@@ -11,7 +11,7 @@ from bench.nn import ENCODERS
 from bench.recipe import PRESETS, TrainPlan
 
 NAMED: dict[str, list[Any]] = {
-    "arch": [name for name in ENCODERS if not name.startswith("wide")],
+    "arch": [name for name in ENCODERS if not name.startswith(("wide", "wrn"))],
     "preset": list(PRESETS),
     "pseudo_labels": ["kmeans", "none"],
     "stem_padding": [0, 1, 2],
