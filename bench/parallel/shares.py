@@ -41,8 +41,11 @@ def over_devices(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         network: treats every image by itself, but for batch-norm.
         images: the same on all devices.
     """
-    scope, total = _scope, len(images)
-    if scope is None or total < devices():  # too few to share: every device computes all of them
+    scope = _scope
+    if scope is None:  # an export comes by here, whose graph must not be of one batch size: len() would fix it
+        return network(images)
+    total = len(images)
+    if total < devices():  # too few to share: every device computes all of them
         with _set(None):
             return network(images)
     with _set(None):
