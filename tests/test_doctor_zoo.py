@@ -8,10 +8,12 @@ from sabotaged import RUNS, patient, sabotaged, sound
 from torch import nn
 
 from bench import rng
+from bench.attack import auto_attack
 from bench.doctor import Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
 from bench.doctor.shares import at_least, verdict_on
 from bench.doctor.strength import STRENGTH
+from bench.errors import BenchError
 from bench.record import AutoAttackEvaluation, Outcome, Verdict
 
 FOUND_BY: dict[str, tuple[str, Verdict]] = {
@@ -110,6 +112,13 @@ def test_a_large_scale_of_logits_does_not_change_ra() -> None:
     assert {found[name] for name in ("zero gradient", "finite difference", "loss growth", "unbounded attack")} == {
         "sound"
     }
+
+
+def test_autoattack_says_that_it_cannot_attack_logits_without_a_path_to_the_pixels() -> None:
+    found = patient(sabotaged("detached gradient"))
+    few = found.sample.images[:2], found.sample.labels[:2]
+    with pytest.raises(BenchError, match="no path that has gradients"):
+        auto_attack(found.attacked, *few, threat=found.threat, num_classes=10, seed=0, batch_size=2)
 
 
 class Linear(nn.Module):

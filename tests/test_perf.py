@@ -249,5 +249,5 @@ def test_a_picture_has_a_sound_panel_and_a_broken_one() -> None:
         assert "<svg" in svg
         assert "a sabotage" in svg
         assert "sound" in svg
-    assert {each.name for family in CHECKS.values() for each in family} == set(pictures.PICTURES)
+    assert set(pictures.PICTURES) <= {each.name for family in CHECKS.values() for each in family}
     assert all((pictures.FOLDER / f"{name.replace(' ', '-')}.svg").is_file() for name in pictures.PICTURES)

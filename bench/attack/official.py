@@ -112,6 +112,13 @@ class OfficialAutoAttack:
         trace = sys.gettrace()
         try:
             outcome = self._adversary.run_standard_evaluation(images, labels, **{self._batch_size_name: len(images)})
+        except RuntimeError as error:
+            if "does not require grad" not in str(error):
+                raise
+            raise BenchError(
+                "the logits depend on the pixels by no path that has gradients, so AutoAttack cannot run. Look for "
+                "detach, no_grad and NumPy in the model, or leave it out with `--set evaluate.autoattack=false`."
+            ) from None
         finally:
             sys.settrace(trace)
         x_adv: Tensor = outcome[0] if isinstance(outcome, tuple) else outcome
