@@ -226,6 +226,12 @@ def test_precisions_of_training_and_of_attacks_are_compared(tmp_path: Path, monk
         assert low - exact == only_exact - only_low
 
 
+def test_an_attack_of_the_suite_is_counted_beside_autoattack_both_ways() -> None:
+    attacks = importlib.import_module("attacks")
+    official, found = torch.tensor([True, True, False, False, False]), torch.tensor([True, False, True, True, False])
+    assert attacks.counts(official, found) == ["3", "1", "2"]
+
+
 def test_a_row_on_the_doctor_names_what_fails_what_doubts_and_what_a_deep_visit_adds() -> None:
     doctor = importlib.import_module("doctor")
     usual = [Diagnosis(check="a", verdict="fail", found="x"), Diagnosis(check="b", verdict="doubt", found="x")]
