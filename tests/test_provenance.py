@@ -56,6 +56,12 @@ def test_seeds_of_different_code_are_flagged(tmp_path: Path) -> None:
     assert flags(tmp_path, with_phases(0), second) == ("the seeds ran with different code (stage ssl)",)
 
 
+def test_seeds_may_differ_in_the_code_of_the_doctor_who_measures_no_number(tmp_path: Path) -> None:
+    second = with_phases(1, evaluate_doctor=(environment(OTHER),))
+    second = second.model_copy(update={"code": {**second.code, "evaluate:doctor": OTHER}})
+    assert flags(tmp_path, with_phases(0, evaluate_doctor=(environment(),)), second) == ()
+
+
 def test_a_dirty_phase_counts_as_changed_code(tmp_path: Path) -> None:
     (flag,) = flags(tmp_path, with_phases(stage_ssl=(environment(dirty=True),)))
     assert flag.startswith("the code had uncommitted changes (seed 0)")
