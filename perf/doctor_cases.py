@@ -13,9 +13,7 @@ from torch.nn import functional as F
 
 from bench.attack import PGD, AutoAttackResult, auto_attack, distance, log_margin, margin, margin_objective, square
 from bench.data import unit_pixels
-from bench.doctor import Patient
-from bench.doctor.gradient import GRADIENT, input_gradient, nearby_cosines
-from bench.doctor.surrogate import surrogate
+from bench.doctor import CHECKS, Patient, input_gradient, nearby_cosines, trained_surrogate
 from bench.nn import Classifier, Normalise, frozen_copy
 from bench.recipe import Threat
 
@@ -120,7 +118,7 @@ def cosines(patient: Patient) -> Tensor:
 
 def inner_gradients(patient: Patient) -> dict[str, float]:
     """Return the numbers in the check's finding."""
-    (check,) = (one for one in GRADIENT if one.name == "inner optimisation")
+    (check,) = (one for one in CHECKS["gradient"] if one.name == "inner optimisation")
     found = check(patient)
     assert found
     return {"operations with gradients": float(found.numbers["operations"] or 0)}
@@ -233,7 +231,7 @@ def by_search(patient: Patient) -> dict[str, float]:
 
 def by_transfer(patient: Patient) -> dict[str, float]:
     """Return how many of the images that PGD leaves remain after an attack on another network."""
-    sample, other = patient.sample, surrogate(patient)
+    sample, other = patient.sample, trained_surrogate(patient)
     assert other
     left = logits(patient, attacked(patient)).argmax(1) == sample.labels
     x = PGD(20, 0.25, "uniform")(

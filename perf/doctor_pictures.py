@@ -54,8 +54,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from torch import Tensor
 
-from bench.doctor.gradient import input_gradient
-from bench.report.figures.style import COLOURS, GREY, new_figure, styled
+from bench.doctor import input_gradient
+from bench.report.figures import COLOURS, GREY, new_figure, styled
 
 FOLDER = Path(__file__).parents[1] / "docs" / "doctor"
 BLUE, RED = COLOURS[:2]

@@ -14,7 +14,7 @@ from bench.attack import PGD, Loss, NamedAttack, Objective, cross_entropy, margi
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
 from bench.doctor.shares import TOLERANCE, verdict_on
-from bench.doctor.surrogate import surrogate
+from bench.doctor.surrogate import trained_surrogate
 from bench.recipe import Threat
 
 _STARTS = 4
@@ -128,7 +128,7 @@ def _random_search(patient: Patient) -> Finding | None:
     deep=True,
 )
 def _transfer(patient: Patient) -> Finding | None:
-    other = surrogate(patient)
+    other = trained_surrogate(patient)
     if other is None:
         return None
     objective = margin_objective(other, patient.sample.labels)

@@ -13,7 +13,7 @@ from bench.doctor.patient import Patient
 _IMAGES, _EPOCHS, _BATCH = 2000, 10, 64
 
 
-def surrogate(patient: Patient) -> nn.Module | None:
+def trained_surrogate(patient: Patient) -> nn.Module | None:
     """Return a plain classifier of the patient's training images, in eval mode; it takes seconds.
 
     It has learnt without attacks, as a plain SimCLR encoder has, and needs no other run: a deep visit always finds it.

@@ -4,11 +4,13 @@ from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import History, curves_figure
 from bench.report.figures.draw import Choice, Drawn, draw_cost, draw_curves, draw_minimal, draw_sweeps
 from bench.report.figures.minimal import MinimalLine, minimal_figure
-from bench.report.figures.style import Band, encoded, save_figure
+from bench.report.figures.style import COLOURS, GREY, Band, encoded, new_figure, save_figure, styled
 from bench.report.figures.sweep import SweepLine, sweep_figure
 from bench.report.figures.tsne import Panel, draw_tsne, embed, tsne_figure
 
 __all__ = [
+    "COLOURS",
+    "GREY",
     "Band",
     "Choice",
     "CostPoint",
@@ -27,7 +29,9 @@ __all__ = [
     "embed",
     "encoded",
     "minimal_figure",
+    "new_figure",
     "save_figure",
+    "styled",
     "sweep_figure",
     "tsne_figure",
 ]
