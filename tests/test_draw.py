@@ -183,7 +183,7 @@ def test_curves_say_how_many_there_are_and_which_one_is_drawn(tmp_path: Path) ->
         ("eps", "no sweep of eps on letters in .*. Type bench sweep-eps"),
         ("steps", "no sweep of steps on letters in .*. Type bench sweep-steps"),
         ("cost", "no record of a pre-training on letters in .*. Type bench run deacl --dataset digits"),
-        ("curves", "no record on letters in .*. Type bench run deacl --dataset digits"),
+        ("curves", "no record of training on letters in .*. Type bench run deacl --dataset digits"),
     ],
 )
 def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure: str, message: str) -> None:

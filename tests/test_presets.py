@@ -33,6 +33,7 @@ IDLE = {
     *("schedule_unit", "warmup_epochs", "warmup_start", "lr_floor"),  # of schedules other than steps
     "short_lr",  # of pre-training: protocols are not scaled
     *("selection_fraction", "selection_steps"),  # of selection=best
+    *("accumulate", "batch_norm"),  # of batches in parts, and of several devices
 }
 """Knobs that take no part in any preset."""
 

@@ -38,9 +38,7 @@ class Check(NamedTuple):
         finding = self.find(patient)
         if finding is None:
             return None
-        # Six digits: the last bits of float64 sums change with the place in memory, and would differ after a restart.
-        numbers = {name: float(f"{value:.6g}") for name, value in finding.numbers.items()}
-        return Diagnosis(check=self.name, verdict=finding.verdict, found=finding.found, numbers=numbers)
+        return Diagnosis(check=self.name, verdict=finding.verdict, found=finding.found, numbers=dict(finding.numbers))
 
 
 def check(
