@@ -34,7 +34,7 @@ SETTINGS = {
     "evaluate.pgd_steps": 10,
     "evaluate.pgd_step_size": 0.02,
     "evaluate.autoattack_images": 8,
-    "evaluate.autoattack_batch": 4,
+    "evaluate.autoattack_batch": 8,
 }
 NOTHING: Mapping[str, object] = {}
 TRANSFORMER = {

@@ -55,6 +55,7 @@ def leaderboard(
       bench leaderboard --check
     """
     from bench.errors import BenchError
+    from bench.results import without_garbage_collection
 
     if sum(map(bool, (write, check, format_, as_json and format_))) > 1:
         raise BenchError("--write, --check and --format are different things to do, and --json is a format. Keep one.")
@@ -63,11 +64,14 @@ def leaderboard(
             raise BenchError(
                 "--write and --check are about the whole board: leave out --dataset, --protocol, --tier and --bibtex."
             )
-        _on_disk(results_dir, output or _DEFAULT, check=check, as_json=as_json)
+        with without_garbage_collection():
+            _on_disk(results_dir, output or _DEFAULT, check=check, as_json=as_json)
         return
     if format_ is None and (output or bibtex):
         raise BenchError("--output and --bibtex need --write, --check or --format. Add, for example, --format latex.")
-    _shown(results_dir, "json" if as_json else format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
+    format_ = "json" if as_json else format_
+    with without_garbage_collection():
+        _shown(results_dir, format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
 
 
 def _on_disk(results_dir: Path, path: Path, *, check: bool, as_json: bool) -> None:

@@ -4,7 +4,7 @@ from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
 from bench.results.groups import Failed, Group, LeftOut, grouped, read_groups
-from bench.results.measured import Measured, load_measured
+from bench.results.measured import Measured, load_measured, without_garbage_collection
 from bench.results.published import (
     PublishedCosts,
     PublishedNumber,
@@ -78,4 +78,5 @@ __all__ = [
     "row_names",
     "settings_text",
     "time_text",
+    "without_garbage_collection",
 ]
