@@ -21,7 +21,7 @@ from bench.data import on_device
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS, Stage, StepLoss
 from bench.nn import build_encoder
-from bench.parallel import check_devices, refuse_uneven
+from bench.parallel import check_devices, on_first, refuse_uneven
 from bench.protocol import build_protocol
 from bench.train import check_plan, take_step
 
@@ -124,9 +124,14 @@ def measured(folder: Path) -> tuple[Any, ...]:
         return outcomes(measure(folder / "7", batch_size=7)), outcomes(measure(folder / "64", batch_size=64))
 
 
+def arrays(name: str) -> dict[str, Any]:
+    return {key: value.numpy() for key, value in trained(name).items()}
+
+
 def all_of_it(folder: Path) -> dict[str, Any]:
     """Do everything that the tests below look at; as arrays, since torch sends tensors by files."""
-    methods = {name: {key: value.numpy() for key, value in trained(name).items()} for name in NAMES}
+    methods = {name: arrays(name) for name in NAMES}
+    methods["by the first"] = on_first(partial(arrays, "simclr"))
     stopped_on_one(folder / "goes on alone")
     stopped_on_one(folder / "goes on")
     weights = {
@@ -164,6 +169,12 @@ def assert_close(found: Found, expected: Found) -> None:
 def test_every_method_learns_what_it_learns_on_one_device(name: str, together: Any, alone: Any) -> None:
     for device in together[0]:
         assert_close(device["methods"][name], alone[name])
+
+
+def test_the_first_device_takes_steps_by_itself_while_the_others_wait(together: Any, alone: Any) -> None:
+    """So a run on several devices measures how long it will take."""
+    for device in together[0]:
+        assert_close(device["methods"]["by the first"], alone["simclr"])
 
 
 def test_a_run_goes_on_with_any_number_of_devices(together: Any, straight: Found) -> None:

@@ -16,9 +16,13 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
+_alone = False
+"""Whether this process works by itself at present, while the others wait: they answer no collective call."""
+
+
 def devices() -> int:
-    """Return how many devices this run has, 1 where it was started without others."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Return how many devices work together at present: 1 in a run without others, and within :func:`on_first`."""
+    return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
 
 
 def is_first() -> bool:
@@ -51,16 +55,25 @@ def refuse_uneven(section: str, batch_size: int) -> None:
 
 
 def on_first(work: Callable[[], T]) -> T:
-    """Do ``work`` on the first device alone; all devices get its result, or raise its error.
+    """Do ``work`` on the first device alone, as in a run on one; all devices get its result, or raise its error.
 
     Results and errors are pickled between processes of the same program.
     """
     if devices() == 1:
         return work()
-    outcome: list[Any] = [_attempt(work) if is_first() else None]
+    outcome: list[Any] = [_attempt(partial(_by_itself, work)) if is_first() else None]
     dist.broadcast_object_list(outcome, src=0)
     result: T = _result(outcome[0])
     return result
+
+
+def _by_itself(work: Callable[[], T]) -> T:
+    global _alone
+    _alone = True
+    try:
+        return work()
+    finally:
+        _alone = False
 
 
 def first_then_others(work: Callable[[], T]) -> T:
