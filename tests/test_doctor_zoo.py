@@ -99,7 +99,8 @@ def test_a_deep_visit_names_the_images_that_autoattack_missed() -> None:
 @pytest.mark.parametrize("robust", [True, False])
 def test_no_other_attack_is_much_stronger_on_a_sound_classifier(robust: bool) -> None:
     found = verdicts(replace(patient(sound(robust)), deep=True))
-    assert {one.name: found[one.name] for one in STRENGTH} == dict.fromkeys([one.name for one in STRENGTH], "sound")
+    made = [one.name for one in STRENGTH if one.name != "missed by AutoAttack"]  # this patient has no AA
+    assert {name: found[name] for name in made} == dict.fromkeys(made, "sound")
 
 
 def test_a_large_scale_of_logits_does_not_change_ra() -> None:
