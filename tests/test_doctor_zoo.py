@@ -4,16 +4,21 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sabotaged import RUNS, patient, sabotaged, sound
+from sabotaged import RUNS, digits, patient, sabotaged, sound, untrained
 from torch import nn
+from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import auto_attack
+from bench.data import unit_pixels
 from bench.doctor import Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
 from bench.doctor.shares import at_least, verdict_on
 from bench.doctor.strength import STRENGTH
 from bench.errors import BenchError
+from bench.nn import Classifier
+from bench.protocol.knn import SoftVote
+from bench.recipe import KNNSettings
 from bench.record import AutoAttackEvaluation, Outcome, Verdict
 
 FOUND_BY: dict[str, tuple[str, Verdict]] = {
@@ -60,6 +65,20 @@ def test_nothing_is_doubted_on_a_sound_classifier(robust: bool) -> None:
     assert found.ra
     assert 0.7 < found.ra.outcome.accuracy < 0.9 if robust else found.ra.outcome.correct == 0
     assert set(verdicts(found).values()) <= {"sound", "note"}
+
+
+def test_jumps_of_the_vote_of_the_nearest_are_noted_and_not_doubted() -> None:
+    """Among features that tell little, the neighbours change within a fiftieth of eps; the gradient is still right."""
+    encoder, train = untrained().eval().encoder, digits().train
+    vote = SoftVote(len(train.labels), encoder.feature_dim, 10, KNNSettings(k=20))
+    vote.labels.copy_(train.labels)
+    with torch.no_grad():
+        vote.bank.copy_(F.normalize(encoder(unit_pixels(train.images)), dim=1))
+    visited = patient(Classifier(encoder, vote).eval())  # type: ignore[arg-type]  # no linear head
+    (found,) = (one for one in examine(visited) if one.check == "finite difference")
+    assert found.verdict == "note"
+    assert found.numbers["jumps"] > found.numbers["wrong"]
+    assert verdict_on(int(found.numbers["jumps"] + found.numbers["wrong"]), int(found.numbers["images"])) == "doubt"
 
 
 @pytest.mark.parametrize(
