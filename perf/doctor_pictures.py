@@ -4,8 +4,8 @@ All numbers are computed here, on the zoo of the tests: a small sound classifier
 Run from the repository's root: ``python perf/doctor_pictures.py``, and then ``python perf/doctor_page.py``.
 """
 
+import argparse
 import io
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -78,9 +78,14 @@ class Picture(NamedTuple):
 
 def main() -> None:
     """Draw all pictures, or those of the checks that are named."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checks", nargs="*", metavar="CHECK", help="which to draw; default: all")
+    names = parser.parse_args().checks or list(PICTURES)
+    if unknown := [name for name in names if name not in PICTURES]:
+        parser.error(f"no picture is drawn of {', '.join(unknown)}. There are: {', '.join(PICTURES)}")
     FOLDER.mkdir(exist_ok=True)
     torch.set_num_threads(1)
-    for name in sys.argv[1:] or PICTURES:
+    for name in names:
         torch.manual_seed(0)
         path = FOLDER / f"{name.replace(' ', '-')}.svg"
         path.write_bytes(drawn(PICTURES[name]()))
@@ -224,7 +229,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
         "gradient",
     ),
     "finite difference": lambda: Picture(
-        points, *both(promised_and_measured, "fine ripples"), "promised change of the loss", "measured"
+        points, *both(promised_and_measured, "random noise layer"), "promised change of the loss", "measured"
     ),
     "gradient stability": lambda: Picture(
         histogram, *both(cosines, "fine ripples"), "cosine after a small move", "images"
