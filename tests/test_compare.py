@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.compare import compare_records, compare_seeds, find_record, find_seeds
 from bench.errors import BenchError
+from bench.recipe import ALL_PROTOCOLS
 from bench.record import NoGradient, Outcome, Record, load_record, record_files, save_record
 from bench.results import Group, Measured, load_measured
 
@@ -187,6 +188,17 @@ def test_a_record_has_several_names(tmp_path: Path) -> None:
         find_record("deacl-mini", tmp_path)
     with pytest.raises(BenchError, match=r"unknown record 'deacl-mini-uniform-s2.*Did you mean 'deacl-mini"):
         find_record("deacl-mini-uniform-s2-slf-22222222", tmp_path)
+
+
+def test_a_run_is_known_by_any_of_its_protocols_seeds_and_data(tmp_path: Path) -> None:
+    run, transferred = "cifar10-deacl-mini-uniform-s1-11111111", "digits-deacl-mini-uniform-s0-11111111"
+    fill(tmp_path, *(make_record(seed=1, protocol=name) for name in ALL_PROTOCOLS))
+    fill(tmp_path, make_record(pretrained_on="digits", protocol="knn-200"))
+    fill(tmp_path / "e", make_record(seed=5, encoder_seed=1, protocol="slf-1pct"))  # the seed is the protocol's alone
+    for name in ALL_PROTOCOLS:
+        assert find_record(run, tmp_path, protocol=name).record.protocol == name
+    assert find_record(transferred, tmp_path).record.pretrained_on == "digits"
+    assert find_record(run, tmp_path / "e").record.seed == 5
 
 
 # The command

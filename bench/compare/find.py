@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError, unknown
-from bench.record import LOCAL, record_files
+from bench.record import LOCAL, may_be_of_run, record_files
 from bench.results import Failed, Group, Measured, load_measured, read_groups
 
 _LOCAL = f"{LOCAL}/"
@@ -101,8 +101,7 @@ def _begins(path: Path, name: str) -> bool:
 
 
 def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
-    # A file is named after its run, without the digest, so few files have to be opened.
-    if not name.startswith(f"{path.parent.name}-{path.stem.split('.')[0].rpartition('-')[0].rpartition('-')[0]}-"):
+    if not may_be_of_run(path, name):  # so that few files have to be opened
         return False
     measured = load_measured(path)
     return measured.run == name and protocol in (None, measured.record.protocol)
@@ -110,7 +109,7 @@ def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
 
 def _ambiguous(name: str, matches: Sequence[Path]) -> BenchError:
     listing = "\n  - ".join(path.as_posix() for path in matches)
-    return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them, or add --protocol.")
+    return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them; `bench compare` also takes --protocol.")
 
 
 def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str, precision: str | None) -> bool:

@@ -22,12 +22,26 @@ def record_path(folder: Path, record: Record) -> Path:
     return inside(folder, record.dataset, f"{'-'.join(run)}-{record.protocol_sha256[:8]}.json")
 
 
-_NAMED = re.compile(r".+-(uniform|native)(-e\d+)?-s\d+-.+-[0-9a-f]{8}(\.\d+)?")
+_NAMED = re.compile(
+    r"(?P<recipe>.+-(uniform|native))(-e(?P<encoder>\d+))?-s(?P<seed>\d+)-.+-[0-9a-f]{8}(\.\d+)?"
+)
+"""The names that :func:`record_path` gives, and those of copies."""
 
 
 def may_be_of(path: Path, method: str) -> bool:
     """Return whether ``path`` may be a record of ``method``: its name begins so, or is not one that we give."""
     return path.stem.startswith(f"{method}-") or not _NAMED.fullmatch(path.stem)
+
+
+def may_be_of_run(path: Path, run: str) -> bool:
+    """Return whether ``path`` may be a record of ``run``, which is the name of a folder, by its own name."""
+    named = _NAMED.fullmatch(path.stem)
+    if named is None:
+        return False
+    recipe, seed = named["recipe"], named["encoder"] or named["seed"]
+    if "-from-" in recipe:  # transfer: the name of the run begins with the data of pre-training
+        return f"-{recipe.rpartition('-')[2]}-s{seed}-" in run
+    return run.startswith(f"{path.parent.name}-{recipe}-s{seed}-")
 
 
 def save_record(folder: Path, record: Record, monitor: Monitor | None = None) -> Path:
