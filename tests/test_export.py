@@ -155,6 +155,8 @@ def test_an_exported_folder_is_imported_again(made: Made, safe: Path) -> None:
     assert back.origin.imported.title == made.record.title
     assert back.origin.imported.report is not None
     assert back.origin.imported.report.dropped == {"head": "classifier of 2 classes"}
+    # The command that an import ends with names the data of its own training.
+    assert (back.origin.imported.trained_on, back.example_data) == (made.record.dataset, "npz:PATH")
 
 
 def test_onnx_takes_any_batch_and_is_refused_by_import(made: Made) -> None:

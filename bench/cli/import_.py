@@ -1,6 +1,7 @@
 """``bench import``: an encoder file of ours from a checkpoint that somebody else wrote."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,4 +86,4 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool) -> None:
         print(report.caution)
     if path:
         print(f"encoder: {path}")
-        print(f"evaluate it with: bench evaluate {path} --dataset cifar10")
+        print(f"evaluate it with: {shlex.join(['bench', 'evaluate', str(path), '--dataset', encoder.example_data])}")

@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 
 from bench import rng
+from bench.data import DATASETS
 from bench.errors import BenchError
 from bench.method import Method, OwnForm
 from bench.monitor import Monitor
@@ -93,12 +94,25 @@ class EncoderFile:
         known = self.origin.imported
         if known is None:
             return self.encoder(self.recipe)
-        channels = next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
         with rng.scoped(0, "plain encoder"):  # its normalisation has constants of its own, and its form no size
-            encoder = build_encoder(known.encoder, image_shape=(channels, 32, 32), mean=(), std=())
+            encoder = build_encoder(known.encoder, image_shape=(self._channels, 32, 32), mean=(), std=())
         self._check_fit(encoder)
         encoder.load_state_dict(self.tensors)
         return encoder.eval()
+
+    @property
+    def _channels(self) -> int:
+        return next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
+
+    @property
+    def example_data(self) -> str:
+        """What to type after --dataset: the data it was trained on, if they are known, or others of as many channels.
+
+        Only for an imported encoder.
+        """
+        assert self.origin.imported is not None, "a run has its own data"
+        known = self.origin.imported.trained_on or ("cifar10" if self._channels == 3 else "")
+        return known if known in DATASETS else "npz:PATH"
 
     def save(self, path: Path) -> None:
         """Write it to ``path``, atomically."""

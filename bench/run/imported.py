@@ -89,6 +89,11 @@ class Import(Settings):
         return encoder
 
     @property
+    def trained_on(self) -> str:
+        """The name of the data that it was trained on; empty: not known."""
+        return self.report.trained_on if self.report else ""
+
+    @property
     def method(self) -> type[Method]:
         """A class that takes the place of its method, with its own title."""
         info = replace(Imported.info, title=self.title, year=self.year)

@@ -118,7 +118,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
     if source is None:
         raise BenchError(
             f"{request.encoder} was trained elsewhere ({known.title}), so the data to evaluate it on must be named. "
-            "Type, for example, --dataset cifar10"
+            f"Type, for example, --dataset {encoder.example_data}"
         )
     dataset = load_dataset(source, request.data_dir)
     if entry and dataset.num_classes != entry.classes:

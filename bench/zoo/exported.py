@@ -24,6 +24,8 @@ class ExportedForm(Settings):
     image_shape: tuple[Side, Side, Side]
     title: Text
     year: int = Field(ge=1900, le=9999)
+    trained_on: Text = ""
+    """The name of the data; empty: not known, as in exports of older versions."""
 
 
 class ExportedEncoder(NamedTuple):

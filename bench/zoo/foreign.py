@@ -48,6 +48,8 @@ class ImportReport(Settings):
     """How many of the file's tensors are in the encoder."""
     dropped: dict[Text, Text]
     """By the beginning of the names: what it is."""
+    trained_on: Text = ""
+    """The name of the data; empty: not known."""
     caution: Text = ""
     """Other files that look the same and compute something else, and what to type for them."""
 
@@ -144,6 +146,7 @@ def _taken_back(exported: ExportedEncoder, choices: ImportChoices, path: Path) -
         normalisation_from=header,
         tensors=len(exported.tensors),
         dropped=exported.dropped,
+        trained_on=form.trained_on,
     )
     return ForeignEncoder(exported.tensors, settings, form.title, form.year, report)
 

@@ -15,31 +15,29 @@ _ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Data of ours that the Hub has under a name."""
 
 
-def card(model: Model, loading: Loading, records: Sequence[Record], pretrained_on: str) -> str:
+def card(model: Model, loading: Loading, records: Sequence[Record]) -> str:
     """Return the content of the card, a README.md with the metadata header of the Hugging Face Hub.
 
     Args:
         model: the network.
         loading: how it is loaded.
         records: of the protocols whose results it shows, with the evaluation of this network, or of this encoder.
-        pretrained_on: the name of the data of pre-training; empty: trained elsewhere.
     """
     name = f"{model.title} {model.year}"
     found = templates("bench.report.model_export").get_template("README.md")
     return found.render(
-        header=_header(model, loading, records, name, pretrained_on).to_yaml(),
+        header=_header(model, loading, records, name).to_yaml(),
         name=name,
         model=model,
         loading=loading,
-        pretrained_on=pretrained_on,
         results=[(record, attacks(record)) for record in _believed(records)],
         limits=[(record, flags(record)) for record in records],
         commands=[(record, reproduction(record)) for record in records],
     )
 
 
-def _header(model: Model, loading: Loading, records: Sequence[Record], name: str, pretrained_on: str) -> ModelCardData:
-    data = {pretrained_on, *(record.dataset for record in records)}
+def _header(model: Model, loading: Loading, records: Sequence[Record], name: str) -> ModelCardData:
+    data = {model.trained_on, *(record.dataset for record in records)}
     return ModelCardData(
         model_name=name,
         library_name=loading.library,

@@ -14,7 +14,7 @@ from bench.folders import new_folder
 from bench.recipe import RELEASED
 from bench.record import Submission, SubmittedWeights, file_digest, save_record, signed
 from bench.report.model_export.card import card
-from bench.report.model_export.write import model_of, pretraining_data
+from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction
 from bench.run import Finished, finished_in, load_encoder, run_folder, to_finish
 from bench.zoo import Loading
@@ -122,6 +122,6 @@ def _card(path: Path, found: Sequence[Finished], submission: Submission) -> str:
         (*files, *((name, "a record") for name in submission.records)),
     )
     records = [each.record for each in found]
-    text = card(model_of(path, None), loading, records, pretraining_data(path))
+    text = card(model_of(path, None), loading, records)
     verify = "\n".join(command for command in submission.commands if command.startswith("bench verify"))
     return f"{text}\n## Verify it\n\nSubmitted by {submission.by}.\n\n```bash\n{verify}\n```\n"

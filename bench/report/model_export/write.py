@@ -9,7 +9,6 @@ from bench.errors import BenchError, unknown
 from bench.folders import new_folder
 from bench.method import METHODS
 from bench.recipe import ALL_PROTOCOLS, RELEASED, SECTIONS, FinetuneSettings
-from bench.record import IMPORTED
 from bench.report.model_export.card import card
 from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish
 from bench.zoo import FORMATS, Model
@@ -54,7 +53,7 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
     records = [each.record for each in finished.values()]
     with new_folder(folder) as unfinished:
         loading = FORMATS[to](model, unfinished)
-        (unfinished / "README.md").write_text(card(model, loading, records, pretraining_data(path)))
+        (unfinished / "README.md").write_text(card(model, loading, records))
         found = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
         files = {path.relative_to(unfinished).as_posix(): path.stat().st_size for path in found}
     return Exported(files, tuple(finished))
@@ -68,12 +67,6 @@ def _newest(path: Path, protocol: str | None) -> dict[str, Finished]:
     if protocol not in found:
         raise BenchError(f"the run {path.name} has no finished {protocol}. {to_finish(path, protocol)}")
     return {protocol: found[protocol]}
-
-
-def pretraining_data(path: Path) -> str:
-    """Return the name of the data that the run in ``path`` was pre-trained on; empty: it was trained elsewhere."""
-    recipe = described_recipe(path)
-    return "" if recipe.method == IMPORTED else recipe.dataset.name
 
 
 def model_of(path: Path, classifier: Finished | None) -> Model:
@@ -92,6 +85,7 @@ def model_of(path: Path, classifier: Finished | None) -> Model:
         recipe.dataset.image_shape,
         info.title,
         info.year,
+        trained_on=known.trained_on if known else recipe.dataset.name,
         paper=info.paper,
         link=info.url,
         record=classifier.record if classifier else None,

@@ -28,6 +28,8 @@ class Model:
     image_shape: tuple[int, int, int]
     title: str
     year: int
+    trained_on: str = ""
+    """The name of the data of pre-training; empty: not known."""
     paper: str = ""
     """The title of its paper; empty: not known."""
     link: str = ""

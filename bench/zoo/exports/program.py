@@ -29,6 +29,7 @@ def write_program(model: Model, folder: Path) -> Loading:
     form = model.settings.model_dump(mode="json", exclude={"normalisation", "constants"})
     form |= {"normalisation": "constants" if model.constants else "none", "constants": model.constants}
     said = {"encoder": form, "image_shape": model.image_shape, "title": model.title, "year": model.year}
+    said |= {"trained_on": model.trained_on}
     tensors = model.network.state_dict()
     write_bytes(folder / "model.safetensors", weights(tensors, {EXPORTED: json.dumps(said, sort_keys=True)}))
     images = model.images()
