@@ -4,23 +4,27 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+
+from pydantic import JsonValue
+from torch import nn
 
 from bench.errors import BenchError
 from bench.monitor import Monitor
 from bench.nn import Encoder
+from bench.recipe import with_checked_arguments
 from bench.record import LOCAL, Record
 from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
 from bench.zoo import digest
 
 
+@with_checked_arguments
 def load_encoder(
     source: str | Path,
     *,
     weights: str | Path | None = None,
     normalisation: str | None = None,
     network: str | None = None,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, JsonValue] | None = None,
     runs_dir: str | Path = "runs",
     data_dir: str | Path = "data",
 ) -> Encoder:
@@ -51,12 +55,13 @@ def load_encoder(
     return encoder
 
 
+@with_checked_arguments
 def evaluate(
-    encoder: Encoder | str | Path,
+    encoder: nn.Module | str | Path,
     dataset: str | None = None,
     *,
-    protocols: Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
+    protocols: str | Sequence[str] | None = None,
+    settings: Mapping[str, JsonValue] | None = None,
     seed: int | None = None,
     device: str | None = None,
     runs_dir: str | Path = "runs",
@@ -68,7 +73,7 @@ def evaluate(
     Args:
         encoder: what :func:`load_encoder` returned, or what it takes without further arguments.
         dataset: the data to evaluate on; None: those that it was trained on.
-        protocols: as of `bench evaluate`; None: slf, alf and aff, where they apply.
+        protocols: as of `bench evaluate`, one or several; None: slf, alf and aff, where they apply.
         settings: as in ``--set``: dotted keys to values, such as ``{"evaluate.autoattack": False}``.
         seed: of protocols and attacks; None: that of pre-training.
         device: cpu, cuda, cuda:1; None: the best there is.
@@ -80,7 +85,7 @@ def evaluate(
         BenchError: an encoder that was not loaded with :func:`load_encoder` or was changed since, and all that
             ``bench evaluate`` refuses.
     """
-    if isinstance(encoder, Encoder):
+    if isinstance(encoder, nn.Module):
         loaded = _unchanged(encoder)
     else:
         loaded = EvaluationRequest(encoder_path(encoder, Path(runs_dir)))
@@ -97,10 +102,13 @@ def evaluate(
     return [record for record, _ in execute(prepare_evaluation(request), Path(results_dir), _Warning())]
 
 
-def _unchanged(encoder: Encoder) -> EvaluationRequest:
-    source = encoder.source
+def _unchanged(encoder: nn.Module) -> EvaluationRequest:
+    source = encoder.source if isinstance(encoder, Encoder) else None
     if not isinstance(source, EvaluationRequest):
-        raise BenchError("this encoder does not come from a file. Load one with bench.load_encoder(...).")
+        raise BenchError(
+            "this encoder does not come from a file, so a record could not say what it is. Load it with "
+            "bench.load_encoder(...): a network of your own as './net.py:NAME' with weights='net.pt'."
+        )
     if digest(encoder.state_dict()) != source.open().sha256:
         raise BenchError(
             f"the weights of this encoder are no longer those of {source.encoder}, so a record could not say where "

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from in_process import Said, say
 from safetensors.torch import save_file
 from toy_runs import VARYING, Listener, toy_data
@@ -313,6 +314,15 @@ def test_a_named_network_is_loaded_and_evaluated_from_python(
     torch.save({"teacher": state, "student": state}, "vit.pt")
     vit = load_named(VIT, weights="vit.pt", network="teacher.", options=TINY)
     assert torch.allclose(vit(x), theirs.backbone.eval()((x - 0.5) / 0.5), atol=1e-6)
+    with rng.scoped(0, "published"):
+        published = torchvision.models.shufflenet_v2_x0_5().eval()
+    torch.save(published.state_dict(), "published.pt")
+    shuffle = load_named(
+        "torchvision:shufflenet_v2_x0_5", weights="published.pt", normalisation="none", options={"input_size": 32}
+    )
+    published.fc = torch.nn.Identity()
+    x = images(side=32)
+    assert torch.allclose(shuffle(x), published(x), atol=1e-6)
 
 
 @pytest.mark.parametrize(

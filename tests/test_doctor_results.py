@@ -127,7 +127,7 @@ def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:
         settings = EncoderSettings(width=2)
         encoder = build_encoder(settings, image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
     model, loading = Model(encoder, settings, (3, 8, 8), "SimCLR", 2020), Loading("", "torch", "torch", ())
-    believed, failed = (card(model, loading, [diagnosed(verdict)], "") for verdict in ("doubt", "fail"))
+    believed, failed = (card(model, loading, [diagnosed(verdict)]) for verdict in ("doubt", "fail"))
     assert "| SLF | SA |" in believed
     assert "model-index" in believed
     assert "| SLF | SA |" not in failed

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from runpy import run_path
 from typing import Any
@@ -24,6 +25,7 @@ from bench.run.encoder import Origin
 from bench.run.imported import Import
 
 ROOT = Path(__file__).parents[1]
+untyped: Any = bench
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +55,7 @@ def test_the_verbs_are_offered_and_load_nothing_before_their_use() -> None:
     code = """
 import sys, bench
 assert {"attack", "evaluate", "load_encoder", "load_records"} <= set(dir(bench))
-assert not bench.load_records("nowhere")
+assert not bench.load_records(".")
 assert "torch" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -106,12 +108,12 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
     assert (record.method, record.ra.steps, record.pretrained_on) == ("simclr", 3, None)
     assert record.encoder_sha256 == load_encoder(folder / "runs" / run / "encoder.safetensors").sha256
     assert record.overrides["evaluate.pgd_steps"] == 3
-    assert bench.evaluate(run, protocols=["slf"], settings=settings) == [record]  # finished, and on the same data
+    assert bench.evaluate(run, protocols="slf", settings=settings) == [record]  # finished, and on the same data
     with torch.no_grad():
         next(encoder.parameters()).add_(1)
     with pytest.raises(BenchError, match=r"the weights of this encoder are no longer those of .* Load it again"):
         bench.evaluate(encoder)
-    with pytest.raises(BenchError, match=r"does not come from a file\. Load one with bench\.load_encoder"):
+    with pytest.raises(BenchError, match=r"does not come from a file.* Load it with bench\.load_encoder"):
         bench.evaluate(type(encoder)(encoder.backbone, encoder.normalise))
 
 
@@ -144,18 +146,80 @@ def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
+        (
+            torch.zeros(2, 3, 4, 4),
+            {"labels": torch.zeros(3, dtype=torch.int64)},
+            r"shape \[3\] .* 2 images need as many",
+        ),
+        (torch.zeros(2, 3, 4, 4), {"labels": torch.zeros(2)}, r"labels are torch\.float32 .* torch\.int64 \[B\]"),
+        (
+            torch.zeros(2, 3, 4, 4),
+            {"labels": torch.tensor([0, 2])},
+            r"labels are from 0 to 2, and the model has 2 classes",
+        ),
+        (torch.zeros(2, 3, 4, 4), {"labels": torch.tensor([-1, 1])}, r"labels are from -1 to 1"),
+        (torch.zeros(2, 3, 4, 4), {"labels": [0, 1]}, r"pgd: labels: must be a Tensor \(given: \[0, 1\]\)"),
+        (torch.zeros(2, 3, 4, 4), {"steps": -1}, r"steps: must be at least 0 \(given: -1\)"),
+        (torch.zeros(2, 3, 4, 4), {"steps": 1.5}, r"steps: must be a whole number"),
+        (torch.zeros(2, 3, 4, 4), {"step_size": 0}, r"step_size: must be more than 0"),
+        (torch.zeros(2, 3, 4, 4), {"model": lambda x: x}, r"model: must be a Module \(given: a function\)"),
+        (torch.zeros(2, 3, 4, 4), {"model": torch.nn.Identity()}, r"returns \[2, 3, 4, 4\] for 2 .* logits \[B, K\]"),
+        (torch.zeros(2, 3, 5, 5), {}, r"cannot take these images.* \[2, 3, 5, 5\] .*RuntimeError"),
+        (torch.zeros(0, 3, 4, 4), {}, r"images are torch\.float32 of shape \[0, 3, 4, 4\]"),
+        (
+            torch.zeros(2, 3, 4, 4),
+            {"epsilon": 1},
+            r"unexpected keyword argument 'epsilon'\. Its arguments: model, images",
+        ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {}, r"images are torch\.uint8 .* pass images / 255"),
         (torch.full((2, 3, 4, 4), 1.5), {}, r"from 1\.5 to 1\.5; an attack takes floats"),
-        (torch.zeros(3, 4, 4), {}, r"shape \(3, 4, 4\)"),
+        (torch.zeros(3, 4, 4), {}, r"shape \[3, 4, 4\]"),
         (torch.zeros(2, 3, 4, 4), {"eps": 8}, r"eps 8 outside \[0, 1\].* write 8/255"),
-        (torch.zeros(2, 3, 4, 4), {"norm": "l3"}, r"norm"),
-        (torch.zeros(2, 3, 4, 4), {"start": "there"}, r"unknown start 'there'"),
+        (torch.zeros(2, 3, 4, 4), {"norm": "l3"}, r"norm: must be 'linf' or 'l2'"),
+        (torch.zeros(2, 3, 4, 4), {"start": "there"}, r"start: must be .* \(given: 'there'\)"),
     ],
 )
 def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 2))
     with pytest.raises(BenchError, match=message):
-        bench.attack.pgd(model, images, torch.zeros(2, dtype=torch.int64), **{"eps": 8 / 255, **options})
+        bench.attack.pgd(
+            **{"model": model, "images": images, "labels": torch.zeros(2).long(), "eps": 8 / 255, **options}
+        )
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda run: untyped.load_encoder(3), "load_encoder: source: must be text or a path .given: 3."),
+        (lambda run: untyped.load_encoder(run, options={"a": 1}), "encoder.options are for a network that is named"),
+        (lambda run: untyped.load_encoder(run, options=[1]), "options: must be a section of keys"),
+        (lambda run: untyped.load_encoder("torchvision:resnet18", weights="no.pt"), "cannot read no.pt"),
+        (lambda run: untyped.load_encoder(), "missing a required argument: 'source'"),
+        (
+            lambda run: untyped.evaluate(torch.nn.Sequential(), "digits"),
+            r"bench\.load_encoder\(\.\.\.\): a network of your",
+        ),
+        (lambda run: untyped.evaluate(3), "encoder: must be a Module or text or a path"),
+        (lambda run: untyped.evaluate(run, protocols="slff"), "unknown protocol 'slff'"),
+        (lambda run: untyped.evaluate(run, protocols=[]), "no protocol is named. Type one or several of slf"),
+        (lambda run: untyped.evaluate(run, protocols=3), "protocols: must be text or a Sequence"),
+        (
+            lambda run: untyped.evaluate(run, settings={"evaluate.pgd_steps": torch.tensor(1)}),
+            "settings: must be plain",
+        ),
+        (lambda run: untyped.evaluate(run, seed=-1), "seed -1 is out of range"),
+        (lambda run: untyped.evaluate(run, device="gpu"), "device 'gpu' cannot be used"),
+        (lambda run: untyped.evaluate(run, "nowhere"), "unknown dataset 'nowhere'"),
+        (lambda run: untyped.evaluate(run, seed=5, results_dir="toy.npz"), "cannot write toy.npz"),
+        (lambda run: untyped.load_records("nowhere"), "there is no results folder nowhere"),
+        (lambda run: untyped.load_records(3), "results_dir: must be text or a path"),
+    ],
+)
+def test_a_mistake_is_one_message(run: str, call: Callable[[str], object], message: str) -> None:
+    before = sorted(Path().rglob("*"))
+    with pytest.raises(BenchError, match=message):
+        call(run)
+    assert sorted(Path().rglob("*")) == before
 
 
 # Records

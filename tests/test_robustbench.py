@@ -17,6 +17,7 @@ from short_autoattack import shorten
 from torch import nn
 from toy_runs import toy_data
 
+import bench
 from bench import rng
 from bench.attack import auto_attack
 from bench.errors import BenchError
@@ -80,6 +81,11 @@ def test_a_released_file_gives_the_network_of_the_package(network: nn.Module, fi
     with torch.no_grad():
         assert torch.equal(loaded(images), network(images))
     assert not loaded.training
+    from_python = bench.load_encoder(ENTRY.origin, weights=file)
+    with torch.no_grad():
+        assert torch.equal(from_python(images), network(images))
+    with pytest.raises(BenchError, match=r"none\.pt is not a file"):
+        bench.load_encoder(ENTRY.origin, weights=tmp_path / "none.pt")
 
 
 def test_a_classifier_is_judged_as_released(

@@ -13,7 +13,7 @@ from bench.attack.ball import Ball, ball_around
 from bench.attack.frozen import attacking
 from bench.attack.objective import Objective, margin_objective
 from bench.errors import BenchError, unknown
-from bench.recipe import AttackSettings, Norm, Start, Threat
+from bench.recipe import AttackSettings, Norm, Start, Threat, with_checked_arguments
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
@@ -120,6 +120,7 @@ def _gradient(objective: Objective, x: Tensor) -> Tensor:
     return gradient
 
 
+@with_checked_arguments
 def pgd(
     model: nn.Module,
     images: Tensor,
@@ -148,15 +149,49 @@ def pgd(
         seed: of the starts; with the run's seed and the whole test split they are those of RA.
 
     Raises:
-        BenchError: images that are no such batch, or a value out of range.
+        BenchError: images, labels or a model that are not such, or a value out of range.
     """
-    if images.ndim != 4 or not images.is_floating_point() or not 0 <= images.min() <= images.max() <= 1:
-        raise BenchError(
-            f"images are {images.dtype} of shape {tuple(images.shape)}, from {images.min():g} to {images.max():g}; an "
-            "attack takes floats [B, C, H, W] from 0 to 1. For uint8 images, pass images / 255."
-        )
+    _refuse_images(images)
     threat = Threat.parse({"norm": norm, "eps": eps}, "pgd")
+    attack = PGD.of(AttackSettings.parse({"steps": steps, "step_size": step_size, "start": start}, "pgd"))
     generators = [rng.generator(seed, "pgd", position, 0) for position in range(len(images))]
-    attack = PGD(steps, step_size, start)
     with attacking(model):
+        _refuse_labels(labels, images, model)
         return attack(margin_objective(model, labels), images, threat=threat, generator=generators)
+
+
+def _refuse_images(images: Tensor) -> None:
+    """Raise BenchError unless they are a batch of pixels in [0, 1]."""
+    low, high = images.aminmax() if images.numel() else (0, 0)
+    if images.ndim != 4 or not images.numel() or not images.is_floating_point() or not 0 <= low <= high <= 1:
+        raise BenchError(
+            f"images are {images.dtype} of shape {list(images.shape)}, from {low:g} to {high:g}; an attack takes "
+            "floats [B, C, H, W] from 0 to 1. For uint8 images, pass images / 255."
+        )
+
+
+@torch.no_grad()
+def _refuse_labels(labels: Tensor, images: Tensor, model: nn.Module) -> None:
+    """Raise BenchError unless ``model`` returns logits for ``images``, and ``labels`` are classes of theirs."""
+    try:
+        logits = model(images)
+    except Exception as error:  # whatever a network raises that takes other images, or is on another device
+        raise BenchError(
+            f"the model cannot take these images, {images.dtype} of shape {list(images.shape)} on {images.device} "
+            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]})."
+        ) from error
+    found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:
+        raise BenchError(
+            f"the model returns {found} for {len(images)} images. Pass one that returns logits [B, K], K > 1."
+        )
+    if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or labels.device != images.device:
+        raise BenchError(
+            f"labels are {labels.dtype} of shape {list(labels.shape)} on {labels.device}; {len(images)} images need "
+            f"as many classes, torch.int64 [B], on {images.device}."
+        )
+    if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
+        raise BenchError(
+            f"labels are from {labels.min()} to {labels.max()}, and the model has {logits.shape[1]} classes, from 0 to "
+            f"{logits.shape[1] - 1}."
+        )

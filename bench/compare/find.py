@@ -109,7 +109,10 @@ def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
 
 def _ambiguous(name: str, matches: Sequence[Path]) -> BenchError:
     listing = "\n  - ".join(path.as_posix() for path in matches)
-    return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them; `bench compare` also takes --protocol.")
+    return BenchError(
+        f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them; "
+        "`bench compare` also takes --protocol."
+    )
 
 
 def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str, precision: str | None) -> bool:

@@ -32,7 +32,7 @@ from bench.recipe.sections import (
     Start,
     attack_name,
 )
-from bench.recipe.settings import MirrorProbability, Settings, canonical_digest
+from bench.recipe.settings import MirrorProbability, Settings, canonical_digest, with_checked_arguments
 from bench.recipe.threat import Norm, Threat, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
@@ -90,5 +90,6 @@ __all__ = [
     "reevaluated",
     "section",
     "tier_names",
+    "with_checked_arguments",
     "within",
 ]

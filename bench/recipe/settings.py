@@ -3,10 +3,13 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Mapping
+from functools import wraps
+from inspect import signature
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
 from pydantic_core import ErrorDetails
 
 from bench.errors import BenchError, listed
@@ -110,6 +113,11 @@ def _shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
+def _shown_argument(value: object) -> str:
+    plain = isinstance(value, bool | int | float | str | list | tuple | dict | Path | None)
+    return _shown(value) if plain else f"a {type(value).__name__}"
+
+
 def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
     """Yield the key and the fault of each plain value that cannot be written to a file or a table.
 
@@ -130,6 +138,41 @@ def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, f"not a text that can be written (given: {_shown(value)})"
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def with_checked_arguments(verb: Callable[P, R]) -> Callable[P, R]:
+    """Return ``verb``, which raises one BenchError with every argument that is not of the type it declares.
+
+    A text becomes a path where a path is declared.
+    """
+    names = signature(verb)
+    call: Callable[..., R] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(verb)
+
+    @wraps(verb)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            given = names.bind(*args, **kwargs).arguments
+        except TypeError as error:
+            raise BenchError(f"{verb.__name__}: {error}. Its arguments: {', '.join(names.parameters)}.") from None
+        try:
+            return call(**given)
+        except ValidationError as error:
+            if error.title != verb.__name__:
+                raise
+            wanted: dict[str, dict[str, None]] = {}  # one fault for all members of a union
+            for fault in error.errors():
+                wanted.setdefault(str(fault["loc"][0]), {})[_words(fault)] = None
+            faults = [
+                f"{name}: {' or '.join(words).replace(' or must be', ' or')} (given: {_shown_argument(given[name])})"
+                for name, words in wanted.items()
+            ]
+            raise BenchError(listed(verb.__name__, faults)) from None
+
+    return checked
+
+
 _TYPES = {
     "missing": "is missing",
     "extra_forbidden": "there is no such key",
@@ -144,6 +187,9 @@ _TYPES = {
     "bool": "must be true or false",
     "string_pattern_mismatch": "must have the form {pattern}",
     "string": "must be text",
+    "path": "must be a path",
+    "invalid-json-value": "must be plain values: numbers, text, true, false, lists",
+    "is_instance_of": "must be a {class}",
     "tuple": "must be a list, such as [1, 2]",
     "list": "must be a list, such as [1, 2]",
     "dict": "must be a section of keys",

@@ -22,9 +22,7 @@ def record_path(folder: Path, record: Record) -> Path:
     return inside(folder, record.dataset, f"{'-'.join(run)}-{record.protocol_sha256[:8]}.json")
 
 
-_NAMED = re.compile(
-    r"(?P<recipe>.+-(uniform|native))(-e(?P<encoder>\d+))?-s(?P<seed>\d+)-.+-[0-9a-f]{8}(\.\d+)?"
-)
+_NAMED = re.compile(r"(?P<recipe>.+-(uniform|native))(-e(?P<encoder>\d+))?-s(?P<seed>\d+)-.+-[0-9a-f]{8}(\.\d+)?")
 """The names that :func:`record_path` gives, and those of copies."""
 
 

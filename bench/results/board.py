@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from bench.errors import BenchError, unknown
+from bench.errors import unknown
 from bench.recipe import Settings
 from bench.record import Correction
 from bench.results.corrections import read_corrections
-from bench.results.groups import Failed, LeftOut, read_groups
+from bench.results.groups import Failed, LeftOut, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
 from bench.results.submissions import submission_faults
@@ -67,11 +67,7 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
     Raises:
         BenchError: there is no such folder, or its published numbers are faulty.
     """
-    if not results_dir.is_dir():
-        raise BenchError(
-            f"there is no results folder {results_dir}. Name one with --results-dir, or let "
-            "`bench run deacl --dataset digits` make the first record."
-        )
+    refuse_missing(results_dir)
     groups, left_out = read_groups(results_dir, local=local)
     failed = tuple(one for one in left_out if isinstance(one, Failed))
     corrections = read_corrections(results_dir, [], local=local).found

@@ -4,12 +4,14 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from bench.recipe import override_text
+from bench.recipe import override_text, with_checked_arguments
 from bench.record import LOCAL, Outcome, record_files
 from bench.results.corrections import read_corrections
+from bench.results.groups import refuse_missing
 from bench.results.measured import Measured, load_all
 
 
+@with_checked_arguments
 def load_records(results_dir: str | Path = "results", *, local: bool = True) -> list[dict[str, Any]]:
     """Return one dict a record, all with the same keys, for ``pandas.DataFrame``; what was not measured is None.
 
@@ -19,8 +21,12 @@ def load_records(results_dir: str | Path = "results", *, local: bool = True) -> 
     Args:
         results_dir: the folder of the records.
         local: whether to read the user's own records, in its folder ``local``, too.
+
+    Raises:
+        BenchError: there is no such folder.
     """
     folder = Path(results_dir)
+    refuse_missing(folder)
     paths = [(path, False) for path in record_files(folder)]
     paths += [(path, True) for path in record_files(folder / LOCAL)] if local else []
     measured, faults = load_all(paths)

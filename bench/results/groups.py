@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from bench.errors import BenchError
 from bench.recipe import Settings, canonical_digest
 from bench.record import LOCAL, Record, may_be_of, record_files
 from bench.results.corrections import read_corrections
@@ -39,6 +40,15 @@ class Group(NamedTuple):
     """The newest record of each seed, by seed."""
     superseded: tuple[Measured, ...]
     """Older records of the same runs, which do not count."""
+
+
+def refuse_missing(results_dir: Path) -> None:
+    """Raise BenchError if there is no such results folder."""
+    if not results_dir.is_dir():
+        raise BenchError(
+            f"there is no results folder {results_dir}. Name one with --results-dir, or let "
+            "`bench run deacl --dataset digits` make the first record."
+        )
 
 
 def read_groups(

@@ -75,7 +75,13 @@ def open_encoder(
     Raises:
         BenchError: there is none of that name, or its weights are not given, cannot be had or read, or do not fit.
     """
-    if str(given).startswith(f"{KIND}:"):
+    released = str(given).startswith(f"{KIND}:")
+    if _options(overrides) and (released or not is_named(given)):
+        raise BenchError(
+            f"encoder.options are for a network that is named: timm:NAME, torchvision:NAME or FILE.py:NAME. The form "
+            f"of {given} is known already. Leave them out."
+        )
+    if released:
         return _released(str(given), choices, dataset, data_dir / KIND)
     if is_named(given):
         return _outside(str(given), choices, _options(overrides))

@@ -46,7 +46,7 @@ class RunRequest:
     tier: str | None = None
     """None: ``tiny`` for digits, otherwise ``mini`` on a CPU and ``short`` on a GPU."""
     fidelity: Fidelity = "uniform"
-    protocols: Sequence[str] | None = None
+    protocols: str | Sequence[str] | None = None
     """None: SLF, ALF and AFF, or what the method allows of them."""
     finetune_dataset: str | None = None
     """Data for protocols and evaluation (transfer); None: the pre-training data."""
@@ -217,13 +217,18 @@ def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.devi
             refuse_precision(settings.precision, device, f"protocol {name} trains", how)
 
 
-def chosen_protocols(names: Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:
-    """Return the protocols ``names`` without duplicates; None: the default ones that ``method``, ``title``, allows.
+def chosen_protocols(names: str | Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:
+    """Return the protocols ``names``, one or several, without duplicates.
+
+    None: the default ones that ``method``, called ``title``, allows.
 
     Raises:
         BenchError: an unknown protocol, or one that the method does not allow.
     """
     possible = method.info.protocols
+    names = [names] if isinstance(names, str) else names
+    if names is not None and not names:
+        raise BenchError(f"no protocol is named. Type one or several of {', '.join(possible)}, or leave them out.")
     for protocol in names or ():
         if protocol not in ALL_PROTOCOLS:
             raise unknown("protocol", protocol, ALL_PROTOCOLS)

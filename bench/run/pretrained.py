@@ -32,7 +32,7 @@ class EvaluationRequest:
     """The source of the pre-training data; None: unchanged. For an imported encoder: the data to evaluate it on."""
     finetune_dataset: str | None = None
     """Data for protocols and evaluation; None: the pre-training data."""
-    protocols: Sequence[str] | None = None
+    protocols: str | Sequence[str] | None = None
     """None: all protocols that the method allows."""
     seed: int | None = None
     """Of protocols and evaluation; None: the seed of pre-training."""

@@ -68,6 +68,8 @@ def released_network(entry: Entry, folder: Path, weights: Path | None = None) ->
                 f"{entry.origin} is made of {len(files)} files, so --weights cannot name them. Leave it out, and put "
                 f"them at: {', '.join(map(str, files))}"
             )
+        if not weights.is_file():
+            raise BenchError(f"{weights} is not a file. Leave --weights out to download it, or type its path.")
         files = [weights]
     else:
         for place, file in enumerate(files):
