@@ -1,13 +1,13 @@
 """A dataset of one's own for the tests of data: a few small images, and the ways to write and load them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
-from bench.data import Dataset, load_dataset
+from bench.data import Dataset, decode, load_dataset
 
 Arrays = dict[str, Any]
 
@@ -39,3 +39,10 @@ def own(tmp_path: Path) -> Callable[[Arrays], Dataset]:
 
 def forbidden(*_: Any, **__: Any) -> NoReturn:
     raise AssertionError("must not be called")
+
+
+def decoded(files: Sequence[str]) -> tuple[decode.Pixels, dict[str, int]]:
+    """Return the pixels of image ``files``, and what was converted."""
+    images = [decode.Encoded(file) for file in files]
+    decoding = decode.Decoding(decode.Decoder.of(images[0]))
+    return decoding.read(images), decoding.converted()

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from own_data import good, numbers, save
+from own_data import decoded, good, numbers, save
 from PIL import Image
 from toy_runs import carry_out, toy_data, toy_request
 
 from bench.data import Dataset, load_dataset
-from bench.data.decode import decode
 from bench.errors import BenchError
 from bench.recipe import parse_overrides
 from bench.recipe.tiers import load_tier
@@ -60,7 +59,7 @@ def test_sixteen_bits_are_refused_and_counted(colour: int, channels: int, tmp_pa
     rgb().save(tmp_path / "0.png")
     files = [png(tmp_path / f"{i}.png", width=8, height=8, bits=16, colour=colour, channels=channels) for i in (1, 2)]
     with pytest.raises(BenchError, match=r"1\.png has more than 8 bits a channel.*This applies to 2 of 3 images"):
-        decode([str(tmp_path / "0.png"), *files])
+        decoded([str(tmp_path / "0.png"), *files])
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -73,7 +72,7 @@ def test_the_orientation_is_applied(orientation: int, tmp_path: Path) -> None:
     stored = Image.fromarray(upright)
     stored = stored if turns is None else stored.transpose(Image.Transpose(turns))
     stored.save(tmp_path / "0.png", exif=exif)
-    pixels, converted = decode([str(tmp_path / "0.png")])
+    pixels, converted = decoded([str(tmp_path / "0.png")])
     assert np.array_equal(pixels[0], upright)
     assert converted == ({} if orientation == 1 else {"turned upright, as EXIF says": 1})
 
@@ -86,7 +85,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
     palette = rgb().quantize(4)
     palette.info["transparency"] = 0
     palette.save(tmp_path / "2.png", transparency=0)
-    pixels, converted = decode([str(tmp_path / f"{i}.png") for i in range(3)])
+    pixels, converted = decoded([str(tmp_path / f"{i}.png") for i in range(3)])
     assert pixels[0, 0, 0].tolist() == [10, 20, 30]
     assert (pixels[0].reshape(-1, 3)[1:] == 255).all(), "the colour under alpha 0 shows through"
     assert (pixels[1].reshape(-1, 3)[1:] == 255).all()
@@ -97,7 +96,7 @@ def test_transparency_is_laid_on_white(tmp_path: Path) -> None:
 def test_cmyk_and_frames_are_counted(tmp_path: Path) -> None:
     rgb().convert("CMYK").save(tmp_path / "0.jpg")
     rgb().save(tmp_path / "1.png", save_all=True, append_images=[rgb(1)])
-    pixels, converted = decode([str(tmp_path / "0.jpg"), str(tmp_path / "1.png")])
+    pixels, converted = decoded([str(tmp_path / "0.jpg"), str(tmp_path / "1.png")])
     assert np.array_equal(pixels[1], numbers(8, 8, 3))
     assert converted == {"CMYK": 1, "first of several frames": 1}
 
@@ -117,7 +116,7 @@ def test_every_kind_of_fault_is_named_with_its_count(root: Path) -> None:
 def test_a_picture_that_fills_the_memory_is_refused_by_its_header(tmp_path: Path) -> None:
     bomb = png(tmp_path / "0.png", width=13_000, height=13_000, bits=1, colour=0, channels=1)
     with pytest.raises(BenchError, match=r"would become 507 MB"):
-        decode([bomb])
+        decoded([bomb])
 
 
 # Folders

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 import pytest
-from own_data import Arrays, forbidden, numbers, save
+from own_data import Arrays, decoded, forbidden, numbers, save
 from PIL import Image
 
 from bench.data import Dataset, decode, folder, load_dataset
@@ -62,7 +62,7 @@ def test_names_are_in_natural_order(tmp_path: Path) -> None:
     names = ["b2_10.png", "b10_1.png", "a.png", "b2_9.png", "07.png", "7.png"]
     for name in names:
         picture(tmp_path / "ant" / name, seed=0)
-    listed = [Path(path).name for path in folder._list(tmp_path).paths]
+    listed = [Path(image.path).name for image in folder._list(tmp_path).images]
     assert listed == ["07.png", "7.png", "a.png", "b2_9.png", "b2_10.png", "b10_1.png"]
 
 
@@ -74,7 +74,7 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
     image.quantize(256).save(tmp_path / "6.png")
     image.convert("L").save(tmp_path / "7.png")
     files = sorted(str(path) for path in tmp_path.iterdir())
-    pixels, converted = decode.decode(files)
+    pixels, converted = decoded(files)
     assert converted == {"grey": 1, "opaque alpha channel dropped": 1, "palette": 1}
     assert pixels.shape == (8, 8, 8, 3)
     for lossless in (0, 3, 5):
@@ -85,7 +85,7 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
 def test_second_time_comes_from_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_folder(root)
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "decode", forbidden)
+        patch.setattr(folder, "Decoding", forbidden)
         second = load_folder(root)
         assert (second.sha256, second.classes) == (first.sha256, first.classes)
         assert second.index_train is not None

@@ -1,6 +1,6 @@
 """What a stranger may bring to training: an optimiser, a source of images, a curriculum; and states of older files."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,9 @@ class Drawer:
     def batch(self, positions: Tensor) -> Tensor:
         self.largest = max(self.largest, len(positions))
         return torch.stack([self._images[position] for position in positions.tolist()])
+
+    def batches(self, positions: Sequence[Tensor]) -> Iterator[Tensor]:
+        return map(self.batch, positions)
 
     def in_order(self, size: int) -> Iterator[Tensor]:
         for start in range(0, len(self), size):

@@ -55,7 +55,7 @@ def plan_ablation(base: RunRequest, table: AblationTable, seeds: Sequence[int] =
         raise BenchError(f"--set {', '.join(clash)}: the table varies this. Leave it out.")
     if base.protocols is None:
         base = replace(base, protocols=METHODS.get(base.method).info.protocols[:1])
-    dataset = load_dataset(base.dataset, base.data_dir)
+    dataset = load_dataset(base.dataset, base.data_dir, base.data_in)
 
     def cell(row: AblationCell) -> Cell:
         run = prepare(replace(base, overrides={**base.overrides, **row.settings}), dataset)

@@ -83,6 +83,10 @@ RunsDir = Annotated[Path, typer.Option(help="Where runs keep weights and state."
 ResultsDir = Annotated[
     Path, typer.Option(help="Where records go: results/local keeps yours apart, results publishes them.")
 ]
+DataIn = Annotated[
+    Literal["auto", "memory", "disk"],
+    typer.Option(help="Where images in files are during the run; auto: in memory if they fit. Numbers are the same."),
+]
 DataDir = Annotated[Path, typer.Option(help="Where datasets are downloaded to.")]
 Results = Annotated[
     Path, typer.Option("--results-dir", help="Folder of the records; yours, in its folder local, are shown marked.")

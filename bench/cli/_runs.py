@@ -30,7 +30,8 @@ def say_inventory(console: Console, run: "Run") -> None:
     """Print how many images of the data of ``run`` were read, skipped, converted or doubtful."""
     for dataset in filter(None, (run.dataset, run.finetune)):
         if dataset.inventory:
-            console.print(f"{dataset.name}: {dataset.inventory.described()}", markup=False, highlight=False)
+            where = "; they stay on disk and are decoded batch by batch" if dataset.known else ""
+            console.print(f"{dataset.name}: {dataset.inventory.described()}{where}", markup=False, highlight=False)
 
 
 def say_weights(run: "Run") -> None:

@@ -50,6 +50,7 @@ def evaluate(
     runs_dir: option.RunsDir = Path("runs"),
     results_dir: option.ResultsDir = option.LOCAL_RESULTS,
     data_dir: option.DataDir = Path("data"),
+    data_in: option.DataIn = "auto",
     as_json: option.AsJson = False,
 ) -> None:
     """Evaluate an encoder file, and write one record a protocol.
@@ -80,6 +81,7 @@ def evaluate(
         overrides=option.overrides(preset, set_, precision, attacks=attacks),
         runs_dir=runs_dir,
         data_dir=data_dir,
+        data_in=data_in,
         device=device,
         corruptions=corruptions,
     )

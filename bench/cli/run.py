@@ -62,6 +62,7 @@ def run(
     runs_dir: option.RunsDir = Path("runs"),
     results_dir: option.ResultsDir = option.LOCAL_RESULTS,
     data_dir: option.DataDir = Path("data"),
+    data_in: option.DataIn = "auto",
     as_json: option.AsJson = False,
 ) -> None:
     """Pre-train a method, evaluate it, and write one record a protocol.
@@ -114,6 +115,7 @@ def run(
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,
+        data_in=data_in,
         device=device,
         corruptions=corruptions,
     )

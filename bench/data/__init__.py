@@ -1,18 +1,23 @@
 """Images and labels: the named datasets, and the user's own as ``npz:PATH`` or ``folder:PATH``."""
 
 from bench.data.dataset import Dataset, Split
-from bench.data.images import ImagesOnDevice, ImageSource, on_device, unit_pixels
+from bench.data.images import ImagesOnDevice, ImageSource, StreamedImages, on_device, unit_pixels
+from bench.data.limits import DataIn
 from bench.data.load import DATASETS, OWN_FORMS, Source, load_dataset
 from bench.data.resize import resized
+from bench.data.stored import StoredImages
 
 __all__ = [
     "DATASETS",
     "OWN_FORMS",
+    "DataIn",
     "Dataset",
     "ImageSource",
     "ImagesOnDevice",
     "Source",
     "Split",
+    "StoredImages",
+    "StreamedImages",
     "load_dataset",
     "on_device",
     "resized",

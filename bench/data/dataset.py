@@ -1,9 +1,11 @@
 """The nouns: a dataset is two splits of uint8 images with labels, identified by a hash."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from math import sqrt
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,7 +21,8 @@ class Split:
     """Images with their labels, on the CPU.
 
     Args:
-        images: uint8 [N, C, H, W], 0..255, N > 0.
+        images: uint8 [N, C, H, W], 0..255, N > 0; data larger than the memory are :class:`bench.data.StoredImages`,
+            which an index decodes: ``images[positions]``.
         labels: int64 [N], 0..num_classes - 1.
     """
 
@@ -40,6 +43,14 @@ class Split:
         return len(self.images)
 
 
+class PixelFacts(NamedTuple):
+    """What all pixels of a dataset say; see the properties of :class:`Dataset`."""
+
+    sha256: str
+    moments: list[tuple[float, float]]
+    """Mean and standard deviation of each channel."""
+
+
 @dataclass(frozen=True, eq=False)
 class Dataset:
     """A train and a test split, and the facts about them that a run needs.
@@ -58,6 +69,7 @@ class Dataset:
         pretrain: uint8 [M, C, H, W], images that pre-training uses instead of the training split
             (STL-10 has 100,000 more without labels).
         inventory: what was read, skipped, converted and doubtful; None where it was not counted.
+        known: found when the images were first read, for those that stay on disk; None: computed when asked for.
     """
 
     name: str
@@ -71,6 +83,7 @@ class Dataset:
     index_train: Tensor | None = None
     pretrain: Tensor | None = None
     inventory: Inventory | None = None
+    known: PixelFacts | None = None
 
     def __post_init__(self) -> None:
         assert self.train.images.shape[1:] == self.test.images.shape[1:], (
@@ -110,7 +123,7 @@ class Dataset:
     @cached_property
     def _moments(self) -> list[tuple[float, float]]:
         """Mean and standard deviation of each channel, from integer sums: the same on every machine."""
-        return [_moments(channel) for channel in self.train.images.unbind(1)]
+        return self.known.moments if self.known else moments(histograms(self.train.images))
 
     @cached_property
     def sha256(self) -> str:
@@ -120,12 +133,11 @@ class Dataset:
         images if there are any. Each is an ASCII header ``"train.images uint8 1437x3x16x16\n"`` followed
         by its elements in C order, labels as little-endian int64.
         """
+        if self.known:
+            return self.known.sha256
         digest = hashlib.sha256()
         for name, tensor in self._hashed():
-            shape = "x".join(str(size) for size in tensor.shape)
-            digest.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {shape}\n".encode())
-            array = tensor.contiguous().numpy()
-            digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+            add_to_digest(digest, name, tensor, [tensor])
         return digest.hexdigest()
 
     def _hashed(self) -> list[tuple[str, Tensor]]:
@@ -138,9 +150,27 @@ class Dataset:
         return parts if self.pretrain is None else [*parts, ("pretrain.images", self.pretrain)]
 
 
-def _moments(pixels: Tensor) -> tuple[float, float]:
-    """Return mean and standard deviation on the [0, 1] scale of uint8 ``pixels``, from their histogram."""
-    counts: list[int] = torch.bincount(pixels.reshape(-1), minlength=256).tolist()
+def add_to_digest(digest: "hashlib._Hash", name: str, whole: Tensor, parts: Iterable[Tensor]) -> None:
+    """Add to the digest of a dataset its tensor ``whole``, which consists of ``parts``, called ``name``."""
+    shape = "x".join(str(size) for size in whole.shape)
+    digest.update(f"{name} {str(whole.dtype).removeprefix('torch.')} {shape}\n".encode())
+    for part in parts:
+        array = part.contiguous().numpy()
+        digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+
+
+def histograms(images: Tensor) -> Tensor:
+    """Return how often each channel of uint8 [N, C, H, W] has each value: int64 [C, 256]."""
+    return torch.stack([torch.bincount(pixels.reshape(-1), minlength=256) for pixels in images.unbind(1)])
+
+
+def moments(counts: Tensor) -> list[tuple[float, float]]:
+    """Return mean and standard deviation of each channel on the [0, 1] scale, from :func:`histograms`."""
+    return [_moments(channel) for channel in counts.tolist()]
+
+
+def _moments(counts: list[int]) -> tuple[float, float]:
+    """Return mean and standard deviation on the [0, 1] scale of pixels with this histogram."""
     n = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))

@@ -1,11 +1,13 @@
-"""Image files to one array of pixels, on all cores; what is not 8-bit RGB is converted and counted, or refused."""
+"""Encoded images to arrays of pixels; what is not 8-bit RGB is converted and counted, or refused."""
 
+import io
 import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -13,14 +15,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from bench.data.arrays import MIN_SIDE
-from bench.data.limits import check_expansion, check_size
+from bench.data.limits import check_expansion
 from bench.errors import BenchError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 BACKGROUND = "white"
 """The background of transparent images."""
 
-_CHUNK = 256  # files a task: a task costs about as much as decoding a small image
+_CHUNK = 256  # files a task, at most: a task costs about as much as decoding a small image
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 swap width and height
 _KINDS = {"1": "grey", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
 
@@ -28,63 +30,117 @@ Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
 
 
-class Decoded(NamedTuple):
-    """Images, and what was done to them."""
+class Encoded(NamedTuple):
+    """One encoded image: a file, or a part of one."""
 
-    pixels: Pixels
-    """uint8 [N, H, W, 3]."""
-    converted: dict[str, int]
-    """Images that were not plain upright RGB, by kind."""
+    path: str
+    first: int = 0
+    """Where it begins in the file."""
+    length: int | None = None
+    """Its bytes; None: the whole file."""
+    member: str = ""
+    """Its name within the file."""
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.member}" if self.member else self.path
+
+    def open(self) -> Image.Image:
+        """Return the image, of which only the header is decoded."""
+        if self.length is None:
+            return Image.open(self.path)
+        with open(self.path, "rb") as file:
+            file.seek(self.first)
+            return Image.open(io.BytesIO(file.read(self.length)))
+
+    def size(self) -> int:
+        """Return its number of bytes."""
+        return os.path.getsize(self.path) if self.length is None else self.length
 
 
 class _UnfitError(Exception):
-    """A file that cannot be used: the kind of fault, and the message that names the file."""
+    """An image that cannot be used: the kind of fault, and the message that names it."""
 
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
 
 
-def decode(paths: Sequence[str]) -> Decoded:
-    """Return the images, upright and in RGB; transparent ones are laid on white.
+@dataclass(frozen=True)
+class Decoder:
+    """Decodes images of one size: upright and in RGB; transparent ones are laid on white."""
 
-    Raises:
-        BenchError: a file cannot be decoded, differs in size from the first, has more than 8 bits a channel, or expands
-            implausibly; for each kind the first such file is named, with the number of files.
+    size: Size
+    """Width and height."""
+    like: str
+    """The image that has this size, for messages."""
+
+    @classmethod
+    def of(cls, first: Encoded) -> "Decoder":
+        """Return the decoder for images of the size of ``first``; raises BenchError if it is unfit or too small."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits are more precise
+                pixels, _ = _decode_one(first, None)
+        except _UnfitError as error:
+            raise BenchError(str(error)) from error
+        height, width = pixels.shape[:2]
+        if min(height, width) < MIN_SIDE:
+            raise BenchError(f"{first} is {width}x{height} pixels, below {MIN_SIDE}x{MIN_SIDE}. Enlarge the images.")
+        return cls((width, height), str(first))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """The shape of an image: height, width, channels."""
+        return self.size[1], self.size[0], 3
+
+
+class Decoding:
+    """Decodes many images in threads, counts what had to be converted, and collects the faults of all of them.
+
+    Args:
+        decoder: for one of them.
+        threads: None: one a core.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits are more precise
-            first, _ = _decode_one(paths[0], None)
-    except _UnfitError as error:
-        raise BenchError(str(error)) from error
-    height, width = first.shape[:2]
-    if min(height, width) < MIN_SIDE:
-        raise BenchError(f"{paths[0]} is {width}x{height} pixels, below {MIN_SIDE}x{MIN_SIDE}. Enlarge the images.")
-    check_size(f"{len(paths)} images of {width}x{height}", len(paths) * first.size)
-    pixels = np.empty((len(paths), *first.shape), np.uint8)
 
-    def fill(start: int) -> tuple[Counter[str], list[_UnfitError]]:
-        kinds, unfit = Counter[str](), []
-        for i in range(start, min(start + _CHUNK, len(paths))):
-            try:
-                pixels[i], done = _decode_one(paths[i], (width, height), like=paths[0])
-                kinds.update(done)
-            except _UnfitError as error:
-                unfit.append(error)
-        return kinds, unfit
+    def __init__(self, decoder: Decoder, threads: int | None = None) -> None:
+        self._decoder, self._threads = decoder, threads or os.cpu_count() or 1
+        self._converted, self._unfit, self._total = Counter[str](), list[_UnfitError](), 0
 
-    # Threads, because PIL decodes outside the interpreter's lock. Results are awaited in order, so the file
-    # named in an error is the first in order, not the first in time.
-    converted, unfit = Counter[str](), list[_UnfitError]()
-    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        for kinds, faults in pool.map(fill, range(0, len(paths), _CHUNK)):
-            converted += kinds
-            unfit += faults
-    if unfit:
-        raise BenchError("\n".join(_counted(unfit, len(paths))))
-    return Decoded(pixels, dict(sorted(converted.items())))
+    def read(self, images: Sequence[Encoded]) -> Pixels:
+        """Return ``images`` as uint8 [N, H, W, 3]; the pixels of unfit ones are undefined until :meth:`converted`."""
+        pixels = np.empty((len(images), *self._decoder.shape), np.uint8)
+        size = max(1, min(_CHUNK, -(-len(images) // self._threads)))
+
+        def fill(start: int) -> tuple[Counter[str], list[_UnfitError]]:
+            kinds, unfit = Counter[str](), []
+            for i in range(start, min(start + size, len(images))):
+                try:
+                    pixels[i], done = _decode_one(images[i], self._decoder)
+                    kinds.update(done)
+                except _UnfitError as error:
+                    unfit.append(error)
+            return kinds, unfit
+
+        # Threads, because PIL decodes outside the interpreter's lock. Results are awaited in order, so the image
+        # named in an error is the first in order, not the first in time.
+        with warnings.catch_warnings(), ThreadPoolExecutor(self._threads) as pool:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            for kinds, faults in (map if self._threads == 1 else pool.map)(fill, range(0, len(images), size)):
+                self._converted += kinds
+                self._unfit += faults
+        self._total += len(images)
+        return pixels
+
+    def converted(self) -> dict[str, int]:
+        """Return how many images were not plain upright RGB, by kind.
+
+        Raises:
+            BenchError: an image cannot be decoded, differs in size, has more than 8 bits a channel, or expands
+                implausibly; for each kind the first such image is named, with the number of images.
+        """
+        if self._unfit:
+            raise BenchError("\n".join(_counted(self._unfit, self._total)))
+        return dict(sorted(self._converted.items()))
 
 
 def _counted(unfit: list[_UnfitError], total: int) -> list[str]:
@@ -99,56 +155,57 @@ def _counted(unfit: list[_UnfitError], total: int) -> list[str]:
     ]
 
 
-def _decode_one(path: str, size: Size | None, like: str = "") -> tuple[Pixels, list[str]]:
-    """Return the image at ``path``, which must have ``size`` (width, height), and the conversions it needed."""
+def _decode_one(image: Encoded, decoder: Decoder | None) -> tuple[Pixels, list[str]]:
+    """Return the pixels of ``image`` and the conversions it needed; without a decoder it may have any size."""
     try:
-        with Image.open(path) as image:
-            _check_header(image, path, size, like)
-            return _upright_rgb(image, path, size, like)
+        with image.open() as opened:
+            _check_header(opened, image, decoder)
+            return _upright_rgb(opened, image, decoder)
     except _UnfitError:
         raise
     except BenchError as error:
         raise _UnfitError("expansion", str(error)) from error
     except Exception as error:  # Decoders raise almost any exception for a broken file.
-        message = f"{path} cannot be decoded: {error}. Copy it again, or remove it."
+        message = f"{image} cannot be decoded: {error}. Copy it again, or remove it."
         raise _UnfitError("undecodable", message) from error
 
 
-def _check_header(image: Image.Image, path: str, size: Size | None, like: str) -> None:
-    """Refuse a file by its header, before the pixels are decoded."""
-    deep = any(re.search(r";16[A-Z]", str(tile[3])) for tile in getattr(image, "tile", ()))
-    if deep or image.mode.startswith(("I", "F")):
+def _check_header(opened: Image.Image, image: Encoded, decoder: Decoder | None) -> None:
+    """Refuse an image by its header, before the pixels are decoded."""
+    deep = any(re.search(r";16[A-Z]", str(tile[3])) for tile in getattr(opened, "tile", ()))
+    if deep or opened.mode.startswith(("I", "F")):
         raise _UnfitError(
             "deep",
-            f"{path} has more than 8 bits a channel. Convert it to an 8-bit image, scaled by the largest value that "
+            f"{image} has more than 8 bits a channel. Convert it to an 8-bit image, scaled by the largest value that "
             "your data can have (12-bit values: divide by 16).",
         )
-    width, height = image.size
-    check_expansion(path, 3 * width * height, os.path.getsize(path))
-    if size and sorted(size) != sorted(image.size):
-        raise _odd_size(path, image.size, size, like)
+    width, height = opened.size
+    check_expansion(str(image), 3 * width * height, image.size())
+    if decoder and sorted(decoder.size) != sorted(opened.size):
+        raise _odd_size(image, opened.size, decoder)
 
 
-def _upright_rgb(image: Image.Image, path: str, size: Size | None, like: str) -> tuple[Pixels, list[str]]:
-    kinds = [] if image.mode in ("RGB", "RGBA", "RGBX") else [_KINDS.get(image.mode, image.mode)]
-    if getattr(image, "n_frames", 1) > 1:
+def _upright_rgb(opened: Image.Image, image: Encoded, decoder: Decoder | None) -> tuple[Pixels, list[str]]:
+    kinds = [] if opened.mode in ("RGB", "RGBA", "RGBX") else [_KINDS.get(opened.mode, opened.mode)]
+    if getattr(opened, "n_frames", 1) > 1:
         kinds.append("first of several frames")
-    if image.getexif().get(_ORIENTATION, 1) in range(2, 9):
+    if opened.getexif().get(_ORIENTATION, 1) in range(2, 9):
         kinds.append("turned upright, as EXIF says")
-        image = ImageOps.exif_transpose(image)
-    if size and image.size != size:
-        raise _odd_size(path, image.size, size, like)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        opaque = image.getchannel("A").getextrema() == (255, 255)
+        opened = ImageOps.exif_transpose(opened)
+    if decoder and opened.size != decoder.size:
+        raise _odd_size(image, opened.size, decoder)
+    if opened.has_transparency_data:
+        opened = opened.convert("RGBA")
+        opaque = opened.getchannel("A").getextrema() == (255, 255)
         kinds.append("opaque alpha channel dropped" if opaque else f"transparency laid on {BACKGROUND}")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, BACKGROUND), image)
-    return np.asarray(image.convert("RGB")), kinds
+        opened = Image.alpha_composite(Image.new("RGBA", opened.size, BACKGROUND), opened)
+    return np.asarray(opened.convert("RGB")), kinds
 
 
-def _odd_size(path: str, found: Size, size: Size, like: str) -> _UnfitError:
+def _odd_size(image: Encoded, found: Size, decoder: Decoder) -> _UnfitError:
+    width, height = decoder.size
     return _UnfitError(
         "size",
-        f"{path} is {found[0]}x{found[1]} pixels, but {like} is {size[0]}x{size[1]}: all images must have one size. "
-        "Resize or remove it.",
+        f"{image} is {found[0]}x{found[1]} pixels, but {decoder.like} is {width}x{height}: all images must have one "
+        "size. Resize or remove it.",
     )

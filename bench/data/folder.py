@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import re
 import warnings
@@ -13,11 +14,15 @@ from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
+import torch
 
 from bench.data import npz
 from bench.data.arrays import Array, dataset_from_arrays, few
-from bench.data.dataset import Dataset
-from bench.data.decode import EXTENSIONS, decode
+from bench.data.dataset import Dataset, Split
+from bench.data.decode import EXTENSIONS, Decoder, Decoding, Encoded
+from bench.data.limits import DataIn, check_size, stay_on_disk
+from bench.data.stored import StoredImages
+from bench.data.survey import surveyed
 from bench.errors import BenchError, listed
 from bench.record import Inventory
 
@@ -34,23 +39,24 @@ class _Listing:
 
     Args:
         classes: every class folder, sorted; also those without images.
-        paths: the image files.
+        images: the files.
         labels: one per file, position in ``classes``.
         stamps: one per file, changes when the file changes.
         skipped: suffixes of the files that are not images, one per file.
     """
 
     classes: tuple[str, ...]
-    paths: list[str]
+    images: list[Encoded]
     labels: list[int]
     stamps: list[tuple[int, int, int]]
     skipped: list[str]
 
 
-def load(root: Path, *, name: str, source: str, data_dir: Path) -> Dataset:
+def load(root: Path, *, name: str, source: str, data_dir: Path, data_in: DataIn = "auto") -> Dataset:
     """Return the dataset in the folder ``root``; other files are ignored and counted.
 
-    Decoded pixels are kept in ``data_dir/cache``, and reused until a file changes. Where every training file has a
+    In memory, decoded pixels are kept in ``data_dir/cache``, and reused until a file changes. Images that stay on disk
+    are read once, and decoded when they are used; what they say together is kept there. Where every training file has a
     different number as its name, that number is its position in the official split.
 
     Raises:
@@ -63,16 +69,36 @@ def load(root: Path, *, name: str, source: str, data_dir: Path) -> Dataset:
     if faults := _faults(train, test):
         raise BenchError(listed(str(root), faults))
     cache = data_dir / "cache" / f"{name}-{_fingerprint(root, train, test)}.npz"
-    skipped = dict(sorted(Counter(train.skipped + test.skipped).items()))
+    inventory = Inventory(skipped=dict(sorted(Counter(train.skipped + test.skipped).items())))
+    decoder = Decoder.of(train.images[0])
+    count = len(train.images) + len(test.images)
+    size = count * math.prod(decoder.shape)
+    if stay_on_disk(size, data_in):
+        return surveyed(_stored(train, test, decoder, inventory, name, source), cache.with_suffix(".json"))
     with suppress(BenchError, ValueError, KeyError):  # An absent or damaged cache is made again.
         kept, unreadable = npz.read_arrays(cache, also=(_CONVERTED,))
-        inventory = Inventory(skipped=skipped, converted=json.loads(str(kept[_CONVERTED])))
+        inventory = inventory.model_copy(update={"converted": json.loads(str(kept[_CONVERTED]))})
         cached = dataset_from_arrays(kept, what=str(cache), name=name, source=source, unreadable=unreadable)
         return replace(cached, inventory=inventory)
-    arrays, converted = _arrays(train, test)
+    check_size(f"{count} images of {decoder.size[0]}x{decoder.size[1]}", size)
+    arrays, converted = _arrays(train, test, decoder)
     _keep(cache, {**arrays, _CONVERTED: np.array(json.dumps(converted))})
     dataset = dataset_from_arrays(arrays, what=str(root), name=name, source=source)
-    return replace(dataset, inventory=Inventory(skipped=skipped, converted=converted))
+    return replace(dataset, inventory=inventory.model_copy(update={"converted": converted}))
+
+
+def _stored(train: _Listing, test: _Listing, decoder: Decoder, inventory: Inventory, name: str, source: str) -> Dataset:
+    """Return the dataset of images that stay on disk."""
+    index = _positions(train.images)
+    return Dataset(
+        name=name,
+        source=source,
+        train=Split(StoredImages(train.images, decoder), torch.tensor(train.labels)),
+        test=Split(StoredImages(test.images, decoder), torch.tensor(test.labels)),
+        classes=train.classes,
+        index_train=None if index is None else torch.from_numpy(index),
+        inventory=inventory,
+    )
 
 
 def _hint(root: Path) -> str:
@@ -97,7 +123,7 @@ def _list(split: Path) -> _Listing:
         listing.skipped.extend(_suffix(e) for e in visible if e not in set(images))
         for entry in sorted(images, key=lambda e: _natural(e.name)):
             stat = entry.stat()
-            listing.paths.append(entry.path)
+            listing.images.append(Encoded(entry.path))
             listing.labels.append(label)
             listing.stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return listing
@@ -137,27 +163,29 @@ def _fingerprint(root: Path, *listings: _Listing) -> str:
     """
     digest = hashlib.sha256(os.fsencode(root.resolve()) + _DECODING)
     for listing in listings:
-        for path, stamp in zip(listing.paths, listing.stamps, strict=True):
-            digest.update(b"\0" + os.fsencode(os.path.relpath(path, root)) + repr(stamp).encode())
+        for image, stamp in zip(listing.images, listing.stamps, strict=True):
+            digest.update(b"\0" + os.fsencode(os.path.relpath(image.path, root)) + repr(stamp).encode())
     return digest.hexdigest()[:16]
 
 
-def _arrays(train: _Listing, test: _Listing) -> tuple[dict[str, Array], dict[str, int]]:
-    pixels, converted = decode(train.paths + test.paths)
+def _arrays(train: _Listing, test: _Listing, decoder: Decoder) -> tuple[dict[str, Array], dict[str, int]]:
+    decoding = Decoding(decoder)
+    pixels = decoding.read(train.images + test.images)
+    converted = decoding.converted()
     arrays: dict[str, Array] = {
-        "x_train": pixels[: len(train.paths)],
+        "x_train": pixels[: len(train.images)],
         "y_train": np.array(train.labels, np.int64),
-        "x_test": pixels[len(train.paths) :],
+        "x_test": pixels[len(train.images) :],
         "y_test": np.array(test.labels, np.int64),
         "classes": np.array(train.classes, dtype=str),
     }
-    positions = _positions(train.paths)
+    positions = _positions(train.images)
     return (arrays if positions is None else arrays | {"index_train": positions}), converted
 
 
-def _positions(paths: list[str]) -> Array | None:
+def _positions(images: list[Encoded]) -> Array | None:
     """Return the files' names as numbers, or None if one is not a number or two are equal."""
-    stems = [os.path.splitext(os.path.basename(path))[0] for path in paths]
+    stems = [os.path.splitext(os.path.basename(image.path))[0] for image in images]
     if not all(stem.isdecimal() and len(stem) <= _MAX_POSITION_DIGITS for stem in stems):
         return None
     positions = np.array([int(stem) for stem in stems], np.int64)

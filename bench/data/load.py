@@ -8,6 +8,7 @@ from pathlib import Path
 from bench.data import folder, npz
 from bench.data.dataset import Dataset
 from bench.data.inventory import with_inventory
+from bench.data.limits import DataIn
 from bench.errors import BenchError, unknown
 from bench.recipe.fields import RESERVED
 from bench.registry import Registry
@@ -51,34 +52,45 @@ OWN_FORMS = {
 """How to name your own data, for messages and listings."""
 
 
-def load_dataset(source: str, data_dir: Path) -> Dataset:
+def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Dataset:
     """Return the dataset that ``source`` names.
 
     Args:
         source: a name out of DATASETS, ``npz:PATH`` or ``folder:PATH``.
+        data_dir: where data are downloaded to, and where the cache of folders is.
+        data_in: where the images of a folder are during a run; auto: in memory if they take at most a third of what is
+            available, otherwise on disk. All other data are in memory.
 
     Raises:
-        BenchError: the name is unknown, or the data are missing, damaged, black or not in the documented form.
+        BenchError: the name is unknown, or the data are missing, damaged, black, not in the documented form, or not of
+            a kind that can stay on disk.
     """
-    return with_inventory(_loaded(source, data_dir))
+    return with_inventory(_loaded(source, data_dir, data_in))
 
 
-def _loaded(source: str, data_dir: Path) -> Dataset:
+def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
     form, colon, path = source.partition(":")
-    if colon and form in OWN_FORMS:
-        return _own(source, form, path, data_dir)
+    own = bool(colon) and form in OWN_FORMS
+    if data_in == "disk" and not (own and form == "folder"):
+        raise BenchError(
+            f"--data-in disk is for images in files, and {source} is always read into memory. Leave it out, or type "
+            "folder:PATH"
+        )
+    if own:
+        return _own(source, form, path, data_dir, data_in)
     if source not in DATASETS:
         raise unknown("dataset", source, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
     return DATASETS.get(source).load(data_dir)
 
 
-def _own(source: str, form: str, given: str, data_dir: Path) -> Dataset:
+def _own(source: str, form: str, given: str, data_dir: Path, data_in: DataIn) -> Dataset:
     if not given:
         raise BenchError(f"{source!r} names no path. Type {OWN_FORMS[form]}.")
     path = Path(given).expanduser()
     if form == "npz":
         return npz.load(path, name=_own_name(path.stem, form), source=source)
-    return folder.load(path, name=_own_name(path.resolve().name, form), source=source, data_dir=data_dir)
+    name = _own_name(path.resolve().name, form)
+    return folder.load(path, name=name, source=source, data_dir=data_dir, data_in=data_in)
 
 
 def _own_name(stem: str, form: str) -> str:

@@ -23,6 +23,7 @@ def resized(dataset: Dataset, size: tuple[int, int]) -> Dataset:
         train=Split(_resize(dataset.train.images, size), dataset.train.labels),
         test=Split(_resize(dataset.test.images, size), dataset.test.labels),
         pretrain=None,
+        known=None,
     )
 
 

@@ -2,7 +2,7 @@
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
 from bench.device.machine import busy_cores, crowding, device_name, pick_device, use_threads
-from bench.device.memory import keep_freed_memory, return_freed_memory
+from bench.device.memory import available_memory, keep_freed_memory, return_freed_memory
 from bench.device.meter import Clock, FlopCounter, PeakMemory, count_flops, timed
 from bench.device.precision import autocast, refuse_precision
 
@@ -13,6 +13,7 @@ __all__ = [
     "FlopCounter",
     "PeakMemory",
     "autocast",
+    "available_memory",
     "busy_cores",
     "count_flops",
     "crowding",

@@ -2,10 +2,9 @@
 
 import os
 
-import psutil
 import torch
 
-from bench.device import pick_device
+from bench.device import available_memory, pick_device
 from bench.grid import Device
 
 _SHARE = 0.9
@@ -28,7 +27,7 @@ def local_devices(device: str | None, *, at_once: int | None, threads: int, toge
     picked = pick_device(device)
     if picked.type == "cpu":
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        memory = int(_SHARE * psutil.virtual_memory().available)
+        memory = int(_SHARE * available_memory())
         return [Device("cpu", at_once or max(1, cores // (threads * together)), memory)]
     single = device is not None and picked.index is not None
     numbers = [picked.index] if single else list(range(torch.cuda.device_count()))

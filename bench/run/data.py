@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.data import Dataset, load_dataset, resized
+from bench.data import DataIn, Dataset, load_dataset, resized
 from bench.data.corruptions import CorruptedImages, generated_images, open_files, ungenerated
 from bench.errors import BenchError
 from bench.monitor import Monitor
@@ -40,13 +40,13 @@ class Target(NamedTuple):
     """Height and width of its images before resizing; None: they were not resized."""
 
 
-def load_target(source: str, data_dir: Path, pretraining: DatasetFacts) -> Target:
+def load_target(source: str, data_dir: Path, pretraining: DatasetFacts, data_in: DataIn = "auto") -> Target:
     """Return the data called ``source``, resized to the size of the images that the encoder was pre-trained on.
 
     Raises:
         BenchError: bad data, or a number of channels that does not fit the encoder.
     """
-    dataset = load_dataset(source, data_dir)
+    dataset = load_dataset(source, data_dir, data_in)
     channels, *size = dataset.image_shape
     wanted, height, width = pretraining.image_shape
     if channels != wanted:
@@ -59,9 +59,11 @@ def load_target(source: str, data_dir: Path, pretraining: DatasetFacts) -> Targe
     return Target(resized(dataset, (height, width)), (size[0], size[1]))
 
 
-def other_target(source: str | None, data_dir: Path, pretraining: DatasetFacts) -> Target | None:
+def other_target(
+    source: str | None, data_dir: Path, pretraining: DatasetFacts, data_in: DataIn = "auto"
+) -> Target | None:
     """Return the data called ``source``, sized for the encoder; None for no source or the pre-training data."""
-    target = None if source is None else load_target(source, data_dir, pretraining)
+    target = None if source is None else load_target(source, data_dir, pretraining, data_in)
     return None if target is None or target.dataset.sha256 == pretraining.sha256 else target
 
 

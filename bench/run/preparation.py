@@ -10,7 +10,7 @@ import torch
 
 from bench.attack import NamedAttack
 from bench.cost import at_budget
-from bench.data import Dataset, load_dataset
+from bench.data import DataIn, Dataset, load_dataset
 from bench.device import pick_device, refuse_precision
 from bench.errors import BenchError, unknown
 from bench.files import check_writable, nearest_folder
@@ -61,6 +61,8 @@ class RunRequest:
     """Whether it will run on another machine, which has a GPU: then what this machine lacks is no fault."""
     corruptions: str | None = None
     """none, generate, or the path of a folder of files; None: as in the recipe."""
+    data_in: DataIn = "auto"
+    """Where the images of a folder are kept; no number depends on it."""
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,9 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     device = pick_device("cpu" if request.elsewhere else request.device)
     there = torch.device("cuda") if request.elsewhere else device
     tier = load_tier(default_tier(request.dataset, there) if request.tier is None else request.tier)
-    dataset = dataset or load_dataset(request.dataset, request.data_dir)
+    dataset = dataset or load_dataset(request.dataset, request.data_dir, request.data_in)
     facts = dataset_facts(dataset)
-    target = other_target(request.finetune_dataset, request.data_dir, facts)
+    target = other_target(request.finetune_dataset, request.data_dir, facts, request.data_in)
 
     def recipe_of(name: str, overrides: Mapping[str, Any]) -> Recipe:
         name = METHODS.name_of(name)

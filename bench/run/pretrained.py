@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from bench.data import DATASETS, Dataset, load_dataset
+from bench.data import DATASETS, DataIn, Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
@@ -43,6 +43,8 @@ class EvaluationRequest:
     device: str | None = None
     corruptions: str | None = None
     """none, generate, or the path of a folder of files; None: as in the recipe."""
+    data_in: DataIn = "auto"
+    """Where the images of a folder are kept; no number depends on it."""
     weights: WeightChoices = field(default_factory=WeightChoices)
     """Of a network or a classifier that is named."""
 
@@ -120,7 +122,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
             f"{request.encoder} was trained elsewhere ({known.title}), so the data to evaluate it on must be named. "
             f"Type, for example, --dataset {encoder.example_data}"
         )
-    dataset = load_dataset(source, request.data_dir)
+    dataset = load_dataset(source, request.data_dir, request.data_in)
     if entry and dataset.num_classes != entry.classes:
         raise BenchError(
             f"{entry.origin} tells {entry.classes} classes apart, and {dataset.name} has {dataset.num_classes}. Type "
@@ -164,7 +166,7 @@ def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
     trained = encoder.recipe
     encoder.check_form(trained)
     home = _home(Path(request.encoder), encoder, trained)
-    target = other_target(request.finetune_dataset, request.data_dir, trained.dataset)
+    target = other_target(request.finetune_dataset, request.data_dir, trained.dataset, request.data_in)
     overrides, method = with_corruptions(request.overrides, request.corruptions), METHODS.get(trained.method)
     if target is None:
         source, dataset = _pretraining_data(request, home, trained)
@@ -202,7 +204,7 @@ def _pretraining_data(request: EvaluationRequest, home: RunFolder | None, recipe
             f"the encoder in {request.encoder} was trained on {name!r}, and the location of these data is not known. "
             f"Give it with --dataset npz:PATH, or name other data to evaluate it on with --finetune-dataset."
         )
-    dataset = load_dataset(source, request.data_dir)
+    dataset = load_dataset(source, request.data_dir, request.data_in)
     if dataset.sha256 == expected:
         _refuse_other_facts(recipe.dataset, dataset_facts(dataset), Path(request.encoder), source)
     else:

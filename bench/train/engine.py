@@ -68,11 +68,9 @@ def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str 
     while training.progress.epoch < stage.plan.epochs:
         epoch = _Epoch(training)
         with timed(job.device) as clock:
-            for index, generator in epoch.batches():
+            for images, index, generator in epoch.batches():
                 with epoch.counted_once(len(index)), epoch.seeded():
-                    loss = take_step(
-                        stage, training.images.batch(index), index, generator, training.optimizer, training.scaler
-                    )
+                    loss = take_step(stage, images, index, generator, training.optimizer, training.scaler)
                 clock.look()
                 epoch.add(loss, len(index))
         epoch.close(clock)
@@ -223,19 +221,22 @@ class _Epoch:
         self._step = training.progress.step
         """0-based number of the next step."""
 
-    def batches(self) -> Iterator[tuple[Tensor, torch.Generator]]:
-        """Set the learning rate of each step and yield the positions of its images, int64 [B], and its generator."""
+    def batches(self) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
+        """Set the learning rate of each step and yield its images, their positions, int64 [B], and its generator."""
         training, job, epoch, name = self._training, self._training.job, self._progress.epoch, self._training.stage.name
         size, steps = training.plan.batch_size, training.steps
         order = torch.randperm(training.count, generator=rng.generator(job.seed, name, "order", epoch))
         order = training.positions[order.to(job.device)]
         training.stage.before_epoch(epoch)
-        while self._step < steps and not (self._stop() and self._step > self._progress.step):
-            step = self._step
+        coming = [order[step * size : (step + 1) * size] for step in range(self._step, steps)]
+        images = training.images.batches(coming)
+        for step, positions in enumerate(coming, self._step):
+            if self._stop() and step > self._progress.step:
+                break
             self._lr = training.plan.rate(epoch, step, steps)
             set_lr(training.optimizer, self._lr)
             generator = rng.generator(job.seed, name, "views", epoch, step, device=job.device)
-            yield order[step * size : (step + 1) * size], generator
+            yield next(images), positions, generator
 
     def _stop(self) -> bool:
         """Return whether a stop was requested on any device."""

@@ -71,7 +71,8 @@ def open_files(folder: Path, dataset: Dataset, names: Iterable[str]) -> Corrupte
     if not folder.is_dir():
         where = f"Unpack {home}.tar of {address} and name its folder" if home else "Name a folder of .npy files"
         raise BenchError(f"{folder}: no such folder. {where}, or type --corruptions generate.")
-    shape = (len(SEVERITIES) * len(dataset.test), *dataset.test.images.permute(0, 2, 3, 1).shape[1:])
+    channels, height, width = dataset.image_shape
+    shape = (len(SEVERITIES) * len(dataset.test), height, width, channels)
     faults, digests = _label_faults(folder, dataset), {}
     for name in names:
         try:

@@ -80,7 +80,8 @@ def _kept(folder: Path, name: str, monitor: Monitor) -> str | None:
 def _make(folder: Path, name: str, dataset: Dataset, monitor: Monitor) -> str:
     """Write one corruption, then its digest, which marks it as complete; return the digest."""
     test = dataset.test.images
-    shape = (len(SEVERITIES) * len(test), *test.permute(0, 2, 3, 1).shape[1:])
+    count, channels, height, width = test.shape
+    shape = (len(SEVERITIES) * count, height, width, channels)
     digest = hashlib.sha256(f"{name}\n".encode())
 
     def parts() -> Iterator[bytes]:

@@ -1,0 +1,150 @@
+"""Images that stay on disk: the same pixels, batches and numbers as in memory, and faults said in one sentence."""
+
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from own_data import forbidden, numbers
+from PIL import Image
+from toy_runs import SMALL, Listener, carry_out, facts, toy_request
+
+from bench.data import DataIn, Dataset, StoredImages, StreamedImages, images, limits, load_dataset, survey, workers
+from bench.errors import BenchError, InterruptedRunError
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder of 24 + 16 images in two classes, one of them grey."""
+    root, number = tmp_path_factory.mktemp("disk") / "pics", 0
+    for split, count in (("train", 12), ("test", 8)):
+        for label, name in enumerate(("ant", "bee")):
+            (root / split / name).mkdir(parents=True)
+            for _ in range(count):
+                pixels = numbers(8, 10, 3, seed=number, high=128) + 127 * label
+                Image.fromarray(pixels.astype(np.uint8)).save(root / split / name / f"{number}.jpg")
+                number += 1
+    Image.fromarray(numbers(8, 10)).save(root / "test" / "bee" / f"{number - 1}.jpg")
+    return root
+
+
+def load(root: Path, data_in: DataIn) -> Dataset:
+    return load_dataset(f"folder:{root}", root.parent / "data", data_in)
+
+
+@pytest.fixture(scope="module")
+def in_memory(root: Path) -> Dataset:
+    return load(root, "memory")
+
+
+@pytest.fixture(scope="module")
+def on_disk(root: Path) -> Dataset:
+    return load(root, "disk")
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process decodes, however many cores there are."""
+    monkeypatch.setattr(images, "free_cores", lambda: 1)
+
+
+def test_all_that_is_known_of_the_data_is_the_same(
+    root: Path, in_memory: Dataset, on_disk: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey, "_CHUNK", 5)
+    shutil.rmtree(root.parent / "data" / "cache")
+    read_in_parts = load(root, "disk")
+    monkeypatch.setattr(survey, "_made", forbidden)
+    for disk in (on_disk, read_in_parts, load(root, "disk")):
+        for fact in ("sha256", "mean", "std", "inventory", "classes", "image_shape", "name", "source"):
+            assert getattr(disk, fact) == getattr(in_memory, fact), fact
+        assert in_memory.index_train is not None
+        assert disk.index_train is not None
+        assert torch.equal(disk.index_train, in_memory.index_train)
+        for one, other in ((disk.train, in_memory.train), (disk.test, in_memory.test)):
+            assert isinstance(one.images, StoredImages)
+            assert torch.equal(one.labels, other.labels)
+            flags = other.labels == 1
+            for index in (slice(None), slice(None, None, 3), [3, 0, 3], torch.tensor([5, 2]), flags, 4, -1):
+                assert torch.equal(one.images[index], other.images[index])
+            assert torch.equal(torch.cat(list(one.images.split(7))), other.images)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_batches_are_those_in_memory(processes: int, in_memory: Dataset, on_disk: Dataset) -> None:
+    source = StreamedImages(on_disk.train.images, CPU, processes)
+    positions = torch.randperm(len(source), generator=torch.Generator().manual_seed(0)).split(5)
+    for batch, wanted in zip(source.batches(positions), positions, strict=True):
+        assert torch.equal(batch, in_memory.train.images[wanted])
+    assert torch.equal(torch.cat(list(source.in_order(9))), in_memory.train.images)
+    assert torch.equal(source.batch(positions[0]), in_memory.train.images[positions[0]])
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_run_on_disk_in_two_parts_is_the_run_in_memory(root: Path, tmp_path: Path) -> None:
+    """The stop comes in the second of three steps of an epoch, while the third batch is decoded ahead."""
+    settings = {**SMALL, "aff.selection": "best", "aff.selection_fraction": 0.2}
+    asked = {"protocols": ("aff", "knn"), "overrides": {**settings, "knn.k": 3}}
+    expected = carry_out(toy_request(f"folder:{root}", tmp_path / "memory", data_in="memory", **asked), tmp_path / "m")
+    on_disk = toy_request(f"folder:{root}", tmp_path / "disk", data_in="disk", **asked)
+    with pytest.raises(InterruptedRunError):
+        carry_out(on_disk, tmp_path / "d", Listener(stop_at=5))
+    found = carry_out(on_disk, tmp_path / "d")
+    assert [facts(record) for record, _ in found] == [facts(record) for record, _ in expected]
+
+
+def test_auto_is_memory_only_where_the_images_fit(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 40 * 8 * 10 * 3
+    for available, kept in ((3 * size, False), (3 * size - 3, True)):
+        monkeypatch.setattr(limits, "available_memory", lambda available=available: available)
+        assert isinstance(load(root, "auto").train.images, StoredImages) == kept
+    monkeypatch.setattr(limits, "available_memory", lambda: 10**12)
+    monkeypatch.setenv(limits.VARIABLE, "0.000001")
+    assert isinstance(load(root, "auto").train.images, StoredImages), "what may not be read into memory stays on disk"
+    with pytest.raises(BenchError, match="the limit is 1e-06 GB"):
+        load(root, "memory")
+
+
+def test_what_needs_all_images_at_once_says_so(on_disk: Dataset) -> None:
+    with pytest.raises(BenchError, match=r"stay on disk.*take them as images\[positions\]"):
+        on_disk.train.images.float()
+    assert repr(on_disk.train.images) == "StoredImages([24, 3, 8, 10])"
+
+
+@pytest.mark.parametrize("source", ["digits", "npz:my.npz"])
+def test_other_data_cannot_stay_on_disk(source: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=f"{source} is always read into memory.*folder:PATH"):
+        load_dataset(source, tmp_path, "disk")
+
+
+def test_an_image_that_changes_during_the_run_is_named(root: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "pics"
+    shutil.copytree(root, copy)
+    disk = load(copy, "disk")
+    (copy / "train" / "ant" / "1.jpg").write_bytes(b"")
+    with pytest.raises(BenchError, match=r"ant.1\.jpg cannot be decoded.*Copy it again"):
+        list(StreamedImages(disk.train.images, CPU, 1).in_order(4))
+    with pytest.raises(BenchError, match=r"ant.1\.jpg cannot be decoded"):
+        load(copy, "disk")
+
+
+def test_a_lost_process_is_done_without(in_memory: Dataset, on_disk: Dataset) -> None:
+    source = StreamedImages(on_disk.train.images, CPU, 1)
+    batches = source.in_order(2)
+    found = [next(batches)]
+    for process in multiprocessing.active_children():
+        process.kill()
+    with pytest.warns(UserWarning, match="a process that decodes images was lost"):
+        found += batches
+    assert torch.equal(torch.cat(found), in_memory.train.images)
+
+
+def test_a_process_ends_with_the_one_that_it_works_for() -> None:
+    orphan = multiprocessing.get_context("fork").Process(target=workers._end_with, args=(0,))
+    orphan.start()
+    orphan.join(10)
+    assert orphan.exitcode == 1
