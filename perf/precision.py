@@ -2,12 +2,15 @@
 
 Both precisions of a seed get the same data, first weights, batches and views. Of each phase of training, the distance
 of bf16's loss from fp32's is given in percent of fp32's, at the epoch where it is largest and at the last; the phase is
-inside the band where the largest is at most ``--band``. SA and RA are compared as `bench compare` compares methods over
-their seeds: Welch's 95 % interval of the difference, fp32 minus bf16; separated where it does not contain 0.
+inside the band where the largest is at most ``--band``, or at most that of two seeds of fp32 from each other. SA and RA
+are compared as `bench compare` compares methods over their seeds: Welch's 95 % interval of the difference, fp32 minus
+bf16; separated where it does not contain 0.
 
 A method trains with its first protocol, without AutoAttack; every setting is the tier's but for ``--set``. Finished
 phases and runs stay in ``--folder``, so that the same command continues after a stop, and a table and the file of
-``--output`` are made after each run. Run from the repository's root:
+``--output`` are made after each run. On a processor without bf16 arithmetic ``--rounded`` takes float32 kernels on bf16
+numbers and rounds what they give (see rounded.py); times are then those of no hardware, and are left out. Run from the
+repository's root:
 
     python perf/precision.py --methods deacl,simclr --folder runs/precision --output precision.json
 """
@@ -15,11 +18,13 @@ phases and runs stay in ``--folder``, so that the same command continues after a
 import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from comparison import Cell, Comparison, Table
+from rounded import RoundedProducts
 
 from bench.compare import compare_seeds
 from bench.errors import BenchError
@@ -49,6 +54,7 @@ def main() -> None:
     parser.add_argument("--tier", default="tiny", help="default %(default)s")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of both precisions")
     parser.add_argument("--band", type=float, default=5.0, help="percent of fp32's loss (default %(default)s)")
+    parser.add_argument("--rounded", action="store_true", help="bf16 by float32 kernels whose results are rounded")
     parser.add_argument("--folder", type=Path, default=Path("runs/precision"), help="of runs and records")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default %(default)s)")
     parser.add_argument("--output", type=Path, help="also write everything here, as JSON")
@@ -63,7 +69,7 @@ def main() -> None:
                 comparison.left_out[f"{method}, seed {seed}"] = str(error)
                 continue
             done.setdefault(method, []).append(pair)
-            comparison.tables = [loss_table(done, asked.band), accuracy_table(done)]
+            comparison.tables = [loss_table(done, asked.band, timed=not asked.rounded), accuracy_table(done)]
             if asked.output:
                 write_json(asked.output, comparison.content())
     tables, comparison.tables = comparison.tables, []
@@ -85,7 +91,8 @@ def measured(method: str, seed: int, precision: str, asked: argparse.Namespace) 
         runs_dir=asked.folder / "runs",
         device="cpu",
     )
-    ((record, path),) = execute(prepare(request), asked.folder / "results")
+    with RoundedProducts() if asked.rounded and precision == "bf16" else nullcontext():  # type: ignore[no-untyped-call]
+        ((record, path),) = execute(prepare(request), asked.folder / "results")
     print(f"{method}, seed {seed}, {precision}: SA {record.sa.accuracy:.3f}, RA {record.ra.outcome.accuracy:.3f}")
     sys.stdout.flush()
     return load_measured(path)
@@ -96,8 +103,8 @@ def losses(record: Record) -> Mapping[str, list[float]]:
     return {phase: [epoch["loss"] for epoch in epochs] for phase, epochs in record.history.items()}
 
 
-def loss_table(done: Mapping[str, Sequence[Pair]], band: float) -> Table:
-    """Return the distances of the losses, and what the precisions cost."""
+def loss_table(done: Mapping[str, Sequence[Pair]], band: float, *, timed: bool) -> Table:
+    """Return the distances of the losses, and, if ``timed``, what the precisions cost."""
     columns = (
         "method",
         "phase",
@@ -109,15 +116,15 @@ def loss_table(done: Mapping[str, Sequence[Pair]], band: float) -> Table:
         "of fp32 seeds, %",
         "time",
     )
-    rows = [row for method, pairs in done.items() for row in _phases(method, pairs, band)]
+    rows = [row for method, pairs in done.items() for row in _phases(method, pairs, band, timed=timed)]
     note = (
-        f"inside: the largest distance is at most {band:g} %; of fp32 seeds: the largest distance of two seeds of fp32 "
-        "from each other; time: that of bf16 in units of fp32's"
+        f"inside: the largest distance is at most {band:g} %, or at most that of two seeds of fp32 from each other "
+        "(of fp32 seeds); time: that of bf16 in units of fp32's"
     )
     return Table("Loss in bf16 against fp32", columns, rows, note)
 
 
-def _phases(method: str, pairs: Sequence[Pair], band: float) -> Iterator[Sequence[Cell]]:
+def _phases(method: str, pairs: Sequence[Pair], band: float, *, timed: bool) -> Iterator[Sequence[Cell]]:
     for phase in pairs[0].fp32.record.history:
         exact, low = (np.array([losses(one.record)[phase] for one in side]) for side in zip(*pairs, strict=True))
         distance = 100 * np.abs(low - exact) / np.abs(exact)
@@ -125,8 +132,9 @@ def _phases(method: str, pairs: Sequence[Pair], band: float) -> Iterator[Sequenc
         ratios = [pair.bf16.record.cost[phase].seconds / pair.fp32.record.cost[phase].seconds for pair in pairs]
         yield (
             *(method, phase.partition(":")[2], exact.shape[1], len(pairs)),
-            *(float(distance.max()), float(distance[:, -1].max()), "yes" if distance.max() <= band else "no"),
-            *(float(seeds.max()) if len(pairs) > 1 else None, float(np.median(ratios))),
+            *(float(distance.max()), float(distance[:, -1].max())),
+            "yes" if distance.max() <= max(band, seeds.max()) else "no",
+            *(float(seeds.max()) if len(pairs) > 1 else None, float(np.median(ratios)) if timed else None),
         )
 
 

@@ -3,12 +3,15 @@
 import importlib
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from short_autoattack import shorten
+from torch import nn
+from torch.nn import functional as F
 from toy_runs import SMALL, toy_data
 
 from bench import rng
@@ -203,12 +206,37 @@ def test_the_plain_loop_is_our_attack() -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-12, rtol=0)
 
 
+def test_rounded_products_are_those_of_bf16_arithmetic() -> None:
+    """The forward pass gives the very bits of PyTorch's emulation, and gradients are as near to float32's."""
+    products = importlib.import_module("rounded").RoundedProducts
+    with rng.scoped(0, "weights"):
+        net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 9, 4))
+    images, labels = torch.rand(16, 3, 8, 8, generator=rng.generator(0, "images")), torch.arange(16) % 4
+
+    def passed(mode: AbstractContextManager[object], dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+        with mode, torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = net(images)
+            loss = F.cross_entropy(logits, labels)
+        with mode:
+            gradients = torch.autograd.grad(loss, list(net.parameters()))
+        return logits.detach(), torch.cat([gradient.flatten() for gradient in gradients])
+
+    (_, exact) = passed(nullcontext(), torch.float32)
+    emulated, rounded = passed(nullcontext(), torch.bfloat16), passed(products(), torch.bfloat16)
+    assert rounded[0].dtype == torch.bfloat16
+    assert torch.equal(emulated[0], rounded[0])
+    far, also = ((gradient - exact).norm() / exact.norm() for _, gradient in (emulated, rounded))
+    assert 0 < also < 1.2 * far < 0.1
+
+
 def test_precisions_of_training_and_of_attacks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shorten(monkeypatch)
     small = {**SMALL, "slf.epochs": 1, "encoder.width": 2}
     sets = [word for key, value in small.items() for word in ("--set", override_text(key, value))]
     options = ["--methods", "simclr", "--dataset", toy_data(tmp_path / "toy.npz", classes=4), "--tier", "mini"]
-    found = written("precision", tmp_path, monkeypatch, *options, "--seeds", "0,1", *sets, "--folder", str(tmp_path))
+    found = written(
+        "precision", tmp_path, monkeypatch, *options, "--rounded", "--seeds", "0,1", *sets, "--folder", str(tmp_path)
+    )
     losses, accuracies = found["tables"]
     assert [row[:4] for row in losses["rows"]] == [["simclr", "ssl", 2, 2], ["simclr", "slf", 1, 2]]
     assert all(0 < last <= largest for _, _, _, _, largest, last, *_ in losses["rows"])
