@@ -5,7 +5,6 @@ Source: Carlini et al., "On evaluating adversarial robustness" (2019), section 5
 """
 
 import torch
-from torch import Tensor
 
 from bench.attack import PGD, log_margin, margin_objective
 from bench.doctor.check import Check, Finding, check
@@ -59,7 +58,7 @@ def _unbounded(patient: Patient) -> Finding:
         threat=Threat(norm="linf", eps=1.0),
         generator=patient.generator("unbounded"),
     )
-    n, left = len(x_adv), int(_right(patient, x_adv).sum())
+    n, left = len(x_adv), int(patient.right(x_adv).sum())
     found = f"{left} of {n} images are right after 10 steps of PGD with eps = 1 (linf)"
     return Finding(verdict_on(left, n), found, {"images": float(n), "right": float(left)})
 
@@ -76,7 +75,7 @@ def _repeated(patient: Patient) -> Finding | None:
         return None
     places = patient.sample.positions
     counted = torch.from_numpy(patient.ra.outcome.spread(len(patient.test))[1][places]).to(patient.device)
-    broken = int((counted & ~_right(patient, patient.x_adv)).sum())
+    broken = int((counted & ~patient.right(patient.x_adv)).sum())
     n, standing = len(places), int(counted.sum())
     found = f"of {n} images RA counted {standing} as robust, and the same attack breaks {broken} of them"
     numbers = {"images": float(n), "robust": float(standing), "broken": float(broken)}
@@ -128,13 +127,6 @@ def _black_box(patient: Patient) -> Finding | None:
     found = f"of {n} images the attacks with gradients leave {before}, and Square breaks {broken} of them"
     numbers = {"images": float(n), "left": float(before), "broken": float(broken)}
     return Finding(verdict_on(broken, n, tolerance=_BLACK_BOX, standing=before), found, numbers)
-
-
-@torch.no_grad()
-def _right(patient: Patient, images: Tensor) -> Tensor:
-    """Return whether the classifier gives each image its label: bool [B]."""
-    right: Tensor = patient.classifier(images).argmax(1) == patient.sample.labels
-    return right
 
 
 ATTACK: tuple[Check, ...] = (_loss_growth, _unbounded, _repeated, _ra_and_aa, _black_box)

@@ -124,6 +124,12 @@ class Patient:
         clean, attacked = seen[0].chunk(2)
         return clean, attacked
 
+    @torch.no_grad()
+    def right(self, images: Tensor) -> Tensor:
+        """Return whether the classifier gives each of ``images``, variants of the sample, its label: bool [B]."""
+        right: Tensor = self.classifier(images).argmax(1) == self.sample.labels
+        return right
+
     def generator(self, *names: str | int) -> torch.Generator:
         """Return a fresh generator for the stream called ``names``, on the patient's device."""
         return rng.generator(self.seed, "doctor", *names, device=self.device)

@@ -87,7 +87,7 @@ def _margin(patient: Patient) -> Finding:
         return lambda x: loss(patient.attacked(x), labels)
 
     finding = _beside(patient, "PGD on the margin", _climbed(patient, objective(margin)))
-    left = int(_right(patient, _climbed(patient, objective(cross_entropy))).sum())
+    left = int(patient.right(_climbed(patient, objective(cross_entropy))).sum())
     standing = int(finding.numbers["left by RA's attack"])
     numbers = {**finding.numbers, "left by cross-entropy": float(left)}
     found = f"{finding.found}. PGD on cross-entropy leaves {left}"
@@ -106,7 +106,7 @@ def _margin(patient: Patient) -> Finding:
 def _random_search(patient: Patient) -> Finding | None:
     if patient.aa is not None:
         return None  # AutoAttack has asked it more, on more images: see "black-box attack"
-    standing, x_adv = _right(patient, patient.x_adv), patient.sample.images.clone()
+    standing, x_adv = patient.right(patient.x_adv), patient.sample.images.clone()
     if standing.any():
         x_adv[standing] = square(
             patient.attacked,
@@ -172,8 +172,8 @@ def _missed(patient: Patient) -> Finding | None:
 
 def _beside(patient: Patient, attack: str, *x_adv: Tensor, tolerance: float = TOLERANCE) -> Finding:
     """Return the verdict on the images that RA's attack leaves, and one of the batches ``x_adv`` breaks."""
-    left = _right(patient, patient.x_adv)
-    broken = left & ~torch.stack([_right(patient, one) for one in x_adv]).all(0)
+    left = patient.right(patient.x_adv)
+    broken = left & ~torch.stack([patient.right(one) for one in x_adv]).all(0)
     n, standing, count = len(left), int(left.sum()), int(broken.sum())
     found = f"of {n} images RA's attack leaves {standing}, and {attack} breaks {count} of them"
     numbers = {"images": float(n), "left by RA's attack": float(standing), "broken": float(count)}
@@ -199,12 +199,6 @@ def _climbed(patient: Patient, objective: Objective) -> Tensor:
     settings = patient.recipe.evaluate
     attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
     return attack(objective, patient.sample.images, threat=patient.threat, generator=patient.generator("start"))
-
-
-@torch.no_grad()
-def _right(patient: Patient, images: Tensor) -> Tensor:
-    right: Tensor = patient.classifier(images).argmax(1) == patient.sample.labels
-    return right
 
 
 STRENGTH: tuple[Check, ...] = (_smaller_radius, _steps, _restarts, _margin, _random_search, _transfer, _missed)
