@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
-from typing import TypeVar
+from types import TracebackType
+from typing import Self, TypeVar
 
 A = TypeVar("A")
 B = TypeVar("B")
@@ -68,6 +69,48 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
 def listed(what: str, faults: list[str]) -> str:
     """Return one message for all ``faults``, one per line if there are several."""
     return f"{what}: " + (faults[0] if len(faults) == 1 else "\n  - ".join([f"{len(faults)} faults", *faults]))
+
+
+class Faults:
+    """The faults of several parts of a request, so that one message names all of them.
+
+    Each part is a ``with`` block of the same object, which a BenchError ends; :meth:`refuse` then raises what was
+    collected::
+
+        for name in names:
+            with faults:
+                METHODS.get(name)
+        faults.refuse()
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, BenchError] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> bool:
+        if isinstance(error, _SeveralError):
+            self._found |= error.found
+        elif isinstance(error, BenchError):
+            self._found.setdefault(str(error), error)
+        return isinstance(error, BenchError)
+
+    def refuse(self) -> None:
+        """Raise what was collected, if anything was: a single error as it is."""
+        if self._found:
+            raise next(iter(self._found.values())) if len(self._found) == 1 else _SeveralError(self._found)
+
+
+class _SeveralError(BenchError):
+    """What :class:`Faults` collected, by message."""
+
+    def __init__(self, found: dict[str, BenchError]) -> None:
+        super().__init__("\n- ".join([f"{len(found)} faults:", *found]))
+        self.found = found
+
+    def __reduce__(self) -> tuple[type[BenchError], tuple[str]]:
+        return BenchError, (str(self),)  # pickled between the processes of a run
 
 
 def together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import pickle
 import shlex
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from empty_folder import Bench, files, save, small
 from empty_folder import bench as bench
 from empty_folder import toy as toy
 from in_process import Said
+
+from bench.errors import BenchError, BusyRunError, Faults
 
 
 def complaint(said: Said) -> str:
@@ -43,9 +46,24 @@ def complaint(said: Said) -> str:
         ("run deacl --set evaluate.esp=3", "unknown setting 'evaluate.esp'. Did you mean 'evaluate.eps'"),
         ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
         ("run deacl --set x", "'x' is not of the form key=value"),
-        ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice"),
+        ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice, as 1 and as 2"),
+        ("run deacl --set x --set slf.lr=1 --set slf.lr=2", "2 faults:\n- --set 'x' is not of the form"),
         ("run deacl --protocols slf,alff", "unknown protocol 'alff'. Did you mean 'alf'"),
         ("run deacl --protocols ,", "unknown protocol ''"),
+        (
+            "run deacl --protocols released,sfl",
+            "\n- unknown protocol 'sfl'. Did you mean 'slf'? Allowed: aff, alf, knn, ",
+        ),
+        ("run decal --dataset digit --tier tinny --seed -1", "4 faults:\n- unknown method 'decal'"),
+        ("run deacl --attacks pdg,apgdt", "2 faults:\n- unknown attack 'pdg'"),
+        (
+            'run deacl --set evaluate.corruption_names=\'["fogg","snoww"]\'',
+            "? There are 15. unknown corruption 'snoww'",
+        ),
+        ("timing decal aclx", "2 faults:\n- unknown method 'decal'"),
+        ("compare a b --measures ass,rar", "2 faults:\n- unknown measure 'ass'"),
+        ("sweep-eps --eps 0,one,two", "--eps: 'one', 'two' are no numbers"),
+        ("plan --methods decal,aclx --datasets digit --tier tinny", "4 faults:\n- unknown method 'decal'"),
         ("run deacl --set threat.eps=8", "write 8/255"),
         ("run deacl --set threat.eps=nan", "threat.eps"),
         ("run deacl --set threat.eps=8/0", "'8/0' is not a number"),
@@ -66,6 +84,23 @@ def complaint(said: Said) -> str:
 def test_a_mistake_is_one_message(bench: Bench, tmp_path: Path, arguments: str, message: str) -> None:
     assert message in complaint(bench(*shlex.split(arguments)))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_faults_of_parts_are_one_message_that_processes_can_exchange() -> None:
+    inner, outer = Faults(), Faults()
+    outer.refuse()
+    for message in ("a", "b", "a"):
+        with inner:
+            raise BenchError(message)
+    with outer:
+        inner.refuse()
+    with outer:
+        raise BusyRunError("c")
+    with pytest.raises(BenchError, match=r"^3 faults:\n- a\n- b\n- c$") as several:
+        outer.refuse()
+    assert str(pickle.loads(pickle.dumps(several.value))) == str(several.value)
+    with pytest.raises(ZeroDivisionError), outer:
+        _ = 1 / 0
 
 
 @pytest.mark.parametrize(

@@ -114,10 +114,12 @@ def test_progress_is_a_file_that_status_reads(finished: Done) -> None:
 
 
 def test_faults_of_all_cells_are_one_message(data: str, tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"1 of 2 cells cannot be run:\n- deacll: unknown method 'deacll'"):
-        plan_matrix(request_of(data, tmp_path, methods=["simclr", "deacll"]), tmp_path)
-    with pytest.raises(BenchError, match="unknown protocol 'sfl'"):
-        plan_matrix(request_of(data, tmp_path, protocols=["sfl"]), tmp_path)
+    wrong = {"methods": ["simclr", "deacll"], "protocols": ["sfl"], "datasets": ["digit", "npz:x"], "tier": "tinny"}
+    with pytest.raises(BenchError) as refused:
+        plan_matrix(request_of(data, tmp_path, **wrong, own={"byol": {"stage1.lr": 1.0}}), tmp_path)
+    kinds = [line.partition("'")[0] for line in str(refused.value).splitlines()]
+    names = ["method ", "method in --set ", "dataset ", "protocol ", "tier "]
+    assert kinds == ["5 faults:", *(f"- unknown {name}" for name in names)]
     with pytest.raises(BenchError, match=r"1 of 2 cells cannot be run:\n- supervised, npz:.*under slf"):
         plan_matrix(request_of(data, tmp_path, methods=["simclr", "supervised"]), tmp_path)
 
@@ -130,8 +132,6 @@ def test_a_setting_may_be_of_one_method(data: str, tmp_path: Path) -> None:
     commands = {job.method: " ".join(job.command) for job in planned.jobs if job.needs}
     assert {method: "stage2.lam=3" in words for method, words in commands.items()} == {"simclr": False, "deacl": True}
     assert planned.runs[1].recipe.overrides["stage2.lam"] == 3
-    with pytest.raises(BenchError, match="unknown method in --set 'byol'"):
-        plan_matrix(request_of(data, tmp_path, own={"byol": {"stage1.lr": 1.0}}), tmp_path)
 
 
 def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: Path) -> None:
@@ -174,13 +174,15 @@ def test_the_commands_of_the_page_write_their_scripts(
     assert len(lines) >= 4
     for number, line in enumerate(lines):
         words = ["digits" if "cifar" in word else "simclr" if word == "all" else word for word in shlex.split(line)[1:]]
-        words += ["--set", "encoder.width=2", *([] if "--dry-run" in words else ["--dry-run"])]
+        words += ["--set", "encoder.width=2", *([] if {"--dry-run", "--by-hand"} & {*words} else ["--dry-run"])]
         done = say(monkeypatch, capsys, *words, "--at-once", "1", "--grid", f"grid-{number}")
         assert done.code == 0, done.stderr
         if "slurm" in words:
             assert "#SBATCH --gpus-per-node=1" in done.stdout
             assert ("#SBATCH --constraint=80g" in done.stdout) == ("--profile" in words)
             assert "sbatch --parsable" in done.stdout
+            assert Path(f"grid-{number}/slurm/by-hand-1.sh").exists() == ("--by-hand" in words)
+            assert Path(f"grid-{number}").exists() == ("--by-hand" in words)
         else:
             assert "needs" in done.stdout
 
@@ -201,6 +203,15 @@ def test_the_commands(
     assert planned.jobs[0].name in done.stdout
     found = json.loads(say(monkeypatch, capsys, "matrix", "status", str(folder.path), "--json").stdout)
     assert [each["status"] for each in found] == ["done"] * 3
+    for words in (["status", "--grid", str(folder.path)], ["--grid", str(folder.path), "status"]):
+        assert say(monkeypatch, capsys, "matrix", *words, "--json").code == 0
+    refused = say(monkeypatch, capsys, "matrix", "--grid", "other", "status", str(folder.path)).stderr
+    assert refused == f"bench: other and {folder.path} are two grids. Name one.\n"
+    refused = say(monkeypatch, capsys, "matrix", "--json", "status", str(folder.path)).stderr
+    assert refused.startswith("bench: --json before status: options of status come after it")
+    done = say(monkeypatch, capsys, "matrix", "cancel", "--grid", str(folder.path))
+    assert done.stdout == "nothing to cancel: of 3 jobs none waits or runs (3 done).\n"
+    assert not folder.cancelled
     assert "bench matrix work" not in say(monkeypatch, capsys, "matrix", "retry", str(folder.path)).stderr
     done = say(monkeypatch, capsys, "matrix", "work", str(folder.path), planned.jobs[0].name)
     assert done.stdout == f"{planned.jobs[0].name}: done\n"
@@ -229,3 +240,8 @@ def test_a_failure_ends_the_command_with_its_log(
     assert "failed: exit code 9, attempt 2" in done.stderr
     assert f"bench matrix retry {tmp_path / 'grid'} tries these again." in done.stderr
     assert say(monkeypatch, capsys, *command, "--dry-run").code == 0
+    opened = GridFolder.open(tmp_path / "grid")
+    opened.job(opened.grid.jobs[0].name).forget()
+    done = say(monkeypatch, capsys, "matrix", "cancel", str(opened.path))
+    assert done.stdout == "cancelled. The command that started the grid continues it.\n"
+    assert opened.cancelled

@@ -1,19 +1,53 @@
-"""The tables of ``bench matrix``."""
+"""What ``bench matrix`` and ``bench plan`` share, and the tables of ``bench matrix``."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from bench.cli import _options as option
 from bench.cli._progress import rough_time
 from bench.cli._tables import Column, DataTable
 
 if TYPE_CHECKING:
     from bench.grid import GridJob, JobStatus
+    from bench.matrix import MatrixRequest
+
+Methods = Annotated[str, typer.Option(help="Methods with commas, or all.")]
+Datasets = Annotated[str, typer.Option(help="Datasets with commas, named as in bench run.")]
+Seeds = Annotated[str, typer.Option(help="Seeds with commas.")]
 
 _ORDER = ("waiting", "queued", "running", "stopped", "cancelled", "failed", "done")
 _FAULTS = 10
 """The most failures that are printed in full; --json has all."""
+
+
+def matrix_request(
+    methods: str,
+    datasets: str,
+    seeds: str,
+    protocols: str | None,
+    *,
+    preset: str | None,
+    precision: str | None,
+    set_: list[str] | None,
+    **more: Any,
+) -> "MatrixRequest":
+    """Return the request for a grid; ``more`` are further fields of it, as they are."""
+    from bench.matrix import MatrixRequest
+
+    of_all, of_one = option.split_settings(set_ or [])
+    return MatrixRequest(
+        methods=option.names(methods) or (),
+        datasets=option.names(datasets) or (),
+        seeds=option.parse_seeds(seeds),
+        protocols=option.names(protocols),
+        overrides=option.overrides(preset, of_all, precision),
+        own={name: option.overrides(None, items, None) for name, items in of_one.items()},
+        **more,
+    )
 
 
 def jobs_table(jobs: "Sequence[GridJob]") -> DataTable:

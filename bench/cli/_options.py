@@ -149,7 +149,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     words = [word.strip() for word in text.split(",")]
     wrong = [word for word in words if not word.isdecimal()]
     if wrong:
-        raise BenchError(f"--seeds {text!r}: {wrong[0]!r} is not a seed. Type whole numbers, as in --seeds 0,1,2")
+        what = "is not a seed" if len(wrong) == 1 else "are no seeds"
+        raise BenchError(
+            f"--seeds {text!r}: {', '.join(map(repr, wrong))} {what}. Type whole numbers, as in --seeds 0,1,2"
+        )
     seeds = [int(word) for word in words]
     twice = next((seed for place, seed in enumerate(seeds) if seed in seeds[:place]), None)
     if twice is not None:

@@ -96,12 +96,14 @@ def compare(
 
 def _measures(text: str) -> "list[Measure]":
     from bench.compare import MEASURES
-    from bench.errors import unknown
+    from bench.errors import Faults, unknown
 
-    names = [name.strip().lower() for name in text.split(",")]
+    names, faults = [name.strip().lower() for name in text.split(",")], Faults()
     for name in names:
-        if name not in MEASURES:
-            raise unknown("measure", name, MEASURES)
+        with faults:
+            if name not in MEASURES:
+                raise unknown("measure", name, MEASURES)
+    faults.refuse()
     return [measure for measure in MEASURES if measure in names]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import _options as option
-from bench.cli._matrix import fault_lines, jobs_table, status_tables
+from bench.cli._matrix import Datasets, Methods, Seeds, fault_lines, jobs_table, matrix_request, status_tables
 from bench.cli._tables import show
 from bench.errors import BenchError
 from bench.monitor import plural
@@ -23,7 +24,10 @@ matrix = typer.Typer(
     invoke_without_command=True,
 )
 _GRID = Path("grid")
-Folder = Annotated[Path, typer.Argument(metavar="GRID", help="The grid's folder.")]
+Folder = Annotated[
+    Path | None, typer.Argument(metavar="GRID", help="The grid's folder; default: grid.", show_default=False)
+]
+GridOption = Annotated[Path | None, typer.Option("--grid", help="The same, as in the command that makes a grid.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on stdout.")]
 AtOnce = Annotated[
     int | None,
@@ -35,9 +39,9 @@ _WATCH_SECONDS = 5.0
 @matrix.callback()
 def start(
     ctx: typer.Context,
-    methods: Annotated[str | None, typer.Option(help="Methods with commas, or all.")] = None,
-    datasets: Annotated[str, typer.Option(help="Datasets with commas, named as in bench run.")] = "digits",
-    seeds: Annotated[str, typer.Option(help="Seeds with commas.")] = "0",
+    methods: Methods = "",
+    datasets: Datasets = "digits",
+    seeds: Seeds = "0",
     protocols: option.Protocols = None,
     tier: option.Tier = None,
     fidelity: option.Fidelity = "uniform",
@@ -64,7 +68,13 @@ def start(
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="Any other option of sbatch; may be repeated.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the jobs, and on Slurm write and show the scripts; start nothing.")
+        bool, typer.Option("--dry-run", help="Show the jobs, on Slurm as scripts; write and start nothing.")
+    ] = False,
+    by_hand: Annotated[
+        bool,
+        typer.Option(
+            "--by-hand", help="Write the grid and Slurm's scripts, and show what submits them; submit nothing."
+        ),
     ] = False,
     device: option.Device = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of a job; the results depend on it.")] = 1,
@@ -84,26 +94,28 @@ def start(
       bench matrix retry
     """
     if ctx.invoked_subcommand:
+        _refuse_before(ctx)
         return
-    from bench.grid import Grid, GridFolder, read_resources
-    from bench.matrix import MatrixRequest, plan_matrix
+    from bench.grid import Grid, GridFolder, check_cluster, read_resources
+    from bench.matrix import plan_matrix
 
-    if methods is None:
+    if not methods:
         raise BenchError("no method is named. Type, for example, bench matrix --methods deacl,simclr --datasets digits")
     given = {"partition": partition, "account": account, "gpus": gpus, "cpus": cpus, "time": time_}
     resources = read_resources(profile, given, slurm or [])
     if on == "local" and resources:
         raise BenchError(f"{', '.join(resources)}: Slurm alone gives these. Add --on slurm, or leave them out.")
-    of_all, of_one = option.split_settings(set_ or [])
-    request = MatrixRequest(
-        methods=option.names(methods) or (),
-        datasets=option.names(datasets) or (),
-        seeds=option.parse_seeds(seeds),
-        protocols=option.names(protocols),
+    if on == "local" and by_hand:
+        raise BenchError("--by-hand: Slurm alone takes scripts. Add --on slurm, or type --dry-run to see the jobs.")
+    if on == "slurm" and not (dry_run or by_hand):
+        check_cluster(resources)
+    request = matrix_request(
+        *(methods, datasets, seeds, protocols),
         tier=tier,
         fidelity=fidelity,
-        overrides=option.overrides(preset, of_all, precision),
-        own={name: option.overrides(None, items, None) for name, items in of_one.items()},
+        preset=preset,
+        precision=precision,
+        set_=set_,
         options=_run_options(run_option or []),
         device=device,
         elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.keys())),
@@ -125,19 +137,21 @@ def start(
         folders=request.folders,
         resources=resources,
     )
-    if dry_run and on == "local":
-        _show_plan(planned.jobs, as_json)
+    if dry_run or by_hand:
+        folder = GridFolder.planned(grid, content)
+        if on == "local":
+            _show_plan(planned.jobs, as_json)
+        else:
+            _show_scripts(folder, as_json, write=by_hand and not dry_run)
         return
-    folder = GridFolder.create(grid, content)
-    if dry_run:
-        _show_scripts(folder, as_json)
-        return
-    _start(folder, at_once, as_json)
+    _start(GridFolder.create(grid, content), at_once, as_json)
 
 
 @matrix.command()
 def status(
-    grid: Folder = _GRID,
+    ctx: typer.Context,
+    grid: Folder = None,
+    grid_option: GridOption = None,
     every: Annotated[bool, typer.Option("--all", help="One line a job, finished ones too.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Show it again every few seconds, until all have ended.")] = (
         False
@@ -150,9 +164,9 @@ def status(
       bench matrix status
       bench matrix status --all --json
     """
-    from bench.grid import GridFolder, grid_status
+    from bench.grid import grid_status
 
-    folder = GridFolder.open(grid)
+    folder = _opened(ctx, grid, grid_option)
     console = Console()
     while True:
         found = grid_status(folder)
@@ -170,29 +184,43 @@ def status(
 
 
 @matrix.command()
-def cancel(grid: Folder = _GRID) -> None:
+def cancel(ctx: typer.Context, grid: Folder = None, grid_option: GridOption = None) -> None:
     """Cancel what is queued and stop what runs; its state is saved, and the command that started it continues.
 
     Examples:
       bench matrix cancel
+      bench matrix cancel --grid other-grid
     """
-    from bench.grid import GridFolder, cancel_queued
+    from bench.grid import cancel_queued, grid_status
 
-    folder = GridFolder.open(grid)
+    folder = _opened(ctx, grid, grid_option)
+    counts = Counter(each.status for each in grid_status(folder))
+    if not counts.keys() - {"done", "failed", "cancelled"}:
+        ended = ", ".join(f"{count} {status}" for status, count in counts.items())
+        print(f"nothing to cancel: of {plural(counts.total(), 'job')} none waits or runs ({ended}).")
+        return
     folder.cancel()
-    print(f"cancelled; {plural(cancel_queued(folder), 'job')} taken from Slurm's queue. Running jobs save and stop.")
+    queued = f"{plural(cancel_queued(folder), 'job')} taken from Slurm's queue. " if folder.grid.on == "slurm" else ""
+    running = f"{plural(counts['running'], 'running job')} will save and stop. " if counts["running"] else ""
+    print(f"cancelled. {queued}{running}The command that started the grid continues it.")
 
 
 @matrix.command()
-def retry(grid: Folder = _GRID, at_once: AtOnce = None, as_json: AsJson = False) -> None:
+def retry(
+    ctx: typer.Context,
+    grid: Folder = None,
+    grid_option: GridOption = None,
+    at_once: AtOnce = None,
+    as_json: AsJson = False,
+) -> None:
     """Start the jobs that failed again, and those that never began.
 
     Examples:
       bench matrix retry
     """
-    from bench.grid import GridFolder, grid_status
+    from bench.grid import grid_status
 
-    folder = GridFolder.open(grid)
+    folder = _opened(ctx, grid, grid_option)
     for each in grid_status(folder):
         if each.status == "failed":
             folder.job(each.name).forget()
@@ -226,6 +254,28 @@ def work(
     if outcome == "failed":
         state = folder.job(job).state
         raise BenchError(f"{job} failed: {state.reason if state else ''}")
+
+
+def _opened(ctx: typer.Context, *named: Path | None) -> "GridFolder":
+    """Return the grid that was ``named`` after the command, as an argument or an option, or with --grid before it."""
+    from bench.grid import GridFolder
+
+    before = ctx.parent.params.get("grid") if ctx.parent else None
+    folders = list(dict.fromkeys(path for path in (before, *named) if path not in (None, _GRID)))
+    if len(folders) > 1:
+        raise BenchError(f"{' and '.join(map(str, folders))} are two grids. Name one.")
+    return GridFolder.open(next(iter(folders), _GRID))
+
+
+def _refuse_before(ctx: typer.Context) -> None:
+    """Raise BenchError for options before the name of a subcommand, which does not read them."""
+    sources = {param.opts[0]: ctx.get_parameter_source(param.name or "") for param in ctx.command.params}
+    typed = [name for name, source in sources.items() if source and source.name == "COMMANDLINE" and name != "--grid"]
+    if typed:
+        name = ctx.invoked_subcommand
+        raise BenchError(
+            f"{', '.join(typed)} before {name}: options of {name} come after it; bench matrix {name} --help lists them."
+        )
 
 
 def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool = False) -> None:
@@ -292,15 +342,22 @@ def _show_plan(jobs: "tuple[GridJob, ...]", as_json: bool) -> None:
         show(jobs_table(jobs))
 
 
-def _show_scripts(folder: "GridFolder", as_json: bool) -> None:
-    """Write and show the scripts of all jobs that are not finished, and the commands that submit them."""
-    from bench.grid import written_scripts
+def _show_scripts(folder: "GridFolder", as_json: bool, *, write: bool) -> None:
+    """Show the scripts of all jobs that are not finished, and the commands that submit them once they are written."""
+    from bench.files import write_bytes
+    from bench.grid import GridFolder, scripts
 
-    scripts = written_scripts(folder)
+    made = scripts(folder)
+    if write:
+        GridFolder.create(folder.path, folder.grid)
+        for each in made:
+            write_bytes(Path(each.path), each.text.encode())
     if as_json:
-        print(json.dumps([each._asdict() for each in scripts], indent=1))
+        print(json.dumps([each._asdict() for each in made], indent=1))
         return
-    for each in scripts:
+    for each in made:
         print(f"# {each.path}\n{each.text}")
-    for each in scripts:
+    if not write:
+        print("# Nothing was written. With --by-hand instead of --dry-run these lines submit the scripts:")
+    for each in made:
         print(each.command)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from bench.cli import _options as option
+from bench.cli._matrix import Datasets, Methods, Seeds, matrix_request
 from bench.cli._progress import rough_time
 from bench.cli._tables import Column, DataTable, show
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def plan(
-    methods: Annotated[str, typer.Option(help="Methods with commas, or all.")] = "all",
-    datasets: Annotated[str, typer.Option(help="Datasets with commas; named ones are not downloaded.")] = "cifar10",
-    seeds: Annotated[str, typer.Option(help="Seeds with commas.")] = "0",
+    methods: Methods = "all",
+    datasets: Datasets = "cifar10",
+    seeds: Seeds = "0",
     protocols: option.Protocols = None,
     tier: option.Tier = "paper",
     fidelity: option.Fidelity = "uniform",
@@ -44,18 +45,15 @@ def plan(
       bench plan --methods deacl,simclr --datasets digits --tier tiny --seeds 0,1,2
       bench plan --tier paper --methods all --datasets cifar10,cifar100 --seeds 0,1,2 --gpus 8
     """
-    from bench.matrix import MatrixRequest, plan_costs
+    from bench.matrix import plan_costs
 
-    of_all, of_one = option.split_settings(set_ or [])
-    request = MatrixRequest(
-        methods=option.names(methods) or (),
-        datasets=option.names(datasets) or (),
-        seeds=option.parse_seeds(seeds),
-        protocols=option.names(protocols),
+    request = matrix_request(
+        *(methods, datasets, seeds, protocols),
         tier=tier,
         fidelity=fidelity,
-        overrides=option.overrides(preset, of_all, precision),
-        own={name: option.overrides(None, items, None) for name, items in of_one.items()},
+        preset=preset,
+        precision=precision,
+        set_=set_,
         device=device,
         data_dir=data_dir,
     )

@@ -207,21 +207,22 @@ def _grid(option: str, text: str | None, example: str) -> tuple[float, ...] | No
 
     if text is None:
         return None
-    values = []
+    values, wrong = [], []
     for part in text.split(","):
         try:
             values.append(float(Fraction(part.strip())))
         except (ValueError, ArithmeticError):
-            raise BenchError(
-                f"{option}: {part.strip()!r} is not a number. Type, for example, {option} {example}"
-            ) from None
+            wrong.append(repr(part.strip()))
+    if wrong:
+        what = "is not a number" if len(wrong) == 1 else "are no numbers"
+        raise BenchError(f"{option}: {', '.join(wrong)} {what}. Type, for example, {option} {example}")
     if fault := grid_fault(values):
         raise BenchError(f"{option} {text}: the grid {fault}.")
     return tuple(values)
 
 
 def _whole(option: str, numbers: tuple[float, ...] | None) -> tuple[int, ...] | None:
-    for number in numbers or ():
-        if number != int(number):
-            raise BenchError(f"{option}: {number:g} is not a whole number. Type, for example, {option} 1,5,20")
+    if wrong := [f"{number:g}" for number in numbers or () if number != int(number)]:
+        what = "is not a whole number" if len(wrong) == 1 else "are no whole numbers"
+        raise BenchError(f"{option}: {', '.join(wrong)} {what}. Type, for example, {option} 1,5,20")
     return None if numbers is None else tuple(map(int, numbers))

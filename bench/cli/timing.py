@@ -55,7 +55,7 @@ def timing(
       bench timing deacl simclr --encoder timm:vit_tiny_patch16_224 --set encoder.options.img_size=32
       bench timing --from-results
     """
-    from bench.errors import BenchError
+    from bench.errors import BenchError, Faults
     from bench.files import write_json
     from bench.record import COST_REFERENCE
     from bench.results import PublishedCosts, measured_costs
@@ -95,11 +95,13 @@ def timing(
                 else:
                     screen.print(part, markup=False, highlight=False)
 
+            subjects, faults = [], Faults()
+            for name in dict.fromkeys(methods or timed_methods()):
+                with faults:
+                    subjects.append(Subject.of(name, data, tier=scaling, fidelity=fidelity, overrides=overrides))
+            faults.refuse()
             found = time_methods(
-                [
-                    Subject.of(name, data, tier=scaling, fidelity=fidelity, overrides=overrides)
-                    for name in dict.fromkeys(methods or timed_methods())
-                ],
+                subjects,
                 Effort(rounds, 60 * time_limit, batch, said),
                 device=pick_device(device),
                 papers=PublishedCosts.under(results_dir).of,

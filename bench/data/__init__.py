@@ -3,7 +3,7 @@
 from bench.data.dataset import Dataset, Split
 from bench.data.images import ImagesOnDevice, ImageSource, StreamedImages, on_device, unit_pixels
 from bench.data.limits import DataIn
-from bench.data.load import DATASETS, OWN_FORMS, Source, load_dataset
+from bench.data.load import DATASETS, OWN_FORMS, Source, check_dataset, load_dataset
 from bench.data.resize import resized
 from bench.data.stored import StoredImages
 
@@ -18,6 +18,7 @@ __all__ = [
     "Split",
     "StoredImages",
     "StreamedImages",
+    "check_dataset",
     "load_dataset",
     "on_device",
     "resized",

@@ -68,19 +68,24 @@ def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Datas
     return with_inventory(_loaded(source, data_dir, data_in))
 
 
+def check_dataset(source: str) -> None:
+    """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
+    form, colon, _ = source.partition(":")
+    if not (colon and form in OWN_FORMS) and source not in DATASETS:
+        raise unknown("dataset", source, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
+
+
 def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
-    form, colon, path = source.partition(":")
-    own = bool(colon) and form in OWN_FORMS
-    if data_in == "disk" and not (own and form == "folder"):
+    check_dataset(source)
+    form, _, path = source.partition(":")
+    if data_in == "disk" and form != "folder":
         raise BenchError(
             f"--data-in disk is for images in files, and {source} is always read into memory. Leave it out, or type "
             "folder:PATH"
         )
-    if own:
-        return _own(source, form, path, data_dir, data_in)
-    if source not in DATASETS:
-        raise unknown("dataset", source, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
-    return DATASETS.get(source).load(data_dir)
+    if source in DATASETS:
+        return DATASETS.get(source).load(data_dir)
+    return _own(source, form, path, data_dir, data_in)
 
 
 def _own(source: str, form: str, given: str, data_dir: Path, data_in: DataIn) -> Dataset:

@@ -5,7 +5,7 @@ from bench.grid.local import Device, run_local
 from bench.grid.progress import Progress, ProgressFile
 from bench.grid.resources import read_resources
 from bench.grid.signals import stop_on_signals
-from bench.grid.slurm import Script, cancel_queued, requeue, submit, written_scripts
+from bench.grid.slurm import Script, cancel_queued, check_cluster, requeue, scripts, submit
 from bench.grid.status import JobStatus, grid_status, to_start
 from bench.grid.worker import work
 
@@ -22,13 +22,14 @@ __all__ = [
     "Resource",
     "Script",
     "cancel_queued",
+    "check_cluster",
     "grid_status",
     "read_resources",
     "requeue",
     "run_local",
+    "scripts",
     "stop_on_signals",
     "submit",
     "to_start",
     "work",
-    "written_scripts",
 ]

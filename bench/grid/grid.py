@@ -16,6 +16,7 @@ from bench.files import inside, read_json, remove, write_bytes, write_json
 from bench.recipe import Settings
 
 Resource = str | int | bool
+_FILE = "grid.json"
 _LOCK_SECONDS = 60.0
 
 
@@ -77,17 +78,36 @@ class GridFolder:
     """The folder of a grid."""
 
     path: Path
+    grid: Grid
 
     @classmethod
     def open(cls, path: Path) -> "GridFolder":
         """Return the grid in ``path``; raises BenchError if there is none, or its file is damaged."""
-        folder = cls(path.absolute())
-        if not folder._file.is_file():
+        file = path / _FILE
+        if not file.is_file():
             raise BenchError(
                 f"there is no grid in {path}. `bench matrix --methods deacl --datasets digits --grid {path}` makes one."
             )
-        _ = folder.grid
-        return folder
+        return cls(path.absolute(), Grid.parse(read_json(file), str(file), from_file=True))
+
+    @classmethod
+    def planned(cls, path: Path, grid: Grid) -> "GridFolder":
+        """Return ``grid`` as it would begin or continue in ``path``; nothing is written.
+
+        Raises:
+            BenchError: another grid has begun there.
+        """
+        if (path / _FILE).exists():
+            there = cls.open(path)
+            present = there.grid.asked
+            differing = sorted(key for key in present | grid.asked if present.get(key) != grid.asked.get(key))
+            if differing and there.begun:
+                shown = "; ".join(f"{key}: {present.get(key)} there, {grid.asked.get(key)} here" for key in differing)
+                raise BenchError(
+                    f"{path} holds another grid, which has begun ({shown}). Type another folder with --grid, or the "
+                    "options of that grid to continue it."
+                )
+        return cls(path.absolute(), grid)
 
     @classmethod
     def create(cls, path: Path, grid: Grid) -> "GridFolder":
@@ -96,27 +116,9 @@ class GridFolder:
         Raises:
             BenchError: another grid has begun there, or the folder cannot be written.
         """
-        folder = cls(path.absolute())
-        if folder._file.exists():
-            present = folder.grid.asked
-            differing = sorted(key for key in present | grid.asked if present.get(key) != grid.asked.get(key))
-            if differing and folder.begun:
-                shown = "; ".join(f"{key}: {present.get(key)} there, {grid.asked.get(key)} here" for key in differing)
-                raise BenchError(
-                    f"{path} holds another grid, which has begun ({shown}). Type another folder with --grid, or the "
-                    "options of that grid to continue it."
-                )
-        write_json(folder._file, grid.model_dump(mode="json"))
-        return cls(folder.path)
-
-    @property
-    def _file(self) -> Path:
-        return self.path / "grid.json"
-
-    @cached_property
-    def grid(self) -> Grid:
-        """The grid; raises BenchError."""
-        return Grid.parse(read_json(self._file), str(self._file), from_file=True)
+        folder = cls.planned(path, grid)
+        write_json(folder.path / _FILE, grid.model_dump(mode="json"))
+        return folder
 
     @property
     def begun(self) -> bool:
@@ -135,7 +137,7 @@ class GridFolder:
 
     def job(self, name: str) -> "JobFolder":
         """Return the folder of the job called ``name``."""
-        return JobFolder(inside(self.path / "jobs", name))
+        return JobFolder.of(self.path, name)
 
     @contextmanager
     def claimed(self) -> Iterator[None]:
@@ -173,6 +175,11 @@ class JobFolder:
     """The folder of a job: its state, log and progress."""
 
     path: Path
+
+    @classmethod
+    def of(cls, grid: Path, name: str) -> "JobFolder":
+        """Return the folder of the job called ``name`` of the grid in the folder ``grid``."""
+        return cls(inside(grid.absolute() / "jobs", name))
 
     @property
     def log(self) -> Path:

@@ -15,7 +15,7 @@ from threading import Event
 from typing import Any, NamedTuple
 
 from bench.errors import BenchError
-from bench.files import make_writable, read_json, write_bytes, write_json
+from bench.files import make_writable, read_json, write_json
 from bench.grid.grid import GridFolder, GridJob, Resource
 from bench.grid.nodes import check_seen, check_shared
 from bench.grid.worker import program
@@ -31,6 +31,9 @@ _OF_SUBMITIT = {**{name: name for name in _SAME}, "gpus": "gpus_per_node", "cpus
 _MOST_TASKS = 1000
 """Of an array: Slurm's own default limit, MaxArraySize, is one more."""
 _REQUEUE_SECONDS = 60.0
+_WITHOUT = (
+    "Type the command where you submit jobs; without Slurm, run with --on local or see the scripts with --dry-run."
+)
 
 
 @dataclass(frozen=True)
@@ -75,20 +78,20 @@ def script(folder: GridFolder, batch: Batch, dependency: str | None = None) -> s
 
 
 class Script(NamedTuple):
-    """A script that was written, and the command that submits it."""
+    """A script for use by hand, and the command that submits it."""
 
     path: str
+    """Where it is, once it is written."""
     text: str
     command: str
 
 
-def written_scripts(folder: GridFolder) -> list[Script]:
-    """Write the scripts of all jobs that are not finished, for use by hand, and return them in their order."""
+def scripts(folder: GridFolder) -> list[Script]:
+    """Return the scripts of all jobs that are not finished, for use by hand, in their order; none is written."""
     made: list[Script] = []
     variables: dict[str, str] = {}
     for count, batch in enumerate(batches(job for job in folder.grid.jobs if not job.finished), 1):
         path, text = folder.slurm / f"by-hand-{count}.sh", script(folder, batch)
-        write_bytes(path, text.encode())
         variables |= {job.name: f"${{array{count}}}_{task}" for task, job in enumerate(batch.jobs)}
         waits = ":".join(variables[need] for need in batch.needs if need in variables)
         words = [f"--dependency=afterok:{waits}"] if waits else []
@@ -127,11 +130,12 @@ def check_cluster(resources: Mapping[str, Resource]) -> dict[str, str]:
     Raises BenchError if there is no Slurm, or it does not answer.
     """
     if shutil.which("sbatch") is None:
-        raise BenchError(
-            "there is no Slurm here: sbatch is not on the PATH. Run this where you submit jobs, or type --on local"
-        )
+        raise BenchError(f"there is no Slurm here: sbatch is not on the PATH. {_WITHOUT}")
     where = [f"--partition={resources['partition']}"] if "partition" in resources else []
-    lines = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *where).splitlines()
+    try:
+        lines = _slurm("sinfo", "--noheader", "--Node", "--format=%N %t", *where).splitlines()
+    except BenchError as error:
+        raise BenchError(f"{error}. {_WITHOUT}") from None
     return dict(line.split() for line in lines)
 
 

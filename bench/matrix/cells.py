@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.data import Dataset, load_dataset
-from bench.errors import together, unknown
-from bench.grid import GridFolder, GridJob
-from bench.method import METHODS
+from bench.data import Dataset, check_dataset, load_dataset
+from bench.errors import Faults, together, unknown
+from bench.grid import GridJob, JobFolder
+from bench.method import METHODS, Method
 from bench.own_code import is_in_file
-from bench.recipe import PROTOCOLS, Fidelity, override_text
+from bench.recipe import PROTOCOLS, Fidelity, load_tier, override_text
 from bench.run import Run, RunRequest, peak_memory, prepare, shared_stage
 
 ALL = "all"
@@ -103,9 +103,8 @@ def plan_matrix(
     """
     chosen, left_out = _chosen(request)
     own = {_absolute(name): values for name, values in request.own.items()}
-    for name in own.keys() - chosen.keys():
-        raise unknown("method in --set", name, chosen, "Type --set METHOD:KEY=VALUE")
-    datasets = {name: load(name, request.data_dir) for name in dict.fromkeys(map(_absolute, request.datasets))}
+    named = list(dict.fromkeys(map(_absolute, request.datasets)))
+    datasets = dict(zip(named, together(named, lambda name: load(name, request.data_dir), str), strict=True))
     pairs = [(method, dataset) for dataset in datasets for method in chosen]
 
     def first(pair: tuple[str, str]) -> Run:
@@ -148,21 +147,42 @@ def plan_matrix(
 
 def _chosen(request: MatrixRequest) -> tuple[dict[str, Sequence[str] | None], tuple[str, ...]]:
     """Return the methods, each with its protocols, and those that are left out, with the reason."""
-    for protocol in request.protocols or ():
-        if protocol not in PROTOCOLS:
-            raise unknown("protocol", protocol, PROTOCOLS)
     every = list(request.methods) == [ALL]
     named = list(METHODS) if every else [_absolute(name) if is_in_file(name) else name for name in request.methods]
-    types = together(named, lambda name: METHODS.get(METHODS.name_of(name)), str)
+    types = _known(request, named)
     chosen: dict[str, Sequence[str] | None] = {}
     left_out = []
-    for name, method in zip(named, types, strict=True):
+    for name, method in types.items():
         fitting = [each for each in request.protocols or () if each in method.info.protocols]
         if every and request.protocols and not fitting:
             left_out.append(f"{name}: it is evaluated under {', '.join(method.info.protocols)} alone")
         else:
             chosen[name] = fitting or request.protocols
     return chosen, tuple(left_out)
+
+
+def _known(request: MatrixRequest, methods: Sequence[str]) -> dict[str, type[Method]]:
+    """Return ``methods`` by name; raises one BenchError for all names in ``request`` that do not exist."""
+    found, faults = dict[str, type[Method]](), Faults()
+    for name in methods:
+        with faults:
+            found[name] = METHODS.get(METHODS.name_of(name))
+    for name in map(_absolute, request.own):
+        with faults:
+            if name not in methods:
+                raise unknown("method in --set", name, found, "Type --set METHOD:KEY=VALUE")
+    for name in request.datasets:
+        with faults:
+            check_dataset(name)
+    for name in request.protocols or ():
+        with faults:
+            if name not in PROTOCOLS:
+                raise unknown("protocol", name, PROTOCOLS)
+    with faults:
+        if request.tier is not None:
+            load_tier(request.tier)
+    faults.refuse()
+    return found
 
 
 def _absolute(name: str) -> str:
@@ -189,7 +209,7 @@ def _command(
         "runs-dir": asked["runs_dir"],
         "results-dir": asked["results_dir"],
         "data-dir": asked["data_dir"],
-        "track": f"progress:{GridFolder(folder.absolute()).job(name).progress}",
+        "track": f"progress:{JobFolder.of(folder, name).progress}",
         **({"device": request.device} if request.device else {}),
     }
     words = [word for key, value in options.items() for word in (f"--{key}", value)]

@@ -6,27 +6,32 @@ import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, Faults
 
 _MAX_DEPTH = 16
 _FRACTION = re.compile(r"\s*([0-9.eE+-]+)\s*/\s*([0-9.eE+-]+)\s*")
 
 
 def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
-    """Return ``{"stage2.lr": 0.1}`` for ``["stage2.lr=0.1"]``; raises BenchError for anything else.
+    """Return ``{"stage2.lr": 0.1}`` for ``["stage2.lr=0.1"]``; raises one BenchError for all other items.
 
     Values are TOML (numbers, true, false, "text", [lists]); ``8/255`` is a number too, ``null``
     means no value, and any other bare word is text.
     """
-    parsed: dict[str, Any] = {}
+    parsed, faults = dict[str, Any](), Faults()
     for item in items:
         key, equals, value = item.partition("=")
         key = key.strip()
-        if not equals or not re.fullmatch(r"\w[\w-]*(\.\w[\w-]*)*", key):
-            raise BenchError(f"--set {item!r} is not of the form key=value. Type, for example, --set stage2.epochs=5")
-        if key in parsed:
-            raise BenchError(f"--set {key} is given twice; keep one of them.")
-        parsed[key] = _value(value.strip())
+        with faults:
+            if not equals or not re.fullmatch(r"\w[\w-]*(\.\w[\w-]*)*", key):
+                raise BenchError(
+                    f"--set {item!r} is not of the form key=value. Type, for example, --set stage2.epochs=5"
+                )
+            new = _value(value.strip())
+            first = parsed.setdefault(key, new)
+            if first is not new and first != new:
+                raise BenchError(f"--set {key} is given twice, as {first} and as {new}. Keep one of them.")
+    faults.refuse()
     return parsed
 
 

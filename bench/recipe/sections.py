@@ -134,7 +134,6 @@ class EvaluationSettings(Settings):
     def _names_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if not names:
             raise ValueError("name at least one corruption, or type --corruptions none")
-        for name in names:
-            if name not in CORRUPTIONS:
-                raise ValueError(str(unknown("corruption", name, CORRUPTIONS)))
+        if faults := [str(unknown("corruption", name, CORRUPTIONS)) for name in names if name not in CORRUPTIONS]:
+            raise ValueError(" ".join(faults))
         return tuple(name for name in CORRUPTIONS if name in names)

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bench.data import Dataset
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, Faults, unknown
 from bench.nn import Classifier
 from bench.own_code import as_typed
 from bench.protocol import build_protocol, released_classifier
@@ -141,7 +141,11 @@ def select_finished(
     if protocol not in ALL_PROTOCOLS:
         raise unknown("protocol", protocol, ALL_PROTOCOLS)
     if runs:
-        found = [each for run in dict.fromkeys(runs) for each in _named(runs_dir, run, protocol)]
+        found, faults = [], Faults()
+        for run in dict.fromkeys(runs):
+            with faults:
+                found += _named(runs_dir, run, protocol)
+        faults.refuse()
     else:
         found = list(finished_protocols(runs_dir))
     if dataset is not None:

@@ -10,9 +10,9 @@ import torch
 
 from bench.attack import NamedAttack
 from bench.cost import at_budget
-from bench.data import DataIn, Dataset, load_dataset
+from bench.data import DataIn, Dataset, check_dataset, load_dataset
 from bench.device import pick_device, refuse_precision
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, Faults, unknown
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import with_loaded_encoder
@@ -122,14 +122,23 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         BenchError: an unknown method, dataset, tier, protocol or setting, a value out of range, bad data, or a method
             whose stages cannot work or whose encoder could not be loaded afterwards.
     """
-    overrides = with_loaded_encoder(request.overrides)
-    request = replace(request, method=METHODS.name_of(request.method), overrides=overrides)
-    method = METHODS.get(request.method)
-    protocols = chosen_protocols(request.protocols, request.method, method)
-    check_seed(request.seed)
-    device = pick_device("cpu" if request.elsewhere else request.device)
-    there = torch.device("cuda") if request.elsewhere else device
-    tier = load_tier(default_tier(request.dataset, there) if request.tier is None else request.tier)
+    faults = Faults()
+    with faults:
+        request = replace(request, method=METHODS.name_of(request.method))
+        method = METHODS.get(request.method)
+        protocols = chosen_protocols(request.protocols, request.method, method)
+    with faults:
+        request = replace(request, overrides=with_loaded_encoder(request.overrides))
+    with faults:
+        check_seed(request.seed)
+    with faults:
+        device = pick_device("cpu" if request.elsewhere else request.device)
+        there = torch.device("cuda") if request.elsewhere else device
+        tier = load_tier(default_tier(request.dataset, there) if request.tier is None else request.tier)
+    for name in filter(None, (None if dataset else request.dataset, request.finetune_dataset)):
+        with faults:
+            check_dataset(name)
+    faults.refuse()
     dataset = dataset or load_dataset(request.dataset, request.data_dir, request.data_in)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts, request.data_in)
@@ -194,9 +203,12 @@ def check_seed(seed: int) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Raise BenchError for an attack that is unknown or cannot be made, or AutoAttack on too few classes."""
+    """Raise BenchError for attacks that are unknown or cannot be made, or AutoAttack on too few classes."""
+    faults = Faults()
     for name in (recipe.evaluate.attack, *recipe.evaluate.attacks):
-        NamedAttack(name, recipe.evaluate)
+        with faults:
+            NamedAttack(name, recipe.evaluate)
+    faults.refuse()
     data = recipe.downstream.dataset
     if recipe.evaluate.autoattack and data.num_classes < 4:
         raise BenchError(
@@ -225,25 +237,29 @@ def chosen_protocols(names: str | Sequence[str] | None, title: str, method: type
     None: the default ones that ``method``, called ``title``, allows.
 
     Raises:
-        BenchError: an unknown protocol, or one that the method does not allow.
+        BenchError: unknown protocols, or such as the method does not allow.
     """
-    possible = method.info.protocols
-    names = [names] if isinstance(names, str) else names
-    if names is not None and not names:
-        raise BenchError(f"no protocol is named. Type one or several of {', '.join(possible)}, or leave them out.")
+    possible, faults = method.info.protocols, Faults()
     for protocol in names or ():
-        if protocol not in ALL_PROTOCOLS:
-            raise unknown("protocol", protocol, ALL_PROTOCOLS)
-        if protocol not in possible:
-            whole = f"{method.info.title} is a whole classifier, which is judged as it is"
-            reasons = {possible: "it has no pre-trained features", (RELEASED,): whole}
-            reason = "it is no whole classifier" if protocol == RELEASED else reasons[possible]
-            raise BenchError(
-                f"{title} cannot be evaluated under {protocol}: {reason}. Type --protocols {','.join(possible)}"
-            )
+        with faults:
+            _check_protocol(protocol, title, method)
+    faults.refuse()
     if names is None:
         return tuple(name for name in possible if name in (*DEFAULT_PROTOCOLS, RELEASED))
     return tuple(dict.fromkeys(names))
+
+
+def _check_protocol(protocol: str, title: str, method: type[Method]) -> None:
+    possible = method.info.protocols
+    if protocol not in ALL_PROTOCOLS:
+        raise unknown("protocol", protocol, possible)
+    if protocol not in possible:
+        whole = f"{method.info.title} is a whole classifier, which is judged as it is"
+        reasons = {possible: "it has no pre-trained features", (RELEASED,): whole}
+        reason = "it is no whole classifier" if protocol == RELEASED else reasons[possible]
+        raise BenchError(
+            f"{title} cannot be evaluated under {protocol}: {reason}. Type --protocols {','.join(possible)}"
+        )
 
 
 def default_tier(dataset: str, device: torch.device) -> str:
