@@ -106,6 +106,13 @@ def test_a_refused_part_leaves_the_rest_and_protocols_can_be_crossed(tmp_path: P
     assert set(compare_records(a, counted).measures) == {"sa", "ra", "aa"}
     c = measured(tmp_path, make_record(protocol="aff"))
     assert compare_records(a, c, across_protocols=True).differences[0] == ("protocol", "slf", "aff")
+    both = {"slf": {"lr": 0.1, "own": 1}, "aff": {"lr": 0.01, "steps": 5}}
+    a, c = (
+        one._replace(record=one.record.model_copy(update={"recipe": {**one.record.recipe, **both}})) for one in (a, c)
+    )
+    a = a._replace(record=a.record.model_copy(update={"sha256": "0" * 64}))
+    differences = compare_records(a, c, across_protocols=True).differences  # without what one protocol has no name for
+    assert differences == (("protocol", "slf", "aff"), ("protocol.lr", "0.1", "0.01"))
 
 
 # Seeds

@@ -1,6 +1,7 @@
 """``bench doctor``, and the end of ``bench run``: what they print, their exit codes, and their refusals."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,8 @@ import pytest
 from in_process import Said, say
 from toy_runs import carry_out, toy_data, toy_request
 
-from bench.doctor import CHECKS, Finding
-from bench.record import Record, load_record
+from bench.doctor import CHECKS, Check, Finding
+from bench.record import Record, Verdict, load_record
 from bench.run import prepare
 
 Say = Callable[..., Said]
@@ -69,6 +70,26 @@ def test_the_table_fits_the_screen_and_says_what_to_do(bench: Say, toy: Toy, col
     for text in ("deterministic", "fail", "it is broken", "draws random", "Remove the random"):
         assert text in words
     assert "the evaluation cannot be believed: slf, deterministic: it is broken" in said.stderr
+    assert "doctor.md of the documentation explains each check; with --deep" in said.stderr
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_a_line_counts_the_checks_and_the_worst_comes_first(
+    bench: Say, toy: Toy, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdicts: tuple[Verdict, ...] = ("sound", "doubt", "note", "fail", "sound")
+    found = [Finding(verdict, f"it is {verdict} {place}") for place, verdict in enumerate(verdicts)]
+
+    def finds(one: Finding) -> Check:
+        return deterministic._replace(find=lambda patient: one)
+
+    checks = tuple(map(finds, found))
+    for family in CHECKS:
+        monkeypatch.setitem(CHECKS, family, checks if family == "model" else ())
+    said = bench("doctor", toy.run.name, columns=columns)
+    assert said.stdout.splitlines()[:2] == [f"{toy.run.name}, slf", "5 checks: 2 sound, 1 note, 1 doubt, 1 fail"]
+    assert re.findall(r"it is (\w+ \d)", said.stdout) == ["fail 3", "doubt 1", "note 2", "sound 0", "sound 4"]
+    assert "what to do" in said.stdout.partition("note 2")[0]
 
 
 def test_a_doubt_ends_with_3_only_if_strict(bench: Say, toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,6 +113,8 @@ def test_a_run_that_fails_a_check_is_saved_and_ends_with_3(bench: Say, toy: Toy,
     said = bench("evaluate", str(encoder), *options, "--set", "evaluate.autoattack=false", *where)
     assert said.code == 3
     assert "SLF, fail: deterministic. it is broken" in " ".join(said.stdout.split())
+    (run,) = (tmp_path / "runs").glob("toy-*")
+    assert f"What to do says: bench doctor {run}" in said.stderr
     (path,) = (tmp_path / "results" / "toy").glob("*.json")
     record = load_record(path)
     assert [(one.check, one.verdict, one.numbers) for one in record.doctor or ()] == [
@@ -125,7 +148,9 @@ def test_what_cannot_be_checked_is_refused_in_one_message(bench: Say, toy: Toy, 
         ("nothing",): "unknown run 'nothing'",
         (str(toy.path), "--runs-dir", str(tmp_path)): f"the weights of {toy.path} are not in {tmp_path}",
         (str(other),): f"the weights of {other} have the SHA-256 000000000000",
-        (toy.run.name, "--protocols", "aff"): "has no finished aff",
+        (toy.run.name, "--protocols", "slf,aff"): "has no finished aff. Type bench run simclr ",
+        (toy.run.name, "--protocols", "slff"): "unknown protocol 'slff'",
+        (str(toy.path), "--protocols", "knn"): f"{toy.path} is a record of slf, and of no other protocol",
         (toy.run.name, "--dataset", "digits"): "--dataset: ",
         (str(toy.data.removeprefix("npz:")),): "toy.npz",
     }

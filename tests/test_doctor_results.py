@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_records import make_record
+from board_records import fill, make_record
 from in_process import say
 
 from bench import rng
@@ -109,6 +109,12 @@ def test_the_board_on_the_screen_names_what_failed(
     assert "deterministic is fail" in said.stdout
     as_json = json.loads(say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path), "--json").stdout)
     assert [one["reason"] for one in as_json["failed"]] == ["deterministic: deterministic is fail"]
+    # A board of one protocol names the failed records of that protocol alone.
+    fill(tmp_path, make_record(protocol="aff", aa=None))
+    for protocol, named in (("slf", True), ("aff", False)):
+        shown = say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path), "--protocol", protocol).stdout
+        assert ("not shown as a result: DeACL 2022, SLF" in shown) == named
+    assert "AA" not in shown.partition("percent of n")[0], "nothing was measured"
 
 
 def test_the_page_of_a_record_shows_every_check_and_advice_where_it_is_needed(tmp_path: Path) -> None:

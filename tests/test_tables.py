@@ -53,7 +53,7 @@ def test_what_a_row_loses_first() -> None:
     assert "no room for: link. A wider screen, or --json, shows all." in text
     text = "\n".join(printed(example(), 86))
     assert "2 fb + 1 f" not in text
-    assert "no room for: passes, link." in text
+    assert "no room for: passes; link." in text
 
 
 def test_a_narrow_screen_gets_a_block_a_row() -> None:

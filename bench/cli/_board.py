@@ -43,8 +43,10 @@ def show_board(board: "Leaderboard") -> None:
 
 def _table(rows: "Sequence[Row]", board: "Leaderboard") -> DataTable:
     from bench.leaderboard import plain_table
+    from bench.results import DASH
 
     columns, notes = plain_table(rows, board.published)
+    columns = [column for column in columns if any(cell not in ("", DASH) for cell in column.cells)]
     table = DataTable(
         *(_column(column) for column in columns),
         title=f"{rows[0].dataset}: {rows[0].table.conditions}",

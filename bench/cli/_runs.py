@@ -1,6 +1,7 @@
 """What ``bench run`` and ``bench evaluate`` share: announcing runs and showing their results."""
 
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -108,20 +109,21 @@ def show_records(
             print(f"record: {path}")
         for run in runs:
             print(f"encoder: {run.folder.encoder}")
-    refuse_failed([(record.protocol, record.doctor or ()) for record in records])
+    checked = " and ".join(shlex.join(["bench", "doctor", str(run.folder.path)]) for run in runs)
+    refuse_failed([(record.protocol, record.doctor or ()) for record in records], f"What to do says: {checked}")
 
 
-def refuse_failed(found: "Iterable[tuple[str, Sequence[Diagnosis]]]", *, strict: bool = False) -> None:
-    """Raise CheckFailedError if a check failed or, with ``strict``, ended in doubt; ``found`` is by protocol."""
+def refuse_failed(found: "Iterable[tuple[str, Sequence[Diagnosis]]]", advice: str, *, strict: bool = False) -> None:
+    """Raise CheckFailedError, with ``advice``, if a check failed or, with ``strict``, ended in doubt.
+
+    ``found`` is by protocol.
+    """
     wrong = ("fail", "doubt") if strict else ("fail",)
     failed = [
         f"{protocol}, {one.check}: {one.found}" for protocol, checks in found for one in checks if one.verdict in wrong
     ]
     if failed:
-        raise CheckFailedError(
-            listed("the evaluation cannot be believed", failed)
-            + "\n`bench doctor` with the run's name says what to do."
-        )
+        raise CheckFailedError(f"{listed('the evaluation cannot be believed', failed)}\n{advice}")
 
 
 def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list[PhaseEstimate]]":

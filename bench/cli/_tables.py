@@ -33,13 +33,14 @@ class DataTable:
     """Rows under headings, in a form that fits the screen.
 
     All columns where they fit; else without those that may be left out, in the order of ``Column.drop``, with a note
-    below the table; else one block a row, a line a column. A column without any value is not shown.
+    below the table; else, or with ``blocks``, one block a row, a line a column. A column without any value is not
+    shown.
     Print it with :func:`show`.
     """
 
-    def __init__(self, *columns: Column | str, title: str = "", caption: str = "") -> None:
+    def __init__(self, *columns: Column | str, title: str = "", caption: str = "", blocks: bool = False) -> None:
         self.columns = [column if isinstance(column, Column) else Column(column) for column in columns]
-        self.title, self.caption = title, caption
+        self.title, self.caption, self._in_blocks = title, caption, blocks
         self._rows: list[list[str]] = []
         self._sections: set[int] = set()
 
@@ -56,14 +57,14 @@ class DataTable:
         """Yield the title, the rows and the caption."""
         width = options.max_width
         yield from _wrapped(self.title, width, "bold")
-        shown = self._shown(width)
+        shown = None if self._in_blocks else self._shown(width)
         if shown is None:
             yield from self._blocks(width)
         else:
             yield self._table(shown, width)
             left_out = [self.columns[place].heading for place in self._filled() if place not in shown]
             if left_out:
-                yield from _wrapped(f"no room for: {', '.join(left_out)}. A wider screen, or --json, shows all.", width)
+                yield from _wrapped(f"no room for: {'; '.join(left_out)}. A wider screen, or --json, shows all.", width)
         yield from _wrapped(self.caption, width, "dim")
 
     def _shown(self, width: int) -> list[int] | None:

@@ -1,6 +1,7 @@
 """``bench doctor``: whether the evaluation of a classifier can be believed."""
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +14,12 @@ from bench.cli._runs import reading, refuse_failed
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
+from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.run import Run, Visit
+
+_ORDER = ("fail", "doubt", "note", "sound")
 
 
 def doctor(
@@ -29,7 +33,10 @@ def doctor(
     ],
     protocols: Annotated[
         str | None,
-        typer.Option(help="Which of slf, alf, aff, with commas; default: all finished ones of a run, one of a file."),
+        typer.Option(
+            help="Which, with commas: slf, alf, aff, knn, knn-200, slf-1pct, slf-10pct; default: all finished ones of "
+            "a run, one of a file."
+        ),
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Of a file: the data of its evaluation.")] = None,
     weights: Annotated[Path | None, typer.Option(help="The file of the weights of a network.")] = None,
@@ -86,8 +93,10 @@ def doctor(
         print(json.dumps([_plain(visit) for visit in visits], indent=1))
     else:
         work_is_kept()
-        show(*map(_table, visits))
-    refuse_failed([(visit.protocol, visit.diagnoses) for visit in visits], strict=strict)
+        show(*(table for visit in visits for table in _tables(visit)))
+    deeper = "" if deep else "; with --deep it is attacked in other ways, too"
+    advice = f"The page doctor.md of the documentation explains each check{deeper}."
+    refuse_failed([(visit.protocol, visit.diagnoses) for visit in visits], advice, strict=strict)
 
 
 def _prepared(
@@ -119,14 +128,25 @@ def _prepared(
     return run if protocols else replace(run, protocols=run.protocols[:1])
 
 
-def _table(visit: "Visit") -> DataTable:
+def _tables(visit: "Visit") -> list[DataTable]:
+    """Return the failures and doubts in full, if there are any, under a line that counts all; then the other checks."""
     from bench.doctor import advice
 
-    columns = (Column(name, prose=True) for name in ("what was found", "what it means", "what to do"))
-    table = DataTable("check", "verdict", *columns, title=f"{visit.run}, {visit.protocol}")
-    for one in visit.diagnoses:
-        table.add(one.check, one.verdict, one.found, *advice(one))
-    return table
+    verdicts = Counter(one.verdict for one in visit.diagnoses)
+    counts = [f"{verdicts['sound']} sound"]
+    counts += [plural(verdicts[name], name) for name in ("note", "doubt", "fail") if verdicts[name]]
+    title = f"{visit.run}, {visit.protocol}\n{plural(len(visit.diagnoses), 'check')}: {', '.join(counts)}"
+    doubts = DataTable("check", "what was found", "what it means", "what to do", title=title, blocks=True)
+    others = DataTable("check", "verdict", Column("what was found", prose=True))
+    for one in sorted(visit.diagnoses, key=lambda one: _ORDER.index(one.verdict)):
+        if one.verdict in ("fail", "doubt"):
+            doubts.add(f"{one.verdict}: {one.check}", one.found, *advice(one))
+        else:
+            others.add(one.check, one.verdict, one.found)
+    if not verdicts["fail"] + verdicts["doubt"]:
+        others.title = title
+        return [others]
+    return [doubts, others] if verdicts["sound"] + verdicts["note"] else [doubts]
 
 
 def _plain(visit: "Visit") -> dict[str, Any]:

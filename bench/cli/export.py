@@ -15,7 +15,8 @@ def export(
     run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
     to: Annotated[str, typer.Option("--to", help="safetensors, torchvision, timm, onnx, robustbench.")] = "safetensors",
     protocol: Annotated[
-        str | None, typer.Option(help="Export the classifier of slf, alf or aff; default: the encoder alone.")
+        str | None,
+        typer.Option(help="Export the classifier of slf, alf, aff, slf-1pct or slf-10pct; default: the encoder alone."),
     ] = None,
     output: Annotated[
         Path | None, typer.Option(help="A new folder; default: exports/RUN-FORMAT.", show_default=False)

@@ -58,11 +58,17 @@ def refuse_incomparable(
 def other_differences(a: Measured, b: Measured) -> tuple[Difference, ...]:
     """Return the other settings that ``a`` and ``b`` do not share: any of them may cause the difference.
 
-    Of the recipe, all but the methods' own settings where the methods differ; beyond it, the seed, what the
-    encoder was pre-trained on, and the packages that decide numbers.
+    Of the recipe, all but the methods' own settings where the methods differ, and of two protocols those that both
+    have; beyond it, the seed, what the encoder was pre-trained on, and the packages that decide numbers.
     """
-    left, right = (_settings(one, own=a.record.method == b.record.method) for one in (a, b))
-    keys = dict.fromkeys([*left, *right])
+    one_protocol = a.record.protocol == b.record.protocol
+    section = a.record.protocol if one_protocol else "protocol"
+    left, right = (_settings(one, section, own=a.record.method == b.record.method) for one in (a, b))
+    keys = [
+        key
+        for key in dict.fromkeys([*left, *right])
+        if one_protocol or not key.startswith(f"{section}.") or (key in left and key in right)
+    ]
     pairs = ((key, left.get(key), right.get(key)) for key in keys)
     return tuple(
         Difference(key, _text(key, one), _text(key, other)) for key, one, other in pairs if not _equal(one, other)
@@ -103,9 +109,11 @@ def _equal(a: Any, b: Any) -> bool:
     return bool(a == b)
 
 
-def _settings(one: Measured, *, own: bool) -> dict[str, Any]:
+def _settings(one: Measured, section: str, *, own: bool) -> dict[str, Any]:
+    """Return all settings by name, those of the protocol below ``section``; ``own``: with those of the method."""
     record = one.record
-    sections = ["config"] * own + ["encoder", record.protocol, "evaluate"]
+    names = {**({"config": "config"} if own else {}), "encoder": "encoder", section: record.protocol}
+    names |= {"evaluate": "evaluate"}
     return {
         **record.model_dump(
             include={"method", "tier", "fidelity", "protocol", "seed", "encoder_seed", "pretrained_on"}
@@ -114,7 +122,7 @@ def _settings(one: Measured, *, own: bool) -> dict[str, Any]:
         "ra.start_drawn": record.ra.start_drawn,
         "threat.norm": one.threat.norm,
         "threat.eps": one.threat.eps,
-        **dict(flatten({name: record.recipe.get(name, {}) for name in sections})),
+        **dict(flatten({shown: record.recipe.get(name, {}) for shown, name in names.items()})),
         **{f"package {name}": version for name, version in record.environment.packages.items()},
     }
 

@@ -39,21 +39,21 @@ class Leaderboard(Settings):
     def only(
         self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
     ) -> "Leaderboard":
-        """Return the board of the measured rows that match; None matches all.
+        """Return the board of the measured rows, and of the failed records, that match; None matches all.
 
         Raises:
-            BenchError: no row has such a value, or none has them all.
+            BenchError: none has such a value, or none has them all.
         """
-        wanted = {"dataset": dataset, "protocol": protocol, "tier": tier}
-        rows = self.rows
-        for key, value in wanted.items():
+        rows, failed = self.rows, self.failed
+        for key, value in {"dataset": dataset, "protocol": protocol, "tier": tier}.items():
             if value is None:
                 continue
-            fitting = tuple(row for row in rows if getattr(row, key) == value)
-            if not fitting:
-                raise unknown(key, value, {getattr(row, key) for row in rows})
-            rows = fitting
-        return self.model_copy(update={"rows": rows})
+            known = {getattr(one, key) for one in (*rows, *failed)}
+            if value not in known:
+                raise unknown(key, value, known)
+            rows = tuple(row for row in rows if getattr(row, key) == value)
+            failed = tuple(one for one in failed if getattr(one, key) == value)
+        return self.model_copy(update={"rows": rows, "failed": failed})
 
 
 def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:

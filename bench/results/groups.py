@@ -29,6 +29,8 @@ class Failed(LeftOut):
     sha256: str
     """Digest of the record."""
     dataset: str
+    protocol: str
+    tier: str
     row: str
     """Method, conditions and seed, in words."""
 
@@ -106,6 +108,8 @@ def _failed(one: Measured, results_dir: Path) -> Failed:
         reason="; ".join(f"{failed.check}: {failed.found}" for failed in record.diagnosed("fail")),
         sha256=record.sha256,
         dataset=record.dataset,
+        protocol=record.protocol,
+        tier=record.tier,
         row=f"{record.title} {record.year}, {conditions_text(record.protocol, record.tier, record.fidelity, ())}, "
         f"seed {record.seed}",
     )

@@ -10,6 +10,7 @@ from bench.run.finished import (
     run_folder,
     select_finished,
     to_finish,
+    unfinished,
 )
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs
@@ -58,6 +59,7 @@ __all__ = [
     "sweep_runs",
     "to_finish",
     "train_shared",
+    "unfinished",
     "verify",
     "visit_encoder",
     "visit_finished",

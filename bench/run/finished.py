@@ -211,8 +211,13 @@ def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
     folder = run_folder(runs_dir, run)
     found = list(finished_in(folder))
     if protocol not in {each.protocol for each in found}:
-        raise BenchError(f"the run {folder.name} has no finished {protocol}. {to_finish(folder, protocol)}")
+        raise unfinished(folder, protocol)
     return found
+
+
+def unfinished(folder: Path, protocol: str) -> BenchError:
+    """Return the error for the run in ``folder``, whose ``protocol`` is not finished."""
+    return BenchError(f"the run {folder.name} has no finished {protocol}. {to_finish(folder, protocol)}")
 
 
 def to_finish(folder: Path, protocol: str) -> str:

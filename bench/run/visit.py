@@ -8,13 +8,14 @@ from typing import NamedTuple
 import torch
 
 from bench.doctor import examine
-from bench.errors import BenchError
+from bench.errors import BenchError, unknown
 from bench.job import Job
 from bench.monitor import Monitor
+from bench.recipe import ALL_PROTOCOLS
 from bench.record import Diagnosis, Record, load_record
 from bench.run.examination import new_patient
 from bench.run.execution import kept_encoder, trained_classifier
-from bench.run.finished import Finished, finished_in, finished_protocols, run_folder
+from bench.run.finished import Finished, finished_in, finished_protocols, run_folder, unfinished
 from bench.run.preparation import Run
 from bench.zoo import digest
 
@@ -101,19 +102,26 @@ def finished_of(given: str, runs_dir: Path, protocols: Sequence[str] | None = No
         protocols: only these of a run; None: all.
 
     Raises:
-        BenchError: there is no such run, none of its protocols is finished, or the weights of the record are not there.
+        BenchError: there is no such run or protocol, one of them is not finished or not the record's, or the weights of
+            the record are not there.
     """
+    for name in protocols or ():
+        if name not in ALL_PROTOCOLS:
+            raise unknown("protocol", name, ALL_PROTOCOLS)
     if given.endswith(".json"):
-        return [_weights_of(load_record(Path(given)), given, runs_dir)]
+        record = load_record(Path(given))
+        if protocols is not None and {*protocols} != {record.protocol}:
+            raise BenchError(
+                f"{given} is a record of {record.protocol}, and of no other protocol. Leave --protocols out, or type "
+                "the name of its run."
+            )
+        return [_weights_of(record, given, runs_dir)]
     folder = run_folder(runs_dir, given)
-    found = [one for one in finished_in(folder) if protocols is None or one.protocol in protocols]
-    if not found:
-        wanted = "protocol" if protocols is None else " or ".join(protocols)
-        raise BenchError(
-            f"the run {folder.name} has no finished {wanted}. Type its `bench run` command again: it continues where "
-            "it stopped."
-        )
-    return found
+    found = list(finished_in(folder))
+    missing = [name for name in protocols or () if name not in {one.protocol for one in found}]
+    if missing or not found:
+        raise unfinished(folder, missing[0] if missing else "slf")
+    return [one for one in found if protocols is None or one.protocol in protocols]
 
 
 def _weights_of(record: Record, path: str, runs_dir: Path) -> Finished:

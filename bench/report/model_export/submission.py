@@ -16,7 +16,7 @@ from bench.record import Submission, SubmittedWeights, file_digest, save_record,
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction
-from bench.run import Finished, finished_in, load_encoder, run_folder, to_finish
+from bench.run import Finished, finished_in, load_encoder, run_folder, to_finish, unfinished
 from bench.zoo import Loading
 
 LARGEST = 1_000_000
@@ -47,7 +47,7 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
             f"nobody could verify it. {to_finish(path, 'slf')}"
         )
     if not found:
-        raise BenchError(f"the run {path.name} has no finished protocol. {to_finish(path, 'slf')}")
+        raise unfinished(path, "slf")
     weights = _weights(path, found)
     with new_folder(folder) as made:
         records = {}

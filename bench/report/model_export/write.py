@@ -10,7 +10,7 @@ from bench.folders import new_folder
 from bench.method import METHODS
 from bench.recipe import ALL_PROTOCOLS, RELEASED, SECTIONS, FinetuneSettings
 from bench.report.model_export.card import card
-from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish
+from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish, unfinished
 from bench.zoo import FORMATS, Model
 
 
@@ -65,7 +65,7 @@ def _newest(path: Path, protocol: str | None) -> dict[str, Finished]:
     if protocol is None:
         return {name: found[name] for name in ALL_PROTOCOLS if name in found}
     if protocol not in found:
-        raise BenchError(f"the run {path.name} has no finished {protocol}. {to_finish(path, protocol)}")
+        raise unfinished(path, protocol)
     return {protocol: found[protocol]}
 
 
