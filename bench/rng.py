@@ -61,5 +61,7 @@ def scoped(seed: int, *names: str | int, device: torch.device | str = "cpu") -> 
     count = 0 if device.type == "cpu" else torch.get_device_module(device).device_count()
     kind = device.type if count else "cuda"
     with torch.random.fork_rng(devices=range(count), device_type=kind):
-        torch.manual_seed(derive(seed, *names))
+        # On a CPU its own generator alone: torch.manual_seed also notes a stack trace for each kind of device.
+        seeded = torch.manual_seed if count else torch.default_generator.manual_seed
+        seeded(derive(seed, *names))
         yield

@@ -246,16 +246,16 @@ _OPEN = "encoder.options"
 def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Sequence[str]) -> None:
     """Raise BenchError, listing all of them, for ``overrides`` that are not keys of ``sections`` of ``recipe``."""
     dump = recipe.model_dump(mode="json", include=set(sections))
-    allowed = [key for key, _ in flatten({**dump.pop("config", {}), **dump})]
+    allowed = {key for key, _ in flatten({**dump.pop("config", {}), **dump})}
     # An encoder that was trained elsewhere has no method to be listed.
     listed = f"bench methods {as_typed(recipe.method)}" if recipe.config.plans() else "--dry-run --recipe"
     faults = []
     for key in overrides:
-        if f"{key}.".startswith(f"{_OPEN}."):
+        if key in allowed or f"{key}.".startswith(f"{_OPEN}."):
             continue
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
-        elif key not in allowed:
+        else:
             faults.append(str(unknown("setting", key, allowed, f"`{listed}` lists them all.")))
     if faults:
         raise BenchError("\n".join(faults))

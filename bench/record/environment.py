@@ -86,6 +86,7 @@ def other_code(ran: Sequence[Environment | None], now: Environment) -> bool:
     return any(one is None or one.code != now.code for one in ran)
 
 
+@cache
 def _version(package: str) -> str | None:
     try:
         return version(package)
