@@ -1,18 +1,17 @@
 """A run that is killed, interrupted and terminated in every phase ends bit-identical to one that never was."""
 
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import torch
+from programs import Ended, Program
+from short_autoattack import shorten
 
 from bench.files import read_json
 from bench.record import load_record
@@ -45,7 +44,6 @@ TRANSFORMER = {
     **{f"stage{number}.{key}": value for number in (1, 2) for key, value in (("optimizer", "adamw"), ("lr", 0.01))},
     "evaluate.autoattack": "false",
 }
-DEADLINE = 300.0
 
 
 class Interruption(NamedTuple):
@@ -64,14 +62,6 @@ INTERRUPTIONS = [
     Interruption(signal.SIGKILL, "pgd"),
     Interruption(signal.SIGKILL, "autoattack"),
 ]
-
-
-class Ended(NamedTuple):
-    """How the program ended."""
-
-    code: int
-    stdout: str
-    stderr: str
 
 
 class Finished(NamedTuple):
@@ -95,24 +85,12 @@ def toy_dataset(path: Path) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def start(folder: Path, changes: Mapping[str, object]) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "run", "deacl", "--protocols", "slf"]
-    command += ["--dataset", f"npz:{folder.parent / 'toy.npz'}", "--device", "cpu", "--tier", "tiny"]
+def start(folder: Path, changes: Mapping[str, object]) -> Program:
+    command = ["run", "deacl", "--protocols", "slf", "--device", "cpu", "--tier", "tiny"]
+    command += ["--dataset", f"npz:{folder.parent / 'toy.npz'}"]
     command += [part for key, value in {**SETTINGS, **changes}.items() for part in ("--set", f"{key}={value}")]
     folder.mkdir(exist_ok=True)
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> Ended:
-    stdout, stderr = process.communicate(timeout=DEADLINE)
-    return Ended(process.returncode, stdout, stderr)
+    return Program(folder, *command)
 
 
 def progress(folder: Path, phase: str) -> object:
@@ -137,30 +115,26 @@ def interrupt(
 ) -> Ended:
     """Send the signal ``wait`` seconds after the phase has written its state."""
     before = progress(folder, interruption.phase)
-    process = start(folder, changes)
-    deadline = time.monotonic() + DEADLINE
-    while progress(folder, interruption.phase) in (None, before):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            pytest.fail(f"{interruption} came too late: {finish(process)}")
-        time.sleep(0.005)
+    program = start(folder, changes)
+    program.wait_for(lambda: progress(folder, interruption.phase) not in (None, before))
     time.sleep(wait)
-    process.send_signal(interruption.number)
-    return finish(process)
+    return program.end(interruption.number)
 
 
 def finished(folder: Path, endings: dict[Interruption, Ended], changes: Mapping[str, object] = NOTHING) -> Finished:
-    last = finish(start(folder, changes))
+    last = start(folder, changes).end()
     assert last.code == 0, last.stderr
     (run,), (record,) = folder.glob("runs/toy-deacl-*"), folder.glob("results/local/*/*")
     return Finished(run, record, endings)
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("kill")
     toy_dataset(folder / "toy.npz")
-    return folder
+    with pytest.MonkeyPatch.context() as patch:
+        shorten(patch, steps=20, queries=500)  # long enough to be killed in
+        yield folder
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,18 @@
-"""Real processes whose output goes nowhere, or to a screen that is not UTF-8."""
+"""Output that goes nowhere, or to a screen that is not UTF-8."""
 
+import io
 import os
 import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from empty_folder import save, small
+
+from bench.cli import main
 
 PROGRAM = [sys.executable, "-c", "from bench.cli import main; main()"]
 
@@ -30,14 +35,8 @@ def test_a_reader_that_has_enough_is_no_fault() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"PYTHONIOENCODING": "ascii"},
-        {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
-    ],
-)
-def test_a_run_ends_well_where_nothing_can_be_shown(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_a_run_ends_well_where_nothing_can_be_shown(tmp_path: Path) -> None:
+    environment = {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
     save(tmp_path / "toy.npz")
     command = [*PROGRAM, "run", "simclr", "--dataset", "npz:toy.npz", *small()]
     known = {**os.environ, **environment, "COLUMNS": "100"}
@@ -51,15 +50,21 @@ def test_a_run_ends_well_where_nothing_can_be_shown(tmp_path: Path, environment:
 
 
 @pytest.mark.parametrize("command", ["leaderboard", "leaderboard --format latex", "site --output site"])
-def test_the_published_results_are_shown_without_utf_8(tmp_path: Path, command: str) -> None:
-    known = {**os.environ, "PYTHONIOENCODING": "ascii"}
+def test_the_published_results_are_shown_without_utf_8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
     where = ["--results-dir", str(Path(__file__).parents[1] / "results")]
-    done = subprocess.run(
-        [*PROGRAM, *command.split(), *where], cwd=tmp_path, env=known, capture_output=True, check=False
-    )
-    assert (done.returncode, done.stderr) == (0, b"")
-    assert done.stdout
-    assert not re.search(rb"\\u[0-9a-f]{4}", done.stdout), "each sign that the bench itself writes has a plain one"
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2)]
+    monkeypatch.setattr(sys, "argv", ["bench", *command.split(), *where])
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    monkeypatch.chdir(tmp_path)
+    with suppress(SystemExit):
+        main()
+    stdout, stderr = (cast(io.BytesIO, stream.buffer).getvalue() for stream in streams)
+    assert stderr == b""
+    assert stdout
+    assert not re.search(rb"\\u[0-9a-f]{4}", stdout), "each sign that the bench itself writes has a plain one"
 
 
 def test_the_version_is_one_line() -> None:
