@@ -1,10 +1,7 @@
 """Ablations carried out: planned as a whole, shared stages trained once, continued after anything, reported in rows."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +13,7 @@ from typing import Any
 import pytest
 from board_records import make_record
 from in_process import say
+from programs import Program
 from toy_runs import VARYING, Listener, toy_data
 
 from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report_ablation
@@ -25,7 +23,6 @@ from bench.record import Diagnosis, Record, load_record
 from bench.run import RunRequest, execute, prepare
 from methods.deacl_tables import TABLES
 
-ROOT = Path(__file__).parents[1]
 SMALL: dict[str, Any] = {
     "encoder.width": 1,
     "stage1.epochs": 2,
@@ -222,18 +219,9 @@ def test_an_ablation_stopped_anywhere_continues_to_the_same_end(
 def test_an_ablation_killed_after_its_first_cell_continues_to_the_same_end(
     base: RunRequest, tmp_path: Path, whole: list[CellResult], options: list[str]
 ) -> None:
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "ablate", "deacl"]
-    process = subprocess.Popen(
-        [*command, "--grid", "stage2.lam=1,2,3", *options],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("results/toy/*.json")) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    program = Program(tmp_path, "ablate", "deacl", "--grid", "stage2.lam=1,2,3", *options)
+    program.wait_for(lambda: any(tmp_path.glob("results/toy/*.json")))
+    assert program.end(signal.SIGKILL).code == -signal.SIGKILL, "it ended before it could be killed"
     finished = len(list(tmp_path.glob("results/toy/*.json")))
     assert 1 <= finished < 3
     listener = Listener()

@@ -1,18 +1,15 @@
 """The site on disk and on the loopback address: replaced as a whole, reproducible, quick, and gone with Ctrl-C."""
 
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from functools import partial
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
-from site_records import RESULTS, add, fill, template
+from programs import Program
+from site_records import add, fill, template
 
 from bench.errors import BenchError
 from bench.files import json_bytes
@@ -68,29 +65,14 @@ def test_without_records_the_site_says_what_to_type(tmp_path: Path) -> None:
 
 def test_serving_answers_on_the_loopback_address_until_interrupted(tmp_path: Path) -> None:
     add(tmp_path / "results", template())
-    bench = [sys.executable, "-c", "from bench.cli import main; main()", "site", "--serve", "--port", "0"]
-    process = subprocess.Popen(
-        bench,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(RESULTS.parent)},
-        # A shell's background jobs ignore Ctrl-C, and so would what tests that run there start.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )
-    assert process.stdout is not None
-    try:
-        lines = [process.stdout.readline() for _ in range(2)]
-        assert lines[0].startswith("site/index.html written (records: 1, methods: "), process.stderr
-        address = re.findall(r"http://127\.0\.0\.1:\d+/", lines[1])[0]
-        assert b"<h1>" in urlopen(f"{address}index.html").read()
-        time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
-    finally:
-        process.kill()
-    assert (process.returncode, out, err) == (0, "stopped\n", "")
+    program = Program(tmp_path, "site", "--serve", "--port", "0")
+    program.wait_for(lambda: program.output().count("\n") == 2)
+    lines = program.output().splitlines(keepends=True)
+    assert lines[0].startswith("site/index.html written (records: 1, methods: ")
+    address = re.findall(r"http://127\.0\.0\.1:\d+/", lines[1])[0]
+    assert b"<h1>" in urlopen(f"{address}index.html").read()
+    time.sleep(0.1)
+    assert program.end(signal.SIGINT) == (0, f"{''.join(lines)}stopped\n", "")
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:
