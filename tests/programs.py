@@ -11,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import NamedTuple
 
+import pytest
 import torch
 
 from bench.cli import main
@@ -56,8 +57,9 @@ class Program:
             os.dup2(stream.fileno(), number)
         sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
         sys.argv = ["bench", *arguments]
-        examination.examine = examine  # tests leave it out
-        main()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(examination, "examine", examine)  # tests leave it out
+            main()
 
     def wait_for(self, event: Callable[[], bool]) -> None:
         """Wait until ``event()`` is true; fails if the program ends before."""

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 import pytest
 from empty_folder import save, small
@@ -54,14 +53,15 @@ def test_the_published_results_are_shown_without_utf_8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
 ) -> None:
     where = ["--results-dir", str(Path(__file__).parents[1] / "results")]
-    streams = [io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True) for _ in range(2)]
+    written = io.BytesIO(), io.BytesIO()
+    streams = [io.TextIOWrapper(raw, encoding="ascii", write_through=True) for raw in written]
     monkeypatch.setattr(sys, "argv", ["bench", *command.split(), *where])
     monkeypatch.setattr(sys, "stdout", streams[0])
     monkeypatch.setattr(sys, "stderr", streams[1])
     monkeypatch.chdir(tmp_path)
     with suppress(SystemExit):
         main()
-    stdout, stderr = (cast(io.BytesIO, stream.buffer).getvalue() for stream in streams)
+    stdout, stderr = (raw.getvalue() for raw in written)
     assert stderr == b""
     assert stdout
     assert not re.search(rb"\\u[0-9a-f]{4}", stdout), "each sign that the bench itself writes has a plain one"
