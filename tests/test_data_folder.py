@@ -11,7 +11,7 @@ import pytest
 from own_data import Arrays, decoded, forbidden, numbers, save
 from PIL import Image
 
-from bench.data import Dataset, decode, folder, load_dataset
+from bench.data import Dataset, decode, folder, listing, load_dataset
 from bench.errors import BenchError
 
 CLASSES = ("ant", "bee")
@@ -85,7 +85,7 @@ def test_every_kind_of_image_is_read_as_rgb(tmp_path: Path) -> None:
 def test_second_time_comes_from_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load_folder(root)
     with monkeypatch.context() as patch:
-        patch.setattr(folder, "Decoding", forbidden)
+        patch.setattr(listing, "Decoding", forbidden)
         second = load_folder(root)
         assert (second.sha256, second.classes) == (first.sha256, first.classes)
         assert second.index_train is not None

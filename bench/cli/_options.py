@@ -15,7 +15,7 @@ LOCAL_RESULTS = RESULTS / "local"
 """Where new records go, unless the user publishes them."""
 
 Method = Annotated[str, typer.Argument(help="The method; `bench methods` lists them. One of your own: FILE.py:NAME")]
-Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH or folder:PATH.")]
+Data = Annotated[str, typer.Option(help="digits, cifar10, cifar100, stl10, npz:PATH, folder:PATH or webdataset:PATH.")]
 Tier = Annotated[
     str | None,
     typer.Option(help="How far to scale the published recipe; default: tiny, mini or short by data and device."),

@@ -93,9 +93,13 @@ def _faults(arrays: Mapping[str, Array], present: set[str]) -> Iterator[str]:
         if images is not None and labels is not None and images.shape[:1] != labels.shape[:1]:
             yield f"x_{split} holds {_length(images)} images but y_{split} {_length(labels)} labels"
     yield from _size_faults(arrays)
-    class_faults = list(_class_faults(arrays))
-    yield from class_faults or _untrained_faults(arrays)
+    yield from label_faults(arrays)
     yield from _index_faults(arrays)
+
+
+def label_faults(arrays: Mapping[str, Array]) -> list[str]:
+    """Return the faults between the labels ``y_train`` and ``y_test``, and with ``classes`` if they are there."""
+    return list(_class_faults(arrays)) or list(_untrained_faults(arrays))
 
 
 def _image_faults(key: str, images: Array) -> Iterator[str]:

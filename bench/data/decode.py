@@ -22,12 +22,23 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 BACKGROUND = "white"
 """The background of transparent images."""
 
+DECODING = b"upright, on white"
+"""To be changed when the same files give other pixels, so that no older cache is used."""
+
 _CHUNK = 256  # files a task, at most: a task costs about as much as decoding a small image
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 swap width and height
 _KINDS = {"1": "grey", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
 
 Pixels = NDArray[np.uint8]
 Size = tuple[int, int]
+
+
+class UnfitError(Exception):
+    """An image that cannot be used: the kind of fault, and the message that names it."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class Encoded(NamedTuple):
@@ -40,6 +51,8 @@ class Encoded(NamedTuple):
     """Its bytes; None: the whole file."""
     member: str = ""
     """Its name within the file."""
+    stamp: tuple[int, int] | None = None
+    """Size and time of the last change of the file, in nanoseconds, when the place was found; None: not compared."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.member}" if self.member else self.path
@@ -49,20 +62,15 @@ class Encoded(NamedTuple):
         if self.length is None:
             return Image.open(self.path)
         with open(self.path, "rb") as file:
+            stat = os.fstat(file.fileno())
+            if self.stamp not in (None, (stat.st_size, stat.st_mtime_ns)):
+                raise UnfitError("changed", f"{self.path} has changed since it was listed. Start again.")
             file.seek(self.first)
             return Image.open(io.BytesIO(file.read(self.length)))
 
     def size(self) -> int:
         """Return its number of bytes."""
         return os.path.getsize(self.path) if self.length is None else self.length
-
-
-class _UnfitError(Exception):
-    """An image that cannot be used: the kind of fault, and the message that names it."""
-
-    def __init__(self, kind: str, message: str) -> None:
-        super().__init__(message)
-        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ class Decoder:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits are more precise
                 pixels, _ = _decode_one(first, None)
-        except _UnfitError as error:
+        except UnfitError as error:
             raise BenchError(str(error)) from error
         height, width = pixels.shape[:2]
         if min(height, width) < MIN_SIDE:
@@ -104,20 +112,20 @@ class Decoding:
 
     def __init__(self, decoder: Decoder, threads: int | None = None) -> None:
         self._decoder, self._threads = decoder, threads or os.cpu_count() or 1
-        self._converted, self._unfit, self._total = Counter[str](), list[_UnfitError](), 0
+        self._converted, self._unfit, self._total = Counter[str](), list[UnfitError](), 0
 
     def read(self, images: Sequence[Encoded]) -> Pixels:
         """Return ``images`` as uint8 [N, H, W, 3]; the pixels of unfit ones are undefined until :meth:`converted`."""
         pixels = np.empty((len(images), *self._decoder.shape), np.uint8)
         size = max(1, min(_CHUNK, -(-len(images) // self._threads)))
 
-        def fill(start: int) -> tuple[Counter[str], list[_UnfitError]]:
+        def fill(start: int) -> tuple[Counter[str], list[UnfitError]]:
             kinds, unfit = Counter[str](), []
             for i in range(start, min(start + size, len(images))):
                 try:
                     pixels[i], done = _decode_one(images[i], self._decoder)
                     kinds.update(done)
-                except _UnfitError as error:
+                except UnfitError as error:
                     unfit.append(error)
             return kinds, unfit
 
@@ -139,12 +147,12 @@ class Decoding:
                 implausibly; for each kind the first such image is named, with the number of images.
         """
         if self._unfit:
-            raise BenchError("\n".join(_counted(self._unfit, self._total)))
+            raise BenchError("\n".join(counted_faults(self._unfit, self._total)))
         return dict(sorted(self._converted.items()))
 
 
-def _counted(unfit: list[_UnfitError], total: int) -> list[str]:
-    """Return the first message of each kind, and how many files it applies to."""
+def counted_faults(unfit: Sequence[UnfitError], total: int) -> list[str]:
+    """Return the first message of each kind, and how many of ``total`` images it applies to."""
     counts = Counter(error.kind for error in unfit)
     firsts: dict[str, str] = {}
     for error in unfit:
@@ -161,20 +169,20 @@ def _decode_one(image: Encoded, decoder: Decoder | None) -> tuple[Pixels, list[s
         with image.open() as opened:
             _check_header(opened, image, decoder)
             return _upright_rgb(opened, image, decoder)
-    except _UnfitError:
+    except UnfitError:
         raise
     except BenchError as error:
-        raise _UnfitError("expansion", str(error)) from error
+        raise UnfitError("expansion", str(error)) from error
     except Exception as error:  # Decoders raise almost any exception for a broken file.
         message = f"{image} cannot be decoded: {error}. Copy it again, or remove it."
-        raise _UnfitError("undecodable", message) from error
+        raise UnfitError("undecodable", message) from error
 
 
 def _check_header(opened: Image.Image, image: Encoded, decoder: Decoder | None) -> None:
     """Refuse an image by its header, before the pixels are decoded."""
     deep = any(re.search(r";16[A-Z]", str(tile[3])) for tile in getattr(opened, "tile", ()))
     if deep or opened.mode.startswith(("I", "F")):
-        raise _UnfitError(
+        raise UnfitError(
             "deep",
             f"{image} has more than 8 bits a channel. Convert it to an 8-bit image, scaled by the largest value that "
             "your data can have (12-bit values: divide by 16).",
@@ -202,9 +210,9 @@ def _upright_rgb(opened: Image.Image, image: Encoded, decoder: Decoder | None) -
     return np.asarray(opened.convert("RGB")), kinds
 
 
-def _odd_size(image: Encoded, found: Size, decoder: Decoder) -> _UnfitError:
+def _odd_size(image: Encoded, found: Size, decoder: Decoder) -> UnfitError:
     width, height = decoder.size
-    return _UnfitError(
+    return UnfitError(
         "size",
         f"{image} is {found[0]}x{found[1]} pixels, but {decoder.like} is {width}x{height}: all images must have one "
         "size. Resize or remove it.",

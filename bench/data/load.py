@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.data import folder, npz
+from bench.data import folder, npz, shards
 from bench.data.dataset import Dataset
 from bench.data.inventory import with_inventory
 from bench.data.limits import DataIn
@@ -48,6 +48,7 @@ DATASETS.add("stl10", "bench.data.torchvision_sets:STL10")
 OWN_FORMS = {
     "npz": "npz:PATH, one file of arrays x_train, y_train, x_test, y_test",
     "folder": "folder:PATH, a folder of images {train,test}/<class>/<image>",
+    "webdataset": "webdataset:PATH, tar files of images KEY.jpg and labels KEY.cls, train and test",
 }
 """How to name your own data, for messages and listings."""
 
@@ -56,9 +57,9 @@ def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Datas
     """Return the dataset that ``source`` names.
 
     Args:
-        source: a name out of DATASETS, ``npz:PATH`` or ``folder:PATH``.
+        source: a name out of DATASETS, ``npz:PATH``, ``folder:PATH`` or ``webdataset:PATH``.
         data_dir: where data are downloaded to, and where the cache of folders is.
-        data_in: where the images of a folder are during a run; auto: in memory if they take at most a third of what is
+        data_in: where images in files are during a run; auto: in memory if they take at most a third of what is
             available, otherwise on disk. All other data are in memory.
 
     Raises:
@@ -72,16 +73,17 @@ def check_dataset(source: str) -> None:
     """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
     form, colon, _ = source.partition(":")
     if not (colon and form in OWN_FORMS) and source not in DATASETS:
-        raise unknown("dataset", source, [*DATASETS, "npz:PATH", "folder:PATH"], "`bench datasets` lists them.")
+        forms = [f"{form}:PATH" for form in OWN_FORMS]
+        raise unknown("dataset", source, [*DATASETS, *forms], "`bench datasets` lists them.")
 
 
 def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
     check_dataset(source)
     form, _, path = source.partition(":")
-    if data_in == "disk" and form != "folder":
+    if data_in == "disk" and form not in ("folder", "webdataset"):
         raise BenchError(
             f"--data-in disk is for images in files, and {source} is always read into memory. Leave it out, or type "
-            "folder:PATH"
+            "folder:PATH or webdataset:PATH"
         )
     if source in DATASETS:
         return DATASETS.get(source).load(data_dir)
@@ -94,8 +96,12 @@ def _own(source: str, form: str, given: str, data_dir: Path, data_in: DataIn) ->
     path = Path(given).expanduser()
     if form == "npz":
         return npz.load(path, name=_own_name(path.stem, form), source=source)
+    if form == "webdataset":
+        home = path if path.is_dir() else path.parent
+        name = _own_name(home.resolve().name, form)
+        return shards.list_shards(str(path), name=name, source=source, data_dir=data_dir).dataset(data_dir, data_in)
     name = _own_name(path.resolve().name, form)
-    return folder.load(path, name=name, source=source, data_dir=data_dir, data_in=data_in)
+    return folder.list_folder(path, name=name, source=source).dataset(data_dir, data_in)
 
 
 def _own_name(stem: str, form: str) -> str:
