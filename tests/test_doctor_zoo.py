@@ -13,13 +13,13 @@ from bench.attack import auto_attack
 from bench.data import unit_pixels
 from bench.doctor import Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
-from bench.doctor.shares import at_least, verdict_on
 from bench.doctor.strength import STRENGTH
 from bench.errors import BenchError
 from bench.nn import Classifier
 from bench.protocol.knn import SoftVote
 from bench.recipe import KNNSettings
-from bench.record import AutoAttackEvaluation, Outcome, Verdict
+from bench.record import AutoAttackEvaluation, Outcome, Verdict, verdict_on
+from bench.record.shares import at_least
 
 FOUND_BY: dict[str, tuple[str, Verdict]] = {
     "quantised input": ("zero gradient", "fail"),

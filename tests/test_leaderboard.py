@@ -234,7 +234,7 @@ def test_a_thousand_records_take_seconds_at_most(tmp_path: Path) -> None:
 
 
 def test_rows_that_guess_stand_last_without_a_rank(tmp_path: Path) -> None:
-    scores = {"guesses": (22, 20, 50), "weak": (160, 90, 10), "unattacked": (160, 90, None)}
+    scores = {"guesses": (22, 20, 20), "weak": (160, 90, 10), "unattacked": (160, 90, None)}
     fill(tmp_path, *(make_record(method=m, title=m, sa=sa, ra=ra, aa=aa) for m, (sa, ra, aa) in scores.items()))
     text = text_of(tmp_path)
     rows = rows_below(text, SLF)

@@ -97,15 +97,17 @@ def test_outcomes_of_another_number_of_images_than_the_data_have_are_left_out(tm
 # Flags
 
 
-@pytest.mark.parametrize(("ra", "flagged"), [(35, False), (55, False), (56, True), (90, True)])
+@pytest.mark.parametrize(("ra", "flagged"), [(35, False), (62, False), (63, True), (90, True)])
 def test_an_ra_far_above_aa_on_the_same_images_is_suspected_of_masking(tmp_path: Path, ra: int, flagged: bool) -> None:
-    # 35 of 100 survive AutoAttack. The other hundred images, all right under PGD, say nothing about the gap.
+    # 35 of 100 survive AutoAttack. The other hundred images, all right under PGD, say nothing about the gap. The doctor
+    # doubts 28 of 100, the fewest of which Wilson's interval with 99.9 % confidence lies above 16 %.
     on_both = [i < ra for i in range(100)]
     fill(tmp_path, make_record(aa=35, ra=[*on_both, *[True] * 100]))
     (row,) = build_leaderboard(tmp_path).rows
     assert bool(row.flags) == flagged
     text = text_of(tmp_path)
-    assert (f"\n⚑1 RA exceeds AA by {ra - 35} points on the same images" in text) == flagged
+    said = f"\n⚑1 RA and AA: on the same 100 images RA counts {ra} as robust and AA 35: {ra - 35} under RA alone, 0 under AA"
+    assert (said in text) == flagged
     assert rows_below(text, SLF)[0]["Method"] == "DeACL 2022" + " ⚑1" * flagged
 
 

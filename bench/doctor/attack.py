@@ -9,15 +9,8 @@ import torch
 from bench.attack import PGD, log_margin, margin_objective
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
-from bench.doctor.shares import TOLERANCE, verdict_on
 from bench.recipe import Threat
-from bench.record import Verdict, shared
-
-_GAP = 0.16
-"""By how much RA may exceed AA: the largest gap among the published numbers (RoCL's on CIFAR-10)."""
-
-_REVERSED = 0.01
-"""The share of images that RA's attack may break although AutoAttack left them: none in 99 published records."""
+from bench.record import RA_AND_AA, TOLERANCE, ra_and_aa, verdict_on
 
 _BLACK_BOX = 0.01
 """The share of images that Square may break beyond AutoAttack's attacks with gradients, which make hundreds of steps.
@@ -83,32 +76,15 @@ def _repeated(patient: Patient) -> Finding | None:
 
 
 @check(
-    "RA and AA",
+    RA_AND_AA,
     question="On the same images AA is below RA, but not far below, and breaks what RA's attack breaks.",
     meaning="Far below: RA's attack is weak on this model, and AA alone counts. Images that are robust under AA and "
     "broken under PGD or wrong without an attack: the two were measured on other images, or on other models.",
     remedy="Look at the checks of the gradient; evaluate again, both attacks in one command.",
 )
 def _ra_and_aa(patient: Patient) -> Finding | None:
-    ra, aa, test = patient.ra, patient.aa, len(patient.test)
-    if ra is None or aa is None or ra.eps != aa.eps:
-        return None
-    pairs = shared(ra.outcome, aa.outcome, test_images=test).pairs
-    wrong = shared(patient.sa, aa.outcome, test_images=test).pairs.only_b if patient.sa else 0
-    numbers = {"images": pairs.n, "RA": pairs.both + pairs.only_a, "AA": pairs.both + pairs.only_b}
-    numbers |= {"robust under RA alone": pairs.only_a, "robust under AA alone": pairs.only_b, "wrong before": wrong}
-    found = (
-        f"on the same {pairs.n} images RA counts {numbers['RA']} as robust and AA {numbers['AA']}: {pairs.only_a} "
-        f"under RA alone, {pairs.only_b} under AA alone; {wrong} of AA's are wrong without an attack"
-    )
-    # AutoAttack's gap to PGD is what it is for; that PGD breaks what AutoAttack leaves has not happened in our records.
-    verdicts: list[Verdict] = [
-        verdict_on(pairs.only_a, pairs.n, tolerance=_GAP, usual=_GAP, standing=numbers["RA"]),
-        verdict_on(pairs.only_b, pairs.n, tolerance=_REVERSED, standing=numbers["AA"]),
-        "doubt" if wrong > 2 else "note" if wrong else "sound",
-    ]
-    worst = next(verdict for verdict in ("fail", "doubt", "note", "sound") if verdict in verdicts)
-    return Finding(worst, found, {name: float(value) for name, value in numbers.items()})
+    found = ra_and_aa(patient.sa, patient.ra, patient.aa, test_images=len(patient.test))
+    return Finding(found.verdict, found.found, found.numbers) if found else None
 
 
 @check(

@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from bench.attack import log_margin, margin_objective
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
-from bench.doctor.shares import verdict_on
+from bench.record import verdict_on
 
 _SLOPE_STEPS = (1 / 50, 1 / 500)
 """Of eps. On ResNets the slope over the first is 0.93 to 1.03 of the gradient's, on each image; over steps of eps/10 it

@@ -13,9 +13,9 @@ from torch import Tensor
 from bench.attack import PGD, Loss, NamedAttack, Objective, cross_entropy, margin, margin_objective, square
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
-from bench.doctor.shares import TOLERANCE, verdict_on
 from bench.doctor.surrogate import trained_surrogate
 from bench.recipe import Threat
+from bench.record import TOLERANCE, verdict_on
 
 _STARTS = 4
 """More starts of RA's attack."""

@@ -6,11 +6,13 @@ from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import COST_REFERENCE, PhaseCost, larger_peak
 from bench.record.diagnosis import Diagnosis, Verdict
 from bench.record.environment import Environment, continued, describe_environment, other_code
+from bench.record.gap import RA_AND_AA, ra_and_aa
 from bench.record.inventory import Inventory
 from bench.record.outcome import Drawn, NoGradient, Outcome, Shared, shared
 from bench.record.phase import Phase
 from bench.record.recipe import RecordedRecipe
 from bench.record.record import IMPORTED, AutoAttackEvaluation, Doubt, Known, LabelledSubset, PGDEvaluation, Record
+from bench.record.shares import TOLERANCE, verdict_on
 from bench.record.statistics import (
     MeanDifference,
     Pairs,
@@ -57,8 +59,10 @@ __all__ = [
     "COST_REFERENCE",
     "IMPORTED",
     "LOCAL",
+    "RA_AND_AA",
     "REASONS",
     "SUBMISSIONS",
+    "TOLERANCE",
     "AttackList",
     "AutoAttackEvaluation",
     "Correction",
@@ -108,6 +112,7 @@ __all__ = [
     "mcnemar_exact",
     "newcombe_interval",
     "other_code",
+    "ra_and_aa",
     "record_files",
     "record_path",
     "sample_std",
@@ -120,6 +125,7 @@ __all__ = [
     "sweep_files",
     "sweep_identity",
     "sweep_path",
+    "verdict_on",
     "verification_files",
     "weights_needed",
     "welch",

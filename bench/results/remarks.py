@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.own_code import is_own
 from bench.recipe import attack_name, protocol_title
-from bench.record import IMPORTED, LOCAL, Doubt, Environment, Phase, Record, shared
+from bench.record import IMPORTED, LOCAL, Diagnosis, Doubt, Environment, Phase, Record, ra_and_aa
 from bench.results.groups import Group
 from bench.results.measured import Measured
 from bench.results.wording import flops_text, named, radius_text, settings_text
@@ -22,10 +22,6 @@ _DOUBTS: Mapping[Doubt, str] = {
 
 _DOCTOR = str(Phase("evaluate", "doctor"))
 """A phase whose code measures no number of a row, so that seeds may differ in it."""
-
-MASKING_GAP = 0.20
-"""By how much RA may exceed AA on the same images. Among the published numbers the largest gap is 0.16 (RoCL's
-on CIFAR-10); a loss that hides its gradients from PGD causes one of 0.5 or more."""
 
 
 def label(measured: Measured) -> str:
@@ -98,17 +94,30 @@ def _diagnosed(group: Group) -> Iterator[str]:
     """Yield what the doctor found that fails or puts in doubt, a text a check."""
     found: dict[tuple[str, str], list[str]] = defaultdict(list)
     for one in group.seeds:
-        for each in one.record.diagnosed("fail", "doubt"):
-            found[each.verdict, each.check].append(f"{each.found} (seed {one.record.seed})")
+        for each in _diagnoses(one):
+            if each.verdict in ("fail", "doubt"):
+                found[each.verdict, each.check].append(f"{each.found} (seed {one.record.seed})")
     for (verdict, check), texts in found.items():
         yield f"{'the evaluation failed a check, ' if verdict == 'fail' else ''}{check}: {'; '.join(texts)}"
+
+
+def _diagnoses(one: Measured) -> Iterable[Diagnosis]:
+    """Return the verdicts in a record or, where it is older than the doctor, the one that it still allows."""
+    record = one.record
+    if record.doctor is not None:
+        return record.doctor
+    found = ra_and_aa(record.sa, record.ra, record.aa, test_images=one.facts.test_images)
+    if found is None:
+        return ()
+    # Such a row was published as a result, so what would fail today is a doubt.
+    return [found.model_copy(update={"verdict": "doubt"})] if found.verdict == "fail" else [found]
 
 
 def _undiagnosed(group: Group) -> Iterator[str]:
     """Yield the doubts about records that were made before the doctor."""
     older = group._replace(seeds=tuple(one for one in group.seeds if one.record.doctor is None))
     if older.seeds:
-        yield from (*_guessing(older), *_doubts(older), *_masking(older), *_blind(older))
+        yield from (*_guessing(older), *_doubts(older), *_blind(older))
 
 
 def _guessing(group: Group) -> Iterator[str]:
@@ -127,16 +136,6 @@ def _doubts(group: Group) -> Iterator[str]:
             yield sentence.format(", ".join(seeds))
 
 
-def _masking(group: Group) -> Iterator[str]:
-    gaps = [_gap(one.record, one.facts.test_images) for one in group.seeds]
-    largest = max((gap for gap in gaps if gap is not None), default=0.0)
-    if largest > MASKING_GAP:
-        yield (
-            f"RA exceeds AA by {100 * largest:.0f} points on the same images: gradient masking suspected, "
-            "so RA says little"
-        )
-
-
 def _blind(group: Group) -> Iterator[str]:
     for one in group.seeds:
         found, images = one.record.ra.no_gradient, one.record.ra.outcome.n
@@ -145,17 +144,6 @@ def _blind(group: Group) -> Iterator[str]:
                 f"PGD had no direction for {found.first} of {images} images at its first step and for {found.last} at "
                 f"its last (seed {one.record.seed}): their gradient is zero or not finite, so RA says little"
             )
-
-
-def _gap(record: Record, test_images: int) -> float | None:
-    """Return RA minus AA on the images that both attacked, at the same radius."""
-    if record.aa is None or record.aa.eps != record.ra.eps:
-        return None
-    ra, aa = record.ra.outcome, record.aa.outcome
-    if (ra.n, ra.images) == (aa.n, aa.images):  # the usual case, without a look at each image
-        return (ra.correct - aa.correct) / ra.n
-    both = shared(ra, aa, test_images=test_images)
-    return both.pairs.difference if len(both.positions) else None
 
 
 def _dirty(group: Group) -> Iterator[str]:

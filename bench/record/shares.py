@@ -1,6 +1,7 @@
 """Verdicts on a number of images with a fault, from a sample."""
 
-from bench.record import Verdict, wilson_interval
+from bench.record.diagnosis import Verdict
+from bench.record.statistics import wilson_interval
 
 _SURE = 3.0902
 """Standard errors of 99.9 %, one-sided. About ten checks count images: if each were exactly at its tolerance, chance
