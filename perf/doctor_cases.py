@@ -16,6 +16,7 @@ from bench.data import unit_pixels
 from bench.doctor import CHECKS, Patient, input_gradient, nearby_cosines, trained_surrogate
 from bench.nn import Classifier, Normalise, frozen_copy
 from bench.recipe import Threat
+from bench.record import Outcome
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 import sabotaged
@@ -242,6 +243,23 @@ def by_transfer(patient: Patient) -> dict[str, float]:
     )
     remain = left & (logits(patient, x).argmax(1) == sample.labels)
     return {"PGD": int(left.sum()), "and transfer": int(remain.sum())}
+
+
+def with_autoattack() -> Patient:
+    """Return the sound patient with what AutoAttack finds on a few images of its sample."""
+    recorded, positions = case("AA on another subset than RA").aa, case().sample.positions[:_FEW]
+    assert recorded
+    robust = Outcome.pack(autoattacked("sound").robust.tolist(), images=positions, test_images=len(case().test))
+    return replace(case(), aa=recorded.model_copy(update={"outcome": robust, "survivors": {}}))
+
+
+def by_suite(patient: Patient) -> dict[str, float]:
+    """Return the share of the images that AutoAttack leaves, and of those that the attack suite leaves of them."""
+    (check,) = (one for one in CHECKS["attack"] if one.name == "missed by AutoAttack")
+    found = check(patient)
+    assert found
+    left, broken = (float(found.numbers[name] or 0) for name in ("left by AutoAttack", "broken"))
+    return {"AutoAttack": 100.0, "and the suite": 100 * (1 - broken / left)}
 
 
 def outputs(patient: Patient) -> list[list[float]]:

@@ -22,6 +22,7 @@ from doctor_cases import (
     both,
     by_losses,
     by_search,
+    by_suite,
     by_transfer,
     case,
     changed,
@@ -48,6 +49,7 @@ from doctor_cases import (
     spread_of_features,
     surviving,
     weights,
+    with_autoattack,
     with_training_images,
 )
 from matplotlib import rc_context
@@ -255,6 +257,14 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "margin loss": lambda: Picture(bars, *both(by_losses, "logits x 1e-4"), "", "accuracy [%]"),
     "random search": lambda: Picture(bars, *both(by_search, "quantised input"), "", "images left"),
     "transfer": lambda: Picture(bars, *both(by_transfer, "detached gradient"), "", "images left"),
+    "missed by AutoAttack": lambda: Picture(
+        bars,
+        by_suite(with_autoattack()),
+        by_suite(case("AA on another subset than RA")),
+        "AA on another subset",
+        "",
+        "images left [%]",
+    ),
     "encoder unchanged": lambda: Picture(
         points,
         weights(case().classifier.encoder, case().classifier.encoder),

@@ -25,3 +25,4 @@ def test_the_page_agrees_with_the_checks(monkeypatch: pytest.MonkeyPatch, tmp_pa
         assert f"### {check.name[0].upper()}{check.name[1:]}\n\n{check.question}" in shown
         assert check.meaning in shown
         assert check.remedy in shown
+        assert f"![{check.name}: a sound case and a broken one](" in page
