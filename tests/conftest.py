@@ -19,6 +19,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)
+def without_fsync() -> Iterator[None]:
+    """No test cuts the power, and thousands of files would wait for the disk."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def without_doctor() -> Iterator[None]:
     """The doctor's visit takes longer than a toy run, of which tests make hundreds: they ask for ``doctor``."""
     with pytest.MonkeyPatch.context() as patch:

@@ -85,9 +85,11 @@ class EncoderFile:
     def encoder(self, recipe: Recipe) -> Encoder:
         """Return the encoder, on the CPU and in eval mode; raises BenchError if it does not fit ``recipe``."""
         self.check_form(recipe)
-        encoder = plain_encoder(recipe)
-        encoder.load_state_dict(self.tensors)
-        return encoder.eval()
+        return self.built(recipe)
+
+    def built(self, recipe: Recipe) -> Encoder:
+        """Return the same for a recipe that is known to have a size that fits into memory."""
+        return self._filled(plain_encoder(recipe))
 
     def plain(self) -> Encoder:
         """Return the encoder, on the CPU and in eval mode, without the data that it will be evaluated on."""
@@ -96,6 +98,9 @@ class EncoderFile:
             return self.encoder(self.recipe)
         with rng.scoped(0, "plain encoder"):  # its normalisation has constants of its own, and its form no size
             encoder = build_encoder(known.encoder, image_shape=(self._channels, 32, 32), mean=(), std=())
+        return self._filled(encoder)
+
+    def _filled(self, encoder: Encoder) -> Encoder:
         self._check_fit(encoder)
         encoder.load_state_dict(self.tensors)
         return encoder.eval()

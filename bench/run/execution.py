@@ -44,7 +44,8 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
             corrupted = first_then_others(lambda: _corrupted(run, monitor))
             on_first(lambda: _say_one_class(run, monitor))
             file = on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
-            encoder, stages = file.encoder(run.recipe).to(run.device), file.origin.stages or ()
+            # Its preparation has built one already.
+            encoder, stages = file.built(run.recipe).to(run.device), file.origin.stages or ()
             on_first(lambda: _say_collapse(run, encoder, stages, monitor))
             for protocol in run.protocols:
                 if protocol not in finished:
