@@ -1,18 +1,31 @@
 """The plan of a matrix: chains of jobs in closed form, shared stages once, and nothing that was not measured."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from in_process import say
 
 from bench.cli._progress import rough_time
-from bench.cli.plan import _lines
-from bench.cost import AttackSeconds, PhaseEstimate, Projector, attack_digest, step_digest
+from bench.cli.plan import _lines, _table
+from bench.cost import (
+    AttackSeconds,
+    Effort,
+    PhaseEstimate,
+    Projector,
+    StageProbe,
+    StepTimes,
+    attack_digest,
+    step_digest,
+)
+from bench.cost import projection as projection_module
+from bench.data import Split
 from bench.errors import BenchError
 from bench.matrix import GridPlan, MatrixRequest, plan_costs
 from bench.matrix import plan as plan_module
 from bench.matrix.schedule import Timed, critical_path, time_on
+from bench.nn import Classifier
 from bench.protocol import build_protocol
 from bench.run import RunRequest, prepare
 from bench.run.encoder import plain_encoder
@@ -36,14 +49,13 @@ def hourly(monkeypatch: pytest.MonkeyPatch) -> None:
 
     class Hourly(Projector):
         def training(self, stage, images, encoder, phase, place):  # type: ignore[no-untyped-def]
-            return PhaseEstimate(phase, "", 3600.0, 1.0, place)
+            flops = 1e9 if phase == "stage ssl" else 6e8 if phase == "stage pseudo_at" else None
+            return PhaseEstimate(phase, "", 3600.0, 1.0, place, flops, batch=64, timed=8)
 
         def attacks(self, *_: object) -> AttackSeconds:
             return AttackSeconds(0.0, 0.0)
 
     monkeypatch.setattr(plan_module, "Projector", Hourly)
-    operations = {"deacl": 80.0, "simclr": 50.0}
-    monkeypatch.setattr(plan_module, "_pretraining_flops", lambda run: operations[run.recipe.method])
 
 
 def request_for(*methods: str, **changes: object) -> MatrixRequest:
@@ -62,11 +74,15 @@ def test_a_shared_stage_counts_once_a_seed() -> None:
     assert (found.jobs, found.hours, found.known_hours, found.wall_hours, found.critical_hours) == (9, 12, 12, 3, 3)
     assert len(found.critical_path) == 2
     assert found.disk_bytes > 0
-    # DeACL's 2 h of training spend 80 operations a seed, SimCLR's hour 50: equal compute gives SimCLR 1.6 h.
+    # DeACL's 2 h of training spend 1.6e9 operations a seed, SimCLR's hour 1e9: equal compute gives SimCLR 1.6 h.
     assert found.equal_compute is not None
     assert found.equal_compute.saved_hours == pytest.approx(-3 * 0.6)
     assert found.equal_compute.hours == pytest.approx(12 + 3 * 0.6)
     assert "energy_kwh" in found.absent or found.energy_kwh
+    assert found.includes == ("stage ssl", "stage pseudo_at", "protocol slf", "RA, PGD-20")
+    assert (found.steps["stage ssl of simclr"].images, found.steps["stage ssl of simclr"].batch) == (8, 64)
+    assert "device time of: training; protocol slf; RA, PGD-20. Not included: reading data, " in _table(found).caption
+    assert "Measured: steps of 8 images, each kind once" in _table(found).caption
 
 
 @pytest.mark.usefixtures("hourly")
@@ -78,6 +94,35 @@ def test_named_data_are_not_downloaded(tmp_path: Path) -> None:
     assert found.hours == 2
     assert list(tmp_path.iterdir()) == []
     assert found.absent["equal_compute"] == "deacl is not among the methods"
+
+
+def test_each_kind_of_step_and_attack_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Two methods on data of two numbers of classes share their protocol; images of another size share nothing."""
+    timed, attacked, told = [], [], list[str]()
+
+    def steps(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes]:
+        assert effort.seconds == 0
+        assert effort.patience == 2
+        timed.append((probes[0].stage.name, probes[0].images.shape[-1]))
+        probes[0].rough_flops = 1e9
+        return [StepTimes({8: [0.5]})]
+
+    def attacks(self: Projector, classifier: Classifier, test: Split, *_: object) -> AttackSeconds:
+        attacked.append(test.images.shape[-1])
+        return AttackSeconds(0.25, 1.0)
+
+    monkeypatch.setattr(projection_module, "time_in_turn", steps)
+    monkeypatch.setattr(Projector, "_time_attacks", attacks)
+    asked = {"datasets": ["cifar10", "cifar100", "stl10"], "tier": "tiny", "data_dir": tmp_path}
+    found = plan_costs(request_for("simclr", "vicreg", **asked), 1, (), told.append)
+    assert timed == [(name, side) for side in (32, 96) for name in ("ssl", "slf", "ssl")]
+    assert attacked == [32, 96]
+    assert [line for line in told if " of 6: " in line][:2] == [
+        "1 of 6: simclr on cifar10",
+        "2 of 6: vicreg on cifar10",
+    ]
+    assert len(told) == 6 + len(timed) + len(attacked)
+    assert {step.images for step in found.steps.values()} == {8}
 
 
 def profile_with(path: Path, rows: list[dict[str, object]], dry: bool = False) -> Path:
@@ -93,10 +138,15 @@ def test_a_profile_gives_what_it_measured_and_nothing_else(
     ssl = next(iter(run.method(run.recipe.config).stages(run.context)))
     slf = build_protocol("slf", run.recipe, plain_encoder(run.recipe), run.target.train.labels, 0)
     steps = [
-        {"step": step_digest(stage, run.recipe.encoder), "batch": stage.plan.batch_size, "seconds": [0.5, 0.5, 0.5]}
+        {
+            "step": step_digest(stage, run.recipe.encoder, run.dataset.image_shape),
+            "batch": stage.plan.batch_size,
+            "seconds": [0.5, 0.5, 0.5],
+        }
         for stage in (ssl, slf)
     ]
-    stages = [{"stage": "ssl", "step": steps[0]["step"], "seconds": {str(ssl.plan.batch_size): [0.5]}}]
+    batch = ssl.plan.batch_size
+    stages = [{"stage": "ssl", "step": steps[0]["step"], "seconds": {str(batch): [0.5]}, "flops_per_image": 1e9}]
     timing = {"device": "A card", "methods": [{"method": "simclr", "stages": stages}]}
     (tmp_path / "timing.json").write_text(json.dumps(timing))
     attacked = attack_digest(slf.classifier(), run.target.test.images.shape[1:], "fp32")

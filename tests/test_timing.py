@@ -75,6 +75,7 @@ def test_batches_that_take_too_long_are_timed_smaller_and_at_a_quarter(monkeypat
         (Effort(rounds=3, seconds=1e9), {512}),
         (Effort(rounds=3, seconds=1e9, batch=16), {4, 16}),
         (Effort(rounds=3, seconds=0), {2, 8}),
+        (Effort(rounds=3, seconds=0, patience=0), {2}),
     ):
         assert [set(times.seconds) for times in time_in_turn(probes, effort)] == [sizes] * 2
 
@@ -95,7 +96,7 @@ def test_a_step_of_a_probe_leaves_the_stage_as_it_was() -> None:
     before = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
     probe = StageProbe(stage, DATA.random_images(), device=CPU)
     weights = [parameter.clone() for parameter in stage.parameters()]
-    probe.step(8)
+    probe.warm_up(8)
     probe.seconds(8)
     probe.memory(8)
     assert all(torch.equal(before[name], tensor) for name, tensor in stage.state_dict().items())

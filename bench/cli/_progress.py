@@ -1,13 +1,14 @@
 """Progress on the screen: a live bar with time left on a terminal, a line now and then in a log."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, JustifyMethod
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Column
+from rich.text import Text
 
 from bench.monitor import Monitor, Reporter
 
@@ -41,6 +42,26 @@ def reporting(console: Console) -> Iterator[Reporter]:
     )
     with Progress(*columns, console=console, expand=True) as progress:
         yield _Live(progress)
+
+
+@contextmanager
+def saying(begin: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr what is being done, at first ``begin``: in place on a terminal, elsewhere a line each.
+
+    Yields a function to call with what is being done now.
+    """
+    console = Console(stderr=True)
+    with console.status(Text(begin)) as status:
+
+        def said(message: str) -> None:
+            if console.is_terminal:
+                status.update(Text(message))
+            else:
+                console.print(message, markup=False, highlight=False)
+
+        if not console.is_terminal:
+            said(begin)
+        yield said
 
 
 class _Phase:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from bench.cli import _options as option
+from bench.cli._progress import saying
 from bench.cli._tables import show
 from bench.cli._timing import measured_table, steps_table, whole_table
 
@@ -85,16 +84,8 @@ def timing(
 
         overrides = {"encoder.width": width} if width else {}
         overrides |= option.overrides(None, set_, precision, encoder)
-        screen = Console(stderr=True)
-        with screen.status("reading the data") as status:
+        with saying("reading the data") as said:
             data, scaling = data_like(dataset, data_dir), load_tier(tier)
-
-            def said(part: str) -> None:
-                if screen.is_terminal:
-                    status.update(Text(part))
-                else:
-                    screen.print(part, markup=False, highlight=False)
-
             subjects, faults = [], Faults()
             for name in dict.fromkeys(methods or timed_methods()):
                 with faults:

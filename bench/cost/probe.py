@@ -61,11 +61,20 @@ class StageProbe:
         self._scaler = torch.amp.GradScaler(device.type, enabled=stage.plan.precision == "fp16")
         self._start = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
         self._counted: dict[int, _Counts] = {}
+        self.rough_flops: float | None = None
+        """Operations of a step divided by its images, by :meth:`warm_up`; None: not counted yet."""
 
-    def step(self, batch: int) -> None:
-        """Take a step on ``batch`` images."""
-        self._step(*self._batch(batch))
+    def warm_up(self, batch: int) -> float:
+        """Take a step on ``batch`` images, count its operations, and return its seconds."""
+        images, index = self._batch(batch)
+        start = time.perf_counter()
+        _, flops = count_flops(lambda: self._step(images, index))
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        seconds = time.perf_counter() - start
         self._restore()
+        self.rough_flops = flops / batch
+        return seconds
 
     def seconds(self, batch: int, steps: int = 1) -> float:
         """Return the seconds of a step on ``batch`` images with its update, by the device's clock on a GPU.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.cost.projection import AttackSeconds, PhaseEstimate, Projector, attack_digest, step_digest
+from bench.cost.projection import AttackSeconds, PhaseEstimate, Projector, Step, attack_digest, step_digest
 from bench.cost.step_times import StepTimes
 from bench.data import Split
 from bench.errors import BenchError
@@ -31,7 +31,6 @@ class Profile(Projector):
 
     def __init__(self, paths: Sequence[Path], said: Callable[[str], None] = lambda message: None) -> None:
         super().__init__(torch.device("cpu"), said)
-        self._attacks: dict[str, AttackSeconds] = {}
         devices = {}
         for path in paths:
             values = read_json(path)
@@ -54,24 +53,24 @@ class Profile(Projector):
             for stage in (stage for method in values["methods"] for stage in method["stages"]):
                 if stage.get("step"):
                     seconds = {int(batch): list(map(float, times)) for batch, times in stage["seconds"].items()}
-                    self._times[stage["step"]] = StepTimes(seconds)
+                    self._steps[stage["step"]] = Step(StepTimes(seconds), float(stage["flops_per_image"]))
             return str(values["device"])
         for figures in (row["figures"] for row in values["rows"]):
             if "step" in figures:
-                seconds = {int(figures["batch"]): list(map(float, figures["seconds"]))}
-                self._times[figures["step"]] = StepTimes(seconds)
+                batch, flops = int(figures["batch"]), figures.get("flops")
+                steps = StepTimes({batch: list(map(float, figures["seconds"]))})
+                self._steps[figures["step"]] = Step(steps, None if flops is None else float(flops) / batch)
             if "attacked" in figures:
-                times = AttackSeconds(float(figures["forward"]), float(figures["gradient"]))
-                self._attacks[figures["attacked"]] = times
+                found = AttackSeconds(float(figures["forward"]), float(figures["gradient"]))
+                self._attacks[figures["attacked"]] = found
         return str(values["environment"]["device"])
 
     def training(
         self, stage: Stage, images: Tensor, encoder: EncoderSettings, phase: str, place: Path
     ) -> PhaseEstimate:
         """Return the estimate of training ``stage``, from the step with the same class, plan, encoder and batch."""
-        plan, count = stage.plan, len(stage.positions(len(images)))
-        times = self._times.get(step_digest(stage, encoder))
-        return PhaseEstimate(phase, self._work(plan, count), times.of(plan, count) if times else math.nan, 1.0, place)
+        step = self._steps.get(step_digest(stage, encoder, images.shape[1:]))
+        return self._estimate(step, stage.plan, len(stage.positions(len(images))), phase, 1.0, place)
 
     def attacks(self, classifier: Classifier, test: Split, threat: Threat, precision: Precision) -> AttackSeconds:
         """Return the cost of attacking a classifier of the same size on images of the same shape."""

@@ -1,5 +1,6 @@
 """Projected time of a run's phases on this machine: a few steps and attacks, timed on untrained weights."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,15 @@ from bench.protocol import FinetuneStage
 from bench.recipe import SEVERITIES, EncoderSettings, Precision, Recipe, Threat, TrainPlan, canonical_digest
 from bench.train import check_plan, stage_progress
 
-_STEPS = Effort(rounds=2, seconds=10.0)
-"""The time limit for the steps of one stage; a slow machine exceeds it by its first few steps."""
+_STEPS = Effort(rounds=2, seconds=10.0, patience=10.0)
+"""The time limit for the steps of one stage; a slow machine exceeds it by its first step."""
+_FEW_STEPS = Effort(rounds=1, seconds=0.0, patience=2.0)
+"""The same for a grid, which has many stages: its first steps are all."""
 
 _PROBE_IMAGES = 64
 """Images that are attacked to time an evaluation."""
+_FEW_IMAGES = 16
+"""The same for a grid."""
 
 # Cost of AutoAttack standard for an image that survives all attacks: APGD-CE and APGD-T take 10 x 100 gradients,
 # FAB-T 9 x 100 gradients and about two more forward passes per step, Square 5,000 forward passes.
@@ -50,6 +55,12 @@ class PhaseEstimate:
     """Share of the phase that is still to do."""
     place: Path = Path()
     """The folder of its state."""
+    flops: float | None = None
+    """Operations of the whole phase, from those of a step on a few images; None: not counted."""
+    batch: int | None = None
+    """Images in a step of a stage; None: it has no steps."""
+    timed: int | None = None
+    """Images in the largest step that was timed; None: no step was timed."""
 
     @property
     def identity(self) -> tuple[Path, str]:
@@ -62,12 +73,30 @@ class PhaseEstimate:
         return self.seconds * self.left
 
 
-class Projector:
-    """Times the parts of runs on one device; stages whose steps cost the same are timed once."""
+class Step(NamedTuple):
+    """A step of one kind."""
 
-    def __init__(self, device: torch.device, said: Callable[[str], None] = lambda message: None) -> None:
-        self.device, self.said = device, said
-        self._times: dict[str, StepTimes] = {}
+    times: StepTimes
+    flops: float | None
+    """Operations divided by the images; None: not counted."""
+
+
+class Projector:
+    """Times the parts of runs on one device; steps and attacks that cost the same are timed once.
+
+    Args:
+        device: where to measure.
+        said: called with what is being measured.
+        many: whether they are the runs of a grid: then fewer and smaller steps and attacks are timed, each kind of step
+            for about two seconds.
+    """
+
+    def __init__(
+        self, device: torch.device, said: Callable[[str], None] = lambda message: None, *, many: bool = False
+    ) -> None:
+        self.device, self.said, self._many = device, said, many
+        self._steps: dict[str, Step] = {}
+        self._attacks: dict[str, AttackSeconds] = {}
 
     def training(
         self, stage: Stage, images: Tensor, encoder: EncoderSettings, phase: str, place: Path
@@ -77,19 +106,30 @@ class Projector:
         Raises:
             BenchError: a plan that cannot work on these images or this device.
         """
-        plan, count = stage.plan, len(stage.positions(len(images)))
-        probe = StageProbe(stage, images, device=self.device)
+        count = len(stage.positions(len(images)))
+        probe = StageProbe(stage, images, device=self.device)  # which a CPU takes in fp32 where the plan has fp16
         check_plan(stage, count, self.device)
-        speed = step_digest(stage, encoder)
-        if speed not in self._times:
-            (self._times[speed],) = time_in_turn([probe], _STEPS)
+        kind = step_digest(stage, encoder, images.shape[1:])
+        if kind not in self._steps:
+            self.said(f"measuring this machine: {phase}")
+            (times,) = time_in_turn([probe], _FEW_STEPS if self._many else _STEPS)
+            self._steps[kind] = Step(times, probe.rough_flops)
         done = stage_progress(place, stage.name)
-        left = 1.0 if done is None else 1 - done.epoch / plan.epochs
-        return PhaseEstimate(phase, self._work(plan, count), self._times[speed].of(plan, count), left, place)
+        left = 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
+        return self._estimate(self._steps[kind], stage.plan, count, phase, left, place)
 
     def attacks(self, classifier: Classifier, test: Split, threat: Threat, precision: Precision) -> "AttackSeconds":
         """Return the cost of attacking ``classifier`` on images of ``test``, with gradients in ``precision``."""
-        count = min(len(test.labels), _PROBE_IMAGES)
+        kind = attack_digest(classifier, test.images.shape[1:], precision)
+        if kind not in self._attacks:
+            self.said("measuring this machine: attacks")
+            self._attacks[kind] = self._time_attacks(classifier, test, threat, precision)
+        return self._attacks[kind]
+
+    def _time_attacks(
+        self, classifier: Classifier, test: Split, threat: Threat, precision: Precision
+    ) -> "AttackSeconds":
+        count = min(len(test.labels), _FEW_IMAGES if self._many else _PROBE_IMAGES)
         images = unit_pixels(test.images[:count].to(self.device))
         objective = margin_objective(attacked_copy(classifier, precision), test.labels[:count].to(self.device))
         attack = PGD(steps=1, step_size=0.0, start="clean")
@@ -104,8 +144,16 @@ class Projector:
         return AttackSeconds(_seconds(forward, self.device) / count, _seconds(gradient, self.device) / count)
 
     @staticmethod
-    def _work(plan: TrainPlan, count: int) -> str:
-        return f"{plural(plan.epochs, 'epoch')} of {plural(plan.steps_per_epoch(count), 'batch')} of {plan.batch_size}"
+    def _estimate(
+        step: Step | None, plan: TrainPlan, count: int, phase: str, left: float, place: Path
+    ) -> PhaseEstimate:
+        """Return the estimate of training by ``plan`` on ``count`` images; NaN seconds without a ``step``."""
+        work = f"{plural(plan.epochs, 'epoch')} of {plural(plan.steps_per_epoch(count), 'batch')} of {plan.batch_size}"
+        if step is None:
+            return PhaseEstimate(phase, work, math.nan, left, place)
+        flops = None if step.flops is None else step.flops * plan.images_per_epoch(count) * plan.epochs
+        seconds, timed = step.times.of(plan, count), step.times.batch
+        return PhaseEstimate(phase, work, seconds, left, place, flops, plan.batch_size, timed)
 
 
 class AttackSeconds(NamedTuple):
@@ -164,15 +212,17 @@ def corrupted_images(images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
     return PhaseEstimate("corrupted images", f"{plural(count, 'image')}, {megabytes:.0f} MB", seconds)
 
 
-def step_digest(stage: Stage, encoder: EncoderSettings) -> str:
-    """Return a digest of what determines the time of a step; epochs and learning rate do not."""
+def step_digest(stage: Stage, encoder: EncoderSettings, image_shape: Sequence[int]) -> str:
+    """Return a digest of what determines the time of a step; epochs, learning rate and a protocol's classes do not."""
+    network = stage.encoder if isinstance(stage, FinetuneStage) else stage
     irrelevant = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
     return canonical_digest(
         {
             "class": f"{type(stage).__module__}.{type(stage).__qualname__}",
             "plan": stage.plan.model_dump(mode="json", exclude=set(irrelevant)),
             "encoder": encoder.model_dump(mode="json"),
-            "parameters": sum(parameter.numel() for parameter in stage.parameters()),
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "image_shape": list(image_shape),
         }
     )
 

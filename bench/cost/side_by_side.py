@@ -116,7 +116,7 @@ def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times:
         images_per_epoch=plan.images_per_epoch(images),
         published_batch=plan.batch_size,
         precision=probe.stage.plan.precision,
-        step=step_digest(probe.stage, owner.recipe.encoder),
+        step=step_digest(probe.stage, owner.recipe.encoder, owner.data.facts.image_shape),
         batch=times.batch,
         seconds={size: tuple(values) for size, values in times.seconds.items()},
         step_seconds=times.at(times.batch),

@@ -1,5 +1,6 @@
 """Times steps side by side, and computes from them the time of a whole plan."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -67,21 +68,23 @@ class Effort:
     """The most images in a step; None: as many as fit."""
     said: Callable[[str], None] = lambda message: None
     """Called with messages on progress."""
+    patience: float = math.inf
+    """Seconds for the first steps of a stage, on 2 and 8 images: none of them begins if it would end later. Of a stage
+    whose first step, the warm-up, alone takes longer, that step is the measurement."""
 
 
 def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes]:
     """Time steps of all ``probes`` alternately, one of each per round, so that disturbances affect all equally.
 
     Steps hold the plan's batch if time and memory allow it. Otherwise they hold the largest batch that does, the same
-    in all stages, and steps on a quarter of it are timed as well. Each stage is timed on a few images in any case.
+    in all stages, and steps on a quarter of it are timed as well. Each stage is timed on a few images in any case, and
+    on no more if no time is left.
     """
     end = time.perf_counter() + effort.seconds
     rough = []
     for number, probe in enumerate(probes, 1):
         effort.said(f"warming up {number} of {len(probes)}")
-        few = {min(size, probe.plan.batch_size) for size in _ROUGH}
-        probe.step(min(few))
-        rough.append(StepTimes({size: [probe.seconds(size)] for size in few}))
+        rough.append(StepTimes(_rough(probe, effort.patience)))
     if time.perf_counter() >= end:
         return rough
     left = effort.seconds - _spent(rough)
@@ -97,6 +100,19 @@ def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes
             for size in sizes:
                 kept[size].append(probe.seconds(size))
     return [StepTimes(kept) for kept in times]
+
+
+def _rough(probe: StageProbe, patience: float) -> dict[int, list[float]]:
+    """Time a step of each of the first sizes, as far as ``patience`` seconds allow."""
+    end = time.perf_counter() + patience
+    first, *_ = few = sorted({min(size, probe.plan.batch_size) for size in _ROUGH})
+    warm = probe.warm_up(first)
+    times: dict[int, list[float]] = {}
+    for size in few:
+        if time.perf_counter() + warm * size / first > end:
+            break
+        times[size] = [probe.seconds(size)]
+    return times or {first: [warm]}
 
 
 def _fitting(probe: StageProbe, largest: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Images and labels: the named datasets, and the user's own as ``npz:PATH`` or ``folder:PATH``."""
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import Dataset, PixelFacts, Split
 from bench.data.images import ImagesOnDevice, ImageSource, StreamedImages, on_device, unit_pixels
 from bench.data.limits import DataIn
 from bench.data.load import DATASETS, OWN_FORMS, Source, check_dataset, load_dataset
@@ -14,6 +14,7 @@ __all__ = [
     "Dataset",
     "ImageSource",
     "ImagesOnDevice",
+    "PixelFacts",
     "Source",
     "Split",
     "StoredImages",

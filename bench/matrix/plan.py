@@ -8,16 +8,23 @@ from pathlib import Path
 
 import torch
 
-from bench.cost import PhaseEstimate, Profile, Projector, data_like, epoch_flops
-from bench.data import DATASETS, Dataset, Split, load_dataset
+from bench.cost import PhaseEstimate, Profile, Projector, data_like
+from bench.data import DATASETS, Dataset, PixelFacts, Split, load_dataset
 from bench.device import EnergyMeter, device_name, energy_counters
 from bench.matrix.cells import SHARED, Matrix, MatrixRequest, plan_matrix
 from bench.matrix.schedule import Timed, critical_path, time_on
-from bench.recipe import Settings
+from bench.recipe import Settings, canonical_digest
 from bench.record import COST_REFERENCE
 from bench.run import Run, kept_bytes, project
 
 _HOUR = 3600
+
+
+class TimedSteps(Settings):
+    """The images of a step that was timed, from which steps of the recipe's batch are extrapolated."""
+
+    images: int
+    batch: int
 
 
 class PlanRow(Settings):
@@ -51,6 +58,10 @@ class GridPlan(Settings):
     measured_on: str
     source: str
     """"this machine", or the files of the measurements."""
+    includes: tuple[str, ...]
+    """The phases that are projected."""
+    steps: Mapping[str, TimedSteps]
+    """By phase and method, in all of its runs: "stage ssl of simclr"."""
     gpus: int
     jobs: int
     rows: tuple[PlanRow, ...]
@@ -90,9 +101,12 @@ def plan_costs(
     request = replace(request, elsewhere=request.device != "cpu" and there)
     matrix = plan_matrix(request, Path("grid"), load=_noise)
     runs = matrix.runs[: len(matrix.runs) // len(request.seeds)]
-    projector = known or Projector(runs[0].device, said)
+    projector = known or Projector(runs[0].device, said, many=True)
     meter, start = EnergyMeter(energy_counters(projector.device)), time.perf_counter()
-    estimates = [project(run, projector) for run in runs]
+    estimates = []
+    for number, run in enumerate(runs, 1):
+        said(f"{number} of {len(runs)}: {run.recipe.method} on {run.recipe.dataset.name}")
+        estimates.append(project(run, projector))
     joules, seconds = meter.joules, time.perf_counter() - start
     jobs = _timed(matrix, estimates)
     total, path = sum(job.seconds for job in jobs), critical_path(jobs)
@@ -103,12 +117,14 @@ def plan_costs(
         absent["energy_kwh"] = "no power was measured"
     equal = _equal_compute(runs, estimates, len(request.seeds), total)
     if equal is None:
-        absent["equal_compute"] = reason if lost else f"{COST_REFERENCE} is not among the methods"
+        absent["equal_compute"] = reason if lost else _no_equal_compute(runs)
     return GridPlan(
         tier=runs[0].recipe.tier,
         fidelity=request.fidelity,
         measured_on=known.device_name if known else device_name(projector.device),
         source=", ".join(map(str, profile)) or "this machine",
+        includes=tuple(dict.fromkeys(phase.phase for phases in estimates for phase in phases)),
+        steps=dict(_steps(runs, estimates)),
         gpus=gpus,
         jobs=len(jobs),
         rows=tuple(_rows(matrix, jobs, runs, estimates)),
@@ -117,7 +133,7 @@ def plan_costs(
         wall_hours=None if lost else time_on(jobs, gpus) / _HOUR,
         critical_path=() if lost else tuple(job.name for job in path),
         critical_hours=None if lost else sum(job.seconds for job in path) / _HOUR,
-        disk_bytes=sum(map(kept_bytes, matrix.runs)),
+        disk_bytes=len(request.seeds) * sum(map(kept_bytes, runs)),
         energy_kwh=None if joules is None or known or lost else joules / seconds * total / 3.6e6,
         equal_compute=equal,
         left_out=matrix.left_out,
@@ -136,7 +152,9 @@ def _noise(source: str, data_dir: Path) -> Dataset:
 
     pretrain = data.random_images(listed.pretrain) if listed.pretrain else None
     names = tuple(map(str, range(listed.num_classes)))
-    return Dataset(source, source, split(listed.train), split(listed.test), names, pretrain=pretrain)
+    # Told, not computed: 2.7 GB of noise take half a minute.
+    known = PixelFacts(canonical_digest({"noise": source}), list(zip(data.facts.mean, data.facts.std, strict=True)))
+    return Dataset(source, source, split(listed.train), split(listed.test), names, pretrain=pretrain, known=known)
 
 
 def _timed(matrix: Matrix, estimates: Sequence[Sequence[PhaseEstimate]], unknown: float = math.nan) -> list[Timed]:
@@ -185,26 +203,33 @@ def _equal_compute(
 
     A method's seconds an operation are those of its own steps. A stage that cells share counts once, as in ``total``.
     """
-    if math.isnan(total) or COST_REFERENCE not in {run.recipe.method for run in runs}:
+    training = [[phase for phase in phases if phase.phase.startswith("stage ")] for phases in estimates]
+    if math.isnan(total) or any(phase.flops is None for stages in training for phase in stages):
         return None
-    spent = [_pretraining_flops(run) for run in runs]
-    budget = {
-        run.recipe.dataset.sha256: flops
-        for run, flops in zip(runs, spent, strict=True)
-        if run.recipe.method == COST_REFERENCE
-    }
+    spent = [sum(phase.flops or 0.0 for phase in stages) for stages in training]
+    pairs = list(zip(runs, spent, strict=True))
+    budget = {run.recipe.dataset.sha256: flops for run, flops in pairs if run.recipe.method == COST_REFERENCE}
+    if not budget:
+        return None
     changed = 0.0
-    for run, flops, phases in zip(runs, spent, estimates, strict=True):
+    for (run, flops), stages in zip(pairs, training, strict=True):
         if flops:
-            training = sum(phase.seconds for phase in phases if phase.phase.startswith("stage "))
-            changed += seeds * training * (budget[run.recipe.dataset.sha256] / flops - 1)
+            seconds = sum(phase.seconds for phase in stages)
+            changed += seeds * seconds * (budget[run.recipe.dataset.sha256] / flops - 1)
     return EqualCompute(reference=COST_REFERENCE, hours=(total + changed) / _HOUR, saved_hours=-changed / _HOUR)
 
 
-def _pretraining_flops(run: Run) -> float:
-    plans = run.recipe.config.plans().values()
-    costs = epoch_flops(run.recipe, run.dataset) if plans else []
-    return sum(plan.epochs * cost for plan, cost in zip(plans, costs, strict=True))
+def _no_equal_compute(runs: Sequence[Run]) -> str:
+    there = any(run.recipe.method == COST_REFERENCE for run in runs)
+    return "the files hold no operations of some steps" if there else f"{COST_REFERENCE} is not among the methods"
+
+
+def _steps(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) -> Iterator[tuple[str, TimedSteps]]:
+    """Yield the steps that were timed."""
+    for run, phases in zip(runs, estimates, strict=True):
+        for phase in phases:
+            if phase.timed is not None and phase.batch is not None:
+                yield f"{phase.phase} of {run.recipe.method}", TimedSteps(images=phase.timed, batch=phase.batch)
 
 
 def _hours(seconds: float) -> float | None:

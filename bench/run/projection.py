@@ -56,7 +56,6 @@ def _pretraining(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
         return
     images, encoder = run.dataset.pretraining_images, run.recipe.encoder
     for stage in run.method(run.recipe.config).stages(run.context):
-        projector.said(f"measuring this machine: stage {stage.name}")
         yield projector.training(stage, images, encoder, f"stage {stage.name}", run.folder.stage(stage).path)
 
 
@@ -64,7 +63,6 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
     encoder, recipe = plain_encoder(run.recipe).to(run.device), run.recipe.downstream
     train, test = run.target.train, run.target.test
     for protocol in run.protocols:
-        projector.said(f"measuring this machine: protocol {protocol} and its attacks")
         folder, threat = run.protocol_folder(protocol), Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
         if protocol == RELEASED:
             seconds = projector.attacks(released_classifier(encoder), test, threat, recipe.evaluate.attack_precision)

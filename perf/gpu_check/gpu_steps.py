@@ -110,11 +110,16 @@ class Steps:
         self.times[cell] = times
         stage = self._planned(cell)
         seconds = times.at(cell.batch)
+        subject = self._subject
         figures: dict[str, Any] = {
             **{"stage": cell.stage, "batch": cell.batch, "mode": cell.mode.name, "steps_a_round": steps},
             **{"seconds": times.seconds[cell.batch], "images_per_second": cell.batch / seconds},
             # What `bench plan` recognises the step by, in the modes that the bench itself computes in.
-            **({"step": step_digest(stage, self._subject.recipe.encoder)} if cell.mode in (FP32, BF16) else {}),
+            **(
+                {"step": step_digest(stage, subject.recipe.encoder, subject.data.facts.image_shape)}
+                if cell.mode in (FP32, BF16)
+                else {}
+            ),
             **{"flops": flops, "flops_per_second": flops / seconds, "peak_memory_bytes": memory.bytes},
         }
         text = f"{1000 * seconds:.4g} ms, {cell.batch / seconds:,.0f} images/s, {flops / seconds / 1e12:.3g} TFLOP/s"
