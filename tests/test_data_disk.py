@@ -9,6 +9,7 @@ import pytest
 import torch
 from own_data import forbidden, numbers
 from PIL import Image
+from torchvision.transforms import functional as F
 from toy_runs import SMALL, Listener, carry_out, facts, toy_request
 
 from bench.data import DataIn, Dataset, StoredImages, StreamedImages, images, limits, load_dataset, survey, workers
@@ -107,6 +108,41 @@ def test_auto_is_memory_only_where_the_images_fit(root: Path, monkeypatch: pytes
     assert isinstance(load(root, "auto").train.images, StoredImages), "what may not be read into memory stays on disk"
     with pytest.raises(BenchError, match="the limit is 1e-06 GB"):
         load(root, "memory")
+
+
+@pytest.mark.parametrize("size", [(40, 31), (31, 40), (57, 33), (20, 25), (37, 37)])
+def test_resized_images_are_those_of_torchvision(size: tuple[int, int], tmp_path: Path) -> None:
+    pictures = [Image.fromarray(numbers(height, width, 3)) for width, height in (size, (32, 32))]
+    for split in ("train", "test"):
+        for name, picture in zip(("ant", "bee"), pictures, strict=True):
+            (tmp_path / "pics" / split / name).mkdir(parents=True)
+            picture.save(tmp_path / "pics" / split / name / "1.png")
+    with pytest.raises(BenchError, match=r"all images must have one size.*folder@SIZE:PATH"):
+        load(tmp_path / "pics", "memory")
+    expected = F.center_crop(F.resize(pictures[0], [37]), [32, 32])  # 37 is 8/7 of 32, rounded
+    kept: tuple[DataIn, ...] = ("memory", "disk")
+    for data_in in kept:
+        data = load_dataset(f"folder@32:{tmp_path / 'pics'}", tmp_path / "data", data_in)
+        assert np.array_equal(data.train.images[0].permute(1, 2, 0), np.asarray(expected))
+        assert np.array_equal(data.train.images[1].permute(1, 2, 0), np.asarray(pictures[1])), "it has the size already"
+        assert data.name == "pics-32"
+        assert data.inventory is not None
+        assert data.inventory.converted == ({"enlarged": 2} if min(size) < 37 else {})
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("folder@7:pics", "images of side 7; choose one from 8 to 2048, such as @224"),
+        ("webdataset@9999:pics", "images of side 9999; choose"),
+        ("npz@32:my.npz", "npz@32:my.npz: arrays have one size"),
+        ("folder@:pics", "unknown dataset 'folder@:pics'"),
+        ("folder@32:", "'folder@32:' names no path"),
+    ],
+)
+def test_a_size_that_cannot_be(source: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=message):
+        load_dataset(source, tmp_path)
 
 
 def test_what_needs_all_images_at_once_says_so(on_disk: Dataset) -> None:

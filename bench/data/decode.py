@@ -25,6 +25,9 @@ BACKGROUND = "white"
 DECODING = b"upright, on white"
 """To be changed when the same files give other pixels, so that no older cache is used."""
 
+_MARGIN = 256 / 224
+"""The shorter side of an image before its centre is cut out, in units of the side afterwards: as classifiers of
+ImageNet are tested (He et al., CVPR 2016, section 3.4)."""
 _CHUNK = 256  # files a task, at most: a task costs about as much as decoding a small image
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 swap width and height
 _KINDS = {"1": "grey", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
@@ -75,16 +78,24 @@ class Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder:
-    """Decodes images of one size: upright and in RGB; transparent ones are laid on white."""
+    """Decodes images to one size: upright and in RGB; transparent ones are laid on white."""
 
     size: Size
     """Width and height."""
     like: str
     """The image that has this size, for messages."""
+    square: bool = False
+    """Whether images of any size are brought to it, which is then square."""
 
     @classmethod
-    def of(cls, first: Encoded) -> "Decoder":
-        """Return the decoder for images of the size of ``first``; raises BenchError if it is unfit or too small."""
+    def of(cls, first: Encoded, side: int | None = None) -> "Decoder":
+        """Return the decoder for images of the size of ``first``, or for images of any size that get this ``side``.
+
+        Raises:
+            BenchError: the first image is unfit or too small.
+        """
+        if side is not None:
+            return cls((side, side), f"@{side}", square=True)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limits are more precise
@@ -189,7 +200,7 @@ def _check_header(opened: Image.Image, image: Encoded, decoder: Decoder | None) 
         )
     width, height = opened.size
     check_expansion(str(image), 3 * width * height, image.size())
-    if decoder and sorted(decoder.size) != sorted(opened.size):
+    if decoder and not decoder.square and sorted(decoder.size) != sorted(opened.size):
         raise _odd_size(image, opened.size, decoder)
 
 
@@ -200,14 +211,27 @@ def _upright_rgb(opened: Image.Image, image: Encoded, decoder: Decoder | None) -
     if opened.getexif().get(_ORIENTATION, 1) in range(2, 9):
         kinds.append("turned upright, as EXIF says")
         opened = ImageOps.exif_transpose(opened)
-    if decoder and opened.size != decoder.size:
+    if decoder and not decoder.square and opened.size != decoder.size:
         raise _odd_size(image, opened.size, decoder)
     if opened.has_transparency_data:
         opened = opened.convert("RGBA")
         opaque = opened.getchannel("A").getextrema() == (255, 255)
         kinds.append("opaque alpha channel dropped" if opaque else f"transparency laid on {BACKGROUND}")
         opened = Image.alpha_composite(Image.new("RGBA", opened.size, BACKGROUND), opened)
-    return np.asarray(opened.convert("RGB")), kinds
+    opened = opened.convert("RGB")
+    if decoder and decoder.square and opened.size != decoder.size:
+        kinds += ["enlarged"] if min(opened.size) < round(_MARGIN * decoder.size[0]) else []
+        opened = _centre(opened, decoder.size[0])
+    return np.asarray(opened), kinds
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    """Return the centre of ``image``, resized first; to the pixel what torchvision's Resize and CenterCrop return."""
+    shorter, shortest = round(_MARGIN * side), min(image.size)
+    width, height = (int(shorter * length / shortest) for length in image.size)
+    left, top = round((width - side) / 2), round((height - side) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + side, top + side))
 
 
 def _odd_size(image: Encoded, found: Size, decoder: Decoder) -> UnfitError:
@@ -215,5 +239,5 @@ def _odd_size(image: Encoded, found: Size, decoder: Decoder) -> UnfitError:
     return UnfitError(
         "size",
         f"{image} is {found[0]}x{found[1]} pixels, but {decoder.like} is {width}x{height}: all images must have one "
-        "size. Resize or remove it.",
+        "size. Resize or remove it, or have all images resized: folder@SIZE:PATH or webdataset@SIZE:PATH.",
     )

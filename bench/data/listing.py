@@ -50,6 +50,7 @@ class Listing:
         fingerprint: changes with any image, its name or its label.
         skipped: how many files were left out, by suffix.
         index_train: int64 [N], positions in the official split, where they are known.
+        side: what all images are resized to; None: they have one size already.
     """
 
     what: str
@@ -61,6 +62,7 @@ class Listing:
     fingerprint: str
     skipped: Mapping[str, int]
     index_train: Array | None = None
+    side: int | None = None
 
     def dataset(self, data_dir: Path, data_in: DataIn) -> Dataset:
         """Return the dataset.
@@ -71,7 +73,7 @@ class Listing:
         Raises:
             BenchError: images that are unfit, or too large for the memory.
         """
-        decoder = Decoder.of(self.train.images[0])
+        decoder = Decoder.of(self.train.images[0], self.side)
         count = len(self.train.images) + len(self.test.images)
         size = count * math.prod(decoder.shape)
         cache = data_dir / "cache" / f"{self.name}-{self.fingerprint}"

@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.data import folder, npz, shards
+from bench.data.arrays import MIN_SIDE
 from bench.data.dataset import Dataset
 from bench.data.inventory import with_inventory
 from bench.data.limits import DataIn
+from bench.data.listing import Listing
 from bench.errors import BenchError, unknown
 from bench.recipe.fields import RESERVED
 from bench.registry import Registry
@@ -50,14 +52,20 @@ OWN_FORMS = {
     "folder": "folder:PATH, a folder of images {train,test}/<class>/<image>",
     "webdataset": "webdataset:PATH, tar files of images KEY.jpg and labels KEY.cls, train and test",
 }
-"""How to name your own data, for messages and listings."""
+"""How to name your own data, for messages and listings. ``folder@224:PATH`` resizes the images, and shards take the
+same."""
+
+_OWN = re.compile(rf"(?P<form>{'|'.join(OWN_FORMS)})(@(?P<side>\d+))?:(?P<path>.*)", re.DOTALL)
+_MAX_SIDE = 2048
 
 
 def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Dataset:
     """Return the dataset that ``source`` names.
 
     Args:
-        source: a name out of DATASETS, ``npz:PATH``, ``folder:PATH`` or ``webdataset:PATH``.
+        source: a name out of DATASETS, ``npz:PATH``, ``folder:PATH`` or ``webdataset:PATH``; of the last two also
+            ``folder@224:PATH``, which resizes each image so that its shorter side is 8/7 of 224, and cuts out the
+            centre.
         data_dir: where data are downloaded to, and where the cache of folders is.
         data_in: where images in files are during a run; auto: in memory if they take at most a third of what is
             available, otherwise on disk. All other data are in memory.
@@ -71,37 +79,48 @@ def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Datas
 
 def check_dataset(source: str) -> None:
     """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
-    form, colon, _ = source.partition(":")
-    if not (colon and form in OWN_FORMS) and source not in DATASETS:
+    if source not in DATASETS and not _OWN.fullmatch(source):
         forms = [f"{form}:PATH" for form in OWN_FORMS]
         raise unknown("dataset", source, [*DATASETS, *forms], "`bench datasets` lists them.")
 
 
 def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
     check_dataset(source)
-    form, _, path = source.partition(":")
-    if data_in == "disk" and form not in ("folder", "webdataset"):
+    own = _OWN.fullmatch(source)
+    in_files = own is not None and own["form"] != "npz"
+    if data_in == "disk" and not in_files:
         raise BenchError(
             f"--data-in disk is for images in files, and {source} is always read into memory. Leave it out, or type "
             "folder:PATH or webdataset:PATH"
         )
-    if source in DATASETS:
+    if own is None:
         return DATASETS.get(source).load(data_dir)
-    return _own(source, form, path, data_dir, data_in)
-
-
-def _own(source: str, form: str, given: str, data_dir: Path, data_in: DataIn) -> Dataset:
-    if not given:
+    form, path = own["form"], Path(own["path"]).expanduser()
+    if not own["path"]:
         raise BenchError(f"{source!r} names no path. Type {OWN_FORMS[form]}.")
-    path = Path(given).expanduser()
-    if form == "npz":
-        return npz.load(path, name=_own_name(path.stem, form), source=source)
-    if form == "webdataset":
-        home = path if path.is_dir() else path.parent
-        name = _own_name(home.resolve().name, form)
-        return shards.list_shards(str(path), name=name, source=source, data_dir=data_dir).dataset(data_dir, data_in)
-    name = _own_name(path.resolve().name, form)
-    return folder.list_folder(path, name=name, source=source).dataset(data_dir, data_in)
+    if in_files:
+        return _listed(form, path, _side(source, own["side"]), source, data_dir).dataset(data_dir, data_in)
+    if own["side"]:
+        raise BenchError(f"{source}: arrays have one size. Type npz:{path}, with the images resized before.")
+    return npz.load(path, name=_own_name(path.stem, form), source=source)
+
+
+def _listed(form: str, path: Path, side: int | None, source: str, data_dir: Path) -> Listing:
+    """Return the images of a folder or of shards; data of another size get another name."""
+    home = path if form == "folder" or path.is_dir() else path.parent
+    name = _own_name(home.resolve().name, form) + (f"-{side}" if side else "")
+    if form == "folder":
+        listing = folder.list_folder(path, name=name, source=source)
+    else:
+        listing = shards.list_shards(str(path), name=name, source=source, data_dir=data_dir)
+    return replace(listing, side=side)
+
+
+def _side(source: str, text: str | None) -> int | None:
+    """Return the side that images are resized to; raises BenchError if it is out of range."""
+    if text is None or MIN_SIDE <= int(text) <= _MAX_SIDE:
+        return None if text is None else int(text)
+    raise BenchError(f"{source}: images of side {text}; choose one from {MIN_SIDE} to {_MAX_SIDE}, such as @224.")
 
 
 def _own_name(stem: str, form: str) -> str:
