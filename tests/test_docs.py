@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from bench.attack import ATTACKS, NamedAttack
 from bench.cli import app
 from bench.cli._options import overrides
-from bench.data import DATASETS
+from bench.data import DATASETS, OWN_FORMS
 from bench.errors import BenchError
 from bench.method import METHODS
 from bench.recipe import EvaluationSettings, Threat, load_tier, parse_overrides, tier_names
@@ -314,7 +314,7 @@ def test_the_readme_lists_every_method_dataset_and_tier() -> None:
     readme = ROOT / "README.md"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert set(column(readme, "## Methods")) == set(project["entry-points"]["bench.methods"])
-    assert set(column(readme, "## Datasets")) == {*DATASETS, "npz:PATH", "folder:PATH"}
+    assert set(column(readme, "## Datasets")) == {*DATASETS, *(f"{form}:PATH" for form in OWN_FORMS)}
     assert column(readme, "## Tiers") == tier_names()
 
 

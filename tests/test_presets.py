@@ -34,6 +34,7 @@ IDLE = {
     "short_lr",  # of pre-training: protocols are not scaled
     *("selection_fraction", "selection_steps"),  # of selection=best
     *("accumulate", "batch_norm"),  # of batches in parts, and of several devices
+    "crop",  # of the data: their size
 }
 """Knobs that take no part in any preset."""
 

@@ -46,6 +46,7 @@ PSEUDO_AT = {
 
 # DeACL repository, evaluation script; batch-norm in eval mode as in AdvCL's and DeACL's of the paper's time.
 SLF = {
+    "crop": "padded",
     **{"preset": "uniform", "encoder_bn": "eval", "epochs": 25, "batch_size": 512, "drop_last": False, "lr": 0.1},
     **{"lr_batch": None, "optimizer": "sgd", "momentum": 0.9, "nesterov": False, "weight_decay": 2e-4},
     **{"schedule": "steps", "decay_epochs": (15, 20), "warmup_epochs": 0, "precision": "fp32", "flip_prob": 0.5},

@@ -10,10 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bench.recipe import Conventions
 from bench.record import Inventory
 
 CIFAR_EPS = 8 / 255
 """Linf eps of nearly every paper on 32x32 colour images (Madry et al. 2018, section 5)."""
+IMAGENET_EPS = 4 / 255
+"""Linf eps of RobustBench's leaderboard of ImageNet (Salman et al., NeurIPS 2020)."""
+CIFAR_SIDE = 64
+"""Own images of a longer side get the defaults of ImageNet."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +67,7 @@ class Dataset:
         test: split that every reported number is measured on.
         classes: names, in the order of the labels.
         eps: default Linf eps, in pixels on the [0, 1] scale.
+        conventions: whose defaults the recipe takes for stem, normalisation and weak views.
         mirror: whether a mirrored image still shows its class; a mirrored 2 does not.
         published_as: name under which papers report numbers on exactly these data, or None.
         index_train: int64 [N], position of each training image in the official split, for data
@@ -84,6 +90,7 @@ class Dataset:
     pretrain: Tensor | None = None
     inventory: Inventory | None = None
     known: PixelFacts | None = None
+    conventions: Conventions = "cifar"
 
     def __post_init__(self) -> None:
         assert self.train.images.shape[1:] == self.test.images.shape[1:], (

@@ -17,7 +17,7 @@ import torch
 
 from bench.data import npz
 from bench.data.arrays import Array, dataset_from_arrays
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import CIFAR_SIDE, IMAGENET_EPS, Dataset, Split
 from bench.data.decode import Decoder, Decoding, Encoded
 from bench.data.limits import DataIn, check_size, stay_on_disk
 from bench.data.stored import StoredImages
@@ -65,7 +65,7 @@ class Listing:
     side: int | None = None
 
     def dataset(self, data_dir: Path, data_in: DataIn) -> Dataset:
-        """Return the dataset.
+        """Return the dataset; with images of more than 64 pixels it has the radius and the conventions of ImageNet.
 
         In memory, decoded pixels are kept in ``data_dir/cache``, and reused while the fingerprint is the same. Images
         that stay on disk are read once, and decoded when they are used; what they say together is kept there.
@@ -74,20 +74,28 @@ class Listing:
             BenchError: images that are unfit, or too large for the memory.
         """
         decoder = Decoder.of(self.train.images[0], self.side)
-        count = len(self.train.images) + len(self.test.images)
-        size = count * math.prod(decoder.shape)
+        size = (len(self.train.images) + len(self.test.images)) * math.prod(decoder.shape)
         cache = data_dir / "cache" / f"{self.name}-{self.fingerprint}"
         if stay_on_disk(size, data_in):
-            return surveyed(self._stored(decoder), cache.with_name(f"{cache.name}.json"))
-        cached = self._cached(path := cache.with_name(f"{cache.name}.npz"))
-        if cached is not None:
-            return cached
-        check_size(f"{count} images of {decoder.size[0]}x{decoder.size[1]}", size)
+            dataset = surveyed(self._stored(decoder), cache.with_name(f"{cache.name}.json"))
+        else:
+            path = cache.with_name(f"{cache.name}.npz")
+            dataset = self._cached(path) or self._read(decoder, path)
+        if max(decoder.size) <= CIFAR_SIDE:
+            return dataset
+        return replace(dataset, eps=IMAGENET_EPS, conventions="imagenet")
+
+    def _read(self, decoder: Decoder, cache: Path) -> Dataset:
+        """Return the dataset in memory, and keep its pixels in ``cache``."""
+        images = self.train.images + self.test.images
+        check_size(
+            f"{len(images)} images of {decoder.size[0]}x{decoder.size[1]}", len(images) * math.prod(decoder.shape)
+        )
         decoding = Decoding(decoder)
-        pixels = decoding.read(self.train.images + self.test.images)
+        pixels = decoding.read(images)
         converted = decoding.converted()
         arrays = self._arrays(pixels)
-        _keep(path, {**arrays, _CONVERTED: np.array(json.dumps(converted))})
+        _keep(cache, {**arrays, _CONVERTED: np.array(json.dumps(converted))})
         dataset = dataset_from_arrays(arrays, what=self.what, name=self.name, source=self.source)
         return replace(dataset, inventory=self._inventory(converted))
 

@@ -22,7 +22,16 @@ from bench.recipe.protocols import (
     preset_overrides,
     protocol_title,
 )
-from bench.recipe.recipe import SHARED, DatasetFacts, Finetune, MethodConfig, Recipe, build_recipe, parse_recipe
+from bench.recipe.recipe import (
+    SHARED,
+    Conventions,
+    DatasetFacts,
+    Finetune,
+    MethodConfig,
+    Recipe,
+    build_recipe,
+    parse_recipe,
+)
 from bench.recipe.reevaluate import reevaluated
 from bench.recipe.sections import (
     AttackSettings,
@@ -52,6 +61,7 @@ __all__ = [
     "AdversarialSettings",
     "AttackSettings",
     "BatchNormScope",
+    "Conventions",
     "CorruptionSource",
     "DatasetFacts",
     "EncoderSettings",

@@ -39,6 +39,8 @@ class ProtocolSettings(Settings):
 class FinetuneSettings(ProtocolSettings, TrainPlan):
     """What the protocols that train a linear classifier have in common."""
 
+    later = {**TrainPlan.later, "crop": "padded"}
+
     preset: str = "uniform"
     """Origin of the settings: ``uniform``, ``advcl``, ``deacl-2024`` or ``robustssl-benchmark``."""
     epochs: int = Field(default=25, ge=1)
@@ -50,6 +52,9 @@ class FinetuneSettings(ProtocolSettings, TrainPlan):
     decay_epochs: tuple[int, ...] = (15, 20)
     flip_prob: MirrorProbability = 0.5
     """Of a flip in the weak view; 0 where the data must not be mirrored."""
+    crop: Literal["padded", "resized"] = "padded"
+    """Of the weak view. ``padded``: the image moves by up to an eighth of its side, and zeros come in (CIFAR).
+    ``resized``: a random part of 8 to 100 % of the area is resized, as on ImageNet."""
     head_init: Literal["default", "zero"] = "default"
     """Initial weights of the linear layer: the framework's random ones, or all 0, as in ACL's code."""
     selection: Literal["last", "best"] = "last"

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Self, get_args
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
@@ -12,7 +12,7 @@ from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scala
 from bench.recipe.overrides import flatten, insert, outside, section, within
 from bench.recipe.plan import Precision, TrainPlan
 from bench.recipe.protocols import PROTOCOLS, SECTIONS
-from bench.recipe.sections import EncoderSettings, EvaluationSettings, Fidelity
+from bench.recipe.sections import STEMMED, EncoderSettings, EvaluationSettings, Fidelity
 from bench.recipe.settings import Settings, canonical_digest
 from bench.recipe.threat import Norm, Threat, default_radius, radius_fault
 from bench.recipe.tiers import Tier
@@ -30,8 +30,14 @@ class MethodConfig(Settings):
         return {name: value for name, value in values.items() if isinstance(value, TrainPlan)}
 
 
+Conventions = Literal["cifar", "imagenet"]
+"""How papers treat images of this size: the stem and the input normalisation of the encoder, and weak views."""
+
+
 class DatasetFacts(Settings):
     """Facts about the data in recipes and records."""
+
+    later = {"conventions": "cifar"}
 
     name: DatasetName
     published_as: Text | None = None
@@ -45,6 +51,8 @@ class DatasetFacts(Settings):
     """Whether a mirrored image still shows its class; where not, no view is flipped."""
     eps: Radius
     """The dataset's default Linf radius."""
+    conventions: Conventions = "cifar"
+    """The source of defaults that depend on the size of the images; ``imagenet`` for own images above 64 pixels."""
     mean: tuple[Scalar, ...]
     std: tuple[Scalar, ...]
 
@@ -179,7 +187,7 @@ def build_recipe(
         "overrides": overrides,
         "precision": None if precision == tier.precision else precision,
         "config": _scaled(config_type, tier, overrides, mirror=dataset.mirror),
-        "encoder": {**tier.encoder, **(native_encoder if fidelity == "native" else {})},
+        "encoder": _encoder(dataset, tier, native_encoder if fidelity == "native" else {}, overrides),
         "threat": _default_threat(dataset, overrides),
         **{name: protocol_section(name, tier, finetune or dataset, precision) for name in PROTOCOLS},
         "evaluate": dict(tier.evaluate),
@@ -210,7 +218,8 @@ def _recipe_of(config_type: type[MethodConfig]) -> type[Recipe]:
 
 def protocol_section(name: str, tier: Tier, dataset: DatasetFacts, precision: Any) -> dict[str, Any]:
     """Return what ``tier``, data and ``precision`` give the section of protocol ``name``; the rest are defaults."""
-    common = {**({} if dataset.mirror else {"flip_prob": 0.0}), **_of_stage(precision)}
+    of_data = {"flip_prob": (dataset.mirror, 0.0), "crop": (dataset.conventions == "cifar", "resized")}
+    common = {**{key: other for key, (usual, other) in of_data.items() if not usual}, **_of_stage(precision)}
     known = SECTIONS[name].model_fields
     return {**tier.protocol(name), **{key: value for key, value in common.items() if key in known}}
 
@@ -218,6 +227,19 @@ def protocol_section(name: str, tier: Tier, dataset: DatasetFacts, precision: An
 def _of_stage(precision: Any) -> dict[str, Any]:
     """Return what the recipe's ``precision`` gives a stage: nothing if there is none, or a wrong one, listed once."""
     return {"precision": precision} if precision in get_args(Precision) else {}
+
+
+def _encoder(
+    dataset: DatasetFacts, tier: Tier, native: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the encoder's settings: of the tier, then what the data demand, then ``native`` ones."""
+    values, arch = dict(tier.encoder), overrides.get("encoder.arch", tier.encoder.get("arch", "resnet18"))
+    if dataset.conventions == "imagenet":
+        values["normalisation"] = "imagenet"
+        if arch in STEMMED and "options" not in native:
+            values["options"] = {"stem": "imagenet"}
+            native = {key: value for key, value in native.items() if key != "stem_padding"}  # of the 3x3 stem
+    return {**values, **native}
 
 
 def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:

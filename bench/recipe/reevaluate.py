@@ -6,6 +6,7 @@ Each section starts with the values of the encoder's run; then come the new over
 | --- | --- |
 | a protocol | another preset or loss: the values of the tier, then the overrides of the run |
 | | data of which only one set may be mirrored: the ``flip_prob`` of the new data, unless the run set another |
+| | data of other conventions (CIFAR's, ImageNet's): the ``crop`` of the new data |
 | ``evaluate`` | none |
 | ``threat`` | another norm: the default radius of the data in this norm |
 | | other data: their default radius, unless the run set one |
@@ -109,6 +110,8 @@ def _protocol(name: str, recipe: Recipe, data: DatasetFacts, asked: Mapping[str,
     values: dict[str, Any] = recipe.protocol(name).model_dump()
     if "flip_prob" in values and data.mirror != recipe.downstream.dataset.mirror:
         values["flip_prob"] = 0.5 if data.mirror else 0.0
+    if "crop" in values and data.conventions != recipe.downstream.dataset.conventions:
+        values["crop"] = "padded" if data.conventions == "cifar" else "resized"
     return values
 
 

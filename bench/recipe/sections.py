@@ -16,6 +16,10 @@ Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
 
 
+STEMMED = ("resnet18", "resnet34", "resnet50")
+"""The networks that have the option ``stem``."""
+
+
 def attack_name(attack: str, steps: int) -> str:
     """Return an attack and its steps as papers write them: PGD-20."""
     return f"{'PGD' if attack == 'pgd' else attack}-{steps}"

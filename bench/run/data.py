@@ -25,6 +25,7 @@ def dataset_facts(dataset: Dataset) -> DatasetFacts:
         "train_images": len(dataset.train),
         "test_images": len(dataset.test),
         "eps": dataset.eps,
+        "conventions": dataset.conventions,
         "mirror": dataset.mirror,
         "mean": dataset.mean,
         "std": dataset.std,

@@ -221,7 +221,9 @@ def _refuse_other_facts(claimed: DatasetFacts, found: DatasetFacts, path: str | 
     The user's own data may have been renamed, but the name of a listed dataset must match.
     """
     named = claimed.name != found.name and (claimed.name in DATASETS or found.name in DATASETS)
-    keys = [key for key in DatasetFacts.model_fields if key != "name" or named]
+    # Before they had conventions, own data of any size had the defaults of CIFAR.
+    earlier = ("eps", "conventions") if claimed.conventions != found.conventions == "imagenet" else ()
+    keys = [key for key in DatasetFacts.model_fields if key not in earlier and (key != "name" or named)]
     pairs = [(key, getattr(claimed, key), getattr(found, key)) for key in keys]
     # Files of an earlier version lack some facts.
     wrong = [f"{key} is {held}, not {claim}" for key, claim, held in pairs if claim is not None and claim != held]

@@ -77,6 +77,29 @@ class WeakView(Settings):
         return min(size) // 8 if self.padding is None else self.padding
 
 
+class ResizedView(Settings):
+    """Random resized crop, then a random horizontal flip: the weak view of papers on ImageNet.
+
+    Source: Szegedy et al. 2014 (arXiv 1409.4842, section 6), as torchvision's RandomResizedCrop by default.
+    """
+
+    crop_scale: Annotated[tuple[Share, Share], Ordered] = (0.08, 1.0)
+    """Area of the crop, as a share of the image's area."""
+    crop_ratio: Annotated[tuple[Positive, Positive], Ordered] = (3 / 4, 4 / 3)
+    """Width of the crop divided by its height."""
+    flip_prob: MirrorProbability = 0.5
+
+    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return one view of each image, uint8 [B, C, H, W] -> float32 [B, C, H, W] in [0, 1].
+
+        Raises BenchError if ``images`` are not such a batch.
+        """
+        size, batch = _checked_size(images), len(images)
+        boxes = draw_crops(batch, size, scale=self.crop_scale, ratio=self.crop_ratio, generator=generator)
+        flip = draw_events(batch, self.flip_prob, generator=generator).to(images.device)
+        return resized_crop_(unit_pixels(images), _moved(boxes, images.device), flip, interpolation="bilinear")
+
+
 class StrongView(Settings):
     """Random resized crop, colour jitter, grayscale, Gaussian blur, solarise and flip.
 
