@@ -1,4 +1,4 @@
-"""Objects from a user's own Python files, named ``FILE.py:OBJECT``; nothing needs to be installed.
+"""Objects from a user's own Python files, named ``FILE.py:OBJECT``; and which errors such code, or a plug-in, raised.
 
 An object is known by its name and the first digits of the digest of its file's code, as in ``MyMethod+3f2a9c1b``. So
 a file that was changed gives another object, and no object can be mistaken for an installed one. Only what the user
@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from importlib.abc import ExecutionLoader
 from importlib.util import decode_source, module_from_spec, spec_from_loader
 from pathlib import Path
-from traceback import extract_tb
+from traceback import extract_tb, walk_tb
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -22,6 +22,13 @@ from bench.errors import BenchError, unknown
 _NAME = re.compile(r"(\w+)\+([0-9a-f]{8})")
 _TEXTS: dict[str, str] = {}
 """The texts of the loaded files, by the digits of their digests."""
+_FOREIGN: dict[str, list[str]] = {}
+"""What comes from code that is not the bench's, in words, by the name of its module or package."""
+_TO_BEGIN = {
+    "method": "`bench new my-method` writes one to begin with.",
+    "attack": "docs/attack_suite.md shows one to begin with.",
+    "encoder": "docs/encoders.md shows one to begin with.",
+}
 
 
 class OwnObject(NamedTuple):
@@ -53,6 +60,31 @@ def is_in_file(given: str) -> bool:
     return bool(re.search(r"\.py(:|$)", given))
 
 
+def mark_foreign(module: str, what: str) -> None:
+    """Remember that the code of ``module``, a file's or a package's, is not the bench's: it gives ``what``."""
+    known = _FOREIGN.setdefault(module, [])
+    if what not in known:
+        known.append(what)
+
+
+def told(error: Exception) -> Exception:
+    """Return a BenchError instead of ``error`` if a user's own code or a plug-in raised it, or called what did."""
+    if isinstance(error, BenchError):
+        return error
+    for frame, line in reversed(list(walk_tb(error.__traceback__))):
+        module = str(frame.f_globals.get("__name__"))
+        if what := _FOREIGN.get(module) or _FOREIGN.get(module.partition(".")[0]):
+            where = f"{frame.f_code.co_filename}, line {line}"
+            message = (
+                f"{' or '.join(what)} raised {type(error).__name__} in {where}: {error}\n"
+                "Type bench --traceback COMMAND ... to see the calls that led there."
+            )
+            found = BenchError(message)
+            found.__cause__ = error
+            return found
+    return error
+
+
 def load_own(given: str, kind: str, fits: Callable[[Any], bool]) -> OwnObject:
     """Return the object that ``given``, ``FILE.py:OBJECT``, names; a file is run once for each of its texts.
 
@@ -66,10 +98,11 @@ def load_own(given: str, kind: str, fits: Callable[[Any], bool]) -> OwnObject:
     """
     path, _, name = given.rpartition(":") if ".py:" in given else (given, "", "")
     file = Path(path).expanduser()
-    text = _text(file)
+    text = _text(file, kind)
     module, digits = _module(file, text)
     _TEXTS[digits] = text
     if name and hasattr(module, name):
+        mark_foreign(module.__name__, f"the {kind} {given}")
         return OwnObject(f"{name}+{digits}", getattr(module, name))
     known = [key for key, value in vars(module).items() if not key.startswith("_") and fits(value)]
     if not name:
@@ -78,13 +111,13 @@ def load_own(given: str, kind: str, fits: Callable[[Any], bool]) -> OwnObject:
     raise unknown(f"{kind} in {path}:", name, known)
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, kind: str) -> str:
     try:
         return decode_source(file.read_bytes())
     except FileNotFoundError:
         others = [path.name for path in file.parent.glob("*.py")] if file.parent.is_dir() else []
         near = "".join(f" Did you mean {file.with_name(name)}?" for name in get_close_matches(file.name, others, n=1))
-        raise BenchError(f"there is no file {file}.{near} `bench new my-method` writes one to begin with.") from None
+        raise BenchError(f"there is no file {file}.{near} {_TO_BEGIN.get(kind, '')}".rstrip()) from None
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
         raise BenchError(f"{file} cannot be read as Python code: {error}. Give a .py file in UTF-8.") from error
 

@@ -6,7 +6,7 @@ from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
 from bench.errors import BenchError, unknown
-from bench.own_code import as_typed, is_in_file, is_own, load_own
+from bench.own_code import as_typed, is_in_file, is_own, load_own, mark_foreign
 
 T = TypeVar("T")
 
@@ -110,3 +110,5 @@ class Registry(Generic[T]):
         self._plugins_loaded = True
         for point in entry_points(group=self._group or ""):
             self.add(point.name, point.value)
+            if point.dist and point.dist.name != "ssl-robustness-bench":
+                mark_foreign(point.value.partition(":")[0].partition(".")[0], f"the {self.kind} {point.name}")

@@ -1,7 +1,9 @@
 """A method from a file: loaded only when the user names it, known by its code, and refused with one message."""
 
 import shlex
+from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,11 +13,16 @@ from empty_folder import toy as toy
 from in_process import Said
 from pydantic import TypeAdapter
 
+from bench import registry as registry_module
+from bench.attack import ATTACKS, NamedAttack
 from bench.errors import BenchError
 from bench.method import METHODS
-from bench.own_code import as_typed, is_own
+from bench.nn import ENCODERS
+from bench.own_code import as_typed, is_own, told
+from bench.recipe import EvaluationSettings, Threat
 from bench.recipe.fields import Name
 from bench.record import load_record, record_files
+from bench.registry import Registry
 from bench.report.run_report import write_report
 from bench.results import build_leaderboard
 
@@ -117,6 +124,79 @@ def test_a_faulty_file_is_one_message(tmp_path: Path, named: str, text: str, mes
         METHODS.get(f"{tmp_path}/{named}")
     assert "Traceback" not in str(fault.value)
     assert set(METHODS) == known
+
+
+LUCKLESS = "raise OSError('no luck')"
+NET = f"""from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self, image_shape):
+        super().__init__()
+        self.scale = nn.Linear(1, 1)
+
+    def forward(self, images):
+        if not self.training:
+            return images.mean((2, 3)) * self.scale.weight
+        {LUCKLESS}
+
+
+net = Net
+"""
+RAISES = {
+    "method": (
+        "run ./own.py:Own",
+        FILE.replace("name =", f"def __init__(self, *_):\n        {LUCKLESS}\n\n    name ="),
+    ),
+    "encoder": ("run simclr --encoder ./own.py:net", NET),
+}
+
+
+@pytest.mark.parametrize("kind", RAISES)
+def test_what_code_of_ones_own_raises_is_one_message(bench: Bench, toy: str, tmp_path: Path, kind: str) -> None:
+    words, text = RAISES[kind]
+    write(tmp_path, text)
+    line = 1 + text.splitlines().index(f"        {LUCKLESS}")
+    _, command, name, *more = ("", *words.split())
+    said = bench(command, name, *more, "--dataset", toy, *small())
+    assert said.code == 1
+    assert said.stderr.splitlines()[-2:] == [
+        f"bench: the {kind} {(name if kind == 'method' else more[-1])} raised OSError in own.py, line {line}: no luck",
+        "Type bench --traceback COMMAND ... to see the calls that led there.",
+    ]
+    assert "Traceback (most recent call last)" not in said.stderr
+    said = bench("--traceback", command, name, *more, "--dataset", toy, *small())
+    assert "Traceback (most recent call last)" in said.stderr
+    assert said.code == 1
+
+
+def test_what_an_attack_or_a_plug_in_raises_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ATTACKS, "_entries", dict(ATTACKS._entries))
+    text = "def noise(model, images, labels, *, threat, generator):\n    return labels.sideways()\n"
+    attack = NamedAttack(ATTACKS.name_of(f"{write(tmp_path, text)}:noise"), EvaluationSettings())
+    images, labels = torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(AttributeError) as raised:
+        attack(torch.nn.Identity(), images, labels, threat=Threat(eps=0.1), seed=0, positions=[0, 1])
+    assert str(told(raised.value)).startswith(f"the attack {tmp_path}/own.py:noise raised AttributeError in ")
+    # Code of an installed package is known by the package; other code, the bench's own, keeps its traceback.
+    assert told(ValueError("ours")).args == ("ours",)
+    point = EntryPoint("strange", "stranger_package.sub:Attack", "bench.attacks")
+    vars(point)["dist"] = SimpleNamespace(name="stranger")
+    monkeypatch.setattr(registry_module, "entry_points", lambda group: [point])
+    list(Registry[object]("attack", group="bench.attacks"))
+    code = compile("1 / 0", "stranger.py", "exec")
+    with pytest.raises(ZeroDivisionError) as divided:
+        exec(code, {"__name__": "stranger_package.other"})
+    assert str(told(divided.value)).startswith("the attack strange raised ZeroDivisionError in stranger.py, line 1")
+
+
+@pytest.mark.parametrize(
+    ("registry", "hint"),
+    [(METHODS, "`bench new my-method`"), (ATTACKS, "docs/attack_suite.md"), (ENCODERS, "docs/enc")],
+)
+def test_a_file_that_is_not_there_is_a_word_on_its_kind(registry: Registry[object], hint: str) -> None:
+    with pytest.raises(BenchError, match=f"there is no file nowhere.py. {hint}"):
+        registry.name_of("./nowhere.py:x")
 
 
 def test_what_an_entry_point_names_is_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ Nothing here, and nothing a command imports at its top, imports torch: ``bench -
 
 import sys
 import warnings
+from traceback import print_exception
 from typing import Annotated
 
 import typer
@@ -33,6 +34,7 @@ from bench.cli import (
 )
 from bench.cli._streams import ReportedExit, guarded
 from bench.errors import BenchError, InterruptedRunError
+from bench.own_code import told
 
 app = typer.Typer(
     help="How robust is a self-supervised encoder, and what did it cost?",
@@ -67,6 +69,9 @@ COMMANDS = (
     listings.runs,
     listings.list_,
 )
+_state: dict[str, bool] = {}
+"""Options of the program itself that hold until it ends."""
+
 for command in COMMANDS:
     app.command(command.__name__.strip("_").replace("_", "-"))(command)
 app.add_typer(plot.plot, name="plot")
@@ -87,7 +92,14 @@ def _first(
     encoder: Annotated[
         list[str] | None, typer.Option(metavar="FILE.py:NAME", help="The same for an encoder; may be repeated.")
     ] = None,
+    attack: Annotated[
+        list[str] | None, typer.Option(metavar="FILE.py:NAME", help="The same for an attack; may be repeated.")
+    ] = None,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Also show the calls that led to an error, for code of your own.")
+    ] = False,
 ) -> None:
+    _state["traceback"] = traceback
     if version:
         from importlib.metadata import version as package_version
 
@@ -103,6 +115,11 @@ def _first(
 
         for each in encoder:
             ENCODERS.name_of(each)
+    if attack:
+        from bench.attack import ATTACKS
+
+        for each in attack:
+            ATTACKS.name_of(each)
 
 
 def main() -> None:
@@ -113,9 +130,14 @@ def main() -> None:
         code = 0
         try:
             app(prog_name="bench")
-        except BenchError as error:
-            print(f"bench: {error}", file=sys.stderr)
-            code = error.exit_code
+        except Exception as error:
+            found = told(error)
+            if not isinstance(found, BenchError):
+                raise
+            if _state.get("traceback"):
+                print_exception(error)
+            print(f"bench: {found}", file=sys.stderr)
+            code = found.exit_code
         except SystemExit as end:
             # Typer prints nothing on Ctrl-C.
             if end.code == InterruptedRunError.exit_code and not isinstance(end, ReportedExit):

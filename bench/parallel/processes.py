@@ -11,6 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from bench.errors import BenchError
+from bench.own_code import told
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -151,7 +152,7 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
     try:
         return work(), None
     except Exception as error:
-        return None, error
+        return None, told(error)  # here, where its traceback is: it is pickled without
 
 
 def _result(outcome: Any) -> Any:

@@ -177,7 +177,8 @@ class _Training:
         self.stage.train()
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
-        self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
+        if self.plan.epochs:  # kNN trains nothing
+            self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
 
     def save(self) -> None:
         """Save the state, which is the same on all devices."""
