@@ -1,5 +1,6 @@
 """Verifications: measured again from weights, refused for the weights or the record of others, counted on the board."""
 
+import shutil
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -12,8 +13,13 @@ from board_records import TEST_IMAGES, fill, make_record, outcome, text_of
 from toy_runs import Listener, toy_data, toy_request
 
 from bench.cli import main
+from bench.data import Split
 from bench.errors import BenchError, CheckFailedError
+from bench.evaluation import Evaluation, evaluate
+from bench.job import Job
 from bench.leaderboard import check_leaderboard, write_leaderboard
+from bench.nn import Classifier
+from bench.recipe import Recipe
 from bench.record import (
     Flip,
     Outcome,
@@ -68,6 +74,30 @@ def test_what_a_run_keeps_gives_the_outcome_of_every_image_again(toy: Toy, proto
     assert (done.verification.differ, done.verification.reason) == ({"sa": 0, "ra": 0}, "rounding")
     assert done.verification.fault(done.record) is None
     assert not list((toy.folder / "verifying").iterdir()), "what was unfinished is removed"
+
+
+def test_another_folder_other_threads_and_other_batches_move_no_image(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on another machine: nothing but copies of the record, the weights and the data, and another batch size."""
+    files = {name: Path(shutil.copy(path, tmp_path)) for name, path in (("r", toy.slf), ("w", toy.weights("slf")))}
+    data = shutil.copy(toy.data.removeprefix("npz:"), tmp_path / "moved.npz")
+    request = VerificationRequest(files["r"], files["w"], "Ada", f"npz:{data}", tmp_path / "verifying", tmp_path / "d")
+
+    def in_batches(classifier: Classifier, test: Split, job: Job, *, recipe: Recipe) -> Evaluation:
+        settings = recipe.evaluate.model_copy(update={"batch_size": 3})
+        return evaluate(classifier, test, job, recipe=recipe.model_copy(update={"evaluate": settings}))
+
+    monkeypatch.setattr("bench.run.verification.evaluate", in_batches)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        done = verify(request, CPU, Listener())
+    finally:
+        torch.set_num_threads(threads)
+    assert (done.verification.differ, done.verification.apart(done.record)) == ({"sa": 0, "ra": 0}, [])
+    assert done.verification.environment.threads == 2
+    assert done.path.parent == tmp_path / "verifications"
 
 
 def test_weights_of_others_and_none_are_refused_and_nothing_is_written(toy: Toy, tmp_path: Path) -> None:
