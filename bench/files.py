@@ -2,6 +2,7 @@
 
 import fcntl
 import glob
+import hashlib
 import json
 import math
 import os
@@ -262,3 +263,9 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of the file ``path``."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -4,6 +4,7 @@ from bench.nn.adapted import Outsider
 from bench.nn.copying import frozen_copy
 from bench.nn.encoder import (
     ENCODERS,
+    FIXED_CONSTANTS,
     BackboneFactory,
     Encoder,
     Normalise,
@@ -18,6 +19,7 @@ from bench.nn.strided import StridedConv2d, stride_left
 
 __all__ = [
     "ENCODERS",
+    "FIXED_CONSTANTS",
     "BackboneFactory",
     "Classifier",
     "Encoder",

@@ -56,10 +56,11 @@ ENCODERS.add("timm:*", "bench.nn.libraries:timm_backbone")
 ENCODERS.add("torchvision:*", "bench.nn.libraries:torchvision_backbone")
 ENCODERS.add("robustbench:*", "bench.zoo.released.network:released_backbone")
 
-_CONSTANTS = {
+FIXED_CONSTANTS = {
     "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
+"""Mean and standard deviation of each channel, by the name of a normalisation that does not depend on the data."""
 
 
 class Normalise(nn.Module):
@@ -157,4 +158,4 @@ def build_encoder(
         return Encoder(backbone, nn.Identity())
     if settings.constants is not None:
         return Encoder(backbone, Normalise(*settings.constants))
-    return Encoder(backbone, Normalise(*_CONSTANTS.get(settings.normalisation, (mean, std))))
+    return Encoder(backbone, Normalise(*FIXED_CONSTANTS.get(settings.normalisation, (mean, std))))

@@ -1,6 +1,5 @@
 """Submissions: folders with records that somebody offers for the board, and the digests of their weights."""
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
@@ -8,6 +7,7 @@ from typing import Literal
 from pydantic import AwareDatetime
 
 from bench.errors import BenchError
+from bench.files import file_digest
 from bench.recipe import Settings
 from bench.recipe.fields import Count, Digest, Text
 from bench.record.sealed import Sealed, load_sealed
@@ -72,12 +72,6 @@ def load_submission(folder: Path) -> Submission:
 def submission_folders(results_dir: Path) -> Iterator[Path]:
     """Yield the folders of submissions under ``results_dir``, by name."""
     return (path for path in sorted((results_dir / SUBMISSIONS).glob("*/")) if not path.name.startswith("."))
-
-
-def file_digest(path: Path) -> str:
-    """Return the SHA-256 of the file ``path``."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def weights_needed(records: Mapping[str, tuple[str, str]], weights: Mapping[str, SubmittedWeights]) -> str | None:

@@ -1,26 +1,13 @@
 """Weights in and out: our own files of tensors, and checkpoints that somebody else wrote.
 
-**What an imported encoder is.** :func:`import_checkpoint` reads a foreign file and returns a :class:`ForeignEncoder`:
-tensors under the names of :class:`bench.nn.Encoder`, the :class:`bench.recipe.EncoderSettings` that build the network
-around them, and an :class:`ImportReport` of what it took the file for. ``bench.run`` makes an encoder file of it like
-any other, an ``EncoderFile`` whose ``Origin`` has ``imported`` (title, year, form, report) in place of the recipe of a
-run. From there on it is treated like an encoder of ours: protocols, attacks, resume, records.
+**In.** :func:`import_checkpoint` reads a foreign file as plain data and returns a :class:`ForeignEncoder`: tensors
+under the names of :class:`bench.nn.Encoder`, the settings that build the network around them, and an
+:class:`ImportReport` of what it took the file for. A layout is one row of the table in ``bench.zoo.layouts``.
+``bench.run`` makes an encoder file of it like any other, with the report in place of the recipe of a run.
 
-**What its record says.** ``method`` is ``imported``, ``title`` and ``year`` are those of the import, ``fidelity`` is
-``native``, no cost is of a ``stage:``, and ``recipe.config`` holds the digest of the weights, so two imports are never
-taken for two seeds of one. Boards mark such a row as *re-evaluated*: our measurement of weights that are not ours.
-
-**How a foreign file is evaluated.** ``bench evaluate FILE`` calls ``bench.run.load_encoder``, which imports what is not
-one of our files. Nothing is written but the folder of the run. What has to be asked (padding, normalisation) is asked
-with the ``bench import`` command to type, whose output can then be evaluated.
-
-**A layout** is one row of the table in ``bench.zoo.layouts``, which is tried in order: names that show it, the prefix
-of the network, the part of the names that belongs to each branch of batch-norm, and the padding and normalisation of
-its origin.
-
-**An export** is written by one of :data:`FORMATS`, one small file each in ``bench.zoo.exports``: it writes the weights
-of a :class:`Model`, checks that what was written computes the same, and returns the lines that load it. The folder and
-the model card around it are those of ``bench.report.model_export``.
+**Out.** Each of :data:`FORMATS`, a small file in ``bench.zoo.exports``, writes the weights of a :class:`Model`, checks
+that what was written computes the same, and returns the lines that load it. ``bench.report.model_export`` makes the
+folder and the model card around it.
 """
 
 from bench.zoo.checkpoint import is_foreign

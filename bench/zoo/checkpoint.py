@@ -219,7 +219,10 @@ _DEPTH = 8
 
 
 def tensors_in(content: Any, prefix: str = "") -> dict[str, Tensor]:
-    """Return all tensors in nested mappings, each under its path of keys, joined by dots."""
+    """Return all tensors in nested mappings, each under its path of keys, joined by dots.
+
+    Without ``_orig_mod.``, which torch.compile puts wherever a module was compiled.
+    """
     found: dict[str, Tensor] = {}
     _collect(content, prefix, found, _DEPTH)
     return found
@@ -227,7 +230,7 @@ def tensors_in(content: Any, prefix: str = "") -> dict[str, Tensor]:
 
 def _collect(content: Any, path: str, found: dict[str, Tensor], depth: int) -> None:
     if isinstance(content, Tensor):
-        found[path] = content
+        found[path.replace("_orig_mod.", "")] = content
     elif isinstance(content, Mapping) and depth:
         for key, value in content.items():
             _collect(value, f"{path}.{key}" if path else str(key), found, depth - 1)

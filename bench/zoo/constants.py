@@ -7,13 +7,13 @@ from typing import Any
 from torch import Tensor
 
 from bench.errors import BenchError, unknown
+from bench.nn import FIXED_CONSTANTS
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
 
 CONSTANTS: Mapping[str, Constants] = {
-    "cifar": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    **FIXED_CONSTANTS,
     "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     "cifar-2021-12": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
 }
@@ -40,8 +40,8 @@ def normalisation_settings(constants: Constants | None) -> dict[str, Any]:
     """Return the encoder settings for ``constants``; None: the input is pixels in [0, 1]."""
     if constants is None:
         return {"normalisation": "none"}
-    for name in ("cifar", "imagenet"):
-        if CONSTANTS[name] == constants:
+    for name, known in FIXED_CONSTANTS.items():
+        if known == constants:
             return {"normalisation": name}
     return {"normalisation": "constants", "constants": constants}
 

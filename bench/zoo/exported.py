@@ -14,7 +14,7 @@ from bench.files import parse_json
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Settings
 from bench.recipe.fields import Side, Text
-from bench.zoo.tensors import EXPORTED, misfits, sound
+from bench.zoo.tensors import EXPORTED, taken
 
 
 class ExportedForm(Settings):
@@ -77,12 +77,11 @@ def read_exported(path: Path) -> ExportedEncoder | None:
     found = {name.removeprefix("encoder."): tensor for name, tensor in tensors.items() if not name.startswith("head.")}
     with torch.device("meta"), rng.scoped(0, "exported"):
         encoder = build_encoder(form.encoder, image_shape=form.image_shape, mean=(), std=())
-    expected = encoder.state_dict()
-    if faults := misfits(found, expected):
-        raise BenchError(f"{path} does not fit the encoder in its header: {faults}.")
     head = tensors.get("head.weight")
     return ExportedEncoder(
-        {name: sound(name, found[name], like, str(path)) for name, like in expected.items()},
+        taken(
+            found, encoder.state_dict(), str(path), fault=f"{path} does not fit the encoder in its header", advice=""
+        ),
         form,
         encoder.feature_dim,
         {} if head is None else {"head": f"classifier of {len(head)} classes"},

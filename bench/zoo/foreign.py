@@ -1,6 +1,5 @@
 """From a checkpoint that somebody else wrote to the weights and the form of an encoder, strictly, with a report."""
 
-import hashlib
 from pathlib import Path
 from typing import NamedTuple, cast
 
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor
 
 from bench.errors import BenchError, unknown
+from bench.files import file_digest
 from bench.recipe import EncoderSettings, Settings
 from bench.recipe.fields import Digest, Text
 from bench.zoo.checkpoint import read_checkpoint
@@ -103,7 +103,7 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
     title, year = _publication(origin, choices)
     report = ImportReport(
         file=path.name,
-        sha256=_digest(path),
+        sha256=file_digest(path),
         layout=layout.name,
         origin=title or "not known",
         network=state.enclosed_by + network,
@@ -132,7 +132,7 @@ def _taken_back(exported: ExportedEncoder, choices: ImportChoices, path: Path) -
     settings, constants = form.encoder, form.encoder.constants
     report = ImportReport(
         file=path.name,
-        sha256=_digest(path),
+        sha256=file_digest(path),
         layout="export",
         origin=form.title,
         network="",
@@ -237,8 +237,3 @@ def _settings(form: Form, facts: Facts) -> EncoderSettings:
         options={} if form.stem == "cifar" else {"stem": form.stem},
         **normalisation_settings(facts.constants),
     )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.nn import ENCODERS
-from bench.zoo.tensors import shape_text, sound
+from bench.zoo.tensors import shape_text, taken
 
 _RENAMED = (
     *(("shortcut.", "downsample."), ("downsample.conv.", "downsample.0."), ("downsample.bn.", "downsample.1.")),
@@ -114,34 +114,24 @@ def _blocks(tensors: Mapping[str, Tensor], stage: int) -> int:
 def fitted(tensors: Mapping[str, Tensor], form: Form, where: str) -> dict[str, Tensor]:
     """Return the tensors that the backbone of ``form`` has, checked, as float32.
 
-    ``num_batches_tracked``, which no feature depends on and files of before 2018 lack, is 0 where it is absent.
-
     Raises:
         BenchError: a tensor is absent, has another shape, or is not finite; or there is one in the network that such an
             encoder lacks, so that it would compute something else.
     """
     expected = form.backbone().state_dict()
+    wanted = {name: tensor for name, tensor in tensors.items() if _INSIDE.match(name)}
     if form.arch == "wide-resnet28-10":
-        tensors = {name: tensor for name, tensor in tensors.items() if not _UNUSED.match(name)}
-    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
-    statistics = [name for name in missing if name.endswith(("running_mean", "running_var"))]
-    if missing and missing == statistics:
+        wanted = {name: tensor for name, tensor in wanted.items() if not _UNUSED.match(name)}
+    missing = [name for name in expected if name not in wanted and not name.endswith("num_batches_tracked")]
+    if missing and all(name.endswith(("running_mean", "running_var")) for name in missing):
         raise BenchError(
             f"{where} lacks the running statistics of batch-norm ({missing[0]} and {len(missing) - 1} more), so its "
             "features are not known. Save the whole state_dict(), not only the parameters()."
         )
-    faults = [f"{name} is absent" for name in missing]
-    faults += [
-        f"{name} is {shape_text(tensors[name])}, not {shape_text(tensor)}"
-        for name, tensor in expected.items()
-        if name in tensors and tensors[name].shape != tensor.shape
-    ]
-    faults += [f"{name} has no place in it" for name in tensors if _INSIDE.match(name) and name not in expected]
-    if faults:
-        more = f", and {len(faults) - 4} more" if len(faults) > 4 else ""
-        raise BenchError(
-            f"{where} does not fit a {form.arch} of width {form.width}: {'; '.join(faults[:4])}{more}. Nothing is "
-            "taken from a file that fits in part."
-        )
-    zero = torch.zeros((), dtype=torch.long)
-    return {name: sound(name, tensors.get(name, zero), like, where) for name, like in expected.items()}
+    return taken(
+        wanted,
+        expected,
+        where,
+        fault=f"{where} does not fit a {form.arch} of width {form.width}",
+        advice="Nothing is taken from a file that fits in part.",
+    )

@@ -42,8 +42,7 @@ def find_networks(content: Any, where: str) -> StateDict:
     Raises:
         BenchError: there is no ResNet in it.
     """
-    # torch.compile puts this wherever a module was compiled.
-    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in tensors_in(content).items()}
+    tensors = tensors_in(content)
     prefixes = [name.removesuffix(sign) for name in tensors for sign in _SIGNS if f".{name}".endswith(f".{sign}")]
     if not prefixes:
         raise BenchError(f"{where} {_what_else(content, tensors)}")

@@ -96,7 +96,30 @@ def misfits(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> str:
     return "; ".join(faults[:_SHOWN]) + (f" and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else "")
 
 
-def sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
+def taken(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, *, fault: str, advice: str
+) -> dict[str, Tensor]:
+    """Return the tensors ``found``, which must be those ``expected``, in their order and types.
+
+    Counters of batch-norm, on which no feature depends and which older files lack, are 0 where they are absent.
+
+    Args:
+        expected: of the network; their values are not used.
+        where: the file, for messages.
+        fault: how the message about other names or shapes begins.
+        advice: how it ends.
+
+    Raises:
+        BenchError: a tensor is absent, has no place or another shape, or is not finite.
+    """
+    zero = torch.zeros((), dtype=torch.long)
+    whole = {name: zero for name in expected if name.endswith("num_batches_tracked")} | dict(found)
+    if faults := misfits(whole, expected):
+        raise BenchError(f"{fault}: {faults}. {advice}".strip())
+    return {name: _sound(name, whole[name], like, where) for name, like in expected.items()}
+
+
+def _sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
     """Return ``tensor`` in the type of ``expected``; raises BenchError if it cannot be had so, or is not finite."""
     plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
     if (

@@ -1,17 +1,16 @@
 """Weights from a file for a network that is known by its name: complete and of the right shapes, or an error."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError, unknown
+from bench.files import file_digest
 from bench.zoo.checkpoint import read_checkpoint, tensors_in
 from bench.zoo.dropped import describe_dropped
-from bench.zoo.tensors import misfits, sound
+from bench.zoo.tensors import taken
 
 _SHOWN = 3
 
@@ -44,10 +43,8 @@ class Fitted(NamedTuple):
 
 def read_weights(path: Path) -> Weights:
     """Return the tensors in ``path``, which is read as plain data; raises BenchError as ``read_checkpoint``."""
-    found = tensors_in(read_checkpoint(path))
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Weights(path, digest, {name.replace("_orig_mod.", ""): tensor for name, tensor in found.items()})
+    tensors = tensors_in(read_checkpoint(path))
+    return Weights(path, file_digest(path), tensors)
 
 
 def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | None = None) -> Fitted:
@@ -72,21 +69,16 @@ def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | N
     parts = {key.split(".")[0] for key in expected}
     computed = {key for key, _ in network.named_buffers()} - expected.keys()  # such as positions of tokens
     wanted = {key: each for key, each in inside.items() if key.split(".")[0] in parts and key not in computed}
-    for key, each in expected.items():  # no feature depends on it, and older files lack it
-        if key.endswith("num_batches_tracked"):
-            wanted.setdefault(key, torch.zeros_like(each, device="cpu"))
-    if faults := misfits(wanted, expected):
-        raise BenchError(
-            f"the weights in {weights.path} do not fit {name}: {faults}. Nothing is filled with random numbers. Give "
-            "the file of this network, or set encoder.options to those that it was made with, and to input_size if its "
-            "images are not of 32 pixels."
-        )
-    kept = {prefix + key for key in wanted}
-    return Fitted(
-        {key: sound(key, wanted[key], each, str(weights.path)) for key, each in expected.items()},
-        prefix,
-        describe_dropped(weights.tensors, kept, (), {}, prefix),
+    tensors = taken(
+        wanted,
+        expected,
+        str(weights.path),
+        fault=f"the weights in {weights.path} do not fit {name}",
+        advice="Nothing is filled with random numbers. Give the file of this network, or set encoder.options to those "
+        "that it was made with, and to input_size if its images are not of 32 pixels.",
     )
+    kept = {prefix + key for key in wanted}
+    return Fitted(tensors, prefix, describe_dropped(weights.tensors, kept, (), {}, prefix))
 
 
 def _prefix(weights: Weights, expected: Mapping[str, Tensor], name: str, given: str | None) -> str:

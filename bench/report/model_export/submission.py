@@ -10,9 +10,10 @@ from typing import NamedTuple
 import torch
 
 from bench.errors import BenchError
+from bench.files import file_digest
 from bench.folders import new_folder
 from bench.recipe import RELEASED
-from bench.record import Submission, SubmittedWeights, file_digest, save_record, signed
+from bench.record import Submission, SubmittedWeights, save_record, signed
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction

@@ -22,7 +22,7 @@ from bench.errors import BenchError
 from bench.robustbench import Entry
 from bench.zoo.checkpoint import read_checkpoint
 from bench.zoo.released.package import quiet, robustbench_package
-from bench.zoo.tensors import misfits, sound
+from bench.zoo.tensors import taken
 
 _CONSTANTS = re.compile(r"(^|\.)(mu|sigma|mean|std|num_batches_tracked)$")
 """What a constructor sets, or no output depends on: not in all files."""
@@ -125,12 +125,13 @@ def _load_strictly(model: nn.Module, entry: Entry, state: Mapping[str, Any]) -> 
     found = {name: each for name, each in state.items() if isinstance(each, Tensor) and not _UNUSED.search(name)}
     optional = {name for name in expected if name not in found and _CONSTANTS.search(name)}
     needed = {name: each for name, each in expected.items() if name not in optional}
-    if faults := misfits(found, needed):
-        raise BenchError(
-            f"the weights do not fit {entry.origin}, a {entry.architecture} for {entry.classes} classes: {faults}. "
-            "Give the file that RobustBench links to for this entry."
-        )
-    checked = {name: sound(name, found[name], each, entry.origin) for name, each in needed.items()}
+    checked = taken(
+        found,
+        needed,
+        entry.origin,
+        fault=f"the weights do not fit {entry.origin}, a {entry.architecture} for {entry.classes} classes",
+        advice="Give the file that RobustBench links to for this entry.",
+    )
     model.load_state_dict(checked, strict=False)
     return model
 
