@@ -1,4 +1,4 @@
-"""Two methods that share a stage whose steps wait as long as SLOW_STEP says, so that there is time to interrupt it."""
+"""Two methods that share a stage whose steps wait while the file SLOW_WHILE exists: there is time to interrupt it."""
 
 import os
 import time
@@ -15,7 +15,8 @@ class SlowStage(SimCLRStage):
 
     def after_step(self) -> None:
         """Wait."""
-        time.sleep(float(os.environ.get("SLOW_STEP", "0")))
+        if os.path.exists(os.environ.get("SLOW_WHILE", "")):
+            time.sleep(1)
 
 
 First = single_stage(replace(SimCLR.info, title="First"), SimCLRStageSettings, SlowStage)

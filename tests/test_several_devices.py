@@ -153,7 +153,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.fixture(scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)])
-def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
+def together(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, alone: dict[str, Found]
+) -> tuple[list[Any], Path]:
+    """Return what each device found, and the folder. After ``alone``, so that each finds all imports done."""
     folder = tmp_path_factory.mktemp("together")
     stopped_on_one(folder / "begun alone")
     return run_together(request.param, partial(all_of_it, folder)), folder

@@ -92,7 +92,9 @@ def test_a_grid_interrupted_in_every_way_ends_as_on_this_machine(
 ) -> None:
     done = bench(*grid(data, "local"))
     assert done.code == 0, done.stderr
-    monkeypatch.setenv("SLOW_STEP", "0.5")
+    interrupting = tmp_path / "interrupting"
+    interrupting.touch()
+    monkeypatch.setenv("SLOW_WHILE", str(interrupting))
     done = bench(*grid(data, "slurm", "--on", "slurm", "--time", "30", "--slurm", "grace=100"))
     assert "3 jobs submitted" in done.stdout, done.stderr
     folder = GridFolder.open(tmp_path / "slurm")
@@ -122,6 +124,7 @@ def test_a_grid_interrupted_in_every_way_ends_as_on_this_machine(
     # A node is drained: what runs there ends there, and everything else goes to the other.
     drained = shown(job, "BatchHost")
     slurm("scontrol", "update", f"NodeName={drained}", "State=DRAIN", "Reason=test")
+    interrupting.unlink()
     wait_for(lambda: all(each.status == "done" for each in grid_status(folder)), tmp_path)
     slurm("scontrol", "update", f"NodeName={drained}", "State=RESUME")
     cells = [name for name, one in folder.jobs.items() if one.needs]

@@ -140,8 +140,9 @@ class StageProbe:
 
     def _count(self, batch: int) -> _Counts:
         images, index = self._batch(batch)
-        self._step(images, index)  # creates the momenta, which exist from the second step on
-        self._restore()
+        if not self._optimizer.state:
+            self._step(images, index)  # creates the momenta, which exist from the second step on
+            self._restore()
         self._optimizer.zero_grad(set_to_none=True)
         flops = 0
 
