@@ -22,7 +22,8 @@ def probes(name: str, **changes: int) -> list[StageProbe]:
     small = {
         f"{stage}.{key}": value for stage, plan in plans.items() for key, value in changed.items() if hasattr(plan, key)
     }
-    small |= {f"{stage}.projector": [8, 4] for stage, plan in plans.items() if type(getattr(plan, "projector", None)) is tuple}
+    heads = (stage for stage, plan in plans.items() if type(getattr(plan, "projector", None)) is tuple)
+    small |= {f"{stage}.projector": [8, 4] for stage in heads}
     small["encoder.width"] = 1
     built = list(Subject.of(name, DATA, tier=load_tier("paper"), overrides=small).stages(CPU))
     return [StageProbe(stage, DATA.random_images(), device=CPU) for stage in built]

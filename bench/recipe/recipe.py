@@ -120,7 +120,8 @@ class Recipe(Settings):
         return getattr(self, name)
 
     def _only(self, sections: set[str]) -> dict[str, Any]:
-        return {name: value for name, value in self.counted().items() if name in sections}
+        values = {name: getattr(self, name) for name in sections}
+        return {name: value.counted() if isinstance(value, Settings) else value for name, value in values.items()}
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
         """Return the overrides that affect its result, without idle ones and those of other protocols."""

@@ -74,10 +74,9 @@ class Settings(BaseModel):
 
         So a new setting changes no digest until it is used.
         """
-        plain = self.model_dump(mode="json")
-        for name in type(self).model_fields:
-            if isinstance(value := getattr(self, name), Settings):
-                plain[name] = value.counted()
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        nested = {name: value.counted() for name, value in values.items() if isinstance(value, Settings)}
+        plain = {**self.model_dump(mode="json", exclude=set(nested)), **nested}
         return {name: value for name, value in plain.items() if name not in self.later or value != self.later[name]}
 
     def digest(self) -> str:
