@@ -2,6 +2,7 @@
 
 import re
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ def probes(name: str, **changes: int) -> list[StageProbe]:
     """All stages of a method, as narrow as can be, with ``changes`` of their plans, built before any is probed."""
     plans = METHODS.get(name).config_type().plans()
     changed = {"batch_size": 8, **changes}
-    small = {
+    small: dict[str, Any] = {
         f"{stage}.{key}": value for stage, plan in plans.items() for key, value in changed.items() if hasattr(plan, key)
     }
     heads = (stage for stage, plan in plans.items() if type(getattr(plan, "projector", None)) is tuple)

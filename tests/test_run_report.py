@@ -70,6 +70,12 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     return Made(root / "runs", run.folder.path.name, spec, record, channels)
 
 
+@pytest.fixture(scope="module")
+def report(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report as it is without options."""
+    return written(made, tmp_path_factory.mktemp("written") / "out")
+
+
 def written(made: Made, output: Path, **options: Any) -> Path:
     write_report(made.runs, made.run, output, data_dir=output.parent, device=CPU, **options)
     return output
@@ -114,8 +120,8 @@ def test_examples_are_the_first_of_each_verdict_and_amplified_to_full_range(made
     assert shown[0].amplified == pytest.approx(0.5 / EPS, rel=1e-4)
 
 
-def test_the_counts_are_those_of_the_record(made: Made, tmp_path: Path) -> None:
-    text = (written(made, tmp_path / "out") / "report.md").read_text()
+def test_the_counts_are_those_of_the_record(made: Made, report: Path) -> None:
+    text = (report / "report.md").read_text()
     row = next(line for line in text.splitlines() if line.startswith("| **RA**"))
     right, broken, wrong = map(int, re.findall(r"\| (\d+) ", row)[-3:])
     robust = made.record.ra.outcome.correct
@@ -124,40 +130,37 @@ def test_the_counts_are_those_of_the_record(made: Made, tmp_path: Path) -> None:
     assert f"bench run simclr --dataset npz:PATH --tier {made.record.tier}" in text
 
 
-def test_each_attack_of_the_list_and_the_curve_are_shown(made: Made, tmp_path: Path) -> None:
-    folder = written(made, tmp_path / "out")
+def test_each_attack_of_the_list_and_the_curve_are_shown(made: Made, report: Path) -> None:
     assert made.record.attacks
     for one in made.record.attacks.attacks:
         row = rf"\| {one.attack} \| {one.tried} \| {one.outcome.correct} \| {100 * one.outcome.accuracy:.1f} \|"
-        assert re.search(row, (folder / "report.md").read_text())
-        assert f"<code>{one.attack}</code>" in (folder / "report.html").read_text()
-    assert pixels(next(folder.glob("pictures/slf-*-minimal.png"))).any()
+        assert re.search(row, (report / "report.md").read_text())
+        assert f"<code>{one.attack}</code>" in (report / "report.html").read_text()
+    assert pixels(next(report.glob("pictures/slf-*-minimal.png"))).any()
 
 
-def test_what_the_doctor_found_is_there_with_advice_where_it_is_needed(made: Made, tmp_path: Path) -> None:
-    folder = written(made, tmp_path / "out")
+def test_what_the_doctor_found_is_there_with_advice_where_it_is_needed(report: Path) -> None:
     for name, found in (("report.md", "a \\| b differ"), ("report.html", "a | b differ")):
-        text = (folder / name).read_text()
+        text = (report / name).read_text()
         assert text.count("The model draws random numbers") == 2  # one a protocol
         assert "A softmax at the end" not in text
         assert found in text
         assert "of another version" in text
 
 
-def test_every_picture_of_the_markdown_is_there_and_none_is_left_over(made: Made, tmp_path: Path) -> None:
-    folder = written(made, tmp_path / "out")
-    linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (folder / "report.md").read_text()))
-    assert linked <= {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+def test_every_picture_of_the_markdown_is_there_and_none_is_left_over(report: Path) -> None:
+    linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (report / "report.md").read_text()))
+    assert linked <= {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
     assert any(link.endswith("-curves.png") for link in linked)
-    html = (folder / "report.html").read_text()
+    html = (report / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', html)  # one file, which can be sent to somebody
     assert html.count("<img") > 10
 
 
-def test_the_same_run_gives_the_same_report(made: Made, tmp_path: Path) -> None:
-    first, second = written(made, tmp_path / "a"), written(made, tmp_path / "b")
-    for path in first.rglob("*"):
-        assert path.is_dir() or path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+def test_the_same_run_gives_the_same_report(made: Made, report: Path, tmp_path: Path) -> None:
+    again = written(made, tmp_path / "again")
+    for path in report.rglob("*"):
+        assert path.is_dir() or path.read_bytes() == (again / path.relative_to(report)).read_bytes()
 
 
 def test_a_missing_run_names_those_there_are_and_none_the_command_that_makes_one(made: Made, tmp_path: Path) -> None:
