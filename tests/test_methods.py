@@ -82,14 +82,11 @@ def test_every_method_says_who_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", list(METHODS))
 def test_every_method_trains_two_steps_and_hands_over_an_encoder(name: str, precision: str, tmp_path: Path) -> None:
     plans = METHODS.get(name).config_type().plans()
-    small = {"steps": 1, "projector": [8, 4]}  # all steps of an attack are alike
-    changes = {
-        f"{stage}.{key}": value
-        for stage, plan in plans.items()
-        for key, value in small.items()
-        if type(getattr(plan, key, None)) in (int, tuple)
-    }
-    context = make_context(name, **changes, **{f"{stage}.precision": precision for stage in plans})
+    small = {"precision": precision, "steps": 1, "projector": (8, 4)}  # all steps of an attack are alike
+    changes: dict[str, Any] = {}
+    for section, plan in plans.items():
+        changes |= {f"{section}.{k}": v for k, v in small.items() if type(getattr(plan, k, None)) is type(v)}
+    context = make_context(name, **changes)
     method: Method = METHODS.get(name)(context.recipe.config)
     names = []
     for stage in method.stages(context):
