@@ -35,15 +35,19 @@ Cell = str | float | None
 """None: not measured."""
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True) -> Seconds:
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True, wall_clock: bool = False
+) -> Seconds:
     """Return the seconds of each of ``calls``, which run once a round, in reverse order in every second round.
 
     Args:
         calls: what to time, by name.
         rounds: how often.
         warm_up: run each once before, since a first call includes imports and allocation.
+        wall_clock: count all time that passes: where other processes work for a call.
     """
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    alone = torch.get_num_threads() == 1 and not wall_clock
+    clock = time.process_time if alone else time.perf_counter
     for call in calls.values() if warm_up else ():
         call()
     seconds: Seconds = {name: [] for name in calls}

@@ -12,7 +12,19 @@ from PIL import Image
 from torchvision.transforms import functional as F
 from toy_runs import SMALL, Listener, carry_out, facts, toy_request
 
-from bench.data import DataIn, Dataset, StoredImages, StreamedImages, images, limits, load_dataset, survey, workers
+from bench.data import (
+    DataIn,
+    Dataset,
+    ImagesOnDevice,
+    StoredImages,
+    StreamedImages,
+    images,
+    limits,
+    load_dataset,
+    survey,
+    workers,
+)
+from bench.device import memory
 from bench.errors import BenchError, InterruptedRunError
 
 CPU = torch.device("cpu")
@@ -143,6 +155,49 @@ def test_resized_images_are_those_of_torchvision(size: tuple[int, int], tmp_path
 def test_a_size_that_cannot_be(source: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=message):
         load_dataset(source, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("own", "files"),
+    [
+        (
+            "0::/jobs/one\n",
+            {"memory.max": "1000", "memory.current": "300", "memory.stat": "inactive_file 50\n"},
+        ),
+        (
+            "3:cpu:/\n4:memory:/jobs/one\n",
+            {
+                "memory.limit_in_bytes": "1000",
+                "memory.usage_in_bytes": "300",
+                "memory.stat": "total_inactive_file 50\n",
+            },
+        ),
+    ],
+)
+def test_the_memory_of_a_container_counts(
+    own: str, files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The limit is that of a parent; the group itself has none."""
+    assert memory.available_memory() > 10**6
+    (tmp_path / "own").write_text(own)
+    root = tmp_path / ("memory" if "memory" in own else "")
+    (root / "jobs" / "one").mkdir(parents=True)
+    (root / "jobs" / "one" / "memory.max").write_text("max")
+    for name, content in files.items():
+        (root / "jobs" / name).write_text(content)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "own")
+    assert memory.available_memory() == 750
+
+
+def test_what_does_not_fit_on_the_gpu_stays_in_memory(in_memory: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = in_memory.train.images.nbytes
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2 * size - 2, 10 * size))
+    source = images.on_device(in_memory.train.images, torch.device("cuda"))
+    assert isinstance(source, StreamedImages)
+    assert isinstance(images.on_device(in_memory.train.images, CPU), ImagesOnDevice)
+    on_cpu = StreamedImages(in_memory.train.images, CPU)
+    assert torch.equal(torch.cat(list(on_cpu.in_order(7))), in_memory.train.images)
 
 
 def test_what_needs_all_images_at_once_says_so(on_disk: Dataset) -> None:

@@ -126,6 +126,15 @@ def test_views_are_compared_and_the_file_names_machine_code_and_command(
     assert found["packages"]["torch"] == torch.__version__.partition("+")[0]
 
 
+def test_images_from_disk_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"images": 16, "side": 16, "batch": 8, "width": 1, "workers": 0}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    loading, training = measured("streams", tmp_path, monkeypatch, *words)["tables"]
+    assert [row[0] for row in loading["rows"]] == ["in memory", "folder, no worker", "webdataset, no worker"]
+    assert [row[0] for row in training["rows"]] == ["in memory", "folder, no worker"]
+    assert min(row[1] for table in (loading, training) for row in table["rows"]) > 0
+
+
 def test_training_steps_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = measured("training", tmp_path, monkeypatch, "--widths", "16", "--batches", "2")
     deacl, simclr = training["tables"]

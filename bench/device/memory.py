@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-_GROUPS = Path("/sys/fs/cgroup")
+_OWN_GROUPS, _GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 _SIZES = (2**30, 2**25)
@@ -53,7 +53,7 @@ def available_memory() -> int:
 def _left_in_groups() -> Iterator[int]:
     """Yield the bytes left to each control group (version 2, or 1) that this process is in and that has a limit."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _OWN_GROUPS.read_text().splitlines()
     except OSError:
         return
     for line in lines:
