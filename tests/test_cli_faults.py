@@ -44,6 +44,12 @@ def complaint(said: Said) -> str:
         ("run deacl --tier nowhere.toml", "cannot read the tier file nowhere.toml"),
         ("run deacl --set stage1.epoch=3", "unknown setting 'stage1.epoch'. Did you mean 'stage1.epochs'"),
         ("run deacl --set evaluate.esp=3", "unknown setting 'evaluate.esp'. Did you mean 'evaluate.eps'"),
+        ("run simclr --accumulate 2", "stage1.accumulate=2: the batches of stage 'ssl' cannot be computed in parts."),
+        (
+            "run simclr --set ssl.epochs=3",
+            "'ssl.epochs'. Did you mean 'stage1.epochs'? The sections of simclr's stages",
+        ),
+        ("run deacl --set pseudo_at.lr=3", "Did you mean 'stage1.lr' or 'stage2.lr'?"),
         ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
         ("run deacl --set x", "'x' is not of the form key=value"),
         ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice, as 1 and as 2"),

@@ -271,8 +271,8 @@ def test_the_gradient_of_a_batch_is_that_of_its_parts(parts: int) -> None:
 
 
 def test_parts_are_refused_where_the_loss_compares_images() -> None:
-    with pytest.raises(BenchError, match=r"stage 'toy' cannot compute its batches in parts .*per_image = True"):
-        check_plan(ToyStage(make_plan(accumulate=2)), 11, CPU)
+    with pytest.raises(BenchError, match=r"^stage1\.accumulate=2: .*Type --set stage1\.accumulate=1, .*per_image"):
+        check_plan(ToyStage(make_plan(accumulate=2)), 11, CPU, "stage1")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
     for stage in method.stages(MethodContext(recipe, 0, cpu, images, index)):
         probe = StageProbe(stage, images, device=cpu)
         count = len(stage.positions(len(images)))
-        check_plan(stage, count, cpu)
+        check_plan(stage, count, cpu, recipe.config.section_of(stage.plan))
         flops.append(probe.flops_per_image() * stage.plan.images_per_epoch(count))
     return flops
 

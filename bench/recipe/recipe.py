@@ -1,6 +1,6 @@
 """The recipe: every number of a run, resolved from method, dataset, tier, fidelity and ``--set``."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from typing import Any, Literal, Self, get_args
 
@@ -28,6 +28,10 @@ class MethodConfig(Settings):
         """Return the stages' settings by field name, in order."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         return {name: value for name, value in values.items() if isinstance(value, TrainPlan)}
+
+    def section_of(self, plan: TrainPlan) -> str | None:
+        """Return the section that is ``plan``, as users type it ("stage1"); None: it is none of them."""
+        return next((name for name, own in self.plans().items() if own is plan), None)
 
 
 Conventions = Literal["cifar", "imagenet"]
@@ -272,13 +276,26 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
     allowed = {key for key, _ in flatten({**dump.pop("config", {}), **dump})}
     # An encoder that was trained elsewhere has no method to be listed.
     listed = f"bench methods {as_typed(recipe.method)}" if recipe.config.plans() else "--dry-run --recipe"
-    faults = []
+    hint, faults = f"`{listed}` lists them all.", []
     for key in overrides:
         if key in allowed or f"{key}.".startswith(f"{_OPEN}."):
             continue
         if any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         else:
-            faults.append(str(unknown("setting", key, allowed, f"`{listed}` lists them all.")))
+            faults.append(_stage_meant(key, recipe, allowed) or str(unknown("setting", key, allowed, hint)))
     if faults:
         raise BenchError("\n".join(faults))
+
+
+def _stage_meant(key: str, recipe: Recipe, allowed: Set[str]) -> str:
+    """Return the fault of a ``key`` whose section may be a stage's own name, as progress shows it; empty: it is not."""
+    head, _, rest = key.partition(".")
+    plans = recipe.config.plans()
+    meant = [f"{name}.{rest}" for name in plans if f"{name}.{rest}" in allowed]
+    if not meant or head in {section(known) for known in allowed}:
+        return ""
+    return (
+        f"unknown setting {key!r}. Did you mean {' or '.join(map(repr, meant))}? "
+        f"The sections of {as_typed(recipe.method)}'s stages are {', '.join(plans)}."
+    )

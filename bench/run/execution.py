@@ -160,13 +160,8 @@ def _train_stage(run: Run, stage: Stage, monitor: Monitor) -> Progress:
     folder = run.folder.stage(stage)
     with held_by_first(lambda: folder.claimed(monitor)):
         job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
-        return train(stage, run.dataset.pretraining_images, job, section=_section(run, stage))
-
-
-def _section(run: Run, stage: Stage) -> str:
-    """Return the section of the recipe that holds the plan of ``stage``."""
-    plans = run.recipe.config.plans()
-    return next((name for name, plan in plans.items() if plan is stage.plan), stage.name)
+        section = run.recipe.config.section_of(stage.plan)
+        return train(stage, run.dataset.pretraining_images, job, section=section)
 
 
 class Trained(NamedTuple):

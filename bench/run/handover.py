@@ -27,7 +27,7 @@ def check_stages(ctx: MethodContext) -> None:
         if stage.name in stages:
             raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
         stages.append(stage.name)
-        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device)
+        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device, ctx.recipe.config.section_of(stage.plan))
     _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
 
 

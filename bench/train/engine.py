@@ -44,7 +44,7 @@ from bench.train.checkpoint import (
 )
 
 
-def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str = "") -> Progress:
+def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str | None = None) -> Progress:
     """Train ``stage`` on ``images`` to the end of its plan, or load it if it is trained already.
 
     Args:
@@ -52,7 +52,7 @@ def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str 
         images: uint8 [N, C, H, W], on the CPU or on that device; or a source of such images.
         job: its folder receives ``<stage>.training.safetensors`` (after every epoch, and when stopped) and, at the
             end, ``<stage>.safetensors``. Requests to stop are checked after each step.
-        section: the section of the recipe that holds the plan, for messages ("stage1"); empty: the stage's name.
+        section: the section of the recipe that holds the plan, for messages ("stage1"); None: the stage's name.
 
     Returns:
         the finished progress: history, cost, and the code and machine that it ran with.
@@ -132,7 +132,7 @@ class _Training:
         self.positions = stage.positions(len(images)).to(device)
         self.count = len(self.positions)
         self.steps = self.plan.steps_per_epoch(self.count)
-        check_plan(stage, self.count, device)
+        check_plan(stage, self.count, device, section)
         self.images = on_device(images, device)
         name = device_name(device)
         self._environment = describe_environment(
@@ -325,27 +325,31 @@ class _Epoch:
         )
 
 
-def check_plan(stage: Stage, images: int, device: torch.device) -> None:
-    """Raise BenchError if the plan of ``stage`` cannot work on ``images`` images and ``device``."""
-    stage.plan.check_batches(stage.name, images)
-    refuse_accumulation(stage)
+def check_plan(stage: Stage, images: int, device: torch.device, section: str | None = None) -> None:
+    """Raise BenchError if the plan of ``stage`` cannot work on ``images`` images and ``device``.
+
+    ``section`` is that of the recipe which holds the plan, for messages ("stage1"); None: the stage's name.
+    """
+    section = section or stage.name
+    stage.plan.check_batches(section, images)
+    refuse_accumulation(stage, section)
     refuse_devices(stage)
     refuse_precision(
         stage.plan.precision,
         device,
-        f"stage {stage.name!r} trains",
+        f"{section} (stage {stage.name!r}) trains",
         "--precision bf16 or --precision fp32, or choose a smaller tier.",
     )
 
 
-def refuse_accumulation(stage: Stage) -> None:
+def refuse_accumulation(stage: Stage, section: str) -> None:
     """Raise BenchError if the loss of ``stage`` is no mean over parts of a batch, but its plan asks for parts."""
     if stage.plan.accumulate > 1 and not stage.per_image:
         raise BenchError(
-            f"stage {stage.name!r} cannot compute its batches in parts (accumulate={stage.plan.accumulate}): its loss "
-            "is not known to be a mean over images, and where a loss compares the images of a batch, that of the batch "
-            "is not the mean of those of its parts. Leave accumulate at 1 there, or use --devices, which is exact. A "
-            "stage whose loss is a mean over images says so with per_image = True."
+            f"{section}.accumulate={stage.plan.accumulate}: the batches of stage {stage.name!r} cannot be computed in "
+            "parts. Its loss is not known to be a mean over images, and where a loss compares the images of a batch, "
+            f"that of the batch is not the mean of those of its parts. Type --set {section}.accumulate=1, or use "
+            "--devices, which is exact. A stage whose loss is a mean over images says so with per_image = True."
         )
 
 
