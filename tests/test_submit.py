@@ -45,6 +45,7 @@ def test_the_walk_of_the_page(
     folder = shutil.copytree(home, tmp_path / "home")
     assert command(monkeypatch, folder, "submit", name(home), "--by", "Ada Lovelace") == 0
     said = capsys.readouterr().out
+    assert said.endswith("Type: bench leaderboard --check. Then open a pull request with this folder.\n")
     made = folder / "results" / "submissions" / name(home)
     submission = load_submission(made)
     assert all(str(Path("results", "submissions", name(home), file)) in said for file in submission.records)
@@ -61,6 +62,12 @@ def test_the_walk_of_the_page(
     shutil.rmtree(made)
     board = write_leaderboard(published, folder / "LEADERBOARD.md")
     assert {row.protocol: row.verified for row in board.rows} == {"slf": (0,), "knn": (1,)}
+    # Outside of a clone, the lines that lead there.
+    assert command(monkeypatch, tmp_path, "submit", name(home), "--by", "Ada", "--runs-dir", "home/runs") == 0
+    place = f"results/submissions/{name(home)}"
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert lines[0] == f"A pull request adds this folder to the repository, as {place}. In your clone, type:"
+    assert lines[1:3] == [f"  cp -r {tmp_path / place} {place}", "  bench leaderboard --check"]
 
 
 def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

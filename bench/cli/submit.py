@@ -1,6 +1,7 @@
 """``bench submit``: a run's records for the board, in a folder that a pull request can carry."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ def submit(
 ) -> None:
     """Pack a run's records, card, commands, and the digests of its weights into one folder.
 
-    Weights of at most a megabyte are in it. `bench leaderboard --check` checks it.
+    Weights of at most a megabyte are in it. In a clone of the repository, `bench leaderboard --check` checks it.
 
     Examples:
       bench submit digits-deacl-tiny-uniform-s0 --by "Ada Lovelace"
@@ -29,7 +30,8 @@ def submit(
     from bench.report.model_export import write_submission
     from bench.run import run_folder
 
-    folder = to or option.RESULTS / SUBMISSIONS / run_folder(runs_dir, run).name
+    place = option.RESULTS / SUBMISSIONS / run_folder(runs_dir, run).name
+    folder = to or place
     written = write_submission(runs_dir, run, folder, by=by).submission
     if as_json:
         print(json.dumps({"folder": str(folder), **written.model_dump(mode="json")}, indent=1))
@@ -40,4 +42,10 @@ def submit(
         where = folder / name if weights.included else f"{name}, not in the folder: keep it where others can fetch it"
         print(f"weights: {where} ({weights.size:,} bytes)")
     print(f"card: {folder / 'README.md'}")
-    print("Type: bench leaderboard --check")
+    if Path("LEADERBOARD.md").is_file() and folder == place:
+        print("Type: bench leaderboard --check. Then open a pull request with this folder.")
+        return
+    print(f"A pull request adds this folder to the repository, as {place}. In your clone, type:")
+    print(f"  cp -r {shlex.quote(str(folder.absolute()))} {shlex.quote(str(place))}")
+    print("  bench leaderboard --check")
+    print(f"  git add {shlex.quote(str(place))} && git commit -m 'Records of {place.name}' && git push")
