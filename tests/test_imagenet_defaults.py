@@ -13,10 +13,14 @@ from torchvision.transforms import functional as F
 from toy_runs import carry_out, changed, toy_request
 
 from bench import rng
+from bench.cost import data_like
 from bench.data import load_dataset
 from bench.data.views import ResizedView, draw_crops, draw_events
+from bench.errors import BenchError
 from bench.nn import ENCODERS
+from bench.recipe import reevaluated
 from bench.recipe.sections import STEMMED
+from bench.run import pretrained
 
 FACTS = make_facts(conventions="imagenet", image_shape=(3, 224, 224), eps=4 / 255)
 FINETUNED = ("slf", "alf", "aff", "slf-1pct", "slf-10pct")
@@ -55,6 +59,31 @@ def test_only_networks_that_have_the_stem_get_it() -> None:
     assert (other.options, other.normalisation) == ({}, "imagenet")
     native = recipe_of(facts=FACTS, fidelity="native").encoder
     assert (native.options, native.stem_padding, native.stem_init) == ({"stem": "imagenet"}, 1, "default")
+
+
+def test_after_pretraining_the_view_is_that_of_the_new_data() -> None:
+    small, large = recipe_of("aff.crop=padded"), recipe_of("aff.crop=resized", facts=FACTS)
+    to_large, to_small = (
+        reevaluated(small, overrides={}, finetune=FACTS),
+        reevaluated(large, overrides={}, finetune=make_facts()),
+    )
+    assert [getattr(to_large, name).crop for name in ("slf", "alf", "aff")] == ["resized", "resized", "padded"]
+    assert [getattr(to_small, name).crop for name in ("slf", "alf", "aff")] == ["padded", "padded", "resized"]
+    assert (to_large.encoder, to_small.encoder) == (small.encoder, large.encoder)
+
+
+def test_an_encoder_of_an_earlier_version_knows_its_data() -> None:
+    """Its file says 8/255 for images above 64 pixels, as their default was then."""
+    earlier = FACTS.model_copy(update={"eps": 8 / 255, "conventions": "cifar"})
+    pretrained._refuse_other_facts(earlier, FACTS, "encoder.safetensors", "folder:pics")
+    with pytest.raises(BenchError, match="eps is"):
+        pretrained._refuse_other_facts(
+            FACTS.model_copy(update={"eps": 0.1}), FACTS, "encoder.safetensors", "folder:pics"
+        )
+
+
+def test_the_cost_of_such_data_is_that_of_their_stem(tmp_path: Path) -> None:
+    assert data_like(folder(tmp_path / "pics", 72), tmp_path).facts.conventions == "imagenet"
 
 
 def test_the_resized_view_is_that_of_torchvision() -> None:

@@ -49,6 +49,7 @@ def data_like(source: str, data_dir: Path) -> Data:
         return Data(facts, listed.pretrain or listed.train)
     found = load_dataset(source, data_dir)
     facts = random_facts(found.name, found.image_shape, found.num_classes, len(found.train), len(found.test))
+    facts = facts.model_copy(update={"conventions": found.conventions})  # which decide the stem
     return Data(facts, len(found.pretraining_images))
 
 
