@@ -128,12 +128,12 @@ def test_protocols_are_named_once(bench: Bench, tmp_path: Path, toy: str) -> Non
 
 def test_an_installed_program_ends_as_the_function_does(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from bench.cli import main; main()", "run", "decal"],
+        [sys.executable, "-c", "from bench.cli import main; main()", "leaderboard", "--results-dir", "nowhere"],
         capture_output=True,
         text=True,
         check=False,
         cwd=tmp_path,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("bench: unknown method 'decal'")
+    assert done.stderr.startswith("bench: there is no results folder nowhere")
     assert done.stderr.count("\n") == 1

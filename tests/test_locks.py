@@ -2,26 +2,19 @@
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import platform
-import signal
 import subprocess
 import sys
+import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
 
 from bench.errors import BenchError
 from bench.run.locks import locked
-
-HOLD = """
-import sys, time
-from pathlib import Path
-from bench.run.locks import locked
-with locked(Path(sys.argv[1]), print):
-    print("held", flush=True)
-    time.sleep(60)
-"""
 
 
 class BusyError(Exception):
@@ -32,15 +25,22 @@ def refuse(holder: str) -> None:
     raise BusyError(holder)
 
 
+def hold(path: Path, held: Event) -> None:
+    with locked(path, refuse):
+        held.set()
+        time.sleep(60)
+
+
 def test_a_lock_names_its_holder_and_is_free_once_that_is_killed(tmp_path: Path) -> None:
     path = tmp_path / ".lock"
-    child = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    assert child.stdout.readline() == "held\n"
+    context = multiprocessing.get_context("fork")
+    child = context.Process(target=hold, args=(path, held := context.Event()))
+    child.start()
+    assert held.wait(60)
     with pytest.raises(BusyError, match=f"another process .{child.pid} on {platform.node()}."), locked(path, refuse):
         pass
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.kill()
+    child.join()
     with locked(path, refuse):
         assert path.read_text().startswith(f"{os.getpid()}\n")
 
