@@ -96,7 +96,7 @@ def main() -> None:
     for method, processes in together.items():
         one, several = f"1 process, {options.threads} threads", f"{options.threads} processes"
         step = _step(method, options.width, options.batch)
-        seconds = take_turns({one: step, several: processes}, options.rounds)
+        seconds = take_turns({one: step, several: processes}, options.rounds, wall_clock=True)
         title = f"{method}, {SECTIONS[method]}, width {options.width}, batches of {options.batch}"
         amounts = dict.fromkeys(seconds, options.batch)
         comparison.add(speeds(title, seconds, amounts, unit="images", ours=several), seconds)

@@ -144,6 +144,14 @@ def test_training_steps_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert all(len(values) == 1 for table in training["seconds"].values() for values in table.values())
 
 
+def test_two_processes_are_compared_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = measured("devices", tmp_path, monkeypatch, "--methods", "simclr", "--width", "1", "--batch", "4")
+    (table,) = found["tables"]
+    assert [row[0] for row in table["rows"]] == ["1 process, 2 threads", "2 processes"]
+    figures = found["values"]["simclr"]
+    assert figures["share"] == figures["alone"][0] / figures["shared"][0] > 0
+
+
 def test_the_transcription_of_deacl_has_our_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     scripts = {name: importlib.import_module(name) for name in ("training", "plain")}
     stage = scripts["training"].stage_of("deacl", 16, 2, "stage2")

@@ -118,6 +118,38 @@ def of_toy(folder: Path) -> Found:
     return {name: value.numpy() for name, value in stage.state_dict().items()}
 
 
+def one_norm_a_device(folder: Path | None = None, shares: int = 1) -> Found:
+    """Take two steps with batch-norm of each device alone, and return losses, gradients and state.
+
+    ``folder``: where a training is stopped after its first epoch. ``shares``: compute those of so many devices here.
+    """
+    plan = make_plan(batch_norm="device", batch_size=BATCH, drop_last=True)
+    if folder:
+        with pytest.raises(InterruptedRunError):
+            run(Distributed(plan), folder, monitor=StopAfter(1))
+    stage = in_float64(Distributed(plan)).train()
+    optimizer, found = stage.optimizer(), Found()
+    if shares > 1:
+        vars(stage.encoder)["_features"] = partial(_of_each, stage.encoder, stage.encoder._features, shares)
+    for step in range(2):
+        scaler, index = torch.amp.GradScaler("cpu", enabled=False), torch.arange(BATCH)
+        loss = take_step(stage, IMAGES[index], index, rng.generator(0, "views", step), optimizer, scaler)
+        found |= {f"loss {step}": loss.total.detach().numpy()}
+        found |= {f"gradient {step} {key}": p.grad.numpy() for key, p in stage.named_parameters() if p.grad is not None}
+    return found | {key: value.numpy() for key, value in stage.state_dict().items()}
+
+
+def _of_each(encoder: Any, network: Any, shares: int, images: Tensor) -> Tensor:
+    """Pass each share through ``network`` by itself; the running statistics are those of the first one."""
+    first, *others = images.tensor_split(shares)
+    norm, features = encoder.backbone.norm, [network(first)]
+    norm.momentum, momentum = 0.0, norm.momentum
+    features += map(network, others)
+    norm.momentum = momentum
+    norm.num_batches_tracked -= len(others)
+    return torch.cat(features)
+
+
 def measured(folder: Path) -> tuple[Any, ...]:
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
@@ -139,7 +171,8 @@ def all_of_it(folder: Path) -> dict[str, Any]:
         "gone on": of_toy(folder / "goes on"),
         "begun alone": of_toy(folder / "begun alone"),
     }
-    return {"methods": methods, "weights": weights, "outcomes": measured(folder / "evaluation")}
+    norm = one_norm_a_device(folder / "norm")
+    return {"methods": methods, "weights": weights, "outcomes": measured(folder / "evaluation"), "norm": norm}
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +219,19 @@ def test_a_run_goes_on_with_any_number_of_devices(together: Any, straight: Found
         for found in device["weights"].values():
             assert_close(found, straight)
     assert_close(of_toy(folder / "goes on alone"), straight)
+
+
+def test_batch_norm_of_each_device_sees_its_share_alone(together: Any) -> None:
+    """Losses, gradients, weights and the first device's running statistics are those of shares, not of the batch."""
+    devices, folder = together
+    expected = one_norm_a_device(shares=len(devices))
+    for device in devices:
+        assert_close(device["norm"], expected)
+    assert abs(expected["loss 1"] - one_norm_a_device()["loss 1"]) > 1e-3
+    with pytest.raises(
+        BenchError, match=rf"^toy\.batch_norm=device: .* began on {len(devices)}, .*Type --devices {len(devices)}"
+    ):
+        run(Distributed(make_plan(batch_norm="device", batch_size=BATCH, drop_last=True)), folder / "norm")
 
 
 def test_a_run_that_was_stopped_on_one_device_ends_bit_for_bit_the_same(together: Any) -> None:

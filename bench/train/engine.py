@@ -170,6 +170,7 @@ class _Training:
                 copy_from_first(self.stage.state_dict().values())
             self.progress = self.progress.model_copy(update={"cost": self.progress.cost.plus(clock)})
         else:
+            self._refuse_other_devices(begun)
             self._tell_of_other_code(begun, self._unfinished)
             now = continued(begun.environments, self._environment)
             self.progress = begun.model_copy(update={"environments": now})
@@ -202,6 +203,16 @@ class _Training:
                 if not is_first():
                     restore_optimizer(optimizer, self.stage, tensors)
         return progress
+
+    def _refuse_other_devices(self, begun: Progress) -> None:
+        """Raise BenchError if batch-norm would see shares of another size than when the training began."""
+        before = begun.environments[-1]
+        if self.plan.batch_norm == "device" and before is not None and before.devices != devices():
+            raise BenchError(
+                f"{self.section}.batch_norm=device: each device normalises its own share of a batch, so the numbers "
+                f"depend on the number of devices. Stage {self.stage.name} began on {before.devices}, this run has "
+                f"{devices()}. Type --devices {before.devices}, or remove {self._unfinished} to begin it again."
+            )
 
     def _tell_of_other_code(self, found: Progress, path: Path) -> None:
         if other_code(found.environments, self._environment):
