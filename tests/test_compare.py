@@ -204,6 +204,7 @@ def test_a_run_is_known_by_any_of_its_protocols_seeds_and_data(tmp_path: Path) -
     fill(tmp_path / "e", make_record(seed=5, encoder_seed=1, protocol="slf-1pct"))  # the seed is the protocol's alone
     for name in ALL_PROTOCOLS:
         assert find_record(run, tmp_path, protocol=name).record.protocol == name
+        assert find_record(f"deacl-mini-uniform-s1-{name}", tmp_path).record.protocol == name
     assert find_record(transferred, tmp_path).record.pretrained_on == "digits"
     assert find_record(run, tmp_path / "e").record.seed == 5
 

@@ -1,5 +1,6 @@
 """From what the user types to records: a file, a record's or a run's name, or a method over its seeds."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -30,13 +31,13 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     wanted = name.removesuffix(".json").removeprefix(_LOCAL)
     folders = [results_dir / LOCAL] if name.startswith(_LOCAL) else [results_dir, results_dir / LOCAL]
     files = [(folder, list(record_files(folder))) for folder in folders]
-    for fits in (_is_named, partial(_is_of_run, protocol=protocol), _begins):
+    for fits in (_is_named, partial(_is_of_run, protocol=protocol), _is_named_without_digest, _begins):
         for folder, paths in files:
             matches = [path for path in paths if fits(path, wanted)]
             if len(matches) == 1:
                 return load_measured(matches[0], local=folder != results_dir)
             if matches:
-                raise _ambiguous(name, matches)
+                raise _ambiguous(name, matches, protocol)
     names = [path for _, paths in files for path in paths]
     hint = "`bench leaderboard` links to every record; to compare methods over seeds, add --dataset."
     raise unknown("record", name, [path.stem for path in names], hint)
@@ -92,12 +93,20 @@ def find_seeds(
     return chosen[0]
 
 
+def _names(path: Path) -> tuple[str, str]:
+    return path.stem, f"{path.parent.name}/{path.stem}"
+
+
 def _is_named(path: Path, name: str) -> bool:
-    return name in (path.stem, f"{path.parent.name}/{path.stem}")
+    return name in _names(path)
+
+
+def _is_named_without_digest(path: Path, name: str) -> bool:
+    return any(re.fullmatch(r"-[0-9a-f]{8}(\.\d+)?", each.removeprefix(name)) for each in _names(path))
 
 
 def _begins(path: Path, name: str) -> bool:
-    return path.stem.startswith(name) or f"{path.parent.name}/{path.stem}".startswith(name)
+    return any(each.startswith(name) for each in _names(path))
 
 
 def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
@@ -107,12 +116,10 @@ def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
     return measured.run == name and protocol in (None, measured.record.protocol)
 
 
-def _ambiguous(name: str, matches: Sequence[Path]) -> BenchError:
+def _ambiguous(name: str, matches: Sequence[Path], protocol: str | None) -> BenchError:
     listing = "\n  - ".join(path.as_posix() for path in matches)
-    return BenchError(
-        f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them; "
-        "`bench compare` also takes --protocol."
-    )
+    more = "" if protocol else "; `bench compare` also takes --protocol"
+    return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them{more}.")
 
 
 def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str, precision: str | None) -> bool:
