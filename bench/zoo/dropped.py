@@ -5,6 +5,8 @@ from collections.abc import Collection, Mapping
 
 from torch import Tensor
 
+from bench.zoo.networks import OPTIMISER
+
 _WORDS = {
     "projector": "a projector",
     "predictor": "a predictor",
@@ -12,9 +14,7 @@ _WORDS = {
     "queue": "a queue of past keys",
     "momentum_encoder": "a momentum network",
     "momentum_backbone": "a momentum network",
-    "optimizer": "the state of the optimiser",
-    "optimizer_state": "the state of the optimiser",
-    "optim": "the state of the optimiser",
+    **dict.fromkeys(OPTIMISER, "the state of the optimiser"),
     "rng_state": "the state of a random generator",
     "normalize": "unused constants of normalisation",
 }

@@ -17,7 +17,8 @@ _ENCLOSING = (
 )
 """Names of what encloses a state dict or all of its names; files with several are read in this order."""
 
-_OPTIMISER = ("optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "param_groups")
+OPTIMISER = ("optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "param_groups")
+"""Names under which files keep the state of an optimiser."""
 
 
 class StateDict(NamedTuple):
@@ -73,8 +74,8 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
     if not isinstance(content, Mapping):
         return f"holds a {type(content).__name__}, not a state dict. Save model.state_dict() instead."
     keys = ", ".join(sorted(map(str, content))[:8])
-    weights = [name for name in tensors if not {*name.split(".")[:2]} & {*_OPTIMISER, "state", "rng_state"}]
-    if not weights and (set(map(str, content)) & {*_OPTIMISER, "state"}):
+    weights = [name for name in tensors if not {*name.split(".")[:2]} & {*OPTIMISER, "state", "rng_state"}]
+    if not weights and (set(map(str, content)) & {*OPTIMISER, "state"}):
         return f"holds the state of an optimiser and no weights (keys: {keys}). Give the file of the network."
     if not weights:
         return f"holds no weights (keys: {keys}). Give the file of the network."

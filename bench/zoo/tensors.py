@@ -33,13 +33,15 @@ class TensorFile(NamedTuple):
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write ``tensors`` and JSON-able ``metadata`` to ``path``; raises BenchError when the disk refuses."""
-    # clone() gives every entry its own memory, which the format requires for views and tied weights.
-    plain = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
-    }
     text = json.dumps(metadata, sort_keys=True)
-    header = {"format": FORMAT, "metadata": text, "sha256": digest(plain, text)}
-    write_bytes(path, save(plain, metadata=header))
+    write_bytes(path, packed(tensors, {"format": FORMAT, "metadata": text, "sha256": digest(tensors, text)}))
+
+
+def packed(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
+    """Return the content of a safetensors file of ``tensors`` with texts in its header."""
+    # clone() gives every entry its own memory, which the format requires for views and tied weights.
+    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    return save(own, metadata=dict(header))
 
 
 def load_tensors(path: Path) -> TensorFile:

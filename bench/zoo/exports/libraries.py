@@ -19,8 +19,8 @@ from bench import rng
 from bench.errors import BenchError
 from bench.files import write_bytes
 from bench.nn import Classifier, ResNet
-from bench.zoo.exports.model import Loading, Model, need, weights
-from bench.zoo.tensors import misfits
+from bench.zoo.exports.model import Loading, Model, need
+from bench.zoo.tensors import misfits, packed
 
 _ARCHITECTURES = ("resnet18", "resnet34", "resnet50")
 _WIDTH = 64
@@ -148,7 +148,7 @@ def _write(
     library: str,
 ) -> Loading:
     """Write ``tensors``, and return the ``lines``, the parts that are ``replaced``, and those around the network."""
-    write_bytes(folder / "model.safetensors", weights(tensors))
+    write_bytes(folder / "model.safetensors", packed(tensors, {"format": "pt"}))
     if replaced:
         lines.append(f"{', '.join(f'model.{part}' for part in replaced)} = {', '.join(replaced.values())}")
     lines.append('model.load_state_dict(safetensors.torch.load_file("model.safetensors"))')

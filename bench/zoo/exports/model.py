@@ -1,12 +1,10 @@
 """What is exported: an encoder, alone or with the classifier of a protocol, and how the result is loaded."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import NamedTuple
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from bench import rng
@@ -87,12 +85,6 @@ class Loading(NamedTuple):
     """What to install."""
     files: tuple[tuple[str, str], ...]
     """Name and meaning of each file."""
-
-
-def weights(tensors: Mapping[str, Tensor], said: Mapping[str, str] | None = None) -> bytes:
-    """Return the content of a safetensors file of ``tensors``, with ``said`` in its header."""
-    own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    return save(own, metadata={"format": "pt", **(said or {})})
 
 
 def need(extra: str, *packages: str) -> None:

@@ -13,8 +13,8 @@ import torch
 
 from bench.errors import BenchError
 from bench.files import write_bytes
-from bench.zoo.exports.model import Loading, Model, weights
-from bench.zoo.tensors import EXPORTED
+from bench.zoo.exports.model import Loading, Model
+from bench.zoo.tensors import EXPORTED, packed
 
 _CODE = """\
 import torch
@@ -31,7 +31,8 @@ def write_program(model: Model, folder: Path) -> Loading:
     said = {"encoder": form, "image_shape": model.image_shape, "title": model.title, "year": model.year}
     said |= {"trained_on": model.trained_on}
     tensors = model.network.state_dict()
-    write_bytes(folder / "model.safetensors", weights(tensors, {EXPORTED: json.dumps(said, sort_keys=True)}))
+    header = {"format": "pt", EXPORTED: json.dumps(said, sort_keys=True)}
+    write_bytes(folder / "model.safetensors", packed(tensors, header))
     images = model.images()
     bare = deepcopy(model.network).requires_grad_(False).to("meta")
     with warnings.catch_warnings():
