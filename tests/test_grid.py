@@ -11,7 +11,7 @@ from filelock import FileLock
 from grid_jobs import grid_in, leaving
 
 from bench.errors import BenchError, CheckFailedError
-from bench.grid import Device, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
+from bench.grid import Device, Grid, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
 from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
 from bench.grid.nodes import check_shared
@@ -221,9 +221,9 @@ def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
     profile = tmp_path / "a100.toml"
     profile.write_text('partition = "gpu"\ngpus = 1\n')
     found = read_resources(profile, {"gpus": 4, "time": None}, ["qos=long", "--exclusive"])
-    assert found == {"partition": "gpu", "gpus": 4, "qos": "long", "exclusive": True}
-    profile.write_text("[slurm]\ngpus = 1\n")
-    with pytest.raises(BenchError, match=r"slurm = .* is neither text nor a whole number"):
+    assert found == ({"partition": "gpu", "gpus": 4, "qos": "long", "exclusive": True}, {})
+    profile.write_text("[deacl]\ngpus = 1.5\n")
+    with pytest.raises(BenchError, match=r"\[deacl\] gpus = 1\.5 is neither text nor a whole number"):
         read_resources(profile, {}, [])
     profile.write_text("gpus")
     with pytest.raises(BenchError, match="is not TOML"):
@@ -232,6 +232,36 @@ def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
         read_resources(tmp_path / "none.toml", {}, [])
     with pytest.raises(BenchError, match="not of the form KEY=VALUE"):
         read_resources(None, {}, ["=long"])
+
+
+def test_a_section_of_the_profile_is_for_the_jobs_of_a_method(tmp_path: Path) -> None:
+    profile = tmp_path / "a100.toml"
+    profile.write_text(
+        'gpus = 1\ntime = "1:00"\n[acl]\ngpus = 2\ntime = "9:00"\n[shared]\nmem = "8G"\n[byol]\ngpus = 3\n'
+    )
+    found = read_resources(profile, {"time": "2:00"}, [])
+    assert found.names == {"gpus", "time", "mem"}
+    jobs = tuple(
+        job.model_copy(update={"method": method, "command": ("run", *more)})
+        for job, method, *more in zip(
+            grid_in(tmp_path, {"a": [], "b": [], "c": [], "d": []}).grid.jobs,
+            ("acl", "simclr", "(shared stage)", "acl"),
+            ("", "", "--shared-only", ""),
+            strict=True,
+        )
+    )
+    given = found.given(jobs, ["acl", "byol"])
+    assert [job.resources for job in given] == [{"gpus": 2}, {}, {"mem": "8G"}, {"gpus": 2}]
+    with pytest.raises(BenchError, match=r"unknown section of --profile 'byol'.*Allowed: acl, shared, simclr"):
+        found.given(jobs, ["acl"])
+    grid = GridFolder.create(tmp_path, Grid(asked={}, jobs=given, resources=found.of_all))
+    made = batches(grid.grid.jobs)
+    assert [[job.name for job in batch.jobs] for batch in made] == [["a", "d"], ["b"], ["c"]]
+    asked = [
+        {line.removeprefix("#SBATCH --") for line in script(grid, batch).splitlines() if "gpus-per-node" in line}
+        for batch in made
+    ]
+    assert asked == [{"gpus-per-node=2"}, {"gpus-per-node=1"}, {"gpus-per-node=1"}]
 
 
 def test_without_slurm_the_message_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

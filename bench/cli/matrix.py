@@ -58,7 +58,9 @@ def start(
     ),
     retries: Annotated[int, typer.Option(min=0, help="How often a failed job is tried again.")] = 1,
     at_once: AtOnce = None,
-    profile: Annotated[Path | None, typer.Option(help="TOML file of what each job asks Slurm for.")] = None,
+    profile: Annotated[
+        Path | None, typer.Option(help="TOML file of what jobs ask Slurm for, in sections for methods.")
+    ] = None,
     partition: Annotated[str | None, typer.Option(help="Slurm's partition.")] = None,
     account: Annotated[str | None, typer.Option(help="Slurm's account.")] = None,
     gpus: Annotated[int | None, typer.Option(min=0, help="GPUs a job, from Slurm.")] = None,
@@ -98,17 +100,20 @@ def start(
         return
     from bench.grid import Grid, GridFolder, check_cluster, read_resources
     from bench.matrix import plan_matrix
+    from bench.method import METHODS
 
     if not methods:
         raise BenchError("no method is named. Type, for example, bench matrix --methods deacl,simclr --datasets digits")
     given = {"partition": partition, "account": account, "gpus": gpus, "cpus": cpus, "time": time_}
     resources = read_resources(profile, given, slurm or [])
-    if on == "local" and resources:
-        raise BenchError(f"{', '.join(resources)}: Slurm alone gives these. Add --on slurm, or leave them out.")
+    if on == "local" and resources.names:
+        raise BenchError(
+            f"{', '.join(sorted(resources.names))}: Slurm alone gives these. Add --on slurm, or leave them out."
+        )
     if on == "local" and by_hand:
         raise BenchError("--by-hand: Slurm alone takes scripts. Add --on slurm, or type --dry-run to see the jobs.")
     if on == "slurm" and not (dry_run or by_hand):
-        check_cluster(resources)
+        check_cluster(resources.of_all)
     request = matrix_request(
         *(methods, datasets, seeds, protocols),
         tier=tier,
@@ -118,7 +123,7 @@ def start(
         set_=set_,
         options=_run_options(run_option or []),
         device=device,
-        elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.keys())),
+        elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.names)),
         threads=threads,
         runs_dir=runs_dir,
         results_dir=results_dir,
@@ -132,10 +137,10 @@ def start(
     content = Grid(
         asked=request.asked,
         on=on,
-        jobs=planned.jobs,
+        jobs=resources.given(planned.jobs, METHODS),
         retries=retries,
         folders=request.folders,
-        resources=resources,
+        resources=resources.of_all,
     )
     if dry_run or by_hand:
         folder = GridFolder.planned(grid, content)

@@ -35,6 +35,8 @@ class GridJob(Settings):
     dataset: str
     memory: int | None = Field(default=None, ge=0)
     """Bytes on the device at its peak, estimated; None: not known."""
+    resources: dict[str, Resource] = {}
+    """What it asks Slurm for instead of, or beside, what every job of the grid does."""
 
     @property
     def finished(self) -> bool:

@@ -19,6 +19,7 @@ from bench.files import make_writable, read_json, write_json
 from bench.grid.grid import GridFolder, GridJob, Resource
 from bench.grid.nodes import check_seen, check_shared
 from bench.grid.worker import program
+from bench.recipe import canonical_digest
 
 GRACE_SECONDS = 90
 """Before the time limit, a job is asked to save its state and stop."""
@@ -38,10 +39,15 @@ _WITHOUT = (
 
 @dataclass(frozen=True)
 class Batch:
-    """The jobs of one array, all of which wait for the same jobs."""
+    """The jobs of one array, all of which wait for the same jobs and ask for the same resources."""
 
     jobs: tuple[GridJob, ...]
     needs: tuple[str, ...]
+
+    @property
+    def resources(self) -> Mapping[str, Resource]:
+        """What they ask for, beside what every job of the grid does."""
+        return self.jobs[0].resources
 
 
 class Queued(NamedTuple):
@@ -56,12 +62,12 @@ class Queued(NamedTuple):
 
 def batches(jobs: Iterable[GridJob]) -> list[Batch]:
     """Return ``jobs`` in arrays, those that others need first."""
-    by_needs: dict[tuple[str, ...], list[GridJob]] = defaultdict(list)
+    alike: dict[tuple[tuple[str, ...], str], list[GridJob]] = defaultdict(list)
     for job in jobs:
-        by_needs[job.needs].append(job)
+        alike[job.needs, canonical_digest(job.resources)].append(job)
     return [
         Batch(tuple(own[start : start + _MOST_TASKS]), needs)
-        for needs, own in sorted(by_needs.items(), key=lambda item: len(item[0]))
+        for (needs, _), own in sorted(alike.items(), key=lambda item: len(item[0][0]))
         for start in range(0, len(own), _MOST_TASKS)
     ]
 
@@ -223,7 +229,7 @@ def _executor(folder: GridFolder, batch: Batch, dependency: str | None) -> Any:
             return 2
 
     executor = Executor(folder.slurm)
-    executor.update_parameters(**_parameters(folder.grid.resources, batch, dependency))
+    executor.update_parameters(**_parameters({**folder.grid.resources, **batch.resources}, batch, dependency))
     executor.parameters["map_count"] = len(batch.jobs)
     return executor
 
