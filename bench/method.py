@@ -104,7 +104,8 @@ class MethodContext:
     seed: int
     device: torch.device
     images: Tensor
-    """uint8 [N, C, H, W] on the CPU: the images that the stages train on."""
+    """uint8 [N, C, H, W] on the CPU: the images that the stages train on; of data that do not fit into memory, a tensor
+    that only an index decodes (:class:`bench.data.StoredImages`)."""
     index: Tensor | None = None
     """int64 [N]: the position of each image in the official split; None if there is no official split."""
 
