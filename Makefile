@@ -31,10 +31,10 @@ test-slow: $(INSTALLED) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PARALLEL)
 
 test-browser: $(INSTALLED) ## The site in a headless Chromium, where one is installed
-	$(BIN)/python -m pytest -m browser -rs
+	$(BIN)/python -m pytest -m browser -rs tests/test_site_browser.py
 
 test-slurm: $(INSTALLED) ## A grid on a real Slurm of this machine, where slurm-wlm and munge are installed
-	$(BIN)/python -m pytest -m slurm -rs
+	$(BIN)/python -m pytest -m slurm -rs tests/test_slurm.py
 
 lint: $(INSTALLED) ## Style, types and spelling
 	$(BIN)/ruff check .

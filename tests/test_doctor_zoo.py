@@ -91,6 +91,7 @@ def test_jumps_of_the_vote_of_the_nearest_are_noted_and_not_doubted() -> None:
     ],
 )
 def test_a_deep_visit_finds_attacks_that_break_more(name: str, check: str, verdict: Verdict) -> None:
+    torch.manual_seed(0)  # the dropout draws from it
     (asked,) = (one for one in STRENGTH if one.name == check)
     found = asked(replace(patient(sabotaged(name)), deep=True))
     assert found

@@ -10,6 +10,7 @@ import pytest
 import torch
 from site_records import add, fill, template
 from test_sweep_record import STEPS, make_sweep, outcome
+from toy_runs import changed, toy_data, toy_request
 from typer.testing import CliRunner
 
 from bench.cli import app
@@ -18,7 +19,7 @@ from bench.record import save_sweep
 from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne, tsne
 from bench.report.figures import draw as drawing
 from bench.report.figures.words import free_name
-from bench.run import RunRequest, execute, prepare, select_finished
+from bench.run import execute, prepare, select_finished
 
 CPU = torch.device("cpu")
 
@@ -36,6 +37,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
         monkeypatch.setattr(drawing, name, spy)
     return calls
+
+
+@pytest.fixture
+def blank(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the files of figures empty: for tests of which figures there are, and not of how they look."""
+    monkeypatch.setattr("bench.report.figures.style.encoded", lambda figure, kind: b"")
 
 
 @pytest.fixture
@@ -67,6 +74,7 @@ def test_seeds_share_a_line_of_their_mean(results: Path, tmp_path: Path, drawn: 
     assert call["title"] == "digits, tiny, SLF: accuracy under Linf PGD-20"
 
 
+@pytest.mark.usefixtures("blank")
 def test_what_does_not_compare_has_a_figure_of_its_own(results: Path, tmp_path: Path) -> None:
     finer = make_sweep().settings.model_copy(update={"eps": (0.0, 1 / 255, 2 / 255)})
     changes: list[dict[str, Any]] = [
@@ -127,6 +135,7 @@ def test_cost_has_a_point_a_recipe_and_a_figure_a_table(tmp_path: Path, drawn: l
     assert {point.cost for point in drawn[-1]["data"]} == {record.pretraining_seconds}
 
 
+@pytest.mark.usefixtures("blank")
 def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path) -> None:
     record = template()
     results = tmp_path / "results"
@@ -139,6 +148,7 @@ def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path) -> No
     assert {path.stem for path in draw_cost(results, tmp_path / "out").files} == {"cost-digits-tiny-uniform-slf"}
 
 
+@pytest.mark.usefixtures("blank")
 def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     results = fill(tmp_path / "results")
     found = draw_curves(results, tmp_path / "out", Choice("digits", "slf"))
@@ -151,6 +161,7 @@ def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: li
     assert {path.stem for path in one.files} == {"curves-digits-tiny-uniform-slf-simclr-s0"}
 
 
+@pytest.mark.usefixtures("blank")
 def test_a_name_says_what_a_figure_shows_and_a_digest_comes_with_a_collision_alone(tmp_path: Path) -> None:
     results, record = tmp_path / "results", template()
     add(results, record, protocol_sha256="a" * 64, overrides={"stage2.lam": 3})
@@ -167,6 +178,7 @@ def test_a_name_says_what_a_figure_shows_and_a_digest_comes_with_a_collision_alo
     assert re.fullmatch("name-[0-9a-f]{8}", free_name("name", "x", taken))
 
 
+@pytest.mark.usefixtures("blank")
 def test_curves_say_how_many_there_are_and_which_one_is_drawn(tmp_path: Path) -> None:
     results = fill(tmp_path / "results")
     arguments = ["--results-dir", str(results), "--output", str(tmp_path / "out"), "--method", "simclr"]
@@ -197,11 +209,9 @@ def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure:
 
 
 def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"encoder.width": 1, "stage1.epochs": 1, "stage1.batch_size": 256}
+    request = toy_request(toy_data(tmp_path / "toy.npz", classes=4), tmp_path, tier="tiny")
     for epochs in (1, 2):  # two recipes of one method and seed
-        overrides = {**small, "slf.epochs": epochs, "evaluate.pgd_steps": 1, "evaluate.autoattack": False}
-        request = RunRequest("simclr", "digits", protocols=["slf"], overrides=overrides, device="cpu")
-        execute(prepare(RunRequest(**{**vars(request), "runs_dir": tmp_path / "runs"})), tmp_path / "results")
+        execute(prepare(changed(request, slf__epochs=epochs)), tmp_path / "results")
     titles: list[list[str]] = []
     render = tsne.tsne_figure
 
@@ -211,11 +221,11 @@ def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(tsne, "tsne_figure", spy)
     chosen = select_finished(tmp_path / "runs")
-    where: dict[str, Any] = {"data_dir": tmp_path, "device": CPU, "images": 20}
+    where: dict[str, Any] = {"data_dir": tmp_path, "device": CPU, "images": 12}
     first = draw_tsne(chosen, tmp_path / "out", **where)
     attacked = draw_tsne(chosen, tmp_path / "out", **where, adversarial=True)
     (clean,) = {path.stem for path in first}
-    assert re.fullmatch(r"tsne-digits-tiny-uniform-slf-2-runs-[0-9a-f]{8}", clean)  # the settings are too many to name
+    assert re.fullmatch(r"tsne-toy-tiny-uniform-slf-2-runs-[0-9a-f]{8}", clean)  # the settings are too many to name
     assert {path.stem for path in attacked} == {f"{clean}-attacked"}
     assert sorted(title.count("slf.epochs=1") for title in titles[0]) == [0, 1]
     assert sorted(title.count("slf.epochs=2") for title in titles[0]) == [0, 1]
