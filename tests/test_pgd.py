@@ -153,6 +153,9 @@ def test_a_random_start_needs_a_generator(start: Start) -> None:
 
 
 def test_a_misspelt_start_is_refused() -> None:
+    for steps, size in ((-1, 0.25), (3, -0.25), (3, float("nan")), (3, float("inf"))):
+        with pytest.raises(BenchError, match=f"PGD of {steps} steps of {size} eps: neither may be negative"):
+            PGD(steps, size, "clean")
     with pytest.raises(BenchError, match=r"unknown start 'unifrom'. Did you mean 'uniform'"):
         PGD(1, 0.25, "unifrom")  # type: ignore[arg-type]
 

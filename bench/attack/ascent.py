@@ -1,5 +1,6 @@
 """Projected gradient ascent: the attack engine of both training and evaluation."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -37,6 +38,11 @@ class PGD:
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
             raise unknown("start", self.start, get_args(Start))
+        if self.steps < 0 or not 0 <= self.step_size < math.inf:
+            raise BenchError(
+                f"PGD of {self.steps} steps of {self.step_size} eps: neither may be negative, and a step is finite. "
+                "Pass, for example, 20 and 0.25."
+            )
 
     @classmethod
     def of(cls, settings: AttackSettings) -> Self:

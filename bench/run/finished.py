@@ -127,12 +127,12 @@ def _open(path: Path) -> Finished:
 
 
 def select_finished(
-    runs_dir: Path, runs: Sequence[str] = (), *, dataset: str | None = None, protocol: str = "slf"
+    runs_dir: Path, runs: str | Sequence[str] = (), *, dataset: str | None = None, protocol: str = "slf"
 ) -> list[Finished]:
     """Return the finished ``protocol`` of each run, all of them on the same data.
 
     Args:
-        runs: see :func:`run_folder`; empty: every run on ``dataset``.
+        runs: one or several, see :func:`run_folder`; empty: every run on ``dataset``.
         dataset: the dataset of the runs; None: any, if it is the same for all.
 
     Raises:
@@ -140,6 +140,7 @@ def select_finished(
     """
     if protocol not in ALL_PROTOCOLS:
         raise unknown("protocol", protocol, ALL_PROTOCOLS)
+    runs = [runs] if isinstance(runs, str) else runs
     if runs:
         found, faults = [], Faults()
         for run in dict.fromkeys(runs):

@@ -240,6 +240,9 @@ def chosen_protocols(names: str | Sequence[str] | None, title: str, method: type
         BenchError: unknown protocols, or such as the method does not allow.
     """
     possible, faults = method.info.protocols, Faults()
+    names = [names] if isinstance(names, str) else names
+    if names is not None and not names:
+        raise BenchError(f"no protocol is named. Type one or several of {', '.join(possible)}, or leave them out.")
     for protocol in names or ():
         with faults:
             _check_protocol(protocol, title, method)

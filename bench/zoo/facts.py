@@ -104,14 +104,14 @@ def _normalisation(
         return _Normalisation(None, f"{layout.title} does not normalise")
     if layout.normalisation is not None:
         return _Normalisation(CONSTANTS[layout.normalisation], f"{layout.title} uses those of {layout.normalisation}")
-    classes = classes_of(tensors)
+    classes = _classes(tensors)
     if classes is not None and classes in layout.classes and form.stem == layout.classes_stem:
         name = layout.classes[classes]
         return _Normalisation(CONSTANTS[name], f"{layout.title} uses those of {name} where there are {classes} classes")
     return None
 
 
-def classes_of(tensors: Mapping[str, Tensor]) -> int | None:
+def _classes(tensors: Mapping[str, Tensor]) -> int | None:
     """Return the number of classes of the classifier among ``tensors``; None where there is none of a usual name."""
     heads = (tensors.get(f"{name}.weight") for name in ("classifier", "fc", "linear"))
     return next((head.shape[0] for head in heads if head is not None and head.ndim == 2), None)

@@ -80,7 +80,7 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
     if exported := read_exported(path):
         return _taken_back(exported, choices, path)
     state = find_networks(read_checkpoint(path), where)
-    layout = _detected(state)
+    layout = next(each for each in TABLE if each.fits(state.tensors, state.beside))
     origin = _origin(layout, choices, where)
     network = _network(state, layout, choices, where)
     branch = _branch(layout, choices, where)
@@ -157,10 +157,6 @@ def short_name(path: Path) -> str:
     while name.lower().endswith(_ENDINGS) and not name.startswith("."):
         name = name.rpartition(".")[0]
     return name or path.name
-
-
-def _detected(state: StateDict) -> Layout:
-    return next(layout for layout in TABLE if layout.fits(state.tensors, state.beside))
 
 
 def _origin(layout: Layout, choices: ImportChoices, where: str) -> Layout:
