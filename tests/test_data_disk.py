@@ -87,6 +87,15 @@ def test_all_that_is_known_of_the_data_is_the_same(
             assert torch.equal(torch.cat(list(one.images.split(7))), other.images)
 
 
+def test_a_survey_that_was_changed_is_made_again(root: Path, in_memory: Dataset, tmp_path: Path) -> None:
+    for _ in range(2):
+        assert load_dataset(f"folder:{root}", tmp_path, "disk").sha256 == in_memory.sha256
+        (file,) = (tmp_path / "cache").iterdir()
+        text = file.read_text()
+        file.write_text(text.replace(in_memory.sha256, "0" * 64))
+        assert file.read_text() != text
+
+
 @pytest.mark.parametrize("processes", [0, 2])
 def test_batches_are_those_in_memory(processes: int, in_memory: Dataset, on_disk: Dataset) -> None:
     source = StreamedImages(on_disk.train.images, CPU, processes)

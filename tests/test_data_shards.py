@@ -1,5 +1,6 @@
 """Shards of WebDataset: their images in their order, an index that is made once, and every fault named."""
 
+import json
 import sys
 import tarfile
 from collections.abc import Callable, Mapping
@@ -73,6 +74,8 @@ def test_a_pattern_names_the_same_shards(root: Path) -> None:
     assert whole.classes == ("even", "odd")
     for pattern in ("my-{train,val}-*.tar", "my-{train-{0..1},val-0}.tar"):
         assert load(root / pattern).sha256 == whole.sha256
+    with pytest.raises(BenchError, match=r"my-\{train-0\.tar: Unbalanced.*The form is a folder"):
+        load(root / "my-{train-0.tar")
     write(root / "my-test-0.tar", sample(9), sample(8))
     both = load(root)
     assert both.test.labels.tolist() == [1, 0]
@@ -89,14 +92,23 @@ def test_a_changed_shard_is_read_again(root: Path) -> None:
     assert load(root, "disk").sha256 == load(root).sha256 != before.sha256
 
 
-@pytest.mark.parametrize("damage", [b"rubbish", b'{"shards": []}', b"shorter"])
-def test_an_index_that_does_not_fit_is_made_again(damage: bytes, root: Path) -> None:
+def other_label(index: dict[str, Any]) -> None:
+    index["content"]["shards"][0]["labels"][0] = 0
+
+
+@pytest.mark.parametrize("damage", [other_label, lambda index: index["content"]["shards"].clear(), dict.clear, None])
+def test_an_index_that_was_changed_is_made_again(damage: Callable[[Any], None] | None, root: Path) -> None:
     before = load(root, "disk")
-    (index,) = (root.parent / "data" / "cache").glob("*.index.json")
-    text = index.read_text()
-    index.write_bytes(damage if damage != b"shorter" else text.replace('"labels":[', '"labels":[0,', 1).encode())
-    assert load(root, "disk").sha256 == before.sha256
-    assert index.read_text() == text
+    (path,) = (root.parent / "data" / "cache").glob("*.index.json")
+    text = path.read_text()
+    if damage is None:
+        path.write_text("rubbish")
+    else:
+        damage(index := json.loads(text))
+        path.write_text(json.dumps(index))
+    after = load(root, "disk")
+    assert after.train.labels.tolist() == before.train.labels.tolist() == [1, 0, 0, 1, 0, 1]
+    assert path.read_text() == text
 
 
 def cut(at: float) -> Callable[[Path], None]:
@@ -122,6 +134,7 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no tar": (lambda r: (r / "my-train-0.tar").write_bytes(b"x" * 2000), r"train-0\.tar was cut off, or is no tar"),
     "cut in an image": (cut(0.5), r"train-1\.tar was cut off.*Copy it again"),
     "cut between two": (cut(1), r"train-1\.tar was cut off.*its end is missing.*Copy it again"),
+    "classes": (lambda r: (r / "classes.txt").write_bytes(b"\xff\xfe"), r"classes\.txt cannot be read.*in UTF-8"),
     "no sample": (replaced(), r"train-1\.tar holds no sample"),
     "no image": (
         replaced(sample(1, png=None), sample(2, png=None), sample(3)),

@@ -15,9 +15,9 @@ import numpy as np
 
 from bench.data.arrays import label_faults
 from bench.data.decode import DECODING, EXTENSIONS, Encoded, UnfitError, counted_faults
+from bench.data.kept import keep, kept
 from bench.data.listing import ListedSplit, Listing, natural, suffix
 from bench.errors import BenchError, listed
-from bench.files import read_json, write_json
 from bench.recipe import Settings
 from bench.recipe.fields import Count
 
@@ -60,7 +60,7 @@ def list_shards(given: str, *, name: str, source: str, data_dir: Path) -> Listin
         BenchError: the package is missing, or a split, a label or an image is, or a shard is damaged.
     """
     paths = _found(given)
-    home = Path(given) if Path(given).is_dir() else Path(os.path.commonpath([path.parent for path in paths]))
+    home = Path(given) if Path(given).is_dir() else Path(os.path.commonpath([path.absolute().parent for path in paths]))
     splits, left = _by_split(paths, home)
     names, used = _class_names(home), [*splits["train"], *splits["test"]]
     stamps = [_stamp(path) for path in used]
@@ -104,7 +104,11 @@ def _found(given: str) -> list[Path]:
     if folder.is_dir():
         names = [str(path) for path in (*folder.glob("*.t*"), *folder.glob("*/*.t*"))]
     else:
-        names = [name for pattern in shardlists.expand_urls(given) for name in glob.glob(pattern) or [pattern]]
+        try:
+            patterns = shardlists.expand_urls(given)
+        except ValueError as error:
+            raise BenchError(f"{given}: {error}. {_FORM}") from error
+        names = [name for pattern in patterns for name in glob.glob(pattern) or [pattern]]
     paths = sorted(map(Path, dict.fromkeys(names)), key=lambda path: natural(str(path)))
     if packed := [path for path in paths if re.search(r"\.(tar\.\w+|tgz|txz)$", path.name)]:
         raise BenchError(
@@ -122,7 +126,7 @@ def _by_split(paths: Sequence[Path], home: Path) -> tuple[dict[str, list[Path]],
     """Return the shards of ``train`` and ``test``, and how many are left: those of ``val`` where there is a test."""
     found, unnamed = defaultdict[str, list[Path]](list), []
     for path in paths:
-        words = re.findall("[a-z]+", str(path.relative_to(home)).lower())
+        words = re.findall("[a-z]+", str(path.absolute().relative_to(home.absolute())).lower())
         split = next((split for split, names in _SPLITS.items() if set(names) & set(words)), None)
         if split is None:
             unnamed.append(path)
@@ -138,9 +142,12 @@ def _by_split(paths: Sequence[Path], home: Path) -> tuple[dict[str, list[Path]],
 
 
 def _class_names(home: Path) -> tuple[str, ...] | None:
-    for name in _CLASSES:
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return tuple(line.strip() for line in (home / name).read_text().splitlines() if line.strip())
+    """Return the names of the classes, if a file lists them."""
+    for path in (home / name for name in _CLASSES if (home / name).is_file()):
+        try:
+            return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
+        except (OSError, UnicodeDecodeError) as error:
+            raise BenchError(f"{path} cannot be read ({error}). Write one name a line, in UTF-8.") from error
     return None
 
 
@@ -151,18 +158,16 @@ def _stamp(path: Path) -> tuple[int, int, int]:
 
 def _index(paths: Sequence[Path], cache: Path) -> _Index:
     """Return where the samples of the shards are: from ``cache``, if it fits them, or read from their headers."""
-    with suppress(BenchError):
-        kept = _Index.parse(read_json(cache), str(cache), from_file=True)
-        if len(kept.shards) == len(paths) and all(map(_fits, kept.shards, paths)):
-            return kept
+    known = kept(cache, _Index)
+    if known and len(known.shards) == len(paths) and all(map(_fits, known.shards, paths)):
+        return known
     faults: list[UnfitError] = []
     index = _Index(shards=[_read(path, faults) for path in paths])
     if faults:
         raise BenchError(
             "\n".join(counted_faults(faults, len(faults) + sum(len(each.labels) for each in index.shards)))
         )
-    with suppress(BenchError):  # a folder that cannot be written: it is read again the next time
-        write_json(cache, index.model_dump(mode="json"))
+    keep(cache, index)
     return index
 
 
@@ -194,6 +199,8 @@ def _read(path: Path, faults: list[UnfitError]) -> _Shard:
                     faults.append(fault)
                 others = (kind for kind in kinds if kind != "cls" and f".{kind}" not in EXTENSIONS)
                 skipped.update(suffix(f"{key}.{kind}") for kind in others)
+    except PermissionError as error:
+        raise BenchError(f"{path}: {error.strerror}. Make the file readable.") from error
     except (tarfile.TarError, OSError, EOFError) as error:
         cut = f"{path} was cut off, or is no tar file ({error}). Copy it again; a compressed one must be unpacked."
         raise BenchError(cut) from error

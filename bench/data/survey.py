@@ -1,9 +1,7 @@
 """What is known of images that stay on disk once all were read: their digest, their moments and the inventory."""
 
 import hashlib
-import warnings
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -15,9 +13,8 @@ from torch import Tensor
 from bench.data.dataset import Dataset, PixelFacts, add_to_digest, histograms, moments
 from bench.data.decode import Decoding
 from bench.data.inventory import SeenPixels, counted
+from bench.data.kept import keep, kept
 from bench.data.stored import StoredImages
-from bench.errors import BenchError
-from bench.files import read_json, write_json
 from bench.recipe import Settings
 from bench.recipe.fields import Digest
 from bench.record import Inventory
@@ -47,23 +44,11 @@ def surveyed(dataset: Dataset, cache: Path) -> Dataset:
     Raises:
         BenchError: images that are unfit, as :class:`bench.data.decode.Decoding`.
     """
-    survey = _kept(cache, dataset)
-    if survey is None:
+    survey = kept(cache, Survey)
+    if survey is None or survey.inventory.read != {"train": len(dataset.train), "test": len(dataset.test)}:
         survey = _made(dataset)
-        try:
-            write_json(cache, survey.model_dump(mode="json"))
-        except BenchError as error:
-            warnings.warn(f"what was counted in the images cannot be cached: {error}", stacklevel=2)
+        keep(cache, survey)
     return replace(dataset, known=PixelFacts(survey.sha256, survey.moments), inventory=survey.inventory)
-
-
-def _kept(cache: Path, dataset: Dataset) -> Survey | None:
-    """Return the survey in ``cache``; None if it is absent, damaged or of other data."""
-    with suppress(BenchError):
-        survey = Survey.parse(read_json(cache), str(cache), from_file=True)
-        if survey.inventory.read == {"train": len(dataset.train), "test": len(dataset.test)}:
-            return survey
-    return None
 
 
 def _made(dataset: Dataset) -> Survey:
