@@ -206,6 +206,8 @@ def test_a_run_is_known_by_any_of_its_protocols_seeds_and_data(tmp_path: Path) -
         assert find_record(run, tmp_path, protocol=name).record.protocol == name
         assert find_record(f"deacl-mini-uniform-s1-{name}", tmp_path).record.protocol == name
     assert find_record(transferred, tmp_path).record.pretrained_on == "digits"
+    with pytest.raises(BenchError, match=f"the run {transferred} has no record of aff. Type --protocol knn-200"):
+        find_record(transferred, tmp_path, protocol="aff")
     assert find_record(run, tmp_path / "e").record.seed == 5
 
 

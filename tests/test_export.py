@@ -23,7 +23,8 @@ from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
 from bench.record import Record
 from bench.report.model_export import push, write_export
-from bench.run import finished_in, import_encoder, load_encoder
+from bench.run import EncoderFile, finished_in, import_encoder, load_encoder
+from bench.run.encoder import Origin
 from bench.zoo import FORMATS, Model
 
 CPU = torch.device("cpu")
@@ -157,6 +158,10 @@ def test_an_exported_folder_is_imported_again(made: Made, safe: Path) -> None:
     assert back.origin.imported.report.dropped == {"head": "classifier of 2 classes"}
     # The command that an import ends with names the data of its own training.
     assert (back.origin.imported.trained_on, back.example_data) == (made.record.dataset, "npz:PATH")
+    for named in ("digits", "cifar100"):
+        report = back.origin.imported.report.model_copy(update={"trained_on": named})
+        known = back.origin.imported.model_copy(update={"report": report})
+        assert EncoderFile(back.tensors, Origin(imported=known)).example_data == named
 
 
 def test_onnx_takes_any_batch_and_is_refused_by_import(made: Made) -> None:

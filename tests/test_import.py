@@ -59,6 +59,7 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
         "number 1 (adversarial)",
         "the projector",
         "imagenet: ",
+        "bench evaluate mine.safetensors --dataset cifar10",
     ):
         assert part in out
     assert "exists already" in bench("import", str(file)).stderr

@@ -39,6 +39,9 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
             if matches:
                 raise _ambiguous(name, matches, protocol)
     names = [path for _, paths in files for path in paths]
+    if protocol and (of_run := [path for path in names if _is_of_run(path, wanted, None)]):
+        held = sorted({load_measured(path).record.protocol for path in of_run})
+        raise BenchError(f"the run {name} has no record of {protocol}. Type --protocol {' or '.join(held)}")
     hint = "`bench leaderboard` links to every record; to compare methods over seeds, add --dataset."
     raise unknown("record", name, [path.stem for path in names], hint)
 
