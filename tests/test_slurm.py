@@ -1,4 +1,4 @@
-"""A grid on a real Slurm: interrupted in every way, it ends with the records of the same grid on this machine."""
+"""A grid on a real Slurm: interrupted in every way, it ends with the records of the same runs on this machine."""
 
 import json
 import os
