@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from bench.run.encoder import load_encoder
 from bench.train import take_step
 from bench.zoo import CONSTANTS
 
-pytest.importorskip("timm")
+pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")  # not imported yet
 
 VIT = "timm:vit_tiny_patch16_224"
 TINY = {"img_size": 8, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}

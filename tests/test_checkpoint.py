@@ -34,11 +34,23 @@ def request_(tmp_path: Path) -> RunRequest:
     return toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
 
 
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run."""
+    folder = tmp_path_factory.mktemp("home")
+    carry_out(toy_request(toy_data(folder / "toy.npz"), folder), folder / "results")
+    return folder
+
+
 @pytest.fixture
-def encoder(request_: RunRequest, tmp_path: Path) -> Path:
-    """The encoder of a finished run, in its folder."""
-    carry_out(request_, tmp_path / "results")
-    return prepare(request_).folder.encoder
+def encoder(request_: RunRequest, home: Path, tmp_path: Path) -> Path:
+    """The encoder of a finished run, in its folder: as if it had been trained here."""
+    for name in ("runs", "results"):
+        shutil.copytree(home / name, tmp_path / name)
+    folder = prepare(request_).folder
+    description = folder.path / "run.json"
+    description.write_text(description.read_text().replace(str(home), str(tmp_path)))
+    return folder.encoder
 
 
 @pytest.fixture
