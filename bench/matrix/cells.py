@@ -12,7 +12,7 @@ from bench.grid import GridJob, JobFolder
 from bench.method import METHODS, Method
 from bench.own_code import is_in_file
 from bench.recipe import PROTOCOLS, Fidelity, load_tier, override_text
-from bench.run import Run, RunRequest, peak_memory, prepare, shared_stage
+from bench.run import Run, RunRequest, peak_memory, prepare, shared_stages
 
 ALL = "all"
 SHARED = "(shared stage)"
@@ -126,8 +126,10 @@ def plan_matrix(
 
     ready = together(pairs, first, ", ".join)
     bytes_of = {pair: peak_memory(run) if memory else None for pair, run in zip(pairs, ready, strict=True)}
-    cells = [(pair, run.with_seed(seed)) for seed in request.seeds for pair, run in zip(pairs, ready, strict=True)]
-    shared = [shared_stage(run) for _, run in cells]
+    of_seeds = [[run.with_seed(seed) for seed in request.seeds] for run in ready]
+    # By seed: the first cells of all methods come before the second ones.
+    cells = [(pair, run) for runs in zip(*of_seeds, strict=True) for pair, run in zip(pairs, runs, strict=True)]
+    shared = [path for paths in zip(*map(shared_stages, of_seeds), strict=True) for path in paths]
     users = Counter(path for path in shared if path)
     stages: dict[Path, GridJob] = {}
     of_cells = []

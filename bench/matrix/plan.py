@@ -13,11 +13,14 @@ from bench.data import DATASETS, Dataset, PixelFacts, Split, load_dataset
 from bench.device import EnergyMeter, device_name, energy_counters
 from bench.matrix.cells import SHARED, Matrix, MatrixRequest, plan_matrix
 from bench.matrix.schedule import Timed, critical_path, time_on
+from bench.monitor import plural
 from bench.recipe import Settings, canonical_digest
 from bench.record import COST_REFERENCE
 from bench.run import Run, kept_bytes, project
 
 _HOUR = 3600
+_FEW = 4
+"""From so many methods on, a message counts them instead of naming them."""
 
 
 class TimedSteps(Settings):
@@ -110,14 +113,14 @@ def plan_costs(
     joules, seconds = meter.joules, time.perf_counter() - start
     jobs = _timed(matrix, estimates)
     total, path = sum(job.seconds for job in jobs), critical_path(jobs)
-    lost = sorted({f"{phase.phase} of {run.recipe.method}" for run, phase in _unknown(runs, estimates)})
-    reason = f"not measured: {', '.join(lost)}"
+    lost = _lost(runs, estimates)
+    reason = f"not measured: {'; '.join(lost)}"
     absent = dict.fromkeys(("hours", "wall_hours", "critical_hours"), reason) if lost else {}
     if joules is None or known:
         absent["energy_kwh"] = "no power was measured"
     equal = _equal_compute(runs, estimates, len(request.seeds), total)
     if equal is None:
-        absent["equal_compute"] = reason if lost else _no_equal_compute(runs)
+        absent["equal_compute"] = "not all phases were measured" if lost else _no_equal_compute(runs)
     return GridPlan(
         tier=runs[0].recipe.tier,
         fidelity=request.fidelity,
@@ -176,6 +179,17 @@ def _unknown(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) 
         yield from ((run, phase) for phase in phases if math.isnan(phase.seconds))
 
 
+def _lost(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) -> list[str]:
+    """Return the phases without a measurement, each with the methods that lack it."""
+    methods: dict[str, dict[str, None]] = {}
+    for run, phase in _unknown(runs, estimates):
+        methods.setdefault(phase.phase, {})[run.recipe.method] = None
+    return [
+        f"{phase} of {' and '.join(own) if len(own) < _FEW else plural(len(own), 'method')}"
+        for phase, own in methods.items()
+    ]
+
+
 def _rows(
     matrix: Matrix, jobs: Sequence[Timed], runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]
 ) -> Iterator[PlanRow]:
@@ -192,7 +206,7 @@ def _rows(
             jobs=len(own),
             hours_each=_hours(own[0]),
             hours=_hours(sum(own)),
-            not_measured=tuple(lost.get(key, ())),
+            not_measured=tuple(dict.fromkeys(lost.get(key, ()))),
         )
 
 

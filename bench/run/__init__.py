@@ -1,7 +1,7 @@
 """A run: one method from raw images to records."""
 
 from bench.run.encoder import EncoderFile, import_encoder, load_encoder
-from bench.run.execution import execute, shared_stage, train_shared
+from bench.run.execution import execute, shared_stages, train_shared
 from bench.run.finished import (
     Finished,
     described_recipe,
@@ -55,7 +55,7 @@ __all__ = [
     "project",
     "run_folder",
     "select_finished",
-    "shared_stage",
+    "shared_stages",
     "sweep_runs",
     "to_finish",
     "train_shared",

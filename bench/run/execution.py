@@ -59,12 +59,18 @@ def _corrupted(run: Run, monitor: Monitor) -> CorruptedImages | None:
     return run.corruptions.images(run.target, monitor) if run.corruptions else None
 
 
-def shared_stage(run: Run) -> Path | None:
-    """Return the file of the first stage of ``run`` once it is trained, if other runs share that stage; else None."""
-    stage = None if run.encoder else next(iter(run.method(run.recipe.config).stages(run.context)), None)
-    if stage is None or (folder := run.folder.stage(stage)).identity is None:
-        return None
-    return finished_path(folder.path, stage.name)
+def shared_stages(runs: Sequence[Run]) -> list[Path | None]:
+    """Return for each of ``runs``, which differ in their seed alone, the file of its first stage once it is trained.
+
+    None: no other run can share that stage. The stage is built once, which takes longer than all the rest.
+    """
+    first = runs[0]
+    stage = None if first.encoder else next(iter(first.method(first.recipe.config).stages(first.context)), None)
+    folders = [stage and run.folder.stage(stage) for run in runs]
+    return [
+        finished_path(folder.path, stage.name) if stage and folder and folder.identity is not None else None
+        for folder in folders
+    ]
 
 
 def train_shared(run: Run, monitor: Monitor | None = None) -> Path:
@@ -74,7 +80,7 @@ def train_shared(run: Run, monitor: Monitor | None = None) -> Path:
         BenchError: no other run can share it, or as in :func:`execute`.
         InterruptedRunError: a stop was requested; the same call continues.
     """
-    path = shared_stage(run)
+    (path,) = shared_stages([run])
     if path is None:
         raise BenchError(f"the first stage of {run.recipe.method} belongs to one run alone. Leave out --shared-only")
     _train_stage(run, next(iter(run.method(run.recipe.config).stages(run.context))), monitor or Monitor())
