@@ -23,7 +23,7 @@ from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
 from bench.record import Record
 from bench.report.model_export import push, write_export
-from bench.run import EncoderFile, finished_in, import_encoder, load_encoder
+from bench.run import EncoderFile, encoder_path, finished_in, import_encoder, load_encoder
 from bench.run.encoder import Origin
 from bench.zoo import FORMATS, Model
 
@@ -156,6 +156,7 @@ def test_an_exported_folder_is_imported_again(made: Made, safe: Path) -> None:
     assert back.origin.imported.title == made.record.title
     assert back.origin.imported.report is not None
     assert back.origin.imported.report.dropped == {"head": "classifier of 2 classes"}
+    assert encoder_path(safe, Path("runs")) == safe / "model.safetensors"  # as for `bench evaluate`, and from Python
     # The command that an import ends with names the data of its own training.
     assert (back.origin.imported.trained_on, back.example_data) == (made.record.dataset, "npz:PATH")
     for named in ("digits", "cifar100"):

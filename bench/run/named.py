@@ -43,14 +43,17 @@ def is_named(given: str | Path) -> bool:
 
 
 def encoder_path(given: str | Path, runs_dir: Path) -> str | Path:
-    """Return the file that ``given`` means: itself, or the encoder of a run's folder or name; a name stays a name.
+    """Return the file that ``given`` means: itself, or the encoder of a run or an export, by folder or name.
+
+    The name of a network stays a name.
 
     Raises BenchError if there is none.
     """
     if is_named(given):
         return given
     given = Path(given)
-    for path in (given, given / "encoder.safetensors", runs_dir / given / "encoder.safetensors"):
+    exported = given / "model.safetensors"
+    for path in (given, given / "encoder.safetensors", exported, runs_dir / given / "encoder.safetensors"):
         if path.is_file():
             return path
     what = "holds no encoder.safetensors" if given.is_dir() else "is not a file"
