@@ -1,5 +1,6 @@
 """What ``bench matrix`` and ``bench plan`` share, and the tables of ``bench matrix``."""
 
+import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,10 +10,12 @@ import typer
 
 from bench.cli import _options as option
 from bench.cli._progress import rough_time
-from bench.cli._tables import Column, DataTable
+from bench.cli._tables import Column, DataTable, show
+from bench.errors import BenchError
+from bench.monitor import plural
 
 if TYPE_CHECKING:
-    from bench.grid import GridJob, JobStatus
+    from bench.grid import GridFolder, GridJob, JobStatus
     from bench.matrix import MatrixRequest
 
 Methods = Annotated[str, typer.Option(help="Methods with commas, or all.")]
@@ -50,15 +53,57 @@ def matrix_request(
     )
 
 
-def jobs_table(jobs: "Sequence[GridJob]") -> DataTable:
-    """Return what would run, a line a job."""
-    table = DataTable(
-        "job", Column("needs", drop=2), Column("memory", number=True, drop=1), caption=f"{len(jobs)} jobs"
-    )
-    for job in jobs:
-        memory = f"{job.memory / 2**30:.2g} GiB" if job.memory else ""
-        table.add(job.name, ", ".join(job.needs), memory)
-    return table
+def run_options(items: list[str]) -> list[str]:
+    """Return the words of ``items`` for ``bench run``; raises BenchError for one that it does not know."""
+    from typer.main import get_command
+
+    from bench.cli import app
+
+    words = []
+    for item in items:
+        name, equals, value = item.partition("=")
+        words += [f"--{name.strip().lstrip('-')}", *([value] if equals else [])]
+    known = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    try:
+        known.make_context("run", ["method", *words])
+    except Exception as error:
+        raise BenchError(f"--run-option: bench run refuses {' '.join(words)}: {error}") from None
+    return words
+
+
+def show_jobs(jobs: "Sequence[GridJob]", as_json: bool) -> None:
+    """Print what would run, a line a job."""
+    if as_json:
+        print(json.dumps([job.model_dump(mode="json") for job in jobs], indent=1))
+    else:
+        table = DataTable(
+            "job", Column("needs", drop=2), Column("memory", number=True, drop=1), caption=plural(len(jobs), "job")
+        )
+        for job in jobs:
+            memory = f"{job.memory / 2**30:.2g} GiB" if job.memory else ""
+            table.add(job.name, ", ".join(job.needs), memory)
+        show(table)
+
+
+def show_scripts(folder: "GridFolder", as_json: bool, *, write: bool) -> None:
+    """Show the scripts of all jobs that are not finished, and the commands that submit them once they are written."""
+    from bench.files import write_bytes
+    from bench.grid import GridFolder, scripts
+
+    made = scripts(folder)
+    if write:
+        GridFolder.create(folder.path, folder.grid)
+        for each in made:
+            write_bytes(Path(each.path), each.text.encode())
+    if as_json:
+        print(json.dumps([each._asdict() for each in made], indent=1))
+        return
+    for each in made:
+        print(f"# {each.path}\n{each.text}")
+    if not write:
+        print("# Nothing was written. With --by-hand instead of --dry-run these lines submit the scripts:")
+    for each in made:
+        print(each.command)
 
 
 def status_tables(grid: Path, found: "Sequence[JobStatus]", every: bool) -> Iterator[DataTable]:

@@ -10,13 +10,23 @@ import typer
 from rich.console import Console
 
 from bench.cli import _options as option
-from bench.cli._matrix import Datasets, Methods, Seeds, fault_lines, jobs_table, matrix_request, status_tables
+from bench.cli._matrix import (
+    Datasets,
+    Methods,
+    Seeds,
+    fault_lines,
+    matrix_request,
+    run_options,
+    show_jobs,
+    show_scripts,
+    status_tables,
+)
 from bench.cli._tables import show
 from bench.errors import BenchError
 from bench.monitor import plural
 
 if TYPE_CHECKING:
-    from bench.grid import GridFolder, GridJob
+    from bench.grid import GridFolder
 
 matrix = typer.Typer(
     help="Run a grid of methods, datasets and seeds, on this machine or on a Slurm cluster.",
@@ -121,7 +131,7 @@ def start(
         preset=preset,
         precision=precision,
         set_=set_,
-        options=_run_options(run_option or []),
+        options=run_options(run_option or []),
         device=device,
         elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.names)),
         threads=threads,
@@ -145,9 +155,9 @@ def start(
     if dry_run or by_hand:
         folder = GridFolder.planned(grid, content)
         if on == "local":
-            _show_plan(planned.jobs, as_json)
+            show_jobs(planned.jobs, as_json)
         else:
-            _show_scripts(folder, as_json, write=by_hand and not dry_run)
+            show_scripts(folder, as_json, write=by_hand and not dry_run)
         return
     _start(GridFolder.create(grid, content), at_once, as_json)
 
@@ -320,49 +330,3 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
             show(*status_tables(folder.path, found, every=False))
         if lines := fault_lines(found):
             raise BenchError("\n".join([*lines, f"bench matrix retry {folder.path} tries these again."]))
-
-
-def _run_options(items: list[str]) -> list[str]:
-    """Return the words of ``items`` for ``bench run``; raises BenchError for one that it does not know."""
-    from typer.main import get_command
-
-    from bench.cli import app
-
-    words = []
-    for item in items:
-        name, equals, value = item.partition("=")
-        words += [f"--{name.strip().lstrip('-')}", *([value] if equals else [])]
-    known = get_command(app).commands["run"]  # type: ignore[attr-defined]
-    try:
-        known.make_context("run", ["method", *words])
-    except Exception as error:
-        raise BenchError(f"--run-option: bench run refuses {' '.join(words)}: {error}") from None
-    return words
-
-
-def _show_plan(jobs: "tuple[GridJob, ...]", as_json: bool) -> None:
-    if as_json:
-        print(json.dumps([job.model_dump(mode="json") for job in jobs], indent=1))
-    else:
-        show(jobs_table(jobs))
-
-
-def _show_scripts(folder: "GridFolder", as_json: bool, *, write: bool) -> None:
-    """Show the scripts of all jobs that are not finished, and the commands that submit them once they are written."""
-    from bench.files import write_bytes
-    from bench.grid import GridFolder, scripts
-
-    made = scripts(folder)
-    if write:
-        GridFolder.create(folder.path, folder.grid)
-        for each in made:
-            write_bytes(Path(each.path), each.text.encode())
-    if as_json:
-        print(json.dumps([each._asdict() for each in made], indent=1))
-        return
-    for each in made:
-        print(f"# {each.path}\n{each.text}")
-    if not write:
-        print("# Nothing was written. With --by-hand instead of --dry-run these lines submit the scripts:")
-    for each in made:
-        print(each.command)
