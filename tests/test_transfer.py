@@ -68,7 +68,7 @@ def test_labels_and_the_size_that_is_right_already_stay() -> None:
 def test_channels_that_do_not_fit_are_refused(home: RunRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     grey = images_of(8)
     split = Split(grey.train.images[:, :1], grey.train.labels)
-    monkeypatch.setattr("bench.run.data.load_dataset", lambda spec, folder: replace(grey, train=split, test=split))
+    monkeypatch.setattr("bench.run.data.load_dataset", lambda *_: replace(grey, train=split, test=split))
     with pytest.raises(BenchError, match=r"x has 1 channels and the encoder, pre-trained on home, takes 3"):
         load_target("x", home.data_dir, prepare(home).recipe.dataset)
 
