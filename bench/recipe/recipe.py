@@ -124,7 +124,8 @@ class Recipe(Settings):
         return getattr(self, name)
 
     def _only(self, sections: set[str]) -> dict[str, Any]:
-        values = {name: getattr(self, name) for name in sections}
+        # A classifier that is judged as released has no section of a protocol.
+        values = {name: getattr(self, name) for name in sections if name in type(self).model_fields}
         return {name: value.counted() if isinstance(value, Settings) else value for name, value in values.items()}
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
