@@ -18,6 +18,9 @@ from bench.recipe import Settings, canonical_digest
 from bench.record import COST_REFERENCE
 from bench.run import Run, kept_bytes, project
 
+Part = tuple[Run, PhaseEstimate]
+"""A phase, and the first run that has it."""
+
 _HOUR = 3600
 _FEW = 4
 """From so many methods on, a message counts them instead of naming them."""
@@ -111,9 +114,10 @@ def plan_costs(
         said(f"{number} of {len(runs)}: {run.recipe.method} on {run.recipe.dataset.name}")
         estimates.append(project(run, projector))
     joules, seconds = meter.joules, time.perf_counter() - start
+    parts = [(run, phase) for run, phases in zip(runs, estimates, strict=True) for phase in phases]
     jobs = _timed(matrix, estimates)
     total, path = sum(job.seconds for job in jobs), critical_path(jobs)
-    lost = _lost(runs, estimates)
+    lost = _lost(parts)
     reason = f"not measured: {'; '.join(lost)}"
     absent = dict.fromkeys(("hours", "wall_hours", "critical_hours"), reason) if lost else {}
     if joules is None or known:
@@ -126,11 +130,15 @@ def plan_costs(
         fidelity=request.fidelity,
         measured_on=known.device_name if known else device_name(projector.device),
         source=", ".join(map(str, profile)) or "this machine",
-        includes=tuple(dict.fromkeys(phase.phase for phases in estimates for phase in phases)),
-        steps=dict(_steps(runs, estimates)),
+        includes=tuple(dict.fromkeys(phase.phase for _, phase in parts)),
+        steps={
+            f"{phase.phase} of {run.recipe.method}": TimedSteps(images=phase.timed, batch=phase.batch)
+            for run, phase in parts
+            if phase.timed is not None and phase.batch is not None
+        },
         gpus=gpus,
         jobs=len(jobs),
-        rows=tuple(_rows(matrix, jobs, runs, estimates)),
+        rows=tuple(_rows(matrix, jobs, parts)),
         hours=_hours(total),
         known_hours=sum(job.seconds for job in _timed(matrix, estimates, unknown=0.0)) / _HOUR,
         wall_hours=None if lost else time_on(jobs, gpus) / _HOUR,
@@ -174,30 +182,25 @@ def _timed(matrix: Matrix, estimates: Sequence[Sequence[PhaseEstimate]], unknown
     return [*(Timed(job.name, shared[job.name]) for job in stages), *timed]
 
 
-def _unknown(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) -> Iterator[tuple[Run, PhaseEstimate]]:
-    for run, phases in zip(runs, estimates, strict=True):
-        yield from ((run, phase) for phase in phases if math.isnan(phase.seconds))
-
-
-def _lost(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) -> list[str]:
+def _lost(parts: Sequence[Part]) -> list[str]:
     """Return the phases without a measurement, each with the methods that lack it."""
     methods: dict[str, dict[str, None]] = {}
-    for run, phase in _unknown(runs, estimates):
-        methods.setdefault(phase.phase, {})[run.recipe.method] = None
+    for run, phase in parts:
+        if math.isnan(phase.seconds):
+            methods.setdefault(phase.phase, {})[run.recipe.method] = None
     return [
         f"{phase} of {' and '.join(own) if len(own) < _FEW else plural(len(own), 'method')}"
         for phase, own in methods.items()
     ]
 
 
-def _rows(
-    matrix: Matrix, jobs: Sequence[Timed], runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]
-) -> Iterator[PlanRow]:
+def _rows(matrix: Matrix, jobs: Sequence[Timed], parts: Sequence[Part]) -> Iterator[PlanRow]:
     """Yield a row a method and dataset, shared stages first."""
     seconds = {job.name: job.seconds for job in jobs}
-    lost: dict[tuple[str, str], list[str]] = {}
-    for run, phase in _unknown(runs, estimates):
-        lost.setdefault((run.recipe.method, run.recipe.dataset.name), []).append(phase.phase)
+    lost: dict[tuple[str, str], dict[str, None]] = {}
+    for run, phase in parts:
+        if math.isnan(phase.seconds):
+            lost.setdefault((run.recipe.method, run.recipe.dataset.name), {})[phase.phase] = None
     for key in dict.fromkeys((job.method, job.dataset) for job in matrix.jobs):
         own = [seconds[job.name] for job in matrix.jobs if (job.method, job.dataset) == key]
         yield PlanRow(
@@ -206,7 +209,7 @@ def _rows(
             jobs=len(own),
             hours_each=_hours(own[0]),
             hours=_hours(sum(own)),
-            not_measured=tuple(dict.fromkeys(lost.get(key, ()))),
+            not_measured=tuple(lost.get(key, ())),
         )
 
 
@@ -236,14 +239,6 @@ def _equal_compute(
 def _no_equal_compute(runs: Sequence[Run]) -> str:
     there = any(run.recipe.method == COST_REFERENCE for run in runs)
     return "the files hold no operations of some steps" if there else f"{COST_REFERENCE} is not among the methods"
-
-
-def _steps(runs: Sequence[Run], estimates: Sequence[Sequence[PhaseEstimate]]) -> Iterator[tuple[str, TimedSteps]]:
-    """Yield the steps that were timed."""
-    for run, phases in zip(runs, estimates, strict=True):
-        for phase in phases:
-            if phase.timed is not None and phase.batch is not None:
-                yield f"{phase.phase} of {run.recipe.method}", TimedSteps(images=phase.timed, batch=phase.batch)
 
 
 def _hours(seconds: float) -> float | None:
