@@ -28,34 +28,28 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print the figures' paths a
 _FIGURES = Path("figures")
 
 
-@plot.command()
-def eps(
-    dataset: OnDataset = None,
-    protocol: UnderProtocol = None,
-    results_dir: Results = RESULTS,
-    output: Output = _FIGURES,
-    as_json: AsJson = False,
-) -> None:
-    """Accuracy against the radius of the attack, from `bench sweep-eps` (DeACL, figure 3).
+def _of_sweeps(kind: "SweepKind", what: str) -> None:
+    """Add the command that draws the sweeps of ``kind``."""
 
-    Examples: `bench plot eps`, `bench plot eps --dataset digits --output results/digits/sweeps`
-    """
-    _sweeps("eps", dataset, protocol, results_dir, output, as_json)
+    def draw(
+        dataset: OnDataset = None,
+        protocol: UnderProtocol = None,
+        results_dir: Results = RESULTS,
+        output: Output = _FIGURES,
+        as_json: AsJson = False,
+    ) -> None:
+        from bench.report.figures import Choice, draw_sweeps
+
+        _say(draw_sweeps(results_dir, output, kind, Choice(dataset, protocol)), as_json)
+
+    examples = f"`bench plot {kind}`, `bench plot {kind} --dataset digits --output results/digits/sweeps`"
+    plot.command(
+        kind, help=f"Accuracy against {what}, from `bench sweep-{kind}` (DeACL, figure 3).\n\nExamples: {examples}"
+    )(draw)
 
 
-@plot.command()
-def steps(
-    dataset: OnDataset = None,
-    protocol: UnderProtocol = None,
-    results_dir: Results = RESULTS,
-    output: Output = _FIGURES,
-    as_json: AsJson = False,
-) -> None:
-    """Accuracy against the steps of the attack, from `bench sweep-steps` (DeACL, figure 3).
-
-    Examples: `bench plot steps`, `bench plot steps --dataset digits --output results/digits/sweeps`
-    """
-    _sweeps("steps", dataset, protocol, results_dir, output, as_json)
+_of_sweeps("eps", "the radius of the attack")
+_of_sweeps("steps", "the steps of the attack")
 
 
 @plot.command()
@@ -152,14 +146,6 @@ def tsne(
             monitor=monitor,
         )
     _say(Drawn(files, ()), as_json)
-
-
-def _sweeps(
-    kind: "SweepKind", dataset: str | None, protocol: str | None, results_dir: Path, output: Path, as_json: bool
-) -> None:
-    from bench.report.figures import Choice, draw_sweeps
-
-    _say(draw_sweeps(results_dir, output, kind, Choice(dataset, protocol)), as_json)
 
 
 def _say(drawn: "Drawn", as_json: bool) -> None:
