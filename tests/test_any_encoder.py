@@ -370,4 +370,5 @@ def test_one_of_several_networks_is_named_and_options_of_weights_belong_to_netwo
     code, _, err = bench(VIT, *words, *settings(TINY))
     assert code == 0, err
     assert "below teacher." in err
-    assert "w.pt is a file of weights itself" in bench("w.pt", "--weights", "w.pt").stderr
+    own = bench("w.pt", "--normalisation", "cifar").stderr
+    assert "w.pt is a file of weights itself. Type bench import w.pt --normalisation cifar, and" in own

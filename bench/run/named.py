@@ -89,9 +89,12 @@ def open_encoder(
     if is_named(given):
         return _outside(str(given), choices, _options(overrides))
     if any(each is not None for each in choices):
+        kept = {"--normalisation": choices.normalisation, "--network": choices.network}
+        typed = "".join(f" {option} {value}" for option, value in kept.items() if value is not None)
         raise BenchError(
             f"--weights, --normalisation and --network are for a network that is named: timm:NAME, torchvision:NAME or "
-            f"FILE.py:NAME. {given} is a file of weights itself. Leave them out; `bench import` has options of its own."
+            f"FILE.py:NAME. {given} is a file of weights itself. Type bench import {given}{typed}, and evaluate the "
+            "encoder that it writes."
         )
     return load_encoder(Path(given))
 
