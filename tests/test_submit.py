@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from bench.cli import main
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
-from bench.record import load_record, load_submission
+from bench.record import Diagnosis, load_record, load_submission
 from bench.report.model_export import submission as module
 from bench.report.model_export import write_submission
+from bench.run import Finished, finished_in
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +136,26 @@ def test_a_run_that_nobody_could_verify_is_refused_and_nothing_is_written(home: 
     (folder / "mine.txt").touch()
     with pytest.raises(BenchError, match="is not empty, and stays as it is"):
         write_submission(home / "runs", name(home), folder, by="Ada")
+
+
+def test_an_evaluation_that_failed_a_check_is_no_result_to_submit(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failed = Diagnosis(check="gradient", verdict="fail", found="no gradient")
+
+    def found(path: Path) -> list[Finished]:
+        return [
+            replace(each, record=each.record.model_copy(update={"doctor": (failed,)}))
+            if each.protocol == "slf"
+            else each
+            for each in finished_in(path)
+        ]
+
+    monkeypatch.setattr(module, "finished_in", found)
+    words = ("submit", name(home), "--by", "Ada", "--runs-dir", str(home / "runs"))
+    assert command(monkeypatch, tmp_path, *words) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "bench: the evaluation cannot be believed, so it is no result to submit: slf, gradient: no gradient",
+        f"What to do says: bench doctor {home / 'runs' / name(home)}",
+    ]
+    assert not list(tmp_path.iterdir())

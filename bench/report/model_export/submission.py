@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.errors import BenchError
+from bench.errors import BenchError, listed
 from bench.files import file_digest
 from bench.folders import new_folder
 from bench.recipe import RELEASED
@@ -37,8 +37,8 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
     """Write the submission of every finished protocol of ``run`` to the new ``folder``.
 
     Raises:
-        BenchError: an unknown run, one that is not finished or whose weights are missing or not those of its records,
-            or a folder that is not empty. Nothing is written then.
+        BenchError: an unknown run, one that is not finished, has an evaluation that failed a check of the doctor, or
+            whose weights are missing or not those of its records, or a folder that is not empty. Nothing is written.
     """
     by, path = signed(by), run_folder(runs_dir, run)
     found = sorted(finished_in(path), key=lambda each: each.path)
@@ -49,6 +49,7 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
         )
     if not found:
         raise unfinished(path, "slf")
+    _refuse_failed(path, found)
     weights = _weights(path, found)
     with new_folder(folder) as made:
         records = {}
@@ -70,6 +71,15 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
         submission.save(made)
         (made / "README.md").write_text(_card(path, found, submission))
     return Submitted(folder, submission)
+
+
+def _refuse_failed(path: Path, found: Sequence[Finished]) -> None:
+    failed = [f"{each.protocol}, {one.check}: {one.found}" for each in found for one in each.record.diagnosed("fail")]
+    if failed:
+        raise BenchError(
+            f"{listed('the evaluation cannot be believed, so it is no result to submit', failed)}\n"
+            f"What to do says: {shlex.join(['bench', 'doctor', str(path)])}"
+        )
 
 
 def _weights(path: Path, found: Sequence[Finished]) -> dict[str, tuple[Path, SubmittedWeights]]:
