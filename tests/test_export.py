@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -292,6 +293,19 @@ def test_runs_that_are_unknown_or_unfinished_and_folders_in_use_are_refused(made
     with pytest.raises(BenchError, match="is not empty, and stays as it is"):
         write_export(made.runs, made.path.name, tmp_path, to="safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+
+def test_of_several_evaluations_the_newest_is_exported_and_the_others_are_counted(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.root, tmp_path / "copy")
+    runs, wide = tmp_path / "copy" / "runs", {**SMALL, "encoder.width": 2, "encoder.stem_padding": 2}
+    more = {**wide, "evaluate.pgd_steps": 1}
+    ((record, _),) = carry_out(
+        toy_request(f"npz:{made.root}/toy.npz", tmp_path / "copy", overrides=more), tmp_path / "more"
+    )
+    written = write_export(runs, made.path.name, tmp_path / "out", to="safetensors", protocol="slf")
+    assert (written.protocols, written.older) == (("slf",), 1)
+    assert "PGD-1" in (tmp_path / "out" / "README.md").read_text()
+    assert record.recipe["evaluate"]["pgd_steps"] == 1
 
 
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,8 @@ def export(
     for file, size in written.files.items():
         typer.echo(f"{file}: {size:,} bytes")
     results = ", ".join(protocol_title(name) for name in written.protocols) or "none"
-    typer.echo(f"results in the card: {results}")
+    left_out = f"; {written.older} older ones with other settings are left out" if written.older else ""
+    typer.echo(f"results in the card: {results}{left_out}")
     typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
     if push_to_hub:
         typer.echo(f"{'would upload to' if dry_run else 'uploaded to'}: {address or push_to_hub}")

@@ -329,10 +329,11 @@ class _Epoch:
             if names
             else f"the loss of stage {stage.name!r} is not finite in epoch {epoch}"
         )
+        section, plan = training.section, training.plan
+        exact = f", or train in fp32, --set {section}.precision=fp32" if plan.precision != "fp32" else ""
         raise BenchError(
             f"{fault}. Nothing of this epoch was saved. Lower the learning rate, for example "
-            f"--set {training.section}.lr={training.plan.lr / 10:g}, or train in fp32, "
-            f"--set {training.section}.precision=fp32"
+            f"--set {section}.lr={min(plan.lr / 10, 1):g}{exact}"
         )
 
 

@@ -1,5 +1,6 @@
 """Writes an export: the weights of a run in a format, and the model card, as one folder that appears when complete."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,9 @@ class Exported(NamedTuple):
     files: dict[str, int]
     """The size of each in bytes, by name."""
     protocols: tuple[str, ...]
-    """Those whose results are in the card."""
+    """Those whose results are in the card: of each the newest evaluation."""
+    older: int
+    """Earlier evaluations of the same protocols, with other settings; they are left out."""
 
 
 def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: str | None = None) -> Exported:
@@ -48,25 +51,25 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
             "export the encoder."
         )
     path = run_folder(runs_dir, run)
-    finished = _newest(path, protocol)
+    every = sorted(finished_in(path), key=lambda each: each.record.finished)
+    finished = _newest(every, protocol)
+    if protocol is not None and not finished:
+        raise unfinished(path, protocol)
     model = model_of(path, finished.get(protocol or RELEASED))  # a released classifier is its own encoder
     records = [each.record for each in finished.values()]
-    with new_folder(folder) as unfinished:
-        loading = FORMATS[to](model, unfinished)
-        (unfinished / "README.md").write_text(card(model, loading, records))
-        found = [path for path in sorted(unfinished.rglob("*")) if path.is_file()]
-        files = {path.relative_to(unfinished).as_posix(): path.stat().st_size for path in found}
-    return Exported(files, tuple(finished))
+    with new_folder(folder) as new:
+        loading = FORMATS[to](model, new)
+        (new / "README.md").write_text(card(model, loading, records))
+        found = [path for path in sorted(new.rglob("*")) if path.is_file()]
+        files = {path.relative_to(new).as_posix(): path.stat().st_size for path in found}
+    older = sum(each.protocol in finished for each in every) - len(finished)
+    return Exported(files, tuple(finished), older)
 
 
-def _newest(path: Path, protocol: str | None) -> dict[str, Finished]:
-    """Return the newest finished evaluation of each protocol, or of ``protocol`` alone."""
-    found = {each.protocol: each for each in sorted(finished_in(path), key=lambda each: each.record.finished)}
-    if protocol is None:
-        return {name: found[name] for name in ALL_PROTOCOLS if name in found}
-    if protocol not in found:
-        raise unfinished(path, protocol)
-    return {protocol: found[protocol]}
+def _newest(every: Sequence[Finished], protocol: str | None) -> dict[str, Finished]:
+    """Return the last of ``every`` evaluation under each protocol, or under ``protocol`` alone."""
+    found = {each.protocol: each for each in every}
+    return {name: found[name] for name in ALL_PROTOCOLS if name in found and protocol in (None, name)}
 
 
 def model_of(path: Path, classifier: Finished | None) -> Model:
