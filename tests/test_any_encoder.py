@@ -35,6 +35,13 @@ import torch
 from torch import nn
 
 class Small(nn.Module):
+    _version = 2
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 2:  # as in torchvision's MNASNet
+            raise ValueError("version should be 2")
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
     def __init__(self, features=5):
         super().__init__()
         self.body = nn.Sequential(nn.Conv2d(3, features, 3, 2), nn.ReLU(), nn.Dropout(0.5))

@@ -14,7 +14,7 @@ from bench import rng
 from bench.cost.memory import live_bytes
 from bench.device import count_flops
 from bench.method import Stage
-from bench.nn import Encoder
+from bench.nn import Encoder, load_tensors_into
 from bench.train import take_step
 
 _FEW = (2, 4, 6)
@@ -170,7 +170,7 @@ class StageProbe:
         return rng.generator(self._seed, "probe", device=self.device)
 
     def _restore(self) -> None:
-        self.stage.load_state_dict(self._start)
+        load_tensors_into(self.stage, self._start)
 
     def _resident(self) -> Iterator[Tensor]:
         yield from self.stage.parameters()

@@ -1,7 +1,7 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
 from bench.nn.adapted import Outsider
-from bench.nn.copying import frozen_copy
+from bench.nn.copying import frozen_copy, load_tensors_into
 from bench.nn.encoder import (
     ENCODERS,
     FIXED_CONSTANTS,
@@ -31,6 +31,7 @@ __all__ = [
     "branches",
     "build_encoder",
     "frozen_copy",
+    "load_tensors_into",
     "mlp",
     "resnet18",
     "stride_left",

@@ -1,5 +1,6 @@
-"""A copy of a network for an attack: it is made at every training step, and on small images its time counts."""
+"""Copies of networks: for an attack, made at every training step, where time counts on small images; and of weights."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any, TypeVar
 
@@ -18,6 +19,21 @@ def frozen_copy(module: M) -> M:
     """
     copy: M = _copy(module, {})
     return copy.eval().requires_grad_(False)
+
+
+def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Load ``tensors``, which have the names and the meaning of the state dict of ``module`` as it is built today.
+
+    A plain mapping of tensors lacks the version of each part, without which some networks, such as torchvision's
+    MNASNet, cannot be loaded or take the weights for older ones. The versions are those of ``module`` itself.
+
+    Raises:
+        RuntimeError: names or shapes differ.
+    """
+    state = module.state_dict()
+    state.clear()  # it keeps the versions
+    state.update(tensors)
+    module.load_state_dict(state)
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:

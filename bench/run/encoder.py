@@ -15,7 +15,7 @@ from bench.data import DATASETS
 from bench.errors import BenchError
 from bench.method import Method, OwnForm
 from bench.monitor import Monitor
-from bench.nn import Encoder, build_encoder
+from bench.nn import Encoder, build_encoder, load_tensors_into
 from bench.recipe import Recipe, Settings, parse_recipe
 from bench.recipe.fields import Seed
 from bench.run.imported import Import, method_called
@@ -102,7 +102,7 @@ class EncoderFile:
 
     def _filled(self, encoder: Encoder) -> Encoder:
         self._check_fit(encoder)
-        encoder.load_state_dict(self.tensors)
+        load_tensors_into(encoder, self.tensors)
         return encoder.eval()
 
     @property

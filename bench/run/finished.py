@@ -10,7 +10,7 @@ import torch
 
 from bench.data import Dataset
 from bench.errors import BenchError, Faults, unknown
-from bench.nn import Classifier
+from bench.nn import Classifier, load_tensors_into
 from bench.own_code import as_typed
 from bench.protocol import build_protocol, released_classifier
 from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, override_text
@@ -59,7 +59,7 @@ class Finished:
         """
         if self.protocol == RELEASED:
             encoder = plain_encoder(self.folder.recipe)
-            encoder.load_state_dict(self._tensors(self.folder.encoder))
+            load_tensors_into(encoder, self._tensors(self.folder.encoder))
             classifier = released_classifier(encoder)
         else:
             tensors = self._tensors(self.path / f"{self.protocol}.safetensors")
@@ -83,7 +83,7 @@ def protocol_classifier(recipe: Recipe, protocol: str, seed: int, tensors: Mappi
     """
     unread = torch.zeros(recipe.downstream.dataset.train_images, dtype=torch.int64)  # labels are for training alone
     stage = build_protocol(protocol, recipe.downstream, plain_encoder(recipe), unread, seed)
-    stage.load_state_dict({name.removeprefix("stage."): value for name, value in tensors.items()})
+    load_tensors_into(stage, {name.removeprefix("stage."): value for name, value in tensors.items()})
     return stage.classifier()
 
 

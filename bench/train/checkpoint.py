@@ -13,6 +13,7 @@ from bench.files import inside, set_aside
 from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
+from bench.nn import load_tensors_into
 from bench.optim import optimizer_tensors, restore_optimizer
 from bench.recipe import Settings
 from bench.record import Environment, PhaseCost
@@ -95,7 +96,7 @@ def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) 
             f"this run is {job.fingerprint[:12]}). Move it away, or choose another --runs-dir."
         )
     try:
-        stage.load_state_dict(_under("stage.", tensors))
+        load_tensors_into(stage, _under("stage.", tensors))
     except RuntimeError as error:
         raise BenchError(f"{path} does not fit this stage: {error}") from error
     if optimizer is not None:
