@@ -7,7 +7,7 @@ types loads a file: a name that is read from a run or a record never does.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 from importlib.abc import ExecutionLoader
 from importlib.util import decode_source, module_from_spec, spec_from_loader
@@ -22,6 +22,8 @@ from bench.errors import BenchError, unknown
 _NAME = re.compile(r"(\w+)\+([0-9a-f]{8})")
 _TEXTS: dict[str, str] = {}
 """The texts of the loaded files, by the digits of their digests."""
+_TYPED: dict[str, str] = {}
+"""What the user typed for the objects of the loaded files, by their names."""
 _FOREIGN: dict[str, list[str]] = {}
 """What comes from code that is not the bench's, in words, by the name of its module or package."""
 _TO_BEGIN = {
@@ -29,6 +31,9 @@ _TO_BEGIN = {
     "attack": "docs/attack_suite.md shows one to begin with.",
     "encoder": "docs/encoders.md shows one to begin with.",
 }
+
+
+UserError = Exception | SystemExit
 
 
 class OwnObject(NamedTuple):
@@ -49,6 +54,11 @@ def as_typed(name: str) -> str:
     return f"FILE.py:{own[1]}" if own else name
 
 
+def to_load(objects: Mapping[str, str]) -> list[str]:
+    """Return the options of ``bench`` that load ``objects``, kinds by name: ``--encoder ./net.py:MyEncoder``."""
+    return [word for name, kind in objects.items() for word in (f"--{kind}", _TYPED.get(name, as_typed(name)))]
+
+
 def own_text(name: str) -> str | None:
     """Return the text of the loaded file that the object called ``name`` comes from; None: it is from no file."""
     own = _NAME.fullmatch(name)
@@ -67,8 +77,11 @@ def mark_foreign(module: str, what: str) -> None:
         known.append(what)
 
 
-def told(error: Exception) -> Exception:
-    """Return a BenchError instead of ``error`` if a user's own code or a plug-in raised it, or called what did."""
+def told(error: UserError) -> UserError:
+    """Return a BenchError instead of ``error`` if a user's own code or a plug-in raised it, or called what did.
+
+    ``sys.exit`` in such code is an error like any other.
+    """
     if isinstance(error, BenchError):
         return error
     for frame, line in reversed(list(walk_tb(error.__traceback__))):
@@ -103,7 +116,9 @@ def load_own(given: str, kind: str, fits: Callable[[Any], bool]) -> OwnObject:
     _TEXTS[digits] = text
     if name and hasattr(module, name):
         mark_foreign(module.__name__, f"the {kind} {given}")
-        return OwnObject(f"{name}+{digits}", getattr(module, name))
+        own = OwnObject(f"{name}+{digits}", getattr(module, name))
+        _TYPED[own.name] = given
+        return own
     known = [key for key, value in vars(module).items() if not key.startswith("_") and fits(value)]
     if not name:
         examples = " or ".join(f"{path}:{each}" for each in known) or f"{path}:NAME"

@@ -17,9 +17,10 @@ from toy_runs import VARYING, Listener, toy_data
 from bench import evaluate, rng
 from bench import load_encoder as load_named
 from bench.errors import BenchError, InterruptedRunError
+from bench.files import file_digest
 from bench.nn import ENCODERS, Encoder, branches, build_encoder
 from bench.recipe import EncoderSettings
-from bench.record import Record
+from bench.record import Record, load_submission
 from bench.report.reproduce import reproduction
 from bench.run import RunRequest, execute, prepare
 from bench.run.encoder import load_encoder
@@ -285,7 +286,9 @@ def test_a_vision_transformer_of_timm_goes_through_all_protocols(bench: Callable
     assert torch.allclose(kept(x), expected, atol=1e-6)
 
 
-def test_an_own_network_is_judged_with_its_weights(bench: Callable[..., Said], own: Path) -> None:
+def test_an_own_network_is_judged_with_its_weights_and_submitted_with_its_file(
+    bench: Callable[..., Said], own: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     state, _ = saved(f"{own}:Small", features=6)
     save_file({f"online.{key}": each for key, each in state.items()}, "net.safetensors")
     words = ("--weights", "net.safetensors", "--protocols", "slf", *settings({"features": 6}))
@@ -296,6 +299,21 @@ def test_an_own_network_is_judged_with_its_weights(bench: Callable[..., Said], o
     (record,) = (Record(**each) for each in json.loads(out))
     assert record.recipe["encoder"]["arch"] == ENCODERS.name_of(f"{own}:Small")
     assert "bench evaluate FILE.py:Small --weights FILE --normalisation none" in reproduction(record).command
+
+    (run,) = (path.name for path in Path("runs").iterdir() if path.is_dir())
+    submit = ("submit", run, "--by", "Ada", "--to", "submission")
+    monkeypatch.setattr(ENCODERS, "_entries", {key: each for key, each in ENCODERS._entries.items() if "+" not in key})
+    refused = say(monkeypatch, capsys, *submit)
+    assert (refused.code, Path("submission").exists()) == (1, False)
+    assert "Type `bench --encoder FILE.py:Small COMMAND ...`" in refused.stderr
+    code, out, err = say(monkeypatch, capsys, "--encoder", f"{own}:Small", *submit)
+    assert code == 0, err
+    (copy,) = Path("submission", "code").iterdir()
+    assert (f"code: {copy}" in out, copy.read_text()) == (True, own.read_text())
+    command, card = load_submission(copy.parents[1]).commands[-1], Path("submission", "README.md").read_text()
+    assert f"bench --encoder {copy}:Small verify " in command
+    assert all(part in card for part in (command, f"SHA-256 `{file_digest(copy)}`"))
+    assert say(monkeypatch, capsys, *command.split()[1:], "--dataset", "npz:toy.npz").code == 0
 
 
 def test_a_named_network_is_loaded_and_evaluated_from_python(

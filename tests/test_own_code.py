@@ -4,9 +4,11 @@ import shlex
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
+from board_records import make_record
 from empty_folder import Bench, small
 from empty_folder import bench as bench
 from empty_folder import toy as toy
@@ -15,13 +17,14 @@ from pydantic import TypeAdapter
 
 from bench import registry as registry_module
 from bench.attack import ATTACKS, NamedAttack
-from bench.errors import BenchError
+from bench.cli._runs import show_records
+from bench.errors import BenchError, CheckFailedError
 from bench.method import METHODS
 from bench.nn import ENCODERS
 from bench.own_code import as_typed, is_own, told
 from bench.recipe import EvaluationSettings, Threat
 from bench.recipe.fields import Name
-from bench.record import load_record, record_files
+from bench.record import Diagnosis, load_record, record_files
 from bench.registry import Registry
 from bench.report.run_report import write_report
 from bench.results import build_leaderboard
@@ -168,6 +171,35 @@ def test_what_code_of_ones_own_raises_is_one_message(bench: Bench, toy: str, tmp
     said = bench("--traceback", command, name, *more, "--dataset", toy, *small())
     assert "Traceback (most recent call last)" in said.stderr
     assert said.code == 1
+
+
+def test_code_of_ones_own_that_exits_is_an_error_too(bench: Bench, toy: str, tmp_path: Path) -> None:
+    text = FILE.replace("name =", "def __init__(self, *_):\n        raise SystemExit(5)\n\n    name =")
+    said = bench("run", f"{write(tmp_path, text)}:Own", "--dataset", toy, *small())
+    assert said.code == 1
+    assert f"bench: the method {tmp_path}/own.py:Own raised SystemExit in {tmp_path}/own.py, line " in said.stderr
+
+
+def test_the_hint_after_a_failed_check_loads_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for registry in (ENCODERS, ATTACKS):
+        monkeypatch.setattr(registry, "_entries", dict(registry._entries))
+    text = "def noise(model, images, labels, *, threat, generator):\n    return images\n"
+    names = {"method": METHODS.name_of(f"{write(tmp_path)}:Own")}
+    names["encoder"] = ENCODERS.name_of(f"{write(tmp_path, NET, 'net.py')}:net")
+    names["attack"] = ATTACKS.name_of(f"{write(tmp_path, text, 'attack.py')}:noise")
+    failed = Diagnosis(check="gradient", verdict="fail", found="none")
+    record = make_record(method=names["method"], doctor=(failed,))
+    recipe = {**record.recipe, "encoder": {"arch": names["encoder"]}}
+    recipe["evaluate"] = {"attack": "pgd", "attacks": ["apgd-ce", names["attack"]]}
+    record = record.model_copy(update={"recipe": recipe})
+    run: Any = SimpleNamespace(folder=SimpleNamespace(path=tmp_path / "run", encoder=tmp_path))
+    with pytest.raises(CheckFailedError) as raised:
+        show_records([(record, tmp_path)], [run], tmp_path, as_json=True)
+    files = {"method": "own.py:Own", "encoder": "net.py:net", "attack": "attack.py:noise"}
+    loading = [word for kind, file in files.items() for word in (f"--{kind}", str(tmp_path / file))]
+    assert str(raised.value).splitlines()[-1] == (
+        f"What to do says: {shlex.join(['bench', *loading, 'doctor', str(tmp_path / 'run')])}"
+    )
 
 
 def test_what_an_attack_or_a_plug_in_raises_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

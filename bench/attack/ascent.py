@@ -181,7 +181,10 @@ def _refuse_labels(labels: Tensor, images: Tensor, model: nn.Module) -> None:
     """Raise BenchError unless ``model`` returns logits for ``images``, and ``labels`` are classes of theirs."""
     try:
         logits = model(images)
-    except Exception as error:  # whatever a network raises that takes other images, or is on another device
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # whatever a network raises that takes other images, or is on another device
         raise BenchError(
             f"the model cannot take these images, {images.dtype} of shape {list(images.shape)} on {images.device} "
             f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]})."

@@ -130,19 +130,20 @@ def main() -> None:
         code = 0
         try:
             app(prog_name="bench")
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             found = told(error)
-            if not isinstance(found, BenchError):
+            if isinstance(found, BenchError):
+                if _state.get("traceback"):
+                    print_exception(error)
+                print(f"bench: {found}", file=sys.stderr)
+                code = found.exit_code
+            elif isinstance(found, SystemExit):
+                # Typer prints nothing on Ctrl-C.
+                if found.code == InterruptedRunError.exit_code and not isinstance(found, ReportedExit):
+                    print("bench: interrupted", file=sys.stderr)
+                code = found.code if isinstance(found.code, int) else int(found.code is not None)
+            else:
                 raise
-            if _state.get("traceback"):
-                print_exception(error)
-            print(f"bench: {found}", file=sys.stderr)
-            code = found.exit_code
-        except SystemExit as end:
-            # Typer prints nothing on Ctrl-C.
-            if end.code == InterruptedRunError.exit_code and not isinstance(end, ReportedExit):
-                print("bench: interrupted", file=sys.stderr)
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
         lost = streams.lost()
         if lost:
             print(f"bench: {lost}", file=sys.stderr)

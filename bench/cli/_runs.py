@@ -15,6 +15,7 @@ from bench.cli._results import results_table
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError, CheckFailedError, listed
+from bench.own_code import to_load
 
 if TYPE_CHECKING:
     from bench.cost import PhaseEstimate
@@ -109,7 +110,8 @@ def show_records(
             print(f"record: {path}")
         for run in runs:
             print(f"encoder: {run.folder.encoder}")
-    checked = " and ".join(shlex.join(["bench", "doctor", str(run.folder.path)]) for run in runs)
+    loading = to_load({name: kind for record in records for name, kind in record.own_code.items()})
+    checked = " and ".join(shlex.join(["bench", *loading, "doctor", str(run.folder.path)]) for run in runs)
     refuse_failed([(record.protocol, record.doctor or ()) for record in records], f"What to do says: {checked}")
 
 

@@ -41,6 +41,8 @@ def submit(
     for name, weights in written.weights.items():
         where = folder / name if weights.included else f"{name}, not in the folder: keep it where others can fetch it"
         print(f"weights: {where} ({weights.size:,} bytes)")
+    for code in sorted(folder.glob("code/*.py")):
+        print(f"code: {code}, which verifying needs")
     print(f"card: {folder / 'README.md'}")
     if Path("LEADERBOARD.md").is_file() and folder == place:
         print("Type: bench leaderboard --check. Then open a pull request with this folder.")

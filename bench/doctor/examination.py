@@ -64,7 +64,7 @@ def _made(check: Check, patient: Patient) -> Diagnosis | None:
         return check(patient)
     except BenchError as error:
         said = str(error)
-    except Exception as error:  # whatever a foreign network raises
+    except (Exception, SystemExit) as error:  # whatever a foreign network raises
         said = f"{type(error).__name__}: {error}"
     return Diagnosis(check=check.name, verdict="doubt", found=f"the check stopped: {_plain(said)}")
 

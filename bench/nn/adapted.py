@@ -92,7 +92,7 @@ class Outsider(NamedTuple):
                 network = self.make(given, own)
             except BenchError:
                 raise
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise BenchError(f"{self.name} cannot be built with encoder.options {own}: {_short(error)}.") from error
             if not isinstance(network, nn.Module):
                 raise BenchError(
@@ -131,7 +131,7 @@ def _features(backbone: Adapted, name: str, image_shape: Sequence[int]) -> int:
     backbone.eval()
     try:
         found = backbone(torch.zeros(2, *image_shape))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         seen = "x".join(map(str, (image_shape[0], *(backbone.size or image_shape[1:]))))
         raise BenchError(
             f"{name} cannot take images of {seen}: {_short(error)}. Resize them with --set "

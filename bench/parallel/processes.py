@@ -11,7 +11,7 @@ from torch import Tensor
 from torch import distributed as dist
 
 from bench.errors import BenchError
-from bench.own_code import told
+from bench.own_code import UserError, told
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -148,10 +148,10 @@ def _each(items: Sequence[T], work: Callable[[T], R]) -> list[R]:
     return [work(item) for item in items]
 
 
-def _attempt(work: Callable[[], T]) -> tuple[T | None, Exception | None]:
+def _attempt(work: Callable[[], T]) -> tuple[T | None, UserError | None]:
     try:
         return work(), None
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return None, told(error)  # here, where its traceback is: it is pickled without
 
 

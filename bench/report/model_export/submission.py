@@ -1,19 +1,25 @@
 """A submission: the records of a run with its card, the digests of its weights and the commands, in one folder."""
 
+import hashlib
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from bench.attack import ATTACKS
 from bench.errors import BenchError, listed
-from bench.files import file_digest
+from bench.files import file_digest, write_bytes
 from bench.folders import new_folder
+from bench.method import METHODS
+from bench.nn import ENCODERS
+from bench.own_code import own_text, to_load
 from bench.recipe import RELEASED
 from bench.record import Submission, SubmittedWeights, save_record, signed
+from bench.registry import Registry
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction
@@ -23,6 +29,7 @@ from bench.zoo import Loading
 LARGEST = 1_000_000
 """Bytes of a file of weights that goes into the folder; a larger one is described alone."""
 
+_REGISTRIES: dict[str, Registry[Any]] = {"method": METHODS, "encoder": ENCODERS, "attack": ATTACKS}
 _ENCODER = "weights/encoder.safetensors"
 
 
@@ -50,6 +57,7 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
     if not found:
         raise unfinished(path, "slf")
     _refuse_failed(path, found)
+    code = [_Code.of(name, kind) for name, kind in _own_code(found).items()]
     weights = _weights(path, found)
     with new_folder(folder) as made:
         records = {}
@@ -60,16 +68,18 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
             if described.included:
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, made / name)
+        for own in code:
+            write_bytes(made / own.path, own.content)
         descriptions = {name: described for name, (_, described) in weights.items()}
         submission = Submission(
             by=by,
             records={name: each.record.sha256 for name, each in records.items()},
             weights=descriptions,
-            commands=tuple(_commands(folder, records, descriptions)),
+            commands=(*_making(found), *(verify := _verifying(folder, records, descriptions, code))),
             date=datetime.now(UTC).replace(microsecond=0),
         )
         submission.save(made)
-        (made / "README.md").write_text(_card(path, found, submission))
+        (made / "README.md").write_text(_card(path, found, submission, code, verify))
     return Submitted(folder, submission)
 
 
@@ -78,8 +88,35 @@ def _refuse_failed(path: Path, found: Sequence[Finished]) -> None:
     if failed:
         raise BenchError(
             f"{listed('the evaluation cannot be believed, so it is no result to submit', failed)}\n"
-            f"What to do says: {shlex.join(['bench', 'doctor', str(path)])}"
+            f"What to do says: {shlex.join(['bench', *to_load(_own_code(found)), 'doctor', str(path)])}"
         )
+
+
+def _own_code(found: Iterable[Finished]) -> dict[str, str]:
+    return {name: kind for each in found for name, kind in each.record.own_code.items()}
+
+
+class _Code(NamedTuple):
+    """The file of an object of the submitter's own, in a submission."""
+
+    kind: str
+    object: str
+    """Its name in the file."""
+    path: str
+    content: bytes
+
+    @classmethod
+    def of(cls, name: str, kind: str) -> "_Code":
+        """Return it for the object called ``name``; raises BenchError if its file is not loaded."""
+        _REGISTRIES[kind].get(name)
+        known, _, digits = name.partition("+")
+        return cls(kind, known, f"code/{known}-{digits}.py", (own_text(name) or "").encode())
+
+    @property
+    def described(self) -> str:
+        """What it is, with the digest by which it is recognised."""
+        digest = hashlib.sha256(self.content).hexdigest()
+        return f"the code of the {self.kind} {self.object}, which verifying needs; SHA-256 `{digest}`"
 
 
 def _weights(path: Path, found: Sequence[Finished]) -> dict[str, tuple[Path, SubmittedWeights]]:
@@ -112,16 +149,28 @@ def _described(file: Path, sha256: str) -> SubmittedWeights:
     return SubmittedWeights(sha256=sha256, file_sha256=file_digest(file), size=size, included=size <= LARGEST)
 
 
-def _commands(folder: Path, records: Mapping[str, Finished], weights: Mapping[str, SubmittedWeights]) -> Iterator[str]:
-    """Yield what makes each of ``records`` again, then what verifies each."""
-    yield from dict.fromkeys(reproduction(each.record).command for each in records.values())
+def _making(found: Iterable[Finished]) -> list[str]:
+    """Return what makes the records again."""
+    return list(dict.fromkeys(reproduction(each.record).command for each in found))
+
+
+def _verifying(
+    folder: Path, records: Mapping[str, Finished], weights: Mapping[str, SubmittedWeights], code: Sequence[_Code]
+) -> list[str]:
+    """Return what verifies each of ``records``."""
+    loading = [word for own in code for word in (f"--{own.kind}", f"{folder / own.path}:{own.object}")]
+    commands = []
     for name, each in records.items():
         file = _weights_name(each)
         where = str(folder / file) if weights[file].included else Path(file).name
-        yield shlex.join(["bench", "verify", str(folder / name), "--weights", where, "--by", "NAME"])
+        words = ["bench", *loading, "verify", str(folder / name), "--weights", where, "--by", "NAME"]
+        commands.append(shlex.join(words))
+    return commands
 
 
-def _card(path: Path, found: Sequence[Finished], submission: Submission) -> str:
+def _card(
+    path: Path, found: Sequence[Finished], submission: Submission, code: Sequence[_Code], verify: Sequence[str]
+) -> str:
     files = [
         (name, f"{each.size:,} bytes, SHA-256 `{each.file_sha256}`{'' if each.included else '; not in this folder'}")
         for name, each in submission.weights.items()
@@ -130,9 +179,9 @@ def _card(path: Path, found: Sequence[Finished], submission: Submission) -> str:
         'import bench\n\nencoder = bench.load_encoder("weights/encoder.safetensors")\n',
         "pytorch",
         "ssl-robustness-bench",
-        (*files, *((name, "a record") for name in submission.records)),
+        (*files, *((own.path, own.described) for own in code), *((name, "a record") for name in submission.records)),
     )
     records = [each.record for each in found]
+    commands = "\n".join(verify)
     text = card(model_of(path, None), loading, records)
-    verify = "\n".join(command for command in submission.commands if command.startswith("bench verify"))
-    return f"{text}\n## Verify it\n\nSubmitted by {submission.by}.\n\n```bash\n{verify}\n```\n"
+    return f"{text}\n## Verify it\n\nSubmitted by {submission.by}.\n\n```bash\n{commands}\n```\n"
