@@ -1,13 +1,21 @@
 """Networks that were written elsewhere: versions of their parts, the classifier left out, and what a user is told."""
 
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
 
 from bench import rng
 from bench.cost import StageProbe
+from bench.errors import BenchError
 from bench.method import Stage, StepLoss
-from bench.recipe import TrainPlan
+from bench.nn import LeftOut, build_encoder
+from bench.recipe import EncoderSettings, TrainPlan
+from bench.zoo.weights import Weights, fit_weights
 
 CPU = torch.device("cpu")
 
@@ -40,3 +48,31 @@ def test_a_probe_keeps_the_versions_of_the_parts_of_a_network() -> None:
     before = {key: each.clone() for key, each in stage.state_dict().items()}
     StageProbe(stage, images(), device=CPU).seconds(2)
     assert all(torch.equal(before[key], each) for key, each in stage.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "head"),
+    [
+        ("torchvision:mobilenet_v3_small", {}, "classifier.3"),
+        ("timm:convnext_atto", {"depths": [1, 1, 1, 1], "dims": [4, 4, 4, 8]}, "head.fc"),
+    ],
+)
+def test_the_classifier_of_a_file_is_left_out_by_its_whole_name(name: str, options: dict[str, Any], head: str) -> None:
+    if name.startswith("timm:") and find_spec("timm") is None:
+        pytest.skip("timm is not installed")
+    settings = EncoderSettings(arch=name, options={**options, "input_size": 32}, normalisation="none")
+    with rng.scoped(0, "outside"):
+        encoder = build_encoder(settings, image_shape=(3, 32, 32), mean=(), std=()).eval()
+    network = encoder.backbone.get_submodule("network")
+    (place,) = (each for each, part in network.named_modules() if isinstance(part, LeftOut))
+    assert place == head
+    state = network.state_dict()
+    file = {**state, f"{head}.weight": torch.zeros(10, encoder.feature_dim), f"{head}.bias": torch.zeros(10)}
+    fitted = fit_weights(
+        Weights(Path("w.pt"), "", {f"module.{key}": each for key, each in file.items()}), network, name
+    )
+    assert fitted.tensors.keys() == state.keys()
+    assert fitted.dropped == {f"module.{head}": "a classifier of 10 classes (2 tensors)"}
+    beside = f"{head.rpartition('.')[0]}.9.weight"
+    with pytest.raises(BenchError, match=f"{beside}: 2, not absent"):
+        fit_weights(Weights(Path("w.pt"), "", {**file, beside: torch.ones(2)}), network, name)

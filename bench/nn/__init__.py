@@ -1,6 +1,6 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
-from bench.nn.adapted import Outsider
+from bench.nn.adapted import LeftOut, Outsider
 from bench.nn.copying import frozen_copy, load_tensors_into
 from bench.nn.encoder import (
     ENCODERS,
@@ -23,6 +23,7 @@ __all__ = [
     "BackboneFactory",
     "Classifier",
     "Encoder",
+    "LeftOut",
     "Normalise",
     "Outsider",
     "ResNet",

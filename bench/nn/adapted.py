@@ -50,6 +50,10 @@ class Adapted(nn.Module):
             prepare()
 
 
+class LeftOut(nn.Identity):
+    """Is in the place of a network's classifier, wherever that is; a file of its weights has tensors for it."""
+
+
 class Input(NamedTuple):
     """The input that the weights of a network were trained for."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from bench.errors import BenchError, unknown
-from bench.nn.adapted import Input, Outsider
+from bench.nn.adapted import Input, LeftOut, Outsider
 
 _LOADING = ("pretrained", "checkpoint_path", "cache_dir", "weights", "progress")
 _FORM = ("num_classes", "in_chans", "features_only", "scriptable", "exportable")
@@ -40,6 +40,10 @@ def timm_backbone(name: str) -> Outsider:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network: nn.Module = timm.create_model(name, num_classes=0, in_chans=given["image_shape"][0], **options)
+        heads = getattr(network, "default_cfg", {}).get("classifier") or ()  # a name, or several
+        for head, part in list(network.named_modules()):
+            if head in ([heads] if isinstance(heads, str) else heads) and type(part) is nn.Identity:
+                network.set_submodule(head, LeftOut())
         return network
 
     if known is None:
@@ -95,6 +99,5 @@ def _without_classifier(network: nn.Module, name: str) -> nn.Module:
             f"torchvision:{name} has no linear classifier to take off. Write a function that returns it without its "
             "head: bench evaluate ./net.py:make_encoder --weights FILE"
         )
-    parent, _, attribute = last[-1].rpartition(".")
-    setattr(network.get_submodule(parent), attribute, nn.Identity())
+    network.set_submodule(last[-1], LeftOut())
     return network

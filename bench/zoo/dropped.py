@@ -28,6 +28,7 @@ def describe_dropped(
     beside: Collection[str],
     parts: Mapping[str, str],
     network: str,
+    heads: Collection[str] = (),
 ) -> dict[str, str]:
     """Return what of a file is not in the encoder: by the beginning of the names, what it is, and how much.
 
@@ -37,13 +38,17 @@ def describe_dropped(
         beside: the other keys of the file.
         parts: what a layout says of the parts of its files.
         network: the prefix of the network that was taken.
+        heads: the parts of the network that are known to be classifiers, by their whole names.
     """
     groups: dict[str, list[str]] = defaultdict(list)
     for name in tensors:
         if name not in kept:
             inside = name.removeprefix(network) if name.startswith(network) else name
-            groups[_printable(name[: len(name) - len(inside)] + _group(inside))].append(name)
-    found = {group: _words(group, names, tensors, parts, network) for group, names in groups.items()}
+            part = inside.rpartition(".")[0]
+            group = part if part in heads else _group(inside)
+            groups[_printable(name[: len(name) - len(inside)] + group)].append(name)
+    known = {*_HEADS, *heads}
+    found = {group: _words(group, names, tensors, parts, network, known) for group, names in groups.items()}
     found |= {_printable(key): _WORDS.get(key, "beside the weights") for key in beside}
     listed = dict(list(found.items())[:_LISTED])
     if len(found) > _LISTED:
@@ -59,10 +64,15 @@ def _group(name: str) -> str:
 
 
 def _words(
-    group: str, names: Collection[str], tensors: Mapping[str, Tensor], parts: Mapping[str, str], network: str
+    group: str,
+    names: Collection[str],
+    tensors: Mapping[str, Tensor],
+    parts: Mapping[str, str],
+    network: str,
+    heads: Collection[str],
 ) -> str:
     part, head = group.removeprefix(network), tensors.get(f"{group}.weight")
-    if part in _HEADS and head is not None and head.ndim == 2:
+    if part in heads and head is not None and head.ndim == 2:
         return f"a classifier of {head.shape[0]} classes ({_count(names)})"
     first = parts.get(part) or parts.get(group) or _WORDS.get(part)
     if first is None and part.startswith("bn_list."):

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError, unknown
 from bench.files import file_digest
+from bench.nn import LeftOut
 from bench.zoo.checkpoint import read_checkpoint, tensors_in
 from bench.zoo.dropped import describe_dropped
 from bench.zoo.tensors import taken
@@ -50,8 +51,8 @@ def read_weights(path: Path) -> Weights:
 def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | None = None) -> Fitted:
     """Return the tensors of ``network`` from a file.
 
-    Whatever lies in a part of the network must have its place there. Other parts of the file, such as a classifier, are
-    left out.
+    Whatever lies in a part of the network must have its place there. Other parts of the file are left out, and so is
+    the classifier, even within a part.
 
     Args:
         weights: of the file.
@@ -68,7 +69,12 @@ def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | N
     inside = {key.removeprefix(prefix): each for key, each in weights.tensors.items() if key.startswith(prefix)}
     parts = {key.split(".")[0] for key in expected}
     computed = {key for key, _ in network.named_buffers()} - expected.keys()  # such as positions of tokens
-    wanted = {key: each for key, each in inside.items() if key.split(".")[0] in parts and key not in computed}
+    heads = [name for name, part in network.named_modules() if isinstance(part, LeftOut)]
+    wanted = {
+        key: each
+        for key, each in inside.items()
+        if key.split(".")[0] in parts and key not in computed and key.rpartition(".")[0] not in heads
+    }
     tensors = taken(
         wanted,
         expected,
@@ -78,7 +84,7 @@ def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | N
         "that it was made with, and to input_size if its images are not of 32 pixels.",
     )
     kept = {prefix + key for key in wanted}
-    return Fitted(tensors, prefix, describe_dropped(weights.tensors, kept, (), {}, prefix))
+    return Fitted(tensors, prefix, describe_dropped(weights.tensors, kept, (), {}, prefix, heads))
 
 
 def _prefix(weights: Weights, expected: Mapping[str, Tensor], name: str, given: str | None) -> str:
