@@ -10,7 +10,7 @@ from test_verify import verification
 from bench.cli import main
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
-from bench.record import correct, correction_files, load_record, save_verification
+from bench.record import correct, correction_files, load_record, record_files, save_verification
 from bench.results import build_leaderboard, load_records
 
 
@@ -80,4 +80,22 @@ def test_the_command_corrects_by_name(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
-    assert str(next(correction_files(results))) in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert str(next(correction_files(results))) in said
+    assert said.endswith("Type: bench leaderboard --write\n")
+
+
+@pytest.mark.parametrize("named", ["results", "results/local"])
+def test_the_correction_of_a_local_record_advises_no_published_board(
+    named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "results").mkdir()
+    (record,) = record_files(fill(tmp_path / "results" / "local", make_record()))
+    words = ["bench", "correct", str(record), "--reason", "authors", "--note", "asked"]
+    monkeypatch.setattr(sys, "argv", [*words, "--results-dir", str(tmp_path / named)])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().out
+    assert "It is a local record: `bench leaderboard` no longer shows it" in said
+    assert "--write" not in said
+    assert not build_leaderboard(tmp_path / "results").rows

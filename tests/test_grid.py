@@ -154,10 +154,29 @@ def test_a_folder_holds_one_grid(tmp_path: Path) -> None:
     grid_in(tmp_path, {"a": []})
     folder = grid_in(tmp_path, {"b": []})  # nothing has begun
     run_local(folder, one_device(), Event(), launch=leaving(folder, []))
-    with pytest.raises(BenchError, match=r"holds another grid, which has begun \(jobs: \['b'\] there, \['c'\] here"):
+    with pytest.raises(BenchError, match=r"holds another grid, which has begun \(--jobs b there, --jobs c here\)"):
         grid_in(tmp_path, {"c": []})
     with pytest.raises(BenchError, match="there is no grid in"):
         GridFolder.open(tmp_path / "none")
+
+
+def test_another_grid_is_told_by_its_options(tmp_path: Path) -> None:
+    there = {"methods": ["simclr", "deacl"], "tier": "tiny", "own_settings": {"deacl": ["ssl.epochs=1"]}}
+    here: dict[str, Any] = {
+        "methods": ["simclr"],
+        "tier": None,
+        "own_settings": {},
+        "options": ["--devices", "4", "--no-x"],
+    }
+    GridFolder.create(tmp_path, Grid(asked={**there, "settings": ["slf.epochs=1", "seed=2"]}, jobs=()))
+    GridFolder.open(tmp_path).job("a").write(JobState(status="done", began=now()))
+    with pytest.raises(BenchError) as raised:
+        GridFolder.planned(tmp_path, Grid(asked=here, jobs=()))
+    assert str(raised.value).startswith(
+        f"{tmp_path} holds another grid, which has begun (--methods simclr,deacl there, --methods simclr here; no "
+        "--run-option there, --run-option devices=4 --run-option no-x here; --set deacl:ssl.epochs=1 there, no --set "
+        "METHOD: here; --set slf.epochs=1 --set seed=2 there, no --set here; --tier tiny there, no --tier here)."
+    )
 
 
 def test_a_command_is_asked_to_stop_and_its_output_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

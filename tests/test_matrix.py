@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.cli._options import split_settings
-from bench.errors import BenchError
+from bench.errors import BenchError, InterruptedRunError
 from bench.grid import Grid, GridFolder, grid_status, work
 from bench.grid import local as local_module
 from bench.grid.grid import JobFolder
@@ -245,3 +245,8 @@ def test_a_failure_ends_the_command_with_its_log(
     done = say(monkeypatch, capsys, "matrix", "cancel", str(opened.path))
     assert done.stdout == "cancelled. The command that started the grid continues it.\n"
     assert opened.cancelled
+    # From another shell, while the command that started the grid waits.
+    monkeypatch.setattr(GridFolder, "resume", lambda self: None)
+    done = say(monkeypatch, capsys, *command)
+    assert done.code == InterruptedRunError.exit_code
+    assert "bench: cancelled: of 1 job 1 cancelled; the state of every job is saved." in done.stderr

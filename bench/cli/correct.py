@@ -18,17 +18,22 @@ def correct(
 ) -> None:
     """Withdraw a record, or supersede it: the board shows it no more, and CORRECTIONS.md says why.
 
-    The record itself stays as it is. `bench leaderboard --write` then writes the board and CORRECTIONS.md.
+    The record itself stays as it is. `bench leaderboard --write` then writes the board and CORRECTIONS.md; a local
+    record was never there.
 
     Examples:
       bench correct RECORD --reason evaluation --note "PGD attacked normalised pixels"
       bench correct RECORD --reason rerun --note "trained with the mended loss" --superseded-by OTHER
     """
     from bench.compare import find_record
+    from bench.record import LOCAL
     from bench.record import correct as corrected
 
     found = find_record(record, results_dir)
     other = None if superseded_by is None else find_record(superseded_by, results_dir).path
     path = corrected(found.path, found.record, results_dir, reason=reason, note=note, superseded_by=other)
     print(f"correction: {path}")
-    print("Type: bench leaderboard --write")
+    if LOCAL in path.resolve().relative_to(results_dir.resolve().parent).parts:
+        print("It is a local record: `bench leaderboard` no longer shows it, and the published board never did.")
+    else:
+        print("Type: bench leaderboard --write")

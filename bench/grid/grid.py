@@ -1,5 +1,6 @@
 """A grid: jobs in a folder, each one command of the bench, with what it needs and what it leaves."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,7 +105,10 @@ class GridFolder:
             present = there.grid.asked
             differing = sorted(key for key in present | grid.asked if present.get(key) != grid.asked.get(key))
             if differing and there.begun:
-                shown = "; ".join(f"{key}: {present.get(key)} there, {grid.asked.get(key)} here" for key in differing)
+                shown = "; ".join(
+                    f"{_as_options(key, present.get(key))} there, {_as_options(key, grid.asked.get(key))} here"
+                    for key in differing
+                )
                 raise BenchError(
                     f"{path} holds another grid, which has begun ({shown}). Type another folder with --grid, or the "
                     "options of that grid to continue it."
@@ -170,6 +174,24 @@ class GridFolder:
     def resume(self) -> None:
         """Let jobs start again after :meth:`cancel`."""
         remove(self.path / "cancelled")
+
+
+def _as_options(key: str, value: Any) -> str:
+    """Return the ``value`` of ``key`` among what was asked as a user types it: ``--methods simclr,deacl``."""
+    option = {"settings": "--set", "own_settings": "--set METHOD:", "options": "--run-option"}.get(
+        key, f"--{key.replace('_', '-')}"
+    )
+    if not value:
+        return f"no {option}"
+    if key == "settings":
+        words = value
+    elif key == "own_settings":
+        words = [f"{method}:{item}" for method, items in value.items() for item in items]
+    elif key == "options":
+        words = [word.replace(" ", "=", 1) for word in f" {' '.join(value)}".split(" --")[1:]]
+    else:
+        words = [",".join(map(str, value)) if isinstance(value, list) else str(value)]
+    return " ".join(shlex.join([option.removesuffix(" METHOD:"), word]) for word in words)
 
 
 @dataclass(frozen=True)
