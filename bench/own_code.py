@@ -56,7 +56,12 @@ def as_typed(name: str) -> str:
 
 def to_load(objects: Mapping[str, str]) -> list[str]:
     """Return the options of ``bench`` that load ``objects``, kinds by name: ``--encoder ./net.py:MyEncoder``."""
-    return [word for name, kind in objects.items() for word in (f"--{kind}", _TYPED.get(name, as_typed(name)))]
+    return [word for name, kind in objects.items() for word in (f"--{kind}", typed(name))]
+
+
+def typed(name: str) -> str:
+    """Return what the user typed for ``name``, such as ``./net.py:MyEncoder``; else as :func:`as_typed`."""
+    return _TYPED.get(name, as_typed(name))
 
 
 def own_text(name: str) -> str | None:

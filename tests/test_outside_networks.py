@@ -8,15 +8,49 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from toy_runs import toy_data
 
-from bench import rng
+from bench import evaluate, load_encoder, rng
 from bench.cost import StageProbe
 from bench.errors import BenchError
 from bench.method import Stage, StepLoss
-from bench.nn import LeftOut, build_encoder
+from bench.nn import ENCODERS, LeftOut, build_encoder
 from bench.recipe import EncoderSettings, TrainPlan
 from bench.zoo.weights import Weights, fit_weights
 
+OWN = """
+from torch import nn
+
+class Boom(nn.Conv2d):
+    def __init__(self):
+        super().__init__(3, 4, 3)
+
+    def forward(self, x):
+        raise RuntimeError("boom")
+
+class Large(Boom):
+    def forward(self, x):
+        return nn.functional.max_pool2d(x, 50).flatten(1)
+
+class Plain(Boom):
+    def forward(self, x):
+        return super(Boom, self).forward(x).mean((2, 3))
+
+class Grey(nn.Module):
+    def __init__(self, image_shape=(1, 8, 8)):
+        super().__init__()
+        self.body = nn.Conv2d(image_shape[0], 4, 3)
+
+    def forward(self, x):
+        return self.body(x).mean((2, 3))
+
+class Broken(Grey):
+    def forward(self, x):
+        return super().forward(x) * float("nan")
+
+def absent():
+    return nn.Sequential(nn.Nothing())
+"""
 CPU = torch.device("cpu")
 
 
@@ -76,3 +110,43 @@ def test_the_classifier_of_a_file_is_left_out_by_its_whole_name(name: str, optio
     beside = f"{head.rpartition('.')[0]}.9.weight"
     with pytest.raises(BenchError, match=f"{beside}: 2, not absent"):
         fit_weights(Weights(Path("w.pt"), "", {**file, beside: torch.ones(2)}), network, name)
+
+
+# What a user is told
+
+
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("net.py").write_text(OWN)
+
+
+def refusal(name: str, channels: int = 3) -> str:
+    settings = EncoderSettings(arch=ENCODERS.name_of(f"./net.py:{name}"))
+    with pytest.raises(BenchError) as caught:
+        build_encoder(settings, image_shape=(channels, 8, 8), mean=(), std=())
+    return str(caught.value)
+
+
+@pytest.mark.usefixtures("own")
+def test_an_error_in_an_own_network_has_its_line_and_only_one_about_shapes_advises_to_resize() -> None:
+    text = refusal("Boom")
+    assert "./net.py:Boom cannot take images of 3x8x8" in text
+    assert "raised RuntimeError in net.py, line 9: boom" in text
+    assert "Resize" not in text
+    assert "Resize them with --set encoder.options.input_size" in refusal("Large")
+    text = refusal("Plain", channels=1)
+    assert "It needs 3 channels. The data have 1 channels" in text
+    assert "Resize" not in text
+    text = refusal("absent")
+    assert "./net.py:absent cannot be built" in text
+    assert "net.py, line 32" in text
+
+
+@pytest.mark.usefixtures("own")
+def test_weights_for_other_channels_than_those_of_the_data_are_one_message() -> None:
+    torch.save({"body.weight": torch.ones(4, 1, 3, 3), "body.bias": torch.ones(4)}, "grey.pt")
+    encoder = load_encoder("./net.py:Grey", weights="grey.pt")
+    with pytest.raises(BenchError, match="are for images of 1 channels, and the data have 3 channels") as caught:
+        evaluate(encoder, toy_data(Path("toy.npz")), protocols="slf")
+    assert ": body.weight: 4x1x3x3, not 4x3x3x3" in str(caught.value)

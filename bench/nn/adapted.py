@@ -4,6 +4,7 @@ Images are resized inside the network, after normalisation, so that attacks work
 number of features is found by a forward pass.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import BenchError
+from bench.own_code import told
+
+_CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
+_SHAPES = re.compile(r"\b(shapes?|sizes?|dimensions?|channels?|height|width)\b", re.IGNORECASE)
+"""What PyTorch and the libraries say where a tensor has another shape than a network needs."""
 
 
 class Adapted(nn.Module):
@@ -97,7 +103,7 @@ class Outsider(NamedTuple):
             except BenchError:
                 raise
             except (Exception, SystemExit) as error:
-                raise BenchError(f"{self.name} cannot be built with encoder.options {own}: {_short(error)}.") from error
+                raise BenchError(f"{self.name} cannot be built with encoder.options {own}: {_fault(error)}") from error
             if not isinstance(network, nn.Module):
                 raise BenchError(
                     f"{self.name} makes no network (its type: {type(network).__name__}). Name a function or class that "
@@ -137,10 +143,7 @@ def _features(backbone: Adapted, name: str, image_shape: Sequence[int]) -> int:
         found = backbone(torch.zeros(2, *image_shape))
     except (Exception, SystemExit) as error:
         seen = "x".join(map(str, (image_shape[0], *(backbone.size or image_shape[1:]))))
-        raise BenchError(
-            f"{name} cannot take images of {seen}: {_short(error)}. Resize them with --set "
-            "encoder.options.input_size=224, or whatever side it takes."
-        ) from error
+        raise BenchError(f"{name} cannot take images of {seen}: {_fault(error)}{_advice(error, seen)}") from error
     backbone.train()
     if isinstance(found, Tensor) and found.ndim == 2 and len(found) == 2 and found.is_floating_point():
         return found.shape[1]
@@ -149,6 +152,22 @@ def _features(backbone: Adapted, name: str, image_shape: Sequence[int]) -> int:
         f"{name} returns {shape} for 2 images, and no features: [2, D]. Pool its output, as in x.mean((2, 3)) or "
         "x[:, 0], and return one vector for each image."
     )
+
+
+def _advice(error: Exception | SystemExit, seen: str) -> str:
+    """Return what to do about images of the shape ``seen``; nothing where the error is not about shapes."""
+    if not isinstance(error, RuntimeError | ValueError | AssertionError) or not _SHAPES.search(str(error)):
+        return ""
+    if (channels := _CHANNELS.search(str(error))) and channels[2] == seen.partition("x")[0]:
+        needed, given = channels.groups()
+        return f"\nIt needs {needed} channels. The data have {given} channels, or the weights are for {given}."
+    return "\nResize them with --set encoder.options.input_size=224, or whatever side it takes."
+
+
+def _fault(error: Exception | SystemExit) -> str:
+    """Return what was wrong, with the line if it is in the user's own code."""
+    found = told(error)
+    return str(found) if isinstance(found, BenchError) else f"{_short(error)}."
 
 
 def _short(error: BaseException) -> str:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.nn.adapted import own_backbone
 from bench.nn.copying import frozen_copy
-from bench.own_code import as_typed, is_own
+from bench.own_code import is_own, typed
 from bench.parallel import over_devices
 from bench.recipe import EncoderSettings
 from bench.registry import Registry
@@ -130,7 +130,7 @@ def with_loaded_encoder(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def backbone_factory(arch: str) -> BackboneFactory:
     """Return what builds the backbone ``arch``; raises BenchError if there is none, or its file is not loaded."""
     factory = ENCODERS.get(arch)
-    return own_backbone(as_typed(arch), factory) if is_own(arch) else factory
+    return own_backbone(typed(arch), factory) if is_own(arch) else factory
 
 
 def build_encoder(

@@ -80,6 +80,7 @@ class EncoderFile:
 
     def _check_fit(self, encoder: Encoder) -> None:
         if faults := misfits(self.tensors, encoder.state_dict()):
+            faults = faults.replace("backbone.network.", "")  # the names of an outside network are its own
             raise BenchError(f"the weights do not fit the encoder that their recipe describes: {faults}.")
 
     def encoder(self, recipe: Recipe) -> Encoder:
@@ -97,7 +98,7 @@ class EncoderFile:
         if known is None:
             return self.encoder(self.recipe)
         with rng.scoped(0, "plain encoder"):  # its normalisation has constants of its own, and its form no size
-            encoder = build_encoder(known.encoder, image_shape=(self._channels, 32, 32), mean=(), std=())
+            encoder = build_encoder(known.encoder, image_shape=(self.channels, 32, 32), mean=(), std=())
         return self._filled(encoder)
 
     def _filled(self, encoder: Encoder) -> Encoder:
@@ -106,7 +107,8 @@ class EncoderFile:
         return encoder.eval()
 
     @property
-    def _channels(self) -> int:
+    def channels(self) -> int:
+        """The channels of the images that it takes."""
         return next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
 
     @property
@@ -116,7 +118,7 @@ class EncoderFile:
         Only for an imported encoder.
         """
         assert self.origin.imported is not None, "a run has its own data"
-        known = self.origin.imported.trained_on or ("cifar10" if self._channels == 3 else "")
+        known = self.origin.imported.trained_on or ("cifar10" if self.channels == 3 else "")
         return known if known in DATASETS else "npz:PATH"
 
     def save(self, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from bench import rng
 from bench.errors import BenchError
 from bench.nn import ENCODERS, Outsider, backbone_factory, build_encoder
-from bench.own_code import is_in_file
+from bench.own_code import as_typed, is_in_file
 from bench.recipe import EncoderSettings
 from bench.robustbench import KIND, find_entry
 from bench.run.encoder import EncoderFile, Origin, load_encoder
@@ -162,7 +162,7 @@ def _outside(given: str, choices: WeightChoices, options: dict[str, Any]) -> Enc
         dropped=fitted.dropped,
     )
     known = Import(
-        title=f"{factory.name.removeprefix('FILE.py:')}, {short_name(choices.file)}",
+        title=f"{as_typed(arch).removeprefix('FILE.py:')}, {short_name(choices.file)}",
         year=datetime.now(UTC).year,
         encoder=form,
         weights=report,

@@ -151,8 +151,21 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")
     # The entry's own threat model is no departure from it.
     recipe = recipe.model_copy(update={"config": ImportedConfig(weights=encoder.sha256), "overrides": overrides})
-    encoder.check_form(recipe)
+    _check_form(encoder, recipe, dataset)
     return _Case(known.method, recipe, dataset, source)
+
+
+def _check_form(encoder: EncoderFile, recipe: Recipe, dataset: Dataset) -> None:
+    try:
+        encoder.check_form(recipe)
+    except BenchError as error:
+        channels = dataset.image_shape[0]
+        if channels == encoder.channels:
+            raise
+        raise BenchError(
+            f"the weights are for images of {encoder.channels} channels, and the data have {channels} channels "
+            f"({dataset.name}). Give other data, or a network and weights for these.\n{error}"
+        ) from error
 
 
 def _threat(entry: Entry | None) -> dict[str, Any]:
