@@ -26,6 +26,26 @@ class BusyRunError(BenchError):
     """Another process is working on the run."""
 
 
+class NotLoadedError(BenchError):
+    """An object comes from a user's own file, which is not loaded.
+
+    Args:
+        what: the sentences that say so.
+        kind: of the object, as in ``bench --encoder``.
+        typed: how it is named, with FILE.py for its file.
+    """
+
+    def __init__(self, what: str, kind: str, typed: str) -> None:
+        super().__init__(
+            f"{what} Type `bench --{kind} {typed} COMMAND ...` with the path of the file for FILE.py; its code must be "
+            "what it was."
+        )
+        self.what, self.kind, self.typed = what, kind, typed
+
+    def __reduce__(self) -> tuple[type[BenchError], tuple[str, str, str]]:
+        return NotLoadedError, (self.what, self.kind, self.typed)  # pickled between the processes of a run
+
+
 class CheckFailedError(BenchError):
     """A check that the user asked for failed (for example, a stale leaderboard): exit code 3."""
 

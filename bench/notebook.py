@@ -1,16 +1,18 @@
 """The verbs of a notebook that need torch: load an encoder, and evaluate it."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from pydantic import JsonValue
 from torch import nn
 
-from bench.errors import BenchError
+from bench.errors import BenchError, NotLoadedError
+from bench.method import METHODS
 from bench.monitor import Monitor
-from bench.nn import Encoder
+from bench.nn import ENCODERS, Encoder
 from bench.recipe import with_checked_arguments
 from bench.record import LOCAL, Record
 from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
@@ -25,6 +27,8 @@ def load_encoder(
     normalisation: str | None = None,
     network: str | None = None,
     options: Mapping[str, JsonValue] | None = None,
+    encoder: str | None = None,
+    method: str | None = None,
     runs_dir: str | Path = "runs",
     data_dir: str | Path = "data",
 ) -> Encoder:
@@ -38,21 +42,27 @@ def load_encoder(
         normalisation: as in ``--normalisation``: of the input of a network; None: its library's, none for FILE.py.
         network: as in ``--network``: which of several networks in the file of the weights.
         options: ``encoder.options`` of a network, such as ``{"img_size": 32}``.
+        encoder: ``FILE.py:NAME`` of the network that a run was made with, as in ``bench --encoder``.
+        method: ``FILE.py:NAME`` of its method, as in ``bench --method``.
         runs_dir: where runs are kept, for a name.
         data_dir: where weights of RobustBench are downloaded to.
 
     Raises:
         BenchError: there is no such encoder, its file is damaged or does not fit, or its method is not installed.
     """
+    for registry, own in ((ENCODERS, encoder), (METHODS, method)):
+        if own is not None:
+            registry.get(own)
     request = EvaluationRequest(
         encoder=encoder_path(source, Path(runs_dir)),
         overrides={"encoder.options": dict(options)} if options else {},
         data_dir=Path(data_dir),
         weights=WeightChoices(None if weights is None else Path(weights), normalisation, network),
     )
-    encoder = request.open().plain()
-    encoder.source = request
-    return encoder
+    with _in_python():
+        loaded = request.open().plain()
+    loaded.source = request
+    return loaded
 
 
 @with_checked_arguments
@@ -99,7 +109,24 @@ def evaluate(
         data_dir=loaded.data_dir if data_dir is None else Path(data_dir),
         device=device,
     )
-    return [record for record, _ in execute(prepare_evaluation(request), Path(results_dir), _Warning())]
+    with _in_python():
+        return [record for record, _ in execute(prepare_evaluation(request), Path(results_dir), _Warning())]
+
+
+@contextmanager
+def _in_python() -> Iterator[None]:
+    """Say what to call where a message of the command line says what to type."""
+    try:
+        yield
+    except NotLoadedError as error:
+        call = {
+            "encoder": f'bench.load_encoder(SOURCE, encoder="{error.typed}")',
+            "method": f'bench.load_encoder(SOURCE, method="{error.typed}")',
+            "attack": f'bench.attack.ATTACKS.name_of("{error.typed}")',
+        }[error.kind]
+        raise BenchError(
+            f"{error.what} First call {call} with the path of the file for FILE.py; its code must be what it was."
+        ) from error
 
 
 def _unchanged(encoder: nn.Module) -> EvaluationRequest:

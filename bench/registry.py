@@ -5,7 +5,7 @@ from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, NotLoadedError, unknown
 from bench.own_code import as_typed, is_in_file, is_own, load_own, mark_foreign
 
 T = TypeVar("T")
@@ -99,10 +99,8 @@ class Registry(Generic[T]):
         stem = name.partition("+")[0]
         now = [other for other in self._entries if is_own(other) and other.partition("+")[0] == stem]
         changed = f" The loaded file gives {', '.join(now)}: its code is not what it was." if now else ""
-        return BenchError(
-            f"the {self.kind} {name} comes from a file that is not loaded.{changed} Type `bench --{self.kind} "
-            f"{as_typed(name)} COMMAND ...` with the path of the file for FILE.py; its code must be what it was."
-        )
+        what = f"the {self.kind} {name} comes from a file that is not loaded.{changed}"
+        return NotLoadedError(what, self.kind, as_typed(name))
 
     def _load_plugins(self) -> None:
         if self._plugins_loaded:

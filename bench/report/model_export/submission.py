@@ -175,11 +175,12 @@ def _card(
         (name, f"{each.size:,} bytes, SHA-256 `{each.file_sha256}`{'' if each.included else '; not in this folder'}")
         for name, each in submission.weights.items()
     ]
+    own = "".join(f', {each.kind}="{each.path}:{each.object}"' for each in code if each.kind != "attack")
     loading = Loading(
-        'import bench\n\nencoder = bench.load_encoder("weights/encoder.safetensors")\n',
+        f'import bench\n\nencoder = bench.load_encoder("weights/encoder.safetensors"{own})\n',
         "pytorch",
         "ssl-robustness-bench",
-        (*files, *((own.path, own.described) for own in code), *((name, "a record") for name in submission.records)),
+        (*files, *((each.path, each.described) for each in code), *((name, "a record") for name in submission.records)),
     )
     records = [each.record for each in found]
     commands = "\n".join(verify)
