@@ -14,7 +14,7 @@ from bench import evaluate, load_encoder, rng
 from bench.cost import StageProbe
 from bench.errors import BenchError
 from bench.method import Stage, StepLoss
-from bench.nn import ENCODERS, LeftOut, build_encoder
+from bench.nn import ENCODERS, LeftOut, Normalise, build_encoder
 from bench.recipe import EncoderSettings, TrainPlan
 from bench.zoo.weights import Weights, fit_weights
 
@@ -47,6 +47,10 @@ class Grey(nn.Module):
 class Broken(Grey):
     def forward(self, x):
         return super().forward(x) * float("nan")
+
+class Flat(Grey):
+    def forward(self, x):
+        return super().forward(x) * 0
 
 def absent():
     return nn.Sequential(nn.Nothing())
@@ -140,7 +144,7 @@ def test_an_error_in_an_own_network_has_its_line_and_only_one_about_shapes_advis
     assert "Resize" not in text
     text = refusal("absent")
     assert "./net.py:absent cannot be built" in text
-    assert "net.py, line 32" in text
+    assert "net.py, line 36" in text
 
 
 @pytest.mark.usefixtures("own")
@@ -150,3 +154,25 @@ def test_weights_for_other_channels_than_those_of_the_data_are_one_message() -> 
     with pytest.raises(BenchError, match="are for images of 1 channels, and the data have 3 channels") as caught:
         evaluate(encoder, toy_data(Path("toy.npz")), protocols="slf")
     assert ": body.weight: 4x1x3x3, not 4x3x3x3" in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what follows from such features
+@pytest.mark.usefixtures("own")
+def test_useless_features_are_not_blamed_on_a_training_that_did_not_happen() -> None:
+    torch.save({"body.weight": torch.ones(4, 3, 3, 3), "body.bias": torch.ones(4)}, "net.pt")
+    data, settings = toy_data(Path("toy.npz")), {"slf.epochs": 1, "slf.batch_size": 8, "evaluate.autoattack": False}
+    broken, flat = (load_encoder(f"./net.py:{name}", weights="net.pt") for name in ("Broken", "Flat"))
+    with pytest.raises(BenchError, match="the network gives features that are not finite") as caught:
+        evaluate(broken, data, protocols="slf", settings=settings)
+    assert "rate" not in str(caught.value)
+    with pytest.warns(UserWarning, match="the same features") as noted:
+        evaluate(flat, data, protocols="slf", settings={**settings, "evaluate.pgd_steps": 1})
+    (text,) = (str(each.message) for each in noted if "the same features" in str(each.message))
+    assert "Look in its code" in text
+    assert "pre-training" not in text
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8), (2, 4, 8, 8)])
+def test_images_of_other_channels_are_refused_and_not_broadcast(shape: tuple[int, ...]) -> None:
+    with pytest.raises(BenchError, match=rf"with C = 3; these have the shape \[{shape[0]}, "):
+        Normalise([0.5] * 3, [0.2] * 3)(torch.rand(shape))

@@ -75,7 +75,13 @@ class Normalise(nn.Module):
         self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
-        """[B, C, H, W] in [0, 1] -> the same shape, standardised."""
+        """[B, C, H, W] in [0, 1] -> the same shape, standardised; raises BenchError for another number of channels."""
+        channels = self.mean.shape[0]
+        if images.ndim != 4 or images.shape[1] != channels:  # subtraction would broadcast one channel to many
+            raise BenchError(
+                f"the encoder takes images [B, C, H, W] with C = {channels}; these have the shape {[*images.shape]}. "
+                "Give images with as many channels as those that it was trained on."
+            )
         return (images - self.mean[:, None, None]) / self.std[:, None, None]
 
 

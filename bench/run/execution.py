@@ -108,6 +108,13 @@ def _say_collapse(run: Run, encoder: Encoder, stages: Sequence[Progress], monito
         return
     images, size = run.target.train.images, run.recipe.evaluate.batch_size
     features = sample_features(encoder, images, batch_size=size, device=run.device)
+    outside = run.encoder is not None and run.encoder.origin.imported is not None
+    if outside and not bool(features.isfinite().all()):
+        raise BenchError(
+            f"the network gives features that are not finite for training images of {run.target.name}, although its "
+            "weights are finite. Look in its code for a division by zero, a logarithm, or numbers that grow too large, "
+            "and whether its normalisation is the one that it was trained with."
+        )
     if not bool(features.isfinite().all()):
         plans = list(run.recipe.config.plans().items())
         key, lr = (f"{plans[-1][0]}.lr", plans[-1][1].lr) if plans else ("lr", 1.0)
@@ -116,10 +123,17 @@ def _say_collapse(run: Run, encoder: Encoder, stages: Sequence[Progress], monito
             f"stage. Train it again with a lower learning rate, for example --set {key}={lr / 10:g}"
         )
     if constant(features):
+        cause, advice = (
+            ("", "Look in its code, and whether its weights and its normalisation are the right ones.")
+            if outside
+            else (
+                "pre-training collapsed, and ",
+                "Lower the learning rate of its last stage, or train it for more epochs.",
+            )
+        )
         monitor.note(
-            "the encoder gives all training images the same features: pre-training collapsed, and no protocol can "
-            "separate classes on it. The record notes this, and the board marks it. Lower the learning rate of its "
-            "last stage, or train it for more epochs."
+            f"the encoder gives all training images the same features: {cause}no protocol can separate classes on it. "
+            f"The record notes this, and the board marks it. {advice}"
         )
 
 
