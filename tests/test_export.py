@@ -239,6 +239,12 @@ def test_a_network_of_a_library_is_written_for_that_library(
         FORMATS["torchvision" if library == "timm" else "timm"](ours, tmp_path)
 
 
+def test_a_network_that_cannot_be_loaded_by_the_written_line_is_refused(tmp_path: Path) -> None:
+    settings = EncoderSettings(arch="torchvision:mnasnet0_5", options={"input_size": 32}, normalisation="imagenet")
+    with pytest.raises(BenchError, match=r"versions of its parts.*Type --to safetensors"):
+        FORMATS["torchvision"](model(settings), tmp_path)
+
+
 @pytest.mark.parametrize("library", ["torchvision", "timm"])
 @pytest.mark.parametrize(
     ("changes", "said"),

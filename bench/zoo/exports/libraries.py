@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bench import rng
 from bench.errors import BenchError
 from bench.files import write_bytes
-from bench.nn import Classifier, ResNet, load_tensors_into
+from bench.nn import Classifier, ResNet
 from bench.zoo.exports.model import Loading, Model, need
 from bench.zoo.tensors import misfits, packed
 
@@ -99,7 +99,13 @@ def _write_network(model: Model, folder: Path, imports: str, call: _Call, librar
             f"--to {library}: {call} has another classifier than one linear layer on the features ({faults}). Type "
             "--to safetensors, or --to onnx, which take any network."
         )
-    load_tensors_into(network, tensors)
+    try:
+        network.load_state_dict(tensors)  # as the written line does
+    except ValueError as error:
+        raise BenchError(
+            f"--to {library}: {call} cannot load a file without the versions of its parts ({error}). Type "
+            "--to safetensors, or --to onnx, which take any network."
+        ) from error
     encoder, images = deepcopy(model.encoder), model.images()
     encoder.backbone.network = network
     with torch.no_grad():
