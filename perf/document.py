@@ -16,7 +16,7 @@ from comparison import Table
 RECORDED = Path(__file__).parent / "recorded"
 PAGES = [
     Path(__file__).parents[1] / "docs" / name
-    for name in ("performance.md", "scaling.md", "doctor.md", "attack_suite.md", "data.md")
+    for name in ("performance.md", "scaling.md", "doctor.md", "attack_suite.md", "data.md", "devices.md")
 ]
 _BLOCK = re.compile(r"(<!-- recorded: ([\w-]+) -->\n).*?(<!-- end -->)", re.S)
 
