@@ -1,4 +1,4 @@
-"""Images and labels: the named datasets, and the user's own as ``npz:PATH`` or ``folder:PATH``."""
+"""Images and labels: the named datasets, and the user's own as ``npz:``, ``folder:`` or ``webdataset:PATH``."""
 
 from bench.data.dataset import Dataset, PixelFacts, Split
 from bench.data.images import ImagesOnDevice, ImageSource, StreamedImages, on_device, unit_pixels
