@@ -160,6 +160,44 @@ def test_a_change_of_the_protocol_reuses_the_encoder(request_: RunRequest, tmp_p
     assert first.cost["stage:ssl"] == second.cost["stage:ssl"]
 
 
+@pytest.mark.parametrize("protocol", ["slf", "aff", "knn"])
+def test_another_evaluation_reuses_the_classifier(request_: RunRequest, tmp_path: Path, protocol: str) -> None:
+    """Its record is that of a run which trains the classifier by itself."""
+    request = replace(request_, protocols=(protocol,))
+    carry_out(request, tmp_path / "results")
+    listener, farther = Listener(), changed(request, evaluate__eps=0.5)
+    ((reused, _),) = carry_out(farther, tmp_path / "results", listener)
+    assert f"stage {protocol}" not in listener.phases
+    assert any("only its evaluation differs" in note for note in listener.notes)
+    ((alone, _),) = carry_out(replace(farther, runs_dir=tmp_path / "elsewhere"), tmp_path / "others")
+    assert facts(reused) == facts(alone)
+    found, expected = (record.cost[f"protocol:{protocol}"] for record in (reused, alone))
+    assert (found.images, found.flops_per_image) == (expected.images, expected.flops_per_image)
+
+
+def test_a_lost_or_damaged_classifier_or_one_of_other_code_is_trained_again(
+    request_: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    carry_out(request_, tmp_path / "results")
+
+    def trained(eps: float) -> bool:
+        listener = Listener()
+        carry_out(changed(request_, evaluate__eps=eps), tmp_path / "results", listener)
+        return "stage slf" in listener.phases
+
+    (kept,) = tmp_path.rglob("slf.safetensors")
+    assert not trained(0.1)
+    for path in tmp_path.rglob("slf.safetensors"):
+        path.write_bytes(kept.read_bytes()[:100])
+    assert trained(0.2)
+    assert not trained(0.3)
+    for path in tmp_path.rglob("slf.safetensors"):
+        path.unlink()
+    assert trained(0.4)
+    monkeypatch.setattr("bench.train.checkpoint.code_digest", lambda *modules: "of tomorrow")
+    assert trained(0.5)
+
+
 def test_a_deleted_result_is_written_again(request_: RunRequest, tmp_path: Path) -> None:
     ((first, path),) = carry_out(request_, tmp_path / "results")
     content = path.read_bytes()

@@ -6,10 +6,11 @@ every device. The gradient of a share is kept times the number of devices. Then 
 gradient of a weight in both cases: of an encoder, where each device knows the part of its own images, and of a head,
 which every device passes all features through. :func:`synchronise` takes that mean.
 
-Each backward pass below is made of the same functions again, so second derivatives are right too.
+Each backward pass below is made of the same functions again, so second derivatives are right too; batch-norm over all
+devices has none.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,9 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.autograd import Function
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
 
+from bench.parallel.batch_norm import WholeBatchNorm
 from bench.parallel.processes import devices
 from bench.recipe import BatchNormScope
 
@@ -53,7 +53,7 @@ def over_devices(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         if scope == "device":
             own: Tensor = network(share)
         else:
-            with _WholeBatchNorm([size / total for size in _sizes(total)]):
+            with WholeBatchNorm([size / total for size in _sizes(total)]):
                 own = network(share)
     whole: Tensor = _Whole.apply(own, total)
     return whole
@@ -116,66 +116,3 @@ class _Whole(Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         share: Tensor = _Share.apply(gradient)
         return share * devices(), None
-
-
-class _Sum(Function):
-    """The sum of a share over all devices, for use in the computations of shares."""
-
-    @staticmethod
-    def forward(ctx: Any, share: Tensor) -> Tensor:
-        total = share.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total: Tensor = _Sum.apply(gradient)
-        return total
-
-
-class _WholeBatchNorm(TorchFunctionMode):
-    """Makes batch-norm in training, within this block, take its statistics over the shares of all devices.
-
-    Args:
-        weights: the part of the batch that each device has.
-    """
-
-    def __init__(self, weights: Sequence[float]) -> None:
-        super().__init__()
-        self._weight = weights[dist.get_rank()]
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is F.batch_norm:
-            return self._batch_norm(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
-
-    def _batch_norm(
-        self,
-        x: Tensor,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weight: Tensor | None = None,
-        bias: Tensor | None = None,
-        training: bool = False,
-        momentum: float = 0.1,
-        eps: float = 1e-5,
-    ) -> Tensor:
-        if not training:
-            return F.batch_norm(x, running_mean, running_var, weight, bias, False, momentum, eps)
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        dims = [0, *range(2, x.dim())]
-        mean: Tensor = _Sum.apply(self._weight * wide.mean(dims))
-        centred = wide - _per_channel(mean, x)
-        var: Tensor = _Sum.apply(self._weight * centred.square().mean(dims))
-        if running_mean is not None and running_var is not None:
-            count = x.numel() / x.shape[1] / self._weight
-            running_mean.lerp_(mean.detach().to(running_mean.dtype), momentum)
-            running_var.lerp_((var.detach() * (count / (count - 1))).to(running_var.dtype), momentum)
-        scale = (var + eps).rsqrt()
-        y = centred * _per_channel(scale if weight is None else scale * weight, x)
-        return (y if bias is None else y + _per_channel(bias, x)).to(x.dtype)
-
-
-def _per_channel(values: Tensor, like: Tensor) -> Tensor:
-    """[C] -> [1, C, 1, ...]: as many dimensions as ``like``."""
-    return values.view(1, -1, *[1] * (like.dim() - 2))

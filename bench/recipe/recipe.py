@@ -119,6 +119,11 @@ class Recipe(Settings):
         own |= {name: value for name in ("budget", "precision") if (value := getattr(self, name)) is not None}
         return canonical_digest({"pretraining": self.pretraining_digest(), **own})
 
+    def training_digest(self, protocol: str) -> str:
+        """Return the SHA-256 of all that decides a protocol's classifier, given the encoder; not its evaluation."""
+        sections = {protocol, "threat"} | ({"finetune"} if self.finetune else set())
+        return canonical_digest({"pretraining": self.pretraining_digest(), **self._only(sections)})
+
     def protocol(self, name: str) -> Any:
         """Return the section of the protocol ``name``, of the class that :data:`bench.recipe.SECTIONS` gives it."""
         return getattr(self, name)

@@ -5,7 +5,6 @@ from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.code import code_digest
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluation import constant, evaluate, sample_features
@@ -22,6 +21,7 @@ from bench.run.encoder import EncoderFile, Origin, intact_encoder
 from bench.run.examination import examined, new_patient
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
+from bench.run.reuse import reuse_classifier
 from bench.train import Progress, finished_path, train
 from bench.zoo import digest
 
@@ -150,17 +150,13 @@ def kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
         raise BenchError(f"{run.folder.encoder} belongs to another run. Move it away, or choose another --runs-dir.")
     if kept.origin.stages is None:
         return None  # an older file without the stages' costs: the states of the stages hold them
-    if changed := [one.stage for one in kept.origin.stages if _by_other_code(one)]:
+    if changed := [one.stage for one in kept.origin.stages if one.by_other_code]:
         monitor.note(
             f"the encoder is reused; it was trained with code that differs from the present code, or is not known "
             f"(stage {', '.join(changed)}). The record names both, and the board marks it. To train it again, remove "
             f"{run.folder.path}, or choose another --runs-dir."
         )
     return kept
-
-
-def _by_other_code(progress: Progress) -> bool:
-    return any(one is None or one.code != code_digest(*one.modules) for one in progress.environments)
 
 
 def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
@@ -220,6 +216,8 @@ def _evaluate(
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
     phases = {str(Phase("stage", done.stage)): done for done in stages}
     before = digest(encoder.state_dict())
+    if protocol != RELEASED:
+        on_first(lambda: reuse_classifier(run, protocol, before, job))
     classifier, progress, stage = trained_classifier(run, protocol, encoder, job)
     if progress:
         phases[str(Phase("protocol", protocol))] = progress

@@ -1,6 +1,6 @@
 """Training: the engine, which trains any stage, and its saved states."""
 
-from bench.train.checkpoint import Progress, finished_path, intact_tensors, stage_progress
+from bench.train.checkpoint import Progress, finished_path, intact_tensors, stage_progress, unfinished_path
 from bench.train.engine import check_plan, take_step, train, training_modules
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "take_step",
     "train",
     "training_modules",
+    "unfinished_path",
 ]

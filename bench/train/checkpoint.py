@@ -8,6 +8,7 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 from torch.optim import Optimizer
 
+from bench.code import code_digest
 from bench.errors import BenchError, DamagedFileError
 from bench.files import inside, set_aside
 from bench.job import Job
@@ -50,6 +51,11 @@ class Progress(Settings):
         if isinstance(values, dict) and "environments" not in values and isinstance(values.get("cost"), dict):
             return {**values, "cost": {**values["cost"], "peak_memory_bytes": None}}
         return values
+
+    @property
+    def by_other_code(self) -> bool:
+        """Whether any part of it was trained by code that differs from the present code, or is not known."""
+        return any(one is None or one.code != code_digest(*one.modules) for one in self.environments)
 
 
 def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: Progress) -> None:
