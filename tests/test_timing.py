@@ -1,5 +1,6 @@
 """Timing: steps in turn, lines through them, and the whole recipes that follow."""
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -75,9 +76,17 @@ def test_batches_that_take_too_long_are_timed_smaller_and_at_a_quarter(monkeypat
         (Effort(rounds=3, seconds=1e9), {512}),
         (Effort(rounds=3, seconds=1e9, batch=16), {4, 16}),
         (Effort(rounds=3, seconds=0), {2, 8}),
-        (Effort(rounds=3, seconds=0, patience=0), {2}),
+        (Effort(rounds=3, seconds=0, patience=0), {2, 4}),
     ):
         assert [set(times.seconds) for times in time_in_turn(probes, effort)] == [sizes] * 2
+
+
+def test_a_slow_warm_up_is_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = StageProbe(Toy("a", batch_size=512), DATA.random_images(), device=CPU)
+    monkeypatch.setattr(StageProbe, "warm_up", lambda self, batch: time.sleep(0.2))
+    monkeypatch.setattr(StageProbe, "seconds", lambda self, batch: batch / 1000)
+    (times,) = time_in_turn([probe], Effort(rounds=1, seconds=0, patience=0.1))
+    assert times.seconds == {2: [0.002], 8: [0.008]}
 
 
 def test_batches_that_do_not_fit_the_memory_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:

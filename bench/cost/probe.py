@@ -64,17 +64,12 @@ class StageProbe:
         self.rough_flops: float | None = None
         """Operations of a step divided by its images, by :meth:`warm_up`; None: not counted yet."""
 
-    def warm_up(self, batch: int) -> float:
-        """Take a step on ``batch`` images, count its operations, and return its seconds."""
+    def warm_up(self, batch: int) -> None:
+        """Take a step on ``batch`` images and count its operations, which takes longer than the steps after it."""
         images, index = self._batch(batch)
-        start = time.perf_counter()
         _, flops = count_flops(lambda: self._step(images, index))
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        seconds = time.perf_counter() - start
         self._restore()
         self.rough_flops = flops / batch
-        return seconds
 
     def seconds(self, batch: int, steps: int = 1) -> float:
         """Return the seconds of a step on ``batch`` images with its update, by the device's clock on a GPU.

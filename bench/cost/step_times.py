@@ -12,8 +12,8 @@ import torch
 from bench.cost.probe import StageProbe
 from bench.recipe import TrainPlan
 
-_ROUGH = (2, 8)
-"""Batch sizes of the first steps, which determine the batch size of the timed steps."""
+_ROUGH = (2, 4, 8)
+"""Batches of the first steps, which determine the batch of the timed ones: the first size, and one of the others."""
 _SMALLEST = 8
 _SHARE = 4
 """The larger of the two timed batches is this many times the smaller."""
@@ -69,8 +69,8 @@ class Effort:
     said: Callable[[str], None] = lambda message: None
     """Called with messages on progress."""
     patience: float = math.inf
-    """Seconds for the first steps of a stage, on 2 and 8 images: none of them begins if it would end later. Of a stage
-    whose first step, the warm-up, alone takes longer, that step is the measurement."""
+    """Seconds for the first steps of a stage, after its warm-up, on 2 and 8 images; where these would take longer, they
+    are on 2 and 4."""
 
 
 def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes]:
@@ -103,16 +103,13 @@ def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes
 
 
 def _rough(probe: StageProbe, patience: float) -> dict[int, list[float]]:
-    """Time a step of each of the first sizes, as far as ``patience`` seconds allow."""
-    end = time.perf_counter() + patience
-    first, *_ = few = sorted({min(size, probe.plan.batch_size) for size in _ROUGH})
-    warm = probe.warm_up(first)
-    times: dict[int, list[float]] = {}
-    for size in few:
-        if time.perf_counter() + warm * size / first > end:
-            break
-        times[size] = [probe.seconds(size)]
-    return times or {first: [warm]}
+    """Time a step of two of the first sizes, the larger ones that ``patience`` seconds allow."""
+    small, medium, large = (min(size, probe.plan.batch_size) for size in _ROUGH)
+    probe.warm_up(small)
+    times = {small: [probe.seconds(small)]}
+    # Never one size alone: most of a small step can be a fixed cost, which a larger one does not repeat.
+    second = large if times[small][0] * (1 + large / small) <= patience else medium
+    return times | {second: [probe.seconds(second)]}
 
 
 def _fitting(probe: StageProbe, largest: int) -> list[int]:
