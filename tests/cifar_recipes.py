@@ -6,7 +6,7 @@ from bench.method import METHODS
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier, parse_overrides
 from bench.recipe.overrides import flatten
 
-SHIPPED = ["tiny", "mini", "short", "paper"]
+SHIPPED = ["mini", "tiny", "short", "paper"]
 METHOD_NAMES = list(METHODS)
 
 
