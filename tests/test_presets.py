@@ -156,7 +156,7 @@ def test_what_is_set_wins_over_the_preset_whatever_the_order() -> None:
 @pytest.mark.parametrize("tier", ["tiny", "mini"])
 def test_a_tier_touches_batches_and_mini_the_length_of_adversarial_finetuning(tier: str, preset: str) -> None:
     scaled, published = recipe_of(tier=tier, preset=preset), recipe_of(preset=preset)
-    shorter = {"epochs": 10, "decay_epochs": (6, 8)} if tier == "mini" else {}
+    shorter = {"epochs": 5, "decay_epochs": (3, 4)} if tier == "mini" else {}
     for protocol in DEFAULT_PROTOCOLS:
         expected = getattr(published, protocol).model_dump() | {"batch_size": 64}
         expected |= shorter if protocol != "slf" else {}
@@ -256,7 +256,7 @@ def test_the_command_takes_a_preset(
     for protocol in DEFAULT_PROTOCOLS:
         expected = {**SHARED, **EXPECTED["robustssl-benchmark", protocol], "preset": "robustssl-benchmark"}
         expected |= {"batch_size": 64, "epochs": 25, "decay_epochs": [15, 20]}  # what the tier mini makes of it
-        expected |= {"epochs": 10, "decay_epochs": [6, 8]} if protocol != "slf" else {}
+        expected |= {"epochs": 5, "decay_epochs": [3, 4]} if protocol != "slf" else {}
         expected |= {"batch_size": 8, "steps": 1} if protocol == "aff" else {}  # --set
         assert {key: recipe[protocol][key] for key in expected} == expected
     assert recipe["overrides"]["slf.preset"] == "robustssl-benchmark"
