@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from board_records import SLF, TEST_IMAGES, fill, headings_below, make_record, rows_below, table_below, text_of
 
+from bench.recipe import load_tier
 from bench.record import PhaseCost
 from bench.results import build_leaderboard
 
@@ -54,10 +55,31 @@ def test_rows_that_differ_in_conditions_never_share_a_table(tmp_path: Path) -> N
     assert len(tables) == len(grid) == len({row.table for row in board.rows})
     assert all(table.count("\n") == 3 for table in tables)
     headings = [line for line in text.splitlines() if line.startswith("### cifar10: SLF")]
-    order = [f"{tier}, fidelity {f}" for tier in ("paper", "mini", "tiny", "own") for f in ("uniform", "native")]
+    order = [f"{tier}, fidelity {f}" for tier in ("paper", "tiny", "mini", "own") for f in ("uniform", "native")]
     assert headings == [f"### cifar10: SLF, tier {one}" for one in order] * 2  # once for each of two data sets
     protocols = re.findall(r"### cifar10: (\w+), tier paper, fidelity uniform", text)
     assert protocols == ["SLF", "ALF", "AFF"] * 2
+
+
+def test_two_forms_of_one_tier_never_share_a_table(tmp_path: Path) -> None:
+    now = load_tier("mini").digest()
+    older = {"tier_sha256": "a" * 64, "protocol_sha256": "8" * 64}
+    for results, records in {
+        "one": [make_record(**older)],
+        "two": [make_record(**older), make_record(method="acl", title="ACL", tier_sha256=now)],
+        "own": [make_record(tier="own", **older), make_record(method="acl", title="ACL", tier="own")],
+    }.items():
+        fill(tmp_path / results, *records)
+    headings = {
+        name: [line for line in text_of(tmp_path / name).splitlines() if line.startswith("### cifar10: SLF")]
+        for name in ("one", "two", "own")
+    }
+    of = "### cifar10: SLF, tier {}, fidelity uniform".format
+    assert headings == {
+        "one": [of("mini")],
+        "two": [of("mini"), of("mini aaaaaaaa")],
+        "own": [of("own 55555555"), of("own aaaaaaaa")],
+    }
 
 
 def _product(*axes: list[Any]) -> list[tuple[Any, ...]]:

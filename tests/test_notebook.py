@@ -118,8 +118,8 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
 
 
 def test_what_bench_evaluate_tells_is_a_warning(run: str, folder: Path) -> None:
-    record = next(folder.glob("runs/*/slf-*/record.json"))
-    record.write_text(record.read_text()[:-100])
+    for record in folder.glob("runs/*/slf-*/record.json"):
+        record.write_text(record.read_text()[:-100])
     with pytest.warns(UserWarning, match="is damaged or belongs to another run"):
         bench.evaluate(run, protocols=["slf"])
 

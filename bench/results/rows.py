@@ -1,13 +1,13 @@
 """From groups of records to rows: scores, cost, doubts and rank."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, tier_names
+from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, load_tier, tier_names
 from bench.record import Known, Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
@@ -25,6 +25,7 @@ class TableKey(NamedTuple):
     dataset: str
     sha256: str
     tier: str
+    """Its name, and its form where rows have several: a tier's file may change."""
     fidelity: str
     pretrained_on: str | None
     budget: str | None
@@ -64,6 +65,9 @@ class Row(Settings):
     dataset: str
     facts: DatasetFacts
     tier: str
+    tier_form: str
+    """Part of the digest of the tier's file, where the rows shown have several forms of it and this is an older one,
+    or a user's own; otherwise empty."""
     fidelity: Literal["uniform", "native"]
     protocol: str
     pretrained_on: str | None
@@ -117,8 +121,9 @@ class Row(Settings):
     @property
     def table(self) -> TableKey:
         """What rows must have in common to be compared: data, scale, adversary and protocol."""
+        tier = f"{self.tier} {self.tier_form}".rstrip()
         return TableKey(
-            *(self.dataset, self.facts.sha256, self.tier, self.fidelity, self.pretrained_on, self.budget),
+            *(self.dataset, self.facts.sha256, tier, self.fidelity, self.pretrained_on, self.budget),
             *(self.precision, self.attack, self.protocol),
         )
 
@@ -126,7 +131,8 @@ class Row(Settings):
 def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verifications) -> tuple[Row, ...]:
     """Return one row a group: those of one table together, best AA first, those without AA or guessing last."""
     tiers = tier_names()[::-1]
-    rows = [(_row(group, results_dir, verifications), group) for group in groups]
+    forms = _tier_forms([group.seeds[0].record for group in groups])
+    rows = [(_row(group, results_dir, verifications, forms), group) for group in groups]
     rows.sort(key=lambda pair: _order(pair[0], tiers))
     ranked: list[Row] = []
     for _, table in groupby(rows, key=lambda pair: pair[0].table):
@@ -138,7 +144,17 @@ def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verific
     return tuple(ranked)
 
 
-def _row(group: Group, results_dir: Path, verifications: Verifications) -> Row:
+def _tier_forms(records: Sequence[Record]) -> dict[str, str]:
+    """Return, by the digest of a tier, what distinguishes it from others of the same name among ``records``."""
+    digests: dict[str, set[str]] = {}
+    for record in records:
+        digests.setdefault(record.tier, set()).add(record.tier_sha256)
+    shipped = {load_tier(name).digest() for name in tier_names()}
+    several = {digest for same in digests.values() if len(same) > 1 for digest in same}
+    return {digest: digest[:8] for digest in several - shipped}
+
+
+def _row(group: Group, results_dir: Path, verifications: Verifications, forms: Mapping[str, str]) -> Row:
     records = [one.record for one in group.seeds]
     attacked = [record.aa for record in records if record.aa]
     listed = [record.attacks for record in records if record.attacks]
@@ -154,6 +170,7 @@ def _row(group: Group, results_dir: Path, verifications: Verifications) -> Row:
         dataset=first.dataset,
         facts=facts,
         tier=first.tier,
+        tier_form=forms.get(first.tier_sha256, ""),
         fidelity=first.fidelity,
         protocol=first.protocol,
         pretrained_on=first.pretrained_on,
@@ -211,7 +228,7 @@ def _mean_flops(records: Sequence[Record]) -> float | None:
 def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
     return (
         *(row.dataset, row.facts.sha256),
-        *(_position(tiers, row.tier), _position(_FIDELITIES, row.fidelity)),
+        *(_position(tiers, row.tier), row.tier_form, _position(_FIDELITIES, row.fidelity)),
         *(row.pretrained_on or "", row.budget or "", row.precision, row.attack, _position(ALL_PROTOCOLS, row.protocol)),
         *(row.guessing, -row.aa.accuracy if row.aa else 1.0, -row.ra.accuracy, -row.sa.accuracy),
         *(row.label, row.protocol_sha256, row.records),
