@@ -63,7 +63,7 @@ def test_rows_that_differ_in_conditions_never_share_a_table(tmp_path: Path) -> N
 
 def test_two_forms_of_one_tier_never_share_a_table(tmp_path: Path) -> None:
     now = load_tier("mini").digest()
-    older = {"tier_sha256": "a" * 64, "protocol_sha256": "8" * 64}
+    older: dict[str, Any] = {"tier_sha256": "a" * 64, "protocol_sha256": "8" * 64}
     for results, records in {
         "one": [make_record(**older)],
         "two": [make_record(**older), make_record(method="acl", title="ACL", tier_sha256=now)],
