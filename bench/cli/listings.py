@@ -113,24 +113,45 @@ def tiers(as_json: AsJson = False) -> None:
 
 def runs(
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = _RUNS,
+    weights: Annotated[
+        Path | None,
+        typer.Option(help="Write a page there with the encoder file of each published record: its size and SHA-256."),
+    ] = None,
+    results_dir: Annotated[Path, typer.Option(help="Folder of the published records, for --weights.")] = Path(
+        "results"
+    ),
     as_json: AsJson = False,
 ) -> None:
     """List the runs in a folder and how far each has come.
 
     Examples:
       bench runs
+      bench runs --weights results/WEIGHTS.md
     """
     from bench.errors import BenchError
     from bench.run import list_runs
 
     if not runs_dir.is_dir() and runs_dir != _RUNS:  # the first run creates the default folder
         raise BenchError(f"there is no folder {runs_dir}. Name one that holds runs with --runs-dir.")
+    if weights:
+        _write_weights(weights, runs_dir, results_dir)
+        return
     _show(
         [row.model_dump() for row in list_runs(runs_dir)],
         as_json,
         *("name", Column("method", drop=1), Column("dataset", drop=4), Column("tier", drop=2)),
         *(Column("seed", number=True, drop=3), "encoder", "records", "targets"),
     )
+
+
+def _write_weights(path: Path, runs_dir: Path, results_dir: Path) -> None:
+    from bench.report.weights_page import write_weights_page
+
+    count, lacking = write_weights_page(path, runs_dir, results_dir)
+    typer.echo(f"{path}: {count} encoders of published records")
+    if lacking:
+        named = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        typer.echo(f"not under {runs_dir}: the encoders of {named}", err=True)
 
 
 def list_(

@@ -1,0 +1,43 @@
+"""The page of weights: every published encoder with its file, which `bench verify` then takes."""
+
+import re
+import shutil
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+from toy_runs import carry_out, toy_data, toy_request
+
+from bench.errors import BenchError
+from bench.report.weights_page import write_weights_page
+
+
+@pytest.fixture
+def published(tmp_path: Path) -> Path:
+    """A run of SimCLR on toy data, whose records are published."""
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, protocols=("slf", "knn"))
+    carry_out(request, tmp_path / "results")
+    return tmp_path
+
+
+def test_the_page_names_size_and_digest_of_each_file_and_its_records(published: Path) -> None:
+    page, (run,) = published / "results" / "WEIGHTS.md", (published / "runs").glob("*/encoder.safetensors")
+    assert write_weights_page(page, published / "runs", published / "results") == (1, [])
+    (row,) = [line for line in page.read_text().splitlines() if line.startswith(f"| {run.parent.name}.safetensors")]
+    assert f"| {run.stat().st_size:,} | `{sha256(run.read_bytes()).hexdigest()}` |" in row
+    links = re.findall(r"\[(\w+)\]\(([^)]+)\)", row)
+    assert [name for name, _ in links] == ["knn", "slf"]
+    assert all((page.parent / target).is_file() for _, target in links)
+    assert write_weights_page(page, published / "runs", published / "results") == (1, [])  # over the page of before
+
+
+def test_what_is_lacking_is_named_and_no_other_file_is_overwritten(published: Path) -> None:
+    shutil.rmtree(published / "runs")
+    page = published / "WEIGHTS.md"
+    count, lacking = write_weights_page(page, published / "runs", published / "results")
+    assert count == 0
+    assert [name.split("-s0-")[1][:3] for name in lacking] == ["knn", "slf"]
+    page.write_text("mine")
+    with pytest.raises(BenchError, match="is not a page of weights, so it is kept"):
+        write_weights_page(page, published / "runs", published / "results")
+    assert page.read_text() == "mine"
