@@ -15,7 +15,7 @@ from toy_runs import carry_out, changed, toy_request
 from bench import rng
 from bench.cost import data_like
 from bench.data import load_dataset
-from bench.data.views import ResizedView, draw_crops, draw_events
+from bench.data.views import WeakView, draw_crops, draw_events
 from bench.errors import BenchError
 from bench.nn import ENCODERS
 from bench.recipe import reevaluated
@@ -61,6 +61,13 @@ def test_only_networks_that_have_the_stem_get_it() -> None:
     assert (native.options, native.stem_padding, native.stem_init) == ({"stem": "imagenet"}, 1, "default")
 
 
+@pytest.mark.parametrize(("method", "stage"), [("deacl", "stage2"), ("advcl", "stage2"), ("ap-dpe", "stage1")])
+def test_the_weak_view_of_a_method_is_that_of_the_data(method: str, stage: str) -> None:
+    asked = ((), make_facts()), ((), FACTS), ((f"{stage}.view.crop=padded",), FACTS)
+    plans = [recipe_of(*sets, facts=facts, method=method, tier="mini").config.plans()[stage] for sets, facts in asked]
+    assert [plan.model_dump()["view"]["crop"] for plan in plans] == ["padded", "resized", "padded"]
+
+
 def test_after_pretraining_the_view_is_that_of_the_new_data() -> None:
     small, large = recipe_of("aff.crop=padded"), recipe_of("aff.crop=resized", facts=FACTS)
     to_large, to_small = (
@@ -88,7 +95,7 @@ def test_the_cost_of_such_data_is_that_of_their_stem(tmp_path: Path) -> None:
 
 def test_the_resized_view_is_that_of_torchvision() -> None:
     images = torch.from_numpy(numbers(6, 3, 20, 28))
-    views = ResizedView()(images, rng.generator(0, "view"))
+    views = WeakView(crop="resized")(images, rng.generator(0, "view"))
     again = rng.generator(0, "view")
     boxes = draw_crops(6, (20, 28), scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), generator=again)
     flips = draw_events(6, 0.5, generator=again)

@@ -41,7 +41,7 @@ PSEUDO_AT = {
         "clean_view": "weak",
         "adversarial_view": "weak",
     },
-    "view": {"padding": None, "flip_prob": 0.5},
+    "view": {"crop": "padded", "padding": None, "flip_prob": 0.5},
 }
 
 # DeACL repository, evaluation script; batch-norm in eval mode as in AdvCL's and DeACL's of the paper's time.

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from bench import rng
 from bench.data import ImageSource
-from bench.data.views import ResizedView, WeakView
+from bench.data.views import WeakView
 from bench.method import Stage
 from bench.nn import Classifier, Encoder
 from bench.protocol.selection import BestEpoch, held_out
@@ -78,8 +78,7 @@ class FinetuneStage(ProtocolStage, Generic[S]):
             torch.nn.init.zeros_(self.head.weight)
             torch.nn.init.zeros_(self.head.bias)
         self.register_buffer("labels", labels, persistent=False)
-        view = WeakView if settings.crop == "padded" else ResizedView
-        self._view = view(flip_prob=settings.flip_prob)
+        self._view = WeakView(crop=settings.crop, flip_prob=settings.flip_prob)
         self._threat = threat
         self.best: BestEpoch | None = None
         if settings.selection == "best":

@@ -41,7 +41,7 @@ from bench.recipe.sections import (
     Start,
     attack_name,
 )
-from bench.recipe.settings import MirrorProbability, Settings, canonical_digest, with_checked_arguments
+from bench.recipe.settings import Crop, MirrorProbability, Settings, canonical_digest, with_checked_arguments
 from bench.recipe.threat import Norm, Threat, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
@@ -63,6 +63,7 @@ __all__ = [
     "BatchNormScope",
     "Conventions",
     "CorruptionSource",
+    "Crop",
     "DatasetFacts",
     "EncoderSettings",
     "EvaluationSettings",

@@ -17,7 +17,7 @@ from bench.errors import BenchError, unknown
 from bench.recipe.plan import TrainPlan
 from bench.recipe.presets import LOSSES, PRESETS
 from bench.recipe.sections import AttackSettings, Start
-from bench.recipe.settings import MirrorProbability, Settings
+from bench.recipe.settings import Crop, MirrorProbability, Settings
 
 
 class ProtocolSettings(Settings):
@@ -52,7 +52,7 @@ class FinetuneSettings(ProtocolSettings, TrainPlan):
     decay_epochs: tuple[int, ...] = (15, 20)
     flip_prob: MirrorProbability = 0.5
     """Of a flip in the weak view; 0 where the data must not be mirrored."""
-    crop: Literal["padded", "resized"] = "padded"
+    crop: Crop = "padded"
     """Of the weak view. ``padded``: the image moves by up to an eighth of its side, and zeros come in (CIFAR).
     ``resized``: a random part of 8 to 100 % of the area is resized, as on ImageNet."""
     head_init: Literal["default", "zero"] = "default"

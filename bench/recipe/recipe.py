@@ -197,7 +197,7 @@ def build_recipe(
         "fidelity": fidelity,
         "overrides": overrides,
         "precision": None if precision == tier.precision else precision,
-        "config": _scaled(config_type, tier, overrides, mirror=dataset.mirror),
+        "config": _scaled(config_type, tier, overrides, dataset),
         "encoder": _encoder(dataset, tier, native_encoder if fidelity == "native" else {}, overrides),
         "threat": _default_threat(dataset, overrides),
         **{name: protocol_section(name, tier, finetune or dataset, precision) for name in PROTOCOLS},
@@ -259,14 +259,17 @@ def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict
 
 
 def _scaled(
-    config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str, Any], *, mirror: bool
+    config_type: type[MethodConfig], tier: Tier, overrides: Mapping[str, Any], dataset: DatasetFacts
 ) -> dict[str, Any]:
     choices = {key: value for key, value in overrides.items() if key in config_type.model_fields}
     try:
         published = config_type.parse(choices, "--set")
     except BenchError:
         published, choices = config_type(), {}  # the whole recipe's validation will list this fault with all others
-    plans = published.plans() if mirror else {name: plan.unmirrored() for name, plan in published.plans().items()}
+    plans = {
+        name: plan.suited(mirror=dataset.mirror, conventions=dataset.conventions)
+        for name, plan in published.plans().items()
+    }
     # In Python, not JSON, form: a stage's nested settings keep their types when they are validated again.
     common = _of_stage(overrides.get("precision"))
     return {**choices, **{name: {**plan.model_dump(), **tier.scale(plan), **common} for name, plan in plans.items()}}

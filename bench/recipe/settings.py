@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import wraps
 from inspect import signature
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, ParamSpec, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, ParamSpec, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, validate_call
 from pydantic_core import ErrorDetails
@@ -20,6 +20,10 @@ _LONGEST = 200
 _MIRRORS = "mirrors"
 MirrorProbability = Annotated[float, Field(ge=0, le=1), _MIRRORS]
 """Probability of a mirrored image: a recipe sets it to 0 for data that must not be mirrored."""
+
+_CROPS = "crops"
+Crop = Annotated[Literal["padded", "resized"], _CROPS]
+"""How a weak view crops: a recipe sets it to ``resized`` for data with the conventions of ImageNet."""
 
 
 class Settings(BaseModel):
@@ -59,14 +63,20 @@ class Settings(BaseModel):
             raise BenchError(listed(what, faults))
         return parsed
 
-    def unmirrored(self) -> Self:
-        """Return these settings, and those nested in them, with every :data:`MirrorProbability` at 0."""
+    def suited(self, *, mirror: bool, conventions: str) -> Self:
+        """Return these settings, and those nested in them, as data that may or may not be mirrored need them.
+
+        Without ``mirror`` every :data:`MirrorProbability` is 0; under the conventions "imagenet" every :data:`Crop` is
+        ``resized``.
+        """
         changed: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            if _MIRRORS in field.metadata:
+            if _MIRRORS in field.metadata and not mirror:
                 changed[name] = 0.0
+            elif _CROPS in field.metadata and conventions == "imagenet":
+                changed[name] = "resized"
             elif isinstance(value := getattr(self, name), Settings):
-                changed[name] = value.unmirrored()
+                changed[name] = value.suited(mirror=mirror, conventions=conventions)
         return self.model_copy(update=changed)
 
     def counted(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from bench.data.views.blur import blur_radius, draw_sigmas, gaussian_blur_
 from bench.data.views.colour import JitterDraws, draw_jitter, grayscale_, jitter_, solarize_
 from bench.data.views.geometry import CropBoxes, Interpolation, draw_crops, draw_shifts, resized_crop_, shift
 from bench.errors import BenchError
-from bench.recipe import MirrorProbability, Settings
+from bench.recipe import Crop, MirrorProbability, Settings
 
 
 def _ordered(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -51,14 +51,23 @@ class StrongDraws(NamedTuple):
 
 
 class WeakView(Settings):
-    """Random crop of the zero-padded image, then a random horizontal flip (AdvCL's weak view)."""
+    """A random crop, then a random horizontal flip: that of papers on CIFAR, or on ImageNet.
 
+    Sources: AdvCL's weak view, for ``padded``; for ``resized`` Szegedy et al. 2014 (arXiv 1409.4842, section 6), as
+    torchvision's RandomResizedCrop by default.
+    """
+
+    later = {"crop": "padded"}
+
+    crop: Crop = "padded"
+    """``padded``: the image moves, and zeros come in. ``resized``: a part of 8 to 100 % of the area, of a shape between
+    3:4 and 4:3, is resized."""
     padding: Annotated[int, Field(ge=0)] | None = None
-    """Pixels of zeros on each side; by default an eighth of the shorter side, 4 at 32 x 32."""
+    """Of ``padded``: pixels of zeros on each side; by default an eighth of the shorter side, 4 at 32 x 32."""
     flip_prob: MirrorProbability = 0.5
 
     def draw(self, batch: int, size: tuple[int, int], generator: torch.Generator) -> WeakDraws:
-        """Draw the parameters of ``batch`` views of images of ``size`` (height, width)."""
+        """Draw the parameters of ``batch`` padded views of images of ``size`` (height, width)."""
         return WeakDraws(
             shifts=draw_shifts(batch, self._padding(size), generator=generator),
             flip=draw_events(batch, self.flip_prob, generator=generator),
@@ -69,35 +78,16 @@ class WeakView(Settings):
 
         Raises BenchError if ``images`` are not such a batch.
         """
-        size = _checked_size(images)
-        draws = _moved(self.draw(len(images), size, generator), images.device)
-        return unit_pixels(shift(images, *draws, padding=self._padding(size)))
+        size, batch, device = _checked_size(images), len(images), images.device
+        if self.crop == "padded":
+            shifts, flip = _moved(self.draw(batch, size, generator), device)
+            return unit_pixels(shift(images, shifts, flip, padding=self._padding(size)))
+        boxes = draw_crops(batch, size, scale=(0.08, 1.0), ratio=(3 / 4, 4 / 3), generator=generator)
+        flip = draw_events(batch, self.flip_prob, generator=generator).to(device)
+        return resized_crop_(unit_pixels(images), _moved(boxes, device), flip, interpolation="bilinear")
 
     def _padding(self, size: tuple[int, int]) -> int:
         return min(size) // 8 if self.padding is None else self.padding
-
-
-class ResizedView(Settings):
-    """Random resized crop, then a random horizontal flip: the weak view of papers on ImageNet.
-
-    Source: Szegedy et al. 2014 (arXiv 1409.4842, section 6), as torchvision's RandomResizedCrop by default.
-    """
-
-    crop_scale: Annotated[tuple[Share, Share], Ordered] = (0.08, 1.0)
-    """Area of the crop, as a share of the image's area."""
-    crop_ratio: Annotated[tuple[Positive, Positive], Ordered] = (3 / 4, 4 / 3)
-    """Width of the crop divided by its height."""
-    flip_prob: MirrorProbability = 0.5
-
-    def __call__(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return one view of each image, uint8 [B, C, H, W] -> float32 [B, C, H, W] in [0, 1].
-
-        Raises BenchError if ``images`` are not such a batch.
-        """
-        size, batch = _checked_size(images), len(images)
-        boxes = draw_crops(batch, size, scale=self.crop_scale, ratio=self.crop_ratio, generator=generator)
-        flip = draw_events(batch, self.flip_prob, generator=generator).to(images.device)
-        return resized_crop_(unit_pixels(images), _moved(boxes, images.device), flip, interpolation="bilinear")
 
 
 class StrongView(Settings):
