@@ -57,9 +57,25 @@ def test_the_readme_gets_short_slf_tables_between_its_markers(tmp_path: Path) ->
         check_leaderboard(results, path)
 
 
+def test_a_readme_may_have_a_block_for_each_dataset(tmp_path: Path) -> None:
+    results, path, readme = tmp_path / "results", tmp_path / "LEADERBOARD.md", tmp_path / "README.md"
+    fill(results, make_record(), make_record(dataset="digits"))
+    text = "".join(README.replace("begin", f"begin {name}") for name in ("digits", "cifar10", "absent"))
+    readme.write_text(text)
+    board = write_leaderboard(results, path)
+    for name in ("digits", "cifar10", "absent"):
+        block = render_readme_block(board, details_at="LEADERBOARD.md", dataset=name)
+        assert block.count("| --- |") == block.count(f"**{name}**") == (name != "absent")
+        text = text.replace("old", f"\n{block}\n", 1)
+    assert readme.read_text() == text
+    assert check_leaderboard(results, path) == board
+
+
 @pytest.mark.parametrize(
     "text",
     [
+        README.replace("begin", "begin digits") * 2,
+        README.replace("begin", "begin digits") + "<!-- leaderboard:begin -->",
         "<!-- leaderboard:begin -->",
         "<!-- leaderboard:end -->",
         "<!-- leaderboard:end --><!-- leaderboard:begin -->",

@@ -95,7 +95,7 @@ def render_tables(board: Leaderboard, *, records_at: str) -> str:
     return "\n\n".join(_measured(board.rows, board.published, records_at)) + "\n"
 
 
-def render_readme_block(board: Leaderboard, *, details_at: str) -> str:
+def render_readme_block(board: Leaderboard, *, details_at: str, dataset: str | None = None) -> str:
     """Return the short tables of a README: one a (dataset, tier), standard linear finetuning, and AA under AFF.
 
     Rows of transfer, of equal compute, of another precision and under another adversary are only in LEADERBOARD.md.
@@ -103,8 +103,9 @@ def render_readme_block(board: Leaderboard, *, details_at: str) -> str:
     Args:
         board: what to show.
         details_at: LEADERBOARD.md as seen from the README.
+        dataset: show its tables only; None: all.
     """
-    plain = [row for row in board.rows if not row.table.departures]
+    plain = [row for row in board.rows if not row.table.departures and dataset in (None, row.dataset)]
     parts = [GENERATED]
     for key, table in groupby(plain, key=_without_protocol):
         rows = list(table)
