@@ -1,14 +1,15 @@
 """What a point of robust accuracy costs: a small recipe's width and epochs against SA and RA under SLF.
 
 Every candidate is the tier ``mini`` with another width and another factor on all epochs. RA is measured on all test
-images at two radii: at the smaller one, methods differ more where networks are this small. The hours are those of
-pre-training, attacks included. Finished runs stay in ``--folder``, so that the same command continues after a stop. Run
-from the repository's root:
+images at two radii: at the smaller one, methods differ more where networks are this small. The cost is that of
+pre-training, attacks included, in operations, which other programs on the machine do not change. Finished runs stay in
+``--folder``, so that the same command continues after a stop. Run from the repository's root:
 
     python perf/tiers.py --dataset npz:cifar10-exact.npz --methods deacl,acl --candidates 8:0.01 8:0.02 16:0.01
 """
 
 import argparse
+import math
 import re
 import sys
 from importlib import resources
@@ -30,21 +31,22 @@ def main() -> None:
     parser.add_argument("--methods", default="deacl,simclr", help="with commas (default %(default)s)")
     parser.add_argument("--candidates", nargs="+", metavar="WIDTH:EPOCHS", required=True, help="as 8:0.02")
     parser.add_argument("--eps", nargs=2, default=["8/255", "4/255"], help="radii of RA (default %(default)s)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of all candidates")
     parser.add_argument("--folder", type=Path, default=Path("runs/tiers"), help="of tiers, runs and records")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default %(default)s)")
     parser.add_argument("--output", type=Path, help="also write everything here, as JSON")
     asked = parser.parse_args()
     comparison = Comparison("tiers", asked)
-    columns = ("width", "epochs", "method", "SA, %", *(f"RA at {eps}, %" for eps in asked.eps), "hours")
+    columns = ("width", "epochs", "method", "SA, %", *(f"RA at {eps}, %" for eps in asked.eps), "operations, 1e12")
     rows = []
     for candidate in asked.candidates:
         width, epochs = candidate.split(":")
         tier = write_tier(asked.folder, int(width), float(epochs))
         for method in asked.methods.split(","):
-            near, far = (measured(method, tier, eps, asked) for eps in asked.eps)
-            accuracies = (near.sa.accuracy, near.ra.outcome.accuracy, far.ra.outcome.accuracy)
-            hours = sum(cost.seconds for phase, cost in near.cost.items() if phase.startswith("stage:")) / 3600
-            rows.append((int(width), f"x {epochs}", method, *(100 * each for each in accuracies), hours))
+            first, second = (measured(method, tier, eps, asked) for eps in asked.eps)
+            accuracies = (first.sa.accuracy, first.ra.outcome.accuracy, second.ra.outcome.accuracy)
+            cost = (first.pretraining_flops or math.nan) / 1e12
+            rows.append((int(width), f"x {epochs}", method, *(100 * each for each in accuracies), cost))
     comparison.add(Table("Candidates for a small tier, SLF, seed 0", columns, rows))
     comparison.finish()
 
@@ -67,7 +69,7 @@ def measured(method: str, tier: Path, eps: str, asked: argparse.Namespace) -> Re
         tier=str(tier),
         protocols=METHODS.get(method).info.protocols[:1],
         seed=0,
-        overrides={"evaluate.autoattack": False, **parse_overrides([f"evaluate.eps={eps}"])},
+        overrides={"evaluate.autoattack": False, **parse_overrides([*asked.set, f"evaluate.eps={eps}"])},
         runs_dir=asked.folder / "runs",
         device="cpu",
     )

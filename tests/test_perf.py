@@ -271,6 +271,23 @@ def test_precisions_of_training_and_of_attacks_are_compared(tmp_path: Path, monk
         assert low - exact == only_exact - only_low
 
 
+def test_candidates_for_a_tier_differ_in_width_and_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = {key: value for key, value in SMALL.items() if key not in ("encoder.width", "stage1.epochs")}
+    sets = [word for key, value in small.items() for word in ("--set", override_text(key, value))]
+    options = ["--dataset", toy_data(tmp_path / "toy.npz", classes=4), "--methods", "simclr", *sets]
+    candidates = ["--candidates", "1:0.001", "1:0.002", "2:0.001", "--folder", str(tmp_path / "runs")]
+    (table,) = written("tiers", tmp_path, monkeypatch, *options, *candidates)["tables"]
+    assert [row[:3] for row in table["rows"]] == [
+        [1, "x 0.001", "simclr"],
+        [1, "x 0.002", "simclr"],
+        [2, "x 0.001", "simclr"],
+    ]
+    one, longer, wider = (row[-1] for row in table["rows"])
+    assert longer == pytest.approx(2 * one)
+    assert wider > 1.5 * one
+    assert all(0 <= accuracy <= 100 for row in table["rows"] for accuracy in row[3:6])
+
+
 def test_an_attack_of_the_suite_is_counted_beside_autoattack_both_ways() -> None:
     attacks = importlib.import_module("attacks")
     official, found = torch.tensor([True, True, False, False, False]), torch.tensor([True, False, True, True, False])
