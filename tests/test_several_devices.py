@@ -21,7 +21,7 @@ from bench.data import on_device
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS, Stage, StepLoss
 from bench.nn import build_encoder
-from bench.parallel import check_devices, on_first, refuse_uneven
+from bench.parallel import check_devices, on_first, over_devices, refuse_uneven, sharing, synchronise
 from bench.protocol import build_protocol
 from bench.train import check_plan, take_step
 
@@ -150,6 +150,25 @@ def _of_each(encoder: Any, network: Any, shares: int, images: Tensor) -> Tensor:
     return torch.cat(features)
 
 
+KINDS = [(dtype, affine) for dtype in (torch.float64, torch.float32, torch.bfloat16) for affine in (True, False)]
+
+
+def normalised(dtype: torch.dtype, affine: bool) -> Found:
+    """Return what batch-norm makes of seven images, its gradients and its running statistics."""
+    norm = torch.nn.BatchNorm2d(5, affine=affine)
+    draw = rng.generator(0, "norm")
+    for parameter in norm.parameters():
+        parameter.data = torch.rand(5, generator=draw) + 0.5
+    images = (torch.randn(7, 5, 4, 3, generator=draw) + 3).to(dtype, memory_format=torch.channels_last).requires_grad_()
+    norm = norm.to(torch.promote_types(dtype, torch.float32))
+    with sharing():
+        y = over_devices(norm, images)
+    (y * torch.randn(y.shape, generator=draw).to(y)).sum().backward()
+    synchronise(norm)
+    found = {"y": y.detach(), "images": images.grad, **{name: p.grad for name, p in norm.named_parameters()}}
+    return {name: value.double().numpy() for name, value in {**found, **norm.state_dict()}.items()}
+
+
 def measured(folder: Path) -> tuple[Any, ...]:
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
@@ -172,7 +191,14 @@ def all_of_it(folder: Path) -> dict[str, Any]:
         "begun alone": of_toy(folder / "begun alone"),
     }
     norm = one_norm_a_device(folder / "norm")
-    return {"methods": methods, "weights": weights, "outcomes": measured(folder / "evaluation"), "norm": norm}
+    norms = {kind: normalised(*kind) for kind in KINDS}
+    return {
+        "norms": norms,
+        "methods": methods,
+        "weights": weights,
+        "outcomes": measured(folder / "evaluation"),
+        "norm": norm,
+    }
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +231,19 @@ def assert_close(found: Found, expected: Found) -> None:
 def test_every_method_learns_what_it_learns_on_one_device(name: str, together: Any, alone: Any) -> None:
     for device in together[0]:
         assert_close(device["methods"][name], alone[name])
+
+
+@pytest.mark.parametrize(("dtype", "affine"), KINDS)
+def test_batch_norm_over_devices_is_that_of_the_whole_batch(dtype: torch.dtype, affine: bool, together: Any) -> None:
+    exact, expected = normalised(torch.float64, affine), normalised(dtype, affine)
+    for device in together[0]:
+        found = device["norms"][dtype, affine]
+        assert found.keys() == expected.keys()
+        for key, value in exact.items():
+            error, usual = (abs(each[key] - value).max() for each in (found, expected))
+            assert (
+                error <= 2 * usual + 8 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * abs(value).max()
+            )
 
 
 def test_the_first_device_takes_steps_by_itself_while_the_others_wait(together: Any, alone: Any) -> None:

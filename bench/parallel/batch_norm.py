@@ -75,15 +75,14 @@ class _Normalised(Function):
             y = _differentiable(x, weight, bias, share, ctx.eps)
             found = iter(torch.autograd.grad(y, inputs, gradient, create_graph=True))
             return *(next(found) if needed else None for needed in ctx.needs_input_grad[:3]), None, None
+        factor = torch.ones_like(var) if weight is None else weight  # CUDA's kernel gives no sums without one
         # As if mean and variance were constants; and two sums a channel, which say how they move.
         own, by_weight, by_bias = torch.ops.aten.native_batch_norm_backward(
-            gradient, x, weight, mean, var, None, None, False, ctx.eps, [True, True, True]
+            gradient, x, factor, mean, var, None, None, False, ctx.eps, [True, True, True]
         )
         sums = torch.stack([by_weight, by_bias])
         dist.all_reduce(sums)
-        slope, level = sums * (-share * x.shape[1] / x.numel()) * (var + ctx.eps).rsqrt()
-        if weight is not None:
-            slope, level = slope * weight, level * weight
+        slope, level = sums * (-share * x.shape[1] / x.numel()) * (var + ctx.eps).rsqrt() * factor
         own += F.batch_norm(x, mean, var, slope, level, eps=ctx.eps)
         return own, by_weight if weight is not None else None, by_bias if bias is not None else None, None, None
 
