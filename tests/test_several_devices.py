@@ -18,6 +18,7 @@ from toy_stage import CPU, IMAGES, StopAfter, ToyStage, make_plan, run
 
 from bench import rng
 from bench.data import on_device
+from bench.data.views import StrongView
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import METHODS, Stage, StepLoss
 from bench.nn import build_encoder
@@ -169,6 +170,21 @@ def normalised(dtype: torch.dtype, affine: bool) -> Found:
     return {name: value.double().numpy() for name, value in {**found, **norm.state_dict()}.items()}
 
 
+def strong_views() -> tuple[Any, set[int]]:
+    """Return the views of the toy images, and how many a device made at once."""
+    made = set[int]()
+
+    class Counting(StrongView):
+        def apply_(self, images: Tensor, draws: Any) -> Tensor:
+            made.add(len(images))
+            return super().apply_(images, draws)
+
+    images = torch.randint(256, (13, 3, 16, 12), generator=rng.generator(0, "images")).to(torch.uint8)
+    with sharing():
+        views = Counting()(images, rng.generator(0, "views"))
+    return views.numpy(), made
+
+
 def measured(folder: Path) -> tuple[Any, ...]:
     with pytest.MonkeyPatch.context() as patch:
         shorten(patch)
@@ -193,6 +209,7 @@ def all_of_it(folder: Path) -> dict[str, Any]:
     norm = one_norm_a_device(folder / "norm")
     norms = {kind: normalised(*kind) for kind in KINDS}
     return {
+        "views": strong_views(),
         "norms": norms,
         "methods": methods,
         "weights": weights,
@@ -244,6 +261,15 @@ def test_batch_norm_over_devices_is_that_of_the_whole_batch(dtype: torch.dtype, 
             assert (
                 error <= 2 * usual + 8 * torch.finfo(torch.promote_types(dtype, torch.float32)).eps * abs(value).max()
             )
+
+
+def test_each_device_makes_its_share_of_the_strong_views(together: Any) -> None:
+    expected, _ = strong_views()
+    shares = [len(part) for part in torch.arange(13).tensor_split(len(together[0]))]
+    for device, share in zip(together[0], shares, strict=True):
+        views, made = device["views"]
+        assert made == {share}
+        assert (views == expected).all()
 
 
 def test_the_first_device_takes_steps_by_itself_while_the_others_wait(together: Any, alone: Any) -> None:

@@ -145,7 +145,7 @@ def runs(
 
 
 def _write_weights(path: Path, runs_dir: Path, results_dir: Path) -> None:
-    from bench.report.weights_page import write_weights_page
+    from bench.leaderboard import write_weights_page
 
     count, lacking = write_weights_page(path, runs_dir, results_dir)
     typer.echo(f"{path}: {count} encoders of published records")

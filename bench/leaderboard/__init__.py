@@ -6,6 +6,7 @@ from bench.leaderboard.latex import bibliography, bibtex_entries, render_latex
 from bench.leaderboard.markdown import render_leaderboard, render_readme_block, render_tables
 from bench.leaderboard.output import check_leaderboard, write_leaderboard
 from bench.leaderboard.tables import PUBLISHED_AA, plain_table
+from bench.leaderboard.weights import write_weights_page
 
 __all__ = [
     "PUBLISHED_AA",
@@ -20,4 +21,5 @@ __all__ = [
     "render_readme_block",
     "render_tables",
     "write_leaderboard",
+    "write_weights_page",
 ]

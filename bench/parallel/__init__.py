@@ -1,8 +1,9 @@
 """Several devices in one run: what they exchange, and how their processes are started and stopped.
 
 Each device has a process of its own, and all processes run the same program on the same batches. Only the work of
-encoders is shared out (:func:`over_devices`): each device passes its share of the images through the network, and all
-of them receive the features of all images. So losses, attacks, queues and heads see the whole batch, as on one device.
+encoders and of strong views is shared out (:func:`over_devices`): each device computes it for its share of the images,
+and all of them receive the results for all images. So losses, attacks, queues and heads see the whole batch, as on one
+device.
 """
 
 from bench.parallel.group import check_devices, joined, launch, started_together

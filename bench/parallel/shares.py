@@ -1,4 +1,4 @@
-"""The work of an encoder, shared out over the devices of a run; every result is that of one device.
+"""The work of encoders and of strong views, shared out over the devices of a run; every result is that of one device.
 
 Tensors are of two kinds. *Whole* ones are the same on every device: images, features, losses, weights. *Shares* differ:
 what a device computes between :class:`_Share` and :class:`_Whole`. The gradient of a whole tensor is its gradient, on
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.autograd import Function
+from torch.utils._pytree import tree_map_only
 
 from bench.parallel.batch_norm import WholeBatchNorm
 from bench.parallel.processes import devices
@@ -34,27 +35,29 @@ def sharing(batch_norm: BatchNormScope = "batch") -> Iterator[None]:
         yield
 
 
-def over_devices(network: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-    """Return ``network(images)``: [B, ...] -> [B, ...], computed by all devices within :func:`sharing`.
+def over_devices(network: Callable[..., Tensor], images: Tensor, *given: Any) -> Tensor:
+    """Return ``network(images, *given)``: [B, ...] -> [B, ...], computed by all devices within :func:`sharing`.
 
     Args:
         network: treats every image by itself, but for batch-norm.
         images: the same on all devices.
+        given: tensors with a row for each image, or nested tuples of such; no gradient flows to them.
     """
     scope = _scope
     if scope is None:  # an export comes by here, whose graph must not be of one batch size: len() would fix it
-        return network(images)
+        return network(images, *given)
     total = len(images)
     if total < devices():  # too few to share: every device computes all of them
         with _set(None):
-            return network(images)
+            return network(images, *given)
     with _set(None):
         share = _Share.apply(images)
+        given = tree_map_only(Tensor, _own_rows, given)
         if scope == "device":
-            own: Tensor = network(share)
+            own: Tensor = network(share, *given)
         else:
             with WholeBatchNorm([size / total for size in _sizes(total)]):
-                own = network(share)
+                own = network(share, *given)
     whole: Tensor = _Whole.apply(own, total)
     return whole
 
@@ -86,13 +89,17 @@ def _sizes(total: int) -> list[int]:
     return [len(part) for part in torch.arange(total).tensor_split(devices())]
 
 
+def _own_rows(whole: Tensor) -> Tensor:
+    return whole.tensor_split(devices())[dist.get_rank()]
+
+
 class _Share(Function):
     """Whole to share: the images of this device."""
 
     @staticmethod
     def forward(ctx: Any, whole: Tensor) -> Tensor:
         ctx.total = len(whole)
-        return whole.tensor_split(devices())[dist.get_rank()].contiguous()
+        return _own_rows(whole).contiguous()
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from bench.data.views.blur import blur_radius, draw_sigmas, gaussian_blur_
 from bench.data.views.colour import JitterDraws, draw_jitter, grayscale_, jitter_, solarize_
 from bench.data.views.geometry import CropBoxes, Interpolation, draw_crops, draw_shifts, resized_crop_, shift
 from bench.errors import BenchError
+from bench.parallel import over_devices
 from bench.recipe import Crop, MirrorProbability, Settings
 
 
@@ -144,7 +145,7 @@ class StrongView(Settings):
                 "Set jitter_prob = 0 and grayscale_prob = 0, or repeat the channel three times."
             )
         draws = _moved(self.draw(len(images), size, generator), images.device)
-        return self.apply_(unit_pixels(images), draws)
+        return over_devices(lambda own, drawn: self.apply_(unit_pixels(own), drawn), images, draws)
 
     def apply_(self, images: Tensor, draws: StrongDraws) -> Tensor:
         """Turn images, float [B, C, H, W] in [0, 1], into the views that ``draws`` describe, in place."""

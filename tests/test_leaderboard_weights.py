@@ -9,7 +9,7 @@ import pytest
 from toy_runs import carry_out, toy_data, toy_request
 
 from bench.errors import BenchError
-from bench.report.weights_page import write_weights_page
+from bench.leaderboard import write_weights_page
 
 
 @pytest.fixture

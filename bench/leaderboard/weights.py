@@ -9,10 +9,7 @@ from urllib.parse import quote
 from bench.errors import BenchError
 from bench.files import file_digest, write_bytes
 from bench.leaderboard.columns import Column, markdown_table
-from bench.results import Measured, read_groups
-from bench.results.wording import escape
-from bench.run.finished import run_folders
-from bench.zoo import digest, load_tensors
+from bench.results import Measured, escape, read_groups
 
 _HEAD = """# Weights of the published encoders
 
@@ -37,6 +34,9 @@ def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> tuple[i
     Raises:
         BenchError: no such results folder, or a ``path`` that holds something else or cannot be written.
     """
+    from bench.run import run_folders  # imports torch, which the board does without
+    from bench.zoo import digest, load_tensors
+
     if path.exists() and not path.read_text("utf-8", errors="replace").startswith(_HEAD[: _HEAD.index(":")]):
         raise BenchError(f"{path} is not a page of weights, so it is kept. Choose another file.")
     records = defaultdict[str, list[Measured]](list)
