@@ -120,6 +120,12 @@ def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
     assert "left out cifar10/broken.json: " in text
     values = json.loads(invoke("--from-results", "--results-dir", str(tmp_path), "--json"))
     assert [row["to_reference"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
+    fill(tmp_path, make_record(dataset="digits"), make_record(tier="tiny"))
+    for chosen, headings in (((), 3), (("--tier", "tiny"), 1), (("--dataset", "cifar10"), 2)):
+        shown = invoke("--from-results", "--results-dir", str(tmp_path), *chosen)
+        assert shown.count("Pre-training on ") == headings
+    wrong = ["timing", "--from-results", "--results-dir", str(tmp_path), "--tier", "short"]
+    assert "of a method at tier short. Make" in str(CliRunner().invoke(app, wrong).exception)
     nothing = CliRunner().invoke(app, ["timing", "--from-results", "--results-dir", str(tmp_path / "cifar10")])
     assert "has the pre-training cost of a method. Make one with `bench run`" in str(nothing.exception)
 

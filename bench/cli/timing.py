@@ -15,9 +15,15 @@ from bench.cli._timing import measured_table, steps_table, whole_table
 def timing(
     methods: Annotated[list[str] | None, typer.Argument(help="Which to compare; default: all.")] = None,
     dataset: Annotated[
-        str, typer.Option(help="Data whose shape and size to use; named data need not be downloaded.")
-    ] = "cifar10",
-    tier: Annotated[str, typer.Option(help="How far to scale the published recipes.")] = "paper",
+        str | None,
+        typer.Option(
+            help="Data whose shape and size to use; named data need not be downloaded. Default: cifar10, or of records "
+            "all."
+        ),
+    ] = None,
+    tier: Annotated[
+        str | None, typer.Option(help="How far to scale the published recipes; default: paper, or of records all.")
+    ] = None,
     fidelity: Annotated[
         Literal["uniform", "native"],
         typer.Option(help="uniform: one encoder for all methods; native: each paper's own."),
@@ -63,10 +69,12 @@ def timing(
     methods = [option.method_name(each) for each in methods or []]
 
     if from_results:
-        costs, left_out = measured_costs(results_dir, methods or None, reference)
+        costs, left_out = measured_costs(results_dir, methods or None, reference, dataset=dataset, tier=tier)
         if not costs:
+            where = "".join(f" at {what} {value}" for what, value in (("dataset", dataset), ("tier", tier)) if value)
             raise BenchError(
-                f"no record under {results_dir} has the pre-training cost of {' or '.join(methods or ['a method'])}. "
+                f"no record under {results_dir} has the pre-training cost of {' or '.join(methods or ['a method'])}"
+                f"{where}. "
                 "Make one with `bench run`, or name another --results-dir."
             )
         values: Any = {
@@ -85,7 +93,7 @@ def timing(
         overrides = {"encoder.width": width} if width else {}
         overrides |= option.overrides(None, set_, precision, encoder)
         with saying("reading the data") as said:
-            data, scaling = data_like(dataset, data_dir), load_tier(tier)
+            data, scaling = data_like(dataset or "cifar10", data_dir), load_tier(tier or "paper")
             subjects, faults = [], Faults()
             for name in dict.fromkeys(methods or timed_methods()):
                 with faults:

@@ -62,12 +62,19 @@ class MeasuredTable(CostConditions):
 
 
 def measured_costs(
-    results_dir: Path, methods: Sequence[str] | None = None, reference: str = COST_REFERENCE
+    results_dir: Path,
+    methods: Sequence[str] | None = None,
+    reference: str = COST_REFERENCE,
+    *,
+    dataset: str | None = None,
+    tier: str | None = None,
 ) -> tuple[list[MeasuredTable], list[LeftOut]]:
     """Return the costs of all pre-training in the records under ``results_dir``.
 
     Args:
         reference: the method of whose cost the others are multiples, shown or not.
+        dataset: of pre-training; None: any.
+        tier: None: any.
 
     Returns:
         the tables, and the files that had to be left out.
@@ -85,7 +92,8 @@ def measured_costs(
         tables = [
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
-    return sorted(tables, key=_order), left_out
+    wanted = [table for table in tables if dataset in (None, table.dataset) and tier in (None, table.tier)]
+    return sorted(wanted, key=_order), left_out
 
 
 def _installed(method: str) -> str:
