@@ -15,9 +15,9 @@ _HEAD = """# Weights of the published encoders
 
 <!-- Written by `bench runs --weights`: edits are overwritten. -->
 
-The encoder of each record is a file of a release, under the name below; SHA-256 is that of the file. A record holds the
-digest of the weights themselves, so those of another run are refused. This trains the record's protocol on an encoder,
-and measures the record again:
+The encoder of each record goes with the release that publishes it, as a file of the name below; SHA-256 is that of the
+file. A record holds the digest of the weights themselves, so those of another run are refused. This trains the record's
+protocol on an encoder, and measures the record again:
 
 ```bash
 bench verify RECORD --weights FILE --by "Ada Lovelace"
