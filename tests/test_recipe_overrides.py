@@ -71,7 +71,7 @@ def test_overrides_reach_every_depth_and_nothing_else() -> None:
             "stage1.view.crop_scale": [0.2, 1],
         },
         **{"encoder.width": 32, "threat.eps": 4 / 255, "slf.lr": 0.01, "evaluate.pgd_steps": 50},
-        "evaluate.autoattack_images": None,
+        "evaluate.autoattack_images": 300,
     }
     cls = METHODS.get("deacl")
     recipe = build_recipe(
