@@ -3,7 +3,6 @@
 import ast
 import re
 import resource
-import statistics
 import subprocess
 import sys
 import tomllib
@@ -268,8 +267,8 @@ def test_help_answers_at_once() -> None:
         return resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before
 
     bench = Path(sys.executable).with_name("bench")
-    pairs = [(seconds(bench, "--help"), seconds(sys.executable, "-c", "import typer")) for _ in range(3)]
-    helped, imported = (statistics.median(times) for times in zip(*pairs, strict=True))
+    pairs = [(seconds(bench, "--help"), seconds(sys.executable, "-c", "import typer")) for _ in range(5)]
+    helped, imported = (min(times) for times in zip(*pairs, strict=True))  # other programs only ever add
     assert 0 < helped < 5 * imported
 
 
