@@ -8,6 +8,7 @@ from board_records import fill, make_record
 from test_verify import verification
 
 from bench.cli import main
+from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
 from bench.record import correct, correction_files, load_record, record_files, save_verification
@@ -39,6 +40,19 @@ def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> Non
     assert f"[DeACL 2022, SLF, tier mini, seed 0](cifar10/{deacl.name})" in text
     assert rf"| the evaluation was wrong | PGD attacked \| pixels | [cifar10/{simclr.name}]" in text
     assert deacl.name not in written.read_text()
+
+
+def test_of_several_records_of_one_name_those_that_count_are_meant(tmp_path: Path) -> None:
+    results = fill(
+        tmp_path, make_record(), make_record(protocol_sha256="7" * 64), make_record(protocol_sha256="8" * 64)
+    )
+    old, older, new = sorted((results / "cifar10").glob("*.json"))
+    for wrong in (old, older):
+        with pytest.raises(BenchError, match=r"means [23] records"):
+            find_record("deacl-mini-uniform-s0-slf", results)
+        correct(wrong, load_record(wrong), results, reason="rerun", note="longer")
+    assert find_record("deacl-mini-uniform-s0-slf", results).path == new
+    assert find_record(old.stem, results).path == old, "its whole name still means it"
 
 
 def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -96,9 +96,17 @@ def test_the_advice_against_a_loss_that_is_not_finite_fits_the_plan(
     tmp_path: Path, precision: Precision, lr: float, remedy: str
 ) -> None:
     stage = ToyStage(make_plan(precision=precision, lr=lr))
-    stage.factors = {1: float("nan")}
+    stage.factors = {2: float("nan")}
     with pytest.raises(BenchError, match=rf"--set toy.{remedy}$"):
         run(stage, tmp_path)
+
+
+def test_no_lower_learning_rate_is_advised_where_the_first_loss_is_not_finite(tmp_path: Path) -> None:
+    stage = ToyStage(make_plan())
+    stage.factors = {1: float("nan")}
+    with pytest.raises(BenchError, match="in its first step, before any weight was changed") as caught:
+        run(stage, tmp_path)
+    assert "--set" not in str(caught.value)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

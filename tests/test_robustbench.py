@@ -31,6 +31,7 @@ from bench.robustbench import entries, find_entry
 from bench.run import Finished, finished_in
 from bench.zoo import Loading, Model
 from bench.zoo.released import package
+from bench.zoo.released import weights as released_weights
 from bench.zoo.released.weights import new_network, released_network
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -269,10 +270,11 @@ def test_without_the_package_the_message_says_what_to_type(monkeypatch: pytest.M
         package.robustbench_package()
 
 
-def test_data_of_other_classes_or_another_size_are_refused(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, file: Path
+def test_data_of_other_classes_or_another_size_are_refused_before_weights_are_downloaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    own: Any = ["--weights", str(file), "--runs-dir", str(tmp_path), "--dataset"]
+    monkeypatch.setattr(released_weights, "_download", lambda *args: pytest.fail("weights were downloaded"))
+    own: Any = ["--runs-dir", str(tmp_path), "--dataset"]
     code, _, err = say(monkeypatch, capsys, "evaluate", ENTRY.origin, *own, toy_data(tmp_path / "two.npz"))
     assert (code, "tells 10 classes apart, and two has 2" in " ".join(err.split())) == (1, True)
     code, _, err = say(monkeypatch, capsys, "evaluate", ENTRY.origin, *own, "digits")

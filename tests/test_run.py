@@ -166,6 +166,8 @@ def test_another_evaluation_reuses_the_classifier(request_: RunRequest, tmp_path
     request = replace(request_, protocols=(protocol,))
     carry_out(request, tmp_path / "results")
     listener, farther = Listener(), changed(request, evaluate__eps=0.5)
+    left = {each.phase: each.left for each in project(prepare(farther))}
+    assert (left["stage ssl"], left[f"protocol {protocol}"], sum(left.values()) > 0) == (0, 0, True)
     ((reused, _),) = carry_out(farther, tmp_path / "results", listener)
     assert f"stage {protocol}" not in listener.phases
     assert any("only its evaluation differs" in note for note in listener.notes)

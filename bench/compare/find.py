@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.record import LOCAL, may_be_of_run, record_files
-from bench.results import Failed, Group, Measured, load_measured, read_groups
+from bench.results import Failed, Group, Measured, load_measured, read_corrections, read_groups
 
 _LOCAL = f"{LOCAL}/"
 """The beginning of a name that means only the user's own records."""
@@ -19,7 +19,8 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     Args:
         name: a file; or, under ``results_dir``, a record's name without its ending, with or without its folder, or
             the beginning of exactly one; or a run's name, as `bench runs` lists it. Published records are searched
-            before the local ones, unless it starts with ``local/``.
+            before the local ones, unless it starts with ``local/``; and of several, those that were withdrawn or
+            superseded do not count.
         results_dir: where names are looked up.
         protocol: which of a run's records to take.
 
@@ -34,6 +35,8 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     for fits in (_is_named, partial(_is_of_run, protocol=protocol), _is_named_without_digest, _begins):
         for folder, paths in files:
             matches = [path for path in paths if fits(path, wanted)]
+            if len(matches) > 1:
+                matches = _counting(matches, results_dir) or matches
             if len(matches) == 1:
                 return load_measured(matches[0], local=folder != results_dir)
             if matches:
@@ -94,6 +97,12 @@ def find_seeds(
             "Choose with --tier, --fidelity or --precision, or compare two of these files."
         )
     return chosen[0]
+
+
+def _counting(paths: Sequence[Path], results_dir: Path) -> list[Path]:
+    """Return those of ``paths`` whose record was neither withdrawn nor superseded."""
+    corrected = {results_dir / one.record for one in read_corrections(results_dir, []).found}
+    return [path for path in paths if path not in corrected]
 
 
 def _names(path: Path) -> tuple[str, str]:

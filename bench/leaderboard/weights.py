@@ -2,7 +2,7 @@
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -34,20 +34,10 @@ def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> tuple[i
     Raises:
         BenchError: no such results folder, or a ``path`` that holds something else or cannot be written.
     """
-    from bench.run import run_folders  # imports torch, which the board does without
-    from bench.zoo import digest, load_tensors
-
     if path.exists() and not path.read_text("utf-8", errors="replace").startswith(_HEAD[: _HEAD.index(":")]):
         raise BenchError(f"{path} is not a page of weights, so it is kept. Choose another file.")
-    records = defaultdict[str, list[Measured]](list)
-    for group in read_groups(results_dir, local=False)[0]:
-        for one in group.seeds:
-            records[one.record.encoder_sha256].append(one)
-    files = {}
-    for run in run_folders(runs_dir):
-        encoder = run / "encoder.safetensors"
-        if encoder.exists() and (found := digest(load_tensors(encoder).tensors)) in records:
-            files[found] = encoder
+    records = _by_encoder(results_dir)
+    files = _encoder_files(runs_dir, records)
     known = sorted((file.parent.name, found, file) for found, file in files.items())
     columns = [
         Column("File", [f"{escape(name)}.safetensors" for name, _, _ in known], left=True),
@@ -58,6 +48,28 @@ def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> tuple[i
     write_bytes(path, f"{_HEAD}\n{markdown_table(columns)}\n".encode())
     lacking = [one.path.name for found, same in records.items() if found not in files for one in same]
     return len(known), sorted(lacking)
+
+
+def _by_encoder(results_dir: Path) -> Mapping[str, Sequence[Measured]]:
+    """Return the published records by the digest of their encoder's weights."""
+    found = defaultdict[str, list[Measured]](list)
+    for group in read_groups(results_dir, local=False)[0]:
+        for one in group.seeds:
+            found[one.record.encoder_sha256].append(one)
+    return found
+
+
+def _encoder_files(runs_dir: Path, digests: Container[str]) -> dict[str, Path]:
+    """Return the encoder file under ``runs_dir`` of each of ``digests`` that is there."""
+    from bench.run import run_folders  # imports torch, which the board does without
+    from bench.zoo import digest, load_tensors
+
+    files = {}
+    for run in run_folders(runs_dir):
+        encoder = run / "encoder.safetensors"
+        if encoder.exists() and (found := digest(load_tensors(encoder).tensors)) in digests:
+            files[found] = encoder
+    return files
 
 
 def _links(records: Sequence[Measured], folder: Path) -> str:

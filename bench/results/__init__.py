@@ -1,6 +1,7 @@
 """The results in records: rows, ranks, doubts and costs, beside the numbers that papers published."""
 
 from bench.results.board import Leaderboard, build_leaderboard
+from bench.results.corrections import read_corrections
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
 from bench.results.groups import Failed, Group, LeftOut, grouped, read_groups
@@ -73,6 +74,7 @@ __all__ = [
     "published_reference",
     "radius_text",
     "rank_text",
+    "read_corrections",
     "read_groups",
     "reliability_flags",
     "row_names",

@@ -12,7 +12,7 @@ from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
 from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
-from bench.robustbench import Entry
+from bench.robustbench import KIND, Entry, find_entry
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile
 from bench.run.folder import RunDescription, RunFolder
@@ -48,6 +48,12 @@ class EvaluationRequest:
     weights: WeightChoices = field(default_factory=WeightChoices)
     """Of a network or a classifier that is named."""
 
+    @property
+    def entry(self) -> Entry | None:
+        """The classifier of RobustBench that is named; None: something else is. BenchError if there is none."""
+        kind, _, name = str(self.encoder).partition(":")
+        return find_entry(name, self.finetune_dataset or self.dataset) if kind == KIND else None
+
     def open(self) -> EncoderFile:
         """Return the encoder; raises BenchError as :func:`bench.run.named.open_encoder`."""
         named = self.finetune_dataset or self.dataset
@@ -64,12 +70,14 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
         BenchError: a file that is damaged or not an encoder file of the bench, settings that pre-training has used
             already, data that are not those of pre-training, and all that :func:`bench.run.prepare` raises.
     """
+    entry = request.entry
+    data = None if entry is None else _entry_data(request, entry)  # refused before weights are downloaded
     encoder = request.open()
     origin = encoder.origin
     seed = origin.seed if request.seed is None else request.seed
     check_seed(seed)
     device = pick_device(request.device)
-    case = _imported(request, encoder, device) if origin.imported else _trained_here(request, encoder)
+    case = _imported(request, encoder, device, data) if origin.imported else _trained_here(request, encoder)
     protocols = chosen_protocols(request.protocols, case.recipe.method, case.method)
     check_attacks(case.recipe)
     check_protocols(case.recipe, protocols, device)
@@ -106,34 +114,52 @@ class _Case(NamedTuple):
     """The folder of the run that trained it, if its file is there."""
 
 
-def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.device) -> _Case:
-    """Prepare an encoder that was trained elsewhere: nothing is known about its training data."""
-    known = encoder.origin.imported
-    assert known is not None
-    entry = known.entry
-    source = request.finetune_dataset or request.dataset or (entry.dataset if entry else None)
-    if source == "imagenet" and entry:
+class _Data(NamedTuple):
+    """What an encoder that was trained elsewhere is evaluated on."""
+
+    source: str
+    dataset: Dataset
+
+
+def _entry_data(request: EvaluationRequest, entry: Entry) -> _Data:
+    """Return the data to evaluate ``entry`` on; raises BenchError if it is not for these."""
+    source = request.finetune_dataset or request.dataset or entry.dataset
+    if source == "imagenet":
         raise BenchError(
             f"{entry.origin} needs images of ImageNet, which are not downloaded. Make them of your own copy with "
             f"examples/make_imagenet_npz.py, as docs/robustbench.md says, and type --dataset npz:imagenet.npz"
         )
-    if source is None:
-        raise BenchError(
-            f"{request.encoder} was trained elsewhere ({known.title}), so the data to evaluate it on must be named. "
-            f"Type, for example, --dataset {encoder.example_data}"
-        )
     dataset = load_dataset(source, request.data_dir, request.data_in)
-    if entry and dataset.num_classes != entry.classes:
+    if dataset.num_classes != entry.classes:
         raise BenchError(
             f"{entry.origin} tells {entry.classes} classes apart, and {dataset.name} has {dataset.num_classes}. Type "
             f"--dataset {entry.dataset}, or other data of these {entry.classes} classes."
         )
-    if entry and dataset.image_shape != (3, entry.side, entry.side):
+    if dataset.image_shape != (3, entry.side, entry.side):
         shape = "x".join(map(str, dataset.image_shape))
         raise BenchError(
             f"{entry.origin} takes images of 3x{entry.side}x{entry.side}, and those of {dataset.name} are {shape}. "
             "Resize them to that size."
         )
+    return _Data(source, dataset)
+
+
+def _imported_data(request: EvaluationRequest, encoder: EncoderFile, title: str) -> _Data:
+    """Return the data to evaluate an encoder on that was trained elsewhere; raises BenchError if none are named."""
+    source = request.finetune_dataset or request.dataset
+    if source is None:
+        raise BenchError(
+            f"{request.encoder} was trained elsewhere ({title}), so the data to evaluate it on must be named. "
+            f"Type, for example, --dataset {encoder.example_data}"
+        )
+    return _Data(source, load_dataset(source, request.data_dir, request.data_in))
+
+
+def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.device, data: _Data | None) -> _Case:
+    """Prepare an encoder that was trained elsewhere: nothing is known about its training data."""
+    known = encoder.origin.imported
+    assert known is not None
+    source, dataset = data or _imported_data(request, encoder, known.title)
     tier = load_tier(default_tier(source, device))
     # The options of a named network are in its form already.
     asked = {key: each for key, each in request.overrides.items() if not (known.weights and is_option(key))}
@@ -145,7 +171,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
         dataset=dataset_facts(dataset),
         tier=tier,
         fidelity="native",
-        overrides={**_threat(entry), **overrides},
+        overrides={**_threat(known.entry), **overrides},
     )
     if recipe.encoder != known.encoder or recipe.config != Imported.config_type():
         raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")

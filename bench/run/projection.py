@@ -6,10 +6,12 @@ from dataclasses import replace
 import torch
 
 from bench.cost import PhaseEstimate, Projector, StageProbe, corrupted_images
+from bench.errors import BenchError
 from bench.protocol import FinetuneStage, build_protocol, released_classifier
 from bench.recipe import RELEASED, Threat
-from bench.run.encoder import plain_encoder
+from bench.run.encoder import load_encoder, plain_encoder
 from bench.run.preparation import Run
+from bench.run.reuse import trained_elsewhere
 
 _PROGRAM_BYTES = 3 * 2**28
 """What a process takes beside its tensors: Python, PyTorch and, on a GPU, its context."""
@@ -61,7 +63,7 @@ def _pretraining(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
 
 def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
     encoder, recipe = plain_encoder(run.recipe).to(run.device), run.recipe.downstream
-    train, test = run.target.train, run.target.test
+    train, test, digest = run.target.train, run.target.test, _encoder_digest(run)
     for protocol in run.protocols:
         folder, threat = run.protocol_folder(protocol), Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
         if protocol == RELEASED:
@@ -69,12 +71,25 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
         else:
             stage = build_protocol(protocol, recipe, encoder, train.labels, run.seed)
             seconds = projector.attacks(stage.classifier(), test, threat, recipe.evaluate.attack_precision)
+            trained = digest is not None and trained_elsewhere(run, protocol, digest, folder.path)
             if isinstance(stage, FinetuneStage):
                 training = projector.training(stage, train.images, recipe.encoder, f"protocol {protocol}", folder.path)
+                training = replace(training, left=0.0) if trained else training
                 yield training
                 for each in seconds.selection(stage, len(train.labels)):
                     yield replace(each, left=training.left, place=folder.path)
             else:
-                yield seconds.features(protocol, len(train.labels), folder.path)
+                features = seconds.features(protocol, len(train.labels), folder.path)
+                yield replace(features, left=0.0) if trained else features
         for each in seconds.evaluation(recipe):
             yield replace(each, left=0.0 if folder.record.exists() else 1.0, place=folder.path)
+
+
+def _encoder_digest(run: Run) -> str | None:
+    """Return the digest of the encoder's weights; None: it is not trained yet, or damaged and trained again."""
+    if run.encoder:
+        return run.encoder.sha256
+    try:
+        return load_encoder(run.folder.encoder).sha256
+    except BenchError:
+        return None

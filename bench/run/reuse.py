@@ -3,6 +3,11 @@
 Another radius, another attack or more images change the evaluation and the folder, but not the training before it.
 """
 
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
 from bench.errors import BenchError
 from bench.job import Job
 from bench.run.finished import Finished, finished_in
@@ -11,14 +16,31 @@ from bench.train import Progress, finished_path, unfinished_path
 from bench.zoo import load_tensors, save_tensors
 
 
+class TrainedElsewhere(NamedTuple):
+    """A classifier that was trained for another evaluation."""
+
+    run: str
+    """The name of that evaluation's folder."""
+    tensors: dict[str, Tensor]
+    progress: Progress
+
+
 def reuse_classifier(run: Run, protocol: str, encoder: str, job: Job) -> None:
     """Copy the trained state of ``protocol`` into the folder of ``job``, if an evaluation of ``run`` has the same.
 
     It has the same training on the same encoder, whose digest is ``encoder``, by the code that would train it now.
     Nothing is copied where the training has begun already.
     """
-    if any(path(job.folder, protocol).exists() for path in (finished_path, unfinished_path)):
-        return
+    if trained := trained_elsewhere(run, protocol, encoder, job.folder):
+        job.monitor.note(f"{protocol}: trained already, in {trained.run}; only its evaluation differs")
+        kept = trained.progress.model_copy(update={"fingerprint": job.fingerprint})
+        save_tensors(finished_path(job.folder, protocol), trained.tensors, kept.model_dump(mode="json"))
+
+
+def trained_elsewhere(run: Run, protocol: str, encoder: str, folder: Path) -> TrainedElsewhere | None:
+    """Return what :func:`reuse_classifier` copies into ``folder``; None: it is trained there."""
+    if any(path(folder, protocol).exists() for path in (finished_path, unfinished_path)):
+        return None
     for other in finished_in(run.folder.path):
         if (other.protocol, other.record.encoder_sha256) == (protocol, encoder) and _trained_alike(other, run):
             path = finished_path(other.path, protocol)
@@ -28,10 +50,8 @@ def reuse_classifier(run: Run, protocol: str, encoder: str, job: Job) -> None:
             except BenchError:
                 continue  # lost or damaged: it is trained again
             if not progress.by_other_code:
-                job.monitor.note(f"{protocol}: trained already, in {other.path.name}; only its evaluation differs")
-                kept = progress.model_copy(update={"fingerprint": job.fingerprint})
-                save_tensors(finished_path(job.folder, protocol), tensors, kept.model_dump(mode="json"))
-                return
+                return TrainedElsewhere(other.path.name, tensors, progress)
+    return None
 
 
 def _trained_alike(other: Finished, run: Run) -> bool:

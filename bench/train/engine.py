@@ -232,6 +232,8 @@ class _Epoch:
         self._flops, self._images, self._lr = training.progress.cost.flops_per_image, 0, 0.0
         self._step = training.progress.step
         """0-based number of the next step."""
+        self._first: Tensor | None = None
+        """The loss of the first step of the stage, if this is its first epoch, and it was not stopped since."""
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
         """Set the learning rate of each step and yield its images, their positions, int64 [B], and its generator."""
@@ -269,6 +271,8 @@ class _Epoch:
 
     def add(self, loss: StepLoss, images: int) -> None:
         """Add a finished step to the sums and the progress."""
+        if self._progress.epoch == self._step == 0:
+            self._first = loss.total.detach()
         for name, value in {"loss": loss.total, **loss.scalars}.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
         self._images += images
@@ -323,14 +327,20 @@ class _Epoch:
         names: list[str] = []
         if torch.tensor(means["loss"]).isfinite() and not (names := nonfinite(stage, training.optimizer)):
             return
+        section, plan = training.section, training.plan
+        exact = f", or train in fp32, --set {section}.precision=fp32" if plan.precision != "fp32" else ""
+        if self._first is not None and not self._first.isfinite():
+            raise BenchError(
+                f"the loss of stage {stage.name!r} is not finite in its first step, before any weight was changed, so "
+                "a lower learning rate does not help. Look in the code of the network and of the loss for a division "
+                f"by zero, a logarithm, or numbers that grow too large{exact}"
+            )
         fault = (
             f"stage {stage.name!r} has weights that are not finite after epoch {epoch} ({names[0]} and "
             f"{len(names) - 1} other tensors): its steps were too large"
             if names
             else f"the loss of stage {stage.name!r} is not finite in epoch {epoch}"
         )
-        section, plan = training.section, training.plan
-        exact = f", or train in fp32, --set {section}.precision=fp32" if plan.precision != "fp32" else ""
         raise BenchError(
             f"{fault}. Nothing of this epoch was saved. Lower the learning rate, for example "
             f"--set {section}.lr={min(plan.lr / 10, 1):g}{exact}"
