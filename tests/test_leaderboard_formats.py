@@ -19,7 +19,16 @@ from bench.leaderboard import bibtex_entries, render_csv, render_latex
 from bench.leaderboard.latex import citation_key, escape_latex
 from bench.method import METHODS
 from bench.recipe import CORRUPTIONS
-from bench.record import CorruptionEvaluation, PhaseCost, Record, Sweep, SweepSettings, save_sweep
+from bench.record import (
+    CorruptionEvaluation,
+    PhaseCost,
+    Record,
+    Sweep,
+    SweepSettings,
+    load_record,
+    save_record,
+    save_sweep,
+)
 from bench.results import build_leaderboard, flops_text
 
 
@@ -148,6 +157,15 @@ def test_sweeps_are_tabled_with_their_figures(tmp_path: Path) -> None:
     assert re.findall(r"!\[.*\]\((.*)\)", text) == [
         f"results/cifar10/sweeps/{name}" for name in ("eps.svg", "steps.png")
     ]
+
+
+def test_sweeps_of_two_forms_of_one_tier_never_share_a_table(tmp_path: Path) -> None:
+    for digit, method in (("5", "old"), ("6", "new")):
+        record = make_record(method=method, title=method, tier_sha256=digit * 64, protocol_sha256=digit * 64)
+        path = save_record(tmp_path / "results", record)
+        swept(tmp_path / "results", method, 150, 20, record_sha256=load_record(path).sha256)
+    found = [(row.key.tier, row.method) for row in build_leaderboard(tmp_path / "results").sweeps]
+    assert found == [("mini 55555555", "old"), ("mini 66666666", "new")]
 
 
 def test_a_damaged_or_copied_sweep_is_left_out_and_named(tmp_path: Path) -> None:

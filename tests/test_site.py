@@ -184,7 +184,7 @@ def test_a_cost_chart_counts_operations_and_names_the_machine_beside_wall_clock(
         assert spec["encoding"]["x"]["title"] == "pre-training, floating-point operations"
         for row in spec["data"]["values"]:
             assert row["cost"] == record.pretraining_flops
-            assert row["facts"].endswith(f" on {record.environment.device}")
+            assert row["facts"].endswith(" on " + record.environment.device.replace(", 1 threads", ", 1 thread"))
 
 
 def test_a_sweep_is_drawn_and_listed_with_links_to_its_files(folder: Path, pages: dict[str, Page]) -> None:

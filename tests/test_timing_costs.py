@@ -84,6 +84,7 @@ def test_what_ran_on_other_terms_stands_apart(tmp_path: Path, other: dict[str, A
     tables, _ = measured_costs(fill(tmp_path, make_record(), make_record(**slow, **other)))
     assert [[row.label for row in table.rows] for table in tables] in ([["DeACL"], ["ACL"]], [["ACL"], ["DeACL"]])
     assert [row.to_reference for table in tables for row in table.rows if row.label == "ACL"] == [None]
+    assert {table.tier_form for table in tables} == ({"5" * 8, "6" * 8} if "tier_sha256" in other else {""})
 
 
 def test_other_numbers_of_threads_stand_apart(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bench.cli._progress import rough_time
 from bench.cli._tables import Column, DataTable
 from bench.monitor import plural
+from bench.results import tier_text
 
 if TYPE_CHECKING:
     from bench.cost import StageTiming, Timing
@@ -81,12 +82,13 @@ def whole_table(timing: "Timing") -> DataTable:
 
 def measured_table(costs: "MeasuredTable") -> DataTable:
     """Return the cost of runs on one machine, a line a stage; totals are in the last line."""
+    threads = "" if "thread" in costs.device else f"; {plural(costs.threads, 'thread')}"  # the name of a CPU has them
     table = _table(
-        f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {costs.tier}, {costs.fidelity} fidelity"
-        + (f", {costs.precision}" if costs.precision else ""),
+        f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {tier_text(costs.tier, costs.tier_form)}, "
+        f"{costs.fidelity} fidelity" + (f", {costs.precision}" if costs.precision else ""),
         ("method", "seeds", "stage"),
         ("time", "images/s", "GFLOPs/image", "memory", "energy", "all", f"x {costs.reference}"),
-        f"{costs.device}; {plural(costs.threads, 'thread')}; means over the seeds; empty: not measured",
+        f"{costs.device}{threads}; means over the seeds; empty: not measured",
     )
     for row in costs.rows:
         for place, stage in enumerate(row.stages):

@@ -18,6 +18,7 @@ from bench.results.remarks import attack_text, budget_text, label, precision_tex
 from bench.results.rows import Row, TableKey, known_text, rank_text, row_names
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow
+from bench.results.tier_forms import tier_text
 from bench.results.wording import (
     DASH,
     NORMS,
@@ -79,6 +80,7 @@ __all__ = [
     "reliability_flags",
     "row_names",
     "settings_text",
+    "tier_text",
     "time_text",
     "without_garbage_collection",
 ]

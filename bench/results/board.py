@@ -73,7 +73,8 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
     corrections = read_corrections(results_dir, [], local=local).found
     hidden = {*(one.record_sha256 for one in corrections), *(one.sha256 for one in failed)}
     verifications, bad_verifications = read_verifications(results_dir, groups, hidden, local=local)
-    sweeps, bad_sweeps = read_sweeps(results_dir, local=local)
+    every = (one.record for group in groups for one in group.seeds)
+    sweeps, bad_sweeps = read_sweeps(results_dir, every, local=local)
     offered = submission_faults(results_dir)
     return Leaderboard(
         rows=make_rows(groups, results_dir, verifications),

@@ -1,6 +1,6 @@
 """The costs of runs, from their records: a table holds only costs of one machine under the same conditions."""
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -9,7 +9,8 @@ from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
 from bench.results.groups import LeftOut, grouped, read_groups
 from bench.results.measured import Measured
 from bench.results.remarks import budget_text, precision_text
-from bench.results.wording import named, settings_text
+from bench.results.tier_forms import tier_forms
+from bench.results.wording import machine_text, named, settings_text
 
 
 class MeasuredStage(Settings):
@@ -56,6 +57,9 @@ class CostConditions(Settings):
 class MeasuredTable(CostConditions):
     """Recipes under the same conditions, the cheapest first."""
 
+    tier_form: str = ""
+    """What tells the tier apart from another of its name."""
+
     reference: str
     """Title of the reference, of whose cost the other costs are multiples."""
     rows: tuple[MeasuredCost, ...]
@@ -86,7 +90,8 @@ def measured_costs(
     measured = [one for group in groups for one in group.seeds if one.record.stage_costs]
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)
-    tables = [_table(same, title) for same in grouped(measured, _common)]
+    forms = tier_forms(one.record for one in measured)
+    tables = [_table(same, title, forms) for same in grouped(measured, _common)]
     if methods is not None:
         kept = [[row for row in table.rows if row.method in methods] for table in tables]
         tables = [
@@ -116,19 +121,20 @@ def _common(one: Measured) -> CostConditions:
         tier_sha256=record.tier_sha256,
         fidelity=record.fidelity,
         precision=precision_text(outside(record.overrides, *PROTOCOLS)),
-        device=" and ".join(sorted({cost.device for cost in record.stage_costs.values()})),
+        device=" and ".join(sorted({machine_text(cost.device) for cost in record.stage_costs.values()})),
         threads=record.environment.threads,
     )
 
 
-def _table(measured: Sequence[Measured], title: str) -> MeasuredTable:
+def _table(measured: Sequence[Measured], title: str, forms: Mapping[str, str]) -> MeasuredTable:
     costs = [_cost(same) for same in grouped(measured, _pretraining)]
     seconds = {cost.label: cost.total_seconds for cost in costs}
     unit = seconds.get(title) or seconds.get(f"{title} ({LOCAL})")
     if unit:
         costs = [cost.model_copy(update={"to_reference": cost.total_seconds / unit}) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
-    return MeasuredTable(**_common(measured[0]).model_dump(), reference=title, rows=rows)
+    form = forms.get(measured[0].record.tier_sha256, "")
+    return MeasuredTable(**_common(measured[0]).model_dump(), tier_form=form, reference=title, rows=rows)
 
 
 def _pretraining(one: Measured) -> Hashable:

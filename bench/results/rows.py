@@ -1,20 +1,21 @@
 """From groups of records to rows: scores, cost, doubts and rank."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
-from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, load_tier, tier_names
+from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, tier_names
 from bench.record import Known, Record
 from bench.results.groups import Group
 from bench.results.ranks import standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
+from bench.results.tier_forms import tier_forms, tier_text
 from bench.results.verifications import Verifications, checks, contested, verifiers
-from bench.results.wording import DASH, conditions_text
+from bench.results.wording import DASH, conditions_text, machine_text
 
 _FIDELITIES = ("uniform", "native")
 
@@ -121,7 +122,7 @@ class Row(Settings):
     @property
     def table(self) -> TableKey:
         """What rows must have in common to be compared: data, scale, adversary and protocol."""
-        tier = f"{self.tier} {self.tier_form}".rstrip()
+        tier = tier_text(self.tier, self.tier_form)
         return TableKey(
             *(self.dataset, self.facts.sha256, tier, self.fidelity, self.pretrained_on, self.budget),
             *(self.precision, self.attack, self.protocol),
@@ -131,7 +132,7 @@ class Row(Settings):
 def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verifications) -> tuple[Row, ...]:
     """Return one row a group: those of one table together, best AA first, those without AA or guessing last."""
     tiers = tier_names()[::-1]
-    forms = _tier_forms([group.seeds[0].record for group in groups])
+    forms = tier_forms(group.seeds[0].record for group in groups)
     rows = [(_row(group, results_dir, verifications, forms), group) for group in groups]
     rows.sort(key=lambda pair: _order(pair[0], tiers))
     ranked: list[Row] = []
@@ -142,16 +143,6 @@ def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verific
         ranked += [row.model_copy(update=standing._asdict()) for (row, _), standing in zip(pairs, found, strict=False)]
         ranked += [row for row, _ in pairs[len(found) :]]
     return tuple(ranked)
-
-
-def _tier_forms(records: Sequence[Record]) -> dict[str, str]:
-    """Return, by the digest of a tier, what distinguishes it from others of the same name among ``records``."""
-    digests: dict[str, set[str]] = {}
-    for record in records:
-        digests.setdefault(record.tier, set()).add(record.tier_sha256)
-    shipped = {load_tier(name).digest() for name in tier_names()}
-    several = {digest for same in digests.values() if len(same) > 1 for digest in same}
-    return {digest: digest[:8] for digest in several - shipped}
 
 
 def _row(group: Group, results_dir: Path, verifications: Verifications, forms: Mapping[str, str]) -> Row:
@@ -190,8 +181,8 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
         pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
         pretraining_flops=_mean_flops(records),
         guessing=all(map(is_guessing, group.seeds)),
-        machines=tuple(sorted({cost.device for record in records for cost in record.stage_costs.values()})),
-        devices=tuple(sorted({record.environment.device for record in records})),
+        machines=_names(cost.device for record in records for cost in record.stage_costs.values()),
+        devices=_names(record.environment.device for record in records),
         seeds=tuple(record.seed for record in records),
         records=tuple(one.path.relative_to(results_dir).as_posix() for one in group.seeds),
         superseded=tuple(one.path.relative_to(results_dir).as_posix() for one in group.superseded),
@@ -237,3 +228,7 @@ def _order(row: Row, tiers: Sequence[str]) -> tuple[Any, ...]:
 
 def _position(order: Sequence[str], name: str) -> tuple[int, str]:
     return (order.index(name) if name in order else len(order), name)
+
+
+def _names(devices: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(set(map(machine_text, devices))))

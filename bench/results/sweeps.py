@@ -1,16 +1,17 @@
 """From sweeps to rows: accuracy along a grid of eps or steps, the seeds of one recipe together."""
 
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import Settings
-from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
+from bench.record import LOCAL, Record, Sweep, SweepSettings, load_sweep, sweep_files
 from bench.results.groups import LeftOut
 from bench.results.remarks import precision_text
 from bench.results.scores import Score, mean_score
+from bench.results.tier_forms import tier_forms, tier_text
 from bench.results.wording import conditions_text, named, settings_text
 
 
@@ -50,16 +51,24 @@ class SweepRow(Settings):
 class _Read(NamedTuple):
     file: str
     sweep: Sweep
+    key: SweepKey
 
 
-def read_sweeps(results_dir: Path, *, local: bool = True) -> tuple[tuple[SweepRow, ...], list[LeftOut]]:
+def read_sweeps(
+    results_dir: Path, records: Iterable[Record] = (), *, local: bool = True
+) -> tuple[tuple[SweepRow, ...], list[LeftOut]]:
     """Return the rows that the sweeps under ``results_dir`` make, and the files that had to be left out.
+
+    ``records`` say which tier a sweep's classifier is of, where two tiers have one name.
 
     Rows of one table stand together, most accurate in the mean over the grid first.
     """
     groups: dict[Hashable, list[_Read]] = defaultdict(list)
     left_out: list[LeftOut] = []
     first_file: dict[str, str] = {}
+    records = list(records)
+    forms = tier_forms(records)
+    tiers = {one.sha256: tier_text(one.tier, forms.get(one.tier_sha256, "")) for one in records}
     own = sweep_files(results_dir / LOCAL) if local else ()
     for path in (*sweep_files(results_dir), *own):
         file = path.relative_to(results_dir).as_posix()
@@ -74,15 +83,16 @@ def read_sweeps(results_dir: Path, *, local: bool = True) -> tuple[tuple[SweepRo
                 left_out.append(LeftOut(file=file, reason=reason))
             continue
         first_file[sweep.sha256] = file
-        recipe = _key(sweep), sweep.method, sweep.protocol_sha256, _label(sweep, file), sweep.outcomes[0].n
-        groups[recipe].append(_Read(file, sweep))
+        key = _key(sweep, tiers.get(sweep.record_sha256, sweep.tier))
+        recipe = key, sweep.method, sweep.protocol_sha256, _label(sweep, file), sweep.outcomes[0].n
+        groups[recipe].append(_Read(file, sweep, key))
     rows = sorted((_row(swept) for swept in groups.values()), key=_order)
     return tuple(rows), left_out
 
 
-def _key(sweep: Sweep) -> SweepKey:
+def _key(sweep: Sweep, tier: str) -> SweepKey:
     return SweepKey(
-        *(sweep.dataset, sweep.dataset_sha256, sweep.tier, sweep.fidelity),
+        *(sweep.dataset, sweep.dataset_sha256, tier, sweep.fidelity),
         *(sweep.pretrained_on, precision_text(sweep.overrides), sweep.protocol, sweep.settings),
     )
 
@@ -104,7 +114,7 @@ def _row(swept: Sequence[_Read]) -> SweepRow:
     drawn = {sweep.start_drawn for sweep in sweeps}
     mixed = " (noise per batch and per image)" if len(drawn) > 1 else ""
     return SweepRow(
-        key=_key(sweeps[0]),
+        key=swept[0].key,
         method=sweeps[0].method,
         label=_label(sweeps[0], newest[seeds[0]].file) + mixed,
         scores=tuple(mean_score(outcomes) for outcomes in zip(*(s.outcomes for s in sweeps), strict=True)),

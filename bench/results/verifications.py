@@ -7,6 +7,7 @@ from pathlib import Path
 from bench.errors import BenchError
 from bench.record import LOCAL, Record, Verification, load_verification, verification_files
 from bench.results.groups import Group, LeftOut
+from bench.results.wording import machine_text
 
 Verifications = Mapping[str, Sequence[Verification]]
 """By the digest of the record."""
@@ -62,7 +63,8 @@ def _line(verification: Verification) -> str:
         f"{name.upper()} {verification.differ[name]} of {outcome.n}" for name, outcome in measured.items() if outcome
     ]
     where = verification.environment
-    machine = ", ".join([where.device, *(f"torch {version}" for version in [where.packages.get("torch")] if version)])
+    torch = where.packages.get("torch")
+    machine = machine_text(where.device) + (f", torch {torch}" if torch else "")
     return (
         f"{verification.by}, {verification.finished.date()}, from the {verification.weights}, on {machine}: "
         f"images that differ: {', '.join(differ)}"

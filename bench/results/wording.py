@@ -37,6 +37,11 @@ def bare_radius(norm: Norm, eps: float) -> str:
     return eps_text(eps) if norm == "linf" else f"{eps:g}"
 
 
+def machine_text(device: str) -> str:
+    """Return the name of a device as records hold it, with one thread in the singular."""
+    return re.sub(r"\b1 threads\b", "1 thread", device)
+
+
 def time_text(seconds: float) -> str:
     """Return a wall-clock time as h:mm:ss, after the days if it took any."""
     if seconds < 10:
