@@ -124,7 +124,7 @@ def test_rows_under_another_adversary_never_share_a_table(tmp_path: Path) -> Non
     fill(
         tmp_path,
         make_record(aa=40),
-        make_record(aa=50, eps=4 / 255, protocol_sha256="5" * 64),
+        make_record(aa=50, eps=4 / 255, protocol_sha256="5" * 64, overrides={"evaluate.eps": 4 / 255}),
         l2.model_copy(update={"recipe": {**l2.recipe, "threat": {"norm": "l2", "eps": 8 / 255}}}),
         l2.model_copy(update={"protocol_sha256": "7" * 64, "ra": l2.ra.model_copy(update={"precision": "bf16"})}),
     )
@@ -132,6 +132,7 @@ def test_rows_under_another_adversary_never_share_a_table(tmp_path: Path) -> Non
     headings = [line for line in text.splitlines() if line.startswith(SLF)]
     assert headings == [SLF, *(f"{SLF}, {one}" for one in ("L2 0.0313725", "Linf 4/255", "gradients in bf16"))]
     assert [rows_below(text, heading)[0]["AA"].split()[0] for heading in headings] == ["40.0", "60.0", "50.0", "60.0"]
+    assert {rows_below(text, heading)[0]["Method"] for heading in headings} == {"DeACL 2022"}
 
 
 def test_a_method_without_stages_has_no_pretraining_time(tmp_path: Path) -> None:

@@ -28,11 +28,12 @@ def label(measured: Measured) -> str:
     """Return the method's title and year, and how the row departs from the tier's recipe of an installed method.
 
     These are: local, re-evaluated, the name of a method from a file, overrides, a shared encoder, and any PGD but
-    RA's own.
+    RA's own. The radius of the evaluation is not among them: see :func:`attack_text`.
     """
     record = measured.record
+    own = {key: value for key, value in record.overrides.items() if key != "evaluate.eps"}
     departures = [*([LOCAL] if measured.local else []), *(["re-evaluated"] if record.method == IMPORTED else [])]
-    departures += [*([record.method] if is_own(record.method) else []), *settings_text(record.overrides)]
+    departures += [*([record.method] if is_own(record.method) else []), *settings_text(own)]
     if record.encoder_seed is not None:
         departures.append(f"encoder of seed {record.encoder_seed}")
     if (record.ra.attack, record.ra.steps, record.ra.restarts) != ("pgd", _PGD_STEPS, 1):
