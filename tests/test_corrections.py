@@ -96,7 +96,7 @@ def test_the_command_corrects_by_name(
     assert ended.value.code == 0
     said = capsys.readouterr().out
     assert str(next(correction_files(results))) in said
-    assert said.endswith("Type: bench leaderboard --write\n")
+    assert said.endswith(f"Type: bench leaderboard --write --results-dir {results}\n")
 
 
 @pytest.mark.parametrize("named", ["results", "results/local"])

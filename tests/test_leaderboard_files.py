@@ -96,7 +96,7 @@ def test_broken_markers_change_no_file(tmp_path: Path, text: str) -> None:
 def test_a_file_that_is_no_leaderboard_stays(tmp_path: Path) -> None:
     results, path = fill(tmp_path / "results", make_record()), tmp_path / "README.md"
     path.write_text("my own words")
-    with pytest.raises(BenchError, match="not a generated leaderboard"):
+    with pytest.raises(BenchError, match="not written by `bench leaderboard`"):
         write_leaderboard(results, path)
     assert path.read_text() == "my own words"
 
@@ -137,11 +137,31 @@ def test_the_command_writes_checks_and_names_what_it_left_out(tmp_path: Path, ap
     assert isinstance(stale.exception, CheckFailedError)
     assert stale.exception.exit_code == 3
     done = CliRunner().invoke(app, [*arguments, "--write"])
-    assert done.stdout == f"{path} written (records: 2, rows: 1)\n"
+    files = f"{path}, {results / 'CORRECTIONS.md'}"
+    assert done.stdout == f"written: {files} (records: 2, rows: 1)\n"
     checked = CliRunner().invoke(app, [*arguments, "--check"])
-    assert (checked.exit_code, checked.stdout) == (0, f"{path} is up to date (records: 2, rows: 1)\n")
+    assert (checked.exit_code, checked.stdout) == (0, f"up to date: {files} (records: 2, rows: 1)\n")
     (results / "cifar10" / "bad.json").write_text("{}")
     assert "\nleft out cifar10/bad.json: schema version None" in CliRunner().invoke(app, [*arguments, "--write"]).stdout
+
+
+@pytest.mark.parametrize("folder", ["myres", "results/local"])
+def test_another_folder_has_its_own_board_and_the_published_files_stay(
+    folder: str, tmp_path: Path, app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fill(Path("results"), make_record())
+    fill(Path(folder), make_record(seed=1))
+    Path("README.md").write_text(README)
+    done = CliRunner().invoke(app, ["--write"])
+    assert done.stdout == "written: LEADERBOARD.md, results/CORRECTIONS.md, README.md (records: 1, rows: 1)\n"
+    published = [(path, path.read_text()) for path in (Path("LEADERBOARD.md"), Path("README.md"))]
+    done = CliRunner().invoke(app, ["--write", "--results-dir", folder])
+    assert done.stdout == f"written: {folder}/LEADERBOARD.md, {folder}/CORRECTIONS.md (records: 1, rows: 1)\n"
+    CliRunner().invoke(app, ["--write", "--results-dir", folder, "--output", "other.md"])
+    assert Path("other.md").exists()
+    assert [(path, path.read_text()) for path, _ in published] == published
+    assert CliRunner().invoke(app, ["--check", "--results-dir", folder]).exit_code == 0
 
 
 def test_the_command_prints_rows_as_json(tmp_path: Path, app: typer.Typer) -> None:

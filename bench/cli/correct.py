@@ -1,5 +1,6 @@
 """``bench correct``: a record that no longer counts."""
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -36,4 +37,5 @@ def correct(
     if LOCAL in path.resolve().relative_to(results_dir.resolve().parent).parts:
         print("It is a local record: `bench leaderboard` no longer shows it, and the published board never did.")
     else:
-        print("Type: bench leaderboard --write")
+        named = [] if results_dir == RESULTS else ["--results-dir", str(results_dir)]
+        print(f"Type: {shlex.join(['bench', 'leaderboard', '--write', *named])}")

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 Format = Literal["markdown", "latex", "csv", "json"]
 
-_DEFAULT = Path("LEADERBOARD.md")
-
 
 def leaderboard(
     results_dir: Results = RESULTS,
@@ -29,17 +27,18 @@ def leaderboard(
     ] = None,
     write: Annotated[
         bool,
-        typer.Option("--write", help="Write LEADERBOARD.md, and the block of README.md, from the published records."),
+        typer.Option("--write", help="Write LEADERBOARD.md, CORRECTIONS.md and the blocks of README.md."),
     ] = False,
     check: Annotated[
         bool,
-        typer.Option("--check", help="Exit with 3 if one of the two is stale or a published record is bad."),
+        typer.Option("--check", help="Exit with 3 if one of these files is stale or a published record is bad."),
     ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
             "--output",
-            help="With --write, --check: the file, default LEADERBOARD.md; a README.md beside it gets its block. "
+            help="With --write, --check: the board's file; default: LEADERBOARD.md, beside a folder `results` and "
+            "inside any other. "
             "With --format: where the tables go, default stdout.",
         ),
     ] = None,
@@ -65,7 +64,7 @@ def leaderboard(
                 "--write and --check are about the whole board: leave out --dataset, --protocol, --tier and --bibtex."
             )
         with without_garbage_collection():
-            _on_disk(results_dir, output or _DEFAULT, check=check, as_json=as_json)
+            _on_disk(results_dir, output, check=check, as_json=as_json)
         return
     if format_ is None and (output or bibtex):
         raise BenchError("--output and --bibtex need --write, --check or --format. Add, for example, --format latex.")
@@ -74,16 +73,17 @@ def leaderboard(
         _shown(results_dir, format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
 
 
-def _on_disk(results_dir: Path, path: Path, *, check: bool, as_json: bool) -> None:
-    """Write or check LEADERBOARD.md and the README beside it."""
-    from bench.leaderboard import check_leaderboard, write_leaderboard
+def _on_disk(results_dir: Path, output: Path | None, *, check: bool, as_json: bool) -> None:
+    """Write or check the board's files, and name them."""
+    from bench.leaderboard import board_files, check_leaderboard, default_board, write_leaderboard
 
+    path = output or default_board(results_dir)
     board = check_leaderboard(results_dir, path) if check else write_leaderboard(results_dir, path)
+    state, files = "up to date" if check else "written", ", ".join(map(str, board_files(results_dir, path)))
+    typer.echo(f"{state}: {files} (records: {board.records}, rows: {len(board.rows)})", err=as_json)
     if as_json:
         typer.echo(_json(board))
         return
-    state = "is up to date" if check else "written"
-    typer.echo(f"{path} {state} (records: {board.records}, rows: {len(board.rows)})")
     for bad in board.left_out:
         typer.echo(f"left out {bad.file}: {bad.reason}")
 

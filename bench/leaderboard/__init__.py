@@ -4,7 +4,7 @@ from bench.leaderboard.columns import Column
 from bench.leaderboard.csv import render_csv
 from bench.leaderboard.latex import bibliography, bibtex_entries, render_latex
 from bench.leaderboard.markdown import render_leaderboard, render_readme_block, render_tables
-from bench.leaderboard.output import check_leaderboard, write_leaderboard
+from bench.leaderboard.output import board_files, check_leaderboard, default_board, write_leaderboard
 from bench.leaderboard.tables import PUBLISHED_AA, plain_table
 from bench.leaderboard.weights import write_weights_page
 
@@ -13,7 +13,9 @@ __all__ = [
     "Column",
     "bibliography",
     "bibtex_entries",
+    "board_files",
     "check_leaderboard",
+    "default_board",
     "plain_table",
     "render_csv",
     "render_latex",
