@@ -10,6 +10,7 @@ from toy_runs import carry_out, toy_data, toy_request
 
 from bench.errors import BenchError
 from bench.leaderboard import write_weights_page
+from bench.record import correct, load_record, record_files
 
 
 @pytest.fixture
@@ -22,22 +23,33 @@ def published(tmp_path: Path) -> Path:
 
 def test_the_page_names_size_and_digest_of_each_file_and_its_records(published: Path) -> None:
     page, (run,) = published / "results" / "WEIGHTS.md", (published / "runs").glob("*/encoder.safetensors")
-    assert write_weights_page(page, published / "runs", published / "results") == (1, [])
+    assert write_weights_page(page, published / "runs", published / "results") == (1, 0, [])
     (row,) = [line for line in page.read_text().splitlines() if line.startswith(f"| {run.parent.name}.safetensors")]
     assert f"| {run.stat().st_size:,} | `{sha256(run.read_bytes()).hexdigest()}` |" in row
     links = re.findall(r"\[(\w+)\]\(([^)]+)\)", row)
     assert [name for name, _ in links] == ["knn", "slf"]
     assert all((page.parent / target).is_file() for _, target in links)
-    assert write_weights_page(page, published / "runs", published / "results") == (1, [])  # over the page of before
+    assert write_weights_page(page, published / "runs", published / "results") == (1, 0, [])  # over the page of before
 
 
-def test_what_is_lacking_is_named_and_no_other_file_is_overwritten(published: Path) -> None:
+def test_lines_of_encoders_that_are_not_here_stay_while_a_record_of_theirs_counts(published: Path) -> None:
+    results = published / "results"
+    page, (first, second) = results / "my page.md", record_files(results)
+    write_weights_page(page, published / "runs", results)
+    text = page.read_text()
     shutil.rmtree(published / "runs")
-    page = published / "WEIGHTS.md"
-    count, lacking = write_weights_page(page, published / "runs", published / "results")
-    assert count == 0
-    assert [name.split("-s0-")[1][:3] for name in lacking] == ["knn", "slf"]
+    assert write_weights_page(page, published / "runs", results) == (0, 1, [])
+    assert page.read_text() == text
+    correct(first, load_record(first), results, reason="authors", note="asked")
+    assert write_weights_page(page, published / "runs", results) == (0, 1, [])
+    assert first.name not in page.read_text()
+    assert second.name in page.read_text()
+    other = results / "other.md"
+    assert write_weights_page(other, published / "runs", results) == (0, 0, [second.name])
+    correct(second, load_record(second), results, reason="authors", note="asked")
+    assert write_weights_page(page, published / "runs", results) == (0, 0, [])
+    assert page.read_text() == other.read_text()
     page.write_text("mine")
     with pytest.raises(BenchError, match="is not a page of weights, so it is kept"):
-        write_weights_page(page, published / "runs", published / "results")
+        write_weights_page(page, published / "runs", results)
     assert page.read_text() == "mine"

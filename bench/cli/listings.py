@@ -147,11 +147,11 @@ def runs(
 def _write_weights(path: Path, runs_dir: Path, results_dir: Path) -> None:
     from bench.leaderboard import write_weights_page
 
-    count, lacking = write_weights_page(path, runs_dir, results_dir)
-    typer.echo(f"{path}: {count} encoders of published records")
+    found, kept, lacking = write_weights_page(path, runs_dir, results_dir)
+    typer.echo(f"{path}: {found + kept} encoders of published records, {kept} of them kept from the page of before")
     if lacking:
         named = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
-        typer.echo(f"not under {runs_dir}: the encoders of {named}", err=True)
+        typer.echo(f"without a line, since not under {runs_dir}: the encoders of {named}", err=True)
 
 
 def list_(

@@ -1,10 +1,12 @@
 """The page that describes the encoders of published records: files that Git does not hold, and anybody can check."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from bench.errors import BenchError
 from bench.files import file_digest, write_bytes
@@ -15,9 +17,9 @@ _HEAD = """# Weights of the published encoders
 
 <!-- Written by `bench runs --weights`: edits are overwritten. -->
 
-The encoder of each record goes with the release that publishes it, as a file of the name below; SHA-256 is that of the
-file. A record holds the digest of the weights themselves, so those of another run are refused. This trains the record's
-protocol on an encoder, and measures the record again:
+The encoder files of published records, each in the repository or with its release; SHA-256 is that of the file. Of a
+record without a line here no encoder file was offered. A record holds the digest of the weights themselves, so those
+of another run are refused. This trains the record's protocol on an encoder, and measures the record again:
 
 ```bash
 bench verify RECORD --weights FILE --by "Ada Lovelace"
@@ -25,29 +27,64 @@ bench verify RECORD --weights FILE --by "Ada Lovelace"
 """
 
 
-def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> tuple[int, list[str]]:
+_LINE = re.compile(r"\| (?P<file>.+) \| (?P<bytes>[\d,]+) \| `(?P<sha256>[0-9a-f]{64})` \| (?P<records>.+) \|")
+"""A line of the page's table."""
+
+
+class WeightsPage(NamedTuple):
+    """What a page of weights was written from."""
+
+    found: int
+    """Encoders under the folder of runs."""
+    kept: int
+    """Lines of the page of before, of encoders that are not there."""
+    lacking: list[str]
+    """Files of the published records without a line."""
+
+
+def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> WeightsPage:
     """Write to ``path`` the encoder file of each published record, with its size and SHA-256.
 
-    Returns:
-        the number of encoders, and the files of the records whose encoder is not under ``runs_dir``.
+    Where the encoder is not under ``runs_dir``, the line that ``path`` has for it stays.
 
     Raises:
         BenchError: no such results folder, or a ``path`` that holds something else or cannot be written.
     """
-    if path.exists() and not path.read_text("utf-8", errors="replace").startswith(_HEAD[: _HEAD.index(":")]):
+    before = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    if before and not before.startswith(_HEAD[: _HEAD.index(":")]):
         raise BenchError(f"{path} is not a page of weights, so it is kept. Choose another file.")
     records = _by_encoder(results_dir)
     files = _encoder_files(runs_dir, records)
-    known = sorted((file.parent.name, found, file) for found, file in files.items())
+    cells = {
+        found: (f"{escape(file.parent.name)}.safetensors", f"{file.stat().st_size:,}", file_digest(file))
+        for found, file in files.items()
+    }
+    absent = {found: same for found, same in records.items() if found not in files}
+    kept = _lines(before, path.parent, absent)
+    known = sorted((*line, _links(records[found], path.parent)) for found, line in (cells | kept).items())
     columns = [
-        Column("File", [f"{escape(name)}.safetensors" for name, _, _ in known], left=True),
-        Column("Bytes", [f"{file.stat().st_size:,}" for _, _, file in known]),
-        Column("SHA-256", [f"`{file_digest(file)}`" for _, _, file in known], left=True),
-        Column("Records", [_links(records[found], path.parent) for _, found, _ in known], left=True),
+        Column("File", [file for file, *_ in known], left=True),
+        Column("Bytes", [size for _, size, *_ in known]),
+        Column("SHA-256", [f"`{sha256}`" for _, _, sha256, _ in known], left=True),
+        Column("Records", [links for *_, links in known], left=True),
     ]
     write_bytes(path, f"{_HEAD}\n{markdown_table(columns)}\n".encode())
-    lacking = [one.path.name for found, same in records.items() if found not in files for one in same]
-    return len(known), sorted(lacking)
+    lacking = [one.path.name for found, same in absent.items() if found not in kept for one in same]
+    return WeightsPage(len(files), len(kept), sorted(lacking))
+
+
+def _lines(page: str, folder: Path, records: Mapping[str, Sequence[Measured]]) -> dict[str, tuple[str, str, str]]:
+    """Return file, bytes and SHA-256 of each line of ``page``, which lies in ``folder``, that links to ``records``.
+
+    Both are by the digest of the encoder's weights.
+    """
+    encoders = {one.path.resolve(): found for found, same in records.items() for one in same}
+    lines = {}
+    for line in filter(None, map(_LINE.fullmatch, page.splitlines())):
+        for target in re.findall(r"\]\(([^)]+)\)", line["records"]):
+            if found := encoders.get((folder / unquote(target)).resolve()):
+                lines[found] = line["file"], line["bytes"], line["sha256"]
+    return lines
 
 
 def _by_encoder(results_dir: Path) -> Mapping[str, Sequence[Measured]]:
