@@ -115,6 +115,7 @@ def test_cost_shows_ra_filled_and_aa_hollow() -> None:
     (axes,) = FIGURES["cost"]().axes
     found = {(float(np.asarray(line.get_ydata())[0]), line.get_markerfacecolor()) for line in axes.get_lines()}
     assert {(50.0, mark(0).colour), (40.0, "white"), (9.0, mark(1).colour)} <= found
+    assert {float(np.asarray(line.get_xdata())[0]) for line in axes.get_lines()} == {30, 3e5}, "both at the true cost"
     assert axes.get_xscale() == "log"
 
 
@@ -166,6 +167,7 @@ def test_lines_are_told_apart_without_colour() -> None:
     marks = [mark(number) for number in range(55)]
     assert len({(style.marker, str(style.dash)) for style in marks}) == 55
     assert len({style.marker for style in marks[:11]}) == 11, "as many as there are methods"
+    assert len({(mark(number).colour, mark(number).marker) for number in range(121)}) == 121
 
 
 BLIND = {
@@ -222,7 +224,7 @@ def test_small_print_ends_inside_the_figure() -> None:
 
 def test_a_method_has_one_colour_and_no_other_method_has_it() -> None:
     found = [
-        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, 2 * method + row, method)
+        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, method + 11 * row)
         for method in range(11)
         for row in range(2)
     ]
@@ -232,7 +234,8 @@ def test_a_method_has_one_colour_and_no_other_method_has_it() -> None:
     colours = [str(handle.get_color()) for handle in legend.get_lines()[:22]]
     assert colours[::2] == colours[1::2]
     assert len(set(colours)) == 11
-    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:11]}) == 11
+    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:22:2]}) == 11
+    assert len({(handle.get_color(), str(handle.get_marker())) for handle in legend.get_lines()[:22]}) == 22
 
 
 def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:

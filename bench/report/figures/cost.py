@@ -22,8 +22,6 @@ _TICKS: dict[float, str] = {
 
 _ROOM = 0.11
 """Share of the axis that a tick's text needs."""
-_SHIFT = 0.018
-"""Share of the axis."""
 
 
 class CostPoint(NamedTuple):
@@ -36,13 +34,11 @@ class CostPoint(NamedTuple):
     aa: Band | None
     """None where AutoAttack was not run."""
     mark: int
-    """Number of the marker, different for each point."""
-    method: int | None = None
-    """Number of the colour, which rows of one method share; None: its own."""
+    """Number of its mark, different for each point."""
 
 
 def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: bool = False) -> Figure:
-    """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, slightly to the right for its bar.
+    """Return the figure of ``points``: RA as a filled mark, AA as a hollow one, slightly larger.
 
     Args:
         note: small print: what the bars are, and on which machine a time was taken.
@@ -52,7 +48,7 @@ def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: boo
         figure = new_figure(6.6, 3.6)
         axes = figure.add_subplot()
         (_time_axis if time else _operations_axis)(axes, _limits(axes, [point.cost for point in points]))
-        handles = [_point(axes, mark(point.mark, point.method), point) for point in points]
+        handles = [_point(axes, mark(point.mark), point) for point in points]
         handles += [_key("RA, PGD", filled=True)]
         if any(point.aa for point in points):
             handles += [_key("AA, AutoAttack", filled=False)]
@@ -65,24 +61,23 @@ def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: boo
 
 def _point(axes: Axes, style: Mark, point: CostPoint) -> Line2D:
     if point.aa:
-        low, high = axes.get_xlim()
-        _bar(axes, style, point.cost * (high / low) ** _SHIFT, point.aa, face="white")
+        _bar(axes, style, point.cost, point.aa, face="white", size=9)
     _bar(axes, style, point.cost, point.ra, face=style.colour)
     return Line2D([], [], color=style.colour, marker=style.marker, linestyle="", markersize=7, label=point.label)
 
 
-def _bar(axes: Axes, style: Mark, cost: float, band: Band, *, face: str) -> None:
+def _bar(axes: Axes, style: Mark, cost: float, band: Band, *, face: str, size: int = 7) -> None:
     axes.errorbar(
         [cost],
         [band.mean],
         yerr=[[band.mean - band.low], [band.high - band.mean]],
         color=style.colour,
         marker=style.marker,
-        markersize=7,
+        markersize=size,
         markerfacecolor=face,
         markeredgewidth=1.2,
         elinewidth=1,
-        capsize=3,
+        capsize=size / 2,
         clip_on=False,
         zorder=3,
     )

@@ -1,8 +1,10 @@
 """From results to figures on disk: one figure for all results that can be compared, and no others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from importlib.metadata import entry_points
+from itertools import count
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +15,7 @@ from bench.record import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
 from bench.report.figures.minimal import MinimalLine, minimal_figure
-from bench.report.figures.style import save_figure
+from bench.report.figures.style import COLOURS, save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
 from bench.report.figures.words import (
     attack_text,
@@ -25,10 +27,8 @@ from bench.report.figures.words import (
     seeds_text,
     spread_text,
 )
-from bench.results import Group, LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
+from bench.results import Group, LeftOut, Row, budget_text, build_leaderboard, grouped, label, read_groups
 from bench.results import attack_text as attack_departure
-
-R = TypeVar("R", Row, SweepRow)
 
 
 class Drawn(NamedTuple):
@@ -74,14 +74,15 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
     if not rows:
         raise choice.finds_no(f"sweep of {kind}", results_dir, f"bench sweep-{kind}")
     files: list[Path] = []
+    methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
     for table in grouped(rows, lambda row: row.key):
         key = table[0].key
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
         settings, heading = key.settings, ", ".join(filter(None, (common_text(*common), key.precision)))
         figure = sweep_figure(
             [
-                SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number, method)
-                for number, method, row in _marked(table)
+                SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number)
+                for number, row in zip(_marks([(row.method, row.label) for row in table], methods), table, strict=True)
             ],
             settings.grid,
             kind=kind,
@@ -110,13 +111,17 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
     if not rows:
         raise choice.finds_no("record of a pre-training", results_dir, "bench run deacl --dataset digits")
     files: list[Path] = []
+    methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
     for table in grouped(rows, lambda row: (row.table, row.devices if time else ())):
         key, devices = table[0].table, table[0].devices if time else ()
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
         departures = (f"budget {key.budget}" if key.budget else "", key.precision, key.attack)
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
         figure = cost_figure(
-            [_cost_point(row, number, method, time) for number, method, row in _marked(table)],
+            [
+                _cost_point(row, number, time)
+                for number, row in zip(_marks([(row.method, row.label) for row in table], methods), table, strict=True)
+            ],
             title=f"{', '.join(filter(None, (common_text(*common), *departures)))}: accuracy and cost",
             note=f"bars: {spread}" + (f"; time on {' and '.join(devices)}" if time else ""),
             time=time,
@@ -177,10 +182,14 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
         command = "bench run deacl --dataset digits --attacks min-norm"
         raise choice.finds_no("record with the attack min-norm", results_dir, command)
     files: list[Path] = []
+    methods = _numbered(group.seeds[0].record.method for group in groups)
     for table in grouped(chosen, _conditions):
         common, digest, norm, eps = _conditions(table[0])
         figure = minimal_figure(
-            [_minimal_line(group, number) for number, group in enumerate(table)],
+            [
+                _minimal_line(group, number)
+                for number, group in zip(_marks([_name(group) for group in table], methods), table, strict=True)
+            ],
             norm=norm,
             eps=eps,
             title=f"{common_text(*common)}: accuracy at every radius",
@@ -198,6 +207,10 @@ def _conditions(group: Group) -> tuple[tuple[str, str | None, str, str, str], st
     return common, one.facts.sha256, one.threat.norm, record.ra.eps
 
 
+def _name(group: Group) -> tuple[str, str]:
+    return group.seeds[0].record.method, label(group.seeds[0])
+
+
 def _minimal_line(group: Group, number: int) -> MinimalLine:
     found = [one.record.attacks.perturbations for one in group.seeds if one.record.attacks]
     sizes = np.concatenate([one.unpack() for one in found if one])
@@ -208,15 +221,29 @@ def _cost(row: Row, time: bool) -> float | None:
     return row.pretraining_seconds if time else row.pretraining_flops
 
 
-def _cost_point(row: Row, number: int, method: int, time: bool) -> CostPoint:
+def _cost_point(row: Row, number: int, time: bool) -> CostPoint:
     cost = _cost(row, time)
     assert cost, "rows without pre-training have no place on the axis"
     aa = band(row.aa) if row.aa else None
-    return CostPoint(legend_text(row.label, row.seeds), cost, band(row.ra), aa, number, method)
+    return CostPoint(legend_text(row.label, row.seeds), cost, band(row.ra), aa, number)
 
 
-def _marked(table: Sequence[R]) -> list[tuple[int, int, R]]:
-    """Return the rows with the numbers of their marks and methods: by name, so that figures of the same rows agree."""
-    by_name = sorted(range(len(table)), key=lambda place: table[place].label)
-    methods = sorted({row.method for row in table})
-    return [(by_name.index(place), methods.index(row.method), row) for place, row in enumerate(table)]
+def _numbered(found: Iterable[str]) -> list[str]:
+    """Return the methods in the order of their marks, one order for all figures: the bench's own come first."""
+    points = [(not point.value.startswith("methods."), point.name) for point in entry_points(group="bench.methods")]
+    return list(dict.fromkeys([*(name for _, name in sorted(points)), *sorted(found)]))
+
+
+def _marks(rows: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[int]:
+    """Return the number of the mark of each row, which is given by its method and its label.
+
+    The first row of a method, by label, has the method's own mark; further rows have the next free ones of its colour.
+    """
+    own = {method: methods.index(method) for method, _ in rows}
+    taken, marks = set(own.values()), [0] * len(rows)
+    for place in sorted(range(len(rows)), key=lambda place: rows[place][1]):
+        method = rows[place][0]
+        free = (number for number in count(methods.index(method), len(COLOURS)) if number not in taken)
+        marks[place] = own.pop(method) if method in own else next(free)
+        taken.add(marks[place])
+    return marks

@@ -23,9 +23,7 @@ class MinimalLine(NamedTuple):
     sizes: NDArray[np.float32]
     """[n], the smallest perturbation of each image, over all seeds: 0 where it is wrong already, perhaps infinite."""
     mark: int
-    """Number of the dashes, different for each line."""
-    method: int | None = None
-    """Number of the colour, which rows of one method share; None: its own."""
+    """Number of its mark, different for each line."""
 
 
 def minimal_figure(lines: Sequence[MinimalLine], *, norm: Norm, eps: float, title: str, note: str) -> Figure:
@@ -57,7 +55,7 @@ def minimal_figure(lines: Sequence[MinimalLine], *, norm: Norm, eps: float, titl
 
 
 def _line(axes: Axes, line: MinimalLine, unit: float, end: float) -> Line2D:
-    style, n = mark(line.mark, line.method), len(line.sizes)
+    style, n = mark(line.mark), len(line.sizes)
     broken = np.sort(line.sizes[np.isfinite(line.sizes)])
     # At a size the images broken by it are counted out: the curve falls there, and is flat in between.
     x = np.concatenate([[0.0], unit * broken, [end]])

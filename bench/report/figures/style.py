@@ -75,14 +75,14 @@ class Mark(NamedTuple):
     dash: Any
 
 
-def mark(number: int, method: int | None = None) -> Mark:
-    """Return the mark of the ``number``-th line of a figure; the first 55 differ even without colour.
+def mark(number: int) -> Mark:
+    """Return the mark with this number: the first 55 differ even without colour.
 
-    Args:
-        method: number of the method, which sets the colour; None: its own colour.
+    Numbers 11 apart share a colour, and differ in marker and dashes.
     """
-    colour = COLOURS[(number if method is None else method) % len(COLOURS)]
-    return Mark(colour, MARKERS[number % len(MARKERS)], _DASHES[number % len(_DASHES)])
+    rest, place = divmod(number, len(COLOURS))
+    marker = (place + rest) % len(MARKERS)
+    return Mark(COLOURS[place], MARKERS[marker], _DASHES[(marker + rest) % len(_DASHES)])
 
 
 @contextmanager

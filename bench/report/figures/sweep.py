@@ -20,9 +20,7 @@ class SweepLine(NamedTuple):
     bands: Sequence[Band]
     """One a value of the grid."""
     mark: int
-    """Number of the marker and dashes, different for each line."""
-    method: int | None = None
-    """Number of the colour, which rows of one method share; None: its own."""
+    """Number of its mark, different for each line."""
 
 
 def sweep_figure(
@@ -52,7 +50,7 @@ def sweep_figure(
 
 
 def _line(axes: Axes, x: Sequence[float], line: SweepLine) -> Line2D:
-    style = mark(line.mark, line.method)
+    style = mark(line.mark)
     axes.fill_between(
         x,
         [band.low for band in line.bands],
