@@ -270,7 +270,7 @@ def test_a_cell_whose_evaluation_fails_a_check_has_no_result(
     record = make_record(doctor=failed)
     monkeypatch.setattr("bench.ablate.execution.execute", lambda *_: [(record, tmp_path)])
     (result,) = run_all(plan_ablation(base, parse_grid(["stage2.lr=0.5"])), tmp_path / "results")
-    assert (result.records, result.faults) == ([], ["seed 0, slf failed a check of the doctor, logits: none"])
+    assert (result.records, result.faults) == ([], ["seed 0, slf: failed 'logits': none"])
 
 
 # The report

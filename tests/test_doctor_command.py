@@ -67,9 +67,9 @@ def test_the_table_fits_the_screen_and_says_what_to_do(bench: Say, toy: Toy, col
     assert said.code == 3
     assert max(map(len, said.stdout.splitlines())) <= columns
     words = " ".join(said.stdout.replace("│", " ").split())
-    for text in ("deterministic", "fail", "it is broken", "draws random", "Remove the random"):
+    for text in ("failed 'deterministic'", "it is broken", "draws random", "Remove the random"):
         assert text in words
-    assert "the evaluation cannot be believed: slf, deterministic: it is broken" in said.stderr
+    assert "the evaluation cannot be believed: slf, failed 'deterministic': it is broken" in said.stderr
     assert "doctor.md of the documentation explains each check; with --deep" in said.stderr
 
 
@@ -83,11 +83,14 @@ def test_a_line_counts_the_checks_and_the_worst_comes_first(
     def finds(one: Finding) -> Check:
         return deterministic._replace(find=lambda patient: one)
 
-    checks = tuple(map(finds, found))
+    checks = (*map(finds, found), deterministic._replace(find=lambda patient: None))
     for family in CHECKS:
         monkeypatch.setitem(CHECKS, family, checks if family == "model" else ())
     said = bench("doctor", toy.run.name, columns=columns)
-    assert said.stdout.splitlines()[:2] == [f"{toy.run.name}, slf", "5 checks: 2 sound, 1 note, 1 doubt, 1 fail"]
+    assert said.stdout.splitlines()[:2] == [
+        f"{toy.run.name}, slf",
+        "6 checks: 2 sound, 1 note, 1 doubt, 1 fail, 1 not applicable",
+    ]
     assert re.findall(r"it is (\w+ \d)", said.stdout) == ["fail 3", "doubt 1", "note 2", "sound 0", "sound 4"]
     assert "what to do" in said.stdout.partition("note 2")[0]
 

@@ -57,7 +57,9 @@ def test_the_doctor_decides_who_guesses(tmp_path: Path) -> None:
     found = (Diagnosis(check="better than guessing", verdict="doubt", found="no better"),)
     save_record(tmp_path, make_record(doctor=found))
     save_record(tmp_path, make_record(sa=20, doctor=(), method="simclr", protocol_sha256="a" * 64))
-    assert {row.method: row.guessing for row in build_leaderboard(tmp_path).rows} == {"deacl": True, "simclr": True}
+    rows = build_leaderboard(tmp_path).rows
+    assert {row.method: row.guessing for row in rows} == {"deacl": True, "simclr": True}
+    assert {flag for row in rows for flag in row.flags} >= {"doubt about 'better than guessing': no better (seed 0)"}
 
 
 def test_a_failed_record_is_named_and_in_no_table(tmp_path: Path) -> None:
@@ -69,8 +71,8 @@ def test_a_failed_record_is_named_and_in_no_table(tmp_path: Path) -> None:
     assert [(row.method, row.seeds) for row in board.rows] == [("deacl", (1,))]
     assert board.left_out == ()
     assert [(one.row, one.reason) for one in board.failed] == [
-        ("DeACL 2022, SLF, tier mini, fidelity uniform, seed 0", "deterministic: deterministic is fail"),
-        ("SimCLR 2022, SLF, tier mini, fidelity uniform, seed 0", "deterministic: deterministic is fail"),
+        ("DeACL 2022, SLF, tier mini, fidelity uniform, seed 0", "failed 'deterministic': deterministic is fail"),
+        ("SimCLR 2022, SLF, tier mini, fidelity uniform, seed 0", "failed 'deterministic': deterministic is fail"),
     ]
     text = render_leaderboard(board, records_at="results")
     table, listed = text.split("Not shown as results")
@@ -83,7 +85,7 @@ def test_a_failed_record_is_named_and_in_no_table(tmp_path: Path) -> None:
     index = (site.folder / "index.html").read_text()
     assert [one.file for one in board.failed if f"records/{one.file}" in index] == [one.file for one in board.failed]
     assert all((site.folder / "records" / one.file).is_file() for one in board.failed)
-    with pytest.raises(BenchError, match=r"simclr has no record to compare: .*failed a check, deterministic"):
+    with pytest.raises(BenchError, match=r"simclr has no record to compare: .* failed 'deterministic'"):
         find_seeds("simclr", results, dataset="cifar10")
     assert {row["method"]: row["failed"] for row in load_records(results) if row["seed"] == 0} == {
         "deacl": "deterministic",
@@ -108,7 +110,7 @@ def test_the_board_on_the_screen_names_what_failed(
     assert "not shown as a result: DeACL 2022, SLF" in said.stdout
     assert "deterministic is fail" in said.stdout
     as_json = json.loads(say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path), "--json").stdout)
-    assert [one["reason"] for one in as_json["failed"]] == ["deterministic: deterministic is fail"]
+    assert [one["reason"] for one in as_json["failed"]] == ["failed 'deterministic': deterministic is fail"]
     # A board of one protocol names the failed records of that protocol alone.
     fill(tmp_path, make_record(protocol="aff", aa=None))
     for protocol, named in (("slf", True), ("aff", False)):
@@ -138,4 +140,4 @@ def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:
     assert "model-index" in believed
     assert "| SLF | SA |" not in failed
     assert "model-index" not in failed
-    assert "SLF: the evaluation failed a check, deterministic: deterministic is fail" in failed
+    assert "SLF: failed 'deterministic': deterministic is fail" in failed

@@ -106,7 +106,8 @@ def test_an_ra_far_above_aa_on_the_same_images_is_suspected_of_masking(tmp_path:
     (row,) = build_leaderboard(tmp_path).rows
     assert bool(row.flags) == flagged
     text = text_of(tmp_path)
-    said = f"\n⚑1 RA and AA: on the same 100 images RA counts {ra} as robust and AA 35: {ra - 35} under RA alone"
+    said = f"\n⚑1 doubt about 'RA and AA': on the same 100 images RA counts {ra} as robust and AA 35: "
+    said += f"{ra - 35} under RA alone"
     assert (said in text) == flagged
     assert rows_below(text, SLF)[0]["Method"] == "DeACL 2022" + " ⚑1" * flagged
 

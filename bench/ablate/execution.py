@@ -57,8 +57,8 @@ def _finish(result: CellResult, run: Run, results_dir: Path, monitor: Monitor) -
     try:
         for record, path in execute(run, results_dir, monitor):
             if failed := record.diagnosed("fail"):
-                found = "; ".join(f"{one.check}: {one.found}" for one in failed)
-                result.faults.append(f"seed {run.seed}, {record.protocol} failed a check of the doctor, {found}")
+                found = "; ".join(one.said for one in failed)
+                result.faults.append(f"seed {run.seed}, {record.protocol}: {found}")
             else:
                 result.records.append((record, path))
     except InterruptedRunError:

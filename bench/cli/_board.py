@@ -32,7 +32,7 @@ def show_board(board: "Leaderboard") -> None:
     for _, rows in groupby(board.rows, key=lambda row: row.table):
         show(_table(list(rows), board))
     for one in board.failed:
-        print(f"not shown as a result: {one.row}, whose evaluation failed a check. {one.reason} ({one.file})")
+        print(f"not shown as a result: {one.row}: the evaluation {one.reason} ({one.file})")
     words = ["percent of n test images; one seed: 95 % interval; several: mean ± deviation"]
     if any(row.tied for row in board.rows):
         words.append("=: not separated from the best of its group by a test at 5 %")

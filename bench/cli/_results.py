@@ -57,7 +57,7 @@ def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> No
     for record in records:
         for one in record.diagnosed("doubt"):  # a failed check is said in the error that ends the command
             where = protocol_title(first.protocol) if len(records) == 1 else f"seed {record.seed}"
-            table.caption += f"\n{where}, {one.verdict}: {one.check}. {one.found}"
+            table.caption += f"\n{where}, {one.said}"
 
 
 def _measures(

@@ -121,9 +121,7 @@ def refuse_failed(found: "Iterable[tuple[str, Sequence[Diagnosis]]]", advice: st
     ``found`` is by protocol.
     """
     wrong = ("fail", "doubt") if strict else ("fail",)
-    failed = [
-        f"{protocol}, {one.check}: {one.found}" for protocol, checks in found for one in checks if one.verdict in wrong
-    ]
+    failed = [f"{protocol}, {one.said}" for protocol, checks in found for one in checks if one.verdict in wrong]
     if failed:
         raise CheckFailedError(f"{listed('the evaluation cannot be believed', failed)}\n{advice}")
 

@@ -93,7 +93,7 @@ def doctor(
         print(json.dumps([_plain(visit) for visit in visits], indent=1))
     else:
         work_is_kept()
-        show(*(table for visit in visits for table in _tables(visit)))
+        show(*(table for visit in visits for table in _tables(visit, deep)))
     deeper = "" if deep else "; with --deep it is attacked in other ways, too"
     advice = f"The page doctor.md of the documentation explains each check{deeper}."
     refuse_failed([(visit.protocol, visit.diagnoses) for visit in visits], advice, strict=strict)
@@ -128,19 +128,21 @@ def _prepared(
     return run if protocols else replace(run, protocols=run.protocols[:1])
 
 
-def _tables(visit: "Visit") -> list[DataTable]:
+def _tables(visit: "Visit", deep: bool) -> list[DataTable]:
     """Return the failures and doubts in full, if there are any, under a line that counts all; then the other checks."""
-    from bench.doctor import advice
+    from bench.doctor import CHECKS, advice
 
+    made = sum(deep or not check.deep for family in CHECKS.values() for check in family)
     verdicts = Counter(one.verdict for one in visit.diagnoses)
     counts = [f"{verdicts['sound']} sound"]
     counts += [plural(verdicts[name], name) for name in ("note", "doubt", "fail") if verdicts[name]]
-    title = f"{visit.run}, {visit.protocol}\n{plural(len(visit.diagnoses), 'check')}: {', '.join(counts)}"
+    counts += [f"{absent} not applicable"] if (absent := made - len(visit.diagnoses)) else []
+    title = f"{visit.run}, {visit.protocol}\n{plural(made, 'check')}: {', '.join(counts)}"
     doubts = DataTable("check", "what was found", "what it means", "what to do", title=title, blocks=True)
     others = DataTable("check", "verdict", Column("what was found", prose=True))
     for one in sorted(visit.diagnoses, key=lambda one: _ORDER.index(one.verdict)):
         if one.verdict in ("fail", "doubt"):
-            doubts.add(f"{one.verdict}: {one.check}", one.found, *advice(one))
+            doubts.add(one.heading, one.found, *advice(one))
         else:
             others.add(one.check, one.verdict, one.found)
     if not verdicts["fail"] + verdicts["doubt"]:

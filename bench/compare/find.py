@@ -75,8 +75,8 @@ def find_seeds(
     found = local if own else [group for group in every if group not in local] or local
     if not found and (failed := [one for one in left_out if isinstance(one, Failed)]):
         raise BenchError(
-            f"{method} has no record to compare: the evaluation in {failed[0].file} failed a check, "
-            f"{failed[0].reason}. `bench doctor` says what to do."
+            f"{method} has no record to compare: the evaluation in {failed[0].file} {failed[0].reason}. "
+            "`bench doctor` says what to do."
         )
     if not found:
         groups, _ = read_groups(results_dir, dataset)

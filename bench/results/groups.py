@@ -105,7 +105,7 @@ def _failed(one: Measured, results_dir: Path) -> Failed:
     record = one.record
     return Failed(
         file=one.path.relative_to(results_dir).as_posix(),
-        reason="; ".join(f"{failed.check}: {failed.found}" for failed in record.diagnosed("fail")),
+        reason="; ".join(failed.said for failed in record.diagnosed("fail")),
         sha256=record.sha256,
         dataset=record.dataset,
         protocol=record.protocol,

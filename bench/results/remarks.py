@@ -93,13 +93,13 @@ def is_guessing(one: Measured) -> bool:
 
 def _diagnosed(group: Group) -> Iterator[str]:
     """Yield what the doctor found that fails or puts in doubt, a text a check."""
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)
+    found: dict[str, list[str]] = defaultdict(list)
     for one in group.seeds:
         for each in _diagnoses(one):
             if each.verdict in ("fail", "doubt"):
-                found[each.verdict, each.check].append(f"{each.found} (seed {one.record.seed})")
-    for (verdict, check), texts in found.items():
-        yield f"{'the evaluation failed a check, ' if verdict == 'fail' else ''}{check}: {'; '.join(texts)}"
+                found[each.heading].append(f"{each.found} (seed {one.record.seed})")
+    for heading, texts in found.items():
+        yield f"{heading}: {'; '.join(texts)}"
 
 
 def _diagnoses(one: Measured) -> Iterable[Diagnosis]:

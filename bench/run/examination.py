@@ -92,7 +92,7 @@ def examined(patient: Patient, job: Job) -> Examined:
     for one in diagnoses:
         if one.verdict == "fail":
             job.monitor.note(
-                f"the evaluation under {patient.protocol} failed a check of the doctor, {one.check}. The record says "
+                f"the evaluation under {patient.protocol} failed a check of the doctor, {one.check!r}. The record says "
                 "so, and no board shows it as a result."
             )
     device = device_name(patient.device)

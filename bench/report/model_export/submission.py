@@ -84,7 +84,7 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
 
 
 def _refuse_failed(path: Path, found: Sequence[Finished]) -> None:
-    failed = [f"{each.protocol}, {one.check}: {one.found}" for each in found for one in each.record.diagnosed("fail")]
+    failed = [f"{each.protocol}, {one.said}" for each in found for one in each.record.diagnosed("fail")]
     if failed:
         raise BenchError(
             f"{listed('the evaluation cannot be believed, so it is no result to submit', failed)}\n"
