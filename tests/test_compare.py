@@ -15,7 +15,7 @@ from bench.cli import app
 from bench.compare import compare_records, compare_seeds, find_record, find_seeds
 from bench.errors import BenchError
 from bench.recipe import ALL_PROTOCOLS
-from bench.record import NoGradient, Outcome, Record, load_record, record_files, save_record
+from bench.record import LOCAL, NoGradient, Outcome, Record, correct, load_record, record_files, save_record
 from bench.results import Group, Measured, load_measured
 
 
@@ -73,8 +73,20 @@ def test_all_other_differences_are_listed(tmp_path: Path) -> None:
     assert [*compare_records(a, c).differences] == [("method", "deacl", "simclr"), ("slf.lr", "0.1", "0.01")]
 
 
-def attack(**changes: Any) -> Record:
-    record = make_record(method="b")
+def test_an_older_recipe_differs_in_no_setting_that_had_no_name_yet(tmp_path: Path) -> None:
+    old = make_record()
+    sections: dict[str, Any] = {"slf": {"crop": "padded"}, "config": {"stage1": {"beta2": 0.999}}}
+    sections |= {"evaluate": {"attack": "pgd", "eps": 4 / 255}, "encoder": {"constants": None}}
+    new = old.model_copy(update={"recipe": {**old.recipe, **sections}, "sha256": "0" * 64})
+    a, b = measured(tmp_path, old), Measured(tmp_path / "b" / "new.json", new, new.read_recipe())
+    assert compare_records(a, b).differences == (("evaluate.eps", "8/255", "4/255"),)
+    sections |= {"slf": {"crop": "resized"}, "evaluate": {"eps": 8 / 255}}
+    b = b._replace(record=new.model_copy(update={"recipe": {**old.recipe, **sections}}))
+    assert compare_records(a, b).differences == (("slf.crop", "padded", "resized"),)
+
+
+def attack(*, aa: int | None = 71, **changes: Any) -> Record:
+    record = make_record(method="b", aa=aa)
     return record.model_copy(update={"ra": record.ra.model_copy(update=changes)})
 
 
@@ -84,6 +96,7 @@ def attack(**changes: Any) -> Record:
         (make_record(data="e" * 64), r"A was evaluated on cifar10 .*d{12}\), B on cifar10 .*e{12}\)"),
         (make_record(protocol="aff"), r"A was evaluated under SLF, B under AFF.*--across-protocols"),
         (attack(eps=4 / 255), r"RA was .* eps 8/255 and 4/255\. Compare the rest with --measures sa,aa"),
+        (attack(eps=4 / 255, aa=None), r"RA was .* eps 8/255 and 4/255\. Compare the rest with --measures sa\.$"),
         (attack(steps=10), r"RA was .* attacks: steps 20 and 10\."),
         (attack(step_size=1 / 255), r"RA was .* attacks: step_size 2/255 and 1/255\."),
         (attack(precision="bf16"), r"RA was .* attacks: precision fp32 and bf16\."),
@@ -235,6 +248,31 @@ def test_the_command_says_it_in_words_and_in_json(tmp_path: Path) -> None:
     assert "only A is right" not in invoke(tmp_path, *names)
     wrong = CliRunner().invoke(app, ["compare", *names, "--measures", "ab", "--results-dir", str(tmp_path)])
     assert isinstance(wrong.exception, BenchError)
+
+
+@pytest.mark.parametrize("name", ["{stem}", "local/{stem}", "{path}"])
+def test_a_corrected_record_is_compared_with_its_correction(name: str, tmp_path: Path) -> None:
+    fill(tmp_path, make_record(), make_record(method="simclr"))
+    fill(tmp_path / LOCAL, make_record())
+    path, other = record_files(tmp_path)
+    names = (name.format(stem=path.stem, path=path), other.stem)
+    assert json.loads(invoke(tmp_path, *names, "--json"))["corrections"] == {}
+    correct(path, load_record(path), tmp_path, reason="data", note="Wrong labels.", superseded_by=other)
+    correct(other, load_record(other), tmp_path, reason="authors", note="Asked.")
+    text = invoke(tmp_path, *names)
+    assert f"A was superseded by cifar10/{other.name}: the data were wrong. Wrong labels.\n" in text
+    assert "B was withdrawn: its authors asked for it. Asked.\n" in text
+    assert json.loads(invoke(tmp_path, *names, "--json"))["corrections"]["A"]["note"] == "Wrong labels."
+
+
+def test_what_neither_measured_is_no_empty_table(tmp_path: Path) -> None:
+    fill(tmp_path, *(make_record(method=name, seed=seed, aa=None) for name in ("a", "b") for seed in (0, 1)))
+    first, _, third, _ = (path.stem for path in record_files(tmp_path))
+    for words in ([first, third], ["a", "b", "--dataset", "cifar10"]):
+        done = CliRunner().invoke(app, ["compare", *words, "--measures", "aa", "--results-dir", str(tmp_path)])
+        assert isinstance(done.exception, BenchError)
+        assert str(done.exception).startswith("there is nothing to compare: AA: not measured for")
+        assert str(done.exception).endswith("Type --measures sa,ra")
 
 
 def test_the_command_compares_methods_over_seeds(tmp_path: Path) -> None:

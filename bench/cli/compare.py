@@ -69,7 +69,12 @@ def compare(
     if dataset is None:
         first, second = (find_record(name, results_dir, protocol=protocol) for name in (a, b))
         pair = compare_records(
-            first, second, measures=chosen, across_protocols=across_protocols, across_precisions=across_precisions
+            first,
+            second,
+            measures=chosen,
+            across_protocols=across_protocols,
+            across_precisions=across_precisions,
+            results_dir=results_dir,
         )
         if as_json:
             print(json.dumps(pair.model_dump(mode="json"), indent=1))
@@ -108,6 +113,8 @@ def _measures(text: str) -> "list[Measure]":
 
 
 def _show_records(found: "RecordComparison", images: bool) -> None:
+    from bench.record import REASONS
+
     table = _table("A", "B", "A - B", "95 % interval", "p", "only A", "only B", "n")
     for measure, one in found.measures.items():
         table.add(
@@ -115,6 +122,9 @@ def _show_records(found: "RecordComparison", images: bool) -> None:
             *(_p_value(one.p_value), str(len(one.only_a)), str(len(one.only_b)), str(one.n)),
         )
     _show(table, found)
+    for corrected, why in found.corrections.items():
+        state = f"superseded by {why.superseded_by}" if why.superseded_by else "withdrawn"
+        print(f"{corrected} was {state}: {REASONS[why.reason]}. {why.note}")
     print("percent of the n images that both measured; interval: Newcombe 1998, method 10; p: McNemar's exact test")
     if images:
         for measure, one in found.measures.items():

@@ -1,15 +1,18 @@
 """What has to be equal before two results may be compared, and what else differs between them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe import flatten, protocol_title
+from bench.recipe import EncoderSettings, EvaluationSettings, FinetuneSettings, flatten, protocol_title
 from bench.results import Measured, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
+
+_EARLIER = {"encoder": EncoderSettings.later, "evaluate": EvaluationSettings.later}
+"""By section of the recipe: what settings were before they had a name; of stages, views and protocols it is one."""
 
 _ABSENT = "absent"
 _RADII = ("eps", "step_size")
@@ -45,7 +48,7 @@ def refuse_incomparable(
             f"A was trained under {one}, B under {other}. If that is the comparison you want, add --across-precisions."
         )
     knobs = {measure: list(_different_knobs(a, b, measure)) for measure in measures}
-    rest = ",".join(measure for measure in measures if not knobs[measure])
+    rest = ",".join(one for one in measures if not knobs[one] and (one != "aa" or (a.record.aa and b.record.aa)))
     for measure in measures:
         if knobs[measure]:
             listing = "; ".join(f"{knob.key} {knob.a} and {knob.b}" for knob in knobs[measure])
@@ -69,10 +72,18 @@ def other_differences(a: Measured, b: Measured) -> tuple[Difference, ...]:
         for key in dict.fromkeys([*left, *right])
         if one_protocol or not key.startswith(f"{section}.") or (key in left and key in right)
     ]
-    pairs = ((key, left.get(key), right.get(key)) for key in keys)
+    pairs = ((key, _value(a, left, key), _value(b, right, key)) for key in keys if left.get(key) != right.get(key))
     return tuple(
         Difference(key, _text(key, one), _text(key, other)) for key, one, other in pairs if not _equal(one, other)
     )
+
+
+def refuse_empty(compared: Mapping[Measure, object], missing: Mapping[Measure, str]) -> None:
+    """Raise BenchError if no measure could be compared."""
+    if not compared:
+        reasons = "; ".join(f"{measure.upper()}: {reason}" for measure, reason in missing.items())
+        rest = ",".join(measure for measure in MEASURES if measure not in missing)
+        raise BenchError(f"there is nothing to compare: {reasons}. Type --measures {rest}")
 
 
 def _refuse_other_test_set(a: Measured, b: Measured) -> None:
@@ -125,6 +136,15 @@ def _settings(one: Measured, section: str, *, own: bool) -> dict[str, Any]:
         **dict(flatten({shown: record.recipe.get(name, {}) for shown, name in names.items()})),
         **{f"package {name}": version for name, version in record.environment.packages.items()},
     }
+
+
+def _value(one: Measured, settings: Mapping[str, Any], key: str) -> Any:
+    """Return the setting, also where the record's recipe is older than its name."""
+    if (value := settings.get(key)) is not None:
+        return value
+    section, _, name = key.partition(".")
+    earlier = _EARLIER.get(section, FinetuneSettings.later).get(name.rpartition(".")[2])
+    return one.threat.eps if key == "evaluate.eps" else earlier
 
 
 def _text(key: str, value: Any) -> str:

@@ -1,12 +1,14 @@
 """Two records compared image by image."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
 
-from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
+from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_empty, refuse_incomparable
 from bench.errors import BenchError
 from bench.recipe import Settings, protocol_title
-from bench.record import Outcome, mcnemar_exact, newcombe_interval, shared
-from bench.results import Measured
+from bench.record import Correction, Outcome, mcnemar_exact, newcombe_interval, shared
+from bench.results import Measured, find_correction
 
 
 class MeasureComparison(Settings):
@@ -43,6 +45,8 @@ class RecordComparison(Settings):
     """What could not be compared, and why."""
     differences: tuple[Difference, ...]
     """Settings that the two do not share."""
+    corrections: dict[Literal["A", "B"], Correction]
+    """Of those of the two that were withdrawn or superseded."""
 
 
 def compare_records(
@@ -52,6 +56,7 @@ def compare_records(
     measures: Sequence[Measure] = MEASURES,
     across_protocols: bool = False,
     across_precisions: bool = False,
+    results_dir: Path | None = None,
 ) -> RecordComparison:
     """Compare two records image by image.
 
@@ -59,9 +64,11 @@ def compare_records(
         a: the first record; differences are its accuracy minus that of ``b``.
         across_protocols: whether the two may have been evaluated under different protocols.
         across_precisions: whether the two may have been trained in different precisions.
+        results_dir: where corrections are looked up, besides the folder of the records.
 
     Raises:
-        BenchError: they are one record, of different test sets, protocols or precisions, or were attacked differently.
+        BenchError: they are one record, of different test sets, protocols or precisions, were attacked differently, or
+            have none of ``measures`` in common.
     """
     if a.record.sha256 == b.record.sha256:
         raise BenchError(f"{a.path} and {b.path} are the same record. Name two different ones.")
@@ -79,6 +86,8 @@ def compare_records(
             missing[measure] = "the two were measured on different images"
         else:
             compared[measure] = one
+    refuse_empty(compared, missing)
+    found = (("A", find_correction(a, results_dir)), ("B", find_correction(b, results_dir)))
     return RecordComparison(
         a=_name(a),
         b=_name(b),
@@ -86,6 +95,7 @@ def compare_records(
         measures=compared,
         missing=missing,
         differences=other_differences(a, b),
+        corrections={side: correction for side, correction in found if correction},
     )
 
 

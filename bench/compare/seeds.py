@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean
 
-from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_incomparable
+from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_empty, refuse_incomparable
 from bench.errors import BenchError
 from bench.recipe import Settings
 from bench.record import sample_std, welch
@@ -55,8 +55,8 @@ def compare_seeds(
     """Compare two recipes over their seeds: means, standard deviations, and Welch's interval of the difference.
 
     Raises:
-        BenchError: one of them has a single seed, or they were evaluated on other data or under other attacks, or
-            trained in different precisions without ``across_precisions``.
+        BenchError: one of them has a single seed, or they have none of ``measures`` in common, were evaluated on other
+            data or under other attacks, or were trained in different precisions without ``across_precisions``.
     """
     first_a, first_b = a.seeds[0], b.seeds[0]
     for one in (a, b):
@@ -66,7 +66,10 @@ def compare_seeds(
                 f"Run more with --seed, or compare single records: bench compare {first_a.path} {first_b.path}"
             )
     refuse_incomparable(first_a, first_b, measures=measures, across_precisions=across_precisions)
+    values: dict[Measure, tuple[list[float], list[float]]]
     values = {measure: (_accuracies(a, measure), _accuracies(b, measure)) for measure in measures}
+    missing = {measure: "not measured for both" for measure, both in values.items() if not all(both)}
+    refuse_empty(dict.fromkeys(set(values) - set(missing)), missing)
     return SeedComparison(
         a=label(first_a),
         b=label(first_b),
@@ -75,7 +78,7 @@ def compare_seeds(
         seeds_a=tuple(one.record.seed for one in a.seeds),
         seeds_b=tuple(one.record.seed for one in b.seeds),
         measures={measure: _compare(*both) for measure, both in values.items() if all(both)},
-        missing={measure: "not measured for both" for measure, both in values.items() if not all(both)},
+        missing=missing,
         differences=tuple(found for found in other_differences(first_a, first_b) if found.key != "seed"),
     )
 

@@ -39,3 +39,10 @@ def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: 
             else:
                 found.append(correction)
     return Corrections(tuple(sorted(found, key=lambda one: one.record)), tuple(faults))
+
+
+def find_correction(one: Measured, results_dir: Path | None = None) -> Correction | None:
+    """Return the correction of the record ``one``, from its own results folder or ``results_dir``; None: it counts."""
+    folders = dict.fromkeys((one.path.resolve().parents[1], *([results_dir.resolve()] if results_dir else [])))
+    found = (correction for folder in folders for correction in read_corrections(folder, []).found)
+    return next((correction for correction in found if correction.record_sha256 == one.record.sha256), None)
