@@ -157,15 +157,21 @@ def test_cost_has_a_point_a_recipe_and_a_figure_a_table(tmp_path: Path, drawn: l
 
 
 @pytest.mark.usefixtures("blank")
-def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path) -> None:
+def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     record = template()
     results = tmp_path / "results"
     add(results, record)
-    elsewhere = record.environment.model_copy(update={"device": "another machine"})
-    add(results, record, title="SimCLR", method="simclr", protocol_sha256="a" * 64, environment=elsewhere)
+    elsewhere = {phase: one.model_copy(update={"device": "another machine"}) for phase, one in record.cost.items()}
+    add(results, record, title="SimCLR", method="simclr", protocol_sha256="a" * 64, cost=elsewhere)
+    for seed, cost in enumerate((record.cost, elsewhere)):  # has operations, but no one time
+        add(results, record, title="ACL", method="acl", protocol_sha256="b" * 64, seed=seed, cost=cost)
     files = draw_cost(results, tmp_path / "out", time=True).files
     assert len({path.stem for path in files}) == 2
     assert any(path.stem.endswith("-another-machine") for path in files)
+    assert [len(call["data"]) for call in drawn] == [1, 1]
+    assert all(call["note"].endswith("without ACL 2022, which ran on several kinds of machine") for call in drawn)
+    with pytest.raises(BenchError, match=r"of acl in .*without --time: rows ran on several kinds of machine"):
+        draw_cost(results, tmp_path / "out", Choice(method="acl"), time=True)
     assert {path.stem for path in draw_cost(results, tmp_path / "out").files} == {"cost-digits-tiny-uniform-slf"}
 
 

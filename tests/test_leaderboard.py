@@ -288,6 +288,9 @@ def test_time_is_a_multiple_of_deacls_on_the_same_machine_only(tmp_path: Path) -
     for method, (device, seconds) in costs.items():
         cost = {"stage:ssl": PhaseCost(seconds=seconds, images=10, flops_per_image=1, device=device)}
         fill(tmp_path, make_record(method=method, title=method, cost=cost, device="evaluated elsewhere"))
+    for seed, (device, seconds) in enumerate((("A", 100), ("B | x", 50))):
+        cost = {"stage:ssl": PhaseCost(seconds=seconds, images=10, flops_per_image=1, device=device)}
+        fill(tmp_path, make_record(method="both", title="both", cost=cost, seed=seed, protocol_sha256="b" * 64))
     text = text_of(tmp_path)
     assert {
         row["Method"]: (row["Time"], row["Time x DeACL"], row["FLOPs x DeACL"]) for row in rows_below(text, SLF)
@@ -295,5 +298,6 @@ def test_time_is_a_multiple_of_deacls_on_the_same_machine_only(tmp_path: Path) -
         "deacl 2022": ("0:01:40 (a)", "1.00", "1.00"),
         "other 2022": ("0:04:10 (a)", "2.50", "1.00"),
         "elsewhere 2022": ("0:00:50 (b)", "–", "1.00"),
+        "both 2022": ("– (a) (b)", "–", "1.00"),
     }
     assert "\n(a) A\n\n(b) B \\| x\n" in text

@@ -45,7 +45,8 @@ _INTRODUCTION = f"""\
 - **eps**: how far the adversary may move each pixel on the [0, 1] scale. Each dataset states its default; rows \
 under another adversary are in separate tables.
 - **Time**: wall-clock of pre-training, all its stages, on the machine that is named below the table. Where a \
-table has several machines, a letter behind each time says which; only times of one machine can be compared.
+table has several machines, a letter behind each time says which; only times of one machine can be compared, and a row \
+whose seeds ran on several has none.
 - **FLOPs**: floating-point operations of pre-training, counted, attacks included; they do not depend on the machine.
 - **Known**: *retrained*, trained and evaluated by the bench; *re-evaluated*, others' weights under the bench's \
 protocols and attacks; *claimed*, by a paper. *Verified 2x*: two people have measured the weights of each of the row's \

@@ -101,7 +101,7 @@ def _same_images(rows: Sequence[Row]) -> list[Column]:
 def cost_columns(rows: Sequence[Row], machines: Notes) -> list[Column]:
     """Return the cost of pre-training, in time and in operations, each also as a multiple of DeACL's.
 
-    Where the times of ``rows`` are of several machines, ``machines`` marks which.
+    Where ``rows`` ran on several machines, ``machines`` marks which; a row of several has no time.
     """
     return [
         Column("Time", [_seconds(row) + mark for row, mark in zip(rows, time_marks(rows, machines), strict=True)]),
@@ -114,7 +114,7 @@ def cost_columns(rows: Sequence[Row], machines: Notes) -> list[Column]:
 def time_marks(rows: Sequence[Row], machines: Notes) -> list[str]:
     """Return what to write behind each time: its machines, where those of ``rows`` are several."""
     mixed = len(_machines(rows)) > 1
-    return [machines.mark(row.machines if mixed and row.pretraining_seconds else ()) for row in rows]
+    return [machines.mark(row.machines if mixed else ()) for row in rows]
 
 
 def flops_ratios(rows: Sequence[Row]) -> list[str]:
@@ -139,7 +139,7 @@ def machine_lines(rows: Sequence[Row], machines: Notes) -> list[str]:
 
 
 def _machines(rows: Sequence[Row]) -> list[str]:
-    return sorted({machine for row in rows if row.pretraining_seconds for machine in row.machines})
+    return sorted({machine for row in rows for machine in row.machines})
 
 
 def _ratio(value: float | None) -> str:

@@ -99,7 +99,8 @@ class Row(Settings):
     flags: tuple[str, ...]
     """Other reasons to distrust the row."""
     pretraining_seconds: float | None
-    """Wall-clock of all training stages, mean over the seeds; None for a method without one."""
+    """Wall-clock of all training stages, mean over the seeds; None for a method without one, and where ``machines`` are
+    several: their times have no mean."""
     pretraining_flops: float | None
     """Floating-point operations of all training stages, mean over the seeds; None where not all were counted."""
     guessing: bool
@@ -150,6 +151,7 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
     attacked = [record.aa for record in records if record.aa]
     listed = [record.attacks for record in records if record.attacks]
     first, facts = records[0], group.seeds[0].facts
+    machines = _names(cost.device for record in records for cost in record.stage_costs.values())
     return Row(
         method=first.method,
         title=first.title,
@@ -178,10 +180,12 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
         corruptions=corruption_score([record.corruptions for record in records]),
         aa_warnings=tuple(sorted({warning for aa in attacked for warning in aa.warnings})),
         flags=(*reliability_flags(group), *contested(group, verifications)),
-        pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None,
+        pretraining_seconds=fmean(record.pretraining_seconds for record in records) or None
+        if len(machines) == 1
+        else None,
         pretraining_flops=_mean_flops(records),
         guessing=all(map(is_guessing, group.seeds)),
-        machines=_names(cost.device for record in records for cost in record.stage_costs.values()),
+        machines=machines,
         devices=_names(record.environment.device for record in records),
         seeds=tuple(record.seed for record in records),
         records=tuple(one.path.relative_to(results_dir).as_posix() for one in group.seeds),

@@ -108,26 +108,31 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
     """
     board = build_leaderboard(results_dir)
     rows = [row for row in board.rows if _cost(row, time) and choice.takes(row.dataset, row.protocol, row.method)]
+    mixed = [row for row in board.rows if time and len(row.machines) > 1]
     if not rows:
-        raise choice.finds_no("record of a pre-training", results_dir, "bench run deacl --dataset digits")
+        command = "bench plot cost, without --time: rows ran on several kinds of machine, so they have no one time"
+        command = command if mixed else "bench run deacl --dataset digits"
+        raise choice.finds_no("record of a pre-training", results_dir, command)
     files: list[Path] = []
     methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
-    for table in grouped(rows, lambda row: (row.table, row.devices if time else ())):
-        key, devices = table[0].table, table[0].devices if time else ()
+    for table in grouped(rows, lambda row: (row.table, row.machines if time else ())):
+        key, machines = table[0].table, table[0].machines if time else ()
         common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
         departures = (f"budget {key.budget}" if key.budget else "", key.precision, key.attack)
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
+        several = ", ".join(row.label for row in mixed if row.table == key)
+        without = f"; without {several}, which ran on several kinds of machine" if several else ""
         figure = cost_figure(
             [
                 _cost_point(row, number, time)
                 for number, row in zip(_marks([(row.method, row.label) for row in table], methods), table, strict=True)
             ],
             title=f"{', '.join(filter(None, (common_text(*common), *departures)))}: accuracy and cost",
-            note=f"bars: {spread}" + (f"; time on {' and '.join(devices)}" if time else ""),
+            note=f"bars: {spread}" + (f"; time on {machines[0]}" if time else "") + without,
             time=time,
         )
-        name = file_name("time" if time else "cost", *common, *departures, *devices)
-        files += save_figure(figure, output, free_name(name, [*key, *devices], files))
+        name = file_name("time" if time else "cost", *common, *departures, *machines)
+        files += save_figure(figure, output, free_name(name, [*key, *machines], files))
     return Drawn(files, board.left_out)
 
 
