@@ -1,6 +1,7 @@
 """bench compare: what may be compared, what a name means, and what is said about the difference."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,34 @@ def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
         find_seeds("deacl", tmp_path, dataset="cifar")
     with pytest.raises(BenchError, match=r"unknown tier 'zz'. Allowed: mini, tiny. Those are all with records on cif"):
         find_seeds("deacl", tmp_path, tier="zz", **where)
+
+
+def test_a_name_that_only_lacks_records_is_not_called_unknown(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"^there are no records in .*\. `bench run deacl --dataset digits` makes one"):
+        find_record("some", tmp_path)
+    with pytest.raises(
+        BenchError, match=r"^there are no records of dataset digits\. `bench run deacl --dataset digits`"
+    ):
+        find_seeds("deacl", tmp_path, dataset="digits")
+    fill(tmp_path, make_record(dataset="digits"), make_record(dataset="digits", tier="tiny"))
+    for changes, said in [
+        ({"dataset": "cifar10"}, "dataset cifar10; there are of: digits."),
+        ({"tier": "short"}, "tier short on digits; there are of: mini, tiny."),
+        (
+            {"protocol": "knn"},
+            "method deacl on digits, knn, uniform. `bench run deacl --dataset digits --protocols knn`",
+        ),
+        (
+            {"method": "local/deacl"},
+            "method local/deacl on digits, slf, uniform; there are of: deacl. `bench run deacl ",
+        ),
+        (
+            {"method": "byol"},
+            "method byol on digits, slf, uniform; there are of: deacl. `bench run byol --dataset digits ",
+        ),
+    ]:
+        with pytest.raises(BenchError, match=rf"^{re.escape(f'there are no records of {said}')}"):
+            find_seeds(**{"method": "deacl", "results_dir": tmp_path, "dataset": "digits", **changes})  # type: ignore[arg-type]
 
 
 def test_methods_are_found_by_the_names_of_files_and_others_are_not_read(

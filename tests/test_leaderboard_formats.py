@@ -280,7 +280,12 @@ def test_formats_show_the_rows_that_were_asked_for_and_write_nothing_else(
     ("arguments", "complaint"),
     [
         (["--format", "csv", "--dataset", "digit"], "unknown dataset 'digit'"),
-        (["--format", "csv", "--protocol", "alf"], "unknown protocol 'alf'"),
+        (["--format", "csv", "--protocol", "alf"], "there are no records of protocol alf; there are of: slf."),
+        (
+            ["--dataset", "digits", "--tier", "short"],
+            "there are no records of tier short on digits; there are of: mini.",
+        ),
+        (["--tier", "shrt"], "unknown tier 'shrt'."),
         (["--write", "--tier", "mini"], "the whole board"),
         (["--output", "x.csv"], "need --write, --check or --format"),
         (["--format", "csv", "--check"], "different things to do"),

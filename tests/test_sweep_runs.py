@@ -269,6 +269,10 @@ def test_json_is_the_sweeps(runs: Runs) -> None:
         (["sweep-eps", "--protocol", "sfl"], "unknown protocol 'sfl'. Did you mean 'slf'"),
         (["sweep-eps", "--protocol", "aff"], "no run on toy in .* has a finished aff. Type bench run simclr "),
         (["sweep-eps", "--dataset", "tyo"], "unknown dataset of a finished run 'tyo'. Did you mean 'toy'"),
+        (
+            ["sweep-eps", "--dataset", "cifar10"],
+            "no run on cifar10 in .* Type bench run deacl --dataset cifar10 --prot",
+        ),
     ],
 )
 def test_a_mistake_is_one_message(runs: Runs, arguments: list[str], message: str) -> None:

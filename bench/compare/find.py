@@ -1,13 +1,17 @@
 """From what the user types to records: a file, a record's or a run's name, or a method over its seeds."""
 
 import re
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError, unknown
+from bench.own_code import as_typed
 from bench.record import LOCAL, may_be_of_run, record_files
-from bench.results import Failed, Group, Measured, load_measured, read_corrections, read_groups
+from bench.results import Failed, Group, Measured, load_measured, no_records, read_corrections, read_groups
+
+_FIRST = "`bench run deacl --dataset digits` makes one."
 
 _LOCAL = f"{LOCAL}/"
 """The beginning of a name that means only the user's own records."""
@@ -42,6 +46,8 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
             if matches:
                 raise _ambiguous(name, matches, protocol)
     names = [path for _, paths in files for path in paths]
+    if not names:
+        raise BenchError(f"there are no records in {results_dir}. {_FIRST}")
     if protocol and (of_run := [path for path in names if _is_of_run(path, wanted, None)]):
         held = sorted({load_measured(path).record.protocol for path in of_run})
         raise BenchError(f"the run {name} has no record of {protocol}. Type --protocol {' or '.join(held)}")
@@ -82,13 +88,15 @@ def find_seeds(
         groups, _ = read_groups(results_dir, dataset)
         if not groups:
             folders = (results_dir, results_dir / LOCAL)
-            raise unknown("dataset", dataset, {path.parent.name for folder in folders for path in record_files(folder)})
+            held = {path.parent.name for folder in folders for path in record_files(folder)}
+            raise no_records("dataset", dataset, held, hint=_FIRST)
         tiers = {group.seeds[0].record.tier for group in groups}
         if tier not in (None, *tiers):
-            raise unknown("tier", str(tier), tiers, f"Those are all with records on {dataset}.")
+            raise no_records("tier", str(tier), tiers, on=dataset)
         where = ", ".join(filter(None, (dataset, protocol, tier, fidelity, precision)))
         names = {_LOCAL * one.local + one.record.method for group in filter(fits, groups) for one in group.seeds[:1]}
-        raise unknown("method", method, names, f"Those are all with records of {where}.")
+        words = ["bench", "run", as_typed(name), "--dataset", dataset, "--protocols", protocol]
+        raise no_records("method", method, names, on=where, hint=f"`{shlex.join(words)}` makes one.")
     chosen = [group for group in found if _as_it_stands(group, precision)] or found
     if len(chosen) > 1:
         listing = "\n  - ".join(", ".join(str(one.path) for one in group.seeds) for group in chosen)

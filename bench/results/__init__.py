@@ -4,7 +4,7 @@ from bench.results.board import Leaderboard, build_leaderboard
 from bench.results.corrections import find_correction, read_corrections
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
-from bench.results.groups import Failed, Group, LeftOut, grouped, read_groups
+from bench.results.groups import Failed, Group, LeftOut, grouped, no_records, read_groups
 from bench.results.measured import Measured, load_measured, without_garbage_collection
 from bench.results.published import (
     PublishedCosts,
@@ -71,6 +71,7 @@ __all__ = [
     "mean_score",
     "measured_costs",
     "named",
+    "no_records",
     "percent",
     "precision_text",
     "published_reference",

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from bench.errors import unknown
 from bench.recipe import Settings
 from bench.record import Correction
 from bench.results.corrections import read_corrections
-from bench.results.groups import Failed, LeftOut, read_groups, refuse_missing
+from bench.results.groups import Failed, LeftOut, no_records, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
 from bench.results.submissions import submission_faults
@@ -44,13 +43,14 @@ class Leaderboard(Settings):
         Raises:
             BenchError: none has such a value, or none has them all.
         """
-        rows, failed = self.rows, self.failed
+        rows, failed, chosen = self.rows, self.failed, list[str]()
         for key, value in {"dataset": dataset, "protocol": protocol, "tier": tier}.items():
             if value is None:
                 continue
             known = {getattr(one, key) for one in (*rows, *failed)}
             if value not in known:
-                raise unknown(key, value, known)
+                raise no_records(key, value, known, on=", ".join(chosen))
+            chosen.append(value)
             rows = tuple(row for row in rows if getattr(row, key) == value)
             failed = tuple(one for one in failed if getattr(one, key) == value)
         return self.model_copy(update={"rows": rows, "failed": failed})

@@ -5,8 +5,8 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from bench.errors import BenchError
-from bench.recipe import Settings, canonical_digest
+from bench.errors import BenchError, unknown
+from bench.recipe import ALL_PROTOCOLS, Settings, canonical_digest, tier_names
 from bench.record import LOCAL, Record, may_be_of, record_files
 from bench.results.corrections import read_corrections
 from bench.results.measured import Measured, load_all
@@ -51,6 +51,32 @@ def refuse_missing(results_dir: Path) -> None:
             f"there is no results folder {results_dir}. Name one with --results-dir, or let "
             "`bench run deacl --dataset digits` make the first record."
         )
+
+
+def no_records(kind: str, name: str, held: Iterable[str], *, on: str = "", hint: str = "") -> BenchError:
+    """Return the error for a ``name`` that no record has: one that exists lacks records, and another is unknown.
+
+    Args:
+        kind: "dataset", "protocol", "tier" or "method"; of a method also one that begins with ``local/``.
+        name: what the user wrote.
+        held: the names of that kind that have records.
+        on: which records these are, such as "digits, slf".
+        hint: a closing sentence for a name that exists.
+    """
+    names, where = sorted(held), f" on {on}" if on else ""
+    if names and not _exists(kind, name):
+        return unknown(kind, name, names, f"Those are all with records{where}." if on else "")
+    there = f"; there are of: {', '.join(names)}" if names else ""
+    return BenchError(f"there are no records of {kind} {name}{where}{there}. {hint}".rstrip())
+
+
+def _exists(kind: str, name: str) -> bool:
+    if kind in ("protocol", "tier"):
+        return name in (ALL_PROTOCOLS if kind == "protocol" else tier_names())
+    from bench.data import DATASETS  # these import torch, which reading records does without
+    from bench.method import METHODS
+
+    return name in DATASETS if kind == "dataset" else name.removeprefix(f"{LOCAL}/") in METHODS
 
 
 def read_groups(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bench.data import Dataset
+from bench.data import DATASETS, Dataset
 from bench.errors import BenchError, Faults, unknown
 from bench.nn import Classifier, load_tensors_into
 from bench.own_code import as_typed
@@ -153,7 +153,8 @@ def select_finished(
         found = _on(found, dataset, named=bool(runs))
     others, found = found, [each for each in found if each.protocol == protocol]
     if not found:
-        example = to_finish(others[0].folder.path, protocol) if others else _make("deacl", "digits", protocol)
+        named = dataset if dataset and dataset in DATASETS else "digits"
+        example = to_finish(others[0].folder.path, protocol) if others else _make("deacl", named, protocol)
         where = f"on {dataset} in {runs_dir}" if dataset else f"in {runs_dir}"
         raise BenchError(f"no run {where} has a finished {protocol}. {example}")
     datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
@@ -170,7 +171,7 @@ def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finishe
     for each in found if named else ():
         if each.folder.path not in left:
             raise BenchError(f"{each.folder.path.name} is on {each.record.dataset}, not on {dataset}. Leave it out.")
-    if not chosen:
+    if not chosen and found and dataset not in DATASETS:
         raise unknown("dataset of a finished run", dataset, {each.record.dataset for each in found})
     return chosen
 
