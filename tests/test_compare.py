@@ -76,14 +76,22 @@ def test_all_other_differences_are_listed(tmp_path: Path) -> None:
 
 def test_an_older_recipe_differs_in_no_setting_that_had_no_name_yet(tmp_path: Path) -> None:
     old = make_record()
-    sections: dict[str, Any] = {"slf": {"crop": "padded"}, "config": {"stage1": {"beta2": 0.999}}}
+    sections: dict[str, Any] = {
+        "slf": {"crop": "padded"},
+        "config": {"stage1": {"beta2": 0.999, "views_together": True}},
+    }
     sections |= {"evaluate": {"attack": "pgd", "eps": 4 / 255}, "encoder": {"constants": None}}
     new = old.model_copy(update={"recipe": {**old.recipe, **sections}, "sha256": "0" * 64})
     a, b = measured(tmp_path, old), Measured(tmp_path / "b" / "new.json", new, new.read_recipe())
     assert compare_records(a, b).differences == (("evaluate.eps", "8/255", "4/255"),)
-    sections |= {"slf": {"crop": "resized"}, "evaluate": {"eps": 8 / 255}}
+    sections |= {"slf": {"crop": "resized"}, "evaluate": {"eps": 8 / 255, "autoattack_images": 9}}
+    sections |= {"config": {"stage1": {"views_together": False}}}
     b = b._replace(record=new.model_copy(update={"recipe": {**old.recipe, **sections}}))
-    assert compare_records(a, b).differences == (("slf.crop", "padded", "resized"),)
+    assert sorted(compare_records(a, b).differences) == [
+        ("config.stage1.views_together", "True", "False"),
+        ("evaluate.autoattack_images", "all", "9"),
+        ("slf.crop", "padded", "resized"),
+    ]
 
 
 def attack(*, aa: int | None = 71, **changes: Any) -> Record:

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
@@ -140,14 +142,27 @@ def _settings(one: Measured, section: str, *, own: bool) -> dict[str, Any]:
 
 def _value(one: Measured, settings: Mapping[str, Any], key: str) -> Any:
     """Return the setting, also where the record's recipe is older than its name."""
-    if (value := settings.get(key)) is not None:
-        return value
-    section, _, name = key.partition(".")
-    earlier = _EARLIER.get(section, FinetuneSettings.later).get(name.rpartition(".")[2])
-    return one.threat.eps if key == "evaluate.eps" else earlier
+    if key == "evaluate.eps":
+        return one.threat.eps if settings.get(key) is None else settings[key]
+    if key in settings:
+        return settings[key]
+    section, name = key.partition(".")[0], key.rpartition(".")[2]
+    earlier = _EARLIER.get(section, FinetuneSettings.later)
+    return (earlier if name in earlier or section != "config" else _earlier_of(one.record.method)).get(name)
+
+
+@cache
+def _earlier_of(method: str) -> dict[str, Any]:
+    """Return what the settings of the method's stages were before they had a name; none if it is not installed."""
+    from bench.method import METHODS  # imports torch, which other comparisons do without
+
+    with suppress(BenchError):
+        plans = METHODS.get(method).config_type().plans()
+        return {name: value for plan in plans.values() for name, value in plan.later.items()}
+    return {}
 
 
 def _text(key: str, value: Any) -> str:
     if value is None:
-        return _ABSENT
+        return "all" if key == "evaluate.autoattack_images" else _ABSENT
     return eps_text(value) if isinstance(value, float) and key.rpartition(".")[2] in _RADII else str(value)
