@@ -122,11 +122,33 @@ def _image_faults(key: str, images: Array) -> Iterator[str]:
 
 
 def _label_faults(key: str, labels: Array) -> Iterator[str]:
+    if labels.ndim == 2 and _is_one_hot(labels):
+        yield f"{key} has shape {_shape(labels)} and is one-hot, labels must be [N], one an image: y.argmax(1)"
+        return
     if labels.dtype.kind not in "iu":
-        yield f"{key} is {labels.dtype}, labels must be integers 0..K-1: y.astype('int64') if its values are"
+        yield f"{key} is {labels.dtype}, labels must be integers 0..K-1: {_as_integers(labels)}"
     if labels.ndim != 1:
         hint = ": y.squeeze(1)" if labels.ndim == 2 and labels.shape[1] == 1 else ""
         yield f"{key} has shape {_shape(labels)}, labels must be [N], one an image{hint}"
+
+
+def _is_one_hot(labels: Array) -> bool:
+    if labels.dtype.kind not in "biuf" or labels.shape[1] < 2:
+        return False
+    return bool(np.isin(labels, (0, 1)).all() and (labels.sum(1) == 1).all())
+
+
+def _as_integers(labels: Array) -> str:
+    """Return how to make integers of ``labels``, or why it cannot be done."""
+    if labels.dtype.kind not in "bf":
+        return "number the values of both splits together, np.unique([*y_train, *y_test], return_inverse=True)[1]"
+    unknown = labels[~np.isfinite(labels)]
+    if unknown.size:
+        return f"{unknown.size} of {labels.size} are {unknown[0]}; leave those images out, or give them their classes"
+    broken = labels[labels != np.floor(labels)] if labels.dtype.kind == "f" else labels[:0]
+    if broken.size:
+        return f"{broken.size} of {labels.size} are fractions, such as {broken[0]:g}, which are no classes"
+    return "y.astype('int64')"
 
 
 def _size_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
