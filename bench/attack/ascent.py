@@ -149,7 +149,7 @@ def pgd(
         labels: int64 [B], the right classes.
         eps: the radius, in the units of the images: 8 / 255.
         norm: linf or l2.
-        steps: gradient steps.
+        steps: gradient steps, at least 1.
         step_size: length of a step, in units of eps.
         start: where the first gradient is taken.
         seed: of the starts; with the run's seed and the whole test split they are those of RA.
@@ -160,6 +160,8 @@ def pgd(
     _refuse_images(images)
     threat = Threat.parse({"norm": norm, "eps": eps}, "pgd")
     attack = PGD.of(AttackSettings.parse({"steps": steps, "step_size": step_size, "start": start}, "pgd"))
+    if steps < 1:  # the start of a training stage may be all of its attack, but noise is none
+        raise BenchError(f"steps is {steps}: that is the random start, and no attack. Pass 1 or more, such as 20.")
     generators = [rng.generator(seed, "pgd", position, 0) for position in range(len(images))]
     with attacking(model):
         _refuse_labels(labels, images, model)
