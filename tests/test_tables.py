@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.cli._tables import Column, DataTable, show
+from bench.cli._tables import Column, DataTable, digits, show
 
 NAME = "digits-deacl-tiny-uniform-s0-abaade99"
 WIDTHS = (40, 80, 100, 200)
@@ -89,3 +89,8 @@ def test_nobody_looks_at_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
     show(example(), console=Console(file=file))
     assert "no room" not in file.getvalue()
     assert any(NAME in line and "https" in line for line in file.getvalue().splitlines())
+
+
+def test_a_number_has_three_digits_and_no_exponent() -> None:
+    written = {0.1234: "0.123", 9.6: "9.6", 960: "960", 1223: "1,220", 1234567: "1,230,000"}
+    assert {value: digits(value) for value in written} == written

@@ -146,6 +146,11 @@ def show(*tables: DataTable, console: Console | None = None) -> None:
         console.print(table, crop=False, highlight=False)
 
 
+def digits(value: float) -> str:
+    """Return ``value`` to three significant digits, large ones in full: 0.123, 960, 1,220."""
+    return f"{float(f'{value:.3g}'):,.15g}"
+
+
 def _borders(columns: int) -> int:
     """Return how much of a row's width a table of so many columns spends on its lines and blanks."""
     return 3 * columns + 1

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from bench.cli._progress import rough_time
-from bench.cli._tables import Column, DataTable
+from bench.cli._tables import Column, DataTable, digits
 from bench.monitor import plural
 from bench.results import tier_text
 
@@ -35,11 +35,11 @@ def steps_table(timing: "Timing") -> DataTable:
                 stage.stage,
                 stage.precision,
                 _batch(stage),
-                f"{stage.step_seconds:.3g}",
+                digits(stage.step_seconds),
                 f"{min(seconds):.3g} to {max(seconds):.3g}",
-                f"{stage.images_per_second:,.3g}",
+                digits(stage.images_per_second),
                 _passes(stage),
-                f"{stage.flops_per_image / 1e9:.3g}",
+                digits(stage.flops_per_image / 1e9),
                 memory(stage.peak_memory_bytes),
             )
     return table
@@ -97,10 +97,10 @@ def measured_table(costs: "MeasuredTable") -> DataTable:
                 *(row.label, row.seeds),
                 stage.stage,
                 rough_time(stage.seconds),
-                "" if stage.images_per_second is None else f"{stage.images_per_second:,.3g}",
-                "" if stage.flops_per_image is None else f"{stage.flops_per_image / 1e9:.3g}",
+                "" if stage.images_per_second is None else digits(stage.images_per_second),
+                "" if stage.flops_per_image is None else digits(stage.flops_per_image / 1e9),
                 memory(stage.peak_memory_bytes),
-                "" if stage.energy_joules is None else f"{stage.energy_joules / 3600:.3g} Wh",
+                "" if stage.energy_joules is None else f"{digits(stage.energy_joules / 3600)} Wh",
                 rough_time(row.total_seconds) if last else "",
                 _ratio(row.to_reference) if last else "",
             )

@@ -9,7 +9,7 @@ import typer
 from bench.cli import _options as option
 from bench.cli._matrix import Datasets, Methods, Seeds, matrix_request
 from bench.cli._progress import rough_time, saying
-from bench.cli._tables import Column, DataTable, show
+from bench.cli._tables import Column, DataTable, digits, show
 
 if TYPE_CHECKING:
     from bench.matrix import GridPlan
@@ -20,7 +20,7 @@ def plan(
     datasets: Datasets = "cifar10",
     seeds: Seeds = "0",
     protocols: option.Protocols = None,
-    tier: option.Tier = "paper",
+    tier: Annotated[str, typer.Option(help="How far to scale the published recipe.")] = "paper",
     fidelity: option.Fidelity = "uniform",
     preset: option.Preset = None,
     precision: option.Precision = None,
@@ -121,7 +121,7 @@ def _lines(found: "GridPlan") -> list[str]:
     if found.energy_kwh is None:
         lines.append(f"energy: not known, {found.absent['energy_kwh']}")
     else:
-        lines.append(f"energy: {found.energy_kwh:.3g} kWh")
+        lines.append(f"energy: {digits(found.energy_kwh)} kWh")
     if equal := found.equal_compute:
         change = "saves" if equal.saved_hours >= 0 else "costs"
         lines.append(
