@@ -11,8 +11,6 @@ from bench.own_code import as_typed
 from bench.record import LOCAL, may_be_of_run, record_files
 from bench.results import Failed, Group, Measured, load_measured, no_records, read_corrections, read_groups
 
-_FIRST = "`bench run deacl --dataset digits` makes one."
-
 _LOCAL = f"{LOCAL}/"
 """The beginning of a name that means only the user's own records."""
 
@@ -47,7 +45,7 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
                 raise _ambiguous(name, matches, protocol)
     names = [path for _, paths in files for path in paths]
     if not names:
-        raise BenchError(f"there are no records in {results_dir}. {_FIRST}")
+        raise BenchError(f"there are no records in {results_dir}. `bench run deacl --dataset digits` makes one.")
     if protocol and (of_run := [path for path in names if _is_of_run(path, wanted, None)]):
         held = sorted({load_measured(path).record.protocol for path in of_run})
         raise BenchError(f"the run {name} has no record of {protocol}. Type --protocol {' or '.join(held)}")
@@ -89,7 +87,7 @@ def find_seeds(
         if not groups:
             folders = (results_dir, results_dir / LOCAL)
             held = {path.parent.name for folder in folders for path in record_files(folder)}
-            raise no_records("dataset", dataset, held, hint=_FIRST)
+            raise no_records("dataset", dataset, held)
         tiers = {group.seeds[0].record.tier for group in groups}
         if tier not in (None, *tiers):
             raise no_records("tier", str(tier), tiers, on=dataset)

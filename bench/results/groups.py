@@ -67,6 +67,7 @@ def no_records(kind: str, name: str, held: Iterable[str], *, on: str = "", hint:
     if names and not _exists(kind, name):
         return unknown(kind, name, names, f"Those are all with records{where}." if on else "")
     there = f"; there are of: {', '.join(names)}" if names else ""
+    hint = hint or ("" if names else "`bench run deacl --dataset digits` makes one.")
     return BenchError(f"there are no records of {kind} {name}{where}{there}. {hint}".rstrip())
 
 
