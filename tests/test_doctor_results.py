@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +17,8 @@ from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
 from bench.record import Diagnosis, NoGradient, Record, Verdict, load_record, save_record
 from bench.report.model_export.card import card
+from bench.report.model_export.write import _preference
+from bench.report.run_report.write import _evaluations
 from bench.report.site import write_site
 from bench.results import build_leaderboard, load_records
 from bench.zoo import Loading, Model
@@ -128,6 +131,30 @@ def test_the_page_of_a_record_shows_every_check_and_advice_where_it_is_needed(tm
     assert "logits is sound" in text
     assert "A softmax at the end" not in text
     assert load_record(path).diagnosed("doubt")[0].check == "deterministic"
+
+
+def test_a_model_card_says_once_what_several_evaluations_have_in_common() -> None:
+    with rng.scoped(0, "card"):
+        settings = EncoderSettings(width=2)
+        encoder = build_encoder(settings, image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
+    model, loading = Model(encoder, settings, (3, 8, 8), "SimCLR", 2020), Loading("", "torch", "torch", ())
+    usual = make_record()
+    wide = make_record(eps=16 / 255, overrides={"evaluate.eps": 16 / 255}).model_copy(
+        update={"finished": usual.finished.replace(year=usual.finished.year + 1)}
+    )
+    text = card(model, loading, [usual, wide])
+    assert text.count("SA under SLF (clean images)") == text.count("| SLF | SA |") == 1
+    assert text.count("| SLF | RA |") == 2
+    assert _preference(wide) < _preference(usual) < _preference(usual.model_copy(update={"finished": wide.finished}))
+
+
+def test_two_evaluations_of_a_protocol_are_told_apart_in_the_report() -> None:
+    found = [SimpleNamespace(protocol=p, record=make_record(overrides=o)) for p, o in _EVALUATIONS]
+    said = ["slf (as in the recipe)", "slf (evaluate.eps=4/255)", "knn"]
+    assert _evaluations(found) == said  # type: ignore[arg-type]
+
+
+_EVALUATIONS: list[tuple[str, dict[str, Any]]] = [("slf", {}), ("slf", {"evaluate.eps": 4 / 255}), ("knn", {})]
 
 
 def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:

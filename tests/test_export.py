@@ -309,7 +309,7 @@ def test_of_several_evaluations_the_newest_is_exported_and_the_others_are_counte
         toy_request(f"npz:{made.root}/toy.npz", tmp_path / "copy", overrides=more), tmp_path / "more"
     )
     written = write_export(runs, made.path.name, tmp_path / "out", to="safetensors", protocol="slf")
-    assert (written.protocols, written.older) == (("slf",), 1)
+    assert (written.protocols, written.others) == (("slf",), 1)
     assert "PGD-1" in (tmp_path / "out" / "README.md").read_text()
     assert record.recipe["evaluate"]["pgd_steps"] == 1
 

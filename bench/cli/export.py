@@ -56,8 +56,9 @@ def export(
         return
     for file, size in written.files.items():
         typer.echo(f"{file}: {size:,} bytes")
-    results = ", ".join(protocol_title(name) for name in written.protocols) or "none"
-    left_out = f"; {written.older} older ones with other settings are left out" if written.older else ""
+    shown = zip(map(protocol_title, written.protocols), written.radii, strict=True)
+    results = ", ".join(f"{name} at {radius}" for name, radius in shown) or "none"
+    left_out = f"; {written.others} with other settings are left out" if written.others else ""
     typer.echo(f"results in the card: {results}{left_out}")
     typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
     if push_to_hub:

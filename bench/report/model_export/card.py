@@ -6,7 +6,7 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from bench.recipe import protocol_title
 from bench.record import Record
-from bench.report.facts import attacks, flags
+from bench.report.facts import Attack, attacks, flags
 from bench.report.reproduce import reproduction
 from bench.report.templating import templates
 from bench.zoo import Loading, Model
@@ -30,7 +30,7 @@ def card(model: Model, loading: Loading, records: Sequence[Record]) -> str:
         name=name,
         model=model,
         loading=loading,
-        results=[(record, attacks(record)) for record in _believed(records)],
+        results=_measured(records),
         limits=[(record, flags(record)) for record in records],
         commands=[(record, reproduction(record)) for record in records],
     )
@@ -45,7 +45,7 @@ def _header(model: Model, loading: Loading, records: Sequence[Record], name: str
         tags=["adversarial-robustness", "self-supervised-learning", "ssl-robustness-bench"],
         datasets=sorted(_ON_THE_HUB[each] for each in data if each in _ON_THE_HUB) or None,
         metrics=["accuracy"],
-        eval_results=[result for record in _believed(records) for result in _results(record)] or None,
+        eval_results=[_result(record, attack) for record, found in _measured(records) for attack in found] or None,
     )
 
 
@@ -54,17 +54,25 @@ def _believed(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if not record.diagnosed("fail")]
 
 
-def _results(record: Record) -> list[EvalResult]:
+def _measured(records: Sequence[Record]) -> list[tuple[Record, list[Attack]]]:
+    """Return what each record says that none before it says: SA is the same at every radius."""
+    found: list[tuple[Record, list[Attack]]] = []
+    said: list[tuple[str, str, Attack]] = []
+    for record in _believed(records):
+        new = [one for one in attacks(record) if (record.protocol, record.dataset, one) not in said]
+        said += [(record.protocol, record.dataset, one) for one in new]
+        found.append((record, new))
+    return found
+
+
+def _result(record: Record, attack: Attack) -> EvalResult:
     # The Hub merges results of one task and data set, so the protocol and the attack are in the metric's name.
-    return [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=_ON_THE_HUB.get(record.dataset, record.dataset),
-            dataset_name=record.dataset,
-            dataset_split="test",
-            metric_type="accuracy",
-            metric_name=f"{attack.name} under {protocol_title(record.protocol)} ({attack.what})",
-            metric_value=round(100 * attack.outcome.accuracy, 2),
-        )
-        for attack in attacks(record)
-    ]
+    return EvalResult(
+        task_type="image-classification",
+        dataset_type=_ON_THE_HUB.get(record.dataset, record.dataset),
+        dataset_name=record.dataset,
+        dataset_split="test",
+        metric_type="accuracy",
+        metric_name=f"{attack.name} under {protocol_title(record.protocol)} ({attack.what})",
+        metric_value=round(100 * attack.outcome.accuracy, 2),
+    )

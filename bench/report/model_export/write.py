@@ -1,6 +1,7 @@
 """Writes an export: the weights of a run in a format, and the model card, as one folder that appears when complete."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,9 @@ from bench.errors import BenchError, unknown
 from bench.folders import new_folder
 from bench.method import METHODS
 from bench.recipe import ALL_PROTOCOLS, RELEASED, SECTIONS, FinetuneSettings
+from bench.record import Record
 from bench.report.model_export.card import card
+from bench.results import Measured, attack_text, radius_text
 from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish, unfinished
 from bench.zoo import FORMATS, Model
 
@@ -21,9 +24,11 @@ class Exported(NamedTuple):
     files: dict[str, int]
     """The size of each in bytes, by name."""
     protocols: tuple[str, ...]
-    """Those whose results are in the card: of each the newest evaluation."""
-    older: int
-    """Earlier evaluations of the same protocols, with other settings; they are left out."""
+    """Those whose results are in the card, each of one evaluation."""
+    radii: tuple[str, ...]
+    """The radius of each of these evaluations: "Linf 8/255"."""
+    others: int
+    """Further evaluations of the same protocols, with other settings; they are left out."""
 
 
 def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: str | None = None) -> Exported:
@@ -51,8 +56,8 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
             "export the encoder."
         )
     path = run_folder(runs_dir, run)
-    every = sorted(finished_in(path), key=lambda each: each.record.finished)
-    finished = _newest(every, protocol)
+    every = sorted(finished_in(path), key=lambda each: _preference(each.record))
+    finished = _chosen(every, protocol)
     if protocol is not None and not finished:
         raise unfinished(path, protocol)
     model = model_of(path, finished.get(protocol or RELEASED))  # a released classifier is its own encoder
@@ -62,11 +67,18 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
         (new / "README.md").write_text(card(model, loading, records))
         found = [path for path in sorted(new.rglob("*")) if path.is_file()]
         files = {path.relative_to(new).as_posix(): path.stat().st_size for path in found}
-    older = sum(each.protocol in finished for each in every) - len(finished)
-    return Exported(files, tuple(finished), older)
+    others = sum(each.protocol in finished for each in every) - len(finished)
+    radii = tuple(radius_text(each.recipe.threat.norm, each.record.ra.eps) for each in finished.values())
+    return Exported(files, tuple(finished), radii, others)
 
 
-def _newest(every: Sequence[Finished], protocol: str | None) -> dict[str, Finished]:
+def _preference(record: Record) -> tuple[bool, bool, datetime]:
+    """Return what orders the evaluations of a protocol: the data's default adversary, no own settings, then time."""
+    own = any(key.partition(".")[0] in ("evaluate", "threat") for key in record.overrides)
+    return not attack_text(Measured(Path(), record, record.read_recipe())), not own, record.finished
+
+
+def _chosen(every: Sequence[Finished], protocol: str | None) -> dict[str, Finished]:
     """Return the last of ``every`` evaluation under each protocol, or under ``protocol`` alone."""
     found = {each.protocol: each for each in every}
     return {name: found[name] for name in ALL_PROTOCOLS if name in found and protocol in (None, name)}

@@ -1,5 +1,6 @@
 """The report on disk: Markdown with its pictures beside it, and one HTML file that needs nothing else."""
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ from bench.report.reproduce import reproduction
 from bench.report.run_report.example_images import Example, examples
 from bench.report.templating import templates
 from bench.report.verdict import Verdict, count_verdicts, verdicts
+from bench.results import settings_text
 from bench.run import Finished, finished_in, run_folder
 
 _PICTURE_SIDE = 96
@@ -29,6 +31,7 @@ class Report(NamedTuple):
 
     folder: Path
     protocols: Sequence[str]
+    """One an evaluation, with its settings where a protocol has several."""
     pictures: int
 
 
@@ -67,7 +70,16 @@ def write_report(
         (made / "pictures").mkdir()
         for name, content in files.items():
             (made / name).write_bytes(content)
-    return Report(output, [finished.protocol for finished in found], sum(len(s["shown"]) for s in sections))
+    return Report(output, _evaluations(found), sum(len(s["shown"]) for s in sections))
+
+
+def _evaluations(found: Sequence[Finished]) -> list[str]:
+    count = Counter(each.protocol for each in found)
+    settings = [", ".join(settings_text(each.record.overrides)) or "as in the recipe" for each in found]
+    return [
+        f"{each.protocol} ({own})" if count[each.protocol] > 1 else each.protocol
+        for each, own in zip(found, settings, strict=True)
+    ]
 
 
 def _order(finished: Finished) -> tuple[int, str]:
