@@ -115,7 +115,7 @@ def test_a_run_that_fails_a_check_is_saved_and_ends_with_3(bench: Say, toy: Toy,
     where = ("--runs-dir", str(tmp_path / "runs"), "--results-dir", str(tmp_path / "results"))
     said = bench("evaluate", str(encoder), *options, "--set", "evaluate.autoattack=false", *where)
     assert said.code == 3
-    assert "slf, deterministic: it is broken" in " ".join(said.stderr.split())
+    assert "slf, failed 'deterministic': it is broken" in " ".join(said.stderr.split())
     assert (said.stdout + said.stderr).count("it is broken") == 1
     (run,) = (tmp_path / "runs").glob("toy-*")
     assert f"What to do says: bench doctor {run}" in said.stderr

@@ -41,7 +41,9 @@ def test_a_doubt_is_a_flag_with_its_seed_and_a_note_is_none(tmp_path: Path) -> N
     save_record(tmp_path, diagnosed("doubt", "note"))
     save_record(tmp_path, diagnosed("doubt", "sound", seed=1))
     (row,) = build_leaderboard(tmp_path).rows
-    assert row.flags == ("deterministic: deterministic is doubt (seed 0); deterministic is doubt (seed 1)",)
+    assert row.flags == (
+        "doubt about 'deterministic': deterministic is doubt (seed 0); deterministic is doubt (seed 1)",
+    )
 
 
 def test_a_record_is_flagged_by_the_doctor_or_without_it_never_twice(tmp_path: Path) -> None:

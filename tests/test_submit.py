@@ -155,7 +155,7 @@ def test_an_evaluation_that_failed_a_check_is_no_result_to_submit(
     words = ("submit", name(home), "--by", "Ada", "--runs-dir", str(home / "runs"))
     assert command(monkeypatch, tmp_path, *words) == 1
     assert capsys.readouterr().err.splitlines() == [
-        "bench: the evaluation cannot be believed, so it is no result to submit: slf, gradient: no gradient",
+        "bench: the evaluation cannot be believed, so it is no result to submit: slf, failed 'gradient': no gradient",
         f"What to do says: bench doctor {home / 'runs' / name(home)}",
     ]
     assert not list(tmp_path.iterdir())
