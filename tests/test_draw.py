@@ -15,11 +15,12 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import BenchError
-from bench.record import save_sweep
+from bench.record import save_sweep, wilson_interval
 from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne, tsne
 from bench.report.figures import draw as drawing
 from bench.report.figures.style import mark
-from bench.report.figures.words import free_name
+from bench.report.figures.words import band, free_name
+from bench.results import Score
 from bench.run import execute, prepare, select_finished
 
 CPU = torch.device("cpu")
@@ -154,6 +155,14 @@ def test_cost_has_a_point_a_recipe_and_a_figure_a_table(tmp_path: Path, drawn: l
     assert all(path.stem.startswith("time-digits-tiny-uniform-slf-") for path in timed.files)
     assert record.environment.device.removesuffix("s") in drawn[-1]["note"]
     assert {point.cost for point in drawn[-1]["data"]} == {record.pretraining_seconds}
+
+
+@pytest.mark.parametrize("n", [50, 100, 360, 1017])
+def test_a_bar_never_ends_on_the_wrong_side_of_its_accuracy(n: int) -> None:
+    """For 0 of 1017, Wilson's lower end is 2e-19 by rounding."""
+    for correct in (0, 1, n - 1, n):
+        shown = band(Score(accuracy=correct / n, std=None, interval=wilson_interval(correct, n), n=n))
+        assert shown.low <= shown.mean <= shown.high
 
 
 @pytest.mark.usefixtures("blank")

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import EncoderSettings, EvaluationSettings, FinetuneSettings, flatten, protocol_title
-from bench.results import Measured, eps_text, precision_text
+from bench.results import Measured, budget_text, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -131,7 +131,7 @@ def _settings(one: Measured, section: str, *, own: bool) -> dict[str, Any]:
         **record.model_dump(
             include={"method", "tier", "fidelity", "protocol", "seed", "encoder_seed", "pretrained_on"}
         ),
-        "budget": one.recipe.budget,
+        "budget": budget_text(one.recipe.budget),
         "ra.start_drawn": record.ra.start_drawn,
         "threat.norm": one.threat.norm,
         "threat.eps": one.threat.eps,

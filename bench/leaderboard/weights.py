@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 from bench.errors import BenchError
 from bench.files import file_digest, write_bytes
 from bench.leaderboard.columns import Column, markdown_table
-from bench.results import Measured, escape, read_groups
+from bench.results import Measured, attack_text, escape, read_groups
 
 _HEAD = """# Weights of the published encoders
 
@@ -111,5 +111,8 @@ def _encoder_files(runs_dir: Path, digests: Container[str]) -> dict[str, Path]:
 
 def _links(records: Sequence[Measured], folder: Path) -> str:
     """Return a link to each record, from a page in ``folder``."""
-    paths = sorted((one.record.protocol, Path(os.path.relpath(one.path, folder)).as_posix()) for one in records)
-    return " ".join(f"[{protocol}]({quote(path)})" for protocol, path in paths)
+    named = sorted(
+        (", ".join(filter(None, (one.record.protocol, attack_text(one)))), os.path.relpath(one.path, folder))
+        for one in records
+    )
+    return " ".join(f"[{name}]({quote(Path(path).as_posix())})" for name, path in named)

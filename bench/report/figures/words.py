@@ -60,7 +60,8 @@ def band(score: Score) -> Band:
     """Return mean and spread of ``score`` in percent: the interval of one seed, or the deviation of several."""
     mean = 100 * score.accuracy
     if score.interval is not None:
-        return Band(mean, 100 * score.interval[0], 100 * score.interval[1])
+        low, high = (100 * end for end in score.interval)
+        return Band(mean, min(low, mean), max(high, mean))  # rounding can put an end on the wrong side of 0 or 100
     spread = 100 * (score.std or 0.0)
     return Band(mean, max(0.0, mean - spread), min(100.0, mean + spread))
 
