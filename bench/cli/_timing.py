@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from bench.cli._progress import rough_time
 from bench.cli._tables import Column, DataTable, digits
 from bench.monitor import plural
-from bench.results import tier_text
 
 if TYPE_CHECKING:
     from bench.cost import StageTiming, Timing
@@ -82,6 +81,8 @@ def whole_table(timing: "Timing") -> DataTable:
 
 def measured_table(costs: "MeasuredTable") -> DataTable:
     """Return the cost of runs on one machine, a line a stage; totals are in the last line."""
+    from bench.results import tier_text  # imports numpy, which --help does without
+
     threads = "" if "thread" in costs.device else f"; {plural(costs.threads, 'thread')}"  # the name of a CPU has them
     table = _table(
         f"Pre-training on {costs.dataset} ({costs.sha256[:8]}), tier {tier_text(costs.tier, costs.tier_form)}, "
