@@ -1,10 +1,10 @@
 """From results to figures on disk: one figure for all results that can be compared, and no others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import entry_points
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -27,8 +27,10 @@ from bench.report.figures.words import (
     seeds_text,
     spread_text,
 )
-from bench.results import Group, LeftOut, Row, budget_text, build_leaderboard, grouped, label, read_groups
+from bench.results import Group, LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
 from bench.results import attack_text as attack_departure
+
+R = TypeVar("R", Row, SweepRow, Group)
 
 
 class Drawn(NamedTuple):
@@ -82,7 +84,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
         figure = sweep_figure(
             [
                 SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number)
-                for number, row in zip(_marks([(row.method, row.label) for row in table], methods), table, strict=True)
+                for number, row in _marked(table, _row_name, methods)
             ],
             settings.grid,
             kind=kind,
@@ -123,10 +125,7 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
         several = ", ".join(row.label for row in mixed if row.table == key)
         without = f"; without {several}, which ran on several kinds of machine" if several else ""
         figure = cost_figure(
-            [
-                _cost_point(row, number, time)
-                for number, row in zip(_marks([(row.method, row.label) for row in table], methods), table, strict=True)
-            ],
+            [_cost_point(row, number, time) for number, row in _marked(table, _row_name, methods)],
             title=f"{', '.join(filter(None, (common_text(*common), *departures)))}: accuracy and cost",
             note=f"bars: {spread}" + (f"; time on {machines[0]}" if time else "") + without,
             time=time,
@@ -191,10 +190,7 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
     for table in grouped(chosen, _conditions):
         common, digest, norm, eps = _conditions(table[0])
         figure = minimal_figure(
-            [
-                _minimal_line(group, number)
-                for number, group in zip(_marks([_name(group) for group in table], methods), table, strict=True)
-            ],
+            [_minimal_line(group, number) for number, group in _marked(table, _group_name, methods)],
             norm=norm,
             eps=eps,
             title=f"{common_text(*common)}: accuracy at every radius",
@@ -212,7 +208,11 @@ def _conditions(group: Group) -> tuple[tuple[str, str | None, str, str, str], st
     return common, one.facts.sha256, one.threat.norm, record.ra.eps
 
 
-def _name(group: Group) -> tuple[str, str]:
+def _row_name(row: Row | SweepRow) -> tuple[str, str]:
+    return row.method, row.label
+
+
+def _group_name(group: Group) -> tuple[str, str]:
     return group.seeds[0].record.method, label(group.seeds[0])
 
 
@@ -239,16 +239,17 @@ def _numbered(found: Iterable[str]) -> list[str]:
     return list(dict.fromkeys([*(name for _, name in sorted(points)), *sorted(found)]))
 
 
-def _marks(rows: Sequence[tuple[str, str]], methods: Sequence[str]) -> list[int]:
-    """Return the number of the mark of each row, which is given by its method and its label.
+def _marked(table: Sequence[R], name: Callable[[R], tuple[str, str]], methods: Sequence[str]) -> list[tuple[int, R]]:
+    """Return the rows of ``table`` with the number of their mark; ``name`` gives the method and the label of one.
 
     The first row of a method, by label, has the method's own mark; further rows have the next free ones of its colour.
     """
-    own = {method: methods.index(method) for method, _ in rows}
-    taken, marks = set(own.values()), [0] * len(rows)
-    for place in sorted(range(len(rows)), key=lambda place: rows[place][1]):
-        method = rows[place][0]
+    names = [name(row) for row in table]
+    own = {method: methods.index(method) for method, _ in names}
+    taken, marks = set(own.values()), {}
+    for place in sorted(range(len(table)), key=lambda place: names[place][1]):
+        method = names[place][0]
         free = (number for number in count(methods.index(method), len(COLOURS)) if number not in taken)
         marks[place] = own.pop(method) if method in own else next(free)
         taken.add(marks[place])
-    return marks
+    return [(marks[place], row) for place, row in enumerate(table)]
