@@ -139,8 +139,8 @@ def test_the_peak_is_that_of_a_block_and_not_of_the_process_so_far() -> None:
 def test_freed_memory_is_kept_for_the_next_tensor_and_returned_for_the_next_phase() -> None:
     return_freed_memory()  # of earlier tests: with more than 2 GiB free at its end, the heap shrinks all the same
     keep_freed_memory()
-    page_faults = [_page_faults_of_a_tensor() for _ in range(3)]
-    assert page_faults[-1] < 100
+    page_faults = [_page_faults_of_a_tensor() for _ in range(30)]
+    assert page_faults[-1] < 100  # the first few may find no gap that is large enough with its alignment
     return_freed_memory()
     assert _page_faults_of_a_tensor() > 1000
 
