@@ -265,7 +265,7 @@ def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch
     assert {path.stem for path in attacked} == {f"{clean}-attacked"}
     assert sorted(title.count("slf.epochs=1") for title in titles[0]) == [0, 1]
     assert sorted(title.count("slf.epochs=2") for title in titles[0]) == [0, 1]
-    assert [title.endswith("attacked") for title in titles[1]] == [False, False, True, True]
+    assert [title.endswith("attacked, Linf 8/255") for title in titles[1]] == [False, False, True, True]
     once, again = (draw_tsne(chosen[:1], tmp_path / name, **where)[1].read_bytes() for name in ("once", "again"))
     assert once == again != first[1].read_bytes()
     shutil.rmtree(tmp_path / "out")

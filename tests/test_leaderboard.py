@@ -119,6 +119,12 @@ def test_another_pgd_is_said_in_the_row(tmp_path: Path) -> None:
     assert build_leaderboard(tmp_path).rows[0].label == "DeACL 2022 (PGD-10 x 3)"
 
 
+def test_a_row_without_autoattack_says_so_by_its_dash_alone(tmp_path: Path) -> None:
+    fill(tmp_path, make_record(aa=None, overrides={"evaluate.autoattack": False, "slf.lr": 0.3}))
+    (row,) = rows_below(text_of(tmp_path), SLF)
+    assert (row["Method"], row["AA"]) == ("DeACL 2022 (slf.lr=0.3)", "–")
+
+
 def test_rows_under_another_adversary_never_share_a_table(tmp_path: Path) -> None:
     l2 = make_record(aa=60, protocol_sha256="6" * 64)
     fill(

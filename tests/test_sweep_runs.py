@@ -198,6 +198,23 @@ def test_runs_are_named_as_they_are_listed_or_by_path(runs: Runs) -> None:
     assert len(select_finished(runs.runs_dir, [first, first])) == 1
 
 
+def test_of_one_classifier_the_evaluation_closest_to_the_tiers_is_taken(runs: Runs) -> None:
+    first, _ = runs.names()
+    request = RunRequest(
+        "simclr",
+        f"npz:{runs.data}",
+        protocols=["slf"],
+        overrides={**SMALL, "evaluate.eps": 4 / 255},
+        runs_dir=runs.runs_dir,
+        device="cpu",
+    )
+    ((other, _),) = execute(prepare(request), runs.folder / "results")
+    (taken,) = select_finished(runs.runs_dir, [first])
+    assert taken.record == runs.records[0]
+    assert other.finished > taken.record.finished
+    assert other.classifier_sha256 == taken.record.classifier_sha256
+
+
 def test_a_classifier_that_was_evaluated_twice_is_swept_once(runs: Runs) -> None:
     overrides = {**SMALL, "evaluate.pgd_steps": 1}
     request = RunRequest("simclr", f"npz:{runs.data}", protocols=["slf"], overrides=overrides, device="cpu")

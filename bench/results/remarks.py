@@ -14,6 +14,9 @@ from bench.results.wording import flops_text, named, radius_text, settings_text
 _PGD_STEPS = 20
 """RA is accuracy under PGD-20 (DeACL section 4.1); the row states any other number of steps."""
 
+_SHOWN_BY_COLUMNS = {"evaluate.eps", "evaluate.autoattack"}
+"""Settings that a row need not name: the table's heading, or a dash in the column of AA, says as much."""
+
 _DOUBTS: Mapping[Doubt, str] = {
     "constant features": "the encoder gives all training images the same features (seed {}): pre-training collapsed",
     "constant classifier": "the classifier gives all test images the same answer (seed {}), which no attack can change",
@@ -28,10 +31,10 @@ def label(measured: Measured) -> str:
     """Return the method's title and year, and how the row departs from the tier's recipe of an installed method.
 
     These are: local, re-evaluated, the name of a method from a file, overrides, a shared encoder, and any PGD but
-    RA's own. The radius of the evaluation is not among them: see :func:`attack_text`.
+    RA's own. Not among them are the radius of the evaluation, which :func:`attack_text` gives, and AutoAttack's absence.
     """
     record = measured.record
-    own = {key: value for key, value in record.overrides.items() if key != "evaluate.eps"}
+    own = {key: value for key, value in record.overrides.items() if key not in _SHOWN_BY_COLUMNS}
     departures = [*([LOCAL] if measured.local else []), *(["re-evaluated"] if record.method == IMPORTED else [])]
     departures += [*([record.method] if is_own(record.method) else []), *settings_text(own)]
     if record.encoder_seed is not None:

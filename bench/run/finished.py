@@ -162,7 +162,7 @@ def select_finished(
         names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
         how = "Name runs on one of them." if runs else f"Choose one, such as --dataset {datasets[0][0]}, or name runs."
         raise BenchError(f"these runs are on several datasets: {names}; their numbers are not comparable. {how}")
-    return _newest(found)
+    return _one_a_classifier(found)
 
 
 def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finished]:
@@ -176,12 +176,16 @@ def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finishe
     return chosen
 
 
-def _newest(found: Iterable[Finished]) -> list[Finished]:
-    """Return the newest of those that share a classifier: they differ only in their evaluation."""
+def _one_a_classifier(found: Iterable[Finished]) -> list[Finished]:
+    """Return, of those that differ only in their evaluation, the one closest to the tier's, and of such the newest."""
     by_classifier = {}
-    for each in sorted(found, key=lambda each: each.record.finished):
+    for each in sorted(found, key=lambda each: (-_own_settings(each.record), each.record.finished)):
         by_classifier[each.folder.path, each.record.classifier_sha256] = each
     return sorted(by_classifier.values(), key=lambda each: (each.folder.path.name, each.record.protocol_sha256))
+
+
+def _own_settings(record: Record) -> int:
+    return sum(key.startswith("evaluate.") for key in record.overrides)
 
 
 def described_recipe(folder: Path) -> Recipe:

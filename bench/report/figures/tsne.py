@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -21,7 +20,7 @@ from bench.monitor import Monitor
 from bench.recipe import canonical_digest
 from bench.report.figures.style import RULE, heading, mark, new_figure, save_figure, styled
 from bench.report.figures.words import common_text, file_name, free_name, seeds_text
-from bench.results import settings_text
+from bench.results import radius_text, settings_text
 from bench.run import Finished
 
 Conditions = tuple[str, str | None, str, str, str]
@@ -37,8 +36,6 @@ Points = NDArray[np.float32]
 
 _PERPLEXITY = 30.0  # scikit-learn's default
 _ACROSS = 4
-_NAMED = 20
-"""Classes up to which each is named in the panel; beyond, the names would hide the points."""
 
 
 class Panel(NamedTuple):
@@ -95,7 +92,7 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
     axes.set_aspect("equal", adjustable="datalim")
     axes.spines[:].set(visible=True, color=RULE)
     size = min(12.0, 4000 / len(panel.points))
-    for number, name in enumerate(classes):
+    for number in range(len(classes)):
         points = panel.points[panel.labels == number]
         if not len(points):
             continue
@@ -108,8 +105,6 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
             linewidths=0,
             alpha=0.75,
         )
-        if len(classes) <= _NAMED:
-            _name(axes, points, name)
 
 
 def _legend(classes: Sequence[str]) -> list[Line2D]:
@@ -118,20 +113,6 @@ def _legend(classes: Sequence[str]) -> list[Line2D]:
         Line2D([], [], color=style.colour, marker=style.marker, linestyle="", label=name)
         for style, name in zip(marks, classes, strict=True)
     ]
-
-
-def _name(axes: Axes, points: Points, name: str) -> None:
-    """Write the name of a class where its points are densest, legible on any colour."""
-    x, y = _medoid(points)
-    text = axes.text(x, y, name, ha="center", va="center", fontsize=8.5, fontweight="bold", zorder=4)
-    text.set_path_effects([patheffects.withStroke(linewidth=2.5, foreground="white")])
-
-
-def _medoid(points: Points) -> tuple[float, float]:
-    """Return the point with the smallest sum of distances to the others; a mean may lie where there is none."""
-    distances = np.linalg.norm(points[:, None] - points[None], axis=2).sum(axis=1)
-    x, y = points[int(distances.argmin())]
-    return float(x), float(y)
 
 
 def draw_tsne(
@@ -199,7 +180,8 @@ def _drawn(
         points = embed(torch.cat(features).numpy())
         upper.append(Panel(title, points[: len(shown)], labels))
         if adversarial:
-            lower.append(Panel(f"{title}\nattacked", points[len(shown) :], labels))
+            attack = radius_text(recipe.threat.norm, recipe.eval_eps)
+            lower.append(Panel(f"{title}\nattacked, {attack}", points[len(shown) :], labels))
         monitor.advance(1)
     return tsne_figure(
         [*upper, *lower],
