@@ -31,7 +31,7 @@ def label(measured: Measured) -> str:
     """Return the method's title and year, and how the row departs from the tier's recipe of an installed method.
 
     These are: local, re-evaluated, the name of a method from a file, overrides, a shared encoder, and any PGD but
-    RA's own. Not among them are the radius of the evaluation, which :func:`attack_text` gives, and AutoAttack's absence.
+    RA's own. The radius of the evaluation is not among them, which :func:`attack_text` gives, nor a missing AutoAttack.
     """
     record = measured.record
     own = {key: value for key, value in record.overrides.items() if key not in _SHOWN_BY_COLUMNS}
