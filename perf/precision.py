@@ -153,10 +153,15 @@ def _measures(method: str, pairs: Sequence[Pair]) -> Iterator[Sequence[Cell]]:
     sides: Any = (Group(tuple(side), ()) for side in zip(*pairs, strict=True))
     found = compare_seeds(*sides, measures=("sa", "ra"), across_precisions=True)
     for measure, one in found.measures.items():
-        low, high = (100 * value for value in one.interval)
-        separated = "no" if low <= 0 <= high else "yes"
         means = (100 * one.a.mean, 100 * one.b.mean, 100 * one.difference)
-        yield method, measure.upper(), len(pairs), *means, f"{low:.2f} to {high:.2f}", separated
+        yield method, measure.upper(), len(pairs), *means, *_separation(one.interval)
+
+
+def _separation(interval: tuple[float, float] | None) -> tuple[Cell, Cell]:
+    if interval is None:
+        return None, None
+    low, high = (100 * end for end in interval)
+    return f"{low:.2f} to {high:.2f}", "no" if low <= 0 <= high else "yes"
 
 
 def _single(pair: Pair) -> Mapping[str, tuple[float, float]]:

@@ -322,6 +322,18 @@ def test_the_command_compares_methods_over_seeds(tmp_path: Path) -> None:
     assert json.loads(invoke(tmp_path, "a", "b", "--dataset", "cifar10", "--json"))["seeds_b"] == [0, 1]
 
 
+def test_the_command_tests_nothing_where_seeds_do_not_differ(tmp_path: Path) -> None:
+    for name, aa, seeds in [("a", 67, 2), ("b", 66, 3)]:
+        fill(tmp_path, *(make_record(method=name, title=name, seed=seed, aa=aa) for seed in range(seeds)))
+    text = invoke(tmp_path, "a", "b", "--dataset", "cifar10")
+    (line,) = (line for line in text.splitlines() if "67.00 ± 0.00" in line)
+    assert "+1.00" in line
+    assert line.count("–") == 2
+    assert "SA, RA, AA: no spread between seeds: no test." in text
+    found = json.loads(invoke(tmp_path, "a", "b", "--dataset", "cifar10", "--json"))["measures"]["aa"]
+    assert (found["p_value"], found["interval"]) == (None, None)
+
+
 def test_a_comparison_of_ten_thousand_images_is_quick(tmp_path: Path) -> None:
     start = time.process_time()
     a, b = (measured(tmp_path, big_record(seed)) for seed in (0, 1))

@@ -49,6 +49,13 @@ def test_over_seeds_the_spread_of_the_seeds_decides(tmp_path: Path) -> None:
     assert ranks(tmp_path) == {"steady": "1=", "loose": "1=", "below": "3"}
 
 
+@pytest.mark.parametrize(("behind", "rank"), [(50, "1="), (49, "1="), (40, "2")])
+def test_seeds_without_a_spread_are_compared_image_by_image(tmp_path: Path, behind: int, rank: str) -> None:
+    fill(tmp_path, *(robust("a", hits(0, 50), seed) for seed in range(3)))
+    fill(tmp_path, *(robust("b", hits(0, behind), seed) for seed in range(2)))
+    assert ranks(tmp_path)["b"] == rank
+
+
 @pytest.mark.parametrize(("lucky", "rank"), [(62, "1="), (80, "2")])
 def test_one_seed_is_behind_only_if_it_is_behind_every_seed(tmp_path: Path, lucky: int, rank: str) -> None:
     several = [robust("several", hits(0, score), seed) for seed, score in enumerate([lucky, 80])]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 import pytest
@@ -133,6 +134,8 @@ def test_the_standard_deviation_is_numpys_and_exactly_zero_without_spread() -> N
     assert sample_std([0.1] * 3) == 0.0
 
 
-def test_welch_without_any_spread_is_sure() -> None:
-    assert welch([0.3, 0.3], [0.3, 0.3, 0.3]) == (0.0, (0.0, 0.0), 1.0)
-    assert welch([0.5, 0.5], [0.25, 0.25]) == (0.25, (0.25, 0.25), 0.0)
+def test_without_any_spread_there_is_no_test_and_equal_accuracies_have_no_difference() -> None:
+    for k, m, n in product(range(101), range(2, 6), range(2, 6)):
+        assert welch([k / 100] * m, [k / 100] * n) == (0.0, None, None)
+    assert welch([0.5, 0.5], [0.25, 0.25]) == (0.25, None, None)
+    assert welch([0.5, 0.5], [0.25, 0.26]).p_value is not None

@@ -140,6 +140,9 @@ def _show_seeds(found: "SeedComparison") -> None:
     _show(table, found)
     for side, seeds in (("A", found.seeds_a), ("B", found.seeds_b)):
         print(f"{side}: n = {len(seeds)}, seeds {', '.join(map(str, seeds))}")
+    untested = [measure.upper() for measure, one in found.measures.items() if one.p_value is None]
+    if untested:
+        print(f"{', '.join(untested)}: no spread between seeds: no test. Compare single records, or run more seeds")
     print("percent: mean ± sample standard deviation over n seeds; interval and p: Welch's t test")
 
 
@@ -163,10 +166,12 @@ def _percent(share: float) -> str:
     return f"{100 * share:.2f}"
 
 
-def _difference(difference: float, interval: tuple[float, float]) -> tuple[str, str]:
-    low, high = interval
-    return f"{100 * difference:+.2f}", f"[{100 * low:+.2f}, {100 * high:+.2f}]"
+def _difference(difference: float, interval: tuple[float, float] | None) -> tuple[str, str]:
+    ends = "–" if interval is None else "[{:+.2f}, {:+.2f}]".format(*(100 * end for end in interval))
+    return f"{100 * difference:+.2f}", ends
 
 
-def _p_value(p: float) -> str:
+def _p_value(p: float | None) -> str:
+    if p is None:
+        return "–"
     return f"{p:.1e}" if p < 0.001 else f"{p:.3f}"

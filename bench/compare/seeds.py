@@ -1,12 +1,11 @@
 """Two methods compared over the seeds that each was run with."""
 
 from collections.abc import Sequence
-from statistics import fmean
 
 from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_empty, refuse_incomparable
 from bench.errors import BenchError
 from bench.recipe import Settings
-from bench.record import sample_std, welch
+from bench.record import exact_mean, sample_std, welch
 from bench.results import Group, label
 
 
@@ -27,10 +26,10 @@ class SeedMeasure(Settings):
     b: Spread
     difference: float
     """A's mean minus B's."""
-    interval: tuple[float, float]
-    """95 % interval of the difference: Welch's."""
-    p_value: float
-    """Of Welch's t test, two-sided."""
+    interval: tuple[float, float] | None
+    """95 % interval of the difference: Welch's; None where neither varies over its seeds, which leaves no test."""
+    p_value: float | None
+    """Of Welch's t test, two-sided; None like the interval."""
 
 
 class SeedComparison(Settings):
@@ -91,8 +90,8 @@ def _accuracies(group: Group, measure: Measure) -> list[float]:
 def _compare(a: Sequence[float], b: Sequence[float]) -> SeedMeasure:
     result = welch(a, b)
     return SeedMeasure(
-        a=Spread(mean=fmean(a), std=sample_std(a), n=len(a)),
-        b=Spread(mean=fmean(b), std=sample_std(b), n=len(b)),
+        a=Spread(mean=exact_mean(a), std=sample_std(a), n=len(a)),
+        b=Spread(mean=exact_mean(b), std=sample_std(b), n=len(b)),
         difference=result.difference,
         interval=result.interval,
         p_value=result.p_value,

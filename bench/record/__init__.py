@@ -16,6 +16,7 @@ from bench.record.shares import TOLERANCE, verdict_on
 from bench.record.statistics import (
     MeanDifference,
     Pairs,
+    exact_mean,
     mcnemar_exact,
     newcombe_interval,
     sample_std,
@@ -98,6 +99,7 @@ __all__ = [
     "correct",
     "correction_files",
     "describe_environment",
+    "exact_mean",
     "grid_fault",
     "larger_peak",
     "load_correction",

@@ -104,18 +104,26 @@ def sample_std(values: Sequence[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
+def exact_mean(values: Sequence[float]) -> float:
+    """Return the mean, exactly the value itself where all are equal: a rounded sum, divided, may be another float."""
+    return values[0] if min(values) == max(values) else fmean(values)
+
+
 class MeanDifference(NamedTuple):
-    """The difference of two means, with its 95 % interval and the two-sided p-value of no difference."""
+    """The difference of two means, with its 95 % interval and the two-sided p-value of no difference.
+
+    Both are None where neither group varies, which leaves nothing to test by.
+    """
 
     difference: float
-    interval: tuple[float, float]
-    p_value: float
+    interval: tuple[float, float] | None
+    p_value: float | None
 
 
 def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     """Compare the means of ``a`` and ``b``, at least two values each, whose spreads may differ.
 
-    Where neither varies, the interval is a point, and p is 1 or 0.
+    Where neither varies there is no test: accuracies are counts of few images, and equal ones may be coincidence.
 
     Source: Welch, "The generalization of Student's problem when several different population variances are
     involved", Biometrika 34 (1947).
@@ -123,11 +131,11 @@ def welch(a: Sequence[float], b: Sequence[float]) -> MeanDifference:
     # Takes a fifth of a second to import, and only seeds need it.
     from scipy.special import stdtr, stdtrit
 
-    difference = fmean(a) - fmean(b)
+    difference = exact_mean(a) - exact_mean(b)
     errors = [sample_std(values) ** 2 / len(values) for values in (a, b)]
     error = math.sqrt(sum(errors))
     if error == 0:
-        return MeanDifference(difference, (difference, difference), float(difference == 0))
+        return MeanDifference(difference, None, None)
     weights = [e**2 / (len(values) - 1) for e, values in zip(errors, (a, b), strict=True)]
     freedom = sum(errors) ** 2 / sum(weights)
     reach = float(stdtrit(freedom, 0.975)) * error

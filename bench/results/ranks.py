@@ -36,11 +36,13 @@ def standings(groups: Sequence[Group]) -> list[Standing]:
 def separated(a: Group, b: Group) -> bool:
     """Return whether the AA of ``a`` and ``b`` differ by more than chance allows.
 
-    Over several seeds each, Welch's t test of the means. Otherwise McNemar's exact test on the images that both
-    measured, for every pair of their records: one lucky seed must not decide.
+    Over several seeds each, Welch's t test of the means, where one of the two varies. Otherwise McNemar's exact test
+    on the images that both measured, for every pair of their records: one lucky seed must not decide.
     """
     if len(a.seeds) > 1 and len(b.seeds) > 1:
-        return welch(_accuracies(a), _accuracies(b)).p_value < LEVEL
+        p_value = welch(_accuracies(a), _accuracies(b)).p_value
+        if p_value is not None:
+            return p_value < LEVEL
     return all(_differ(one, other) for one, other in product(a.seeds, b.seeds))
 
 

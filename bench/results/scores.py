@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from bench.recipe import Settings
-from bench.record import CorruptionEvaluation, Outcome, sample_std, shared
+from bench.record import CorruptionEvaluation, Outcome, exact_mean, sample_std, shared
 from bench.results.groups import Group
 from bench.results.wording import percent
 
@@ -48,7 +48,7 @@ def mean_score(outcomes: Sequence[Outcome | CorruptionEvaluation]) -> Score:
     accuracies = [outcome.accuracy for outcome in outcomes]
     alone = len(outcomes) == 1
     return Score(
-        accuracy=fmean(accuracies),
+        accuracy=exact_mean(accuracies),
         std=None if alone else sample_std(accuracies),
         interval=outcomes[0].interval if alone else None,
         n=outcomes[0].n,
