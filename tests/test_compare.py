@@ -74,6 +74,16 @@ def test_all_other_differences_are_listed(tmp_path: Path) -> None:
     assert [*compare_records(a, c).differences] == [("method", "deacl", "simclr"), ("slf.lr", "0.1", "0.01")]
 
 
+def test_budgets_that_differ_are_never_shown_as_one(tmp_path: Path) -> None:
+    plain = make_record()
+    a, b, none = (
+        measured(tmp_path, plain.model_copy(update={"recipe": {**plain.recipe, "budget": budget}}))
+        for budget in (1.56e12, 1.5601e12, None)
+    )
+    assert compare_records(a, b).differences == (("budget", "1.56e+12", "1.5601e+12"),)
+    assert [found.key for found in compare_records(b, none).differences] == ["budget"]
+
+
 def test_an_older_recipe_differs_in_no_setting_that_had_no_name_yet(tmp_path: Path) -> None:
     old = make_record()
     sections: dict[str, Any] = {

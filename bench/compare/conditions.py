@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import EncoderSettings, EvaluationSettings, FinetuneSettings, flatten, protocol_title
-from bench.results import Measured, budget_text, eps_text, precision_text
+from bench.results import Measured, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -131,7 +131,7 @@ def _settings(one: Measured, section: str, *, own: bool) -> dict[str, Any]:
         **record.model_dump(
             include={"method", "tier", "fidelity", "protocol", "seed", "encoder_seed", "pretrained_on"}
         ),
-        "budget": budget_text(one.recipe.budget),
+        "budget": one.recipe.budget,
         "ra.start_drawn": record.ra.start_drawn,
         "threat.norm": one.threat.norm,
         "threat.eps": one.threat.eps,
@@ -165,4 +165,6 @@ def _earlier_of(method: str) -> dict[str, Any]:
 def _text(key: str, value: Any) -> str:
     if value is None:
         return "all" if key == "evaluate.autoattack_images" else _ABSENT
+    if key == "budget" and isinstance(value, float):
+        return f"{value:.10g}"  # two budgets may differ beyond the three digits of a table
     return eps_text(value) if isinstance(value, float) and key.rpartition(".")[2] in _RADII else str(value)
