@@ -289,6 +289,23 @@ def test_ra_stands_beside_aa_on_the_same_images(tmp_path: Path) -> None:
     )
 
 
+def test_costs_are_multiples_of_deacls_whatever_its_evaluation(tmp_path: Path) -> None:
+    wide: dict[str, Any] = {"eps": 4 / 255, "protocol_sha256": "5" * 64, "overrides": {"evaluate.eps": 4 / 255}}
+    longer = {**wide, "protocol_sha256": "6" * 64, "overrides": {**wide["overrides"], "stage2.epochs": 10}}
+    fill(
+        tmp_path,
+        make_record(**wide, flops=2e6),
+        make_record(**longer, flops=3e6),
+        make_record(**wide, method="other", title="other", flops=5e6),
+    )
+    rows = rows_below(text_of(tmp_path), f"{SLF}, Linf 4/255")
+    assert {row["Method"]: row["FLOPs x DeACL"] for row in rows} == {
+        "DeACL 2022": "1.00",
+        "DeACL 2022 (stage2.epochs=10)": "1.50",
+        "other 2022": "2.50",
+    }
+
+
 def test_time_is_a_multiple_of_deacls_on_the_same_machine_only(tmp_path: Path) -> None:
     costs = {"deacl": ("A", 100), "other": ("A", 250), "elsewhere": ("B | x", 50)}
     for method, (device, seconds) in costs.items():

@@ -133,9 +133,9 @@ def test_uniform_is_what_nothing_asked_for_gives() -> None:
     )
 
 
-def test_one_name_fills_all_three_sections() -> None:
+def test_one_name_fills_the_sections_of_all_protocols_that_train() -> None:
     recipe = recipe_of(preset="robustssl-benchmark")
-    for protocol in DEFAULT_PROTOCOLS:
+    for protocol in (*DEFAULT_PROTOCOLS, "slf-1pct", "slf-10pct"):
         assert getattr(recipe, protocol) == getattr(recipe_of(f"{protocol}.preset=robustssl-benchmark"), protocol), (
             protocol
         )
@@ -154,9 +154,9 @@ def test_what_is_set_wins_over_the_preset_whatever_the_order() -> None:
 
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("tier", ["tiny", "mini"])
-def test_a_tier_touches_batches_and_mini_the_length_of_adversarial_finetuning(tier: str, preset: str) -> None:
+def test_a_tier_touches_batches_and_the_length_of_adversarial_finetuning(tier: str, preset: str) -> None:
     scaled, published = recipe_of(tier=tier, preset=preset), recipe_of(preset=preset)
-    shorter = {"epochs": 5, "decay_epochs": (3, 4)} if tier == "mini" else {}
+    shorter = {"epochs": 5, "decay_epochs": (3, 4)}
     for protocol in DEFAULT_PROTOCOLS:
         expected = getattr(published, protocol).model_dump() | {"batch_size": 64}
         expected |= shorter if protocol != "slf" else {}
@@ -164,10 +164,11 @@ def test_a_tier_touches_batches_and_mini_the_length_of_adversarial_finetuning(ti
     assert recipe_of("aff.batch_size=65", tier=tier, preset=preset).protocol("aff").batch_size == 65
 
 
-def test_mini_shortens_adversarial_finetuning_in_the_proportions_of_the_whole() -> None:
-    whole, mini = recipe_of(tier="paper"), recipe_of(tier="mini")
+@pytest.mark.parametrize("tier", ["tiny", "mini"])
+def test_adversarial_finetuning_is_shortened_in_the_proportions_of_the_whole(tier: str) -> None:
+    whole, short = recipe_of(tier="paper"), recipe_of(tier=tier)
     for name in ("alf", "aff"):
-        before, after = whole.protocol(name), mini.protocol(name)
+        before, after = whole.protocol(name), short.protocol(name)
         assert [epoch / after.epochs for epoch in after.decay_epochs] == [
             epoch / before.epochs for epoch in before.decay_epochs
         ]

@@ -17,9 +17,10 @@ _HEAD = """# Weights of the published encoders
 
 <!-- Written by `bench runs --weights`: edits are overwritten. -->
 
-The encoder files of published records, each in the repository or with its release; SHA-256 is that of the file. Of a
-record without a line here no encoder file was offered. A record holds the digest of the weights themselves, so those
-of another run are refused. This trains the record's protocol on an encoder, and measures the record again:
+The encoder files of published records, which are not in the repository: with its SHA-256 a file that you were given
+can be told to be the one. Of a record without a line here no encoder file was offered. A record holds the digest of
+the weights themselves, so those of another run are refused. This trains the record's protocol on an encoder, and
+measures the record again:
 
 ```bash
 bench verify RECORD --weights FILE --by "Ada Lovelace"

@@ -9,7 +9,7 @@ from bench.results.rows import Row
 
 
 class CostRatio(NamedTuple):
-    """Multiples of the cost of DeACL's own recipe in the same table; None: one of the two is not known."""
+    """Multiples of the cost of DeACL's own recipe, however evaluated, in the same table; None: one is not known."""
 
     time: float | None
     """Of wall-clock; None also where the two did not run on the same machine."""
@@ -18,7 +18,9 @@ class CostRatio(NamedTuple):
 
 def cost_ratios(rows: Sequence[Row]) -> list[CostRatio]:
     """Return the ratio of each of ``rows``, all of one table; a local row is compared with the local DeACL, if any."""
-    own = [row for row in rows if row.method == COST_REFERENCE and not outside(row.overrides, "precision")]
+    reference = [row for row in rows if row.method == COST_REFERENCE]
+    plain = [row for row in reference if not outside(row.overrides, "precision")]
+    own = plain or [row for row in reference if not outside(row.overrides, "precision", "evaluate")]
     return [_ratio(row, [one for one in own if one.local == row.local] or own) for row in rows]
 
 
