@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import EncoderSettings, EvaluationSettings, FinetuneSettings, flatten, protocol_title
-from bench.results import Measured, eps_text, precision_text
+from bench.results import Measured, budget_text, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -75,9 +75,7 @@ def other_differences(a: Measured, b: Measured) -> tuple[Difference, ...]:
         if one_protocol or not key.startswith(f"{section}.") or (key in left and key in right)
     ]
     pairs = ((key, _value(a, left, key), _value(b, right, key)) for key in keys if left.get(key) != right.get(key))
-    return tuple(
-        Difference(key, _text(key, one), _text(key, other)) for key, one, other in pairs if not _equal(one, other)
-    )
+    return tuple(_difference(key, one, other) for key, one, other in pairs if not _equal(one, other))
 
 
 def refuse_empty(compared: Mapping[Measure, object], missing: Mapping[Measure, str]) -> None:
@@ -103,7 +101,7 @@ def _different_knobs(a: Measured, b: Measured, measure: Measure) -> Iterator[Dif
     left, right = _knobs(a, measure), _knobs(b, measure)
     for key in left if right else ():
         if not _equal(left[key], right[key]):
-            yield Difference(key, _text(key, left[key]), _text(key, right[key]))
+            yield _difference(key, left[key], right[key])
 
 
 def _knobs(one: Measured, measure: Measure) -> dict[str, Any]:
@@ -162,9 +160,15 @@ def _earlier_of(method: str) -> dict[str, Any]:
     return {}
 
 
+def _difference(key: str, one: Any, other: Any) -> Difference:
+    """Return the two values as texts, in full where short ones are the same."""
+    shown = _text(key, one), _text(key, other)
+    return Difference(key, *shown) if shown[0] != shown[1] else Difference(key, str(one), str(other))
+
+
 def _text(key: str, value: Any) -> str:
     if value is None:
         return "all" if key == "evaluate.autoattack_images" else _ABSENT
-    if key == "budget" and isinstance(value, float):
-        return f"{value:.10g}"  # two budgets may differ beyond the three digits of a table
+    if key == "budget":
+        return budget_text(value) or _ABSENT
     return eps_text(value) if isinstance(value, float) and key.rpartition(".")[2] in _RADII else str(value)
