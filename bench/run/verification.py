@@ -166,9 +166,9 @@ def _trained(opened: _Opened, record: Record, recipe: Recipe, dataset: Dataset, 
 
 
 def _measured(classifier: Classifier, record: Record, recipe: Recipe, dataset: Dataset, job: Job) -> Evaluation:
-    """Return the accuracies that ``record`` has, but for common corruptions."""
+    """Return SA, RA and AA, where ``record`` has it: nothing else is compared."""
     recipe = recipe.downstream
-    settings = {"corruptions": "none", "autoattack": record.aa is not None}
+    settings = {"corruptions": "none", "attacks": (), "autoattack": record.aa is not None}
     recipe = recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update=settings)})
     return evaluate(classifier, dataset.test, job, recipe=recipe)
 
