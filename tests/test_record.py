@@ -161,6 +161,14 @@ def test_survivors_must_end_at_the_outcome() -> None:
             AutoAttackEvaluation.parse({**good.model_dump(), "survivors": survivors}, "aa")
 
 
+def test_survivors_that_rise_are_refused() -> None:
+    outcome = Outcome.pack([True, False] * 5, test_images=10)
+    good = make_autoattack(outcome, {"apgd-ce": 5, "square": 5})
+    for survivors in ({"apgd-ce": 3, "square": 5}, {"apgd-ce": 11, "square": 5}):
+        with pytest.raises(BenchError, match=r"cannot mend images: \[\d+, 5\] of 10 are standing"):
+            AutoAttackEvaluation.parse({**good.model_dump(), "survivors": survivors}, "aa")
+
+
 def make_corruptions(n: int = 10, **correct: tuple[int, ...]) -> CorruptionEvaluation:
     facts = {"source": "files", "parametrisation": "CIFAR-C", "sha256": "6" * 64}
     return CorruptionEvaluation.parse({**facts, "n": n, "correct": correct}, "corruptions")

@@ -80,8 +80,11 @@ class AutoAttackEvaluation(Settings):
 
     @model_validator(mode="after")
     def _agrees_with_survivors(self) -> Self:
-        if self.survivors and list(self.survivors.values())[-1] != self.outcome.correct:
+        left = list(self.survivors.values())
+        if left and left[-1] != self.outcome.correct:
             raise ValueError("the last attack's survivors disagree with the per-image outcomes")
+        if left != sorted(left, reverse=True) or max(left, default=0) > self.outcome.n:
+            raise ValueError(f"an attack cannot mend images: {left} of {self.outcome.n} are standing after each")
         return self
 
 
