@@ -19,7 +19,7 @@ def export(
         typer.Option(help="Export the classifier of slf, alf, aff, slf-1pct or slf-10pct; default: the encoder alone."),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="A new folder; default: exports/RUN-FORMAT.", show_default=False)
+        Path | None, typer.Option(help="A new folder; default: exports/RUN[-PROTOCOL]-FORMAT.", show_default=False)
     ] = None,
     push_to_hub: Annotated[
         str | None, typer.Option(metavar="OWNER/NAME", help="Upload the folder to this model of the Hugging Face Hub.")
