@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from sabotaged import RUNS, digits, patient, sabotaged, sound, untrained
+from sabotaged import RUNS, digits, images_tested, patient, sabotaged, sound, unmeasured, untrained
 from torch import nn
 from torch.nn import functional as F
 
@@ -96,6 +96,21 @@ def test_a_deep_visit_finds_attacks_that_break_more(name: str, check: str, verdi
     found = asked(replace(patient(sabotaged(name)), deep=True))
     assert found
     assert found.verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("check", "changes"),
+    [
+        ("number of steps", {"attack": "apgd-ce"}),
+        ("restarts", {"attack": "apgd-ce"}),
+        ("restarts", {"pgd_start": "clean"}),
+    ],
+)
+def test_more_of_a_number_that_the_attack_does_not_take_is_not_asked_for(check: str, changes: dict[str, str]) -> None:
+    visited = unmeasured(untrained(), images_tested(in_order=False))
+    evaluation = visited.recipe.evaluate.model_copy(update=changes)
+    (asked,) = (one for one in STRENGTH if one.name == check)
+    assert asked(replace(visited, recipe=visited.recipe.model_copy(update={"evaluate": evaluation}))) is None
 
 
 def test_a_deep_visit_names_the_images_that_autoattack_missed() -> None:

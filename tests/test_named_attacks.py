@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from evaluations import measure
 from torch import Tensor, nn
 from toy_runs import carry_out, changed, toy_data, toy_request
 
@@ -155,7 +156,23 @@ def test_pgd_is_the_default_and_the_same() -> None:
     generators = image_generators(1, [4, 7], 2)
     expected = PGD(20, 0.25, "uniform")(lambda x: x.flatten(1).sum(1), images(), threat=THREAT, generator=generators)
     assert torch.equal(attacked(settings), expected)
-    assert settings.attack_name == "PGD-20"
+    assert NamedAttack("pgd", settings).title == "PGD-20"
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_ra_records_the_numbers_of_its_attack_and_not_idle_ones_of_pgd(name: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"pgd_steps": 3, "pgd_restarts": 1, "eps": 0.04, "batch_size": 22, "autoattack": False}
+    ra = measure(tmp_path, attack=name, **settings).ra
+    from_recipe = name.startswith("pgd") or name == "embedding"
+    numbers = (3, 0.01, "uniform") if from_recipe else (100, None, None)
+    assert (ra.attack, ra.steps, ra.step_size, ra.start) == (name, *numbers)
+
+
+def test_an_attack_without_a_number_of_steps_has_none_in_its_title(known: Callable[[Any], EvaluationSettings]) -> None:
+    made = NamedAttack("strange", known(OnTheModel()))
+    assert (made.title, made.steps, made.from_recipe) == ("strange", None, {})
+    made = NamedAttack("strange", known(OneStep))
+    assert (made.title, made.gradients) == ("strange-3", 3), "it was made from the recipe's"
 
 
 def test_an_attack_that_is_not_there_is_said_before_anything_is_trained(tmp_path: Path) -> None:

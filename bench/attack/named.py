@@ -16,7 +16,7 @@ from bench.attack.ascent import PGD
 from bench.attack.ball import ball_around, refuse_outside
 from bench.attack.minimal import MinimumNorm
 from bench.attack.supervised import Embedding, Supervised
-from bench.recipe import EvaluationSettings, Norm, Threat
+from bench.recipe import EvaluationSettings, Norm, Threat, attack_name
 from bench.record import Drawn
 from bench.registry import Registry
 
@@ -91,8 +91,12 @@ class NamedAttack:
     def __init__(self, name: str, settings: EvaluationSettings, *, stream: str = "pgd") -> None:
         self.name, self._stream = name, stream
         made = ATTACKS.get(name)
+        self.from_recipe: dict[str, Any] = {}
+        """The recipe's steps, step size in units of eps, and start, where the attack is made from them; else empty."""
         if not _takes(made, "labels"):
-            made = made(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
+            steps, step_size, start = settings.pgd_steps, settings.pgd_step_size, settings.pgd_start
+            self.from_recipe = {"steps": steps, "step_size": step_size, "start": start}
+            made = made(steps, step_size, start)
         self.attack: Any = made if _takes(made, "labels") else Supervised(made)
         self._watched = _takes(self.attack, "on_gradient")
         self.start_drawn: Drawn = "per image" if getattr(self.attack, "per_image", False) else "per batch"
@@ -106,8 +110,19 @@ class NamedAttack:
 
     @property
     def settings(self) -> dict[str, int | float | str]:
-        """The numbers and words among the fields of the attack, where it is a dataclass."""
-        return _plain(self.attack)
+        """The recipe's numbers, where it is made from them; and those and the words in its fields, as a dataclass."""
+        return {**self.from_recipe, **_plain(self.attack)}
+
+    @property
+    def steps(self) -> int | None:
+        """The number of steps among its settings; None where there is none."""
+        steps = self.settings.get("steps")
+        return steps if type(steps) is int and steps > 0 else None
+
+    @property
+    def title(self) -> str:
+        """The attack and its steps, as papers write it: PGD-20."""
+        return attack_name(self.name, self.steps)
 
     @property
     def gradients(self) -> int:
@@ -183,5 +198,5 @@ def _plain(attack: object) -> dict[str, int | float | str]:
         elif is_dataclass(value):
             found |= _plain(value)
         elif callable(value):
-            found[field.name] = value.__name__
+            found[field.name] = getattr(value, "__name__", type(value).__name__)
     return found

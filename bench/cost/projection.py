@@ -179,10 +179,11 @@ class AttackSeconds(NamedTuple):
     def evaluation(self, recipe: Recipe) -> Iterator[PhaseEstimate]:
         """Yield the estimates for the evaluation of a classifier under ``recipe``."""
         settings, count = recipe.evaluate, recipe.dataset.test_images
-        passes = settings.pgd_steps * settings.pgd_restarts
+        attack = NamedAttack(settings.attack, settings)
+        passes = attack.gradients * settings.pgd_restarts
         work = f"{plural(count, 'test image')}, {plural(settings.pgd_restarts, 'restart')}"
         seconds = count * (passes * self.gradient + 2 * self.forward)
-        yield PhaseEstimate(f"RA, {settings.attack_name}", work, seconds)
+        yield PhaseEstimate(f"RA, {attack.title}", work, seconds)
         if settings.autoattack:
             attacked = len(autoattack_images(recipe))
             survivor = _AA_GRADIENTS * self.gradient + _AA_FORWARDS * self.forward

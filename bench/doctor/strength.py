@@ -53,7 +53,9 @@ def _smaller_radius(patient: Patient) -> Finding:
     remedy="Raise evaluate.pgd_steps until RA stays the same (bench sweep-steps), or lower evaluate.pgd_step_size.",
     deep=True,
 )
-def _steps(patient: Patient) -> Finding:
+def _steps(patient: Patient) -> Finding | None:
+    if not _numbers(patient):
+        return None  # the attack has its own
     steps = patient.recipe.evaluate.pgd_steps
     counts = (max(1, steps // 4), _TIMES * steps)
     x_adv = [_again(patient, pgd_steps=count) for count in counts]
@@ -67,7 +69,9 @@ def _steps(patient: Patient) -> Finding:
     remedy="Raise evaluate.pgd_restarts until RA stays the same.",
     deep=True,
 )
-def _restarts(patient: Patient) -> Finding:
+def _restarts(patient: Patient) -> Finding | None:
+    if _numbers(patient).get("start", "clean") == "clean":
+        return None  # no start is random, or the attack has its own
     x_adv = [_again(patient, restart=restart) for restart in range(1, 1 + _STARTS)]
     return _beside(patient, f"the same attack from {_STARTS} more starts", *x_adv)
 
@@ -180,6 +184,11 @@ def _beside(patient: Patient, attack: str, *x_adv: Tensor, tolerance: float = TO
     return Finding(verdict_on(count, n, tolerance=tolerance, usual=tolerance, standing=standing), found, numbers)
 
 
+def _numbers(patient: Patient) -> dict[str, Any]:
+    """Return the recipe's steps, step size and start, where RA's attack is made from them."""
+    return NamedAttack(patient.recipe.evaluate.attack, patient.recipe.evaluate).from_recipe
+
+
 def _again(patient: Patient, *, threat: Threat | None = None, restart: int = 0, **settings: Any) -> Tensor:
     """Return the sample after RA's attack with other settings."""
     evaluate = patient.recipe.evaluate.model_copy(update=settings)
@@ -195,7 +204,7 @@ def _again(patient: Patient, *, threat: Threat | None = None, restart: int = 0, 
 
 
 def _climbed(patient: Patient, objective: Objective) -> Tensor:
-    """Return the sample after PGD on another objective, with RA's steps."""
+    """Return the sample after PGD on another objective, with the recipe's steps."""
     settings = patient.recipe.evaluate
     attack = PGD(settings.pgd_steps, settings.pgd_step_size, settings.pgd_start)
     return attack(objective, patient.sample.images, threat=patient.threat, generator=patient.generator("start"))

@@ -36,7 +36,7 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
     settings, job = work.settings, work.job
     attack = NamedAttack(settings.attack, settings)
     _begin_again_if_drawn_otherwise(work, attack.start_drawn)
-    job.monitor.begin(f"RA, {settings.attack_name}", work.count, done=len(work.state.robust))
+    job.monitor.begin(f"RA, {attack.title}", work.count, done=len(work.state.robust))
     work.begin("ra")
     for batch in work.batches(len(work.state.robust), partial(_attacked, work, attack)):
         counted = work.state.no_gradient
@@ -46,13 +46,14 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
         )
         job.monitor.advance(len(batch.robust))
     job.monitor.end()
+    step_size = attack.from_recipe.get("step_size")
     return PGDEvaluation(
         outcome=Outcome.pack(work.state.robust, test_images=work.count),
         attack=settings.attack,
         eps=work.threat.eps,
-        steps=settings.pgd_steps,
-        step_size=settings.pgd_step_size * work.threat.eps,
-        start=settings.pgd_start,
+        steps=attack.steps,
+        step_size=None if step_size is None else step_size * work.threat.eps,
+        start=attack.from_recipe.get("start"),
         start_drawn=work.state.start_drawn,
         restarts=settings.pgd_restarts,
         precision=settings.attack_precision,

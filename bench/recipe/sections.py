@@ -20,9 +20,10 @@ STEMMED = ("resnet18", "resnet34", "resnet50")
 """The networks that have the option ``stem``."""
 
 
-def attack_name(attack: str, steps: int) -> str:
-    """Return an attack and its steps as papers write them: PGD-20."""
-    return f"{'PGD' if attack == 'pgd' else attack}-{steps}"
+def attack_name(attack: str, steps: int | None) -> str:
+    """Return an attack and its steps, where it has a number of them, as papers write them: PGD-20."""
+    name = "PGD" if attack == "pgd" else attack
+    return name if steps is None else f"{name}-{steps}"
 
 
 class AttackSettings(Settings):
@@ -90,7 +91,8 @@ class EvaluationSettings(Settings):
     """Radius to evaluate at, in the threat model's norm; None: its radius."""
     batch_size: int = Field(default=256, ge=1)
     attack: str = "pgd"
-    """The attack of RA, by name: ``pgd``, with the settings below, or another (docs/attack_suite.md)."""
+    """The attack of RA, by name: ``pgd``, or another (docs/attack_suite.md). The steps, step size and start below are
+    those of attacks that are made from them; others have their own."""
     pgd_steps: int = Field(default=20, ge=1)
     pgd_step_size: float = Field(default=0.25, gt=0)
     """In units of eps: 0.25 is 2/255 at eps 8/255."""
@@ -112,11 +114,6 @@ class EvaluationSettings(Settings):
     corruption_names: tuple[str, ...] = CORRUPTIONS
     corruption_files: str | None = None
     """SHA-256 of the corrupted images in the files; filled in when they are read."""
-
-    @property
-    def attack_name(self) -> str:
-        """The attack and its steps, as papers write it: PGD-20."""
-        return attack_name(self.attack, self.pgd_steps)
 
     @field_validator("attack", "attacks")
     @classmethod

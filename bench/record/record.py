@@ -45,13 +45,15 @@ class LabelledSubset(Settings):
 
 
 class PGDEvaluation(Settings):
-    """RA: accuracy under PGD, and its settings in pixel units."""
+    """RA: accuracy under PGD or another attack, and that attack's settings in pixel units."""
 
     outcome: Outcome
     eps: Radius
-    steps: int = Field(ge=1, le=10**9)
-    step_size: Amount
-    start: Name
+    steps: int | None = Field(ge=1, le=10**9)
+    """None: the attack names no number of steps."""
+    step_size: Amount | None
+    """None, as ``start``: the attack is not made from the recipe's numbers of PGD, and has its own."""
+    start: Name | None
     start_drawn: Drawn = "per batch"
     """The default is that of records older than this field."""
     restarts: Count
