@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bench import protocol, rng
 from bench.cli._options import Protocols
+from bench.errors import BenchError
 from bench.job import Job
 from bench.protocol import FewLabelStage, SLFStage
 from bench.protocol.few_labels import balanced_subset
@@ -74,6 +75,13 @@ def test_its_settings_are_those_of_slf(name: str) -> None:
     section = SECTIONS[name].parse({"preset": "deacl-2024"}, name)
     slf = SLFSettings(preset="deacl-2024")
     assert section.model_dump(exclude={"fraction"}) == slf.model_dump()
+
+
+@pytest.mark.parametrize("name", ["slf-1pct", "slf-10pct"])
+def test_no_labels_are_left_to_select_an_epoch_by(name: str) -> None:
+    with pytest.raises(BenchError, match=r"selection: must be 'last': .* none are left to select an epoch by"):
+        SECTIONS[name].parse({"selection": "best"}, name)
+    assert SECTIONS[name].parse({"selection": "last"}, name) == SECTIONS[name].parse({}, name)
 
 
 def test_with_all_labels_it_is_slf() -> None:

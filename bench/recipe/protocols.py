@@ -185,6 +185,13 @@ class FewLabelSettings(SLFSettings):
     selection: Literal["last"] = "last"
     """No labels are left to select an epoch by."""
 
+    @field_validator("selection", mode="before")
+    @classmethod
+    def _has_no_labels_to_select_by(cls, value: object) -> object:
+        if value == "best":
+            raise ValueError("must be 'last': there are few labels, and none are left to select an epoch by")
+        return value
+
     def labelled(self, images: int, classes: int) -> int:
         """Return how many images of each of ``classes`` classes are labelled, of ``images`` in all."""
         return max(1, round(self.fraction * images / classes))
