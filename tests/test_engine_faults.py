@@ -1,5 +1,7 @@
 """The engine refuses whatever it cannot trust: damaged and foreign states, losses that are not finite."""
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -152,10 +154,13 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, what: str) 
     assert all(tensor.isfinite().all() for tensor in load_tensors(path).tensors.values())
 
 
-def test_a_disk_that_cannot_be_written_leaves_the_previous_state(tmp_path: Path) -> None:
+def test_a_full_disk_leaves_the_previous_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*paths: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
     stop_at(ToyStage(make_plan()), tmp_path, 5)
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file where the folder should be")
-    with pytest.raises(BenchError, match=r"cannot write .*--runs-dir"):
-        run(ToyStage(make_plan()), blocked)
-    assert load_tensors(state_file(tmp_path)).metadata["step"] == 1
+    before = state_file(tmp_path).read_bytes()
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(BenchError, match=r"cannot write .*No space left.*--runs-dir"):
+        run(ToyStage(make_plan()), tmp_path)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -181,7 +181,6 @@ def test_an_attack_that_is_not_there_is_said_before_anything_is_trained(tmp_path
         prepare(changed(request, evaluate__attack="pdg"))
 
 
-@pytest.mark.usefixtures("shallow")
 def test_a_record_says_which_attack_ra_is_under(known: Callable[[Any], EvaluationSettings], tmp_path: Path) -> None:
     known(OneStep)
     request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
