@@ -10,14 +10,14 @@ from evaluations import CPU, FACTS
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import ATTACKS, PGD
+from bench.attack import ATTACKS, PGD, distance
 from bench.data import Split
 from bench.doctor import CHECKS, Check, Patient, advice, examine
 from bench.doctor.agreement import agreement
 from bench.errors import BenchError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.nn import Classifier, Encoder, Normalise
-from bench.recipe import MethodConfig, build_recipe, load_tier
+from bench.recipe import MethodConfig, Norm, build_recipe, load_tier
 from bench.record import Inventory, Outcome, Verdict
 from bench.zoo import digest
 
@@ -261,6 +261,18 @@ def test_an_attack_that_leaves_the_ball_fails(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(ATTACKS, "get", lambda name: Rude)
     assert verdict("inside the ball", patient()) == "fail"
+
+
+@pytest.mark.parametrize(("check", "share"), [("finite difference", 1 / 50), ("gradient stability", 1 / 10)])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_the_gradient_is_asked_within_a_share_of_eps_in_its_norm(norm: Norm, check: str, share: float) -> None:
+    found, seen = patient(), []
+    threat = found.recipe.threat.model_copy(update={"norm": norm})
+    found = replace(found, recipe=found.recipe.model_copy(update={"threat": threat}))
+    found.attacked.register_forward_pre_hook(lambda _, x: seen.append(x[0].detach()))
+    assert verdict(check, found) in ("sound", "note")
+    farthest = max(float(distance(x, found.sample.images, norm).max()) for x in seen) / found.threat.eps
+    assert 0.5 * share < farthest < 1.001 * share
 
 
 def test_checks_that_do_not_apply_say_nothing() -> None:

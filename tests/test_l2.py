@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from cifar_recipes import recipe_of
 from short_autoattack import shorten
+from toy_runs import carry_out, changed, toy_data, toy_request
 from typer.testing import CliRunner
 
 from bench.cli import app
@@ -44,6 +45,14 @@ SMALL: dict[str, Any] = {
     **{"threat.norm": "l2", "stage1.epochs": 1, "slf.epochs": 1, "encoder.width": 1},
     **{"evaluate.pgd_steps": 2, "evaluate.autoattack_images": 4},
 }
+
+
+@pytest.mark.usefixtures("doctor")
+def test_the_doctor_examines_a_run_under_l2(tmp_path: Path) -> None:
+    request = changed(toy_request(toy_data(tmp_path / "toy.npz"), tmp_path), threat__norm="l2")
+    ((record, _),) = carry_out(request, tmp_path / "results")
+    found = {each.check: each.verdict for each in record.doctor or ()}
+    assert [found[name] for name in ("inside the ball", "finite difference", "gradient stability")] == ["sound"] * 3
 
 
 def test_one_run_under_l2_from_images_to_the_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

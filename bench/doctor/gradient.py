@@ -15,15 +15,15 @@ from bench.doctor.patient import Patient
 from bench.record import verdict_on
 
 _SLOPE_STEPS = (1 / 50, 1 / 500)
-"""Of eps. On ResNets the slope over the first is 0.93 to 1.03 of the gradient's, on each image; over steps of eps/10 it
-was down to 0.78 where training was not adversarial, since the gradient changes on the way. A gradient that is right for
-the second alone is that of this function, which has jumps: the vote of a kNN, where a neighbour changes."""
+"""Of eps, in its norm. On ResNets the slope over the first is 0.93 to 1.03 of the gradient's, on each image; over steps
+of eps/10 it was down to 0.78 where training was not adversarial, since the gradient changes on the way. A gradient that
+is right for the second alone is that of this function, with jumps: the vote of a kNN, where a neighbour changes."""
 
 _SLOPES = (0.5, 2.0)
 """A slope outside differs from its gradient by more than a factor of 2."""
 
 _NEARBY = 1 / 10
-"""Of eps: the largest random move of a pixel, less than half a step of the attack."""
+"""Of eps, in its norm: the most that a random move may be, less than half a step of the attack."""
 
 _COSINE = 0.5
 """After that move, the gradients of sound classifiers had cosines of 0.93 or more, on each image."""
@@ -66,7 +66,7 @@ def _zero_gradient(patient: Patient) -> Finding:
 )
 def _finite_difference(patient: Patient) -> Finding | None:
     images, labels = patient.sample.images, patient.sample.labels
-    steps = [share * patient.threat.eps for share in _SLOPE_STEPS]
+    steps = [share * _pixel_radius(patient) for share in _SLOPE_STEPS]
     wide, narrow = (slope_ratios(patient.attacked, images, labels, step) for step in steps)
     known = ~(wide.isnan() | narrow.isnan())
     n = int(known.sum())
@@ -97,7 +97,7 @@ def _finite_difference(patient: Patient) -> Finding | None:
 )
 def _stability(patient: Patient) -> Finding | None:
     images, labels = patient.sample.images, patient.sample.labels
-    step = _NEARBY * patient.threat.eps
+    step = _NEARBY * _pixel_radius(patient)
     cosines = nearby_cosines(patient.attacked, images, labels, step, patient.generator("nearby"))
     known = cosines[~cosines.isnan()]
     if not len(known):
@@ -126,6 +126,12 @@ def _inner_optimisation(patient: Patient) -> Finding:
         return Finding("sound", "a pass that was asked for no gradients computes none", numbers)
     found = f"a pass that was asked for no gradients runs {watch.with_gradients} operations with gradients turned on"
     return Finding("doubt", found, numbers)
+
+
+def _pixel_radius(patient: Patient) -> float:
+    """Return how far all pixels of an image may move together within the threat model."""
+    pixels = patient.sample.images[0].numel()
+    return patient.threat.eps if patient.threat.norm == "linf" else min(1.0, patient.threat.eps / pixels**0.5)
 
 
 class _Watch(TorchFunctionMode):
