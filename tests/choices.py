@@ -7,10 +7,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
+from bench.attack import ATTACKS
 from bench.nn import ENCODERS
 from bench.recipe import PRESETS, TrainPlan
 
 NAMED: dict[str, list[Any]] = {
+    "attack": list(ATTACKS),
     "arch": [name for name in ENCODERS if not name.startswith(("wide", "wrn"))],
     "preset": list(PRESETS),
     "pseudo_labels": ["kmeans", "none"],

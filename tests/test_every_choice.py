@@ -69,6 +69,9 @@ IMPOSSIBLE = {
 COMMON = {*TrainPlan.model_fields, "order", "interpolation"}
 """Settings of the engine and of the views, which every stage has: the quick tests try them on SimCLR and SLF."""
 
+LONG = ("apgd-ce", "apgd-dlr", "apgd-t", "targeted-screen", "min-norm")
+"""Attacks of other packages, of 100 steps."""
+
 Case = tuple[str, dict[str, Any]]
 
 
@@ -95,7 +98,8 @@ def marked() -> Iterator[Any]:
         method, (key, *_) = case[0], case[1]
         first_seen = method == "simclr" and not key.startswith(("alf.", "aff."))
         repeated = key.split(".")[-1] in COMMON and not first_seen
-        yield pytest.param(case, id=named(case), marks=pytest.mark.slow if repeated else ())
+        long = case[1].get("evaluate.attack") in LONG
+        yield pytest.param(case, id=named(case), marks=pytest.mark.slow if repeated or long else ())
 
 
 def smallest(method: str, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -141,3 +145,24 @@ def test_every_choice_gives_a_record_or_says_why_not(case: Case, folder: Path) -
     ((record, path),) = carry_out(request, folder / "results")
     assert load_record(path) == record
     assert (record.protocol, record.sa.n, record.ra.outcome.n) == (protocol, 16, 16)
+    assert record.ra.attack == chosen.get("evaluate.attack", "pgd")
+
+
+@pytest.mark.usefixtures("shallow")
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=pytest.mark.slow if name == "ap-dpe" else ()) for name in METHODS]
+)
+def test_native_fidelity_gives_a_record_of_the_methods_own_encoder(method: str, folder: Path) -> None:
+    protocol = METHODS.get(method).info.protocols[0]
+    request = toy_request(
+        f"npz:{folder / 'toy.npz'}",
+        folder,
+        method=method,
+        fidelity="native",
+        protocols=(protocol,),
+        overrides=smallest(method, {}),
+    )
+    ((record, _),) = carry_out(request, folder / "results")
+    encoder = record.recipe["encoder"]
+    assert record.fidelity == "native"
+    assert encoder == {**encoder, **METHODS.get(method).native_encoder}

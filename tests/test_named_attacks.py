@@ -1,6 +1,8 @@
 """An attack that a package adds is asked for by name, recorded, and refused where it breaks its bounds."""
 
+import shutil
 from collections.abc import Callable
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,28 @@ def test_ra_records_the_numbers_of_its_attack_and_not_idle_ones_of_pgd(name: str
     from_recipe = name.startswith("pgd") or name == "embedding"
     numbers = (3, 0.01, "uniform") if from_recipe else (100, None, None)
     assert (ra.attack, ra.steps, ra.step_size, ra.start) == (name, *numbers)
+
+
+def test_a_run_under_every_attack_of_the_bench_records_what_each_left(
+    finished_toy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = list(ATTACKS)
+    for name in names:
+        found = ATTACKS.get(name)
+        if is_dataclass(found) and not isinstance(found, type):  # of a package: 100 steps by default
+            monkeypatch.setitem(ATTACKS._entries, name, replace(found, steps=2))
+    shutil.copytree(finished_toy, tmp_path, dirs_exist_ok=True)
+    request = toy_request(f"npz:{tmp_path / 'toy.npz'}", tmp_path)
+    ((record, _),) = carry_out(changed(request, evaluate__attacks=names), tmp_path / "results")
+    assert record.attacks
+    listed = record.attacks.attacks
+    assert [one.attack for one in listed] == names
+    left = [record.sa.correct, *(one.outcome.correct for one in listed)]
+    assert left == sorted(left, reverse=True)
+    assert left[0] > left[-1]
+    assert [one.settings["steps"] for one in listed] == [
+        NamedAttack(name, EvaluationSettings(pgd_steps=2)).steps for name in names
+    ]
 
 
 def test_an_attack_without_a_number_of_steps_has_none_in_its_title(known: Callable[[Any], EvaluationSettings]) -> None:
