@@ -1,6 +1,7 @@
 """Corrupted images on disk: the published form, what is refused, and sets that are made once and kept."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from bench.data import Dataset, Split
-from bench.data.corruptions import CorruptedImages, corrupt, generated_images, open_files, ungenerated
+from bench.data.corruptions import CorruptedImages, corrupt, generated, generated_images, open_files, ungenerated
 from bench.errors import BenchError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.recipe import CORRUPTIONS, SEVERITIES
@@ -144,16 +145,19 @@ def test_all_faults_are_listed_together(published: Path) -> None:
 # Made here
 
 
-def test_generated_images_have_the_published_form_and_own_draws(tmp_path: Path) -> None:
+def test_generated_images_have_the_published_form_and_each_chunk_its_own_draws(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generated, "_CHUNK", 5)
     data = dataset()
     made = generate(tmp_path)
     again = open_files(made.folder, data, NAMES)
     assert again.digests == made.digests
-    for name in NAMES:
-        for severity in SEVERITIES:
-            draws = generator(0, "corruption", data.sha256, name, severity, 0)
-            expected = corrupt(data.test.images, name, severity, generator=draws)
-            assert torch.equal(made.batch(name, severity, slice(0, N)), expected)
+    for name, severity, first in product(NAMES, SEVERITIES, (0, 5, 10)):
+        chunk = slice(first, min(first + 5, N))
+        draws = generator(0, "corruption", data.sha256, name, severity, first)
+        expected = corrupt(data.test.images[chunk], name, severity, generator=draws)
+        assert torch.equal(made.batch(name, severity, chunk), expected)
     assert made.package is not None
     assert "CIFAR-C" in made.parametrisation
 
