@@ -3,7 +3,8 @@
 import colorsys
 import io
 import math
-from itertools import pairwise
+from collections.abc import Callable
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -196,11 +197,15 @@ def test_snow_on_black_looks_the_same_upside_down(severity: int) -> None:
     assert (snow.float().std((1, 2, 3)) > 0).all()
 
 
-@pytest.mark.parametrize(("severity", "weight"), list(zip(SEVERITIES, (0.2, 0.3, 0.4, 0.4, 0.45), strict=True)))
-def test_frost_on_black_is_the_ice_alone(severity: int, weight: float) -> None:
-    frost = make(blank(0, 400), "frost", severity).float()
+@pytest.mark.parametrize(
+    ("severity", "kept", "weight"),
+    list(zip(SEVERITIES, (1, 1, 0.9, 0.85, 0.75), (0.2, 0.3, 0.4, 0.4, 0.45), strict=True)),
+)
+def test_frost_adds_ice_to_the_weighted_image(severity: int, kept: float, weight: float) -> None:
+    ice = make(blank(0, 400), "frost", severity).float()
     mean = (np.mean([78, 201, 201, 138, 112]), np.mean([149, 205, 205, 153, 123]), np.mean([166, 214, 214, 166, 135]))
-    assert frost.mean((0, 2, 3)).numpy() == pytest.approx(weight * np.array(mean), rel=0.05)
+    assert ice.mean((0, 2, 3)).numpy() == pytest.approx(weight * np.array(mean), rel=0.05)
+    assert (make(blank(0.4, 400), "frost", severity) - ice - kept * 102).abs().max() <= 1
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.4, 1.3])
@@ -275,11 +280,96 @@ def test_the_affine_part_moves_three_points() -> None:
     assert torch.allclose(seen, points.expand_as(seen), atol=1e-3)
 
 
-def test_jpeg_and_pixelate_are_pillows() -> None:
+@pytest.mark.parametrize(
+    ("severity", "quality", "side"), list(zip(SEVERITIES, (80, 65, 58, 50, 40), (30, 28, 27, 24, 20), strict=True))
+)
+def test_jpeg_and_pixelate_are_pillows(severity: int, quality: int, side: int) -> None:
     images = photos(3, 32, 32)
-    for image, jpeg, coarse in zip(images, make(images, "jpeg_compression"), make(images, "pixelate", 5), strict=True):
+    made = (make(images, name, severity) for name in ("jpeg_compression", "pixelate"))
+    for image, jpeg, coarse in zip(images, *made, strict=True):
         picture, file = Image.fromarray(image.permute(1, 2, 0).numpy()), io.BytesIO()
-        picture.save(file, "JPEG", quality=58)
+        picture.save(file, "JPEG", quality=quality)
         assert np.array_equal(np.asarray(Image.open(file)), jpeg.permute(1, 2, 0).numpy())
-        small = picture.resize((20, 20), Image.Resampling.BOX)
+        small = picture.resize((side, side), Image.Resampling.BOX)
         assert np.array_equal(np.asarray(small.resize((32, 32), Image.Resampling.BOX)), coarse.permute(1, 2, 0).numpy())
+
+
+# Constants of the published code, 32 x 32, where no closed form shows them
+
+
+def defocus_blur(x: Tensor, draws: torch.Generator, radius: float, alias_blur: float) -> Tensor:
+    return convolve(x, disk(radius, alias_blur))
+
+
+def glass_blur(x: Tensor, draws: torch.Generator, sigma: float, rounds: int) -> Tensor:
+    blurred = [0, 0, sigma, sigma]
+    pixels = np.floor(ndimage.gaussian_filter(x.numpy(), blurred, mode="nearest") * 255) / 255
+    for _ in range(rounds):
+        shifts = torch.randint(-1, 1, (2, len(x), 32, 32), generator=draws).numpy()
+        for i, h, w in product(range(len(x)), range(31, 1, -1), range(31, 1, -1)):
+            pixels[i, :, h, w] = pixels[i, :, h + shifts[0, i, h, w], w + shifts[1, i, h, w]]
+    return torch.from_numpy(ndimage.gaussian_filter(pixels, blurred, mode="nearest"))
+
+
+def moved(x: Tensor, draws: torch.Generator, radius: float, sigma: float) -> Tensor:
+    return motion_blur(x, uniform((len(x),), -45, 45, draws), radius=radius, sigma=sigma)
+
+
+def zoom_blur(x: Tensor, draws: torch.Generator, largest: float) -> Tensor:
+    return torch.stack([x, *(clipped_zoom(x, factor) for factor in np.arange(1, largest, 0.01))]).mean(0)
+
+
+def snow(x: Tensor, draws: torch.Generator, *constants: float) -> Tensor:
+    mean, std, zoom, threshold, radius, sigma, colour = constants
+    flakes = clipped_zoom(mean + std * torch.randn((len(x), 1, 32, 32), generator=draws), zoom)
+    flakes = (flakes * (flakes >= threshold)).clamp(0, 1)
+    layer = motion_blur(flakes, uniform((len(x),), -135, -45, draws), radius=radius, sigma=sigma)
+    pale = torch.einsum("bchw,c->bhw", x, torch.tensor([0.299, 0.587, 0.114]))[:, None] * 1.5 + 0.5
+    return colour * x + (1 - colour) * torch.maximum(x, pale) + layer + layer.flip(2, 3)
+
+
+def fog(x: Tensor, draws: torch.Generator, strength: float, decay: float) -> Tensor:
+    brightest = x.flatten(1).max(1).values[:, None, None, None]
+    return (x + strength * _plasma(len(x), 32, decay, draws)[:, None]) * brightest / (brightest + strength)
+
+
+def elastic_transform(x: Tensor, draws: torch.Generator, alpha: float, sigma: float, jitter: float) -> Tensor:
+    affine = _affine(x, jitter, draws).numpy()
+    shifts = uniform((len(x), 2, 32, 32), -1, 1, draws).numpy()
+    shifts = alpha * ndimage.gaussian_filter(shifts, [0, 0, sigma, sigma], mode="reflect", truncate=3)
+    places = np.indices((32, 32)) + shifts[:, ::-1]
+    pairs = ((channel, at) for image, at in zip(affine, places, strict=True) for channel in image)
+    made = [ndimage.map_coordinates(channel, at, order=1, mode="reflect") for channel, at in pairs]
+    return torch.from_numpy(np.array(made)).view_as(x)
+
+
+PUBLISHED: dict[str, tuple[Callable[..., Tensor], list[tuple[float, ...]]]] = {
+    "defocus_blur": (defocus_blur, [(0.3, 0.4), (0.4, 0.5), (0.5, 0.6), (1, 0.2), (1.5, 0.1)]),
+    "glass_blur": (glass_blur, [(0.05, 1), (0.25, 1), (0.4, 1), (0.25, 2), (0.4, 2)]),
+    "motion_blur": (moved, [(6, 1), (6, 1.5), (6, 2), (8, 2), (9, 2.5)]),
+    "zoom_blur": (zoom_blur, [(1.06,), (1.11,), (1.16,), (1.21,), (1.26,)]),
+    "snow": (
+        snow,
+        [
+            (0.1, 0.2, 1, 0.6, 8, 3, 0.95),
+            (0.1, 0.2, 1, 0.5, 10, 4, 0.9),
+            (0.15, 0.3, 1.75, 0.55, 10, 4, 0.9),
+            (0.25, 0.3, 2.25, 0.6, 12, 6, 0.85),
+            (0.3, 0.3, 1.25, 0.65, 14, 12, 0.8),
+        ],
+    ),
+    "fog": (fog, [(0.2, 3), (0.5, 3), (0.75, 2.5), (1, 2), (1.5, 1.75)]),
+    "elastic_transform": (
+        elastic_transform,
+        [(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, 0.96, 0.96)],
+    ),
+}
+
+
+@pytest.mark.parametrize("severity", SEVERITIES)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_slow_copy_with_the_published_constants_gives_the_same_pixels(name: str, severity: int) -> None:
+    images = photos(3, 32, 32)
+    slow, constants = PUBLISHED[name]
+    expected = slow(images / 255, rng.generator(0, name), *constants[severity - 1]).clamp(0, 1) * 255
+    assert (make(images, name, severity) + 0.5 - expected).abs().max() < 0.6  # truncated
