@@ -1,47 +1,49 @@
 """The doctor on the zoo: the named check finds each sabotage, and nothing is found on what is sound."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
-from sabotaged import RUNS, digits, images_tested, patient, sabotaged, sound, unmeasured, untrained
+from sabotaged import RUNS, digits, images_tested, in_front, patient, sabotaged, sound, unmeasured, untrained
 from torch import nn
 from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import auto_attack
 from bench.data import unit_pixels
-from bench.doctor import Patient, examine
+from bench.doctor import CHECKS, Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
 from bench.doctor.strength import STRENGTH
 from bench.errors import BenchError
-from bench.nn import Classifier
+from bench.nn import Classifier, frozen_copy
 from bench.protocol.knn import SoftVote
 from bench.recipe import KNNSettings
 from bench.record import AutoAttackEvaluation, Outcome, Verdict, verdict_on
 from bench.record.shares import at_least
 
-FOUND_BY: dict[str, tuple[str, Verdict]] = {
-    "quantised input": ("zero gradient", "fail"),
-    "random noise layer": ("finite difference", "fail"),
-    "random resizing": ("gradient stability", "fail"),
-    "detached gradient": ("zero gradient", "fail"),
-    "straight-through estimator missing": ("zero gradient", "fail"),
-    "fine ripples": ("gradient stability", "fail"),
-    "k-winners": ("finite difference", "doubt"),
-    "normalised pixels fed as [0, 1]": ("normalisation", "fail"),
-    "softmax output": ("logits", "fail"),
-    "train-mode batch-norm": ("eval mode", "fail"),
-    "reads the batch's mean": ("batch independence", "fail"),
-    "an encoder that SLF changed": ("encoder unchanged", "fail"),
-    "logits x 1e-4": ("scale of logits", "doubt"),
-    "logits x 1e4": ("scale of logits", "doubt"),
-    "test-time optimiser": ("inner optimisation", "doubt"),
-    "dropout left on": ("finite difference", "fail"),
-    "non-deterministic top-k": ("finite difference", "doubt"),
-    "label-leaking file order": ("attack repeated", "doubt"),
-    "AA on another subset than RA": ("RA and AA", "doubt"),
-    "RA by cross-entropy, logits x 1e4": ("attack repeated", "doubt"),
+FOUND_BY: dict[str, dict[str, Verdict]] = {
+    "quantised input": {"zero gradient": "fail", "loss growth": "doubt", "unbounded attack": "doubt"},
+    "random noise layer": {"finite difference": "fail"},
+    "random resizing": {"gradient stability": "fail"},
+    "detached gradient": {"zero gradient": "fail"},
+    "straight-through estimator missing": {"zero gradient": "fail"},
+    "fine ripples": {"gradient stability": "fail"},
+    "k-winners": {"finite difference": "doubt"},
+    "normalised pixels fed as [0, 1]": {"normalisation": "fail"},
+    "softmax output": {"logits": "fail"},
+    "train-mode batch-norm": {"eval mode": "fail"},
+    "reads the batch's mean": {"batch independence": "fail"},
+    "an encoder that SLF changed": {"encoder unchanged": "fail"},
+    "logits x 1e-4": {"scale of logits": "doubt"},
+    "logits x 1e4": {"scale of logits": "doubt"},
+    "test-time optimiser": {"inner optimisation": "doubt"},
+    "dropout left on": {"finite difference": "fail"},
+    "non-deterministic top-k": {"finite difference": "doubt"},
+    "label-leaking file order": {"attack repeated": "doubt"},
+    "AA on another subset than RA": {"RA and AA": "doubt"},
+    "RA by cross-entropy, logits x 1e4": {"attack repeated": "doubt"},
 }
 
 
@@ -55,8 +57,8 @@ def test_every_sabotage_has_its_check() -> None:
 
 @pytest.mark.parametrize("name", FOUND_BY)
 def test_the_named_check_finds_the_sabotage(name: str) -> None:
-    check, verdict = FOUND_BY[name]
-    assert verdicts(RUNS[name]())[check] == verdict
+    found = verdicts(RUNS[name]())
+    assert {check: found[check] for check in FOUND_BY[name]} == FOUND_BY[name]
 
 
 @pytest.mark.parametrize("robust", [True, False])
@@ -81,21 +83,55 @@ def test_jumps_of_the_vote_of_the_nearest_are_noted_and_not_doubted() -> None:
     assert verdict_on(int(found.numbers["jumps"] + found.numbers["wrong"]), int(found.numbers["images"])) == "doubt"
 
 
+def waving() -> Patient:
+    """Return one whose pixels go through waves as long as eps: half of it is a way out, and all of it is none."""
+    waves = in_front(lambda x: x + 0.2 * (2 * torch.pi / digits().eps * x).sin())
+    return patient(waves(frozen_copy(sound())).eval())
+
+
+def autoattacked(**survivors: int) -> Patient:
+    """Return one that breaks everywhere, with an AutoAttack that left so many images; all, where none are given."""
+    visited = replace(patient(sound(False)), deep=True)
+    positions = visited.sample.positions
+    robust = [place < [len(positions), *survivors.values()][-1] for place in range(len(positions))]
+    claimed = Outcome.pack(robust, images=positions, test_images=len(visited.test))
+    numbers = {"version": "standard", "package": "pyautoattack", "package_version": "0", "targets": 9}
+    eps = visited.threat.eps
+    aa = AutoAttackEvaluation(outcome=claimed, eps=eps, survivors=survivors, warnings=[], **numbers)
+    return replace(visited, aa=aa)
+
+
+ATTACKED: list[tuple[str | Callable[[], Patient], str, Verdict]] = [
+    ("logits x 1e-4", "margin loss", "doubt"),
+    ("logits x 1e4", "margin loss", "note"),
+    ("quantised input", "random search", "doubt"),
+    ("dropout left on", "restarts", "doubt"),
+    ("random resizing", "number of steps", "doubt"),
+    ("detached gradient", "transfer", "doubt"),
+    (waving, "smaller radius", "doubt"),
+    (partial(autoattacked, apgd=60, square=20), "black-box attack", "doubt"),
+    (autoattacked, "missed by AutoAttack", "fail"),
+]
+"""Sabotages, or other patients, that a check of the attack finds in a deep visit."""
+
+
 @pytest.mark.parametrize(
-    ("name", "check", "verdict"),
-    [
-        ("logits x 1e-4", "margin loss", "doubt"),
-        ("logits x 1e4", "margin loss", "note"),
-        ("quantised input", "random search", "doubt"),
-        ("dropout left on", "restarts", "doubt"),
-    ],
+    ("broken", "check", "verdict"),
+    [pytest.param(*case, marks=pytest.mark.slow if case[1] == "transfer" else ()) for case in ATTACKED],
 )
-def test_a_deep_visit_finds_attacks_that_break_more(name: str, check: str, verdict: Verdict) -> None:
-    torch.manual_seed(0)  # the dropout draws from it
-    (asked,) = (one for one in STRENGTH if one.name == check)
-    found = asked(replace(patient(sabotaged(name)), deep=True))
+def test_a_deep_visit_finds_attacks_that_break_more(
+    broken: str | Callable[[], Patient], check: str, verdict: Verdict
+) -> None:
+    torch.manual_seed(0)  # dropout and resizing draw from it
+    (asked,) = (one for one in CHECKS["attack"] if one.name == check)
+    found = asked(replace(patient(sabotaged(broken)) if isinstance(broken, str) else broken(), deep=True))
     assert found
     assert found.verdict == verdict
+
+
+def test_every_check_of_gradient_and_attack_has_a_patient_that_it_finds() -> None:
+    found = {check for checks in FOUND_BY.values() for check in checks} | {check for _, check, _ in ATTACKED}
+    assert {check.name for check in (*CHECKS["gradient"], *CHECKS["attack"])} <= found
 
 
 @pytest.mark.parametrize(
@@ -115,19 +151,14 @@ def test_more_of_a_number_that_the_attack_does_not_take_is_not_asked_for(check: 
 
 def test_a_deep_visit_names_the_images_that_autoattack_missed() -> None:
     """AutoAttack is made to say that every image is robust; on a model that breaks everywhere, it missed all."""
-    visited = replace(patient(sound(False)), deep=True)
+    visited = autoattacked()
     positions = visited.sample.positions
-    claimed = Outcome.pack([True] * len(positions), images=positions, test_images=len(visited.test))
-    numbers = {"version": "standard", "package": "pyautoattack", "package_version": "0", "targets": 9}
-    eps = visited.threat.eps
-    aa = AutoAttackEvaluation(outcome=claimed, eps=eps, survivors={}, warnings=[], **numbers)
     (asked,) = (one for one in STRENGTH if one.name == "missed by AutoAttack")
-    found = asked(replace(visited, aa=aa))
+    found = asked(visited)
     assert found
-    assert found.verdict == "fail"
     assert found.numbers["broken"] == found.numbers["left by AutoAttack"] == len(positions)
     assert f"(test images {positions[0]}, {positions[1]}, " in found.found
-    assert asked(visited if visited.aa is None else replace(visited, aa=None)) is None
+    assert asked(replace(visited, aa=None)) is None
 
 
 @pytest.mark.slow
