@@ -122,6 +122,7 @@ def test_examples_are_the_first_of_each_verdict_and_amplified_to_full_range(made
 
 def test_the_counts_are_those_of_the_record(made: Made, report: Path) -> None:
     text = (report / "report.md").read_text()
+    assert "under PGD" not in text, "RA's attack may be another; its row names it"
     row = next(line for line in text.splitlines() if line.startswith("| **RA**"))
     right, broken, wrong = map(int, re.findall(r"\| (\d+) ", row)[-3:])
     robust = made.record.ra.outcome.correct

@@ -1,4 +1,4 @@
-"""SA, accuracy on clean images, and RA, accuracy under PGD."""
+"""SA, accuracy on clean images, and RA, accuracy under PGD or another attack."""
 
 from functools import partial
 from typing import NamedTuple

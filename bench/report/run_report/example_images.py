@@ -15,7 +15,7 @@ from bench.run import Finished
 
 
 class Example(NamedTuple):
-    """One test image under PGD; pictures are uint8 [C, H, W]."""
+    """One test image under the attack of RA; pictures are uint8 [C, H, W]."""
 
     position: int
     """In the test split."""
@@ -33,7 +33,7 @@ class Example(NamedTuple):
 
 
 def examples(finished: Finished, dataset: Dataset, device: torch.device, *, of_each: int) -> list[Example]:
-    """Return the first ``of_each`` test images of each verdict under PGD, attacked again.
+    """Return the first ``of_each`` test images of each verdict under the attack of RA, attacked again.
 
     The attack is the first of the record's restarts. The outcome of an image may differ from a record whose starts were
     drawn per batch, or that has further restarts.
