@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 from choices import choices
+from pydantic_core import to_jsonable_python
 from toy_runs import carry_out, toy_data, toy_request
 
 from bench.errors import BenchError
@@ -25,6 +26,7 @@ from bench.recipe import (
     SLFSettings,
     Threat,
     TrainPlan,
+    flatten,
 )
 from bench.record import load_record
 
@@ -129,7 +131,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("case", list(marked()))
-def test_every_choice_gives_a_record_or_says_why_not(case: Case, folder: Path) -> None:
+def test_every_choice_is_in_its_record_or_refused_with_the_reason(case: Case, folder: Path) -> None:
     method, chosen = case
     section = next(iter(chosen)).split(".")[0]
     protocol = section if section in DEFAULT_PROTOCOLS else METHODS.get(method).info.protocols[0]
@@ -146,6 +148,9 @@ def test_every_choice_gives_a_record_or_says_why_not(case: Case, folder: Path) -
     assert load_record(path) == record
     assert (record.protocol, record.sa.n, record.ra.outcome.n) == (protocol, 16, 16)
     assert record.ra.attack == chosen.get("evaluate.attack", "pgd")
+    recorded = dict(flatten({**record.recipe["config"], **record.recipe}))
+    recorded["precision"] = recorded[f"{protocol}.precision"]  # the recipe's own is None where it is the tier's
+    assert {key: recorded.get(key) for key in chosen} == to_jsonable_python(chosen)
 
 
 @pytest.mark.usefixtures("shallow")
