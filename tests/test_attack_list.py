@@ -1,5 +1,6 @@
 """The list of attacks: each tries what stands, keeps its own outcome, resumes after any batch, and cannot cheat."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from board_records import make_record
 from evaluations import Recorder, measure
 from evaluations import short_attacks as short_attacks
 from torch import Tensor
+from typer.testing import CliRunner
 
 from bench.attack import ATTACKS, MinimumNorm
 from bench.attack.apgd import TargetedAPGD
+from bench.cli import app
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Evaluation
 from bench.leaderboard import render_tables
@@ -202,8 +205,9 @@ def test_the_curve_is_drawn_for_all_that_compare(tmp_path: Path) -> None:
     for seed in (0, 1):
         save_record(tmp_path / "results", listed_record(seed=seed))
     save_record(tmp_path / "results", make_record(seed=3, method="simclr", title="SimCLR"))
-    drawn = draw_minimal(tmp_path / "results", tmp_path)
-    assert [path.name for path in drawn.files] == [
+    words = ["--results-dir", str(tmp_path / "results"), "--output", str(tmp_path), "--protocol", "slf", "--json"]
+    drawn = CliRunner().invoke(app, ["plot", "minimal", *words])
+    assert [Path(path).name for path in json.loads(drawn.stdout)] == [
         "minimal-cifar10-mini-uniform-slf-linf.png",
         "minimal-cifar10-mini-uniform-slf-linf.svg",
     ]

@@ -1,5 +1,6 @@
 """Corrections: a record that no longer counts is not shown, stays as it is, and is listed with its reason."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -88,14 +89,16 @@ def test_a_correction_of_a_changed_record_fails_the_check(tmp_path: Path) -> Non
 def test_the_command_corrects_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    results, (deacl, _) = results_of(tmp_path)
+    results, (deacl, simclr) = results_of(tmp_path)
     words = ["bench", "correct", deacl.stem, "--reason", "authors", "--note", "asked", "--results-dir", str(results)]
-    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(sys, "argv", [*words, "--superseded-by", simclr.stem])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     said = capsys.readouterr().out
-    assert str(next(correction_files(results))) in said
+    (path,) = correction_files(results)
+    assert str(path) in said
+    assert json.loads(path.read_text())["superseded_by"] == f"cifar10/{simclr.name}"
     assert said.endswith(f"Type: bench leaderboard --write --results-dir {results}\n")
 
 

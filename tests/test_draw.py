@@ -230,14 +230,17 @@ def test_curves_say_how_many_there_are_and_which_one_is_drawn(tmp_path: Path) ->
     [
         ("eps", "no sweep of eps on letters in .*. Type bench sweep-eps"),
         ("steps", "no sweep of steps on letters in .*. Type bench sweep-steps"),
+        ("minimal", "no record with the attack min-norm on letters in .*. Type bench run deacl .* --attacks min-norm"),
         ("cost", "no record of a pre-training on letters in .*. Type bench run deacl --dataset digits"),
         ("curves", "no record of training on letters in .*. Type bench run deacl --dataset digits"),
+        ("tsne", "no run on letters in .* has a finished slf. Type bench run deacl --dataset digits"),
     ],
 )
 def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure: str, message: str) -> None:
     results = fill(tmp_path / "results")
     output = tmp_path / "out"
-    arguments = ["plot", figure, "--results-dir", str(results), "--output", str(output), "--dataset", "letters"]
+    source = ["--runs-dir", str(tmp_path)] if figure == "tsne" else ["--results-dir", str(results)]
+    arguments = ["plot", figure, *source, "--output", str(output), "--dataset", "letters"]
     done = CliRunner().invoke(app, arguments)
     with pytest.raises(BenchError, match=message):
         raise done.exception or AssertionError(done.output)
