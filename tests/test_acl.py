@@ -10,12 +10,12 @@ from typing import Any, Literal
 import pytest
 import torch
 from torch import Tensor, nn
+from toy_stage import StopAfter
 
 from bench import rng
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.method import Method, MethodContext
-from bench.monitor import Monitor
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
 from bench.train import train
 from bench.zoo import digest
@@ -370,20 +370,12 @@ def test_the_result_is_one_branch_on_its_own(branch: str, tmp_path: Path) -> Non
     assert not torch.allclose(features, other.encoder.eval()(unit_images(4)))
 
 
-class Impatient(Monitor):
-    """Asks for a stop after the first step."""
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self.stop_requested = True
-
-
 def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, broken, continued = (stage_of() for _ in range(3))
     run = partial(train, images=pixels(13))
     run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
-    impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, StopAfter(1)))
     run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert digest(broken.state_dict()) != digest(whole.state_dict())

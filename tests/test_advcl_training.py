@@ -9,12 +9,12 @@ import pytest
 import torch
 from advcl_stages import batches_seen, built, context, labelled_stage, recipe_of, views_of
 from torch import Tensor
+from toy_stage import StopAfter
 
 from bench import rng
 from bench.data import ImagesOnDevice
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
-from bench.monitor import Monitor
 from bench.nn import build_encoder
 from bench.train import train
 from bench.zoo import load_tensors
@@ -92,18 +92,6 @@ def test_a_last_batch_of_one_image_is_refused_before_training() -> None:
 
 
 # Training
-
-
-class StopAfter(Monitor):
-    """Asks for a stop once so many batches have been counted."""
-
-    def __init__(self, batches: int) -> None:
-        super().__init__()
-        self._left = batches
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self._left -= 1
-        self.stop_requested = self._left <= 0
 
 
 def run(folder: Path, *, stop_advcl_after: int = 10**6) -> AdvCL:

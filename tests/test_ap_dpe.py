@@ -23,12 +23,12 @@ from ap_dpe_toys import (
 )
 from attacked_images import replace_pgd
 from torch import Tensor, nn
+from toy_stage import StopAfter
 
 from bench import rng
 from bench.attack import PGD, attacking
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
-from bench.monitor import Monitor
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Threat, load_tier
 from bench.train import train
@@ -306,13 +306,6 @@ def test_what_cannot_work_is_refused_before_it_starts(settings: dict[str, Any], 
 # Training
 
 
-class Impatient(Monitor):
-    """Asks for a stop after the first step."""
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self.stop_requested = True
-
-
 @pytest.mark.usefixtures("shallow")
 def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     """Permutations, attacks, masks and dropout included; the global state is neither read nor moved."""
@@ -324,9 +317,8 @@ def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(torch.get_rng_state(), before)
     assert progress.cost.images == COUNT  # the last, smaller batch too
     torch.manual_seed(5)
-    impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, StopAfter(1)))
     # What was drawn once, the permutations, comes from the file and not from the constructor.
     cast(Jigsaw, continued.tasks["jigsaw"]).permutations.zero_()
     run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from toy_stage import StopAfter
 
 from bench import rng
 from bench.errors import InterruptedRunError
 from bench.job import Job
 from bench.method import Method, MethodContext
-from bench.monitor import Monitor
 from bench.nn import mlp
 from bench.optim import build_optimizer
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
@@ -333,20 +333,12 @@ def test_training_changes_the_encoder_and_the_result_is_it(tmp_path: Path) -> No
     torch.testing.assert_close(result.prepared()(unit_images(4)), features, rtol=1e-5, atol=1e-6)
 
 
-class Impatient(Monitor):
-    """Asks for a stop after the first step."""
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self.stop_requested = True
-
-
 def test_a_stopped_training_continues_bit_for_bit(tmp_path: Path) -> None:
     whole, broken, continued = (stage_of() for _ in range(3))
     run = partial(train, images=pixels(14))
     run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
-    impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, StopAfter(1)))
     run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert digest(broken.state_dict()) != digest(whole.state_dict())

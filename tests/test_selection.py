@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toy_stage import StopAfter
 
 from bench import rng
 from bench.data import ImagesOnDevice, ImageSource
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
-from bench.monitor import Monitor
 from bench.nn import Classifier, build_encoder
 from bench.protocol import AFFStage, ALFStage, FinetuneStage, SLFStage, selection
 from bench.protocol.selection import BestEpoch, held_out
@@ -48,21 +48,8 @@ def make_stage(section: str = "slf", **changes: Any) -> FinetuneStage[Any]:
     return AFFStage(AFFSettings.parse({"steps": 1, **values}, "aff"), *common)
 
 
-class StopAfter(Monitor):
-    """Asks for a stop once it has seen a number of steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._left = steps
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self._left -= 1
-        self.stop_requested = self._left <= 0
-
-
 def run(stage: FinetuneStage[Any], folder: Path, *, stop_after: int = 10**9) -> Progress:
-    reporter = StopAfter(stop_after)
-    return train(stage, IMAGES, Job(folder, "mine", 0, CPU, reporter))
+    return train(stage, IMAGES, Job(folder, "mine", 0, CPU, StopAfter(stop_after)))
 
 
 class Watched:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from ssl_stages import CPU, NAMES, WITH_MOMENTUM, counters, outputs, pixels, recipe_of, slow_barlow, stage_of, views_of
+from toy_stage import StopAfter
 
 from bench import rng
 from bench.errors import InterruptedRunError
 from bench.job import Job
 from bench.method import METHODS, MethodContext
-from bench.monitor import Monitor
 from bench.train import train
 from bench.zoo import digest
 from methods.barlow_twins import BarlowTwinsStage
@@ -85,18 +85,6 @@ def test_vicreg_adds_the_two_views_variances_and_covariances() -> None:
 # Training
 
 
-class Impatient(Monitor):
-    """Asks for a stop after the second step."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps = 0
-
-    def advance(self, amount: int, detail: str = "") -> None:
-        self.steps += 1
-        self.stop_requested = self.steps >= 2
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_training_learns_continues_bit_for_bit_and_exports_what_it_trained(name: str, tmp_path: Path) -> None:
     images, (whole, broken, continued) = pixels(13), (stage_of(name) for _ in range(3))
@@ -106,9 +94,8 @@ def test_training_learns_continues_bit_for_bit_and_exports_what_it_trained(name:
     assert len(progress.history) == 2
     assert all(math.isfinite(value) for epoch in progress.history for value in epoch.values())
     assert digest(whole.encoder.state_dict()) != untrained
-    impatient = Impatient()
     with pytest.raises(InterruptedRunError):
-        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, impatient))
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, StopAfter(2)))
     run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert digest(broken.state_dict()) != digest(whole.state_dict())
