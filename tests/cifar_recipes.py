@@ -3,7 +3,16 @@
 from typing import Any
 
 from bench.method import METHODS
-from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier, parse_overrides
+from bench.recipe import (
+    DatasetFacts,
+    Fidelity,
+    Recipe,
+    Tier,
+    build_recipe,
+    load_tier,
+    parse_overrides,
+    preset_overrides,
+)
 from bench.recipe.overrides import flatten
 
 SHIPPED = ["mini", "tiny", "short", "paper"]
@@ -25,6 +34,7 @@ def recipe_of(
     tier: str | Tier = "paper",
     fidelity: Fidelity = "uniform",
     facts: DatasetFacts | None = None,
+    preset: str | None = None,
 ) -> Recipe:
     cls = METHODS.get(method)
     return build_recipe(
@@ -34,7 +44,7 @@ def recipe_of(
         dataset=facts or make_facts(),
         tier=load_tier(tier) if isinstance(tier, str) else tier,
         fidelity=fidelity,
-        overrides=parse_overrides(sets),
+        overrides={**(preset_overrides(preset) if preset else {}), **parse_overrides(sets)},
     )
 
 

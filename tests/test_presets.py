@@ -7,21 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cifar_recipes import make_facts, recipe_of
 
 from bench.cli import main
 from bench.errors import BenchError
-from bench.method import METHODS
 from bench.recipe import (
     DEFAULT_PROTOCOLS,
     PRESETS,
     AFFSettings,
     ALFSettings,
-    DatasetFacts,
     FinetuneSettings,
-    Recipe,
     SLFSettings,
-    build_recipe,
-    load_tier,
     parse_overrides,
     preset_overrides,
     reevaluated,
@@ -71,22 +67,6 @@ EXPECTED: dict[tuple[str, str], dict[str, Any]] = {
         **{"batch_size": 128, "head_init": "zero", "bn": "single", "lr": 0.1},
     },
 }
-
-
-def recipe_of(*sets: str, tier: str = "paper", mirror: bool = True, preset: str | None = None) -> Recipe:
-    method = METHODS.get("deacl")
-    facts = DatasetFacts(
-        **{"name": "cifar10", "sha256": "a" * 64, "image_shape": (3, 32, 32), "num_classes": 10, "eps": 8 / 255},
-        **{"train_images": 50_000, "test_images": 10_000, "mean": (0.5,) * 3, "std": (0.2,) * 3, "mirror": mirror},
-    )
-    return build_recipe(
-        method="deacl",
-        config_type=method.config_type,
-        native_encoder=method.native_encoder,
-        dataset=facts,
-        tier=load_tier(tier),
-        overrides={**(preset_overrides(preset) if preset else {}), **parse_overrides(sets)},
-    )
 
 
 def knobs(settings: FinetuneSettings) -> dict[str, Any]:
@@ -175,7 +155,7 @@ def test_adversarial_finetuning_is_shortened_in_the_proportions_of_the_whole(tie
 
 
 def test_data_that_must_not_be_mirrored_are_not_flipped_by_a_preset() -> None:
-    recipe = recipe_of(preset="deacl-2024", mirror=False)
+    recipe = recipe_of(preset="deacl-2024", facts=make_facts(mirror=False))
     assert {getattr(recipe, protocol).flip_prob for protocol in DEFAULT_PROTOCOLS} == {0.0}
 
 
@@ -213,7 +193,7 @@ def test_on_a_finished_encoder_it_is_as_if_asked_for_from_the_start(before: list
 
 
 def test_other_data_need_no_tier_to_be_mirrored_but_a_preset_does() -> None:
-    recipe = recipe_of("aff.flip_prob=0.3", mirror=False).model_copy(update={"tier_sha256": "0" * 64})
+    recipe = recipe_of("aff.flip_prob=0.3", facts=make_facts(mirror=False)).model_copy(update={"tier_sha256": "0" * 64})
     other = recipe.dataset.model_copy(update={"mirror": True, "sha256": "b" * 64})
     moved = reevaluated(recipe, overrides={}, finetune=other)
     assert [getattr(moved, name).flip_prob for name in DEFAULT_PROTOCOLS] == [0.5, 0.5, 0.3]
