@@ -2,32 +2,27 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toy_stage import EPOCHS, IMAGES, STEPS, Seen, ToyStage, make_plan, run, state_file, stop_at
+from toy_stage import (
+    EPOCHS,
+    IMAGES,
+    STEPS,
+    Seen,
+    ToyStage,
+    assert_same_file,
+    contents,
+    make_plan,
+    run,
+    state_file,
+    stop_at,
+)
 
 from bench.recipe import TrainPlan
 from bench.train import stage_progress
 from bench.zoo import load_tensors
-
-
-def contents(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """A state file's tensors, and everything else of it but the clock and the memory."""
-    tensors, metadata = load_tensors(path)
-    for measured in ("seconds", "peak_memory_bytes", "images_per_second"):
-        del metadata["cost"][measured]
-    return tensors, metadata
-
-
-def assert_same_file(first: Path, second: Path) -> None:
-    (first_tensors, first_rest), (second_tensors, second_rest) = contents(first), contents(second)
-    assert first_rest == second_rest
-    assert first_tensors.keys() == second_tensors.keys()
-    for name, tensor in first_tensors.items():
-        assert torch.equal(tensor, second_tensors[name]), name
 
 
 @pytest.fixture(scope="module", params=["sgd", "lars", "adamw"])

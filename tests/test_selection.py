@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toy_stage import StopAfter
+from toy_stage import StopAfter, assert_same_file, contents
 
 from bench import rng
 from bench.data import ImagesOnDevice, ImageSource
@@ -20,7 +20,7 @@ from bench.recipe import AFFSettings, ALFSettings, EncoderSettings, SLFSettings,
 from bench.record import Record
 from bench.run import RunRequest, execute, finished_protocols, prepare, project
 from bench.train import Progress, train
-from bench.zoo import digest, load_tensors
+from bench.zoo import digest
 
 CPU = torch.device("cpu")
 CLASSES, COUNT, HELD_OUT = 3, 30, 12
@@ -170,20 +170,6 @@ def test_too_few_images_left_to_train_on_are_refused(tmp_path: Path) -> None:
 # Interruptions
 
 
-def contents(folder: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    tensors, metadata = load_tensors(folder / f"{name}.safetensors")
-    for measured in ("seconds", "peak_memory_bytes", "images_per_second"):
-        del metadata["cost"][measured]
-    return tensors, metadata
-
-
-def assert_same(first: Path, second: Path, name: str) -> None:
-    (tensors, metadata), (others, other_metadata) = contents(first, name), contents(second, name)
-    assert metadata == other_metadata
-    assert tensors.keys() == others.keys()
-    assert all(torch.equal(value, others[key]) for key, value in tensors.items())
-
-
 @pytest.fixture(scope="module", params=["slf", "aff"])
 def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """A protocol and the folder in which it was trained without an interruption."""
@@ -194,7 +180,7 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def test_the_best_so_far_is_part_of_the_state(straight: tuple[str, Path]) -> None:
     section, folder = straight
-    tensors, _ = contents(folder, section)
+    tensors, _ = contents(folder / f"{section}.safetensors")
     assert {"stage.best.epoch", "stage.best.accuracy", "stage.best.classifier.head.weight"} <= tensors.keys()
     assert 1 <= int(tensors["stage.best.epoch"]) <= EPOCHS
 
@@ -208,7 +194,7 @@ def test_stopped_after_any_step_it_ends_bit_for_bit_the_same(
         run(make_stage(section), tmp_path, stop_after=step)
     final = make_stage(section)
     run(final, tmp_path)
-    assert_same(tmp_path, folder, section)
+    assert_same_file(tmp_path / f"{section}.safetensors", folder / f"{section}.safetensors")
     loaded = make_stage(section)
     run(loaded, tmp_path)  # finished: loaded, not trained
     assert loaded.selected_epoch == final.selected_epoch
@@ -233,7 +219,7 @@ def test_killed_while_it_judges_an_epoch_it_ends_the_same(
     with pytest.raises(RuntimeError, match="power failure"):
         run(stage, tmp_path)
     run(make_stage(section), tmp_path)
-    assert_same(tmp_path, folder, section)
+    assert_same_file(tmp_path / f"{section}.safetensors", folder / f"{section}.safetensors")
 
 
 # In a run

@@ -15,6 +15,7 @@ from bench.monitor import Monitor
 from bench.nn import Encoder
 from bench.recipe import TrainPlan
 from bench.train import Progress, train
+from bench.zoo import load_tensors
 
 CPU = torch.device("cpu")
 IMAGES = torch.randint(256, (11, 3, 2, 2), generator=rng.generator(0, "images")).to(torch.uint8)
@@ -122,3 +123,19 @@ def stop_at(stage: Stage, folder: Path, steps: int, **changes: Any) -> None:
 
 def state_file(folder: Path) -> Path:
     return folder / "toy.training.safetensors"
+
+
+def contents(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """A state file's tensors, and everything else of it but the clock and the memory."""
+    tensors, metadata = load_tensors(path)
+    for measured in ("seconds", "peak_memory_bytes", "images_per_second"):
+        del metadata["cost"][measured]
+    return tensors, metadata
+
+
+def assert_same_file(first: Path, second: Path) -> None:
+    (first_tensors, first_rest), (second_tensors, second_rest) = contents(first), contents(second)
+    assert first_rest == second_rest
+    assert first_tensors.keys() == second_tensors.keys()
+    for name, tensor in first_tensors.items():
+        assert torch.equal(tensor, second_tensors[name]), name
