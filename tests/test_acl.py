@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from test_losses import slow_nt_xent
 from torch import Tensor, nn
 from toy_stage import StopAfter
 
@@ -74,22 +75,6 @@ def pixels(count: int, seed: int = 0) -> Tensor:
 
 def unit_images(count: int, seed: int = 0) -> Tensor:
     return pixels(count, seed).float() / 255
-
-
-def slow_nt_xent(z: Tensor) -> Tensor:
-    """The formula of the released code on interleaved pairs (rows 2k and 2k + 1), T = 0.5, without its mask."""
-    total = torch.zeros((), dtype=z.dtype)
-    for i in range(len(z)):
-        c = [torch.dot(z[i], row) / (z[i].norm() * row.norm()).clamp(min=1e-8) for row in z]
-        partner = i + 1 if i % 2 == 0 else i - 1
-        denominator = torch.stack([torch.exp(value / 0.5) for value in c]).sum() - math.exp(1 / 0.5)
-        total = total - torch.log(torch.exp(c[partner] / 0.5) / denominator)
-    return total / len(z)
-
-
-def interleaved(stacked: Tensor) -> Tensor:
-    """[first views; second views] -> pairs in neighbouring rows, as the released code has them."""
-    return torch.stack(stacked.chunk(2), dim=1).flatten(0, 1)
 
 
 def batch_norms(module: nn.Module) -> list[nn.Module]:
@@ -182,15 +167,17 @@ def test_the_loss_is_that_of_the_formula(variant: str) -> None:
     first, second = images.chunk(2)
     target = deepcopy(twin.adversarial).eval()
     if variant == "a2s":
-        attacked = naive_attack(first, noise, lambda x: paired(target(x), deepcopy(twin.clean).eval()(second)))
-        expected = {"mixed": paired(twin.adversarial(attacked), twin.clean(second))}
+        attacked = naive_attack(
+            first, noise, lambda x: slow_nt_xent(target(x), deepcopy(twin.clean).eval()(second), 0.5)
+        )
+        expected = {"mixed": slow_nt_xent(twin.adversarial(attacked), twin.clean(second), 0.5)}
     else:
         expected = {}
         if variant != "s2s":
-            attacked = naive_attack(images, noise, lambda x: slow_nt_xent(interleaved(target(x))))
-            expected["adversarial"] = slow_nt_xent(interleaved(twin.adversarial(attacked)))
+            attacked = naive_attack(images, noise, lambda x: slow_loss(target(x)))
+            expected["adversarial"] = slow_loss(twin.adversarial(attacked))
         if variant != "a2a":
-            expected["clean"] = slow_nt_xent(interleaved(twin.clean(images)))
+            expected["clean"] = slow_loss(twin.clean(images))
     assert loss.scalars.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(loss.scalars[name], value.detach(), rtol=1e-6, atol=1e-9)
@@ -198,8 +185,9 @@ def test_the_loss_is_that_of_the_formula(variant: str) -> None:
     torch.testing.assert_close(loss.total, total, rtol=1e-6, atol=1e-9)
 
 
-def paired(first: Tensor, second: Tensor) -> Tensor:
-    return slow_nt_xent(interleaved(torch.cat([first, second])))
+def slow_loss(views: Tensor) -> Tensor:
+    first, second = views.chunk(2)
+    return slow_nt_xent(first, second, 0.5)
 
 
 def naive_attack(images: Tensor, noise: torch.Generator, loss: Callable[[Tensor], Tensor], steps: int = 2) -> Tensor:
@@ -230,7 +218,7 @@ def test_the_attack_is_the_released_one_on_all_views_together() -> None:
     images = unit_images(10).double()
     target = deepcopy(stage.adversarial).eval()
     attacked = stage._attack_both(images, generator("start"))
-    expected = naive_attack(images, generator("start"), lambda x: slow_nt_xent(interleaved(target(x))), steps=3)
+    expected = naive_attack(images, generator("start"), lambda x: slow_loss(target(x)), steps=3)
     torch.testing.assert_close(attacked, expected, rtol=0, atol=1e-9)
     # The images are attacked together: another image changes the perturbation of this one.
     other = torch.cat([images[:-1], 1 - images[-1:]])
