@@ -19,7 +19,7 @@ from bench.record import save_sweep, wilson_interval
 from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne, tsne
 from bench.report.figures import draw as drawing
 from bench.report.figures.style import mark
-from bench.report.figures.words import band, free_name
+from bench.report.figures.words import band, file_name, free_name
 from bench.results import Score
 from bench.run import execute, prepare, select_finished
 
@@ -245,6 +245,12 @@ def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure:
     with pytest.raises(BenchError, match=message):
         raise done.exception or AssertionError(done.output)
     assert not output.exists()
+
+
+def test_a_files_name_has_no_blank_also_of_an_older_form_of_a_tier() -> None:
+    assert file_name("cost", "digits", None, "tiny 893dbe04", "uniform", "slf", "") == (
+        "cost-digits-tiny-893dbe04-uniform-slf"
+    )
 
 
 def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from board_records import SLF, TEST_IMAGES, fill, headings_below, make_record, rows_below, table_below, text_of
 
+from bench.leaderboard import render_readme_block
 from bench.recipe import load_tier
 from bench.record import PhaseCost
 from bench.results import build_leaderboard
@@ -79,6 +80,12 @@ def test_two_forms_of_one_tier_never_share_a_table(tmp_path: Path) -> None:
         "one": [of("mini")],
         "two": [of("mini"), of("mini aaaaaaaa")],
         "own": [of("own 55555555"), of("own aaaaaaaa")],
+    }
+    shown = {name: render_readme_block(build_leaderboard(tmp_path / name), details_at="L.md") for name in headings}
+    assert {name: re.findall(r"SLF, tier ([^,]+),", block) for name, block in shown.items()} == {
+        "one": ["mini"],
+        "two": ["mini"],
+        "own": ["own 55555555", "own aaaaaaaa"],
     }
 
 

@@ -99,14 +99,17 @@ def render_tables(board: Leaderboard, *, records_at: str) -> str:
 def render_readme_block(board: Leaderboard, *, details_at: str, dataset: str | None = None) -> str:
     """Return the short tables of a README: one a (dataset, tier), standard linear finetuning, and AA under AFF.
 
-    Rows of transfer, of equal compute, of another precision and under another adversary are only in LEADERBOARD.md.
+    Rows of transfer, of equal compute, of another precision, under another adversary, and of an older form of a tier
+    where there are newer ones, are only in LEADERBOARD.md.
 
     Args:
         board: what to show.
         details_at: LEADERBOARD.md as seen from the README.
         dataset: show its tables only; None: all.
     """
-    plain = [row for row in board.rows if not row.table.departures and dataset in (None, row.dataset)]
+    current = {(row.dataset, row.tier) for row in board.rows if not row.tier_form}
+    newest = (row for row in board.rows if not row.tier_form or (row.dataset, row.tier) not in current)
+    plain = [row for row in newest if not row.table.departures and dataset in (None, row.dataset)]
     parts = [GENERATED]
     for key, table in groupby(plain, key=_without_protocol):
         rows = list(table)

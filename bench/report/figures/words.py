@@ -30,8 +30,8 @@ def file_name(
     ``more`` is what else distinguishes the figure; empty texts are left out.
     """
     data = f"{pretrained_on}-to-{dataset}" if pretrained_on else dataset
-    plain = (re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-.") for text in more)
-    return "-".join([kind, data, tier, fidelity, protocol, *filter(None, plain)])[:_LONGEST].rstrip("-.")
+    plain = (re.sub(r"[^A-Za-z0-9._=]+", "-", text).strip("-.") for text in (tier, fidelity, protocol, *more))
+    return "-".join([kind, data, *filter(None, plain)])[:_LONGEST].rstrip("-.")
 
 
 def free_name(name: str, identity: object, taken: Iterable[Path]) -> str:
