@@ -17,10 +17,10 @@ from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
 from bench.record import Diagnosis, NoGradient, Record, Verdict, load_record, save_record
 from bench.report.model_export.card import card
-from bench.report.model_export.write import _preference
 from bench.report.run_report.write import _evaluations
 from bench.report.site import write_site
 from bench.results import build_leaderboard, load_records
+from bench.run import by_preference
 from bench.zoo import Loading, Model
 
 MASKED: dict[str, Any] = {"ra": 150, "aa": 10, "doubts": ("constant features",)}
@@ -147,7 +147,9 @@ def test_a_model_card_says_once_what_several_evaluations_have_in_common() -> Non
     text = card(model, loading, [usual, wide])
     assert text.count("SA under SLF (clean images)") == text.count("| SLF | SA |") == 1
     assert text.count("| SLF | RA |") == 2
-    assert _preference(wide) < _preference(usual) < _preference(usual.model_copy(update={"finished": wide.finished}))
+    newer = usual.model_copy(update={"finished": wide.finished})
+    found = [SimpleNamespace(record=one, recipe=one.read_recipe().downstream) for one in (newer, usual, wide)]
+    assert [each.record for each in by_preference(found)] == [wide, usual, newer]  # type: ignore[arg-type]
 
 
 def test_two_evaluations_of_a_protocol_are_told_apart_in_the_report() -> None:

@@ -4,6 +4,7 @@ from bench.run.encoder import EncoderFile, import_encoder, load_encoder
 from bench.run.execution import execute, shared_stages, train_shared
 from bench.run.finished import (
     Finished,
+    by_preference,
     described_recipe,
     finished_in,
     finished_protocols,
@@ -37,6 +38,7 @@ __all__ = [
     "Verified",
     "Visit",
     "WeightChoices",
+    "by_preference",
     "check_ready",
     "choose_threads",
     "described_recipe",

@@ -1,9 +1,11 @@
 """Earlier runs in a folder: their finished protocols, and the classifiers that were evaluated."""
 
+import math
 import shlex
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -13,7 +15,7 @@ from bench.errors import BenchError, Faults, unknown
 from bench.nn import Classifier, load_tensors_into
 from bench.own_code import as_typed
 from bench.protocol import build_protocol, released_classifier
-from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, override_text
+from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, override_text, section
 from bench.record import IMPORTED, Record, load_record
 from bench.robustbench import find_released
 from bench.run.data import load_target
@@ -177,15 +179,24 @@ def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finishe
 
 
 def _one_a_classifier(found: Iterable[Finished]) -> list[Finished]:
-    """Return, of those that differ only in their evaluation, the one closest to the tier's, and of such the newest."""
-    by_classifier = {}
-    for each in sorted(found, key=lambda each: (-_own_settings(each.record), each.record.finished)):
-        by_classifier[each.folder.path, each.record.classifier_sha256] = each
+    """Return the preferred one of those that share a classifier: they differ only in their evaluation."""
+    by_classifier = {(each.folder.path, each.record.classifier_sha256): each for each in by_preference(found)}
     return sorted(by_classifier.values(), key=lambda each: (each.folder.path.name, each.record.protocol_sha256))
 
 
-def _own_settings(record: Record) -> int:
-    return sum(key.startswith("evaluate.") for key in record.overrides)
+def by_preference(found: Iterable[Finished]) -> list[Finished]:
+    """Return evaluations so that the one to show, where only one can be, is the last.
+
+    That is one under the data's default adversary, with no settings of its own, and of such the newest.
+    """
+    return sorted(found, key=_preference)
+
+
+def _preference(finished: Finished) -> tuple[bool, bool, datetime]:
+    record, threat = finished.record, finished.recipe.threat
+    usual = threat.norm == "linf" and math.isclose(record.ra.eps, finished.recipe.dataset.radius("linf"))
+    own = any(section(key) in ("evaluate", "threat") for key in record.overrides)
+    return usual, not own, record.finished
 
 
 def described_recipe(folder: Path) -> Recipe:

@@ -1,7 +1,6 @@
 """Writes an export: the weights of a run in a format, and the model card, as one folder that appears when complete."""
 
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,10 +10,18 @@ from bench.errors import BenchError, unknown
 from bench.folders import new_folder
 from bench.method import METHODS
 from bench.recipe import ALL_PROTOCOLS, RELEASED, SECTIONS, FinetuneSettings
-from bench.record import Record
 from bench.report.model_export.card import card
-from bench.results import Measured, attack_text, radius_text
-from bench.run import Finished, described_recipe, finished_in, load_encoder, run_folder, to_finish, unfinished
+from bench.results import radius_text
+from bench.run import (
+    Finished,
+    by_preference,
+    described_recipe,
+    finished_in,
+    load_encoder,
+    run_folder,
+    to_finish,
+    unfinished,
+)
 from bench.zoo import FORMATS, Model
 
 
@@ -56,7 +63,7 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
             "export the encoder."
         )
     path = run_folder(runs_dir, run)
-    every = sorted(finished_in(path), key=lambda each: _preference(each.record))
+    every = by_preference(finished_in(path))
     finished = _chosen(every, protocol)
     if protocol is not None and not finished:
         raise unfinished(path, protocol)
@@ -70,12 +77,6 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
     others = sum(each.protocol in finished for each in every) - len(finished)
     radii = tuple(radius_text(each.recipe.threat.norm, each.record.ra.eps) for each in finished.values())
     return Exported(files, tuple(finished), radii, others)
-
-
-def _preference(record: Record) -> tuple[bool, bool, datetime]:
-    """Return what orders the evaluations of a protocol: the data's default adversary, no own settings, then time."""
-    own = any(key.partition(".")[0] in ("evaluate", "threat") for key in record.overrides)
-    return not attack_text(Measured(Path(), record, record.read_recipe())), not own, record.finished
 
 
 def _chosen(every: Sequence[Finished], protocol: str | None) -> dict[str, Finished]:
