@@ -203,7 +203,7 @@ def test_a_finished_ablation_does_nothing_anew(base: RunRequest, tmp_path: Path)
     assert (listener.phases, listener.notes) == ([], [])
 
 
-@pytest.mark.parametrize("stop_at", [2, 8, 15])
+@pytest.mark.parametrize("stop_at", [8, *(pytest.param(stop_at, marks=pytest.mark.slow) for stop_at in (2, 15))])
 def test_an_ablation_stopped_anywhere_continues_to_the_same_end(
     base: RunRequest, tmp_path: Path, whole: list[CellResult], stop_at: int
 ) -> None:

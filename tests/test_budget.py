@@ -101,7 +101,7 @@ def test_like_deacl_leaves_deacl_as_it_is(bench: Bench) -> None:
     assert equal.protocol_folder("slf") != plain.protocol_folder("slf"), "but its record stands in another table"
 
 
-@pytest.mark.parametrize("method", ["acl", "simclr", "advcl"])
+@pytest.mark.parametrize("method", ["acl", "simclr", pytest.param("advcl", marks=pytest.mark.slow)])
 def test_a_budget_is_met_within_an_epoch(bench: Bench, method: str) -> None:
     plain = bench.run(method)
     run = bench.run(method, "like:deacl")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from toy_runs import toy_data
 
 from bench.cli import main
 from bench.errors import BenchError, InterruptedRunError
@@ -48,15 +49,9 @@ class Listener(Monitor):
 
 @pytest.fixture
 def request_(tmp_path: Path) -> RunRequest:
-    rng = np.random.default_rng(0)
-    arrays: dict[str, Any] = {
-        **{f"x_{split}": rng.integers(0, 256, (N, 8, 8, 3), dtype=np.uint8) for split in ("train", "test")},
-        **{f"y_{split}": np.arange(N) % 2 for split in ("train", "test")},
-    }
-    np.savez(tmp_path / "toy.npz", allow_pickle=False, **arrays)
     return RunRequest(
         "simclr",
-        f"npz:{tmp_path / 'toy.npz'}",
+        toy_data(tmp_path / "toy.npz", images=(N, N), contrast=0),
         protocols=("slf",),
         overrides=SMALL,
         runs_dir=tmp_path / "runs",

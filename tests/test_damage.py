@@ -37,7 +37,7 @@ def damage(path: Path, how: str) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("how", ["flipped", "cut", "emptied"])
+@pytest.mark.parametrize("how", ["flipped", "cut", pytest.param("emptied", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     ("stop_at", "file", "again"),
     [

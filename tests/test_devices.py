@@ -61,6 +61,7 @@ def test_a_mix_is_refused() -> None:
         torch.ones(2)
 
 
+@pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS.get(name).config_type().plans()])
 def test_every_stage_keeps_to_one_device(name: str) -> None:
     plans = METHODS.get(name).config_type().plans()

@@ -68,8 +68,9 @@ IMPOSSIBLE = {
 }
 """Choices that cannot be, by a pattern of the case, and what is said then."""
 
-COMMON = {*TrainPlan.model_fields, "order", "interpolation"}
-"""Settings of the engine and of the views, which every stage has: the quick tests try them on SimCLR and SLF."""
+COMMON = {**dict.fromkeys([*TrainPlan.model_fields, "order", "interpolation", "crop"], "simclr"), "start": "rocl"}
+"""Settings of the engine, the views and the attacks, which many stages have, and the method that the quick tests try
+them on; on SLF, too, if it has them."""
 
 LONG = ("apgd-ce", "apgd-dlr", "apgd-t", "targeted-screen", "min-norm")
 """Attacks of other packages, of 100 steps."""
@@ -98,8 +99,8 @@ def marked() -> Iterator[Any]:
     """Yield the cases as parameters, marked as slow where they repeat on another stage what was tried."""
     for case in cases():
         method, (key, *_) = case[0], case[1]
-        first_seen = method == "simclr" and not key.startswith(("alf.", "aff."))
-        repeated = key.split(".")[-1] in COMMON and not first_seen
+        tried_on = COMMON.get(key.split(".")[-1])
+        repeated = tried_on is not None and (method != tried_on or key.startswith(("alf.", "aff.")))
         long = case[1].get("evaluate.attack") in LONG
         yield pytest.param(case, id=named(case), marks=pytest.mark.slow if repeated or long else ())
 

@@ -54,11 +54,9 @@ class Interruption(NamedTuple):
 
 
 INTERRUPTIONS = [
-    Interruption(signal.SIGINT, "ssl"),
     Interruption(signal.SIGKILL, "ssl"),
-    Interruption(signal.SIGTERM, "pseudo_at"),
-    Interruption(signal.SIGKILL, "pseudo_at"),
-    Interruption(signal.SIGKILL, "slf"),
+    Interruption(signal.SIGINT, "pseudo_at"),
+    Interruption(signal.SIGTERM, "slf"),
     Interruption(signal.SIGKILL, "pgd"),
     Interruption(signal.SIGKILL, "autoattack"),
 ]

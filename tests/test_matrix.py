@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event
 
-import numpy as np
 import pytest
 import torch
 from in_process import say
-from toy_runs import SMALL, facts
+from toy_runs import SMALL, facts, toy_data
 from typer.testing import CliRunner
 
 from bench.cli import app
@@ -31,13 +30,7 @@ SETTINGS = {**{key: value for key, value in SMALL.items() if not key.startswith(
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> str:
     """64 + 8 images, enough for a batch of every stage at tiny."""
-    path, rng = tmp_path_factory.mktemp("data") / "toy.npz", np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 64), ("test", 8)):
-        arrays[f"x_{split}"] = rng.integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
-        arrays[f"y_{split}"] = np.arange(count) % 2
-    np.savez(path, allow_pickle=False, **arrays)
-    return f"npz:{path}"
+    return toy_data(tmp_path_factory.mktemp("data") / "toy.npz", images=(64, 8), contrast=0)
 
 
 def request_of(data: str, folder: Path, **changes: object) -> MatrixRequest:

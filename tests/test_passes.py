@@ -33,12 +33,21 @@ def probes(name: str, **changes: int) -> list[StageProbe]:
 @pytest.mark.usefixtures("shallow")
 @pytest.mark.parametrize("name", timed_methods())
 def test_passes_are_counted(name: str) -> None:
-    counted = [{"fb": passes.both, "f": passes.forward} for passes in (probe.passes() for probe in probes(name))]
+    """Of one step of the attack and of two, which are alike, follow those of as many as the recipe has."""
+    steps = [getattr(plan, "steps", 1) for plan in METHODS.get(name).config_type().plans().values()]
+    one, two = ([probe.passes() for probe in probes(name, steps=count)] for count in (1, min(2, max(steps))))
+    counted = [
+        {
+            "fb": first.both + (count - 1) * (second.both - first.both),
+            "f": first.forward + (count - 1) * (second.forward - first.forward),
+        }
+        for count, first, second in zip(steps, one, two, strict=True)
+    ]
     stated = [
         {"fb": 0.0, "f": 0.0} | {kind: float(number) for number, kind in re.findall(r"([\d.]+) (fb|f)\b", part)}
         for part in METHODS.get(name).info.passes.split(", then ")
     ]
-    assert counted == stated
+    assert counted == [pytest.approx(each) for each in stated]
 
 
 @pytest.mark.usefixtures("shallow")

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cifar_recipes import make_facts, recipe_of
+from toy_runs import toy_data
 
 from bench.cli import main
 from bench.errors import BenchError
@@ -227,11 +227,9 @@ def command(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 def test_the_command_takes_a_preset(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    images, labels = np.arange(128 * 192).reshape(128, 8, 8, 3).astype(np.uint8), np.arange(128) % 2
-    np.savez(tmp_path / "toy.npz", allow_pickle=False, x_train=images, y_train=labels, x_test=images, y_test=labels)
     small = ["encoder.width=1", "aff.batch_size=8", "aff.steps=1", "evaluate.autoattack=false"]
     options = [part for item in small for part in ("--set", item)] + ["--device", "cpu", "--dry-run", "--json"]
-    data = ["--dataset", f"npz:{tmp_path / 'toy.npz'}", "--runs-dir", str(tmp_path / "runs")]
+    data = ["--dataset", toy_data(tmp_path / "toy.npz", images=(128, 16)), "--runs-dir", str(tmp_path / "runs")]
     assert command(monkeypatch, "run", "supervised", *data, "--preset", "robustssl-benchmark", *options) == 0
     recipe = json.loads(capsys.readouterr().out)
     for protocol in DEFAULT_PROTOCOLS:

@@ -63,12 +63,7 @@ def file(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def data(tmp_path: Path) -> str:
     """Four test images of ten classes."""
-    draw = np.random.default_rng(0)
-    images = draw.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8)
-    labels = np.arange(24) % 10
-    path = tmp_path / "toy.npz"
-    np.savez(path, x_train=images[:20], y_train=labels[:20], x_test=images[20:], y_test=labels[20:])
-    return f"npz:{path}"
+    return toy_data(tmp_path / "toy.npz", images=(20, 4), classes=10, side=32, contrast=0)
 
 
 def test_the_stand_ins_are_there_for_the_import_alone(network: nn.Module) -> None:

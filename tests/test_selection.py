@@ -3,10 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from toy_runs import toy_data
 from toy_stage import StopAfter, assert_same_file, contents
 
 from bench import rng
@@ -229,12 +229,7 @@ def test_killed_while_it_judges_an_epoch_it_ends_the_same(
 def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Record], list[str]]:
     """Runs folder, records by protocol, and the announced phases: SLF selects, AFF does not."""
     place = tmp_path_factory.mktemp("run")
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 30), ("test", 16)):
-        labels = np.arange(count) % 2
-        images = np.random.default_rng(0).integers(0, 128, (count, 8, 8, 3)) + 127 * labels[:, None, None, None]
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    np.savez(place / "toy.npz", allow_pickle=False, **arrays)
+    data = toy_data(place / "toy.npz", images=(30, 16))
     overrides: dict[str, Any] = {
         **{"encoder.width": 1, "stage1.epochs": 1, "stage1.batch_size": 8, "stage1.projector": [4, 4]},
         **{"slf.epochs": 3, "slf.batch_size": 8, "slf.selection": "best", "slf.selection_fraction": 0.2},
@@ -243,7 +238,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, R
     }
     request = RunRequest(
         "simclr",
-        f"npz:{place / 'toy.npz'}",
+        data,
         protocols=("slf", "aff"),
         overrides=overrides,
         runs_dir=place,

@@ -7,11 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from in_process import Said, say
 from slurm_cluster import missing, slurm_cluster
-from toy_runs import facts
+from toy_runs import facts, toy_data
 
 from bench.grid import GridFolder, grid_status
 from bench.record import Record, load_record
@@ -46,18 +45,12 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    path, rng = tmp_path / "toy.npz", np.random.default_rng(0)
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 192), ("test", 8)):
-        arrays[f"x_{split}"] = rng.integers(0, 255, (count, 8, 8, 3)).astype(np.uint8)
-        arrays[f"y_{split}"] = np.arange(count) % 2
-    np.savez(path, allow_pickle=False, **arrays)
-    return path
+def data(tmp_path: Path) -> str:
+    return toy_data(tmp_path / "toy.npz", images=(192, 8), contrast=0)
 
 
-def grid(data: Path, name: str, *more: str, **changes: object) -> list[str]:
-    words = ["matrix", "--methods", METHODS, "--datasets", f"npz:{data}", "--protocols", "slf"]
+def grid(data: str, name: str, *more: str, **changes: object) -> list[str]:
+    words = ["matrix", "--methods", METHODS, "--datasets", data, "--protocols", "slf"]
     words += ["--device", "cpu", "--tier", "tiny"]
     words += ["--grid", name, "--runs-dir", f"{name}/runs", "--results-dir", f"{name}/results"]
     return [*words, *settings(**changes), *more]
@@ -92,9 +85,9 @@ def records(folder: Path) -> dict[str, Record]:
 
 @pytest.mark.usefixtures("doctor")
 def test_a_grid_interrupted_in_every_way_ends_as_on_this_machine(
-    bench: Bench, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    words = ["--dataset", f"npz:{data}", "--protocols", "slf", "--device", "cpu", "--tier", "tiny"]
+    words = ["--dataset", data, "--protocols", "slf", "--device", "cpu", "--tier", "tiny"]
     words += ["--runs-dir", "local/runs", "--results-dir", "local/results", *settings()]
     for method in METHODS.split(","):
         done = bench("run", method, *words)
@@ -146,7 +139,7 @@ def test_a_grid_interrupted_in_every_way_ends_as_on_this_machine(
     assert "0 jobs submitted" in bench(*grid(data, "slurm", "--on", "slurm")).stdout
 
 
-def test_failures_are_tried_again_and_what_needs_them_is_named(bench: Bench, data: Path, tmp_path: Path) -> None:
+def test_failures_are_tried_again_and_what_needs_them_is_named(bench: Bench, data: str, tmp_path: Path) -> None:
     command = grid(data, "grid", "--on", "slurm", "--slurm", "hold", **{"stage1.epochs": 1})
     done = bench(*command)
     assert "3 jobs submitted" in done.stdout, done.stderr
@@ -156,7 +149,7 @@ def test_failures_are_tried_again_and_what_needs_them_is_named(bench: Bench, dat
     wait_for(lambda: not slurm("squeue", "--noheader"), tmp_path)
     assert {each.status for each in grid_status(GridFolder.open(tmp_path / "grid"))} == {"cancelled"}
     assert "3 jobs submitted" in bench(*command).stdout
-    data.rename(tmp_path / "away.npz")
+    (tmp_path / "toy.npz").rename(tmp_path / "away.npz")
     for path in sorted((tmp_path / "grid" / "slurm").glob("*.json")):
         subprocess.run(["scontrol", "release", path.stem], capture_output=True)
     folder = GridFolder.open(tmp_path / "grid")
@@ -165,7 +158,7 @@ def test_failures_are_tried_again_and_what_needs_them_is_named(bench: Bench, dat
     assert stage.failures == 2
     assert "toy.npz" in stage.reason
     assert [each.reason for each in cells] == [f"{stage.name}, which it needs, failed"] * 2
-    (tmp_path / "away.npz").rename(data)
+    (tmp_path / "away.npz").rename(tmp_path / "toy.npz")
     assert "3 jobs submitted" in bench("matrix", "retry", "grid").stdout
     for path in sorted((tmp_path / "grid" / "slurm").glob("*.json")):
         subprocess.run(["scontrol", "release", path.stem], capture_output=True)
@@ -174,7 +167,7 @@ def test_failures_are_tried_again_and_what_needs_them_is_named(bench: Bench, dat
 
 @pytest.mark.skipif(os.getuid() != 0, reason="root alone can hide a folder from a node")
 def test_a_folder_that_a_node_does_not_see_is_refused_at_the_start(
-    bench: Bench, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hidden = tmp_path / "hidden"
     hidden.mkdir()
@@ -187,7 +180,7 @@ def test_a_folder_that_a_node_does_not_see_is_refused_at_the_start(
 
 
 def test_slurms_own_message_is_passed_on(
-    bench: Bench, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done = bench(*grid(data, "grid", "--on", "slurm", "--partition", "nosuch"))
     assert done.code == 1

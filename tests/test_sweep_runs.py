@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pytest
 import torch
+from toy_runs import toy_data
 from typer.testing import CliRunner, Result
 
 from bench.cli import app
@@ -37,7 +37,7 @@ class Runs(NamedTuple):
     """Three runs: SimCLR twice on one toy, once on another."""
 
     folder: Path
-    data: Path
+    data: str
     records: list[Record]
 
     @property
@@ -48,21 +48,11 @@ class Runs(NamedTuple):
         return sorted(path.name for path in self.runs_dir.glob(f"{dataset}-*"))
 
 
-def write_toy(path: Path, seed: int) -> str:
-    rng = np.random.default_rng(seed)
-    arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 16), ("test", 20)):
-        labels = np.arange(count) % 2
-        images = rng.integers(0, 200, (count, 8, 8, 3)) + 55 * labels[:, None, None, None]
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
-    np.savez(path, allow_pickle=False, **arrays)
-    return f"npz:{path}"
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     folder = tmp_path_factory.mktemp("made")
-    toy, other = write_toy(folder / "toy.npz", 0), write_toy(folder / "other.npz", 1)
+    toy = toy_data(folder / "toy.npz", images=(16, 20), contrast=55)
+    other = toy_data(folder / "other.npz", images=(16, 20), contrast=55, seed=1)
     records = []
     for data, seed in ((toy, 0), (toy, 1), (other, 0)):
         request = RunRequest(
@@ -70,7 +60,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Runs:
         )
         ((record, _),) = execute(prepare(request), folder / "records")
         records.append(record)
-    return Runs(folder, folder / "toy.npz", records)
+    return Runs(folder, toy, records)
 
 
 @pytest.fixture
@@ -202,7 +192,7 @@ def test_of_one_classifier_the_evaluation_closest_to_the_tiers_is_taken(runs: Ru
     first, _ = runs.names()
     request = RunRequest(
         "simclr",
-        f"npz:{runs.data}",
+        runs.data,
         protocols=["slf"],
         overrides={**SMALL, "evaluate.eps": 4 / 255},
         runs_dir=runs.runs_dir,
@@ -217,7 +207,7 @@ def test_of_one_classifier_the_evaluation_closest_to_the_tiers_is_taken(runs: Ru
 
 def test_a_classifier_that_was_evaluated_twice_is_swept_once(runs: Runs) -> None:
     overrides = {**SMALL, "evaluate.pgd_steps": 1}
-    request = RunRequest("simclr", f"npz:{runs.data}", protocols=["slf"], overrides=overrides, device="cpu")
+    request = RunRequest("simclr", runs.data, protocols=["slf"], overrides=overrides, device="cpu")
     ((record, _),) = execute(prepare(replace(request, runs_dir=runs.runs_dir)), runs.folder / "records")
     chosen = select_finished(runs.runs_dir, runs.names()[:1])
     assert record.classifier_sha256 == runs.records[0].classifier_sha256
@@ -319,7 +309,7 @@ def test_a_run_that_does_not_exist_is_looked_for_among_those_that_do(runs: Runs)
 def test_a_run_without_the_protocol_says_what_to_type(runs: Runs) -> None:
     name = runs.names()[1]
     said = refused(runs, "sweep-eps", name, "--protocol", "alf")
-    assert said.startswith(f"the run {name} has no finished alf. Type bench run simclr --dataset npz:{runs.data} ")
+    assert said.startswith(f"the run {name} has no finished alf. Type bench run simclr --dataset {runs.data} ")
     typed = said.split("Type bench ")[1].replace("'", "").split(" ")
     tier = runs.records[1].tier
     assert typed[4:12] == ["--protocols", "alf", "--tier", tier, "--fidelity", "uniform", "--seed", "1"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_runs import Listener, carry_out, changed, facts, toy_data, toy_request
 
-from bench.data import Dataset, Split, load_dataset, resized
+from bench.data import Dataset, Split, resized
 from bench.errors import BenchError, InterruptedRunError
 from bench.recipe import DEFAULT_PROTOCOLS
 from bench.record import load_record
@@ -179,11 +179,8 @@ def test_a_finished_transfer_gives_back_its_data_and_its_classifier(tmp_path: Pa
 
 
 def test_the_projection_counts_the_targets_images(home: RunRequest, abroad: RunRequest, tmp_path: Path) -> None:
-    toy = load_dataset(str(abroad.finetune_dataset), tmp_path)
-    labels, images = toy.train.labels[:10].numpy(), toy.train.images[:10].permute(0, 2, 3, 1).numpy()
-    fewer = tmp_path / "fewer.npz"
-    np.savez(fewer, allow_pickle=False, x_train=images, y_train=labels, x_test=images, y_test=labels)
-    phases = {phase.phase: phase.work for phase in project(prepare(replace(home, finetune_dataset=f"npz:{fewer}")))}
+    fewer = toy_data(tmp_path / "fewer.npz", images=(10, 10))
+    phases = {phase.phase: phase.work for phase in project(prepare(replace(home, finetune_dataset=fewer)))}
     assert phases["stage ssl"] == "2 epochs of 3 batches of 8"
     assert phases["protocol slf"] == "2 epochs of 2 batches of 8"
     assert phases["RA, PGD-2"].startswith("10 test images")

@@ -55,14 +55,28 @@ class Listener(Monitor):
         self.notes.append(message)
 
 
-def toy_data(path: Path, *, classes: int = 2, side: int = 8, seed: int = 0) -> str:
-    """Write 24 + 16 square images, brighter from class to class, and return the name of the dataset."""
+def toy_data(
+    path: Path,
+    *,
+    images: tuple[int, int] = (24, 16),
+    classes: int = 2,
+    side: int = 8,
+    channels: int = 3,
+    contrast: int = 127,
+    seed: int = 0,
+) -> str:
+    """Write noise that is brighter from class to class, by ``contrast`` in all, and return the dataset's name.
+
+    ``images``: how many square ones to train on and to test with.
+    """
     rng = np.random.default_rng(seed)
     arrays: dict[str, np.ndarray] = {}
-    for split, count in (("train", 24), ("test", 16)):
+    for split, count in zip(("train", "test"), images, strict=True):
         labels = np.arange(count) % classes
-        images = rng.integers(0, 128, (count, side, side, 3)) + 127 * labels[:, None, None, None] // (classes - 1)
-        arrays |= {f"x_{split}": images.astype(np.uint8), f"y_{split}": labels}
+        shape = (count, side, side, 3) if channels == 3 else (count, side, side)
+        brightness = (contrast * labels // (classes - 1)).reshape(-1, *[1] * (len(shape) - 1))
+        pixels = rng.integers(0, 255 - contrast, shape) + brightness
+        arrays |= {f"x_{split}": pixels.astype(np.uint8), f"y_{split}": labels}
     np.savez(path, allow_pickle=False, **arrays)
     return f"npz:{path}"
 
