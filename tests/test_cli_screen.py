@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -182,6 +183,18 @@ def test_no_papers_number_for_other_data(tmp_path: Path) -> None:
     own = printed([record(None)], published(tmp_path))
     assert "75.00 %" in own
     assert "80.17" not in own
+
+
+def test_no_papers_number_for_a_changed_recipe_or_adversary(tmp_path: Path) -> None:
+    plain, folder = record("cifar10"), published(tmp_path)
+    departures: list[dict[str, Any]] = [
+        {"overrides": {"stage2.lam": 0}},
+        {"ra": plain.ra.model_copy(update={"eps": 4 / 255})},
+        {"recipe": {**plain.recipe, "budget": 1e12}},
+        {"pretrained_on": "cifar100"},
+    ]
+    for changes in departures:
+        assert "80.17" not in printed([plain.model_copy(update=changes)], folder), changes
 
 
 def test_the_papers_number_needs_no_file_beside_the_results(tmp_path: Path) -> None:

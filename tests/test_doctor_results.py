@@ -90,6 +90,10 @@ def test_a_failed_record_is_named_and_in_no_table(tmp_path: Path) -> None:
     index = (site.folder / "index.html").read_text()
     assert [one.file for one in board.failed if f"records/{one.file}" in index] == [one.file for one in board.failed]
     assert all((site.folder / "records" / one.file).is_file() for one in board.failed)
+    with pytest.raises(
+        BenchError, match=r"no records of method simclr on .*alf"
+    ):  # that one of SLF failed is no reason
+        find_seeds("simclr", results, dataset="cifar10", protocol="alf")
     with pytest.raises(BenchError, match=r"simclr has no record to compare: .* failed 'deterministic'"):
         find_seeds("simclr", results, dataset="cifar10")
     assert {row["method"]: row["failed"] for row in load_records(results) if row["seed"] == 0} == {

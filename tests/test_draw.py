@@ -18,6 +18,7 @@ from bench.errors import BenchError
 from bench.record import save_sweep, wilson_interval
 from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne, tsne
 from bench.report.figures import draw as drawing
+from bench.report.figures.curves import curves_figure
 from bench.report.figures.style import mark
 from bench.report.figures.words import band, file_name, free_name
 from bench.results import Score
@@ -195,6 +196,20 @@ def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: li
     assert names == {"curves-digits-tiny-uniform-slf-deacl-s0-s1-s2", "curves-digits-tiny-uniform-slf-simclr-s0"}
     one = draw_curves(results, tmp_path / "out", Choice("digits", "slf", "simclr"))
     assert {path.stem for path in one.files} == {"curves-digits-tiny-uniform-slf-simclr-s0"}
+
+
+@pytest.mark.usefixtures("blank")
+def test_a_protocol_that_logs_nothing_has_no_curves(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    results, record = tmp_path / "results", template()
+    add(results, record, protocol="knn", protocol_sha256="a" * 64, history={"protocol:knn": []}, aa=None)
+    with pytest.raises(BenchError, match="no record of training"):
+        draw_curves(results, tmp_path / "out")
+    add(results, record)
+    assert len(draw_curves(results, tmp_path / "out").files) == 2
+    assert len(drawn) == 1
+    empty = {**record.history, "protocol:knn": []}
+    panels = [len(curves_figure({"seed 0": history}, title="").axes) for history in (empty, record.history)]
+    assert panels[0] == panels[1]
 
 
 @pytest.mark.usefixtures("blank")

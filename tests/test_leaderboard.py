@@ -331,3 +331,12 @@ def test_time_is_a_multiple_of_deacls_on_the_same_machine_only(tmp_path: Path) -
         "both 2022": ("– (a) (b)", "–", "1.00"),
     }
     assert "\n(a) A\n\n(b) B \\| x\n" in text
+
+
+def test_the_readme_shows_aa_under_aff_of_the_row_that_has_it(tmp_path: Path) -> None:
+    aff: dict[str, Any] = {"protocol": "aff", "sa": 150}
+    without = make_record(aa=None, overrides={"evaluate.autoattack": False}, protocol_sha256="9" * 64, **aff)
+    fill(tmp_path, make_record(), make_record(aa=70, protocol_sha256="8" * 64, **aff), without)
+    block = render_readme_block(build_leaderboard(tmp_path), details_at="L.md")
+    heading, _, row = ([cell.strip() for cell in line.split("|")] for line in block.splitlines() if line[:1] == "|")
+    assert row[heading.index("AA under AFF, n=100")].startswith("70.0 ")

@@ -12,9 +12,9 @@ from bench.results import (
     build_leaderboard,
     eps_text,
     escape,
+    headline,
     load_published,
     percent,
-    published_reference,
     settings_text,
     time_text,
 )
@@ -64,7 +64,7 @@ def test_every_shipped_number_is_shown(tmp_path: Path) -> None:
     ],
 )
 def test_the_reference_is_the_papers_headline_number(title: str, dataset: str, protocol: str, aa: float) -> None:
-    number = published_reference(RESULTS, title=title, dataset=dataset, protocol=protocol)
+    number = headline(load_published(RESULTS), title=title, dataset=dataset, protocol=protocol)
     assert number is not None
     assert (number.aa, number.variant) == (aa, {})
     assert number.source == f"DeACL, ECCV 2022, Table {7 if protocol.lower() == 'slf' else 8}"
@@ -72,11 +72,11 @@ def test_the_reference_is_the_papers_headline_number(title: str, dataset: str, p
 
 def test_there_is_no_reference_where_nothing_was_published(tmp_path: Path) -> None:
     for title, dataset in [("DeACL", None), ("DeACL", "digits"), ("Nobody", "cifar10")]:
-        assert published_reference(RESULTS, title=title, dataset=dataset, protocol="slf") is None
+        assert headline(load_published(RESULTS), title=title, dataset=dataset, protocol="slf") is None
     publish(tmp_path)
-    assert published_reference(tmp_path, title="DeACL", dataset="cifar10", protocol="slf") is None
+    assert headline(load_published(tmp_path), title="DeACL", dataset="cifar10", protocol="slf") is None
     publish(tmp_path, {"variant": {"x": 1}}, {"encoder": "resnet50"}, {"pretrain_dataset": "cifar100"})
-    assert published_reference(tmp_path, title="M", dataset="cifar10", protocol="slf") is None
+    assert headline(load_published(tmp_path), title="M", dataset="cifar10", protocol="slf") is None
 
 
 @pytest.mark.parametrize(

@@ -278,3 +278,11 @@ def test_the_examples_run(run: str, folder: Path, capsys: pytest.CaptureFixture[
     assert 80 < clean > small > large
     example("read_records.py", str(ROOT / "results"))
     assert re.search(r"^digits: ACL \S+%$", capsys.readouterr().out, re.M)
+
+
+def test_a_local_record_that_was_published_counts_once(folder: Path, tmp_path: Path) -> None:
+    (source,) = list((folder / "results" / "local").glob("*/*.json"))[:1]
+    for place in (tmp_path / "toy", tmp_path / "local" / "toy"):
+        place.mkdir(parents=True)
+        (place / source.name).write_bytes(source.read_bytes())
+    assert [one["local"] for one in bench.load_records(tmp_path)] == [False]

@@ -102,6 +102,16 @@ def test_corrupted_images_on_disk_are_named_by_their_digest() -> None:
     assert parsed(generated.command)["set_"] == ["evaluate.corruptions=generate"]
 
 
+def test_what_only_settings_name_is_loaded_from_its_file() -> None:
+    record, arch, attack = template(), "MyNet+3f2a9c1b", "MyAttack+00000000"
+    recipe = {**record.recipe, "encoder": {**record.recipe["encoder"], "arch": arch}}
+    recipe["evaluate"] = {**recipe["evaluate"], "attacks": [attack]}
+    overrides = {"encoder.arch": arch, "evaluate.attacks": [attack]}
+    found = reproduction(record.model_copy(update={"recipe": recipe, "overrides": overrides}))
+    assert found.command.startswith("bench --encoder FILE.py:MyNet --attack FILE.py:MyAttack run deacl ")
+    assert [sum(name in note for note in found.notes) for name in (arch, attack)] == [1, 1]
+
+
 def changed(**changes: Any) -> Record:
     record = template()
     return record.model_copy(update={"environment": record.environment.model_copy(update=changes)})

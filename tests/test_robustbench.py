@@ -26,7 +26,7 @@ from bench.recipe import Threat
 from bench.record import Record, save_record
 from bench.report.model_export import write_export
 from bench.report.reproduce import reproduction
-from bench.results import build_leaderboard, load_published, published_reference
+from bench.results import build_leaderboard, headline, load_published
 from bench.robustbench import entries, find_entry
 from bench.run import Finished, finished_in
 from bench.zoo import Loading, Model
@@ -172,7 +172,7 @@ def check_export(monkeypatch: pytest.MonkeyPatch, finished: Finished, record: Re
 
 
 def test_the_numbers_of_an_entry_are_quoted_with_their_source() -> None:
-    number = published_reference(Path("none"), title=ENTRY.title, dataset="cifar10", protocol="released")
+    number = headline(load_published(Path("none")), title=ENTRY.title, dataset="cifar10", protocol="released")
     assert number is not None
     assert (number.sa, number.aa, number.source) == (85.71, 52.48, "RobustBench, model_info at 78fcc9e")
     assert not [each for each in load_published(Path("none")) if each.protocol == "released"], "a board of its own"

@@ -15,7 +15,7 @@ from site_records import add, fill, robust, template
 from bench.method import METHODS
 from bench.record import Outcome, load_record, record_files
 from bench.report.site import write_site
-from bench.results import build_leaderboard, percent
+from bench.results import build_leaderboard, cost_ratios, percent
 
 VOID = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "source", "wbr"}
 
@@ -222,6 +222,26 @@ def test_the_board_shows_ra_on_the_images_of_aa_cost_ratios_machines_and_local_r
     assert "local" in cells["BYOL 2020"]
     assert "time x DeACL" not in cells["BYOL 2020"], "it ran on another machine"
     assert text.index(">SimCLR 2020</a>") > max(text.index(f">{row}</a>") for row in TITLES[:2])
+
+
+def test_each_imported_encoder_has_a_page_of_its_own(tmp_path: Path) -> None:
+    record, results = template(), tmp_path / "results"
+    for number, title in enumerate(("Theirs, wide", "Theirs, deep")):
+        add(results, record, method="imported", title=title, protocol_sha256=f"{number}" * 64)
+    folder = write_site(results, tmp_path / "out").folder
+    found = {path.read_text().split("<h1>")[1].split("<")[0].strip(): path for path in folder.glob("methods/imported*")}
+    assert found.keys() == {"Theirs, wide", "Theirs, deep"}
+    assert all(path.read_text().count('<th scope="row">') == 1 for path in found.values())
+    assert all("An encoder of others" in path.read_text() for path in found.values())
+    index = (folder / "index.html").read_text()
+    assert all(f"methods/{path.name}" in index for path in found.values())
+
+
+def test_an_evaluation_on_a_lent_encoder_takes_no_ratio_away(tmp_path: Path) -> None:
+    record, results = template(), tmp_path / "results"
+    add(results, record)
+    add(results, record, seed=1, encoder_seed=0)
+    assert [ratio.flops for ratio in cost_ratios(build_leaderboard(results).rows)] == [1.0, 1.0]
 
 
 # Measured and published

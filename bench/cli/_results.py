@@ -37,17 +37,17 @@ def results_table(records: "Sequence[Record]", results_dir: Path) -> DataTable:
 def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> None:
     """Add the rows of one protocol, a record a seed."""
     from bench.recipe import protocol_title
-    from bench.results import published_reference
+    from bench.results import Measured, load_published, reference, table_of
 
     first = records[0]
-    paper = None
-    if not first.pretrained_on:  # nobody published numbers on transfer that we know of
-        paper = published_reference(
-            results_dir,
-            title=first.title,
-            dataset=first.read_recipe().dataset.published_as,
-            protocol=first.protocol,
-        )
+    measured = Measured(results_dir, first, first.read_recipe())
+    paper = reference(
+        load_published(results_dir),
+        table_of(measured),
+        title=first.title,
+        published_as=measured.facts.published_as,
+        overrides=first.overrides,
+    )
     for measure, outcomes, key in _measures(records):
         number = paper and getattr(paper, key, None)
         known = "" if number is None else f"{number:.2f} %"

@@ -77,7 +77,10 @@ def find_seeds(
     every = [group for group in groups if fits(group) and group.seeds[0].record.method == name]
     local = [group for group in every if group.seeds[0].local]
     found = local if own else [group for group in every if group not in local] or local
-    if not found and (failed := [one for one in left_out if isinstance(one, Failed)]):
+    failed = [
+        one for one in left_out if isinstance(one, Failed) and one.protocol == protocol and tier in (None, one.tier)
+    ]
+    if not found and failed:
         raise BenchError(
             f"{method} has no record to compare: the evaluation in {failed[0].file} {failed[0].reason}. "
             "`bench doctor` says what to do."

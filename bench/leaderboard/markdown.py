@@ -133,7 +133,7 @@ def _without_protocol(row: Row) -> TableKey:
 def _short_table(linear: Sequence[Row], full: Sequence[Row]) -> list[str]:
     flags, machines = Notes(FLAG), Notes(machine_sign)
     columns = list(map(marked_up, score_columns(linear, flags)))
-    finetuned = {row.label: row.aa for row in full}
+    finetuned = {row.label: row.aa for row in full if row.aa}
     if finetuned.keys() & {row.label for row in linear}:
         columns.append(score_column("AA under AFF", [finetuned.get(row.label) for row in linear]))
     time, time_ratio, _, flops_ratio = cost_columns(linear, machines)

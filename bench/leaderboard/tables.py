@@ -20,6 +20,7 @@ from bench.results import (
     named,
     percent,
     rank_text,
+    reference,
     row_names,
     settings_text,
     time_text,
@@ -57,7 +58,10 @@ def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tu
     """Return the columns of one table of the board and the notes below it, all of it plain text."""
     flags, machines = Notes(FLAG), Notes(machine_sign)
     columns = [*score_columns(rows, flags), Column(KNOWN, list(map(known_text, rows)), left=True)]
-    references = [_reference(row, published) for row in rows]
+    references = [
+        reference(published, row.table, title=row.title, published_as=row.facts.published_as, overrides=row.overrides)
+        for row in rows
+    ]
     released = [number if number and number.protocol == RELEASED else None for number in references]
     for heading, found in (
         (PUBLISHED_AA, [number and number.aa for number in references]),
@@ -182,13 +186,6 @@ def _seconds(row: Row) -> str:
     return DASH if row.pretraining_seconds is None else time_text(row.pretraining_seconds)
 
 
-def _reference(row: Row, published: Sequence[PublishedNumber]) -> PublishedNumber | None:
-    # The threat model of a released classifier is that of its publication, whatever the default of the data is.
-    if row.overrides or (row.table.departures and row.protocol != RELEASED):
-        return None
-    return headline(published, title=row.title, dataset=row.facts.published_as, protocol=row.protocol)
-
-
 def _checks(rows: Sequence[Row]) -> Iterator[str]:
     for name, row in zip(row_names(rows), rows, strict=True):
         for seed, checks in zip(row.seeds, row.checks, strict=True):
@@ -242,7 +239,7 @@ def _published_score(value: float | None, std: float | None) -> str:
 def _published_cost_ratio(number: PublishedNumber, numbers: Sequence[PublishedNumber]) -> str:
     """Return GPU-days as a multiple of DeACL's in the same source: other sources ran on other GPUs."""
     same_source = (other for other in numbers if other.source == number.source)
-    reference = headline(same_source, title=_REFERENCE_TITLE, dataset=number.dataset, protocol=number.protocol)
-    if number.total_gpu_days is None or reference is None or not reference.total_gpu_days:
+    deacl = headline(same_source, title=_REFERENCE_TITLE, dataset=number.dataset, protocol=number.protocol)
+    if number.total_gpu_days is None or deacl is None or not deacl.total_gpu_days:
         return DASH
-    return f"{number.total_gpu_days / reference.total_gpu_days:.2f}"
+    return f"{number.total_gpu_days / deacl.total_gpu_days:.2f}"

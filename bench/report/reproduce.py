@@ -29,7 +29,8 @@ def reproduction(record: Record) -> Reproduction:
     tier, tier_note = _tier(record)
     encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
     imported = record.method == IMPORTED
-    words = ["bench", *(_evaluated(record) if imported else ["run", as_typed(record.method)])]
+    words = ["bench", *_loading(record)]
+    words += _evaluated(record) if imported else ["run", as_typed(record.method)]
     words += ["--dataset", _data(record.pretrained_on or record.dataset)]
     words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
     words += [] if imported else ["--tier", tier, "--fidelity", record.fidelity]
@@ -39,8 +40,16 @@ def reproduction(record: Record) -> Reproduction:
         words += ["--corruptions", "PATH"]
         del overrides[_CORRUPTIONS]
     words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
-    notes = [_method_note(record), *_data_notes(record, recipe), tier_note, _seed_note(record), *_code_notes(record)]
+    notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note, _seed_note(record)]
+    notes += _code_notes(record)
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
+
+
+def _loading(record: Record) -> list[str]:
+    """Return the options that load what only settings name; a file that the command itself names needs none."""
+    itself = "encoder" if record.method == IMPORTED else "method"
+    loaded = {name: kind for name, kind in record.own_code.items() if kind != itself}
+    return [word for name, kind in loaded.items() for word in (f"--{kind}", as_typed(name))]
 
 
 def _evaluated(record: Record) -> Iterator[str]:
@@ -60,15 +69,17 @@ def _evaluated(record: Record) -> Iterator[str]:
         yield from ("--set", override_text(f"encoder.options.{key}", value))
 
 
-def _method_note(record: Record) -> str:
-    if record.method == IMPORTED and record.protocol != RELEASED:
-        return f"FILE stands for the encoder ({record.title}), whose weights have the digest {record.encoder_sha256}."
-    if not is_own(record.method):
+def _weights_note(record: Record) -> str:
+    if record.method != IMPORTED or record.protocol == RELEASED:
         return ""
-    return (
-        f"The method is in a user's own file, for which FILE.py stands. `bench methods {as_typed(record.method)}` "
-        f"names the method {record.method} where it is the same code."
-    )
+    return f"FILE stands for the encoder ({record.title}), whose weights have the digest {record.encoder_sha256}."
+
+
+def _own_notes(record: Record) -> Iterator[str]:
+    for name, kind in record.own_code.items():
+        said = f"The {kind} {name} is in a user's own file, for which FILE.py stands; the digits are those of its code."
+        check = f" `bench methods {as_typed(name)}` names the method so where it is the same code."
+        yield said + check * (kind == "method")
 
 
 def _data(name: str) -> str:

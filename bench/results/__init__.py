@@ -11,11 +11,11 @@ from bench.results.published import (
     PublishedNumber,
     headline,
     load_published,
-    published_reference,
+    reference,
 )
 from bench.results.ratios import CostRatio, cost_ratios
 from bench.results.remarks import attack_text, budget_text, label, precision_text, reliability_flags
-from bench.results.rows import Row, TableKey, known_text, rank_text, row_names
+from bench.results.rows import Row, TableKey, known_text, rank_text, row_names, table_of
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow
 from bench.results.tier_forms import tier_text
@@ -74,14 +74,15 @@ __all__ = [
     "no_records",
     "percent",
     "precision_text",
-    "published_reference",
     "radius_text",
     "rank_text",
     "read_corrections",
     "read_groups",
+    "reference",
     "reliability_flags",
     "row_names",
     "settings_text",
+    "table_of",
     "tier_text",
     "time_text",
     "without_garbage_collection",

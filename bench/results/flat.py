@@ -33,7 +33,9 @@ def load_records(results_dir: str | Path = "results", *, local: bool = True) -> 
     corrections = read_corrections(folder, measured, local=local)
     for fault in (*faults, *corrections.faults):
         warnings.warn(f"left out {fault.path}: {fault.reason}", stacklevel=2)
-    return [_flat(one, folder) for one in corrections.counting(measured)]
+    # A local record that was published later is the same one.
+    once = {one.record.sha256: one for one in reversed(corrections.counting(measured))}
+    return [_flat(one, folder) for one in reversed(once.values())]
 
 
 def _flat(one: Measured, folder: Path) -> dict[str, Any]:

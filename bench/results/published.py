@@ -1,8 +1,8 @@
 """Numbers that papers published: shown beside the measured ones, marked, never mixed with them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from bench.errors import BenchError
 from bench.files import read_json
 from bench.recipe import RELEASED, Settings
 from bench.record import Known
+from bench.results.rows import TableKey
 from bench.robustbench import entries, entries_source
 
 _REFERENCE_ENCODER = "resnet18"
@@ -89,7 +90,31 @@ def load_published(results_dir: Path) -> tuple[PublishedNumber, ...]:
     return tuple(number for path in files for number in _load(path))
 
 
-def published_reference(results_dir: Path, *, title: str, dataset: str | None, protocol: str) -> PublishedNumber | None:
+def reference(
+    numbers: Iterable[PublishedNumber],
+    table: TableKey,
+    *,
+    title: str,
+    published_as: str | None,
+    overrides: Mapping[str, Any],
+) -> PublishedNumber | None:
+    """Return the headline number to show beside what was measured, or None: nothing is comparable with it.
+
+    That is the case where the recipe was changed, and where the table departs from a plain run: another adversary,
+    precision or budget, or a transfer, on which nobody published numbers that we know of.
+
+    Args:
+        published_as: the name under which papers list the images; None: nobody published numbers on them.
+    """
+    # The threat model of a released classifier is that of its publication, whatever the default of the data is.
+    if overrides or (table.departures and table.protocol != RELEASED):
+        return None
+    return headline(numbers, title=title, dataset=published_as, protocol=table.protocol)
+
+
+def headline(
+    numbers: Iterable[PublishedNumber], *, title: str, dataset: str | None, protocol: str
+) -> PublishedNumber | None:
     """Return the headline number of a method, or None where none was published.
 
     Where several sources give one, the first listed counts: DeACL's own Tables 7 and 8, which measured all
@@ -97,17 +122,7 @@ def published_reference(results_dir: Path, *, title: str, dataset: str | None, p
 
     Args:
         dataset: the name under which papers list these images; None: nobody published numbers on them.
-
-    Raises:
-        BenchError: as :func:`load_published`.
     """
-    return headline(load_published(results_dir), title=title, dataset=dataset, protocol=protocol)
-
-
-def headline(
-    numbers: Iterable[PublishedNumber], *, title: str, dataset: str | None, protocol: str
-) -> PublishedNumber | None:
-    """Return the first of ``numbers`` that is a method's headline number; see :func:`published_reference`."""
     if protocol == RELEASED:
         return _released(title, dataset)
     for number in numbers:

@@ -18,7 +18,7 @@ class CostRatio(NamedTuple):
 
 def cost_ratios(rows: Sequence[Row]) -> list[CostRatio]:
     """Return the ratio of each of ``rows``, all of one table; a local row is compared with the local DeACL, if any."""
-    reference = [row for row in rows if row.method == COST_REFERENCE]
+    reference = [row for row in rows if row.method == COST_REFERENCE and row.encoder_seed is None]
     plain = [row for row in reference if not outside(row.overrides, "precision")]
     own = plain or [row for row in reference if not outside(row.overrides, "precision", "evaluate")]
     return [_ratio(row, [one for one in own if one.local == row.local] or own) for row in rows]

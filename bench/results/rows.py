@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, tier_names
 from bench.record import Known, Record
 from bench.results.groups import Group
+from bench.results.measured import Measured
 from bench.results.ranks import standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
@@ -47,6 +48,16 @@ class TableKey(NamedTuple):
         return conditions_text(self.protocol, self.tier, self.fidelity, self.departures)
 
 
+def table_of(one: Measured, tier_form: str = "") -> TableKey:
+    """Return the table that a record stands in; ``tier_form`` as in :class:`Row`."""
+    record = one.record
+    return TableKey(
+        *(record.dataset, one.facts.sha256, tier_text(record.tier, tier_form), record.fidelity, record.pretrained_on),
+        budget_text(one.recipe.budget),
+        *(precision_text(record.overrides, record.ra.precision), attack_text(one), record.protocol),
+    )
+
+
 class Row(Settings):
     """One recipe under one protocol, over all seeds it was run with."""
 
@@ -73,6 +84,8 @@ class Row(Settings):
     protocol: str
     pretrained_on: str | None
     """Another dataset that the encoder was pre-trained on."""
+    encoder_seed: int | None
+    """The seed of the one encoder that all of its seeds share; None: each has its own."""
     budget: str | None
     """The budget of pre-training, where its epochs follow from one."""
     precision: str
@@ -151,6 +164,8 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
     attacked = [record.aa for record in records if record.aa]
     listed = [record.attacks for record in records if record.attacks]
     first, facts = records[0], group.seeds[0].facts
+    form = forms.get(first.tier_sha256, "")
+    table = table_of(group.seeds[0], form)
     machines = _names(cost.device for record in records for cost in record.stage_costs.values())
     return Row(
         method=first.method,
@@ -163,13 +178,14 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
         dataset=first.dataset,
         facts=facts,
         tier=first.tier,
-        tier_form=forms.get(first.tier_sha256, ""),
+        tier_form=form,
         fidelity=first.fidelity,
         protocol=first.protocol,
         pretrained_on=first.pretrained_on,
-        budget=budget_text(group.seeds[0].recipe.budget),
-        precision=precision_text(first.overrides, first.ra.precision),
-        attack=attack_text(group.seeds[0]),
+        encoder_seed=first.encoder_seed,
+        budget=table.budget,
+        precision=table.precision,
+        attack=table.attack,
         protocol_sha256=first.protocol_sha256,
         overrides=first.overrides,
         sa=mean_score([record.sa for record in records]),

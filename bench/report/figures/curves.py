@@ -21,11 +21,11 @@ def curves_figure(histories: Mapping[str, History], *, title: str) -> Figure:
     """Return the figure of ``histories``, one line each in every panel.
 
     Args:
-        histories: by label ("seed 0"), at least one, with the same phases.
+        histories: by label ("seed 0"), at least one, with the same phases, of which one was logged; kNN logs nothing.
     """
-    phases = list(dict.fromkeys(phase for history in histories.values() for phase in history))
-    quantities = {phase: _quantities(histories, phase) for phase in phases}
-    columns = max(map(len, quantities.values()))
+    named = dict.fromkeys(phase for history in histories.values() for phase in history)
+    quantities = {phase: found for phase in named if (found := _quantities(histories, phase))}
+    phases, columns = list(quantities), max(map(len, quantities.values()))
     with styled():
         figure = new_figure(max(2.1 * columns, 4.2) + 0.3, 1.65 * len(phases) + 0.7)
         panels = figure.subplots(len(phases), columns, squeeze=False)

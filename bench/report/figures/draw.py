@@ -145,7 +145,7 @@ def draw_curves(
     """
     monitor = monitor or Monitor()
     groups, left_out = read_groups(results_dir, history=True)
-    first = ((group, group.seeds[0].record) for group in groups if group.seeds[0].record.history)
+    first = ((group, group.seeds[0].record) for group in groups if any(group.seeds[0].record.history.values()))
     chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
     if not chosen:
         raise choice.finds_no("record of training", results_dir, "bench run deacl --dataset digits")

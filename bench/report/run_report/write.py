@@ -92,7 +92,7 @@ def _section(
     """Return the values of the templates for one protocol, and add its pictures to ``files``."""
     record = finished.record
     name = finished.folder.protocol(finished.protocol, record.seed).path.name
-    curves = f"pictures/{name}-curves.png" if record.history else ""
+    curves = f"pictures/{name}-curves.png" if any(record.history.values()) else ""
     if curves:
         files[curves] = encoded(curves_figure({f"seed {record.seed}": record.history}, title=""), "png")
     minimal = ""

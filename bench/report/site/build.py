@@ -10,7 +10,7 @@ from bench.record import load_record
 from bench.report import facts
 from bench.report.reproduce import reproduction
 from bench.report.site import tables
-from bench.report.site.content import Content, Entry, MethodEntry, read_content
+from bench.report.site.content import Content, Entry, MethodEntry, entry_name, read_content
 from bench.report.site.figures_page import cost_figures, sweep_figures
 from bench.report.site.record_page import measures, trainings
 from bench.report.templating import templates
@@ -96,7 +96,7 @@ def _record_values(content: Content, entry: Entry) -> dict[str, Any]:
     return {
         "entry": entry,
         "record": record,
-        "method_page": content.method_pages[record.method],
+        "method_page": content.method_pages[entry_name(record)],
         "overrides": settings_text(record.overrides),
         "newer": content.entry[entry.newer] if entry.newer else None,
         "measures": measures(content, entry),

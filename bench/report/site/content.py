@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.method import METHODS, MethodInfo
-from bench.recipe import RELEASED
-from bench.record import Record, load_record
+from bench.record import IMPORTED, Record, load_record
 from bench.results import (
     CostRatio,
     Leaderboard,
@@ -19,7 +18,7 @@ from bench.results import (
     Row,
     build_leaderboard,
     cost_ratios,
-    headline,
+    reference,
     row_names,
 )
 
@@ -64,7 +63,7 @@ class MethodEntry:
     """A method and its page."""
 
     name: str | None
-    """As registered or recorded; None: only papers mention it."""
+    """As registered or recorded, see :func:`entry_name`; None: only papers mention it."""
     title: str
     info: MethodInfo | None
     """None: it is not installed here."""
@@ -111,7 +110,7 @@ class Content:
     @cached_property
     def methods(self) -> tuple[MethodEntry, ...]:
         """The registered, the measured and the published methods, by title."""
-        titles = {entry.record.method: entry.record.title for entry in self.entries}
+        titles = {entry_name(entry.record): entry.record.title for entry in self.entries}
         infos = {name: METHODS.get(name).info for name in METHODS}
         titles |= {name: info.title for name, info in infos.items()}
         found = [self._method(name, title, infos.get(name)) for name, title in titles.items()]
@@ -122,21 +121,29 @@ class Content:
 
     @cached_property
     def method_pages(self) -> dict[str, str]:
-        """The pages of methods, by registered name and by the title in lower case."""
+        """The pages of methods, by :func:`entry_name` and by the title in lower case."""
         pages = {method.title.casefold(): method.page for method in self.methods}
         return pages | {method.name: method.page for method in self.methods if method.name}
 
     def reference(self, row: Row) -> PublishedNumber | None:
         """Return the headline number that was published for the method, data and protocol of ``row``."""
-        if row.overrides or (row.table.departures and row.protocol != RELEASED):
-            return None
-        published_as = row.facts.published_as
-        return headline(self.board.published, title=row.title, dataset=published_as, protocol=row.protocol)
+        return reference(
+            self.board.published,
+            row.table,
+            title=row.title,
+            published_as=row.facts.published_as,
+            overrides=row.overrides,
+        )
 
     def _method(self, name: str | None, title: str, info: MethodInfo | None) -> MethodEntry:
-        rows = tuple(row for row in self.board.rows if row.method == name)
+        rows = tuple(row for row in self.board.rows if entry_name(row) == name)
         published = tuple(n for n in self.board.published if n.method.casefold() == title.casefold())
         return MethodEntry(name, title, info, rows, published)
+
+
+def entry_name(one: Record | Row) -> str:
+    """Return the name of the method that a record or a row belongs to: of imported encoders each is one."""
+    return f"{one.method} {one.title}" if one.method == IMPORTED else one.method
 
 
 def read_content(results_dir: Path) -> Content:

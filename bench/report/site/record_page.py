@@ -7,7 +7,7 @@ from bench.record import Record
 from bench.report.facts import attacks, curves
 from bench.report.pictures import data_url, verdict_grid
 from bench.report.site.charts import Spec, curve_chart
-from bench.report.site.content import Content, Entry
+from bench.report.site.content import Content, Entry, entry_name
 from bench.report.site.numbers import Number, of_outcome, of_published
 from bench.report.verdict import Verdict, count_verdicts, verdicts
 
@@ -37,7 +37,7 @@ class Measure(NamedTuple):
 def measures(content: Content, entry: Entry) -> list[Measure]:
     """Return AA, RA and SA of a record, strongest attack first."""
     record, paper = entry.record, content.reference(entry.row)
-    method_page = f"{content.method_pages[record.method]}#published"
+    method_page = f"{content.method_pages[entry_name(record)]}#published"
 
     shown = []
     for name, what, outcome in attacks(record):

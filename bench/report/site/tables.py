@@ -5,7 +5,7 @@ from itertools import groupby
 from typing import NamedTuple
 
 from bench.recipe import SECTIONS, protocol_title
-from bench.report.site.content import Content
+from bench.report.site.content import Content, entry_name
 from bench.report.site.numbers import Number, of_published, of_score
 from bench.results import (
     CostRatio,
@@ -106,7 +106,7 @@ def measured_line(content: Content, row: Row) -> Line:
     """Return the line of a row; a mean over seeds links to where the method's page lists them."""
     seeds = tuple(SeedLink(seed, content.entry[file].page) for seed, file in zip(row.seeds, row.records, strict=True))
     first = content.entry[row.records[0]]
-    page, anchor = content.method_pages[row.method], f"row-{first.record.sha256[:12]}"
+    page, anchor = content.method_pages[entry_name(row)], f"row-{first.record.sha256[:12]}"
     target = first.page if len(seeds) == 1 else f"{page}#{anchor}"
     scores = {measure: getattr(row, measure) for measure in MEASURES}
     paper = content.reference(row)
