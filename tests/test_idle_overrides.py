@@ -72,5 +72,5 @@ def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_pa
     assert record.recipe["overrides"] == {**SMALL, "threat.eps": 8 / 255}
     ((plain, plain_path),) = carry_out(request_, results)
     assert (plain.sha256, plain_path) == (record.sha256, path)
-    (row,) = make_rows(read_groups(results)[0], results, {})
+    (row,) = make_rows(read_groups(results).groups, results, {})
     assert "threat.eps" not in row.overrides

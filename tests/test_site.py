@@ -190,7 +190,7 @@ def test_a_cost_chart_counts_operations_and_names_the_machine_beside_wall_clock(
 def test_a_sweep_is_drawn_and_listed_with_links_to_its_files(folder: Path, pages: dict[str, Page]) -> None:
     page = pages["figures.html"]
     (chart,) = [spec for spec in charts(page) if "RA under" in spec["description"]]
-    assert chart["description"] == "RA under PGD-20 at a growing Linf radius: digits, SLF, tier tiny, uniform"
+    assert chart["description"] == "RA under PGD-20 at a growing Linf radius: digits, SLF, tier tiny, fidelity uniform"
     text = page.file.read_text()
     sweeps = text[text.index('id="sweeps"') : text.index('id="published"')]
     cells = re.findall(r'<td class="n">([\d.]+)</td>', sweeps)

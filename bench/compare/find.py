@@ -73,7 +73,7 @@ def find_seeds(
     """
     fits = partial(_fits, protocol=protocol, tier=tier, fidelity=fidelity, precision=precision)
     name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
-    groups, left_out = read_groups(results_dir, dataset, name)
+    groups, left_out, *_ = read_groups(results_dir, dataset, name)
     every = [group for group in groups if fits(group) and group.seeds[0].record.method == name]
     local = [group for group in every if group.seeds[0].local]
     found = local if own else [group for group in every if group not in local] or local
@@ -86,7 +86,7 @@ def find_seeds(
             "`bench doctor` says what to do."
         )
     if not found:
-        groups, _ = read_groups(results_dir, dataset)
+        groups = read_groups(results_dir, dataset).groups
         if not groups:
             folders = (results_dir, results_dir / LOCAL)
             held = {path.parent.name for folder in folders for path in record_files(folder)}

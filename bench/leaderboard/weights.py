@@ -91,7 +91,7 @@ def _lines(page: str, folder: Path, records: Mapping[str, Sequence[Measured]]) -
 def _by_encoder(results_dir: Path) -> Mapping[str, Sequence[Measured]]:
     """Return the published records by the digest of their encoder's weights."""
     found = defaultdict[str, list[Measured]](list)
-    for group in read_groups(results_dir, local=False)[0]:
+    for group in read_groups(results_dir, local=False).groups:
         for one in group.seeds:
             found[one.record.encoder_sha256].append(one)
     return found

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from bench.recipe import Settings
 from bench.record import Correction
-from bench.results.corrections import read_corrections
 from bench.results.groups import Failed, LeftOut, no_records, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
@@ -68,20 +67,16 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
         BenchError: there is no such folder, or its published numbers are faulty.
     """
     refuse_missing(results_dir)
-    groups, left_out = read_groups(results_dir, local=local)
-    failed = tuple(one for one in left_out if isinstance(one, Failed))
-    corrections = read_corrections(results_dir, [], local=local).found
-    hidden = {*(one.record_sha256 for one in corrections), *(one.sha256 for one in failed)}
+    groups, left_out, corrections, hidden = read_groups(results_dir, local=local)
     verifications, bad_verifications = read_verifications(results_dir, groups, hidden, local=local)
-    every = (one.record for group in groups for one in group.seeds)
-    sweeps, bad_sweeps = read_sweeps(results_dir, every, local=local)
+    sweeps, bad_sweeps = read_sweeps(results_dir, groups, hidden, local=local)
     offered = submission_faults(results_dir)
     return Leaderboard(
         rows=make_rows(groups, results_dir, verifications),
         sweeps=sweeps,
         figures=_figures(results_dir),
         published=load_published(results_dir),
-        failed=failed,
+        failed=tuple(one for one in left_out if isinstance(one, Failed)),
         corrections=corrections,
         left_out=(*(one for one in left_out if not isinstance(one, Failed)), *bad_verifications, *bad_sweeps, *offered),
     )

@@ -86,7 +86,7 @@ def measured_costs(
     Raises:
         BenchError: no method called ``reference``, here or in the records.
     """
-    groups, left_out = read_groups(results_dir)
+    groups, left_out, *_ = read_groups(results_dir)
     measured = [one for group in groups for one in group.seeds if one.record.stage_costs]
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)

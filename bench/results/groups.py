@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeVar
 
 from bench.errors import BenchError, unknown
 from bench.recipe import ALL_PROTOCOLS, Settings, canonical_digest, tier_names
-from bench.record import LOCAL, Record, may_be_of, record_files
+from bench.record import LOCAL, Correction, Record, may_be_of, record_files
 from bench.results.corrections import read_corrections
 from bench.results.measured import Measured, load_all
 from bench.results.wording import conditions_text
@@ -42,6 +42,24 @@ class Group(NamedTuple):
     """The newest record of each seed, by seed."""
     superseded: tuple[Measured, ...]
     """Older records of the same runs, which do not count."""
+
+    @property
+    def every(self) -> tuple[Measured, ...]:
+        """All its records, those that count first."""
+        return self.seeds + self.superseded
+
+
+class Found(NamedTuple):
+    """The records under a results folder: those that count, and what had to be left out."""
+
+    groups: list[Group]
+    """By recipe and protocol."""
+    left_out: list[LeftOut]
+    """Files that cannot be trusted, among them records whose evaluation failed a check, as :class:`Failed`."""
+    corrections: tuple[Correction, ...]
+    """Of records that were withdrawn or superseded, which are among neither."""
+    hidden: frozenset[str]
+    """Digests of the records that are sound files but no results: corrected, failed, or older ones of a failed seed."""
 
 
 def refuse_missing(results_dir: Path) -> None:
@@ -87,11 +105,8 @@ def read_groups(
     *,
     local: bool = True,
     history: bool = False,
-) -> tuple[list[Group], list[LeftOut]]:
-    """Return the records under ``results_dir`` by recipe and protocol, and the files that had to be left out.
-
-    Among the latter are records whose evaluation failed a check, as :class:`Failed`. Records that were withdrawn or
-    superseded by a correction are among neither.
+) -> Found:
+    """Return the records under ``results_dir`` by recipe and protocol, and what had to be left out.
 
     Published and local records of one recipe are two groups, so that neither replaces the other.
 
@@ -118,8 +133,14 @@ def read_groups(
     ]
     groups = [_group(runs) for runs in grouped(trusted, _recipe_key)]
     failed = [_failed(one, results_dir) for group in groups for one in group.seeds if one.record.diagnosed("fail")]
-    shown = [group for group in map(_sound, groups) if group.seeds]
-    return shown, sorted((*left_out, *failed), key=lambda bad: bad.file)
+    sound = [group for group in map(_sound, groups) if group.seeds]
+    hidden = {one.record_sha256 for one in corrections.found} | (_digests(groups) - _digests(sound))
+    left_out = sorted((*left_out, *failed), key=lambda bad: bad.file)
+    return Found(sound, left_out, corrections.found, frozenset(hidden))
+
+
+def _digests(groups: Iterable[Group]) -> set[str]:
+    return {one.record.sha256 for group in groups for one in group.every}
 
 
 def _sound(group: Group) -> Group:

@@ -6,7 +6,7 @@ from typing import Any
 
 from bench.own_code import is_own
 from bench.recipe import attack_name, protocol_title
-from bench.record import IMPORTED, LOCAL, Diagnosis, Doubt, Environment, Phase, Record, ra_and_aa
+from bench.record import IMPORTED, LOCAL, Diagnosis, Doubt, Environment, Phase, Record, Sweep, ra_and_aa
 from bench.results.groups import Group
 from bench.results.measured import Measured
 from bench.results.wording import flops_text, named, radius_text, settings_text
@@ -34,15 +34,23 @@ def label(measured: Measured) -> str:
     RA's own. The radius of the evaluation is not among them, which :func:`attack_text` gives, nor a missing AutoAttack.
     """
     record = measured.record
-    own = {key: value for key, value in record.overrides.items() if key not in _SHOWN_BY_COLUMNS}
-    departures = [*([LOCAL] if measured.local else []), *(["re-evaluated"] if record.method == IMPORTED else [])]
-    departures += [*([record.method] if is_own(record.method) else []), *settings_text(own)]
-    if record.encoder_seed is not None:
-        departures.append(f"encoder of seed {record.encoder_seed}")
+    departures = recipe_departures(record, local=measured.local, encoder_seed=record.encoder_seed)
     if (record.ra.attack, record.ra.steps, record.ra.restarts) != ("pgd", _PGD_STEPS, 1):
         restarts = f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""
         departures.append(attack_name(record.ra.attack, record.ra.steps) + restarts)
     return named(f"{record.title} {record.year}", departures)
+
+
+def recipe_departures(one: Record | Sweep, *, local: bool, encoder_seed: int | None) -> list[str]:
+    """Return how the recipe of ``one`` departs from the tier's recipe of an installed method, as labels name it."""
+    own = {key: value for key, value in one.overrides.items() if key not in _SHOWN_BY_COLUMNS}
+    return [
+        *([LOCAL] if local else []),
+        *(["re-evaluated"] if one.method == IMPORTED else []),
+        *([one.method] if is_own(one.method) else []),
+        *settings_text(own),
+        *([] if encoder_seed is None else [f"encoder of seed {encoder_seed}"]),
+    ]
 
 
 def attack_text(measured: Measured) -> str:

@@ -16,7 +16,7 @@ from bench.results.remarks import attack_text, budget_text, is_guessing, label, 
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
 from bench.results.tier_forms import tier_forms, tier_text
 from bench.results.verifications import Verifications, checks, contested, verifiers
-from bench.results.wording import DASH, conditions_text, machine_text
+from bench.results.wording import DASH, conditions_text, departures_text, machine_text
 
 _FIDELITIES = ("uniform", "native")
 
@@ -38,9 +38,7 @@ class TableKey(NamedTuple):
     @property
     def departures(self) -> list[str]:
         """How the rows differ from a plain run on the data: the adversary, precision, transfer, a budget."""
-        transfer = f"transfer from {self.pretrained_on}" if self.pretrained_on else ""
-        budget = f"at equal compute ({self.budget})" if self.budget else ""
-        return [text for text in (self.attack, self.precision, transfer, budget) if text]
+        return departures_text(self.attack, self.precision, pretrained_on=self.pretrained_on, budget=self.budget)
 
     @property
     def conditions(self) -> str:

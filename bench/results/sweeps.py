@@ -1,18 +1,18 @@
 """From sweeps to rows: accuracy along a grid of eps or steps, the seeds of one recipe together."""
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import Settings
-from bench.record import LOCAL, Record, Sweep, SweepSettings, load_sweep, sweep_files
-from bench.results.groups import LeftOut
-from bench.results.remarks import precision_text
+from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
+from bench.results.groups import Group, LeftOut, grouped
+from bench.results.measured import Measured
+from bench.results.remarks import budget_text, precision_text, recipe_departures
 from bench.results.scores import Score, mean_score
 from bench.results.tier_forms import tier_forms, tier_text
-from bench.results.wording import conditions_text, named, settings_text
+from bench.results.wording import conditions_text, departures_text, named
 
 
 class SweepKey(NamedTuple):
@@ -23,6 +23,7 @@ class SweepKey(NamedTuple):
     tier: str
     fidelity: str
     pretrained_on: str | None
+    budget: str | None
     precision: str
     protocol: str
     settings: SweepSettings
@@ -30,8 +31,7 @@ class SweepKey(NamedTuple):
     @property
     def conditions(self) -> str:
         """The same in words, but for the data and the attack."""
-        transfer = f"transfer from {self.pretrained_on}" if self.pretrained_on else ""
-        departures = filter(None, (self.precision, transfer))
+        departures = departures_text(self.precision, pretrained_on=self.pretrained_on, budget=self.budget)
         return conditions_text(self.protocol, self.tier, self.fidelity, departures)
 
 
@@ -52,23 +52,25 @@ class _Read(NamedTuple):
     file: str
     sweep: Sweep
     key: SweepKey
+    label: str
 
 
 def read_sweeps(
-    results_dir: Path, records: Iterable[Record] = (), *, local: bool = True
+    results_dir: Path, groups: Iterable[Group], hidden: Collection[str], *, local: bool = True
 ) -> tuple[tuple[SweepRow, ...], list[LeftOut]]:
     """Return the rows that the sweeps under ``results_dir`` make, and the files that had to be left out.
 
-    ``records`` say which tier a sweep's classifier is of, where two tiers have one name.
+    ``groups`` hold the records of the classifiers, which say what no sweep does: the budget, the seed of a shared
+    encoder, and which tier it is where two have one name. A sweep of a record in ``hidden``, the digests of those that
+    the board does not show, is among neither.
 
     Rows of one table stand together, most accurate in the mean over the grid first.
     """
-    groups: dict[Hashable, list[_Read]] = defaultdict(list)
+    found: list[_Read] = []
     left_out: list[LeftOut] = []
     first_file: dict[str, str] = {}
-    records = list(records)
-    forms = tier_forms(records)
-    tiers = {one.sha256: tier_text(one.tier, forms.get(one.tier_sha256, "")) for one in records}
+    attacked = {one.record.sha256: one for group in groups for one in group.every}
+    forms = tier_forms(one.record for one in attacked.values())
     own = sweep_files(results_dir / LOCAL) if local else ()
     for path in (*sweep_files(results_dir), *own):
         file = path.relative_to(results_dir).as_posix()
@@ -83,17 +85,24 @@ def read_sweeps(
                 left_out.append(LeftOut(file=file, reason=reason))
             continue
         first_file[sweep.sha256] = file
-        key = _key(sweep, tiers.get(sweep.record_sha256, sweep.tier))
-        recipe = key, sweep.method, sweep.protocol_sha256, _label(sweep, file), sweep.outcomes[0].n
-        groups[recipe].append(_Read(file, sweep, key))
-    rows = sorted((_row(swept) for swept in groups.values()), key=_order)
-    return tuple(rows), left_out
+        if sweep.record_sha256 in hidden:
+            continue
+        one = attacked.get(sweep.record_sha256)
+        key, label = _key(sweep, one, forms), _label(sweep, one, file)
+        found.append(_Read(file, sweep, key, label))
+    return tuple(sorted(map(_row, grouped(found, _recipe)), key=_order)), left_out
 
 
-def _key(sweep: Sweep, tier: str) -> SweepKey:
+def _recipe(one: _Read) -> Hashable:
+    return one.key, one.sweep.method, one.sweep.protocol_sha256, one.label, one.sweep.outcomes[0].n
+
+
+def _key(sweep: Sweep, attacked: Measured | None, forms: Mapping[str, str]) -> SweepKey:
+    form = forms.get(attacked.record.tier_sha256, "") if attacked else ""
+    budget = budget_text(attacked.recipe.budget) if attacked else None
     return SweepKey(
-        *(sweep.dataset, sweep.dataset_sha256, tier, sweep.fidelity),
-        *(sweep.pretrained_on, precision_text(sweep.overrides), sweep.protocol, sweep.settings),
+        *(sweep.dataset, sweep.dataset_sha256, tier_text(sweep.tier, form), sweep.fidelity, sweep.pretrained_on),
+        *(budget, precision_text(sweep.overrides), sweep.protocol, sweep.settings),
     )
 
 
@@ -101,8 +110,9 @@ def _is_local(file: str) -> bool:
     return file.startswith(f"{LOCAL}/")
 
 
-def _label(sweep: Sweep, file: str) -> str:
-    departures = [*([LOCAL] if _is_local(file) else []), *settings_text(sweep.overrides)]
+def _label(sweep: Sweep, attacked: Measured | None, file: str) -> str:
+    encoder_seed = attacked.record.encoder_seed if attacked else None
+    departures = recipe_departures(sweep, local=_is_local(file), encoder_seed=encoder_seed)
     return named(f"{sweep.title} {sweep.year}", departures)
 
 
@@ -116,7 +126,7 @@ def _row(swept: Sequence[_Read]) -> SweepRow:
     return SweepRow(
         key=swept[0].key,
         method=sweeps[0].method,
-        label=_label(sweeps[0], newest[seeds[0]].file) + mixed,
+        label=swept[0].label + mixed,
         scores=tuple(mean_score(outcomes) for outcomes in zip(*(s.outcomes for s in sweeps), strict=True)),
         seeds=tuple(seeds),
         files=tuple(newest[seed].file for seed in seeds),
@@ -127,4 +137,13 @@ def _order(row: SweepRow) -> tuple[object, ...]:
     key = row.key
     place = (key.dataset, key.dataset_sha256, key.tier, key.fidelity, key.pretrained_on or "")
     mean = sum(score.accuracy for score in row.scores) / len(row.scores)
-    return (*place, key.precision, key.protocol, key.settings.model_dump_json(), -mean, row.label, row.files)
+    return (
+        *place,
+        key.budget or "",
+        key.precision,
+        key.protocol,
+        key.settings.model_dump_json(),
+        -mean,
+        row.label,
+        row.files,
+    )

@@ -21,7 +21,7 @@ def read_verifications(
     A verification of a record that has changed, or is not there, is such a file; unless the record's digest is among
     ``hidden``, those of records that the board does not show.
     """
-    records = {one.record.sha256: one.record for group in groups for one in (*group.seeds, *group.superseded)}
+    records = {one.record.sha256: one.record for group in groups for one in group.every}
     found: dict[str, list[Verification]] = defaultdict(list)
     left_out = []
     for folder in [results_dir, results_dir / LOCAL][: 1 + local]:

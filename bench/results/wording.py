@@ -73,6 +73,12 @@ def conditions_text(protocol: str, tier: str, fidelity: str, departures: Iterabl
     return ", ".join([protocol_title(protocol), f"tier {tier}", f"fidelity {fidelity}", *departures])
 
 
+def departures_text(*own: str, pretrained_on: str | None, budget: str | None) -> list[str]:
+    """Return how the rows of a table differ from a plain run on the data: ``own`` texts, transfer, a budget."""
+    transfer = f"transfer from {pretrained_on}" if pretrained_on else ""
+    return [text for text in (*own, transfer, f"at equal compute ({budget})" if budget else "") if text]
+
+
 def escape(text: str) -> str:
     """Return ``text`` on one line, with what Markdown would read as markup made literal."""
     return re.sub(r"([\\|<>\[\]*`])", r"\\\1", " ".join(text.split()))

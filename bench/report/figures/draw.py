@@ -26,6 +26,8 @@ from bench.report.figures.words import (
     legend_text,
     seeds_text,
     spread_text,
+    table_file,
+    table_text,
 )
 from bench.results import Group, LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
 from bench.results import attack_text as attack_departure
@@ -78,9 +80,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
     files: list[Path] = []
     methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
     for table in grouped(rows, lambda row: row.key):
-        key = table[0].key
-        common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
-        settings, heading = key.settings, ", ".join(filter(None, (common_text(*common), key.precision)))
+        key, settings = table[0].key, table[0].key.settings
         figure = sweep_figure(
             [
                 SweepLine(legend_text(row.label, row.seeds), [band(score) for score in row.scores], number)
@@ -89,13 +89,11 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
             settings.grid,
             kind=kind,
             norm=settings.norm,
-            title=f"{heading}: accuracy under {attack_text(settings)}",
+            title=f"{table_text(key)}: accuracy under {attack_text(settings)}",
             note=f"step size {settings.step_size:g} ε, {settings.start} start; "
             f"bands: {spread_text(score for row in table for score in row.scores)}",
         )
-        files += save_figure(
-            figure, output, free_name(file_name(kind, *common, key.precision), settings.digest(), files)
-        )
+        files += save_figure(figure, output, free_name(table_file(kind, key), [*key[:-1], settings.digest()], files))
     return Drawn(files, board.left_out)
 
 
@@ -119,18 +117,16 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
     methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
     for table in grouped(rows, lambda row: (row.table, row.machines if time else ())):
         key, machines = table[0].table, table[0].machines if time else ()
-        common = (key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol)
-        departures = (f"budget {key.budget}" if key.budget else "", key.precision, key.attack)
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
         several = ", ".join(row.label for row in mixed if row.table == key)
         without = f"; without {several}, which ran on several kinds of machine" if several else ""
         figure = cost_figure(
             [_cost_point(row, number, time) for number, row in _marked(table, _row_name, methods)],
-            title=f"{', '.join(filter(None, (common_text(*common), *departures)))}: accuracy and cost",
+            title=f"{table_text(key)}: accuracy and cost",
             note=f"bars: {spread}" + (f"; time on {machines[0]}" if time else "") + without,
             time=time,
         )
-        name = file_name("time" if time else "cost", *common, *departures, *machines)
+        name = table_file("time" if time else "cost", key, *machines)
         files += save_figure(figure, output, free_name(name, [*key, *machines], files))
     return Drawn(files, board.left_out)
 
@@ -144,7 +140,7 @@ def draw_curves(
         BenchError: there is no record, or ``output`` cannot be written.
     """
     monitor = monitor or Monitor()
-    groups, left_out = read_groups(results_dir, history=True)
+    groups, left_out, *_ = read_groups(results_dir, history=True)
     first = ((group, group.seeds[0].record) for group in groups if any(group.seeds[0].record.history.values()))
     chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
     if not chosen:
@@ -175,7 +171,7 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
     Raises:
         BenchError: there is no such record, or ``output`` cannot be written.
     """
-    groups, left_out = read_groups(results_dir)
+    groups, left_out, *_ = read_groups(results_dir)
     chosen = [
         group
         for group in groups

@@ -8,7 +8,7 @@ from textwrap import fill
 from bench.recipe import canonical_digest, protocol_title
 from bench.record import SweepSettings
 from bench.report.figures.style import Band
-from bench.results import NORMS, Score, radius_text
+from bench.results import NORMS, Score, SweepKey, TableKey, radius_text
 
 _LETTERS = 30
 """Letters of a line of the legend."""
@@ -20,6 +20,25 @@ def common_text(dataset: str, pretrained_on: str | None, tier: str, fidelity: st
     """Return what the lines of a figure have in common: "digits, tiny, SLF"."""
     data = f"{pretrained_on} to {dataset}" if pretrained_on else dataset
     return ", ".join([data, tier, *(["native"] if fidelity == "native" else []), protocol_title(protocol)])
+
+
+def table_text(key: TableKey | SweepKey) -> str:
+    """Return what all in a figure have in common: "digits, tiny, SLF, budget 1.00e12, precision bf16"."""
+    return ", ".join([common_text(*_common(key)), *_departures(key)])
+
+
+def table_file(kind: str, key: TableKey | SweepKey, *more: str) -> str:
+    """Return the name of the figure with the text of :func:`table_text`; see :func:`file_name`."""
+    return file_name(kind, *_common(key), *_departures(key), *more)
+
+
+def _common(key: TableKey | SweepKey) -> tuple[str, str | None, str, str, str]:
+    return key.dataset, key.pretrained_on, key.tier, key.fidelity, key.protocol
+
+
+def _departures(key: TableKey | SweepKey) -> list[str]:
+    budget = f"budget {key.budget}" if key.budget else ""
+    return [text for text in (budget, key.precision, key.attack if isinstance(key, TableKey) else "") if text]
 
 
 def file_name(

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
-from bench.recipe import protocol_title
 from bench.report.site.charts import CostPoint, Spec, SweepLine, cost_chart, sweep_chart
 from bench.report.site.tables import Group, Line
 from bench.report.templating import url
@@ -60,7 +59,7 @@ def _sweep(key: SweepKey, rows: Sequence[SweepRow]) -> SweepFigure:
         ],
         settings.grid,
         marks,
-        title=f"RA under {attack}: {key.dataset}, {protocol_title(key.protocol)}, tier {key.tier}, {key.fidelity}",
+        title=f"RA under {attack}: {key.dataset}, {key.conditions}",
         x=f"{NORMS[norm]} radius of the attack" if by_eps else "steps of PGD, logarithmic",
         log=not by_eps,
     )

@@ -1,0 +1,88 @@
+"""Sweeps on the board follow the records of their classifiers: which seeds, which table, and whether they count."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from board_records import make_record
+from site_records import add_sweep
+from test_verify import verification
+
+from bench.record import Diagnosis, Record, correct, load_record, save_record, save_verification
+from bench.report.figures import draw_sweeps
+from bench.results import build_leaderboard
+
+FAILED = (Diagnosis(check="features vary", verdict="fail", found="constant"),)
+LATER = "2024-01-02T00:00:00+00:00"
+
+
+def saved(results: Path, **changes: Any) -> tuple[Path, Record]:
+    path = save_record(results, make_record(**changes))
+    return path, load_record(path)
+
+
+def swept(results: Path, *correct: int, **changes: Any) -> tuple[Path, Record]:
+    """Write a record and a sweep of its classifier that leaves the first so many images right."""
+    path, record = saved(results, **changes)
+    add_sweep(results, record, list(correct))
+    return path, record
+
+
+def test_seeds_on_a_shared_encoder_have_a_row_of_their_own(tmp_path: Path) -> None:
+    swept(tmp_path, 80, 50)
+    swept(tmp_path, 60, 10, seed=1, classifier_sha256="6" * 64)
+    swept(tmp_path, 79, 49, seed=1, encoder_seed=0, classifier_sha256="7" * 64, finished=LATER)
+    board = build_leaderboard(tmp_path)
+    found = {row.label: (row.seeds, row.scores[0].accuracy) for row in board.sweeps}
+    assert found == {"DeACL 2022": ((0, 1), 0.7), "DeACL 2022 (encoder of seed 0)": ((1,), 0.79)}
+    assert found.keys() == {row.label for row in board.rows}
+
+
+def test_equal_compute_has_a_table_and_a_figure_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.report.figures.style.encoded", lambda figure, kind: b"")
+    recipe = {**make_record().recipe, "budget": 1e12}
+    swept(tmp_path, 80, 50)
+    swept(tmp_path, 75, 10, recipe=recipe, protocol_sha256="e" * 64, classifier_sha256="8" * 64)
+    board = build_leaderboard(tmp_path)
+    plain = "SLF, tier mini, fidelity uniform"
+    conditions = [row.key.conditions for row in board.sweeps]
+    assert conditions == [row.table.conditions for row in board.rows] == [plain, f"{plain}, at equal compute (1.00e12)"]
+    names = {path.stem for path in draw_sweeps(tmp_path, tmp_path / "out", "eps").files}
+    assert names == {f"eps-cifar10-mini-uniform-slf{more}" for more in ("", "-budget-1.00e12")}
+
+
+@pytest.mark.parametrize("failed", [False, True], ids=["withdrawn", "failed"])
+def test_a_sweep_of_a_record_that_is_no_result_is_not_shown(tmp_path: Path, failed: bool) -> None:
+    path, record = swept(tmp_path, 80, 50, doctor=FAILED if failed else None)
+    if not failed:
+        correct(path, record, tmp_path, reason="training", note="trained on the test split")
+    board = build_leaderboard(tmp_path)
+    assert (board.rows, board.sweeps, board.left_out) == ((), (), ())
+    path.unlink()
+    assert len(build_leaderboard(tmp_path).sweeps) == failed, "a sweep without its record keeps what it has"
+
+
+def test_a_sweep_of_a_superseded_record_keeps_the_form_of_its_tier(tmp_path: Path) -> None:
+    swept(tmp_path, 80, 50)
+    saved(tmp_path, finished=LATER, sa=150)
+    saved(tmp_path, tier_sha256="6" * 64, protocol_sha256="f" * 64)
+    board = build_leaderboard(tmp_path)
+    assert [row.table.tier for row in board.rows] == ["mini 55555555", "mini 66666666"]
+    assert [row.key.tier for row in board.sweeps] == ["mini 55555555"]
+
+
+def test_a_correction_of_a_record_that_has_changed_is_a_fault_and_nothing_else(tmp_path: Path) -> None:
+    path, record = saved(tmp_path)
+    correct(path, record, tmp_path, reason="evaluation", note="wrong")
+    path.unlink()
+    saved(tmp_path, sa=170)
+    board = build_leaderboard(tmp_path)
+    assert (len(board.rows), len(board.corrections), len(board.left_out)) == (1, 0, 1)
+
+
+def test_a_verification_of_an_older_record_of_a_failed_seed_is_no_fault(tmp_path: Path) -> None:
+    path, record = saved(tmp_path)
+    save_verification(path, verification(record))
+    saved(tmp_path, finished=LATER, doctor=FAILED)
+    board = build_leaderboard(tmp_path)
+    assert (len(board.rows), len(board.failed), len(board.left_out)) == (0, 1, 0)
