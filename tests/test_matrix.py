@@ -3,8 +3,10 @@
 import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from toy_runs import SMALL, facts, toy_data
 from typer.testing import CliRunner
 
 from bench.cli import app
+from bench.cli._matrix import matrix_request, run_options
 from bench.cli._options import split_settings
 from bench.errors import BenchError, InterruptedRunError
 from bench.grid import Grid, GridFolder, grid_status, work
@@ -22,7 +25,7 @@ from bench.matrix import Matrix, MatrixRequest, local_devices, plan_matrix
 from bench.matrix import devices as devices_module
 from bench.matrix.cells import _chosen
 from bench.record import load_record
-from bench.run import RunRequest, execute, prepare
+from bench.run import Run, RunRequest, execute, prepare
 
 SETTINGS = {**{key: value for key, value in SMALL.items() if not key.startswith("stage1")}, "slf.epochs": 1}
 
@@ -125,6 +128,44 @@ def test_a_setting_may_be_of_one_method(data: str, tmp_path: Path) -> None:
     commands = {job.method: " ".join(job.command) for job in planned.jobs if job.needs}
     assert {method: "stage2.lam=3" in words for method, words in commands.items()} == {"simclr": False, "deacl": True}
     assert planned.runs[1].recipe.overrides["stage2.lam"] == 3
+
+
+def test_options_that_change_the_recipe_are_those_of_the_plan_and_of_its_commands(
+    monkeypatch: pytest.MonkeyPatch, data: str, tmp_path: Path
+) -> None:
+    asked: list[RunRequest] = []
+
+    def prepared(request: RunRequest, *_: object) -> Run:
+        asked.append(request)
+        if len(asked) > 1:
+            raise InterruptedRunError("the command has prepared its run")
+        return prepare(replace(request, budget=None, corruptions=None, overrides=SETTINGS))  # quick
+
+    monkeypatch.setattr("bench.matrix.cells.prepare", prepared)
+    monkeypatch.setattr("bench.run.prepare", prepared)
+    items = ["budget=1e9", "encoder=resnet34", "attacks=min-norm", "corruptions=generate", "accumulate=2"]
+    words, chosen = run_options([*items, f"finetune-dataset={data}", "data-in=memory"])
+    more: dict[str, Any] = {key: tmp_path for key in ("runs_dir", "results_dir", "data_dir")}
+    more |= {"preset": None, "precision": None, "set_": ["evaluate.autoattack=false"], "tier": "tiny", "device": "cpu"}
+    planned = plan_matrix(matrix_request("byol", data, "0", "slf", options=words, **more, **chosen), tmp_path)
+    CliRunner().invoke(app, list(planned.jobs[0].command))
+    assert asked[0] == asked[1]
+    assert asked[0].overrides.keys() == {"evaluate.autoattack", "encoder.arch", "evaluate.attacks"}
+    assert (asked[0].budget, asked[0].corruptions, asked[0].accumulate) == ("1e9", "generate", 2)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("seed=5", "seed: type --seeds of bench matrix instead. Allowed here: accumulate, attacks, "),
+        ("tier=mini", "tier: type --tier of bench matrix instead."),
+        ("shared-only", "shared-only: a grid decides that itself."),
+    ],
+)
+def test_options_that_a_grid_gives_its_runs_are_refused(option: str, message: str) -> None:
+    with pytest.raises(BenchError) as refused:
+        run_options([option])
+    assert str(refused.value).startswith(f"--run-option {message}")
 
 
 def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ Datasets = Annotated[str, typer.Option(help="Datasets with commas, named as in b
 Seeds = Annotated[str, typer.Option(help="Seeds with commas.")]
 
 _ORDER = ("waiting", "queued", "running", "stopped", "cancelled", "failed", "done")
+_OF_RECIPE = ("accumulate", "attacks", "budget", "corruptions", "data_in", "encoder", "finetune_dataset")
+_OF_PROCESS = ("devices", "track")
+"""Options of ``bench run`` that jobs may be given: those that decide the recipe or the data, and those that do not."""
 _FAULTS = 10
 """The most failures that are printed in full; --json has all."""
 
@@ -36,6 +39,8 @@ def matrix_request(
     preset: str | None,
     precision: str | None,
     set_: list[str] | None,
+    encoder: str | None = None,
+    attacks: str | None = None,
     **more: Any,
 ) -> "MatrixRequest":
     """Return the request for a grid; ``more`` are further fields of it, as they are."""
@@ -47,14 +52,18 @@ def matrix_request(
         datasets=option.names(datasets) or (),
         seeds=option.parse_seeds(seeds),
         protocols=option.names(protocols),
-        overrides=option.overrides(preset, of_all, precision),
+        overrides=option.overrides(preset, of_all, precision, encoder, attacks),
         own={name: option.overrides(None, items, None) for name, items in of_one.items()},
         **more,
     )
 
 
-def run_options(items: list[str]) -> list[str]:
-    """Return the words of ``items`` for ``bench run``; raises BenchError for one that it does not know."""
+def run_options(items: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Return the words of ``items`` for ``bench run``, and what they say of the recipe for :func:`matrix_request`.
+
+    Raises:
+        BenchError: an option that ``bench run`` does not know, or that a grid gives its runs itself.
+    """
     from typer.main import get_command
 
     from bench.cli import app
@@ -63,12 +72,33 @@ def run_options(items: list[str]) -> list[str]:
     for item in items:
         name, equals, value = item.partition("=")
         words += [f"--{name.strip().lstrip('-')}", *([value] if equals else [])]
-    known = get_command(app).commands["run"]  # type: ignore[attr-defined]
+    commands = get_command(app).commands  # type: ignore[attr-defined]
     try:
-        known.make_context("run", ["method", *words])
+        context = commands["run"].make_context("run", ["method", *words])
     except Exception as error:
         raise BenchError(f"--run-option: bench run refuses {' '.join(words)}: {error}") from None
-    return words
+    typed = typed_params(context)
+    for param in typed:
+        if param.name not in (*_OF_RECIPE, *_OF_PROCESS):
+            raise _owned(param, commands["matrix"].params)
+    chosen = {param.name: context.params[param.name] for param in typed if param.name in _OF_RECIPE}
+    named: dict[str, Any] = {key: chosen.pop(key, None) for key in ("encoder", "attacks")}
+    return words, {"given": chosen, **named}
+
+
+def typed_params(context: typer.Context) -> list[Any]:
+    """Return the options of a command that the user typed."""
+    sources = [(param, context.get_parameter_source(param.name or "")) for param in context.command.params]
+    typed = [param for param, source in sources if source and source.name == "COMMANDLINE"]
+    return [param for param in typed if param.param_type_name == "option"]
+
+
+def _owned(param: Any, own: Sequence[Any]) -> BenchError:
+    """Return the error for an option of ``bench run`` that a grid, with options ``own``, gives its runs itself."""
+    same = next((each for each in own if each.name in (param.name, f"{param.name}s")), None)
+    use = f"type {same.opts[0]} of bench matrix instead" if same else "a grid decides that itself"
+    allowed = ", ".join(sorted(name.replace("_", "-") for name in (*_OF_RECIPE, *_OF_PROCESS)))
+    return BenchError(f"--run-option {param.opts[0][2:]}: {use}. Allowed here: {allowed}.")
 
 
 def show_jobs(jobs: "Sequence[GridJob]", as_json: bool) -> None:

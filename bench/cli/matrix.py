@@ -20,6 +20,7 @@ from bench.cli._matrix import (
     show_jobs,
     show_scripts,
     status_tables,
+    typed_params,
 )
 from bench.cli._tables import show
 from bench.errors import BenchError
@@ -60,7 +61,9 @@ def start(
     set_: option.SetOfMethods = None,
     run_option: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Any other option of bench run, such as devices=4; may be repeated."),
+        typer.Option(
+            metavar="NAME=VALUE", help="More options of bench run, such as devices=4 or budget=1e15; may be repeated."
+        ),
     ] = None,
     on: Annotated[Literal["local", "slurm"], typer.Option(help="Where the jobs run.")] = "local",
     grid: Annotated[Path, typer.Option(help="Folder of the grid's state; on Slurm on a disk that all nodes see.")] = (
@@ -124,6 +127,7 @@ def start(
         raise BenchError("--by-hand: Slurm alone takes scripts. Add --on slurm, or type --dry-run to see the jobs.")
     if on == "slurm" and not (dry_run or by_hand):
         check_cluster(resources.of_all)
+    words, chosen = run_options(run_option or [])
     request = matrix_request(
         *(methods, datasets, seeds, protocols),
         tier=tier,
@@ -131,7 +135,8 @@ def start(
         preset=preset,
         precision=precision,
         set_=set_,
-        options=run_options(run_option or []),
+        options=words,
+        **chosen,
         device=device,
         elsewhere=on == "slurm" and ((device or "").startswith("cuda") or bool({"gpus", "gres"} & resources.names)),
         threads=threads,
@@ -284,8 +289,7 @@ def _opened(ctx: typer.Context, *named: Path | None) -> "GridFolder":
 
 def _refuse_before(ctx: typer.Context) -> None:
     """Raise BenchError for options before the name of a subcommand, which does not read them."""
-    sources = {param.opts[0]: ctx.get_parameter_source(param.name or "") for param in ctx.command.params}
-    typed = [name for name, source in sources.items() if source and source.name == "COMMANDLINE" and name != "--grid"]
+    typed = [param.opts[0] for param in typed_params(ctx) if param.name != "grid"]
     if typed:
         name = ctx.invoked_subcommand
         raise BenchError(

@@ -102,7 +102,6 @@ def run(
             raise ReportedExit(launch(devices, again))
     if devices is not None and together not in (None, devices):
         raise BenchError(f"--devices {devices}, but {together} processes were started. Leave out --devices.")
-    changes = option.overrides(preset, set_, precision, encoder, attacks)
     request = RunRequest(
         method=method,
         dataset=dataset,
@@ -111,7 +110,8 @@ def run(
         protocols=option.names(protocols),
         finetune_dataset=finetune_dataset,
         seed=chosen[0],
-        overrides=changes if accumulate is None else {**in_parts(method, accumulate), **changes},
+        overrides=option.overrides(preset, set_, precision, encoder, attacks),
+        accumulate=accumulate,
         budget=budget,
         runs_dir=runs_dir,
         data_dir=data_dir,
@@ -157,12 +157,3 @@ def again() -> int:
     except SystemExit as end:
         return int(end.code or 0)
     return 0
-
-
-def in_parts(method: str, parts: int) -> dict[str, int]:
-    """Return the settings that compute the batches of all stages and protocols of ``method`` in ``parts``."""
-    from bench.method import METHODS
-    from bench.recipe import SECTIONS, TrainPlan
-
-    protocols = [section for section, settings in SECTIONS.items() if issubclass(settings, TrainPlan)]
-    return {f"{section}.accumulate": parts for section in (*METHODS.get(method).config_type().plans(), *protocols)}

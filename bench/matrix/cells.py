@@ -37,6 +37,8 @@ class MatrixRequest:
     """Of the cells of one method, by its name."""
     options: Sequence[str] = ()
     """More arguments of every ``bench run``, such as ``--devices 4``."""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    """What ``options`` say of the recipe, as fields of :class:`bench.run.RunRequest`; ``overrides`` have the rest."""
     device: str | None = None
     elsewhere: bool = False
     """Whether the jobs run on other machines, which have GPUs."""
@@ -121,6 +123,7 @@ def plan_matrix(
             data_dir=request.data_dir,
             device=request.device,
             elsewhere=request.elsewhere,
+            **request.given,
         )
         return prepare(asked, datasets[dataset])
 

@@ -21,9 +21,11 @@ from bench.recipe import (
     ALL_PROTOCOLS,
     DEFAULT_PROTOCOLS,
     RELEASED,
+    SECTIONS,
     Fidelity,
     FinetuneSettings,
     Recipe,
+    TrainPlan,
     build_recipe,
     load_tier,
 )
@@ -63,6 +65,8 @@ class RunRequest:
     """none, generate, or the path of a folder of files; None: as in the recipe."""
     data_in: DataIn = "auto"
     """Where the images of a folder are kept; no number depends on it."""
+    accumulate: int | None = None
+    """Compute each batch of all stages and protocols in so many parts; ``overrides`` come before it."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,8 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         with faults:
             check_dataset(name)
     faults.refuse()
+    if request.accumulate is not None:
+        request = replace(request, overrides={**_in_parts(method, request.accumulate), **request.overrides})
     dataset = dataset or load_dataset(request.dataset, request.data_dir, request.data_in)
     facts = dataset_facts(dataset)
     target = other_target(request.finetune_dataset, request.data_dir, facts, request.data_in)
@@ -174,6 +180,12 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     )
     check_stages(replace(run.context, device=there))
     return run
+
+
+def _in_parts(method: type[Method], parts: int) -> dict[str, int]:
+    """Return the settings that compute the batches of all stages and protocols of ``method`` in ``parts``."""
+    protocols = [section for section, settings in SECTIONS.items() if issubclass(settings, TrainPlan)]
+    return {f"{section}.accumulate": parts for section in (*method.config_type().plans(), *protocols)}
 
 
 def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe]) -> Recipe:
