@@ -15,7 +15,6 @@ from torch.optim import SGD, Optimizer
 
 from bench.attack import PGD
 from bench.data.views import StrongView
-from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import Encoder, branches, frozen_copy
 from bench.optim import LARS, trained
@@ -158,7 +157,6 @@ class ACLStage(Stage):
         self.plan: ACLSettings = config.stage1
         self.variant = variant = config.variant
         settings = config.stage1
-        _refuse_lone_image(settings, variant, len(ctx.images))
         encoder = ctx.new_encoder(self.name)
         with ctx.scoped(self.name, "projector"):
             projector = projection_head(encoder.feature_dim, settings.projector_layers)
@@ -210,15 +208,6 @@ class ACLStage(Stage):
     def _attack(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
         """Return ``images``, moved jointly to increase ``loss``, one scalar for all of them."""
         return PGD.of(self.plan)(lambda x: loss(x).expand(len(x)), images, threat=self._threat, generator=generator)
-
-
-def _refuse_lone_image(settings: ACLSettings, variant: Variant, images: int) -> None:
-    """Raise BenchError if a branch would get a single image in the last batch: batch-norm needs two."""
-    if variant == "a2s" and not settings.drop_last and images % settings.batch_size == 1:
-        raise BenchError(
-            f"the last of the batches of {settings.batch_size} holds 1 of the {images} images, but under "
-            "variant=a2s each set of batch-norm layers needs 2. Leave it out with --set stage1.drop_last=true"
-        )
 
 
 ACL = single_stage(

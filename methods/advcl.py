@@ -6,7 +6,6 @@ authors' clusters come from an encoder trained on ImageNet. Here an ordinary SSL
 replaces it by default. It is stage 1 and part of the cost, so results are not directly comparable with the paper's.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch.nn import functional as F
 from bench.attack import PGD, attacking
 from bench.data import ImageSource
 from bench.data.views import StrongView, WeakView
-from bench.errors import BenchError
+from bench.files import file_digest
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, branches, mlp
 from bench.recipe import AttackSettings, MethodConfig, TrainPlan
@@ -87,7 +86,7 @@ class AdvCLConfig(MethodConfig):
     without its cross-entropy. ``file:PATH``: arrays ``k2``, ``k10``, ... of an .npz file, such as the authors'
     labels. Only ``kmeans`` trains stage 1."""
     pseudo_labels_sha256: str | None = None
-    """SHA-256 of the label file. Filled in automatically, for the record; checked if given."""
+    """SHA-256 of the label file. Filled in automatically, for the record; checked when the labels are read."""
     stage1: SimCLRStageSettings = SimCLRStageSettings()
     stage2: AdvCLSettings = AdvCLSettings()
 
@@ -102,10 +101,12 @@ class AdvCLConfig(MethodConfig):
     @classmethod
     def _of_the_file(cls, given: str | None, info: ValidationInfo) -> str | None:
         source = info.data.get("pseudo_labels", "")
-        found = _file_digest(_path(source)) if source.startswith("file:") else None
-        if given not in (None, found):
-            raise ValueError(f"not the digest of pseudo_labels {source!r}, which is {found}")
-        return found
+        if not source.startswith("file:"):
+            if given is not None:
+                raise ValueError(f"pseudo_labels {source!r} are in no file. Leave it out")
+            return None
+        # A stored recipe has it: an encoder is read where its labels are not, and no path of a stranger's is opened.
+        return _digest(_path(source)) if given is None else given
 
 
 def multi_view_contrastive(views: Sequence[Tensor], temperature: float) -> Tensor:
@@ -159,9 +160,6 @@ class AdvCLStage(Stage):
     that normalises its input (theirs does not, nor ours under ``--fidelity native``) normalises x_h as well.
 
     Without pseudo-labels (None) L is L_CL, and ``pgd_ce`` stays as it was initialised.
-
-    Raises:
-        BenchError: the last batch of an epoch would hold a single image, which batch-norm cannot normalise.
     """
 
     name = "advcl"
@@ -172,11 +170,6 @@ class AdvCLStage(Stage):
     def __init__(self, settings: AdvCLSettings, ctx: MethodContext, pseudo_labels: PseudoLabels | None) -> None:
         super().__init__()
         count = len(ctx.images)
-        if not settings.drop_last and count % settings.batch_size == 1:
-            raise BenchError(
-                f"stage2.batch_size {settings.batch_size} leaves the last of {count} images alone in a batch, "
-                "and batch-norm needs two. Type --set stage2.drop_last=true, or choose another stage2.batch_size."
-            )
         self.plan: AdvCLSettings = settings
         self.encoder, self.normal, self.pgd_ce = branches(ctx.new_encoder(self.name), 3)
         self._pseudo_labels, self._threat = pseudo_labels, ctx.threat
@@ -266,7 +259,8 @@ class AdvCL:
             yield ssl
             labels = KMeansLabels(ssl.encoder, clusters, count=len(ctx.images), seed=ctx.seed)
         elif source != "none":
-            labels = FileLabels(_path(source), clusters, count=len(ctx.images), index=ctx.index)
+            digest = self._config.pseudo_labels_sha256
+            labels = FileLabels(_path(source), clusters, count=len(ctx.images), index=ctx.index, sha256=digest)
         self._stage = AdvCLStage(self._config.stage2, ctx, labels)
         yield self._stage
 
@@ -279,8 +273,11 @@ def _path(source: str) -> Path:
     return Path(source.removeprefix("file:")).expanduser()
 
 
-def _file_digest(path: Path) -> str:
+def _digest(path: Path) -> str:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file():  # a pipe or a device might never end
+            return file_digest(path)
+        fault = "there is no such file"
     except OSError as error:
-        raise ValueError(f"cannot read the pseudo-labels in {path}: {error.strerror}") from None
+        fault = error.strerror or str(error)
+    raise ValueError(f"cannot read the pseudo-labels in {path}: {fault}")

@@ -1,5 +1,7 @@
 """Pseudo-labels: which of K clusters an image belongs to, for several K; made without true labels."""
 
+import hashlib
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,14 +83,17 @@ class FileLabels:
         clusters: the wanted k; the file must hold an array for each.
         count: N, the number of training images.
         index: int64 [N], their positions in the official split, if there is one.
+        sha256: of the file that is meant; None: of whatever stands there now.
 
     Raises:
-        BenchError: lists every fault of the file together.
+        BenchError: another file than the one that is meant; lists every fault of the file together.
     """
 
-    def __init__(self, path: Path, clusters: Sequence[int], *, count: int, index: Tensor | None) -> None:
+    def __init__(
+        self, path: Path, clusters: Sequence[int], *, count: int, index: Tensor | None, sha256: str | None = None
+    ) -> None:
         self.classes = tuple(clusters)
-        arrays = _read(path, clusters)
+        arrays = _read(path, clusters, sha256)
         faults = list(_faults(arrays, clusters, count, index))
         if faults:
             raise BenchError(listed(str(path), faults))
@@ -113,11 +118,13 @@ def _is_official(length: int, index: Tensor) -> bool:
     return length > int(index.max())
 
 
-def _read(path: Path, clusters: Sequence[int]) -> _Arrays:
+def _read(path: Path, clusters: Sequence[int], sha256: str | None) -> _Arrays:
     """Return those of the needed arrays that are present."""
     arrays = {}
     try:
-        with zipfile.ZipFile(path) as archive:
+        content = path.read_bytes()
+        _refuse_other(path, hashlib.sha256(content).hexdigest(), sha256)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             members = set(archive.namelist())
             for name in map(_name, clusters):
                 if f"{name}.npy" in members:
@@ -129,6 +136,14 @@ def _read(path: Path, clusters: Sequence[int]) -> _Arrays:
             f"np.savez(path, {', '.join(f'{_name(k)}=...' for k in clusters)})."
         ) from error
     return arrays
+
+
+def _refuse_other(path: Path, found: str, meant: str | None) -> None:
+    if meant not in (None, found):
+        raise BenchError(
+            f"the pseudo-labels in {path} are not those of this run: their SHA-256 is {found}, and the recipe has "
+            f"{meant}. Restore the file, or begin another run with the new one."
+        )
 
 
 def _faults(arrays: _Arrays, clusters: Sequence[int], count: int, index: Tensor | None) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """AdvCL: pseudo-labels, refusals, and training with interruptions."""
 
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,13 @@ def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> 
     assert recipe_of(pseudo_labels=f"file:{path}", pseudo_labels_sha256=digest).config == recipe.config
     np.savez(path, k2=official["k2"], k3=official["k3"][::-1])
     assert recipe_of(pseudo_labels=f"file:{path}").pretraining_digest() != recipe.pretraining_digest()
-    with pytest.raises(BenchError, match="not the digest of pseudo_labels"):
-        recipe_of(pseudo_labels=f"file:{path}", pseudo_labels_sha256=digest)
+    with pytest.raises(BenchError, match=f"not those of this run: .* the recipe has {digest}"):
+        built(recipe, context(recipe, index=index))
+    path.unlink()  # an encoder is judged where its labels are not
+    assert recipe_of(pseudo_labels=f"file:{path}", pseudo_labels_sha256=digest).config == recipe.config
+    os.mkfifo(path)
+    with pytest.raises(BenchError, match=r"cannot read the pseudo-labels in .*: there is no such file"):
+        recipe_of(pseudo_labels=f"file:{path}")
 
 
 @pytest.mark.parametrize(
@@ -75,20 +81,12 @@ def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> 
         ({"pseudo_labels": "file:/no/such.npz"}, r"cannot read the pseudo-labels in /no/such\.npz"),
         ({"stage2__clusters": [1]}, r"stage2\.clusters\.0"),
         ({"stage2__clusters": []}, r"stage2\.clusters"),
-        ({"pseudo_labels_sha256": "ab"}, "not the digest of pseudo_labels 'kmeans'"),
+        ({"pseudo_labels_sha256": "ab"}, "pseudo_labels 'kmeans' are in no file"),
     ],
 )
 def test_settings_out_of_range_are_refused(sets: dict[str, Any], message: str) -> None:
     with pytest.raises(BenchError, match=message):
         recipe_of(**sets)
-
-
-def test_a_last_batch_of_one_image_is_refused_before_training() -> None:
-    recipe = recipe_of(stage2__batch_size=11)
-    with pytest.raises(BenchError, match=r"batch_size 11 leaves the last of 12 images .* --set stage2\.drop_last=true"):
-        built(recipe, context(recipe))
-    for recipe in (recipe_of(stage2__batch_size=11, stage2__drop_last=True), recipe_of(stage2__batch_size=10)):
-        built(recipe, context(recipe))
 
 
 # Training

@@ -295,7 +295,6 @@ def test_the_papers_network_trains() -> None:
         ({"facts": facts_of((3, 16, 12))}, r"images of 16x12 pixels .* multiple of 4"),
         ({"facts": facts_of((3, 18, 18))}, r"images of 18x18 pixels"),
         ({"encoder__arch": "wide-resnet28-10"}, r"so it needs a ResNet of the bench, .* Choose --encoder resnet18"),
-        ({"facts": facts_of((3, 8, 8), images=9)}, r"9 images in batches of 4 .* --set stage1.drop_last=true"),
     ],
 )
 def test_what_cannot_work_is_refused_before_it_starts(settings: dict[str, Any], message: str) -> None:

@@ -47,26 +47,32 @@ def at_budget(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeOf)
         raise BenchError(f"--budget chooses the epochs, and so does --set {typed[0]}. Leave out one of them.")
     costs = epoch_flops(recipe, dataset)
     budget = _operations(recipe, asked, dataset, recipe_of)
-    epochs = nearest_epochs([plan.epochs for plan in plans.values()], costs, budget)
+    epochs = nearest_epochs([plans[section].epochs for section in costs], list(costs.values()), budget)
     if epochs is None:
         raise BenchError(
             f"--budget {asked} is {budget:.4g} operations, less than one epoch of every stage of {recipe.method}. "
-            f"The smallest that works here is --budget {_rounded_up(sum(costs))}"
+            f"The smallest that works here is --budget {_rounded_up(sum(costs.values()))}"
         )
-    return _with_epochs(recipe, dict(zip(plans, epochs, strict=True)), budget)
+    return _with_epochs(recipe, dict(zip(costs, epochs, strict=True)), budget)
 
 
-def epoch_flops(recipe: Recipe, dataset: Dataset) -> list[float]:
-    """Return the operations of one epoch of each stage, counted as in a record."""
+def epoch_flops(recipe: Recipe, dataset: Dataset) -> dict[str, float]:
+    """Return the operations of one epoch of each stage that is trained, by its section, counted as in a record."""
     images, cpu = dataset.pretraining_images, torch.device("cpu")
     index = dataset.index_train if dataset.pretrain is None else None
     method = METHODS.get(recipe.method)(recipe.config)
-    flops = []
+    flops = {}
     for stage in method.stages(MethodContext(recipe, 0, cpu, images, index)):
+        section = recipe.config.section_of(stage.plan)
+        if section is None:
+            raise BenchError(
+                f"--budget: the plan of stage {stage.name!r} is no section of the settings of {recipe.method}, so its "
+                "epochs cannot be chosen. Pass the stage its section as it is."
+            )
         probe = StageProbe(stage, images, device=cpu)
         count = len(stage.positions(len(images)))
-        check_plan(stage, count, cpu, recipe.config.section_of(stage.plan))
-        flops.append(probe.flops_per_image() * stage.plan.images_per_epoch(count))
+        check_plan(stage, count, cpu, section)
+        flops[section] = probe.flops_per_image() * stage.plan.images_per_epoch(count)
     return flops
 
 
@@ -108,8 +114,7 @@ def _operations(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeO
     plans = other.config.plans()
     if not plans:
         raise BenchError(f"{name} has no pre-training to compare with. Type, for example, --budget like:deacl")
-    costs = epoch_flops(other, dataset)
-    return sum(plan.epochs * cost for plan, cost in zip(plans.values(), costs, strict=True))
+    return sum(plans[section].epochs * cost for section, cost in epoch_flops(other, dataset).items())
 
 
 def _number(asked: str) -> float:
@@ -132,8 +137,9 @@ def _rounded_up(flops: float) -> str:
 
 def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Recipe:
     values: dict[str, Any] = recipe.model_dump()
-    for stage, plan in recipe.config.plans().items():
-        for key, value in plan.stretched(epochs[stage]).items():
+    plans = recipe.config.plans()
+    for stage, count in epochs.items():
+        for key, value in plans[stage].stretched(count).items():
             if f"{stage}.{key}" not in recipe.overrides:
                 values["config"][stage][key] = value
     # Values given with --set are not scaled, so they are no longer idle; a precision has nothing to scale.

@@ -82,8 +82,8 @@ def _list(split: Path) -> _Files:
     for label, name in enumerate(classes):
         with os.scandir(split / name) as entries:
             visible = [e for e in entries if not e.name.startswith(".")]
-        images = [e for e in visible if _is_image(e)]
-        listing.skipped.extend(_suffix(e) for e in visible if e not in set(images))
+        images = {e for e in visible if _is_image(e)}
+        listing.skipped.extend(_suffix(e) for e in visible if e not in images)
         for entry in sorted(images, key=lambda e: natural(e.name)):
             stat = entry.stat()
             listing.images.append(Encoded(entry.path))
@@ -107,7 +107,8 @@ def _faults(train: _Files, test: _Files) -> list[str]:
     for here, there, split, other in ((train, test, "train", "test"), (test, train, "test", "train")):
         if only := sorted(set(here.classes) - set(there.classes)):
             faults.append(f"{split}/ has classes that {other}/ lacks: {few(only)}. Both need the same class folders.")
-        if empty := [c for i, c in enumerate(here.classes) if i not in set(here.labels)]:
+        labels = set(here.labels)
+        if empty := [c for i, c in enumerate(here.classes) if i not in labels]:
             faults.append(f"{split}/ has classes without an image: {few(empty)}. {_FORM}")
     return faults
 

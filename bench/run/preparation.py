@@ -166,9 +166,6 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
     check_attacks(recipe)
-    for section, plan in recipe.config.plans().items():
-        plan.check_batches(section, len(dataset.pretraining_images))
-        refuse_uneven(section, plan.batch_size)
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)
     check_protocols(recipe, protocols, there)

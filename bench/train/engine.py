@@ -29,6 +29,7 @@ from bench.parallel import (
     on_first,
     over_all,
     refuse_difference,
+    refuse_uneven,
     sharing,
     synchronise,
 )
@@ -354,6 +355,7 @@ def check_plan(stage: Stage, images: int, device: torch.device, section: str | N
     """
     section = section or stage.name
     stage.plan.check_batches(section, images)
+    refuse_uneven(section, stage.plan.batch_size)
     refuse_accumulation(stage, section)
     refuse_devices(stage)
     refuse_precision(

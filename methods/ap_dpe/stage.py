@@ -7,10 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from bench.attack import PGD, Objective, attacking
-from bench.errors import BenchError
 from bench.method import MethodContext, Stage, StepLoss
 from bench.nn import Encoder
-from bench.recipe import DatasetFacts
 from methods.ap_dpe.diversity import diversity
 from methods.ap_dpe.grid import check_gridded
 from methods.ap_dpe.pretexts import Jigsaw, Judged, Pretext, Puzzle, Rotation, Selfie
@@ -24,9 +22,6 @@ TASKS: dict[Task, tuple[str, ...]] = {
     "rotation": ("rotation",),
     "selfie": ("selfie",),
 }
-
-_ONE_PIXEL_LAYER4 = 8
-"""Images of this side length, or smaller, are a single pixel at layer 4."""
 
 
 class _Views(NamedTuple):
@@ -66,7 +61,6 @@ class PretextStage(Stage):
         super().__init__()
         facts = ctx.recipe.dataset
         check_gridded(facts.image_shape)
-        _refuse_single_image(settings, facts)
         self.plan: PretextSettings = settings
         self.name = task if task != "joint" else "dpe" if settings.h_weight else "ap"
         self._diverse = task == "joint" and settings.h_weight > 0
@@ -152,13 +146,3 @@ class PretextStage(Stage):
     @property
     def _pretexts(self) -> dict[str, Pretext]:
         return {name: cast(Pretext, task) for name, task in self.tasks.items()}
-
-
-def _refuse_single_image(settings: PretextSettings, facts: DatasetFacts) -> None:
-    """Raise BenchError if an epoch ends in a batch of one value per channel, which batch-norm refuses."""
-    alone = not settings.drop_last and facts.train_images % settings.batch_size == 1
-    if alone and facts.image_shape[1] <= _ONE_PIXEL_LAYER4:
-        raise BenchError(
-            f"{facts.train_images} images in batches of {settings.batch_size} leave a last batch of one image, which "
-            "batch-norm cannot normalise at this image size. Use --set stage1.drop_last=true"
-        )
