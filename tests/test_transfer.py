@@ -58,6 +58,13 @@ def test_a_plain_image_stays_plain_at_any_size(side: int) -> None:
     assert after.pretrain is None
 
 
+@pytest.mark.parametrize(("side", "eps", "conventions"), [(32, 8 / 255, "cifar"), (80, 4 / 255, "imagenet")])
+def test_large_images_that_become_small_are_treated_as_small_ones(side: int, eps: float, conventions: str) -> None:
+    large = replace(images_of(96), eps=4 / 255, conventions="imagenet")
+    after = resized(large, (side, side))
+    assert (after.eps, after.conventions) == (eps, conventions)
+
+
 def test_labels_and_the_size_that_is_right_already_stay() -> None:
     before = images_of(16)
     after = resized(before, (16, 16))

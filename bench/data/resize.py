@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bench.data.dataset import Dataset, Split
+from bench.data.dataset import CIFAR_EPS, CIFAR_SIDE, Dataset, Split
 
 _CHUNK = 512  # images in float64 at a time
 
@@ -16,8 +16,10 @@ def resized(dataset: Dataset, size: tuple[int, int]) -> Dataset:
 
     Bilinear interpolation with antialiasing: when images shrink, each new pixel is a mean over the area that it
     covers, weighted by a triangle, as in Pillow. In float64, so that every machine rounds to the same pixels and
-    finds the same hash.
+    finds the same hash. Large images that become small have the radius and the conventions of small ones.
     """
+    if max(size) <= CIFAR_SIDE and dataset.conventions == "imagenet":
+        dataset = replace(dataset, eps=CIFAR_EPS, conventions="cifar")
     return replace(
         dataset,
         train=Split(_resize(dataset.train.images, size), dataset.train.labels),
