@@ -9,8 +9,9 @@ from attacked_linear import CLASSES, COUNT, L2, LINF, Linear, data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.attack import ATTACKS, MinimumNorm, NamedAttack, distance
+from bench.attack import ATTACKS, MinimumNorm, NamedAttack, attacking, distance
 from bench.attack.apgd import TargetedAPGD, nearest_classes
+from bench.attack.frozen import needing_gradients
 from bench.attack.objective import cross_entropy, dlr, log_margin, margin
 from bench.attack.supervised import Embedding
 from bench.errors import BenchError
@@ -148,9 +149,39 @@ def test_the_clean_image_is_no_start_for_the_attack_on_features() -> None:
         attacked("embedding", LINF, pgd_start="clean")
 
 
-@pytest.mark.parametrize("name", ["apgd-t", "targeted-screen"])
-def test_too_few_classes_are_said(name: str) -> None:
-    images, labels = data(3)
+@pytest.mark.parametrize(("name", "least"), [("pgd-dlr", 3), ("apgd-dlr", 3), ("apgd-t", 4), ("targeted-screen", 4)])
+def test_too_few_classes_are_said(name: str, least: int) -> None:
+    images, labels = data(least - 1)
     attack = NamedAttack(name, EvaluationSettings())
-    with pytest.raises(BenchError, match="compares 4 logits; the classifier has 3"):
-        attack(Linear(3), images, labels, threat=LINF, seed=0, positions=range(COUNT))
+    attack.check_classes(least)
+    with pytest.raises(BenchError, match=f"'{name}' needs at least {least} classes; there are {least - 1}. Leave it"):
+        attack(Linear(least - 1), images, labels, threat=LINF, seed=0, positions=range(COUNT))
+
+
+class Rounded(Linear):
+    """Its logits depend on the pixels, but by no path that has gradients."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.detach())
+
+
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-dlr", "apgd-t", "targeted-screen", "min-norm"])
+def test_a_model_without_gradients_is_one_message(name: str) -> None:
+    (images, labels), attack = data(), NamedAttack(name, EvaluationSettings())
+    message = f"no path that has gradients, so the attack '{name}' cannot run"
+    with attacking(model := Rounded()):
+        with pytest.raises(BenchError, match=message):
+            attack(model, images, labels, threat=LINF, seed=0, positions=range(COUNT))
+        if attack.minimal:
+            with pytest.raises(BenchError, match=message):
+                attack.nearest(model, images, labels, norm="linf")
+
+
+def test_an_attack_that_forgets_its_own_gradients_is_not_the_models_fault() -> None:
+    images, _ = data()
+    with (
+        attacking(model := Linear()),
+        pytest.raises(RuntimeError, match="does not require grad"),
+        needing_gradients(model, images, "it", "leave it out"),
+    ):
+        model(images).sum().backward()

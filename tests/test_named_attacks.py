@@ -1,6 +1,7 @@
 """An attack that a package adds is asked for by name, recorded, and refused where it breaks its bounds."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
 from pathlib import Path
@@ -203,6 +204,29 @@ def test_an_attack_that_is_not_there_is_said_before_anything_is_trained(tmp_path
     request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
     with pytest.raises(BenchError, match=r"unknown attack 'pdg'\. Did you mean 'pgd'\?"):
         prepare(changed(request, evaluate__attack="pdg"))
+
+
+class FromElsewhere(OnTheModel):
+    package = "not-there"
+
+
+def test_what_attacks_need_is_checked_before_anything_is_trained(
+    known: Callable[[Any], EvaluationSettings], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known(FromElsewhere())
+    monkeypatch.setitem(sys.modules, "foolbox", None)
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
+    with pytest.raises(BenchError) as refused:
+        prepare(changed(request, evaluate__attack="pgd-dlr", evaluate__attacks=["apgd-t", "min-norm", "strange"]))
+    head, *faults = str(refused.value).split("\n- ")
+    said = (
+        "the attack 'pgd-dlr' needs at least 3 classes; there are 2",
+        "the attack 'apgd-t' needs at least 4 classes; there are 2",
+        "the attack 'min-norm' needs foolbox",
+        "the attack 'strange' needs the package not-there, which is not installed",
+    )
+    assert head == "4 faults:"
+    assert all(fault.startswith(start) for fault, start in zip(faults, said, strict=True)), faults
 
 
 def test_a_record_says_which_attack_ra_is_under(known: Callable[[Any], EvaluationSettings], tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
-"""Models under attack: the gradient reaches the pixels, and the model does not change."""
+"""Models under attack: the gradient reaches the pixels, or one message says so, and the model does not change."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from bench.errors import BenchError
 
 
 @contextmanager
@@ -30,3 +33,28 @@ def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
         for part, training in modes:
             part.training = training
+
+
+@contextmanager
+def needing_gradients(model: nn.Module, images: Tensor, culprit: str, instead: str) -> Iterator[None]:
+    """Raise BenchError for PyTorch's error where no gradient of ``model`` reaches the pixels of ``images``.
+
+    Args:
+        model: [B, C, H, W] -> logits [B, K].
+        images: [B, C, H, W].
+        culprit: the attack that needs gradients.
+        instead: what to do without it.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "does not require grad" not in str(error):
+            raise
+        with torch.enable_grad():
+            reached: bool = model(images[:1].detach().requires_grad_()).requires_grad
+        if reached:  # then it is the attack's own mistake
+            raise
+        raise BenchError(
+            f"the logits depend on the pixels by no path that has gradients, so {culprit} cannot run. Look for "
+            f"detach, no_grad and NumPy in the model, or {instead}."
+        ) from None

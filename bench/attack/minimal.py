@@ -1,7 +1,7 @@
 """The minimum-norm attack: the nearest misclassified image, and so the accuracy at every radius from one run."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,11 @@ class MinimumNorm:
 
     steps: int = 100
 
-    package: ClassVar[str] = "foolbox"
+    @property
+    def package(self) -> str:
+        """The package whose attacks run; raises BenchError where it is not installed."""
+        name: str = _foolbox().__name__
+        return name
 
     def nearest(self, model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm) -> Tensor:
         """Return the nearest misclassified images that were found; the image itself where none was found.

@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import fields, is_dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import Any, Protocol
 
@@ -14,8 +15,10 @@ from bench import rng
 from bench.attack.apgd import APGD, TargetedAPGD
 from bench.attack.ascent import PGD
 from bench.attack.ball import ball_around, refuse_outside
+from bench.attack.frozen import needing_gradients
 from bench.attack.minimal import MinimumNorm
 from bench.attack.supervised import Embedding, Supervised
+from bench.errors import BenchError
 from bench.recipe import EvaluationSettings, Norm, Threat, attack_name
 from bench.record import Drawn
 from bench.registry import Registry
@@ -27,7 +30,8 @@ class Attack(Protocol):
     With ``per_image = True`` among its attributes, ``generator`` is a list, one an image, on the CPU, and the outcome
     of an image does not depend on its batch. With a method ``nearest(model, images, labels, *, norm)`` it is a
     minimum-norm attack: it returns the nearest misclassified images that it finds, at whatever distance. The fields of
-    a dataclass are its settings in the record, and ``package`` names whose code runs.
+    a dataclass are its settings in the record, ``package`` names whose code runs, and ``least_classes`` is the smallest
+    number of classes that it can attack (2).
     """
 
     def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, *, threat: Threat, generator: Any) -> Tensor:
@@ -85,7 +89,8 @@ class NamedAttack:
         stream: the name of its generators; RA's is "pgd".
 
     Raises:
-        BenchError: there is no attack of that name, or it cannot be made from these settings.
+        BenchError: there is no attack of that name, it cannot be made from these settings, or its package is not
+            installed.
     """
 
     def __init__(self, name: str, settings: EvaluationSettings, *, stream: str = "pgd") -> None:
@@ -101,12 +106,23 @@ class NamedAttack:
         self._watched = _takes(self.attack, "on_gradient")
         self.start_drawn: Drawn = "per image" if getattr(self.attack, "per_image", False) else "per batch"
         self.minimal = hasattr(self.attack, "nearest")
+        self._least_classes: int = getattr(self.attack, "least_classes", 2)
         self.package: str | None = getattr(self.attack, "package", None)
+        try:
+            self.package_version = version(self.package) if self.package else None
+        except PackageNotFoundError:
+            raise BenchError(
+                f"the attack {name!r} needs the package {self.package}, which is not installed. "
+                f"Type: pip install {self.package}"
+            ) from None
 
-    @property
-    def package_version(self) -> str | None:
-        """Of ``package``; None without one."""
-        return version(self.package) if self.package else None
+    def check_classes(self, classes: int) -> None:
+        """Raise BenchError if ``classes`` are too few for this attack."""
+        if classes < self._least_classes:
+            raise BenchError(
+                f"the attack {self.name!r} needs at least {self._least_classes} classes; there are {classes}. "
+                "Leave it out of --attacks, or choose another with --set evaluate.attack=pgd"
+            )
 
     @property
     def settings(self) -> dict[str, int | float | str]:
@@ -155,14 +171,19 @@ class NamedAttack:
             on_gradient: as for :class:`bench.attack.PGD`; called only by ascents.
 
         Raises:
-            BenchError: the result was moved too far, is not finite, or has another shape.
+            BenchError: the model has too few classes or no gradients for this attack, or the result was moved too far,
+                is not finite, or has another shape.
         """
+        if self._least_classes > 2:
+            with torch.no_grad():
+                self.check_classes(model(images[:1]).shape[1])
         generator: rng.Generators = image_generators(seed, positions, restart, stream=self._stream)
         if self.start_drawn == "per batch":
             generator = rng.generator(seed, self._stream, positions[0], restart, device=images.device)
         watch = {"on_gradient": on_gradient} if self._watched else {}
         # Copies: what an attack does to them in place cannot make a result look as if it had not moved.
-        x_adv = self.attack(model, images.clone(), labels.clone(), threat=threat, generator=generator, **watch)
+        with self._gradients(model, images):
+            x_adv = self.attack(model, images.clone(), labels.clone(), threat=threat, generator=generator, **watch)
         self._refuse(x_adv, images, threat)
         return ball_around(images, threat).project(x_adv.detach())
 
@@ -170,13 +191,18 @@ class NamedAttack:
         """Return the nearest misclassified images that a minimum-norm attack finds, anywhere in [0, 1].
 
         Raises:
-            BenchError: the result is not finite, leaves [0, 1], or has another shape.
+            BenchError: the model has no gradients, or the result is not finite, leaves [0, 1], or has another shape.
         """
-        found = self.attack.nearest(model, images.clone(), labels.clone(), norm=norm)
+        with self._gradients(model, images):
+            found = self.attack.nearest(model, images.clone(), labels.clone(), norm=norm)
         farthest = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
         self._refuse(found, images, Threat(norm=norm, eps=farthest))
         nearest: Tensor = found.detach()
         return nearest
+
+    def _gradients(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
+        instead = "choose another with --attacks or --set evaluate.attack=pgd"
+        return needing_gradients(model, images, f"the attack {self.name!r}", instead)
 
     def _refuse(self, x_adv: object, images: Tensor, threat: Threat) -> None:
         refuse_outside(x_adv, images, threat, f"the attack {self.name!r}")

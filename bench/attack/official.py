@@ -17,12 +17,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bench.attack.frozen import needing_gradients
 from bench.errors import BenchError
 from bench.recipe import Norm, Threat
 
 Version = Literal["standard", "plus", "rand"]
 
 _PACKAGES = ("pyautoattack", "autoattack")
+_WITHOUT = "leave it out with `--set evaluate.autoattack=false`"
 _NORMS: dict[Norm, str] = {"linf": "Linf", "l2": "L2"}
 
 
@@ -111,14 +113,9 @@ class OfficialAutoAttack:
         self._checks.funcs.update(dict.fromkeys(self._checks.funcs, 0))
         trace = sys.gettrace()
         try:
-            outcome = self._adversary.run_standard_evaluation(images, labels, **{self._batch_size_name: len(images)})
-        except RuntimeError as error:
-            if "does not require grad" not in str(error):
-                raise
-            raise BenchError(
-                "the logits depend on the pixels by no path that has gradients, so AutoAttack cannot run. Look for "
-                "detach, no_grad and NumPy in the model, or leave it out with `--set evaluate.autoattack=false`."
-            ) from None
+            with needing_gradients(self._adversary.model, images, "AutoAttack", _WITHOUT):
+                size = {self._batch_size_name: len(images)}
+                outcome = self._adversary.run_standard_evaluation(images, labels, **size)
         finally:
             sys.settrace(trace)
         x_adv: Tensor = outcome[0] if isinstance(outcome, tuple) else outcome
@@ -175,10 +172,7 @@ def _library() -> ModuleType:
     for name in _PACKAGES:
         if find_spec(name):
             return import_module(name)
-    raise BenchError(
-        "AutoAttack is not installed. Type `pip install pyautoattack`, "
-        "or leave it out with `--set evaluate.autoattack=false`."
-    )
+    raise BenchError(f"AutoAttack is not installed. Type `pip install pyautoattack`, or {_WITHOUT}.")
 
 
 def _kind(message: str) -> str:

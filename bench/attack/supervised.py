@@ -43,6 +43,11 @@ class Supervised:
         """Whether it takes a generator for each image."""
         return getattr(self.ascent, "per_image", False)
 
+    @property
+    def least_classes(self) -> int:
+        """As many as the loss compares."""
+        return 3 if self.loss is dlr else 2
+
     def __call__(
         self,
         model: nn.Module,

@@ -212,18 +212,18 @@ def check_seed(seed: int) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Raise BenchError for attacks that are unknown or cannot be made, or AutoAttack on too few classes."""
-    faults = Faults()
+    """Raise BenchError for attacks that are unknown, lack a package, cannot be made, or need more classes."""
+    data, faults = recipe.downstream.dataset, Faults()
     for name in (recipe.evaluate.attack, *recipe.evaluate.attacks):
         with faults:
-            NamedAttack(name, recipe.evaluate)
+            NamedAttack(name, recipe.evaluate).check_classes(data.num_classes)
+    with faults:
+        if recipe.evaluate.autoattack and data.num_classes < 4:
+            raise BenchError(
+                f"AutoAttack's targeted losses need at least 4 classes; {data.name} has {data.num_classes}. "
+                "Leave it out with --set evaluate.autoattack=false"
+            )
     faults.refuse()
-    data = recipe.downstream.dataset
-    if recipe.evaluate.autoattack and data.num_classes < 4:
-        raise BenchError(
-            f"AutoAttack's targeted losses need at least 4 classes; {data.name} has {data.num_classes}. "
-            "Leave it out with --set evaluate.autoattack=false"
-        )
 
 
 def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.device) -> None:
