@@ -1,6 +1,8 @@
 """Grids: order, retries, stops, memory, locks and status, with jobs that take no time."""
 
+import errno
 import signal
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Lock, Timer
@@ -10,8 +12,9 @@ import pytest
 from filelock import FileLock
 from grid_jobs import grid_in, leaving
 
-from bench.errors import BenchError, CheckFailedError
+from bench.errors import BenchError, CheckFailedError, InterruptedRunError
 from bench.grid import Device, Grid, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
+from bench.grid import local as local_module
 from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
 from bench.grid.nodes import check_shared
@@ -183,12 +186,49 @@ def test_a_command_is_asked_to_stop_and_its_output_kept(tmp_path: Path, monkeypa
     program = tmp_path / "bench"
     program.write_text("#!/bin/sh\ntrap 'echo saved; exit 130' TERM\necho $1 $2 $PLACE\nwhile :; do sleep 0.05; done\n")
     program.chmod(0o755)
-    monkeypatch.setattr(worker_module, "program", lambda: str(program))
+    monkeypatch.setattr(worker_module, "program", lambda: [str(program)])
     folder = grid_in(tmp_path / "grid", {"a": []})
     stop = Event()
     Timer(0.5, stop.set).start()
     assert work(folder, "a", stop, environment={"PLACE": "here"}) == "stopped"
     assert folder.job("a").log.read_text().splitlines() == ["run a here", "saved"]
+
+
+@pytest.mark.parametrize("stops", [1, 2])
+def test_a_job_that_others_stop_is_tried_again_and_then_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stops: int
+) -> None:
+    monkeypatch.setattr(local_module, "_LOOK_AGAIN_SECONDS", 0.0)
+    folder = grid_in(tmp_path, {"ssl": [], "deacl": ["ssl"]}, retries=1)
+    told: list[str] = []
+    stopped = {"ssl": [InterruptedRunError.exit_code] * stops}
+    run_local(folder, one_device(), Event(), launch=leaving(folder, told, stopped))
+    assert told == (["ssl", "ssl", "deacl"] if stops == 1 else ["ssl", "ssl"])
+    found = {each.name: (each.status, each.reason) for each in grid_status(folder)}
+    assert found["ssl"] == (("done", "") if stops == 1 else ("failed", "it was stopped from outside, attempt 2"))
+    assert found["deacl"][0] == found["ssl"][0]
+
+
+def test_an_error_of_a_launch_ends_the_job_and_not_the_grid(tmp_path: Path) -> None:
+    folder = grid_in(tmp_path, {"a": [], "b": []})
+    leave = leaving(folder, [])
+
+    def full(command: Sequence[str], *more: Any) -> int:
+        if command[1] == "a":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return leave(command, *more)
+
+    run_local(folder, one_device(), Event(), launch=full)
+    found = {each.name: (each.status, each.reason) for each in grid_status(folder)}
+    assert found == {"a": ("failed", "OSError: [Errno 28] No space left on device"), "b": ("done", "")}
+
+
+def test_jobs_start_without_a_bench_on_the_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    python = tmp_path / "python"
+    monkeypatch.setattr(sys, "executable", str(python))
+    assert worker_module.program() == [str(python), "-P", "-m", "bench"]
+    (tmp_path / "bench").touch()
+    assert worker_module.program() == [str(tmp_path / "bench")]
 
 
 def test_signals_ask_for_a_stop_any_number_of_times() -> None:

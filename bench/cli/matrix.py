@@ -335,9 +335,10 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
         if lines := fault_lines(found):
             raise BenchError("\n".join([*lines, f"bench matrix retry {folder.path} tries these again."]))
         counts = Counter(each.status for each in found)
-        if counts["cancelled"]:
+        if counts.keys() - {"done"}:
+            what = "cancelled" if counts["cancelled"] else "not finished"
             ended = ", ".join(f"{count} {status}" for status, count in counts.items())
             raise InterruptedRunError(
-                f"cancelled: of {plural(counts.total(), 'job')} {ended}; the state of every job is saved. The same "
+                f"{what}: of {plural(counts.total(), 'job')} {ended}; the state of every job is saved. The same "
                 "command continues."
             )

@@ -1,7 +1,9 @@
 """A grid on this machine: as many jobs at once as its devices and their memory take."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
@@ -70,20 +72,25 @@ class _Local:
         self._pending = [job for job in folder.grid.jobs if job.name not in self._failed and not self._done(job)]
         self._not_before: dict[str, float] = {}
         """When to look again at jobs that another command works on."""
+        self._stopped = Counter[str]()
+        """How often a command was stopped, though not from here."""
         self._ended: SimpleQueue[tuple[Device, GridJob, Outcome | BenchError]] = SimpleQueue()
 
     def run(self) -> None:
         """Start jobs and wait for them until nothing is left to start."""
         while True:
-            stopping = self._stop.is_set() or self._folder.cancelled
-            if not stopping:
+            if not self._stopping:
                 self._start_ready()
-            if not any(device.running for device in self._devices) and (stopping or not self._pending):
+            if not any(device.running for device in self._devices) and (self._stopping or not self._pending):
                 return
             try:
                 self._settle(*self._ended.get(timeout=_POLL_SECONDS))
             except Empty:
                 continue
+
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.is_set() or self._folder.cancelled
 
     def _start_ready(self) -> None:
         for job in list(self._pending):
@@ -91,9 +98,7 @@ class _Local:
                 return
             if lost := next((need for need in job.needs if need in self._failed), None):
                 self._pending.remove(job)
-                self._failed.add(job.name)
-                reason = f"{lost}, which it needs, failed"
-                self._folder.job(job.name).write(JobState(status="failed", began=now(), ended=now(), reason=reason))
+                self._fail(job, f"{lost}, which it needs, failed")
                 continue
             ready = all(self._done(self._folder.jobs[need]) for need in job.needs)
             device = next((each for each in self._devices if each.takes(job)), None)
@@ -110,17 +115,30 @@ class _Local:
             outcome = work(self._folder, job.name, self._stop, environment=device.environment, launch=self._launch)
         except BenchError as error:
             outcome = error
+        except Exception as error:  # a thread that ends in silence would leave the grid waiting for it
+            outcome = BenchError(f"{type(error).__name__}: {error}")
         self._ended.put((device, job, outcome))
 
     def _settle(self, device: Device, job: GridJob, outcome: Outcome | BenchError) -> None:
         device.running.remove(job)
-        if outcome == "busy":
+        unasked = outcome == "stopped" and not self._stopping
+        self._stopped[job.name] += unasked
+        if unasked and self._stopped[job.name] > self._folder.grid.retries:
+            outcome = BenchError(f"it was stopped from outside, attempt {self._stopped[job.name]}")
+        elif unasked or outcome == "busy":
             self._not_before[job.name] = time.monotonic() + _LOOK_AGAIN_SECONDS
             self._pending.append(job)
             return
         self._said(f"{job.name}: {outcome}")
-        if outcome not in ("done", "stopped"):
+        if isinstance(outcome, BenchError):
+            self._fail(job, str(outcome))
+        elif outcome == "failed":
             self._failed.add(job.name)
+
+    def _fail(self, job: GridJob, reason: str) -> None:
+        self._failed.add(job.name)
+        with suppress(BenchError):  # a full disk, which is often the reason itself
+            self._folder.job(job.name).write(JobState(status="failed", began=now(), ended=now(), reason=reason))
 
     def _done(self, job: GridJob) -> bool:
         state = self._folder.job(job.name).state

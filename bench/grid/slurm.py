@@ -195,7 +195,7 @@ def requeue(stop: Event) -> None:
 
 
 def _command(folder: GridFolder) -> str:
-    return f'{shlex.quote(program())} matrix work {shlex.quote(str(folder.path))} "${{JOBS[$SLURM_ARRAY_TASK_ID]}}"'
+    return f'{shlex.join(program())} matrix work {shlex.quote(str(folder.path))} "${{JOBS[$SLURM_ARRAY_TASK_ID]}}"'
 
 
 def _submit(folder: GridFolder, batch: Batch, dependency: str | None) -> str:

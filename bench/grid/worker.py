@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 import signal
 import subprocess
 import sys
@@ -109,10 +108,10 @@ def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mappin
             return "failed"
 
 
-def program() -> str:
-    """Return the path of ``bench`` in the environment of this process."""
+def program() -> list[str]:
+    """Return the words that start ``bench`` in the environment of this process, from any folder."""
     beside = Path(sys.executable).with_name("bench")
-    return str(beside) if beside.exists() else shutil.which("bench") or "bench"
+    return [str(beside)] if beside.exists() else [sys.executable, "-P", "-m", "bench"]
 
 
 def _run_process(
@@ -121,7 +120,7 @@ def _run_process(
     """Run ``bench`` with ``command`` in a session of its own, so that a Ctrl-C reaches it through the worker alone."""
     with own.log.open("ab") as log:
         process = subprocess.Popen(
-            [program(), *command],
+            [*program(), *command],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
