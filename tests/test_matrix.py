@@ -23,7 +23,7 @@ from bench.grid import local as local_module
 from bench.grid.grid import JobFolder
 from bench.matrix import Matrix, MatrixRequest, local_devices, plan_matrix
 from bench.matrix import devices as devices_module
-from bench.matrix.cells import _chosen
+from bench.matrix.cells import _chosen, _command
 from bench.record import load_record
 from bench.run import Run, RunRequest, execute, prepare
 
@@ -195,6 +195,14 @@ def test_gpus_are_devices_alone_or_in_groups(monkeypatch: pytest.MonkeyPatch) ->
     assert groups == [("3,4", 90, 1), ("5,6", 90, 1)]
     (one,) = local_devices("cuda:1", at_once=2, threads=1)
     assert (one.environment["CUDA_VISIBLE_DEVICES"], one.at_once) == ("4", 2)
+
+
+def test_a_job_does_not_number_the_gpu_that_it_sees_alone(data: str, tmp_path: Path) -> None:
+    run = prepare(RunRequest("simclr", data, protocols=["slf"], overrides=SETTINGS, runs_dir=tmp_path, device="cpu"))
+    for elsewhere, device in ((False, "cuda"), (True, "cuda:1")):
+        request = request_of(data, tmp_path, device="cuda:1", elsewhere=elsewhere)
+        words = _command(request, ("simclr", data), run, tmp_path, "name")
+        assert words[words.index("--device") + 1] == device
 
 
 def test_the_commands_of_the_page_write_their_scripts(

@@ -215,12 +215,18 @@ def _command(
         "results-dir": asked["results_dir"],
         "data-dir": asked["data_dir"],
         "track": f"progress:{JobFolder.of(folder, name).progress}",
-        **({"device": request.device} if request.device else {}),
+        **({"device": _device(request)} if request.device else {}),
     }
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
     own = [text for name, texts in asked["own_settings"].items() if _absolute(name) == method for text in texts]
     words += [word for setting in (*asked["settings"], *own) for word in ("--set", setting)]
     return ("run", method, *words, "--no-estimate", *more, *request.options)
+
+
+def _device(request: MatrixRequest) -> str:
+    """Return ``--device`` of a job; on this machine it sees its GPU alone, which has no number there."""
+    assert request.device is not None
+    return request.device if request.elsewhere else request.device.partition(":")[0]
 
 
 def _job(
