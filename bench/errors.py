@@ -23,7 +23,9 @@ class DamagedFileError(BenchError):
 
 
 class BusyRunError(BenchError):
-    """Another process is working on the run."""
+    """Another process is working on the run: exit code 75, sysexits.h's word for "try again later"."""
+
+    exit_code = 75
 
 
 class NotLoadedError(BenchError):

@@ -12,7 +12,7 @@ import pytest
 from filelock import FileLock
 from grid_jobs import grid_in, leaving
 
-from bench.errors import BenchError, CheckFailedError, InterruptedRunError
+from bench.errors import BenchError, BusyRunError, CheckFailedError, InterruptedRunError
 from bench.grid import Device, Grid, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
 from bench.grid import local as local_module
 from bench.grid import worker as worker_module
@@ -209,6 +209,16 @@ def test_a_job_that_others_stop_is_tried_again_and_then_fails(
     assert found["deacl"][0] == found["ssl"][0]
 
 
+def test_a_run_of_another_process_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_BUSY_SECONDS", 0.0)
+    folder = grid_in(tmp_path, {"a": []}, retries=0)
+    told: list[str] = []
+    launch = leaving(folder, told, {"a": [BusyRunError.exit_code] * 3})
+    assert work(folder, "a", Event(), launch=launch) == "done"
+    assert len(told) == 4
+    assert BusyRunError.exit_code not in (0, BenchError.exit_code, CheckFailedError.exit_code)
+
+
 def test_an_error_of_a_launch_ends_the_job_and_not_the_grid(tmp_path: Path) -> None:
     folder = grid_in(tmp_path, {"a": [], "b": []})
     leave = leaving(folder, [])
@@ -231,12 +241,24 @@ def test_jobs_start_without_a_bench_on_the_path(tmp_path: Path, monkeypatch: pyt
     assert worker_module.program() == [str(tmp_path / "bench")]
 
 
-def test_signals_ask_for_a_stop_any_number_of_times() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_ask_for_a_stop_any_number_of_times(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with stop_on_signals() as stop:
         for _ in range(3):
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         assert stop.is_set()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_under_nohup_a_closed_terminal_stops_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_on_signals() as stop:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop.is_set()
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # What goes to Slurm

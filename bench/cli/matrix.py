@@ -3,6 +3,7 @@
 import json
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -323,8 +324,13 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
         devices = local_devices(
             asked.get("device"), at_once=at_once, threads=asked.get("threads", 1), together=together
         )
+
+        def tell(line: str) -> None:
+            with suppress(OSError):  # a terminal that was closed
+                console.print(line, markup=False, highlight=False)
+
         with stop_on_signals() as stop:
-            run_local(folder, devices, stop, lambda line: console.print(line, markup=False, highlight=False))
+            run_local(folder, devices, stop, tell)
             if stop.is_set():
                 raise InterruptedRunError("interrupted; the state of every job is saved. The same command continues.")
         found = grid_status(folder)

@@ -9,8 +9,9 @@ from types import FrameType
 
 @contextmanager
 def stop_on_signals() -> Iterator[Event]:
-    """Yield an event that SIGINT and SIGTERM set in this block, any number of them.
+    """Yield an event that SIGINT, SIGTERM and SIGHUP set in this block, any number of them.
 
+    A terminal that closes sends SIGHUP, except under nohup, where it stays ignored.
     Slurm sends SIGTERM before it takes the machine away, at a time limit or for a job of higher priority.
     """
     stop = Event()
@@ -18,7 +19,10 @@ def stop_on_signals() -> Iterator[Event]:
     def request(number: int, frame: FrameType | None) -> None:
         stop.set()
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, request) for number in handled}
     try:
         yield stop
     finally:

@@ -106,7 +106,7 @@ def _judge(
             return "running", ""
         if cancelled:
             return "cancelled", ""
-        return "failed", f"it ended on {state.host} without a word\n{own.last_lines()}"
+        return "failed", f"its worker ended on {state.host} without a word\n{own.last_lines()}"
     if state.status == "stopped" and cancelled:
         return "cancelled", ""
     return state.status, state.reason

@@ -14,7 +14,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
-from bench.errors import BenchError, CheckFailedError, InterruptedRunError
+from bench.errors import BenchError, BusyRunError, CheckFailedError, InterruptedRunError
 from bench.files import make_writable
 from bench.grid.grid import GridFolder, GridJob, JobFolder, JobState, now
 
@@ -24,6 +24,8 @@ Launch = Callable[[Sequence[str], JobFolder, Mapping[str, str], Callable[[], boo
 returns the exit code."""
 
 _POLL_SECONDS = 0.2
+_BUSY_SECONDS = 30.0
+"""Between two looks at a run on which another process works."""
 
 
 def work(
@@ -101,11 +103,20 @@ def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mappin
         if stopping() or code == InterruptedRunError.exit_code:
             write("stopped")
             return "stopped"
+        if code == BusyRunError.exit_code:  # such as the command of a worker that was killed
+            _wait(_BUSY_SECONDS, stopping)
+            continue
         failures += 1
         if failures > folder.grid.retries:
             missing = "" if code else f", without {next(p for p in job.leaves if not Path(p).exists())}"
             write("failed", f"exit code {code}{missing}, attempt {failures}\n{own.last_lines()}")
             return "failed"
+
+
+def _wait(seconds: float, stopping: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end and not stopping():
+        time.sleep(_POLL_SECONDS)
 
 
 def program() -> list[str]:
