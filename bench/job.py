@@ -21,3 +21,6 @@ class Job:
     device: torch.device
     monitor: Monitor = field(default_factory=Monitor)
     """Receives progress; requests to stop are checked at safe points."""
+    start_sha256: str | None = None
+    """Digest of the weights that training starts from; a state that started from others is set aside. None: of no
+    earlier training."""

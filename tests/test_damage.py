@@ -9,6 +9,7 @@ from toy_runs import Listener, carry_out, facts, toy_data, toy_request
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record
 from bench.run import prepare
+from bench.zoo import load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +95,21 @@ def test_an_encoder_and_its_stage_both_damaged_are_trained_again(data: str, tmp_
     ]
     assert listener.phases[0] == "stage ssl"
     assert facts(record) == facts(whole)
+
+
+def test_what_was_made_with_another_encoder_is_made_again(data: str, tmp_path: Path, whole: Record) -> None:
+    asked = toy_request(data, tmp_path)
+    with pytest.raises(InterruptedRunError):
+        carry_out(asked, tmp_path / "results", Listener(14))
+    (path,) = asked.runs_dir.rglob("encoder.safetensors")
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {name: 2 * value for name, value in tensors.items()}, metadata)
+    listener = Listener()
+    ((record, _),) = carry_out(asked, tmp_path / "results", listener)
+    renamed = [note.split(" was renamed to ")[1].split()[0] for note in listener.notes if "other weights" in note]
+    assert renamed == ["slf.safetensors.damaged,", "evaluation.json.damaged,"]
+    assert record.encoder_sha256 != whole.encoder_sha256
+    assert record.classifier_sha256 != whole.classifier_sha256
 
 
 def test_an_encoder_of_another_run_is_refused(data: str, tmp_path: Path) -> None:

@@ -67,6 +67,23 @@ def test_the_state_of_another_run_is_refused(tmp_path: Path, finished: bool) -> 
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(("began", "kept"), [("others", False), ("these", True), (None, True)])
+def test_a_state_that_started_from_other_weights_is_set_aside(
+    tmp_path: Path, finished: bool, began: str | None, kept: bool
+) -> None:
+    """That of an older version, which does not say where it started, is continued."""
+    if finished:
+        run(ToyStage(make_plan()), tmp_path, start=began)
+    else:
+        stop_at(ToyStage(make_plan()), tmp_path, 5, start=began)
+    (path,) = tmp_path.glob("*.safetensors")
+    listener = StopAfter(10**9)
+    run(ToyStage(make_plan()), tmp_path, start="these", monitor=listener)
+    assert path.with_name(f"{path.name}.damaged").exists() is not kept
+    assert [f"{path} started from other weights" in note for note in listener.notes] == [True] * (not kept)
+
+
 def test_a_state_that_does_not_fit_the_stage_is_refused(tmp_path: Path) -> None:
     stop_at(ToyStage(make_plan()), tmp_path, 5)
     stage = ToyStage(make_plan())

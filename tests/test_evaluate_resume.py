@@ -12,6 +12,7 @@ from evaluations import whole as whole
 
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Evaluation
+from bench.evaluation.state import EvaluationState
 
 # Interruptions
 
@@ -111,6 +112,20 @@ def test_state_of_another_run_is_refused_and_left_alone(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"evaluation\.json belongs to another run. Move it away"):
         measure(tmp_path, owner="you")
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_state_of_other_weights_is_set_aside(tmp_path: Path, known: bool) -> None:
+    """That of an older version, which does not say whose it is, is continued."""
+    measure(tmp_path, autoattack=False)
+    path, other, recorder = tmp_path / "evaluation.json", classifier(), Recorder()
+    state = json.loads(path.read_text())["state"]
+    EvaluationState.parse({**state, "classifier_sha256": state["classifier_sha256"] if known else None}, "").save(path)
+    with torch.no_grad():
+        other.head.weight.neg_()
+    found = measure(tmp_path, recorder, model=other, autoattack=False)
+    assert (found.sa.unpack() == state["clean"]) is not known
+    assert [f"{path} is of other weights" in note for note in recorder.notes] == [True] * known
 
 
 def test_logits_that_are_not_finite_are_refused(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from bench.record import Record
 from bench.run import RunRequest, execute, prepare, project
 from bench.run.folder import StageFolder
 from bench.train import train
-from bench.zoo import digest, load_tensors
+from bench.zoo import digest, load_tensors, save_tensors
 from methods.frameworks import FRAMEWORKS
 from methods.simclr import SimCLRStage
 
@@ -129,6 +129,18 @@ def test_a_run_stopped_in_a_shared_stage_is_continued_by_either(simclr: RunReque
     listener = Listener()
     carry_out(deacl, listener)
     assert "stage ssl" not in listener.phases
+
+
+def test_what_follows_other_weights_of_it_is_trained_again(deacl: RunRequest) -> None:
+    with pytest.raises(InterruptedRunError):
+        carry_out(deacl, Listener(8))  # in the second stage
+    (path,) = deacl.runs_dir.glob("stages/*/ssl.safetensors")
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {name: 2 * value for name, value in tensors.items()}, metadata)
+    listener = Impatient()
+    with pytest.raises(InterruptedRunError):
+        carry_out(deacl, listener)
+    assert "pseudo_at.training.safetensors started from other weights" in listener.notes[0]
 
 
 # Whoever needs it while another process trains it

@@ -109,11 +109,17 @@ def make_plan(**changes: Any) -> TrainPlan:
 
 
 def run(
-    stage: Stage, folder: Path, *, seed: int = 7, owner: str = "mine", monitor: StopAfter | None = None
+    stage: Stage,
+    folder: Path,
+    *,
+    seed: int = 7,
+    owner: str = "mine",
+    monitor: StopAfter | None = None,
+    start: str | None = None,
 ) -> Progress:
     """Train in ``folder``."""
     torch.manual_seed(len(str(folder)))  # whatever the process drew before must not matter
-    return train(stage, IMAGES, Job(folder, owner, seed, CPU, monitor or Monitor()))
+    return train(stage, IMAGES, Job(folder, owner, seed, CPU, monitor or Monitor(), start))
 
 
 def stop_at(stage: Stage, folder: Path, steps: int, **changes: Any) -> None:

@@ -17,6 +17,7 @@ from bench.nn import Classifier
 from bench.parallel import devices, in_turn, on_first
 from bench.recipe import Recipe, Threat
 from bench.record import NoGradient, Phase, PhaseCost, continued, describe_environment, larger_peak, other_code
+from bench.zoo import digest
 
 T = TypeVar("T")
 
@@ -37,7 +38,10 @@ class Measurement:
         self._environment = describe_environment(
             device_name(job.device), torch.get_num_threads(), modules=modules, devices=devices()
         )
-        fresh = EvaluationState(fingerprint=job.fingerprint, answers=(), no_gradient=NoGradient())
+        weights = digest(classifier.state_dict())
+        fresh = EvaluationState(
+            fingerprint=job.fingerprint, classifier_sha256=weights, answers=(), no_gradient=NoGradient()
+        )
         self.state = on_first(lambda: load_state(self.path, fresh, job.monitor))
         if any(other_code(self.state.ran_with(name), self._environment) for name in self.state.seconds):
             job.monitor.note(

@@ -20,6 +20,8 @@ class SavedState(Settings):
 
     fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
     """Digest of everything that determines the outcomes: no other measurement may continue this state."""
+    classifier_sha256: str | None = None
+    """Digest of the weights that were measured; None: the fingerprint includes it, or an older version left it out."""
 
     def save(self, path: Path) -> None:
         """Write this state to ``path``, atomically, under a checksum."""
@@ -46,7 +48,7 @@ class AttackProgress(Settings):
 
 
 class EvaluationState(SavedState):
-    """The state of SA, RA, AA and corruptions; the fingerprint is that of protocol, encoder and seed."""
+    """The state of SA, RA, AA and corruptions; the fingerprint is that of protocol, recipe and seed."""
 
     clean: tuple[bool, ...] = ()
     answers: tuple[int, ...] | None = None
@@ -79,9 +81,9 @@ S = TypeVar("S", bound=SavedState)
 
 
 def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
-    """Return the state in ``path``, or ``fresh`` if the file is missing or damaged.
+    """Return the state in ``path``, or ``fresh`` if the file is missing, damaged, or of another classifier.
 
-    A damaged file is renamed and reported to ``monitor``.
+    The latter two are renamed and reported to ``monitor``.
 
     Raises:
         BenchError: the state there has another fingerprint than ``fresh``.
@@ -99,4 +101,11 @@ def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
         return fresh
     if state.fingerprint != fresh.fingerprint:
         raise BenchError(f"{path} belongs to another run. Move it away, or choose another --runs-dir.")
+    if state.classifier_sha256 not in (None, fresh.classifier_sha256):
+        aside = set_aside(path)
+        monitor.note(
+            f"{path} is of other weights: the classifier has changed since. It was renamed to {aside.name}, and this "
+            "evaluation starts again."
+        )
+        return fresh
     return state

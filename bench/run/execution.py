@@ -163,8 +163,10 @@ def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
     """Train or load each stage, and save the encoder with the progress and cost of each stage."""
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
+    before = None
     for stage in method.stages(run.context):
-        stages[stage.name] = _train_stage(run, stage, monitor)
+        stages[stage.name] = _train_stage(run, stage, monitor, before)
+        before = digest(stage.state_dict())
     recipe = run.recipe.model_dump(mode="json")
     origin = Origin(fingerprint=run.folder.fingerprint, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
     made = EncoderFile(method.result().state_dict(), origin)
@@ -172,10 +174,12 @@ def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
     return made
 
 
-def _train_stage(run: Run, stage: Stage, monitor: Monitor) -> Progress:
+def _train_stage(run: Run, stage: Stage, monitor: Monitor, before: str | None = None) -> Progress:
+    """Train or load ``stage``; ``before``: digest of the one before it, on which a shared stage does not depend."""
     folder = run.folder.stage(stage)
+    start = before if folder.identity is None else None
     with held_by_first(lambda: folder.claimed(monitor)):
-        job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
+        job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor, start)
         section = run.recipe.config.section_of(stage.plan)
         return train(stage, run.dataset.pretraining_images, job, section=section)
 
@@ -213,9 +217,9 @@ def _evaluate(
     folder, data, recipe = run.protocol_folder(protocol), run.target, run.recipe.downstream
     if run.recipe.pretrained_on:
         on_first(lambda: folder.keep_source(data.source))
-    job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
-    phases = {str(Phase("stage", done.stage)): done for done in stages}
     before = digest(encoder.state_dict())
+    job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor, before)
+    phases = {str(Phase("stage", done.stage)): done for done in stages}
     if protocol != RELEASED:
         on_first(lambda: reuse_classifier(run, protocol, before, job))
     classifier, progress, stage = trained_classifier(run, protocol, encoder, job)

@@ -71,7 +71,7 @@ def visit_encoder(run: Run, monitor: Monitor, *, deep: bool = False) -> Iterator
         encoder = file.encoder(run.recipe).to(run.device)
         for protocol in run.protocols:
             folder, before = run.protocol_folder(protocol), digest(encoder.state_dict())
-            job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor)
+            job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor, before)
             classifier = trained_classifier(run, protocol, encoder, job).classifier
             weights = before, digest(classifier.state_dict())
             record = load_record(folder.record) if folder.record.exists() else None

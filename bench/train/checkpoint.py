@@ -26,6 +26,8 @@ class Progress(Settings):
 
     fingerprint: str = Field(validation_alias=AliasChoices("fingerprint", "owner"))
     """Digest of the recipe and the seed that this state belongs to."""
+    start_sha256: str | None = None
+    """Digest of the weights that it started from; None: of no earlier training, or in states of older versions."""
     stage: str
     epoch: int = 0
     """0-based epoch of the next step."""
@@ -85,8 +87,8 @@ def training_tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Ten
 def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) -> Progress | None:
     """Restore ``stage`` and ``optimizer`` in place from ``path`` and return their progress.
 
-    Returns None and restores nothing if the file is missing or damaged; a damaged file is renamed and reported to the
-    job's monitor.
+    Returns None and restores nothing if the file is missing, damaged, or started from other weights than those of the
+    job; the latter two are renamed and reported to the job's monitor.
 
     Raises:
         BenchError: the file belongs to another recipe, seed or stage.
@@ -101,6 +103,13 @@ def load_state(path: Path, job: Job, stage: Stage, optimizer: Optimizer | None) 
             f"{path} belongs to another run (stage {progress.stage!r}, recipe and seed {progress.fingerprint[:12]}; "
             f"this run is {job.fingerprint[:12]}). Move it away, or choose another --runs-dir."
         )
+    if progress.start_sha256 not in (None, job.start_sha256):
+        aside = set_aside(path)
+        job.monitor.note(
+            f"{path} started from other weights: those of the training before it have changed since. It was renamed to "
+            f"{aside.name}, and stage {stage.name} is trained again."
+        )
+        return None
     try:
         load_tensors_into(stage, _under("stage.", tensors))
     except RuntimeError as error:

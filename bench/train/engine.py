@@ -145,6 +145,7 @@ class _Training:
         )
         self.progress = Progress(
             fingerprint=job.fingerprint,
+            start_sha256=job.start_sha256,
             stage=stage.name,
             cost=PhaseCost.nothing(name),
             environments=(self._environment,),
