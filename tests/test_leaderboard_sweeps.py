@@ -8,7 +8,17 @@ from board_records import make_record
 from site_records import add_sweep
 from test_verify import verification
 
-from bench.record import Diagnosis, Record, correct, load_record, save_record, save_verification
+from bench.cli.sweep import _tables
+from bench.record import (
+    Diagnosis,
+    Record,
+    SweepSettings,
+    correct,
+    load_record,
+    load_sweep,
+    save_record,
+    save_verification,
+)
 from bench.report.figures import draw_sweeps
 from bench.results import build_leaderboard
 
@@ -69,6 +79,33 @@ def test_a_sweep_of_a_superseded_record_keeps_the_form_of_its_tier(tmp_path: Pat
     board = build_leaderboard(tmp_path)
     assert [row.table.tier for row in board.rows] == ["mini 55555555", "mini 66666666"]
     assert [row.key.tier for row in board.sweeps] == ["mini 55555555"]
+
+
+def test_on_the_screen_each_attack_and_each_recipe_has_its_own_name(tmp_path: Path) -> None:
+    record = saved(tmp_path)[1]
+    l2 = SweepSettings(kind="eps", norm="l2", eps=(0.0, 0.5, 1.0), steps=(20,))
+    given: list[tuple[dict[str, Any], Record]] = [
+        ({"settings": l2}, record),
+        ({}, record),
+        ({"overrides": {"stage2.lam": 0}}, record),
+        ({}, saved(tmp_path, seed=1, encoder_seed=0)[1]),
+    ]
+    correct = [80, 50, 10]
+    found = [(load_sweep(add_sweep(tmp_path, of, correct, **changes)), of) for changes, of in given]
+    tables = _tables(found)
+    plain = "cifar10, SLF, tier mini, fidelity uniform: accuracy under"
+    assert [table.title for table in tables] == [
+        f"{plain} L2 PGD-20, step size 0.25 eps",
+        f"{plain} Linf PGD-20, step size 0.25 eps",
+    ]
+    assert [[column.heading for column in table.columns] for table in tables] == [
+        ["L2 eps", "DeACL 2022, seed 0"],
+        [
+            *("Linf eps x 255", "DeACL 2022, seed 0", "DeACL 2022 (stage2.lam=0), seed 0"),
+            "DeACL 2022 (encoder of seed 0), seed 1",
+        ],
+    ]
+    assert [[cells[0] for cells in table._rows] for table in tables] == [["0", "0.5", "1"], ["0", "4", "8"]]
 
 
 def test_a_correction_of_a_record_that_has_changed_is_a_fault_and_nothing_else(tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.record import Outcome, Sweep
+    from bench.record import Outcome, Record, Sweep
+    from bench.results import SweepKey
     from bench.run import SweepRequest
 
 Runs = Annotated[list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")]
@@ -147,7 +148,7 @@ def _carry_out(
         print(json.dumps([sweep.model_dump(mode="json") for sweep in sweeps], indent=1))
         return
     work_is_kept()
-    show(*_tables(sweeps))
+    show(*_tables([(sweep, one.record) for sweep, one in zip(sweeps, chosen, strict=True)]))
     for _, path in found:
         print(f"sweep: {path}")
     for path in figures:
@@ -160,39 +161,45 @@ def _drawn(sweep: "Sweep", results_dir: Path, output: Path) -> list[Path]:
     return draw_sweeps(results_dir, output, sweep.settings.kind, Choice(sweep.dataset, sweep.protocol)).files
 
 
-def _tables(sweeps: "list[Sweep]") -> list[DataTable]:
-    first = sweeps[0]
-    settings = first.settings
-    tables = [_table(sweeps, [sweep.outcomes for sweep in sweeps], _attack(first))]
-    if settings.kind == "steps":
-        worst = [sweep.worst or () for sweep in sweeps]
-        tables.append(_table(sweeps, worst, "the same, right at every iterate up to there"))
+def _tables(found: "list[tuple[Sweep, Record]]") -> list[DataTable]:
+    """Return the tables of sweeps, each with the record of its classifier: what the board holds apart is apart here."""
+    from bench.results import grouped, sweep_key, sweep_label, tier_forms
+
+    forms = tier_forms(record for _, record in found)
+    columns = [
+        (sweep_key(*one, forms), f"{sweep_label(*one, local=False)}, seed {one[0].seed}", one[0]) for one in found
+    ]
+    tables = []
+    for same in grouped(columns, lambda column: column[0]):
+        key = same[0][0]
+        tables.append(_table(key, [(name, sweep.outcomes) for _, name, sweep in same], _attack(key)))
+        if key.settings.kind == "steps":
+            worst = [(name, sweep.worst or ()) for _, name, sweep in same]
+            tables.append(_table(key, worst, "the same, right at every iterate up to there"))
     return tables
 
 
-def _attack(sweep: "Sweep") -> str:
+def _attack(key: "SweepKey") -> str:
     from bench.results import NORMS, radius_text
 
-    settings = sweep.settings
+    settings = key.settings
     if settings.kind == "eps":
         return f"accuracy under {NORMS[settings.norm]} PGD-{settings.steps[0]}, step size {settings.step_size:g} eps"
     return f"accuracy under PGD at {radius_text(settings.norm, settings.eps[0])}, step size {settings.step_size:g} eps"
 
 
-def _table(sweeps: "list[Sweep]", columns: "list[tuple[Outcome, ...]]", title: str) -> DataTable:
-    from bench.recipe import protocol_title
-
-    first = sweeps[0]
-    heading, unit = {"linf": ("Linf eps x 255", 255), "l2": ("L2 eps", 1)}[first.settings.norm]
+def _table(key: "SweepKey", columns: "list[tuple[str, tuple[Outcome, ...]]]", title: str) -> DataTable:
+    settings = key.settings
+    heading, unit = {"linf": ("Linf eps x 255", 255), "l2": ("L2 eps", 1)}[settings.norm]
     table = DataTable(
-        Column(heading if first.settings.kind == "eps" else "steps", number=True),
-        *(Column(f"{sweep.title} {sweep.tier} s{sweep.seed}", number=True) for sweep in sweeps),
-        title=f"{first.dataset}, {protocol_title(first.protocol)}: {title}",
+        Column(heading if settings.kind == "eps" else "steps", number=True),
+        *(Column(name, number=True) for name, _ in columns),
+        title=f"{key.dataset}, {key.conditions}: {title}",
         caption="percent with 95 % interval",
     )
-    for number, value in enumerate(first.settings.grid):
-        size = f"{unit * value:.3g}" if first.settings.kind == "eps" else str(value)
-        table.add(size, *(_cell(outcomes[number]) for outcomes in columns))
+    for number, value in enumerate(settings.grid):
+        size = f"{unit * value:.3g}" if settings.kind == "eps" else str(value)
+        table.add(size, *(_cell(outcomes[number]) for _, outcomes in columns))
     return table
 
 

@@ -17,8 +17,8 @@ from bench.results.ratios import CostRatio, cost_ratios
 from bench.results.remarks import attack_text, budget_text, label, precision_text, reliability_flags
 from bench.results.rows import Row, TableKey, known_text, rank_text, row_names, table_of
 from bench.results.scores import Score, mean_score
-from bench.results.sweeps import SweepKey, SweepRow
-from bench.results.tier_forms import tier_text
+from bench.results.sweeps import SweepKey, SweepRow, sweep_key, sweep_label
+from bench.results.tiers import tier_forms, tier_text
 from bench.results.wording import (
     DASH,
     NORMS,
@@ -82,7 +82,10 @@ __all__ = [
     "reliability_flags",
     "row_names",
     "settings_text",
+    "sweep_key",
+    "sweep_label",
     "table_of",
+    "tier_forms",
     "tier_text",
     "time_text",
     "without_garbage_collection",

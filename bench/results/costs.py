@@ -9,7 +9,7 @@ from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
 from bench.results.groups import LeftOut, grouped, read_groups
 from bench.results.measured import Measured
 from bench.results.remarks import budget_text, precision_text
-from bench.results.tier_forms import tier_forms
+from bench.results.tiers import tier_forms
 from bench.results.wording import machine_text, named, settings_text
 
 

@@ -14,7 +14,7 @@ from bench.results.measured import Measured
 from bench.results.ranks import standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
-from bench.results.tier_forms import tier_forms, tier_text
+from bench.results.tiers import tier_forms, tier_text
 from bench.results.verifications import Verifications, checks, contested, verifiers
 from bench.results.wording import DASH, conditions_text, departures_text, machine_text
 

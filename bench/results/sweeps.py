@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import Settings
-from bench.record import LOCAL, Sweep, SweepSettings, load_sweep, sweep_files
+from bench.record import LOCAL, Record, Sweep, SweepSettings, load_sweep, sweep_files
 from bench.results.groups import Group, LeftOut, grouped
-from bench.results.measured import Measured
 from bench.results.remarks import budget_text, precision_text, recipe_departures
 from bench.results.scores import Score, mean_score
-from bench.results.tier_forms import tier_forms, tier_text
+from bench.results.tiers import tier_forms, tier_text
 from bench.results.wording import conditions_text, departures_text, named
 
 
@@ -69,8 +68,8 @@ def read_sweeps(
     found: list[_Read] = []
     left_out: list[LeftOut] = []
     first_file: dict[str, str] = {}
-    attacked = {one.record.sha256: one for group in groups for one in group.every}
-    forms = tier_forms(one.record for one in attacked.values())
+    attacked = {one.record.sha256: one.record for group in groups for one in group.every}
+    forms = tier_forms(attacked.values())
     own = sweep_files(results_dir / LOCAL) if local else ()
     for path in (*sweep_files(results_dir), *own):
         file = path.relative_to(results_dir).as_posix()
@@ -87,9 +86,9 @@ def read_sweeps(
         first_file[sweep.sha256] = file
         if sweep.record_sha256 in hidden:
             continue
-        one = attacked.get(sweep.record_sha256)
-        key, label = _key(sweep, one, forms), _label(sweep, one, file)
-        found.append(_Read(file, sweep, key, label))
+        record = attacked.get(sweep.record_sha256)
+        label = sweep_label(sweep, record, local=_is_local(file))
+        found.append(_Read(file, sweep, sweep_key(sweep, record, forms), label))
     return tuple(sorted(map(_row, grouped(found, _recipe)), key=_order)), left_out
 
 
@@ -97,9 +96,10 @@ def _recipe(one: _Read) -> Hashable:
     return one.key, one.sweep.method, one.sweep.protocol_sha256, one.label, one.sweep.outcomes[0].n
 
 
-def _key(sweep: Sweep, attacked: Measured | None, forms: Mapping[str, str]) -> SweepKey:
-    form = forms.get(attacked.record.tier_sha256, "") if attacked else ""
-    budget = budget_text(attacked.recipe.budget) if attacked else None
+def sweep_key(sweep: Sweep, record: Record | None, forms: Mapping[str, str]) -> SweepKey:
+    """Return the table of ``sweep``; ``record`` is its classifier's, and ``forms`` are of :func:`tier_forms`."""
+    form = forms.get(record.tier_sha256, "") if record else ""
+    budget = budget_text(record.read_recipe().budget) if record else None
     return SweepKey(
         *(sweep.dataset, sweep.dataset_sha256, tier_text(sweep.tier, form), sweep.fidelity, sweep.pretrained_on),
         *(budget, precision_text(sweep.overrides), sweep.protocol, sweep.settings),
@@ -110,9 +110,9 @@ def _is_local(file: str) -> bool:
     return file.startswith(f"{LOCAL}/")
 
 
-def _label(sweep: Sweep, attacked: Measured | None, file: str) -> str:
-    encoder_seed = attacked.record.encoder_seed if attacked else None
-    departures = recipe_departures(sweep, local=_is_local(file), encoder_seed=encoder_seed)
+def sweep_label(sweep: Sweep, record: Record | None, *, local: bool) -> str:
+    """Return the name of the row of ``sweep``; ``record`` is its classifier's."""
+    departures = recipe_departures(sweep, local=local, encoder_seed=record.encoder_seed if record else None)
     return named(f"{sweep.title} {sweep.year}", departures)
 
 
