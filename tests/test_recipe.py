@@ -162,6 +162,40 @@ def test_a_tier_scales_every_stage_of_every_method_by_one_factor(name: str, meth
     assert (recipe.tier, recipe.tier_sha256) == (name, tier.digest())
 
 
+@pytest.mark.parametrize(
+    ("method", "stage", "sets", "rate"),
+    [
+        ("ap-dpe", "stage1", (), 0.1),
+        ("ap-dpe", "stage1", ("stage1.short_lr=null",), 0.001),
+        ("ap-dpe", "stage1", ("stage1.short_lr=0.03",), 0.03),
+        ("ap-dpe", "stage1", ("stage1.short_lr=0.03", "stage1.lr=0.5"), 0.5),
+        ("ap-dpe", "stage1", ("task=rotation", "stage1.short_lr=0.03"), 0.03),
+        ("simclr", "stage1", ("stage1.optimizer=sgd",), 0.4),
+        ("deacl", "stage1", ("ssl=mocov2", "stage1.optimizer=lars"), 0.3 / 4),
+        ("deacl", "stage2", ("stage2.optimizer=lars",), 0.5 / 4),
+        ("deacl", "stage2", ("stage2.optimizer=lars", "stage2.lr_batch=128"), 0.5 / 2),
+        ("deacl", "stage2", ("stage2.optimizer=adamw", "stage2.epochs=7", "stage2.batch_size=128"), 0.5 / 2),
+    ],
+)
+def test_a_tier_scales_the_stage_that_was_asked_for(
+    method: str, stage: str, sets: tuple[str, ...], rate: float
+) -> None:
+    plan = recipe_of(*sets, method=method, tier="tiny").config.plans()[stage]
+    assert plan.effective_lr == pytest.approx(rate)
+
+
+def test_a_tiers_own_optimizer_is_the_one_that_it_scales() -> None:
+    tier = Tier(name="t", summary="", batch_size=0.25, sgd_lr="published", stages={"optimizer": "lars"})
+    assert recipe_of(tier=tier).config.plans()["stage2"].effective_lr == pytest.approx(0.5 / 4)
+    assert recipe_of("stage2.optimizer=sgd", tier=tier).config.plans()["stage2"].effective_lr == 0.5
+
+
+def test_a_length_that_was_set_moves_no_other() -> None:
+    """The warm-up stays a share of the published epochs."""
+    plain, longer = (recipe_of(*sets, tier="tiny").config.plans() for sets in ((), ("stage2.epochs=50",)))
+    assert longer["stage2"] == plain["stage2"].model_copy(update={"epochs": 50})
+
+
 def test_no_tier_scales_a_stage_below_one_epoch_and_two_images() -> None:
     tier = Tier(name="dust", summary="", epochs=1e-6, batch_size=1e-6)
     for plan in recipe_of(tier=tier).config.plans().values():

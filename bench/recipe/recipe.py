@@ -272,7 +272,26 @@ def _scaled(
     }
     # In Python, not JSON, form: a stage's nested settings keep their types when they are validated again.
     common = _of_stage(overrides.get("precision"))
-    return {**choices, **{name: {**plan.model_dump(), **tier.scale(plan), **common} for name, plan in plans.items()}}
+    scaled = {name: tier.scale(_chosen(name, plan, tier, overrides)) for name, plan in plans.items()}
+    return {**choices, **{name: {**plan.model_dump(), **scaled[name], **common} for name, plan in plans.items()}}
+
+
+_LENGTHS = ("epochs", "warmup_epochs", "decay_epochs", "batch_size")
+"""What a tier multiplies in every stage."""
+
+
+def _chosen(name: str, plan: TrainPlan, tier: Tier, overrides: Mapping[str, Any]) -> TrainPlan:
+    """Return the ``plan`` of stage ``name`` with the published lengths and every choice that scaling may depend on."""
+    own = {key.partition(".")[2]: value for key, value in within(overrides, name).items()}
+    values = plan.model_dump()
+    known = dict(flatten(values)).keys() - {*_LENGTHS}
+    for key, value in {**tier.stages, **own}.items():
+        if key in known:
+            insert(values, key, value)
+    try:
+        return type(plan).parse(values, name)
+    except BenchError:
+        return plan  # as in _scaled: the whole recipe's validation will list this fault
 
 
 _OPEN = "encoder.options"
