@@ -26,6 +26,11 @@ class Clock:
         self._meter = EnergyMeter([] if device is None else energy_counters(device))
         self._memory = None if device is None else PeakMemory(device)
         self._start = time.perf_counter()
+        self._kept: tuple[float, float | None, int | None] | None = None
+
+    def stop(self) -> None:
+        """Keep what was measured so far: nothing after this counts, and another clock may measure memory."""
+        self._kept = self.seconds, self.joules, self.peak_bytes
 
     def look(self) -> None:
         """Read the energy meter; call it regularly, because its counters wrap."""
@@ -34,16 +39,18 @@ class Clock:
     @property
     def seconds(self) -> float:
         """Seconds so far."""
-        return time.perf_counter() - self._start
+        return self._kept[0] if self._kept else time.perf_counter() - self._start
 
     @property
     def joules(self) -> float | None:
         """Energy so far; None if the device does not report it."""
-        return self._meter.joules
+        return self._kept[1] if self._kept else self._meter.joules
 
     @property
     def peak_bytes(self) -> int | None:
         """Peak memory so far; None if it is not measured."""
+        if self._kept:
+            return self._kept[2]
         return None if self._memory is None else self._memory.bytes
 
 
@@ -106,10 +113,11 @@ class FlopCounter(TorchDispatchMode):
 
 @contextmanager
 def timed(device: torch.device) -> Iterator[Clock]:
-    """Yield a clock of ``device``, which is synchronised before the block and at its end."""
+    """Yield a clock of ``device``, which is synchronised before the block and at its end, where the clock stops."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     clock = Clock(device)
     yield clock
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    clock.stop()
