@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from in_process import say
 from PIL import Image
 from toy_runs import toy_data
 
 from bench.data import load_dataset
 from bench.errors import BenchError
 from bench.record import Diagnosis, Record
-from bench.report.run_report import examples, write_report
+from bench.report.run_report import Report, examples, write_report
 from bench.report.verdict import Verdict
 from bench.run import RunRequest, examination, execute, finished_in, prepare, run_folder
 
@@ -72,6 +73,20 @@ def report(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def written(made: Made, output: Path) -> Path:
     write_report(made.runs, made.run, output, data_dir=output.parent, device=CPU)
     return output
+
+
+@pytest.mark.parametrize("name", ["{runs}/toy-s0", "toy-s0", "toy"])
+def test_without_output_a_report_is_in_a_folder_of_the_runs_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "runs" / "toy-s0").mkdir(parents=True)
+    (tmp_path / "runs" / "toy-s0" / "run.json").touch()
+    monkeypatch.setattr(
+        "bench.report.run_report.write_report", lambda runs, run, output, **_: Report(output, ["slf"], 4)
+    )
+    monkeypatch.chdir(tmp_path)
+    done = say(monkeypatch, capsys, "report", name.format(runs=tmp_path / "runs"), "--device", "cpu")
+    assert done.stdout.splitlines()[-1] == "report: reports/toy-s0/report.md", done.stderr
 
 
 def pixels(path: Path) -> np.ndarray:

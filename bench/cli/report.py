@@ -26,8 +26,9 @@ def report(
     """
     from bench.device import pick_device
     from bench.report.run_report import write_report
+    from bench.run import run_folder
 
-    folder = Path("reports") / run if output is None else output
+    folder = Path("reports", run_folder(runs_dir, run).name) if output is None else output
     written = write_report(runs_dir, run, folder, data_dir=data_dir, device=pick_device(device), of_each=images)
     if as_json:
         typer.echo(json.dumps({**written._asdict(), "folder": str(folder)}, indent=1))
