@@ -1,6 +1,7 @@
 """Folders that appear or are replaced as a whole, and only if the bench made all files in them."""
 
 import ctypes
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
@@ -22,7 +23,8 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 def replaced_folder(path: Path, what: str) -> Iterator[Path]:
     """Yield an empty folder that replaces ``path`` after the block has filled it.
 
-    Until then, and if the block fails, ``path`` is unchanged; no reader sees it half-filled.
+    Until then, and if the block fails, ``path`` is unchanged; no reader sees it half-filled. Another call for a folder
+    beside it waits.
 
     Args:
         path: a folder that this function made before, an empty folder, or a path that does not exist yet.
@@ -32,10 +34,32 @@ def replaced_folder(path: Path, what: str) -> Iterator[Path]:
         BenchError: ``path`` holds other files, or cannot be written.
     """
     path = path.resolve()
-    _check_generated(path, what)
-    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone_in(path.parent):
+            _check_generated(path, what)
+            with _filled(path) as unfinished:
+                yield unfinished
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lock ``folder`` itself, so that no file of a lock is left; the system ends the lock with this process."""
+    number = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network disks do not support locks
+            fcntl.flock(number, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(number)
+
+
+@contextmanager
+def _filled(path: Path) -> Iterator[Path]:
+    unfinished = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
         _recover(path, unfinished)
         unfinished.mkdir()
         yield unfinished
@@ -44,8 +68,6 @@ def replaced_folder(path: Path, what: str) -> Iterator[Path]:
             if path.exists():
                 path.rename(_old(unfinished))
             unfinished.rename(path)
-    except OSError as error:
-        raise refusal(path, error) from error
     finally:
         with suppress(OSError):
             _recover(path, unfinished)

@@ -7,6 +7,7 @@ import stat
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -219,6 +220,22 @@ def test_a_folder_is_replaced_as_a_whole_and_lists_what_is_in_it(tmp_path: Path)
                 assert contents(tmp_path / "deep" / "out") == {"old": "old", "CONTENTS": "old\n"}
     assert contents(tmp_path / "deep" / "out") == {"new": "new", "CONTENTS": "new\n"}
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
+
+
+def test_two_calls_for_one_folder_follow_each_other(tmp_path: Path) -> None:
+    def second() -> None:
+        with replaced_folder(tmp_path / "out", "a site") as folder:
+            (folder / "index").write_text("second")
+
+    other = Thread(target=second)
+    with replaced_folder(tmp_path / "out", "a site") as folder:
+        (folder / "index").write_text("first")
+        other.start()
+        other.join(0.1)
+        (folder / "page").write_text("first")
+    other.join()
+    assert contents(tmp_path / "out") == {"index": "second", "CONTENTS": "index\n"}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_failure_leaves_the_folder_as_it_was_and_nothing_else(tmp_path: Path) -> None:
