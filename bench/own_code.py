@@ -54,6 +54,14 @@ def as_typed(name: str) -> str:
     return f"FILE.py:{own[1]}" if own else name
 
 
+def own_objects(method: str, recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Return the objects from files in the plain values of a recipe: "method", "encoder" or "attack", by name."""
+    encoder, evaluate = (recipe.get(section, {}) for section in ("encoder", "evaluate"))
+    attacks = (evaluate.get("attack", ""), *evaluate.get("attacks", ()))
+    used = {method: "method", encoder.get("arch", ""): "encoder", **dict.fromkeys(attacks, "attack")}
+    return {name: kind for name, kind in used.items() if is_own(name)}
+
+
 def to_load(objects: Mapping[str, str]) -> list[str]:
     """Return the options of ``bench`` that load ``objects``, kinds by name: ``--encoder ./net.py:MyEncoder``."""
     return [word for name, kind in objects.items() for word in (f"--{kind}", typed(name))]

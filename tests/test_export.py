@@ -264,7 +264,7 @@ def test_what_a_library_cannot_express_is_refused(
         (["--to", "safetensor"], r"unknown format 'safetensor'. Did you mean 'safetensors'"),
         (["--protocol", "linear"], r"unknown protocol 'linear'"),
         (["--protocol", "knn"], r"knn is a vote of the training images, not a network"),
-        (["--protocol", "aff"], r"no finished aff. Type bench run simclr"),
+        (["--protocol", "aff"], r"no finished aff. Type bench evaluate "),
         (["--to", "timm"], r"width 2, and the ResNets of timm have 64"),
         (["--push-to-hub", "a/b/c"], r"--push-to-hub 'a/b/c'.*Type OWNER/NAME"),
         (["--push-to-hub", "deacl"], r"--push-to-hub 'deacl': the owner is missing"),

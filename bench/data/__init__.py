@@ -3,7 +3,7 @@
 from bench.data.dataset import Dataset, PixelFacts, Split
 from bench.data.images import ImagesOnDevice, ImageSource, StreamedImages, on_device, unit_pixels
 from bench.data.limits import DataIn
-from bench.data.load import DATASETS, OWN_FORMS, Source, check_dataset, load_dataset
+from bench.data.load import DATASETS, OWN_FORMS, Source, check_dataset, load_dataset, typed_source
 from bench.data.resize import resized
 from bench.data.stored import StoredImages
 
@@ -23,5 +23,6 @@ __all__ = [
     "load_dataset",
     "on_device",
     "resized",
+    "typed_source",
     "unit_pixels",
 ]

@@ -77,6 +77,11 @@ def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Datas
     return with_inventory(_loaded(source, data_dir, data_in))
 
 
+def typed_source(name: str) -> str:
+    """Return what a user types for the data called ``name``: npz:PATH for own data, whose place is not known."""
+    return name if name in DATASETS else "npz:PATH"
+
+
 def check_dataset(source: str) -> None:
     """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
     if source not in DATASETS and not _OWN.fullmatch(source):

@@ -1,7 +1,15 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
-from bench.recipe.overrides import flatten, outside, override_text, parse_overrides, section, within
+from bench.recipe.overrides import (
+    flatten,
+    outside,
+    override_text,
+    parse_overrides,
+    section,
+    typed_options,
+    within,
+)
 from bench.recipe.plan import BatchNormScope, OptimizerName, Precision, TrainPlan
 from bench.recipe.presets import PRESETS
 from bench.recipe.protocols import (
@@ -101,6 +109,7 @@ __all__ = [
     "reevaluated",
     "section",
     "tier_names",
+    "typed_options",
     "with_checked_arguments",
     "within",
 ]

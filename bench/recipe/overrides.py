@@ -43,6 +43,19 @@ def override_text(key: str, value: Any) -> str:
     return f"{key}={_text(value)}"
 
 
+def typed_options(overrides: Mapping[str, Any], **options: str | float | None) -> list[str]:
+    """Return the words that give a command those ``options`` that have a value, and ``overrides``.
+
+    PATH stands for a folder of corrupted images, of which a recipe holds only the digest.
+    """
+    given = {name.replace("_", "-"): value for name, value in options.items() if value is not None}
+    words = [word for name, value in given.items() for word in (f"--{name}", str(value))]
+    for key, value in overrides.items():
+        files = (key, value) == ("evaluate.corruptions", "files")
+        words += ("--corruptions", "PATH") if files else ("--set", override_text(key, value))
+    return words
+
+
 def insert(values: dict[str, Any], key: str, value: Any) -> None:
     """Set the dotted ``key`` of nested ``values`` in place, making sections as needed."""
     *path, last = key.split(".")

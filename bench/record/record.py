@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
 
-from bench.own_code import is_own
+from bench.own_code import own_objects
 from bench.recipe import Precision, Settings
 from bench.recipe.fields import Amount, Count, DatasetName, Digest, Epochs, Name, Radius, Seed, Text
 from bench.record.attacks import AttackList
@@ -178,10 +178,7 @@ class Record(Sealed):
     @property
     def own_code(self) -> dict[str, str]:
         """The objects from a user's own files that it was made with: "method", "encoder" or "attack", by name."""
-        encoder, evaluate = (self.recipe.get(section, {}) for section in ("encoder", "evaluate"))
-        attacks = (evaluate.get("attack", ""), *evaluate.get("attacks", ()))
-        used = {self.method: "method", encoder.get("arch", ""): "encoder", **dict.fromkeys(attacks, "attack")}
-        return {name: kind for name, kind in used.items() if is_own(name)}
+        return own_objects(self.method, self.recipe)
 
     def without_history(self) -> Self:
         """Return this without its histories of training, which take most of its memory; its digest no longer fits."""

@@ -5,12 +5,14 @@ from collections.abc import Iterator
 from functools import cache
 from typing import NamedTuple
 
-from bench.data import DATASETS
+from bench.data import DATASETS, typed_source
 from bench.own_code import as_typed, is_own
-from bench.recipe import RELEASED, EncoderSettings, load_tier, override_text, tier_names
+from bench.recipe import RELEASED, EncoderSettings, load_tier, outside, override_text, tier_names, typed_options, within
 from bench.record import IMPORTED, Record, RecordedRecipe
 
 _CORRUPTIONS = "evaluate.corruptions"
+_EVALUATION = "finetune"
+"""The section of what only `bench evaluate` can set: a threat model other than that of pre-training."""
 
 
 class Reproduction(NamedTuple):
@@ -25,23 +27,22 @@ class Reproduction(NamedTuple):
 
 def reproduction(record: Record) -> Reproduction:
     """Return the command that makes ``record`` again, on a machine that has its data."""
-    recipe, overrides = record.read_recipe(), dict(sorted(record.overrides.items()))
-    tier, tier_note = _tier(record)
-    encoder_seed = record.seed if record.encoder_seed is None else record.encoder_seed
+    recipe, (tier, tier_note) = record.read_recipe(), _tier(record)
     imported = record.method == IMPORTED
     words = ["bench", *_loading(record)]
     words += _evaluated(record) if imported else ["run", as_typed(record.method)]
-    words += ["--dataset", _data(record.pretrained_on or record.dataset)]
-    words += ["--finetune-dataset", _data(record.dataset)] if record.pretrained_on else []
-    words += [] if imported else ["--tier", tier, "--fidelity", record.fidelity]
-    words += [] if recipe.budget is None else ["--budget", repr(recipe.budget)]
-    words += ["--protocols", record.protocol, "--seed", str(encoder_seed)]
-    if overrides.get(_CORRUPTIONS) == "files":  # the recipe holds only their digest
-        words += ["--corruptions", "PATH"]
-        del overrides[_CORRUPTIONS]
-    words += [word for key, value in overrides.items() for word in ("--set", override_text(key, value))]
-    notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note, _seed_note(record)]
-    notes += _code_notes(record)
+    words += typed_options(
+        dict(sorted(outside(record.overrides, _EVALUATION).items())),
+        dataset=typed_source(record.pretrained_on or record.dataset),
+        finetune_dataset=_other_data(record),
+        tier=None if imported else tier,
+        fidelity=None if imported else record.fidelity,
+        budget=recipe.budget,
+        protocols=record.protocol,
+        seed=record.seed if record.encoder_seed is None else record.encoder_seed,
+    )
+    notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note]
+    notes += [_evaluation_note(record), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
 
@@ -82,8 +83,8 @@ def _own_notes(record: Record) -> Iterator[str]:
         yield said + check * (kind == "method")
 
 
-def _data(name: str) -> str:
-    return name if name in DATASETS else "npz:PATH"
+def _other_data(record: Record) -> str | None:
+    return typed_source(record.dataset) if record.pretrained_on else None
 
 
 def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
@@ -101,12 +102,17 @@ def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
         )
 
 
-def _seed_note(record: Record) -> str:
-    if record.encoder_seed is None:
+def _evaluation_note(record: Record) -> str:
+    own = within(record.overrides, _EVALUATION)
+    if record.encoder_seed is None and not own:
         return ""
+    asked = {key.removeprefix(f"{_EVALUATION}."): value for key, value in sorted(own.items())}
+    if record.overrides.get(_CORRUPTIONS) == "files":
+        asked[_CORRUPTIONS] = "files"
+    options = typed_options(asked, protocols=record.protocol, seed=record.seed, finetune_dataset=_other_data(record))
     return (
-        f"Protocol and evaluation used seed {record.seed}: pass the encoder that this makes to `bench evaluate` "
-        f"with --protocols {record.protocol} --seed {record.seed}."
+        "Protocol and evaluation have options of their own: pass the encoder that this makes to `bench evaluate` "
+        f"with {shlex.join(options)}."
     )
 
 

@@ -1,5 +1,6 @@
 """A run: one method from raw images to records."""
 
+from bench.run.command import to_finish, unfinished
 from bench.run.encoder import EncoderFile, import_encoder, load_encoder
 from bench.run.execution import execute, shared_stages, train_shared
 from bench.run.finished import (
@@ -11,8 +12,6 @@ from bench.run.finished import (
     run_folder,
     run_folders,
     select_finished,
-    to_finish,
-    unfinished,
 )
 from bench.run.folder import ProtocolFolder, RunFolder
 from bench.run.listing import list_runs

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
 
 from bench import rng
-from bench.data import DATASETS
+from bench.data import typed_source
 from bench.errors import BenchError
 from bench.method import Method, OwnForm
 from bench.monitor import Monitor
@@ -119,7 +119,7 @@ class EncoderFile:
         """
         assert self.origin.imported is not None, "a run has its own data"
         known = self.origin.imported.trained_on or ("cifar10" if self.channels == 3 else "")
-        return known if known in DATASETS else "npz:PATH"
+        return typed_source(known)
 
     def save(self, path: Path) -> None:
         """Write it to ``path``, atomically."""

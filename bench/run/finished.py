@@ -13,11 +13,10 @@ import torch
 from bench.data import DATASETS, Dataset
 from bench.errors import BenchError, Faults, unknown
 from bench.nn import Classifier, load_tensors_into
-from bench.own_code import as_typed
 from bench.protocol import build_protocol, released_classifier
-from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, override_text, section
-from bench.record import IMPORTED, Record, load_record
-from bench.robustbench import find_released
+from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, section
+from bench.record import Record, load_record
+from bench.run.command import make_run, to_finish, unfinished
 from bench.run.data import load_target
 from bench.run.encoder import plain_encoder, recipe_from
 from bench.run.folder import RunDescription, RunFolder, other_source
@@ -156,7 +155,7 @@ def select_finished(
     others, found = found, [each for each in found if each.protocol == protocol]
     if not found:
         named = dataset if dataset and dataset in DATASETS else "digits"
-        example = to_finish(others[0].folder.path, protocol) if others else _make("deacl", named, protocol)
+        example = to_finish(others[0].folder.path, protocol) if others else make_run("deacl", named, protocol)
         where = f"on {dataset} in {runs_dir}" if dataset else f"in {runs_dir}"
         raise BenchError(f"no run {where} has a finished {protocol}. {example}")
     datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
@@ -230,33 +229,3 @@ def _named(runs_dir: Path, run: str, protocol: str) -> list[Finished]:
     if protocol not in {each.protocol for each in found}:
         raise unfinished(folder, protocol)
     return found
-
-
-def unfinished(folder: Path, protocol: str) -> BenchError:
-    """Return the error for the run in ``folder``, whose ``protocol`` is not finished."""
-    return BenchError(f"the run {folder.name} has no finished {protocol}. {to_finish(folder, protocol)}")
-
-
-def to_finish(folder: Path, protocol: str) -> str:
-    """Return a sentence with the command that finishes ``protocol`` of the run in ``folder``."""
-    run = RunDescription.load(folder)
-    try:
-        recipe = run.recipe
-        if find_released(recipe["encoder"]["arch"]):
-            return f"It is a classifier that is judged as it was released. Type --protocol {RELEASED}"
-        options = ["--tier", recipe["tier"], "--fidelity", recipe["fidelity"], "--seed", str(run.seed)]
-        for key, value in recipe["overrides"].items():
-            options += ["--set", override_text(key, value)]
-        options += ["--runs-dir", str(folder.parent)]
-        data = run.source or recipe["dataset"]["name"]
-        if recipe["method"] == IMPORTED:
-            command = ["bench", "evaluate", str(folder / "encoder.safetensors"), "--dataset", data]
-            return f"Type {shlex.join([*command, '--protocols', protocol, *options[4:]])}"
-        return _make(recipe["method"], data, protocol, *options)
-    except (KeyError, TypeError, AttributeError):
-        raise BenchError(f"{folder / 'run.json'} is damaged. Move {folder} away and run it again.") from None
-
-
-def _make(method: str, dataset: str, protocol: str, *options: str) -> str:
-    words = ["bench", "run", as_typed(method), "--dataset", dataset, "--protocols", protocol, *options]
-    return f"Type {shlex.join(words)}"

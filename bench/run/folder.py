@@ -243,9 +243,12 @@ def other_source(protocol: Path) -> str:
     return _Target.parse(read_json(protocol / _TARGET), str(protocol / _TARGET)).source
 
 
-def other_sources(run: Path) -> list[str]:
-    """Return the user's names for the data of those protocols in ``run`` that do not use the pre-training data."""
-    return sorted({other_source(path.parent) for path in run.glob(f"*/{_TARGET}")})
+def other_sources(run: Path, dataset: str = "") -> list[str]:
+    """Return the user's names for the data of those protocols in ``run`` that do not use the pre-training data.
+
+    ``dataset``: only for the data of this name.
+    """
+    return sorted({other_source(path.parent) for path in run.glob(f"*{dataset}*/{_TARGET}")})
 
 
 @dataclass(frozen=True)

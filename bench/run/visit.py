@@ -13,9 +13,10 @@ from bench.job import Job
 from bench.monitor import Monitor
 from bench.recipe import ALL_PROTOCOLS
 from bench.record import Diagnosis, Record, load_record
+from bench.run.command import unfinished
 from bench.run.examination import new_patient
 from bench.run.execution import kept_encoder, trained_classifier
-from bench.run.finished import Finished, finished_in, finished_protocols, run_folder, unfinished
+from bench.run.finished import Finished, finished_in, finished_protocols, run_folder
 from bench.run.preparation import Run
 from bench.zoo import digest
 
