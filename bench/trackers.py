@@ -73,6 +73,27 @@ class WeightsAndBiases(_Tracker):
         self._run.finish()
 
 
+class _Guarded:
+    """Passes events on to ``tracker``; the first error that it raises is a note of ``monitor``."""
+
+    def __init__(self, tracker: _Tracker, where: str, monitor: Monitor) -> None:
+        self._tracker, self._where, self._monitor, self._failed = tracker, where, monitor, False
+
+    def __getattr__(self, event: str) -> Callable[..., None]:
+        def passed(*args: Any, **named: Any) -> None:
+            try:
+                getattr(self._tracker, event)(*args, **named)
+            except Exception as error:
+                first, self._failed = not self._failed, True
+                if first:
+                    self._monitor.note(
+                        f"--track {self._where} failed ({type(error).__name__}: {error}). The run goes on; the "
+                        "tracker may lack some of its values."
+                    )
+
+        return passed
+
+
 def _progress_file(place: str, run: str) -> Any:
     from bench.grid import ProgressFile
 
@@ -95,7 +116,8 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
             tracker.
 
     Raises:
-        BenchError: an unknown tracker, no folder or project, or a package that is not installed.
+        BenchError: an unknown tracker, no folder or project, a package that is not installed, or a tracker that cannot
+            be opened. Errors after that are one note of ``monitor``, since a tracker ends no run.
     """
     if where is None:
         yield
@@ -108,7 +130,15 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
             f"--track {where} lacks a place. Type --track tensorboard:FOLDER, --track wandb:PROJECT or "
             "--track progress:FILE"
         )
-    tracker = TRACKERS[name](place, run)
+    try:
+        tracker: Any = _Guarded(TRACKERS[name](place, run), where, monitor)
+    except BenchError:
+        raise
+    except Exception as error:
+        raise BenchError(
+            f"--track {where} cannot be opened ({type(error).__name__}: {error}). Name a place that can be written, or "
+            "leave out --track."
+        ) from error
     try:
         with monitor.heard_by(tracker):
             yield

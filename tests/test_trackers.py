@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_runs import Listener
 from toy_stage import CPU, EPOCHS, IMAGES, ToyStage, make_plan
 
 from bench.errors import BenchError, InterruptedRunError
@@ -70,6 +71,35 @@ def test_wandb_gets_them_too_and_is_closed_when_the_work_is_interrupted(
         "stage toy/epoch": 1,
         **{f"stage toy/{name}": value for name, value in history[0].items()},
     }
+
+
+def test_a_place_that_cannot_be_made_is_one_message(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(BenchError, match=r"^--track tensorboard:.*file cannot be opened \(.*leave out --track"),
+        tracked(Monitor(), f"tensorboard:{tmp_path / 'file'}", "run"),
+    ):
+        pass
+
+
+class Failing(Wandb):
+    """Every event is an error, as on a full disk."""
+
+    def log(self, values: dict[str, float]) -> None:
+        raise OSError("no space left")
+
+    def finish(self) -> None:
+        raise OSError("no space left")
+
+
+def test_a_tracker_that_fails_is_one_note_and_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", Failing())
+    listener = Listener()
+    history = trained(tmp_path, "wandb:project", Monitor(listener)).history
+    assert len(history) == EPOCHS
+    said = [note for note in listener.notes if "--track" in note]
+    assert len(said) == 1
+    assert said[0].startswith("--track wandb:project failed (OSError: no space left). The run goes on")
 
 
 def test_without_it_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
