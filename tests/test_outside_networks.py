@@ -54,6 +54,22 @@ class Flat(Grey):
 
 def absent():
     return nn.Sequential(nn.Nothing())
+
+class Pair(Grey):
+    def forward(self, x):
+        return (super().forward(x), x) if self.training else super().forward(x)
+
+class Wider(Grey):
+    def forward(self, x):
+        return super().forward(x).repeat(1, 2 if self.training else 1)
+
+class Noisy(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return nn.functional.dropout(self.norm(x), training=self.training).mean((2, 3))
 """
 CPU = torch.device("cpu")
 
@@ -145,6 +161,31 @@ def test_an_error_in_an_own_network_has_its_line_and_only_one_about_shapes_advis
     text = refusal("absent")
     assert "./net.py:absent cannot be built" in text
     assert "net.py, line 36" in text
+
+
+@pytest.mark.usefixtures("own")
+def test_what_a_network_returns_in_training_is_refused_before_it_is_trained() -> None:
+    assert "./net.py:Pair returns a tuple for 2 images in train mode, and no features" in refusal("Pair")
+    assert "./net.py:Wider returns 4 features in eval mode and 8 in train mode" in refusal("Wider")
+
+
+@pytest.mark.usefixtures("own")
+def test_the_probe_in_train_mode_leaves_no_trace() -> None:
+    settings, before = EncoderSettings(arch=ENCODERS.name_of("./net.py:Noisy")), torch.get_rng_state()
+    norm = build_encoder(settings, image_shape=(3, 8, 8), mean=(), std=()).backbone.get_submodule("network.norm")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert norm.training
+    assert norm.num_batches_tracked == 0
+
+
+def test_a_network_of_torchvision_has_no_auxiliary_classifiers() -> None:
+    settings = EncoderSettings(
+        arch="torchvision:googlenet", options={"input_size": 32, "init_weights": False}, normalisation="none"
+    )
+    with rng.scoped(0, "outside"):
+        encoder = build_encoder(settings, image_shape=(3, 32, 32), mean=(), std=())
+    assert encoder.feature_dim == 1024
+    assert not [key for key in encoder.state_dict() if "aux" in key]
 
 
 @pytest.mark.usefixtures("own")

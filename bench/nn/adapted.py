@@ -1,7 +1,7 @@
 """Networks that were written elsewhere, as backbones: of timm, of torchvision, or from a user's own file.
 
 Images are resized inside the network, after normalisation, so that attacks work on the pixels of the dataset. The
-number of features is found by a forward pass.
+number of features is found by a forward pass in eval mode, and another in train mode must give as many.
 """
 
 import re
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import BenchError
+from bench.nn.copying import frozen_copy
 from bench.own_code import told
 
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
@@ -32,7 +33,8 @@ class Adapted(nn.Module):
             None: they stay as they are.
 
     Raises:
-        BenchError: it cannot take such images, or does not return one vector of features for each.
+        BenchError: it cannot take such images, or does not return one vector of features for each, in eval mode and
+            in train mode.
     """
 
     def __init__(self, network: nn.Module, name: str, image_shape: Sequence[int], size: tuple[int, int] | None) -> None:
@@ -137,20 +139,31 @@ def own_backbone(name: str, make: Callable[..., object]) -> Outsider:
 
 @torch.no_grad()
 def _features(backbone: Adapted, name: str, image_shape: Sequence[int]) -> int:
-    """Return the number of features, by a forward pass in eval mode."""
-    backbone.eval()
+    """Return the number of features, by a forward pass in eval mode; one in train mode, of a copy, gives as many."""
+    evaluated = _probed(backbone.eval(), name, image_shape)
+    with torch.random.fork_rng(devices=[]):  # no weight that is drawn later depends on what dropout draws here
+        trained = _probed(backbone, name, image_shape, train=True)
+    backbone.train()
+    if trained != evaluated:
+        raise BenchError(
+            f"{name} returns {evaluated} features in eval mode and {trained} in train mode. Return as many in both."
+        )
+    return evaluated
+
+
+def _probed(backbone: Adapted, name: str, image_shape: Sequence[int], *, train: bool = False) -> int:
+    mode = " in train mode" if train else ""
     try:
-        found = backbone(torch.zeros(2, *image_shape))
+        found = (frozen_copy(backbone).train() if train else backbone)(torch.zeros(2, *image_shape))
     except (Exception, SystemExit) as error:
         seen = "x".join(map(str, (image_shape[0], *(backbone.size or image_shape[1:]))))
-        raise BenchError(f"{name} cannot take images of {seen}: {_fault(error)}{_advice(error, seen)}") from error
-    backbone.train()
+        raise BenchError(f"{name} cannot take images of {seen}{mode}: {_fault(error)}{_advice(error, seen)}") from error
     if isinstance(found, Tensor) and found.ndim == 2 and len(found) == 2 and found.is_floating_point():
         return found.shape[1]
     shape = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
     raise BenchError(
-        f"{name} returns {shape} for 2 images, and no features: [2, D]. Pool its output, as in x.mean((2, 3)) or "
-        "x[:, 0], and return one vector for each image."
+        f"{name} returns {shape} for 2 images{mode}, and no features: [2, D]. Pool its output, as in "
+        "x.mean((2, 3)) or x[:, 0], and return one vector for each image."
     )
 
 

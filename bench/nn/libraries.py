@@ -73,6 +73,8 @@ def torchvision_backbone(name: str) -> Outsider:
         with warnings.catch_warnings():  # that the initialisation will change
             warnings.simplefilter("ignore")
             network: nn.Module = models.get_model(name, weights=None, **options)
+            if getattr(network, "aux_logits", False) and "aux_logits" not in options:  # more outputs in train mode
+                network = models.get_model(name, weights=None, aux_logits=False, **options)
         return _without_classifier(network, name)
 
     constants = (tuple(known.mean), tuple(known.std))
