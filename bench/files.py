@@ -179,6 +179,11 @@ def set_aside(path: Path) -> Path:
     return aside
 
 
+def is_lost(path: Path) -> bool:
+    """Return whether the file ``path`` was set aside, and has not been made again since."""
+    return not path.exists() and path.with_name(f"{path.name}.damaged").exists()
+
+
 def read_json(path: Path) -> Any:
     """Return the plain values in ``path``; see :func:`parse_json`.
 

@@ -9,7 +9,7 @@ from toy_runs import Listener, carry_out, facts, toy_data, toy_request
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record
 from bench.run import prepare
-from bench.zoo import load_tensors, save_tensors
+from bench.zoo import digest, load_tensors, save_tensors
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,20 @@ def test_what_was_made_with_another_encoder_is_made_again(data: str, tmp_path: P
     assert renamed == ["slf.safetensors.damaged,", "evaluation.json.damaged,"]
     assert record.encoder_sha256 != whole.encoder_sha256
     assert record.classifier_sha256 != whole.classifier_sha256
+
+
+def test_the_damaged_encoder_of_a_finished_run_is_made_again(data: str, tmp_path: Path) -> None:
+    asked, listener = toy_request(data, tmp_path), Listener()
+    ((before, _),) = carry_out(asked, tmp_path / "results")
+    (path,) = asked.runs_dir.rglob("encoder.safetensors")
+    damage(path, "flipped")
+    ((record, _),) = carry_out(asked, tmp_path / "results", listener)
+    assert (record, listener.phases) == (before, [])
+    assert digest(load_tensors(path).tensors) == record.encoder_sha256
+    path.unlink()
+    path.with_name(f"{path.name}.damaged").unlink()
+    carry_out(asked, tmp_path / "results")
+    assert not path.exists(), "deleted to save space"
 
 
 def test_an_encoder_of_another_run_is_refused(data: str, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluation import constant, evaluate, sample_features
-from bench.files import make_writable, remove_unfinished, write_json
+from bench.files import is_lost, make_writable, remove_unfinished, write_json
 from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
@@ -39,11 +39,13 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
     on_first(lambda: make_writable(results_dir))
     on_first(lambda: remove_unfinished(results_dir))
     with held_by_first(lambda: run.folder.claimed(monitor)):
+        if on_first(lambda: intact_encoder(run.folder.encoder, monitor) is None and is_lost(run.folder.encoder)):
+            _encoder(run, monitor)  # its message says so, even where no protocol needs it
         finished = on_first(lambda: kept_records(run, monitor))
         if len(finished) < len(run.protocols):
             corrupted = first_then_others(lambda: _corrupted(run, monitor))
             on_first(lambda: _say_one_class(run, monitor))
-            file = on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
+            file = _encoder(run, monitor)
             # Its preparation has built one already.
             encoder, stages = file.built(run.recipe).to(run.device), file.origin.stages or ()
             on_first(lambda: _say_collapse(run, encoder, stages, monitor))
@@ -157,6 +159,10 @@ def kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
             f"{run.folder.path}, or choose another --runs-dir."
         )
     return kept
+
+
+def _encoder(run: Run, monitor: Monitor) -> EncoderFile:
+    return on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
 
 
 def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:

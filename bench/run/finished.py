@@ -66,7 +66,10 @@ class Finished:
             tensors = self._tensors(self.path / f"{self.protocol}.safetensors")
             classifier = protocol_classifier(self.folder.recipe, self.protocol, self.record.seed, tensors)
         if digest(classifier.state_dict()) != self.record.classifier_sha256:
-            raise BenchError(f"the weights in {self.path} are not those that its record was made with. Run it again.")
+            raise BenchError(
+                f"the weights in {self.path} are not those that its record was made with. Move {self.path} "
+                "away; `bench run` makes it again."
+            )
         return classifier.to(device)
 
     def _tensors(self, path: Path) -> dict[str, torch.Tensor]:

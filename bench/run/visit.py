@@ -78,7 +78,8 @@ def visit_encoder(run: Run, monitor: Monitor, *, deep: bool = False) -> Iterator
             record = load_record(folder.record) if folder.record.exists() else None
             if record and record.classifier_sha256 != weights[1]:
                 raise BenchError(
-                    f"the weights in {folder.path} are not those that its record was made with. Run it again."
+                    f"the weights in {folder.path} are not those that its record was made with. Move {folder.path} "
+                    "away; `bench run` or `bench evaluate` makes it again."
                 )
             patient = new_patient(
                 classifier,
