@@ -1,7 +1,7 @@
 """Sweeps on the board follow the records of their classifiers: which seeds, which table, and whether they count."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from board_records import make_record
@@ -10,7 +10,11 @@ from test_verify import verification
 
 from bench.cli.sweep import _tables
 from bench.record import (
+    AttackList,
     Diagnosis,
+    ListedAttack,
+    MinimalPerturbations,
+    Outcome,
     Record,
     SweepSettings,
     correct,
@@ -19,8 +23,9 @@ from bench.record import (
     save_record,
     save_verification,
 )
-from bench.report.figures import draw_sweeps
-from bench.results import build_leaderboard
+from bench.report.figures import draw_minimal, draw_sweeps, tsne
+from bench.results import build_leaderboard, tier_forms
+from bench.run import Finished
 
 FAILED = (Diagnosis(check="features vary", verdict="fail", found="constant"),)
 LATER = "2024-01-02T00:00:00+00:00"
@@ -106,6 +111,40 @@ def test_on_the_screen_each_attack_and_each_recipe_has_its_own_name(tmp_path: Pa
         ],
     ]
     assert [[cells[0] for cells in table._rows] for table in tables] == [["0", "0.5", "1"], ["0", "4", "8"]]
+
+
+def test_minimal_perturbations_and_features_share_a_figure_where_rows_share_a_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bench.report.figures.style.encoded", lambda figure, kind: b"")
+    outcome = Outcome.pack([place < 40 for place in range(200)], test_images=200)
+    sizes = MinimalPerturbations.pack([place / 2000 for place in range(200)])
+    minimal = ListedAttack(attack="min-norm", outcome=outcome, tried=200, perturbations=sizes)
+    recipe = make_record().recipe
+    differ: list[dict[str, Any]] = [
+        {},
+        {"recipe": {**recipe, "budget": 1e12}},
+        {"overrides": {"precision": "bf16"}},
+        {"tier_sha256": "6" * 64},
+        {"eps": 4 / 255, "overrides": {"evaluate.eps": 4 / 255}},
+    ]
+    attacks = AttackList(eps=8 / 255, attacks=(minimal,))
+    records = [
+        saved(tmp_path, protocol_sha256=str(digit) * 64, attacks=attacks, **changes)[1]
+        for digit, changes in enumerate(differ)
+    ]
+    names = {path.stem for path in draw_minimal(tmp_path, tmp_path / "out").files}
+    assert names == {
+        f"minimal-cifar10-mini-{more}-linf"
+        for more in (
+            *("55555555-uniform-slf", "55555555-uniform-slf-budget-1.00e12", "55555555-uniform-slf-precision-bf16"),
+            *("66666666-uniform-slf", "55555555-uniform-slf-Linf-4-255"),
+        )
+    }
+    tables = {row.table for row in build_leaderboard(tmp_path).rows}
+    assert len(names) == len(tables)
+    runs = [Finished(cast(Any, None), "slf", tmp_path, record, "toy") for record in records]
+    assert {tsne._table(run, tier_forms(records)) for run in runs} == tables
 
 
 def test_a_correction_of_a_record_that_has_changed_is_a_fault_and_nothing_else(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from bench.results.published import (
     reference,
 )
 from bench.results.ratios import CostRatio, cost_ratios
-from bench.results.remarks import attack_text, budget_text, label, precision_text, reliability_flags
+from bench.results.remarks import attack_text, budget_text, label, precision_text, recipe_departures, reliability_flags
 from bench.results.rows import Row, TableKey, known_text, rank_text, row_names, table_of
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow, sweep_key, sweep_label
@@ -78,6 +78,7 @@ __all__ = [
     "rank_text",
     "read_corrections",
     "read_groups",
+    "recipe_departures",
     "reference",
     "reliability_flags",
     "row_names",

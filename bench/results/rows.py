@@ -46,11 +46,11 @@ class TableKey(NamedTuple):
         return conditions_text(self.protocol, self.tier, self.fidelity, self.departures)
 
 
-def table_of(one: Measured, tier_form: str = "") -> TableKey:
-    """Return the table that a record stands in; ``tier_form`` as in :class:`Row`."""
-    record = one.record
+def table_of(one: Measured, forms: Mapping[str, str] = {}) -> TableKey:
+    """Return the table that a record stands in; ``forms`` are those of :func:`tier_forms`."""
+    record, tier = one.record, tier_text(one.record.tier, forms.get(one.record.tier_sha256, ""))
     return TableKey(
-        *(record.dataset, one.facts.sha256, tier_text(record.tier, tier_form), record.fidelity, record.pretrained_on),
+        *(record.dataset, one.facts.sha256, tier, record.fidelity, record.pretrained_on),
         budget_text(one.recipe.budget),
         *(precision_text(record.overrides, record.ra.precision), attack_text(one), record.protocol),
     )
@@ -162,8 +162,7 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
     attacked = [record.aa for record in records if record.aa]
     listed = [record.attacks for record in records if record.attacks]
     first, facts = records[0], group.seeds[0].facts
-    form = forms.get(first.tier_sha256, "")
-    table = table_of(group.seeds[0], form)
+    table = table_of(group.seeds[0], forms)
     machines = _names(cost.device for record in records for cost in record.stage_costs.values())
     return Row(
         method=first.method,
@@ -176,7 +175,7 @@ def _row(group: Group, results_dir: Path, verifications: Verifications, forms: M
         dataset=first.dataset,
         facts=facts,
         tier=first.tier,
-        tier_form=form,
+        tier_form=forms.get(first.tier_sha256, ""),
         fidelity=first.fidelity,
         protocol=first.protocol,
         pretrained_on=first.pretrained_on,

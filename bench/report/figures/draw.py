@@ -10,7 +10,6 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.monitor import Monitor
-from bench.recipe import Norm
 from bench.record import SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
@@ -29,7 +28,19 @@ from bench.report.figures.words import (
     table_file,
     table_text,
 )
-from bench.results import Group, LeftOut, Row, SweepRow, budget_text, build_leaderboard, grouped, label, read_groups
+from bench.results import (
+    Group,
+    LeftOut,
+    Row,
+    SweepRow,
+    budget_text,
+    build_leaderboard,
+    grouped,
+    label,
+    read_groups,
+    table_of,
+    tier_forms,
+)
 from bench.results import attack_text as attack_departure
 
 R = TypeVar("R", Row, SweepRow, Group)
@@ -183,25 +194,20 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
         raise choice.finds_no("record with the attack min-norm", results_dir, command)
     files: list[Path] = []
     methods = _numbered(group.seeds[0].record.method for group in groups)
-    for table in grouped(chosen, _conditions):
-        common, digest, norm, eps = _conditions(table[0])
+    forms = tier_forms(group.seeds[0].record for group in groups)
+    for table in grouped(chosen, lambda group: table_of(group.seeds[0], forms)):
+        first = table[0].seeds[0]
+        key = table_of(first, forms)
         figure = minimal_figure(
             [_minimal_line(group, number) for number, group in _marked(table, _group_name, methods)],
-            norm=norm,
-            eps=eps,
-            title=f"{common_text(*common)}: accuracy at every radius",
+            norm=first.threat.norm,
+            eps=first.record.ra.eps,
+            title=f"{table_text(key)}: accuracy at every radius",
             note="share of images that the minimum-norm attack found nothing nearer for; dotted: the radius of RA",
         )
-        files += save_figure(figure, output, free_name(file_name("minimal", *common, norm), [digest, eps], files))
+        name = table_file("minimal", key, first.threat.norm)
+        files += save_figure(figure, output, free_name(name, key, files))
     return Drawn(files, left_out)
-
-
-def _conditions(group: Group) -> tuple[tuple[str, str | None, str, str, str], str, Norm, float]:
-    """Return what records of one figure have in common: common conditions, data, norm and radius."""
-    one = group.seeds[0]
-    record = one.record
-    common = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
-    return common, one.facts.sha256, one.threat.norm, record.ra.eps
 
 
 def _row_name(row: Row | SweepRow) -> tuple[str, str]:

@@ -1,6 +1,6 @@
 """The features of test images in the plane, by t-SNE, one panel a run (DeACL, figure 4)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import NamedTuple
@@ -19,12 +19,9 @@ from bench.evaluation import attacked_features, clean_features
 from bench.monitor import Monitor
 from bench.recipe import canonical_digest
 from bench.report.figures.style import RULE, heading, mark, new_figure, save_figure, styled
-from bench.report.figures.words import common_text, file_name, free_name, seeds_text
-from bench.results import radius_text, settings_text
+from bench.report.figures.words import free_name, seeds_text, table_file, table_text
+from bench.results import Measured, TableKey, grouped, named, radius_text, recipe_departures, table_of, tier_forms
 from bench.run import Finished
-
-Conditions = tuple[str, str | None, str, str, str]
-"""Dataset, what the encoder was pre-trained on, tier, fidelity, protocol."""
 
 _TITLE_LETTERS = 34
 """Letters of a line above a panel."""
@@ -127,7 +124,7 @@ def draw_tsne(
 ) -> list[Path]:
     """Draw the features that the encoders of ``chosen`` make of test images, one panel a run.
 
-    Runs of another tier or fidelity get a separate figure.
+    Runs that the board holds apart, as of another tier or budget, get separate figures.
 
     Args:
         chosen: at least one; all on the same data under the same protocol.
@@ -142,25 +139,26 @@ def draw_tsne(
     monitor = monitor or Monitor()
     dataset = chosen[0].dataset(data_dir)
     shown = _subset(dataset, images)
-    tables: dict[Conditions, list[Finished]] = {}
-    for finished in chosen:
-        record = finished.record
-        common: Conditions = (record.dataset, record.pretrained_on, record.tier, record.fidelity, record.protocol)
-        tables.setdefault(common, []).append(finished)
+    forms = tier_forms(finished.record for finished in chosen)
     files: list[Path] = []
     monitor.begin("t-SNE", len(chosen), unit="runs")
-    for common, table in tables.items():
-        figure = _drawn(table, common, dataset, shown, device, adversarial, monitor)
-        name = file_name("tsne", *common, _runs_text(table), "attacked" if adversarial else "")
+    for table in grouped(chosen, lambda finished: _table(finished, forms)):
+        key = _table(table[0], forms)
+        figure = _drawn(table, key, dataset, shown, device, adversarial, monitor)
+        name = table_file("tsne", key, _runs_text(table), "attacked" if adversarial else "")
         identity = [finished.record.protocol_sha256 for finished in table]
         files += save_figure(figure, output, free_name(name, identity, files))
     monitor.end()
     return files
 
 
+def _table(finished: Finished, forms: Mapping[str, str]) -> TableKey:
+    return table_of(Measured(finished.path, finished.record, finished.record.read_recipe()), forms)
+
+
 def _drawn(
     table: Sequence[Finished],
-    common: Conditions,
+    key: TableKey,
     dataset: Dataset,
     shown: Split,
     device: torch.device,
@@ -186,17 +184,20 @@ def _drawn(
     return tsne_figure(
         [*upper, *lower],
         dataset.classes,
-        title=f"{common_text(*common)}: features of {len(shown)} test images, t-SNE",
+        title=f"{table_text(key)}: features of {len(shown)} test images, t-SNE",
         across=len(upper) if adversarial else 4,
     )
 
 
 def _panel_text(finished: Finished) -> str:
     """Return the method, how its recipe differs from the tier's, and the seed."""
+    name = named(finished.record.title, _departures(finished))
+    return f"{fill(name, _TITLE_LETTERS)}\nseed {finished.record.seed}"
+
+
+def _departures(finished: Finished) -> list[str]:
     record = finished.record
-    departures = ", ".join(settings_text(record.overrides))
-    name = fill(f"{record.title} ({departures})" if departures else record.title, _TITLE_LETTERS)
-    return f"{name}\nseed {record.seed}"
+    return recipe_departures(record, local=False, encoder_seed=record.encoder_seed)
 
 
 def _runs_text(table: Sequence[Finished]) -> str:
@@ -204,7 +205,7 @@ def _runs_text(table: Sequence[Finished]) -> str:
     recipes: dict[str, list[int]] = {}
     for finished in table:
         record = finished.record
-        recipes.setdefault("-".join([record.method, *settings_text(record.overrides)]), []).append(record.seed)
+        recipes.setdefault("-".join([record.method, *_departures(finished)]), []).append(record.seed)
     text = "-".join(f"{recipe}-{seeds_text(sorted(seeds))}" for recipe, seeds in recipes.items())
     if len(text) <= _RUNS_LETTERS:
         return text
