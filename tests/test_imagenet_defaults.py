@@ -18,7 +18,7 @@ from bench.data import load_dataset
 from bench.data.views import WeakView, draw_crops, draw_events
 from bench.errors import BenchError
 from bench.nn import ENCODERS
-from bench.recipe import reevaluated
+from bench.recipe import DatasetFacts, reevaluated
 from bench.recipe.sections import STEMMED
 from bench.run import pretrained
 
@@ -59,6 +59,33 @@ def test_only_networks_that_have_the_stem_get_it() -> None:
     assert (other.options, other.normalisation) == ({}, "imagenet")
     native = recipe_of(facts=FACTS, fidelity="native").encoder
     assert (native.options, native.stem_padding, native.stem_init) == ({"stem": "imagenet"}, 1, "default")
+
+
+@pytest.mark.parametrize("tier", ["paper", "mini"])
+def test_a_native_network_without_the_stem_does_not_get_it(tier: str) -> None:
+    native = recipe_of(facts=FACTS, fidelity="native", method="ap-dpe", tier=tier).encoder
+    assert (native.arch, native.options, native.normalisation) == ("preact-resnet50", {}, "imagenet")
+    other = recipe_of("encoder.arch=resnet50", facts=FACTS, fidelity="native", method="ap-dpe", tier=tier).encoder
+    assert other.options == {"stem": "imagenet"}
+
+
+@pytest.mark.parametrize(
+    ("facts", "sets", "padding"),
+    [
+        (FACTS, (), 1),
+        (FACTS, ("encoder.options.stem=cifar",), 2),
+        (FACTS, ('encoder.options={stem = "cifar"}',), 2),
+        (FACTS, ("encoder.options={}",), 2),
+        (FACTS, ("encoder.options.stem=cifar", "encoder.stem_padding=0"), 0),
+        (FACTS, ("encoder.arch=wrn28_10",), 2),
+        (None, (), 2),
+        (None, ("encoder.options.stem=imagenet",), 1),
+    ],
+)
+def test_a_papers_stem_padding_is_that_of_the_3x3_stem(
+    facts: DatasetFacts | None, sets: tuple[str, ...], padding: int
+) -> None:
+    assert recipe_of(*sets, facts=facts, fidelity="native", method="simclr").encoder.stem_padding == padding
 
 
 @pytest.mark.parametrize(("method", "stage"), [("deacl", "stage2"), ("advcl", "stage2"), ("ap-dpe", "stage1")])

@@ -244,13 +244,19 @@ def _encoder(
     dataset: DatasetFacts, tier: Tier, native: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the encoder's settings: of the tier, then what the data demand, then ``native`` ones."""
-    values, arch = dict(tier.encoder), overrides.get("encoder.arch", tier.encoder.get("arch", "resnet18"))
+    values = dict(tier.encoder)
+    stemmed = overrides.get("encoder.arch", {**values, **native}.get("arch", "resnet18")) in STEMMED
     if dataset.conventions == "imagenet":
-        values["normalisation"] = "imagenet"
-        if arch in STEMMED and "options" not in native:
-            values["options"] = {"stem": "imagenet"}
-            native = {key: value for key, value in native.items() if key != "stem_padding"}  # of the 3x3 stem
+        values |= {"normalisation": "imagenet", **({"options": {"stem": "imagenet"}} if stemmed else {})}
+    if stemmed and _stem({**values, **native}, overrides) == "imagenet":
+        native = {key: value for key, value in native.items() if key != "stem_padding"}  # of the 3x3 stem
     return {**values, **native}
+
+
+def _stem(encoder: Mapping[str, Any], overrides: Mapping[str, Any]) -> Any:
+    """Return the option ``stem`` that ``overrides`` leave of the settings ``encoder``; None: it has none."""
+    options = overrides.get(_OPEN, encoder.get("options"))
+    return overrides.get(f"{_OPEN}.stem", options.get("stem") if isinstance(options, Mapping) else None)
 
 
 def _default_threat(dataset: DatasetFacts, overrides: Mapping[str, Any]) -> dict[str, Any]:
