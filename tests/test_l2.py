@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import BenchError
+from bench.recipe import reevaluated
 from bench.recipe.threat import default_radius
 from bench.record import load_record, load_sweep, record_files, sweep_files
 
@@ -36,6 +37,26 @@ def test_a_radius_is_judged_by_its_norm_wherever_it_is_set() -> None:
         assert recipe.eval_eps == 2
         with pytest.raises(BenchError, match=r"eps 2 outside \[0, 1\]; pixels are in \[0, 1\], so write 8/255"):
             recipe_of(f"{key}=2")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "eps"),
+    [
+        ((), {"threat.norm": "l2"}, 0.5),
+        (("evaluate.eps=16/255",), {"threat.norm": "l2"}, 0.5),
+        (("evaluate.eps=16/255",), {"threat.norm": "l2", "threat.eps": 1}, 1),
+        (("evaluate.eps=16/255",), {"threat.norm": "l2", "evaluate.eps": 0.25}, 0.25),
+        (("threat.norm=l2", "evaluate.eps=2"), {"threat.norm": "linf"}, 8 / 255),
+        (("evaluate.eps=16/255",), {"threat.norm": "linf"}, 16 / 255),
+        (("evaluate.eps=16/255",), {"threat.eps": 4 / 255}, 16 / 255),
+    ],
+)
+def test_another_evaluation_has_no_radius_of_another_norm(
+    before: tuple[str, ...], after: dict[str, Any], eps: float
+) -> None:
+    again = reevaluated(recipe_of(*before), overrides=after)
+    assert again.downstream.eval_eps == eps
+    assert again.overrides.get("evaluate.eps") == again.evaluate.eps, "the record names what counts"
 
 
 # One run

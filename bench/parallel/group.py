@@ -25,6 +25,8 @@ _WAIT = timedelta(days=7)
 at once, by its closed connections and by what started it."""
 _LAUNCHED = "BENCH_LAUNCHED"
 """Set for the processes that :func:`launch` starts: it reports what they cannot."""
+_UNSAID = 75
+"""The exit code of a process that :func:`launch` started and that lost its connection to another, which knows why."""
 _GRACE = 60.0
 """Seconds in which the other processes may end by themselves after one was lost."""
 
@@ -75,10 +77,12 @@ def launch(count: int, work: Callable[[], int]) -> int:
         while not context.join(timeout=1.0, grace_period=_GRACE):
             pass
     except ProcessExitedException as lost:
+        if lost.exit_code == _UNSAID:
+            raise BenchError(_lost("another process of this run ended")) from None
         if lost.exit_code > 0 and lost.error_index == 0:
             return int(lost.exit_code)  # the first process has said why
         how = f"signal {lost.signal_name}" if lost.signal_name else f"exit code {lost.exit_code}"
-        raise BenchError(f"{_lost(f'the process of device {lost.error_index} ended with {how}')}") from None
+        raise BenchError(_lost(f"the process of device {lost.error_index} ended with {how}")) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -127,7 +131,7 @@ def joined(device: str | None, threads: int | None) -> Iterator[None]:
             raise
         if is_first() and _LAUNCHED not in os.environ:
             raise BenchError(_lost("another process of this run ended")) from error
-        raise SystemExit(1) from None
+        raise SystemExit(_UNSAID) from None
     finally:
         dist.destroy_process_group()
 

@@ -78,10 +78,18 @@ def _by_itself(work: Callable[[], T]) -> T:
 
 
 def first_then_others(work: Callable[[], T]) -> T:
-    """Do ``work`` on all devices, on the first before the others: what it downloads is then there."""
-    done: list[T] = []
-    on_first(lambda: done.append(work()))
-    return done[0] if done else work()
+    """Do ``work`` on all devices, on the first before the others: what it downloads is then there.
+
+    An error on any device, such as one that only work for several devices has, is raised on all of them.
+    """
+    done: list[tuple[T | None, UserError | None]] = []
+    on_first(lambda: done.append((work(), None)))
+    mine = done[0] if done else _attempt(work)
+    errors: list[UserError | None] = [None] * devices()
+    if devices() > 1:
+        dist.all_gather_object(errors, mine[1])
+    result: T = _result((mine[0], next(filter(None, errors), None)))
+    return result
 
 
 @contextmanager
