@@ -187,6 +187,17 @@ def test_other_weights_of_the_same_recipe_never_share_a_folder(
     assert run.protocol_folder("slf").fingerprint != mine.protocol_folder("slf").fingerprint
 
 
+def test_another_encoder_in_its_folder_is_set_aside(request_: RunRequest, copy: Path, tmp_path: Path) -> None:
+    asking = asked(copy, dataset=request_.dataset)
+    record, file, listener = judge(asking, tmp_path / "other"), load_encoder(copy), Listener()
+    kept = prepare_evaluation(asking).folder.encoder
+    EncoderFile({name: 2 * value for name, value in file.tensors.items()}, file.origin).save(kept)
+    assert judge(asking, tmp_path / "other", listener) == record
+    (note,) = listener.notes
+    assert f"{kept} is not the encoder that was named. It was renamed to encoder.safetensors.damaged" in note
+    assert load_encoder(kept).sha256 == file.sha256 == record.encoder_sha256
+
+
 def test_cost_is_absent_where_the_file_does_not_know_it(request_: RunRequest, copy: Path, tmp_path: Path) -> None:
     file = load_encoder(copy)
     assert file.origin.stages is not None

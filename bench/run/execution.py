@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench.data.corruptions import CorruptedImages
 from bench.errors import BenchError
 from bench.evaluation import constant, evaluate, sample_features
-from bench.files import is_lost, make_writable, remove_unfinished, write_json
+from bench.files import is_lost, make_writable, remove_unfinished, set_aside, write_json
 from bench.job import Job
 from bench.method import Stage
 from bench.monitor import Monitor
@@ -39,7 +39,7 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
     on_first(lambda: make_writable(results_dir))
     on_first(lambda: remove_unfinished(results_dir))
     with held_by_first(lambda: run.folder.claimed(monitor)):
-        if on_first(lambda: intact_encoder(run.folder.encoder, monitor) is None and is_lost(run.folder.encoder)):
+        if on_first(lambda: _intact_encoder(run, monitor) is None and is_lost(run.folder.encoder)):
             _encoder(run, monitor)  # its message says so, even where no protocol needs it
         finished = on_first(lambda: kept_records(run, monitor))
         if len(finished) < len(run.protocols):
@@ -141,7 +141,7 @@ def _say_collapse(run: Run, encoder: Encoder, stages: Sequence[Progress], monito
 
 def kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
     """Return the encoder if it is trained already, and make sure it is in the run's folder; None: not trained yet."""
-    kept = intact_encoder(run.folder.encoder, monitor)
+    kept = _intact_encoder(run, monitor)
     if run.encoder is not None:
         if kept is None:
             run.encoder.save(run.folder.encoder)
@@ -159,6 +159,19 @@ def kept_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
             f"{run.folder.path}, or choose another --runs-dir."
         )
     return kept
+
+
+def _intact_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
+    """Return the encoder in the run's folder; None: it is missing, or was set aside, damaged or not the one named."""
+    path, named = run.folder.encoder, run.encoder
+    kept = intact_encoder(path, monitor)
+    if kept is None or named is None or kept.sha256 == named.sha256:
+        return kept
+    aside = set_aside(path)
+    monitor.note(
+        f"{path} is not the encoder that was named. It was renamed to {aside.name}, and the named one is saved."
+    )
+    return None
 
 
 def _encoder(run: Run, monitor: Monitor) -> EncoderFile:
