@@ -185,6 +185,16 @@ def test_a_finished_transfer_gives_back_its_data_and_its_classifier(tmp_path: Pa
     assert (correct == dataset.test.labels).tolist() == record.sa.unpack()
 
 
+def test_data_that_moved_after_the_end_are_found_where_they_are_now(abroad: RunRequest, tmp_path: Path) -> None:
+    carry_out(abroad, tmp_path / "results")
+    (tmp_path / "there").mkdir()
+    moved = (tmp_path / "abroad.npz").rename(tmp_path / "there" / "abroad.npz")
+    carry_out(replace(abroad, finetune_dataset=f"npz:{moved}"), tmp_path / "results")
+    (finished,) = finished_protocols(abroad.runs_dir)
+    assert finished.source == f"npz:{moved}"
+    assert finished.dataset(abroad.data_dir).sha256 == finished.recipe.dataset.sha256
+
+
 def test_the_projection_counts_the_targets_images(home: RunRequest, abroad: RunRequest, tmp_path: Path) -> None:
     fewer = toy_data(tmp_path / "fewer.npz", images=(10, 10))
     phases = {phase.phase: phase.work for phase in project(prepare(replace(home, finetune_dataset=fewer)))}

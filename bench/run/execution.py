@@ -1,6 +1,6 @@
 """Executes a run: stages, protocols, evaluation, records. Finished parts are not repeated."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +42,7 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
         if on_first(lambda: _intact_encoder(run, monitor) is None and is_lost(run.folder.encoder)):
             _encoder(run, monitor)  # its message says so, even where no protocol needs it
         finished = on_first(lambda: kept_records(run, monitor))
+        on_first(lambda: _keep_sources(run, finished))
         if len(finished) < len(run.protocols):
             corrupted = first_then_others(lambda: _corrupted(run, monitor))
             on_first(lambda: _say_one_class(run, monitor))
@@ -55,6 +56,12 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
         return on_first(
             lambda: [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
         )
+
+
+def _keep_sources(run: Run, protocols: Iterable[str]) -> None:
+    """Save where the data of ``protocols`` are now, if they are not those of pre-training."""
+    for protocol in protocols if run.recipe.pretrained_on else ():
+        run.protocol_folder(protocol).keep_source(run.target.source)
 
 
 def _corrupted(run: Run, monitor: Monitor) -> CorruptedImages | None:
@@ -234,8 +241,7 @@ def _evaluate(
 ) -> Record:
     """Run one protocol on ``encoder`` and return its record, which is written to the run's folder."""
     folder, data, recipe = run.protocol_folder(protocol), run.target, run.recipe.downstream
-    if run.recipe.pretrained_on:
-        on_first(lambda: folder.keep_source(data.source))
+    on_first(lambda: _keep_sources(run, [protocol]))
     before = digest(encoder.state_dict())
     job = Job(folder.path, folder.fingerprint, run.seed, run.device, monitor, before)
     phases = {str(Phase("stage", done.stage)): done for done in stages}
