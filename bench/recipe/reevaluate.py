@@ -7,7 +7,7 @@ Each section starts with the values of the encoder's run; then come the new over
 | a protocol | another preset or loss: the values of the tier, then the overrides of the run |
 | | data of which only one set may be mirrored: the ``flip_prob`` of the new data, unless the run set another |
 | | data of other conventions (CIFAR's, ImageNet's): the ``crop`` of the new data |
-| ``evaluate`` | none |
+| ``evaluate`` | another norm: no ``eps``, so the radius of ``threat``, unless a new override gives one |
 | ``threat`` | another norm: the default radius of the data in this norm |
 | | other data: their default radius, unless the run set one |
 | all others | new overrides are refused: the encoder is trained |
@@ -65,8 +65,11 @@ def reevaluated(
     _refuse_pretraining(overrides, recipe)
     refuse_unknown(overrides, recipe, _CHANGEABLE)
     asked, data = outside(overrides, "threat"), finetune or recipe.dataset
-    merged = {**recipe.overrides, **asked}
     values = recipe.model_dump() | {name: _protocol(name, recipe, data, asked) for name in PROTOCOLS}
+    merged = {**recipe.overrides, **asked}
+    if overrides.get("threat.norm", recipe.threat.norm) != recipe.threat.norm and "evaluate.eps" not in asked:
+        values["evaluate"]["eps"] = None  # a number of the other norm
+        merged.pop("evaluate.eps", None)
     for key, value in within(merged, *PROTOCOLS, "evaluate").items():
         insert(values, key, value)
     new_threat = within(overrides, "threat")
