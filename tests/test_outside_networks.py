@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from toy_runs import toy_data
 
@@ -16,6 +17,7 @@ from bench.errors import BenchError
 from bench.method import Stage, StepLoss
 from bench.nn import ENCODERS, LeftOut, Normalise, build_encoder
 from bench.recipe import EncoderSettings, TrainPlan
+from bench.run.named import WeightChoices, open_encoder
 from bench.zoo.weights import Weights, fit_weights
 
 OWN = """
@@ -43,6 +45,15 @@ class Grey(nn.Module):
 
     def forward(self, x):
         return self.body(x).mean((2, 3))
+
+class Separable(nn.Module):
+    def __init__(self, image_shape):
+        super().__init__()
+        self.stem = nn.Conv2d(image_shape[0], 4, 3)
+        self.blocks = nn.Conv2d(4, 4, 3, groups=4)
+
+    def forward(self, x):
+        return self.blocks(self.stem(x)).mean((2, 3))
 
 class Broken(Grey):
     def forward(self, x):
@@ -160,7 +171,7 @@ def test_an_error_in_an_own_network_has_its_line_and_only_one_about_shapes_advis
     assert "Resize" not in text
     text = refusal("absent")
     assert "./net.py:absent cannot be built" in text
-    assert "net.py, line 36" in text
+    assert "net.py, line 45" in text
 
 
 @pytest.mark.usefixtures("own")
@@ -195,6 +206,22 @@ def test_weights_for_other_channels_than_those_of_the_data_are_one_message() -> 
     with pytest.raises(BenchError, match="are for images of 1 channels, and the data have 3 channels") as caught:
         evaluate(encoder, toy_data(Path("toy.npz")), protocols="slf")
     assert ": body.weight: 4x1x3x3, not 4x3x3x3" in str(caught.value)
+
+
+@pytest.mark.parametrize(("channels", "normalisation"), [(1, None), (3, None), (1, "cifar"), (3, "cifar")])
+@pytest.mark.usefixtures("own")
+def test_the_channels_of_a_sorted_file_are_those_of_the_first_convolution(
+    channels: int, normalisation: str | None
+) -> None:
+    shapes = {"blocks.weight": (4, 1, 3, 3), "blocks.bias": (4,), "stem.weight": (4, channels, 3, 3), "stem.bias": (4,)}
+    save_file({f"net.{key}": torch.ones(shape) for key, shape in shapes.items()}, "net.safetensors")
+    choices = WeightChoices(Path("net.safetensors"), normalisation)
+    if channels == 1 and normalisation:
+        with pytest.raises(BenchError, match="is for images of 1 channels, and the normalisation has constants for 3"):
+            open_encoder("./net.py:Separable", choices, {}, dataset=None, data_dir=Path("data"))
+        return
+    open_encoder("./net.py:Separable", choices, {}, dataset=None, data_dir=Path("data")).save(Path("own.safetensors"))
+    assert load_encoder("own.safetensors")(images(2, channels)).shape == (2, 4)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what follows from such features

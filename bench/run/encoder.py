@@ -24,6 +24,7 @@ from bench.zoo import (
     ImportChoices,
     TensorFile,
     digest,
+    form_channels,
     import_checkpoint,
     is_foreign,
     load_tensors,
@@ -97,8 +98,9 @@ class EncoderFile:
         known = self.origin.imported
         if known is None:
             return self.encoder(self.recipe)
+        channels = self.channels
         with rng.scoped(0, "plain encoder"):  # its normalisation has constants of its own, and its form no size
-            encoder = build_encoder(known.encoder, image_shape=(self.channels, 32, 32), mean=(), std=())
+            encoder = build_encoder(known.encoder, image_shape=(channels, 32, 32), mean=(), std=())
         return self._filled(encoder)
 
     def _filled(self, encoder: Encoder) -> Encoder:
@@ -108,8 +110,10 @@ class EncoderFile:
 
     @property
     def channels(self) -> int:
-        """The channels of the images that it takes."""
-        return next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
+        """The channels of the images that it takes; only for an imported encoder."""
+        assert self.origin.imported is not None, "a run has its own data"
+        mean = self.tensors.get("normalise.mean")
+        return form_channels(self.origin.imported.encoder, self.tensors) if mean is None else len(mean)
 
     @property
     def example_data(self) -> str:

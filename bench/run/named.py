@@ -16,6 +16,8 @@ from bench.run.imported import Import, WeightsReport
 from bench.zoo import (
     describe_constants,
     fit_weights,
+    form_channels,
+    image_channels,
     normalisation_settings,
     parse_constants,
     read_weights,
@@ -136,19 +138,21 @@ def _outside(given: str, choices: WeightChoices, options: dict[str, Any]) -> Enc
     weights = read_weights(choices.file)
     size = factory.input_size(options)
     constants = factory.input.constants if choices.normalisation is None else parse_constants(choices.normalisation)
-    if constants and len(constants[0]) != weights.channels:
-        raise BenchError(
-            f"{choices.file} is for images of {weights.channels} channels, and the normalisation has constants for "
-            f"{len(constants[0])}. Type --normalisation none, or {weights.channels} means and deviations."
-        )
     form = EncoderSettings(
         arch=arch,
         options={**options, **({} if size is None else {"input_size": list(size)})},
         **normalisation_settings(constants),
     )
+    channels = len(constants[0]) if constants else form_channels(form, weights.tensors)
     with rng.scoped(0, "plain encoder"):
-        encoder = build_encoder(form, image_shape=(weights.channels, *(size or (32, 32))), mean=(), std=())
-    fitted = fit_weights(weights, encoder.backbone.get_submodule("network"), given, choices.network)
+        encoder = build_encoder(form, image_shape=(channels, *(size or (32, 32))), mean=(), std=())
+    network = encoder.backbone.get_submodule("network")
+    if (found := image_channels(network, weights.tensors)) not in (None, channels):
+        raise BenchError(
+            f"{choices.file} is for images of {found} channels, and the normalisation has constants for "
+            f"{channels}. Type --normalisation none, or {found} means and deviations."
+        )
+    fitted = fit_weights(weights, network, given, choices.network)
     constant = {key: each for key, each in encoder.state_dict().items() if not key.startswith(_NETWORK)}
     report = WeightsReport(
         file=choices.file.name,

@@ -20,7 +20,7 @@ from bench.zoo.released.network import released_tensors
 from bench.zoo.released.package import robustbench_package
 from bench.zoo.released.weights import released_preprocessing
 from bench.zoo.tensors import TensorFile, digest, load_tensors, misfits, save_tensors
-from bench.zoo.weights import fit_weights, read_weights
+from bench.zoo.weights import fit_weights, form_channels, image_channels, read_weights
 
 __all__ = [
     "CONSTANTS",
@@ -35,6 +35,8 @@ __all__ = [
     "describe_constants",
     "digest",
     "fit_weights",
+    "form_channels",
+    "image_channels",
     "import_checkpoint",
     "is_foreign",
     "load_tensors",

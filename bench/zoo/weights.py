@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from bench import rng
 from bench.errors import BenchError, unknown
 from bench.files import file_digest
-from bench.nn import LeftOut
+from bench.nn import LeftOut, Outsider, backbone_factory
+from bench.recipe import EncoderSettings
 from bench.zoo.checkpoint import read_checkpoint, tensors_in
 from bench.zoo.dropped import describe_dropped
 from bench.zoo.tensors import taken
@@ -24,11 +27,6 @@ class Weights(NamedTuple):
     """Of the file."""
     tensors: Mapping[str, Tensor]
     """By name, below everything that encloses them."""
-
-    @property
-    def channels(self) -> int:
-        """The channels of the images that its network takes."""
-        return next((tensor.shape[1] for tensor in self.tensors.values() if tensor.ndim == 4), 3)
 
 
 class Fitted(NamedTuple):
@@ -85,6 +83,35 @@ def fit_weights(weights: Weights, network: nn.Module, name: str, prefix: str | N
     )
     kept = {prefix + key for key in wanted}
     return Fitted(tensors, prefix, describe_dropped(weights.tensors, kept, (), {}, prefix, heads))
+
+
+def image_channels(network: nn.Module, tensors: Mapping[str, Tensor]) -> int | None:
+    """Return the channels of the images that ``network`` takes with the weights ``tensors``, of any prefix.
+
+    Its own order of tensors tells which is the first convolution: a file may be sorted by name, where a depthwise
+    convolution, of one channel, comes before it. None: the file has no such tensor.
+    """
+    first = next((key for key, each in network.state_dict().items() if each.ndim == 4 and key.endswith("weight")), "")
+    found = [key for key, each in tensors.items() if f".{key}".endswith(f".{first}") and each.ndim == 4]
+    return tensors[min(found, key=len)].shape[1] if first and found else None
+
+
+def form_channels(form: EncoderSettings, tensors: Mapping[str, Tensor]) -> int:
+    """Return the same for a network that is not built yet; 3 if the file does not tell, or it cannot be built."""
+    factory = backbone_factory(form.arch)
+    given: dict[str, Any] = {"width": form.width, "image_shape": (3, 32, 32)}
+    given |= {"stem_padding": form.stem_padding, "stem_init": form.stem_init}
+    options = {key: value for key, value in form.options.items() if key != "input_size"}
+    try:
+        with rng.scoped(0, "plain encoder"):
+            if isinstance(factory, Outsider):  # without its forward pass, which refuses images of other channels
+                network: Any = factory.make(given, options)
+            else:
+                with torch.device("meta"):
+                    network = factory(**given, **options)
+            return image_channels(network, tensors) or 3
+    except (Exception, SystemExit):  # the message comes where it is built for use
+        return 3
 
 
 def _prefix(weights: Weights, expected: Mapping[str, Tensor], name: str, given: str | None) -> str:
