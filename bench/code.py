@@ -1,8 +1,8 @@
 """The code of a result: a digest of the modules that a piece of work imports, directly or indirectly.
 
-A module enters as its syntax tree without docstrings, comments, layout and names such as ``__version__``. So
-documentation and releases do not change a digest, and any other change of an imported module does. A package whose
-``__init__`` only re-exports names is skipped: an import of ``bench.recipe.TrainPlan`` reaches
+A module enters as its syntax tree without docstrings, comments, layout and what it says about itself, such as
+``__version__``. So documentation and releases do not change a digest, and any other change of an imported module does.
+A package whose ``__init__`` only re-exports names is skipped: an import of ``bench.recipe.TrainPlan`` reaches
 ``bench.recipe.plan`` and not its neighbours.
 """
 
@@ -17,6 +17,10 @@ from typing import Any, NamedTuple, Protocol
 _OWN = "bench"
 _FRAMEWORKS = ("torch", "torchvision", "timm")
 """Not digested: records keep their versions."""
+
+
+_ABOUT = frozenset({"__all__", "__author__", "__copyright__", "__date__", "__email__", "__license__", "__version__"})
+"""Names in a module's own body that say something about it; no result depends on them."""
 
 
 class _Import(NamedTuple):
@@ -129,7 +133,7 @@ def _read(name: str) -> _Module | None:
         return None
     tree = ast.parse(source)
     package = name if _is_package(name) else name.rpartition(".")[0]
-    body = [node for node in tree.body if not _says_nothing(node)]
+    body = [node for node in tree.body if not (_is_text(node) or _is_about(node))]
     return _Module(
         tuple(one for node in _run(tree) for one in _imports(node, package)),
         all(isinstance(node, ast.Import | ast.ImportFrom) and not _renames(node) for node in body),
@@ -173,22 +177,26 @@ def _renames(node: ast.Import | ast.ImportFrom) -> bool:
     return any(alias.asname not in (None, alias.name) for alias in node.names)
 
 
-def _says_nothing(node: ast.AST) -> bool:
-    """Return whether ``node`` is a docstring, or sets names like ``__all__`` and ``__version__``."""
-    if isinstance(node, ast.Expr):
-        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
-    targets = node.targets if isinstance(node, ast.Assign) else []
-    return bool(targets) and all(isinstance(one, ast.Name) and one.id.startswith("__") for one in targets)
+def _is_text(node: ast.AST) -> bool:
+    """Return whether ``node`` is a docstring."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _is_about(node: ast.AST) -> bool:
+    """Return whether ``node``, in a module's own body, sets names like ``__all__`` and ``__version__`` alone."""
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return bool(targets) and all(isinstance(one, ast.Name) and one.id in _ABOUT for one in targets)
 
 
 def _digest(tree: ast.Module) -> str:
-    return hashlib.sha256(repr(_plain(tree.body)).encode()).hexdigest()
+    body = [node for node in tree.body if not _is_about(node)]
+    return hashlib.sha256(repr(_plain(body)).encode()).hexdigest()
 
 
 def _plain(value: Any) -> Any:
     """Return a syntax tree as nested tuples, without empty fields: these differ between versions of Python."""
     if isinstance(value, list):
-        return tuple(_plain(one) for one in value if not _says_nothing(one))
+        return tuple(_plain(one) for one in value if not _is_text(one))
     if not isinstance(value, ast.AST):
         return value
     fields = ((name, _plain(part)) for name, part in ast.iter_fields(value) if name not in ("ctx", "kind"))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import code
-from bench.code import code_digest, reached
+from bench.code import code_digest, reached, source_digest
 
 STAGE = '''"""A loss."""
 
@@ -72,6 +72,21 @@ def test_what_changes_a_digest(package: Path, file: str, before: str, after: str
     assert before in path.read_text()
     path.write_text(path.read_text().replace(before, after))
     assert (digest_in_a_new_process(package) == first) == same
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ("__version__ = '1'", "__version__ = '2'", True),
+        ("__version__: str = '1'", "", True),
+        ("__EPS = 8 / 255", "__EPS = 1", False),
+        ("class A:\n    __temperature = 0.5", "class A:\n    __temperature = 0.1", False),
+        ("class A:\n    __call__ = weak", "class A:\n    __call__ = strong", False),
+        ("def f(x):\n    __all__ = 1\n    return __all__", "def f(x):\n    __all__ = 2\n    return __all__", False),
+    ],
+)
+def test_only_what_a_module_says_about_itself_is_no_code(before: str, after: str, same: bool) -> None:
+    assert (source_digest(f"{before}\nx = 1\n") == source_digest(f"{after}\nx = 1\n")) == same
 
 
 SIMCLR = ("bench.train.engine", "methods.simclr", "bench.nn.resnet")
