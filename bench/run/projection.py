@@ -36,9 +36,11 @@ def peak_memory(run: Run) -> int:
     Steps are counted on a few images, on the CPU, and extrapolated to the batch.
     """
     images, cpu = run.dataset.pretraining_images, torch.device("cpu")
-    encoder, train, recipe = plain_encoder(run.recipe), run.target.train, run.recipe.downstream
-    protocols = (
-        build_protocol(name, recipe, encoder, train.labels, run.seed) for name in run.protocols if name != RELEASED
+    train, recipe = run.target.train, run.recipe.downstream
+    protocols = (  # each on an encoder of its own, because some freeze theirs
+        build_protocol(name, recipe, plain_encoder(run.recipe), train.labels, run.seed)
+        for name in run.protocols
+        if name != RELEASED
     )
     probes = [
         *(StageProbe(stage, images, device=cpu) for stage in run.method(run.recipe.config).stages(run.context)),
