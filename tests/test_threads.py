@@ -6,8 +6,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from toy_runs import toy_data, toy_request
+from in_process import say
+from toy_runs import SMALL, toy_data, toy_request
 
+from bench.recipe import override_text
 from bench.run import Run, choose_threads, prepare
 from bench.run import threads as module
 
@@ -71,6 +73,28 @@ def test_a_run_continues_with_the_threads_that_it_began_with(run: Run, monkeypat
     assert run.folder.threads == 2
     assert choose_threads([run]) == "Continues with 2 CPU threads, as the run began."
     assert torch.get_num_threads() == 2
+
+
+@pytest.mark.parametrize("option", ["--no-estimate", "--shared-only"])
+def test_nor_does_a_command_that_measures_nothing_take_more(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
+) -> None:
+    torch.set_num_threads(1)
+    with run.folder.claimed():
+        pass
+    torch.set_num_threads(2)
+    settings = [part for key, value in SMALL.items() for part in ("--set", override_text(key, value))]
+    places = [
+        "--runs-dir",
+        str(tmp_path / "runs"),
+        "--data-dir",
+        str(tmp_path / "data"),
+        "--results-dir",
+        str(tmp_path),
+    ]
+    words = ["run", "simclr", "--dataset", str(run.folder.source), "--protocols", "slf", "--device", "cpu", *places]
+    assert say(monkeypatch, capsys, *words, option, *settings).code == 0
+    assert torch.get_num_threads() == 1
 
 
 def test_a_number_in_the_environment_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

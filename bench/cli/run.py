@@ -89,7 +89,7 @@ def run(
     from bench.device import use_threads
     from bench.errors import BenchError
     from bench.parallel import check_devices, first_then_others, is_first, joined, launch, on_first, started_together
-    from bench.run import RunRequest, execute, prepare, train_shared
+    from bench.run import RunRequest, execute, prepare, threads_begun_with, train_shared
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
@@ -123,6 +123,9 @@ def run(
         with reading() if is_first() else nullcontext():
             first = first_then_others(lambda: prepare(request))
             runs = [first.with_seed(each) for each in chosen]
+        measured = (dry_run or estimate) and not shared_only  # then the number of threads is chosen, too
+        if threads is None and together is None and not measured and (begun := threads_begun_with(runs)):
+            torch.set_num_threads(begun)
         if shared_only and not dry_run:
             with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
                 for each in runs:

@@ -31,15 +31,28 @@ def choose_threads(runs: Sequence[Run]) -> str | None:
     is set, because the runs use a GPU, there is one core, or an environment variable names the number.
     """
     threads = torch.get_num_threads()
-    if runs[0].device.type != "cpu" or threads == 1 or any(name in os.environ for name in _NAMED):
+    if not _open(runs):
         return None
-    begun = next((run.folder.threads for run in runs if run.folder.threads), None)
-    if begun is not None:
+    if begun := threads_begun_with(runs):
         torch.set_num_threads(begun)
         return f"Continues with {plural(begun, 'CPU thread')}, as the run began."
     count, reason = _best_of_one_and(threads, runs[0].recipe)
     torch.set_num_threads(count)
     return f"Computes with {plural(count, 'CPU thread')}: {reason}. --threads chooses another number."
+
+
+def threads_begun_with(runs: Sequence[Run]) -> int | None:
+    """Return how many CPU threads the first of ``runs`` that has begun computes with; None: they follow from nothing.
+
+    That is so where none has begun, and where :func:`choose_threads` sets nothing.
+    """
+    return next((run.folder.threads for run in runs if run.folder.threads), None) if _open(runs) else None
+
+
+def _open(runs: Sequence[Run]) -> bool:
+    """Return whether the number of threads is open: on a CPU of several cores, where no variable names one."""
+    named = any(name in os.environ for name in _NAMED)
+    return runs[0].device.type == "cpu" and torch.get_num_threads() > 1 and not named
 
 
 def _best_of_one_and(threads: int, recipe: Recipe) -> tuple[int, str]:
