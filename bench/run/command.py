@@ -57,12 +57,13 @@ def _evaluation(folder: Path, run: RunDescription, known: Mapping[str, Any] | No
     new = {key.removeprefix("finetune."): each for key, each in recipe["overrides"].items() if (key, each) not in old}
     if recipe["evaluate"].get("corruptions") == "files":
         new["evaluate.corruptions"] = "files"
+    says_its_data = known is not None and recipe["method"] != IMPORTED
     return [
         *to_load(own_objects(recipe["method"], recipe)),
         *("evaluate", "FILE" if known is None else str(folder / "encoder.safetensors")),
         *typed_options(
             within(new, "precision", "threat", "evaluate", *PROTOCOLS),
-            dataset=run.source or None if recipe["method"] == IMPORTED or known is None else None,
+            dataset=None if says_its_data else run.source or None,
             finetune_dataset=_other_data(folder, recipe),
         ),
     ]
