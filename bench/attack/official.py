@@ -75,6 +75,7 @@ class OfficialAutoAttack:
         queries: int | None = None,
     ) -> None:
         library = _library()
+        self._model = model
         self.package = library.__name__
         self.package_version = metadata.version(self.package)
         original = self.package == "autoattack"
@@ -113,7 +114,7 @@ class OfficialAutoAttack:
         self._checks.funcs.update(dict.fromkeys(self._checks.funcs, 0))
         trace = sys.gettrace()
         try:
-            with needing_gradients(self._adversary.model, images, "AutoAttack", _WITHOUT):
+            with needing_gradients(self._model, images, "AutoAttack", _WITHOUT):
                 size = {self._batch_size_name: len(images)}
                 outcome = self._adversary.run_standard_evaluation(images, labels, **size)
         finally:

@@ -40,13 +40,14 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
     on_first(lambda: remove_unfinished(results_dir))
     with held_by_first(lambda: run.folder.claimed(monitor)):
         if on_first(lambda: _intact_encoder(run, monitor) is None and is_lost(run.folder.encoder)):
-            _encoder(run, monitor)  # its message says so, even where no protocol needs it
+            # Its message says so, even where no protocol needs it.
+            on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
         finished = on_first(lambda: kept_records(run, monitor))
         on_first(lambda: _keep_sources(run, finished))
         if len(finished) < len(run.protocols):
             corrupted = first_then_others(lambda: _corrupted(run, monitor))
             on_first(lambda: _say_one_class(run, monitor))
-            file = _encoder(run, monitor)
+            file = on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
             # Its preparation has built one already.
             encoder, stages = file.built(run.recipe).to(run.device), file.origin.stages or ()
             on_first(lambda: _say_collapse(run, encoder, stages, monitor))
@@ -179,10 +180,6 @@ def _intact_encoder(run: Run, monitor: Monitor) -> EncoderFile | None:
         f"{path} is not the encoder that was named. It was renamed to {aside.name}, and the named one is saved."
     )
     return None
-
-
-def _encoder(run: Run, monitor: Monitor) -> EncoderFile:
-    return on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
 
 
 def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:

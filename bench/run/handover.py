@@ -9,6 +9,7 @@ from bench.data import unit_pixels
 from bench.errors import BenchError
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import Encoder
+from bench.parallel import refuse_uneven
 from bench.run.encoder import plain_encoder
 from bench.train import check_plan
 
@@ -27,7 +28,9 @@ def check_stages(ctx: MethodContext) -> None:
         if stage.name in stages:
             raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
         stages.append(stage.name)
-        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device, ctx.recipe.config.section_of(stage.plan))
+        section = ctx.recipe.config.section_of(stage.plan)
+        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device, section)
+        refuse_uneven(section or stage.name, stage.plan.batch_size)
     _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
 
 

@@ -29,7 +29,6 @@ from bench.parallel import (
     on_first,
     over_all,
     refuse_difference,
-    refuse_uneven,
     sharing,
     synchronise,
 )
@@ -356,7 +355,6 @@ def check_plan(stage: Stage, images: int, device: torch.device, section: str | N
     """
     section = section or stage.name
     stage.plan.check_batches(section, images)
-    refuse_uneven(section, stage.plan.batch_size)
     refuse_accumulation(stage, section)
     refuse_devices(stage)
     refuse_precision(
