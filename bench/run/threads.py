@@ -30,13 +30,12 @@ def choose_threads(runs: Sequence[Run]) -> str | None:
     An interrupted run continues with as many as it began with: another number rounds sums differently. None: nothing
     is set, because the runs use a GPU, there is one core, or an environment variable names the number.
     """
-    threads = torch.get_num_threads()
     if not _open(runs):
         return None
     if begun := threads_begun_with(runs):
         torch.set_num_threads(begun)
         return f"Continues with {plural(begun, 'CPU thread')}, as the run began."
-    count, reason = _best_of_one_and(threads, runs[0].recipe)
+    count, reason = _best_of_one_and(torch.get_num_threads(), runs[0].recipe)
     torch.set_num_threads(count)
     return f"Computes with {plural(count, 'CPU thread')}: {reason}. --threads chooses another number."
 
@@ -52,7 +51,7 @@ def threads_begun_with(runs: Sequence[Run]) -> int | None:
 def _open(runs: Sequence[Run]) -> bool:
     """Return whether the number of threads is open: on a CPU of several cores, where no variable names one."""
     named = any(name in os.environ for name in _NAMED)
-    return runs[0].device.type == "cpu" and torch.get_num_threads() > 1 and not named
+    return torch.get_num_threads() > 1 and not named and runs[0].device.type == "cpu"
 
 
 def _best_of_one_and(threads: int, recipe: Recipe) -> tuple[int, str]:
