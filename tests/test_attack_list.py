@@ -103,6 +103,24 @@ def test_stopped_after_any_batch_it_continues_to_the_same_end(tmp_path: Path, wh
     assert all(recorder.counted[phase] == total for phase, total, _ in recorder.phases)
 
 
+def test_the_code_of_another_packages_attack_is_part_of_the_evaluations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger_attack.py").write_text(
+        "def still(model, images, labels, *, threat, generator):\n    return images\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setitem(ATTACKS._entries, "strange", "stranger_attack:still")
+    ours, strange = (
+        measure(tmp_path / attack, autoattack=False, attack=attack).environments["evaluate:ra"][0]
+        for attack in ("pgd-cw", "strange")
+    )
+    assert ours
+    assert strange
+    assert "stranger_attack" in strange.modules
+    assert strange.code != ours.code
+
+
 def test_the_empty_list_is_the_evaluation_of_today(tmp_path: Path) -> None:
     assert measure(tmp_path, autoattack=False).attacks is None
     assert EvaluationSettings().digest() == EvaluationSettings(attacks=()).digest()

@@ -53,6 +53,10 @@ def complaint(said: Said) -> str:
         ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
         ("run deacl --set x", "'x' is not of the form key=value"),
         ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice, as 1 and as 2"),
+        (
+            "run deacl --set encoder.options.stem=3x3 --set encoder.options=5",
+            "--set encoder.options and --set encoder.options.stem: the one",
+        ),
         ("run deacl --set x --set slf.lr=1 --set slf.lr=2", "2 faults:\n- --set 'x' is not of the form"),
         ("run deacl --protocols slf,alff", "unknown protocol 'alff'. Did you mean 'alf'"),
         ("run deacl --protocols ,", "unknown protocol ''"),

@@ -24,22 +24,24 @@ def results_of(folder: Path) -> tuple[Path, list[Path]]:
 
 def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> None:
     results, (deacl, simclr) = results_of(tmp_path)
+    fill(results, make_record(protocol_sha256="8" * 64))
+    (better,) = {*(results / "cifar10").glob("*.json")} - {deacl, simclr}
     before = deacl.read_bytes()
     save_verification(deacl, verification(load_record(deacl)))
     written = tmp_path / "LEADERBOARD.md"
     write_leaderboard(results, written)
     assert "None so far." in (results / "CORRECTIONS.md").read_text()
-    correct(deacl, load_record(deacl), results, reason="evaluation", note="PGD attacked | pixels", superseded_by=simclr)
+    correct(deacl, load_record(deacl), results, reason="evaluation", note="PGD attacked | pixels", superseded_by=better)
     assert deacl.read_bytes() == before
-    assert [row.method for row in build_leaderboard(results).rows] == ["simclr"]
-    assert [row["method"] for row in load_records(results)] == ["simclr"]
+    assert [row.method for row in build_leaderboard(results).rows] == ["deacl", "simclr"]
+    assert sorted(row["method"] for row in load_records(results)) == ["deacl", "simclr"]
     with pytest.raises(CheckFailedError, match=r"stale or missing: .*LEADERBOARD.md and .*CORRECTIONS.md"):
         check_leaderboard(results, written)
     write_leaderboard(results, written)
     assert not check_leaderboard(results, written).left_out, "a verification of a withdrawn record is no fault"
     text = (results / "CORRECTIONS.md").read_text()
     assert f"[DeACL 2022, SLF, tier mini, seed 0](cifar10/{deacl.name})" in text
-    assert rf"| the evaluation was wrong | PGD attacked \| pixels | [cifar10/{simclr.name}]" in text
+    assert rf"| the evaluation was wrong | PGD attacked \| pixels | [cifar10/{better.name}]" in text
     assert deacl.name not in written.read_text()
 
 
@@ -57,13 +59,16 @@ def test_of_several_records_of_one_name_those_that_count_are_meant(tmp_path: Pat
 
 
 def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> None:
-    results, (deacl, _) = results_of(tmp_path)
+    results, (deacl, simclr) = results_of(tmp_path)
     record = load_record(deacl)
+    (local,) = record_files(fill(results / "local", make_record()))
     for changes, said in (
         ({"reason": "because"}, "unknown reason 'because'.*Allowed: authors, data, evaluation"),
         ({"note": " "}, "--note is empty"),
         ({"superseded_by": deacl}, "cannot supersede itself"),
         ({"superseded_by": tmp_path / "other.json"}, "is not below the results folder"),
+        ({"superseded_by": local}, "is a local record, which no reader"),
+        ({"superseded_by": simclr}, "is of SimCLR, not of DeACL"),
     ):
         given = {"reason": "data", "note": "leaked", "superseded_by": None, **changes}
         with pytest.raises(BenchError, match=said):
@@ -74,6 +79,15 @@ def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> N
     with pytest.raises(BenchError, match="is corrected already"):
         correct(deacl, record, results, reason="data", note="leaked again")
     assert path.read_bytes() == held
+
+
+def test_of_two_records_one_counts(tmp_path: Path) -> None:
+    results = fill(tmp_path, make_record(), make_record(protocol_sha256="7" * 64))
+    old, new = sorted((results / "cifar10").glob("*.json"))
+    correct(old, load_record(old), results, reason="rerun", note="longer", superseded_by=new)
+    with pytest.raises(BenchError, match=f"{old.name} does not count itself: .* corrects it"):
+        correct(new, load_record(new), results, reason="rerun", note="shorter", superseded_by=old)
+    assert len(build_leaderboard(results).rows) == 1
 
 
 def test_a_correction_of_a_changed_record_fails_the_check(tmp_path: Path) -> None:
@@ -90,15 +104,17 @@ def test_the_command_corrects_by_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     results, (deacl, simclr) = results_of(tmp_path)
+    fill(results, make_record(protocol_sha256="8" * 64))
+    (better,) = {*(results / "cifar10").glob("*.json")} - {deacl, simclr}
     words = ["bench", "correct", deacl.stem, "--reason", "authors", "--note", "asked", "--results-dir", str(results)]
-    monkeypatch.setattr(sys, "argv", [*words, "--superseded-by", simclr.stem])
+    monkeypatch.setattr(sys, "argv", [*words, "--superseded-by", better.stem])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 0
     said = capsys.readouterr().out
     (path,) = correction_files(results)
     assert str(path) in said
-    assert json.loads(path.read_text())["superseded_by"] == f"cifar10/{simclr.name}"
+    assert json.loads(path.read_text())["superseded_by"] == f"cifar10/{better.name}"
     assert said.endswith(f"Type: bench leaderboard --write --results-dir {results}\n")
 
 

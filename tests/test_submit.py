@@ -1,7 +1,9 @@
 """Submissions: a folder with a run's records, card and the digests of its weights, which the board's check reads."""
 
 import json
+import re
 import shutil
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -60,10 +62,19 @@ def test_the_walk_of_the_page(
     (verify,) = [shown.split() for shown in submission.commands if "verify" in shown and "knn.safetensors" in shown]
     assert command(monkeypatch, folder, *verify[1:], "--dataset", f"npz:{home / 'toy.npz'}") == 0
     assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "verifications may lie in it"
-    published = shutil.copytree(made / "records", folder / "results", dirs_exist_ok=True)
-    shutil.rmtree(made)
-    board = write_leaderboard(published, folder / "LEADERBOARD.md")
+    page = (Path(__file__).parents[1] / "docs" / "submitting.md").read_text()
+    moves = re.findall(r"^(?:mkdir|git mv) .*$", page, flags=re.MULTILINE)
+    assert len(moves) == 3
+    (folder / "results" / "toy" / "verifications").mkdir(parents=True)  # the second submission on these data
+    for line in moves:
+        line = line.removeprefix("git ").replace("/RUN/", f"/{name(home)}/").replace("digits", "toy")
+        subprocess.run(line, shell=True, cwd=folder, check=True)
+    board = write_leaderboard(folder / "results", folder / "LEADERBOARD.md")
+    assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "its weights are those of published records"
     assert {row.protocol: row.verified for row in board.rows} == {"slf": (0,), "knn": (1,)}
+    next((folder / "results" / "toy").glob("*-knn-*.json")).unlink()
+    with pytest.raises(CheckFailedError, match=r"records/toy/.*knn.*json is missing, and listed in submission.json"):
+        check(folder)
     # Outside of a clone, the lines that lead there.
     assert command(monkeypatch, tmp_path, "submit", name(home), "--by", "Ada", "--runs-dir", "home/runs") == 0
     place = f"results/submissions/{name(home)}"

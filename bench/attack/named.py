@@ -96,6 +96,8 @@ class NamedAttack:
     def __init__(self, name: str, settings: EvaluationSettings, *, stream: str = "pgd") -> None:
         self.name, self._stream = name, stream
         made = ATTACKS.get(name)
+        self.module: str = made.__module__
+        """The module that defines it."""
         self.from_recipe: dict[str, Any] = {}
         """The recipe's steps, step size in units of eps, and start, where the attack is made from them; else empty."""
         if not _takes(made, "labels"):

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from bench.attack import NamedAttack
 from bench.code import modules_of
 from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
@@ -34,9 +35,11 @@ class Measurement:
         self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
         self.attacked = _Interruptible(attacked_copy(classifier, self.settings.attack_precision), job.monitor).eval()
         self.path = job.folder / "evaluation.json"
-        modules = (caller, *modules_of(classifier))
+        # The registry finds the attacks, no import: the digest of the code has to be told of those in other packages.
+        attacks = {NamedAttack(name, self.settings).module for name in (self.settings.attack, *self.settings.attacks)}
+        modules = dict.fromkeys((caller, *modules_of(classifier), *sorted(attacks)))
         self._environment = describe_environment(
-            device_name(job.device), torch.get_num_threads(), modules=modules, devices=devices()
+            device_name(job.device), torch.get_num_threads(), modules=tuple(modules), devices=devices()
         )
         weights = digest(classifier.state_dict())
         fresh = EvaluationState(

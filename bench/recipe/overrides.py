@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import permutations
 from typing import Any
 
 from bench.errors import BenchError, Faults
@@ -31,6 +32,10 @@ def parse_overrides(items: Iterable[str]) -> dict[str, Any]:
             first = parsed.setdefault(key, new)
             if first is not new and first != new:
                 raise BenchError(f"--set {key} is given twice, as {first} and as {new}. Keep one of them.")
+    for outer, inner in permutations(parsed, 2):
+        if inner.startswith(f"{outer}."):
+            with faults:
+                raise BenchError(f"--set {outer} and --set {inner}: the one holds the other. Keep one of them.")
     faults.refuse()
     return parsed
 

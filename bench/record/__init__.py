@@ -42,6 +42,7 @@ from bench.record.submission import (
     SubmittedWeights,
     load_submission,
     submission_folders,
+    submitted_record,
     weights_needed,
 )
 from bench.record.sweep import Sweep, SweepKind, SweepSettings, grid_fault, sweep_identity
@@ -122,6 +123,7 @@ __all__ = [
     "shared",
     "signed",
     "submission_folders",
+    "submitted_record",
     "sweep_files",
     "sweep_identity",
     "sweep_path",

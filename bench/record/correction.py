@@ -13,6 +13,7 @@ from bench.recipe import protocol_title
 from bench.recipe.fields import Digest, Text
 from bench.record.record import Record
 from bench.record.sealed import Sealed, load_sealed
+from bench.record.store import LOCAL, load_record
 
 CORRECTION_SCHEMA: Literal[1] = 1
 _FOLDER = "corrections"
@@ -52,15 +53,15 @@ def correct(
     """Write the correction of ``read``, the content of the file ``record``, and return its path.
 
     Raises:
-        BenchError: an unknown reason, no note, a record outside ``results_dir`` or corrected already, or one that would
-            supersede itself.
+        BenchError: an unknown reason, no note, a record outside ``results_dir`` or corrected already, or a record that
+            cannot count in its place.
     """
     if reason not in get_args(CorrectionReason):
         raise unknown("reason", reason, REASONS)
     if not note.strip():
         raise BenchError("--note is empty. Say in a sentence why the record no longer counts.")
-    if superseded_by is not None and superseded_by.resolve() == record.resolve():
-        raise BenchError(f"{record} cannot supersede itself. Name another record, or leave --superseded-by out.")
+    if superseded_by is not None and (fault := _cannot_count(superseded_by, record, read, results_dir)):
+        raise BenchError(f"{superseded_by} {fault}. Name another record, or leave --superseded-by out.")
     values = {
         "record": _below(record, results_dir),
         "record_sha256": read.sha256,
@@ -71,7 +72,7 @@ def correct(
         "date": datetime.now(UTC).replace(microsecond=0),
     }
     made = Correction.parse(values, "the correction").sealed()
-    path = inside(record.parent, _FOLDER, f"{record.stem}.json")
+    path = _file(record)
     if not create_bytes(path, json_bytes(made.content())):
         raise BenchError(f"{record} is corrected already: {path}. Remove that file to correct it in another way.")
     return path
@@ -85,6 +86,24 @@ def load_correction(path: Path) -> Correction:
 def correction_files(folder: Path) -> Iterator[Path]:
     """Yield the files under ``folder`` that should be corrections, in a stable order."""
     return (path for path in sorted(folder.glob(f"*/{_FOLDER}/*.json")) if not path.name.startswith("."))
+
+
+def _cannot_count(other: Path, record: Path, read: Record, results_dir: Path) -> str:
+    """Return why ``other`` cannot count in the place of ``record``, whose content is ``read``; empty: it can."""
+    if other.resolve() == record.resolve():
+        return "cannot supersede itself"
+    if _file(other).exists():
+        return f"does not count itself: {_file(other)} corrects it"
+    local, other_local = (_below(path, results_dir).startswith(f"{LOCAL}/") for path in (record, other))
+    if other_local and not local:
+        return "is a local record, which no reader of the published board has"
+    counts = load_record(other)
+    pairs = ((getattr(counts, part), getattr(read, part)) for part in ("title", "dataset", "protocol"))
+    return next((f"is of {its}, not of {wanted}" for its, wanted in pairs if its != wanted), "")
+
+
+def _file(record: Path) -> Path:
+    return inside(record.parent, _FOLDER, f"{record.stem}.json")
 
 
 def _below(path: Path, results_dir: Path) -> str:

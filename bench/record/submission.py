@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import AwareDatetime
 
 from bench.errors import BenchError
-from bench.files import file_digest
+from bench.files import file_digest, inside
 from bench.recipe import Settings
 from bench.recipe.fields import Count, Digest, Text
 from bench.record.sealed import Sealed, load_sealed
@@ -50,23 +50,31 @@ class Submission(Sealed):
 
 
 def load_submission(folder: Path) -> Submission:
-    """Return the description of the submission in ``folder``.
+    """Return the description of the submission in ``folder``; the records themselves are not read.
 
     Raises:
-        BenchError: it is missing or damaged, or a file in the folder is missing, is not listed or has changed. The
-            records themselves are not read.
+        BenchError: it is missing or damaged, or a file in the folder is missing, is not listed or has changed. A record
+            may be published instead: :func:`submitted_record`.
     """
     submission = load_sealed(folder / _DESCRIPTION, Submission, schema=SUBMISSION_SCHEMA)
     for name, weights in submission.weights.items():
         if weights.included and _digest(folder, name) != weights.file_sha256:
             raise BenchError(f"{name} is not the file that was submitted. Submit it again.")
     found = {path.relative_to(folder).as_posix() for path in folder.glob("records/*/*.json")}
-    if differing := sorted(found ^ submission.records.keys()):
-        what = "is not listed in" if differing[0] in found else "is missing, and listed in"
+    missing = {name for name in submission.records if not submitted_record(folder, name).is_file()}
+    if differing := sorted((found - submission.records.keys()) | missing):
+        what = "is missing, and listed in" if differing[0] in missing else "is not listed in"
         raise BenchError(f"{differing[0]} {what} {_DESCRIPTION}. Submit the run again.")
     if not (folder / "README.md").is_file():
         raise BenchError("README.md, the card, is missing. Submit the run again.")
     return submission
+
+
+def submitted_record(folder: Path, name: str) -> Path:
+    """Return the file of the record ``name`` of the submission in ``folder``: in it, or where it was published."""
+    parts = Path(name).parts
+    there = inside(folder, *parts)
+    return there if there.is_file() else inside(folder.parent.parent, *parts[1:])
 
 
 def submission_folders(results_dir: Path) -> Iterator[Path]:

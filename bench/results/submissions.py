@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bench.errors import BenchError
-from bench.record import load_submission, submission_folders, weights_needed
+from bench.record import load_submission, submission_folders, submitted_record, weights_needed
 from bench.results.groups import LeftOut
 from bench.results.measured import load_measured
 
@@ -25,7 +25,7 @@ def _check(folder: Path) -> None:
     submission = load_submission(folder)
     digests = {}
     for name, expected in submission.records.items():
-        record = load_measured(folder / name).record
+        record = load_measured(submitted_record(folder, name)).record
         if record.sha256 != expected:
             raise BenchError(f"{name} is not the record that was submitted. Submit the run again.")
         digests[name] = record.encoder_sha256, record.classifier_sha256
