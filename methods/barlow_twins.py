@@ -1,7 +1,7 @@
 """Barlow Twins: make the views' cross-correlation the identity. A first stage for DeACL (Table 9)."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,7 +26,7 @@ class BarlowTwinsStageSettings(ZooPlan):
     """lambda, the weight of the off-diagonal terms."""
     scale: float = Field(default=0.1, gt=0)
     """Factor on the whole loss."""
-    projector: tuple[int, ...] = Field(default=(2048, 2048, 2048), min_length=1)
+    projector: tuple[PositiveInt, ...] = Field(default=(2048, 2048, 2048), min_length=1)
     """Widths of the projector's hidden and output layers; batch-norm after the hidden ones."""
     view1: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0)
     view2: StrongView = StrongView(

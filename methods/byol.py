@@ -1,7 +1,7 @@
 """BYOL: predict a momentum network's output for another view of the same image. A first stage for DeACL (Table 9)."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from bench.data.views import StrongView
@@ -25,9 +25,9 @@ class BYOLStageSettings(ZooPlan):
 
     tau: tuple[Rate, Rate] = (0.99, 1.0)
     """Share of its weights that the momentum network keeps at an update, from the first to the last."""
-    projector: tuple[int, ...] = Field(default=(4096, 256), min_length=1)
+    projector: tuple[PositiveInt, ...] = Field(default=(4096, 256), min_length=1)
     """Widths of the projector's hidden and output layers; batch-norm after the hidden one."""
-    predictor: tuple[int, ...] = (4096,)
+    predictor: tuple[PositiveInt, ...] = (4096,)
     """Widths of the predictor's hidden layers, with batch-norm; its output is as wide as the projector's."""
     view1: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.0)
     view2: StrongView = StrongView(

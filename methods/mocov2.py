@@ -1,7 +1,7 @@
 """MoCo v2+: contrast with a queue of a momentum network's past outputs. A first stage for DeACL (Table 9)."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +42,7 @@ class MoCoStageSettings(GentleZooPlan):
     """Past keys of each view kept as negatives, at most."""
     tau: tuple[Rate, Rate] = (0.99, 0.999)
     """Share of its weights that the momentum network keeps at an update, from the first to the last."""
-    projector: tuple[int, ...] = Field(default=(2048, 128), min_length=1)
+    projector: tuple[PositiveInt, ...] = Field(default=(2048, 128), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(crop_scale=(0.08, 1.0), jitter=(0.4, 0.4, 0.4, 0.1), blur_prob=0.5)
     """Both views. Blur 0.5 as in that generation's parser default."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -53,7 +53,7 @@ class RoCLSettings(TrainPlan, AttackSettings):
     attack_groups: int = Field(default=2, ge=1)
     """Number of equal parts of the batch for the attack and the extra term; negatives come from the same part only, as
     each of the two GPUs saw its own 256 images. With 1, the whole batch."""
-    projector: tuple[int, ...] = (2048, 128)
+    projector: tuple[PositiveInt, ...] = Field(default=(2048, 128), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(
         order="jitter_first",

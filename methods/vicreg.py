@@ -1,7 +1,7 @@
 """VICReg: invariance between views, with variance and covariance kept in bounds. For DeACL's Table 9."""
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +29,7 @@ class VICRegStageSettings(GentleZooPlan):
     invariance_weight: float = Field(default=25.0, ge=0)
     variance_weight: float = Field(default=25.0, ge=0)
     covariance_weight: float = Field(default=1.0, ge=0)
-    projector: tuple[int, ...] = Field(default=(2048, 2048, 2048), min_length=1)
+    projector: tuple[PositiveInt, ...] = Field(default=(2048, 2048, 2048), min_length=1)
     """Widths of the projector's hidden and output layers; batch-norm after the hidden ones."""
     view: StrongView = StrongView(crop_scale=(0.2, 1.0), jitter=(0.4, 0.4, 0.2, 0.1), blur_prob=0.5, solarize_prob=0.1)
     """Both views. Blur 0.5 as in that generation's parser default."""

@@ -51,6 +51,7 @@ def complaint(said: Said) -> str:
         ),
         ("run deacl --set pseudo_at.lr=3", "Did you mean 'stage1.lr' or 'stage2.lr'?"),
         ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
+        ("run rocl --set stage1.projector=[]", "stage1.projector: must have at least 1 of them (given: [])"),
         ("run deacl --set x", "'x' is not of the form key=value"),
         ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice, as 1 and as 2"),
         (

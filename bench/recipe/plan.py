@@ -4,7 +4,14 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol, Self
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from bench.errors import BenchError, unknown
 from bench.recipe.settings import Settings
@@ -87,7 +94,7 @@ class TrainPlan(Settings):
 
     schedule: str = "warmup-cosine"
     """Shape of the learning rate: ``warmup-cosine``, ``steps``, or the paper's own by its name."""
-    decay_epochs: tuple[int, ...] = ()
+    decay_epochs: tuple[NonNegativeInt, ...] = ()
     """``steps``: the 0-based epochs from which the rate is a tenth of the rate before."""
     warmup_epochs: float = Field(default=0, ge=0)
     """A tier may make it less than one: then the warm-up is that share of an epoch's steps."""
