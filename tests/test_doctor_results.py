@@ -149,8 +149,8 @@ def test_a_model_card_says_once_what_several_evaluations_have_in_common() -> Non
         update={"finished": usual.finished.replace(year=usual.finished.year + 1)}
     )
     text = card(model, loading, [usual, wide])
-    assert text.count("SA under SLF (clean images)") == text.count("| SLF | SA |") == 1
-    assert text.count("| SLF | RA |") == 2
+    assert text.count("SA under SLF (clean images)") == text.count("| SLF | cifar10 | SA |") == 1
+    assert text.count("| SLF | cifar10 | RA |") == 2
     newer = usual.model_copy(update={"finished": wide.finished})
     found = [SimpleNamespace(record=one, recipe=one.read_recipe().downstream) for one in (newer, usual, wide)]
     assert [each.record for each in by_preference(found)] == [wide, usual, newer]  # type: ignore[arg-type]
@@ -171,8 +171,8 @@ def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:
         encoder = build_encoder(settings, image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.2,) * 3)
     model, loading = Model(encoder, settings, (3, 8, 8), "SimCLR", 2020), Loading("", "torch", "torch", ())
     believed, failed = (card(model, loading, [diagnosed(verdict)]) for verdict in ("doubt", "fail"))
-    assert "| SLF | SA |" in believed
+    assert "| SLF | cifar10 | SA |" in believed
     assert "model-index" in believed
-    assert "| SLF | SA |" not in failed
+    assert "| SLF | cifar10 | SA |" not in failed
     assert "model-index" not in failed
-    assert "SLF: failed 'deterministic': deterministic is fail" in failed
+    assert "SLF on cifar10: failed 'deterministic': deterministic is fail" in failed

@@ -51,6 +51,8 @@ def test_a_new_method_is_in_the_style_of_the_house(bench: Bench, tmp_path: Path)
         ("deacl", "deacl is the name of an installed method; choose another"),
         ("AP-DPE", "AP-DPE is the name of an installed method"),
         ("torch", "'torch' is a word or module of Python"),
+        ("PGD", "PGD is a name that the new file itself uses; choose another name"),
+        ("attack", "AttackSettings is a name that the new file itself uses"),
         ("class", "'class' is a word or module of Python"),
         ("there", "there.py exists and is not overwritten. Move it away, or choose another name"),
         ("tested", "test_tested.py exists and is not overwritten"),

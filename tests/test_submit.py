@@ -13,9 +13,9 @@ import pytest
 from bench.cli import main
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
-from bench.record import Diagnosis, load_record, load_submission
+from bench.record import Diagnosis, correct, load_record, load_submission
+from bench.report.model_export import Submitted, write_submission
 from bench.report.model_export import submission as module
-from bench.report.model_export import write_submission
 from bench.run import Finished, finished_in
 
 
@@ -60,7 +60,8 @@ def test_the_walk_of_the_page(
     for shown in submission.commands:
         assert shown in (made / "README.md").read_text()
     (verify,) = [shown.split() for shown in submission.commands if "verify" in shown and "knn.safetensors" in shown]
-    assert command(monkeypatch, folder, *verify[1:], "--dataset", f"npz:{home / 'toy.npz'}") == 0
+    assert verify[-2:] == ["--dataset", "npz:PATH"]
+    assert command(monkeypatch, folder, *verify[1:-1], f"npz:{home / 'toy.npz'}") == 0
     assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "verifications may lie in it"
     page = (Path(__file__).parents[1] / "docs" / "submitting.md").read_text()
     moves = re.findall(r"^(?:mkdir|git mv) .*$", page, flags=re.MULTILINE)
@@ -80,12 +81,16 @@ def test_the_walk_of_the_page(
     place = f"results/submissions/{name(home)}"
     lines = capsys.readouterr().out.splitlines()[-4:]
     assert lines[0] == f"A pull request adds this folder to the repository, as {place}. In your clone, type:"
+    elsewhere = load_submission(tmp_path / place)
+    assert all(f"bench verify {place}/records/toy/" in shown for shown in elsewhere.commands if "verify" in shown)
     assert lines[1:3] == [f"  cp -r {tmp_path / place} {place}", "  bench leaderboard --check"]
 
 
 def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LARGEST", 30_000)
-    written = write_submission(home / "runs", name(home), tmp_path / "submission", by="Ada").submission
+    written = write_submission(
+        home / "runs", name(home), tmp_path / "submission", by="Ada", results_dir=home / "results"
+    ).submission
     left_out = {file for file, weights in written.weights.items() if not weights.included}
     assert left_out == {"weights/encoder.safetensors"}
     assert not (tmp_path / "submission" / "weights" / "encoder.safetensors").exists()
@@ -107,7 +112,7 @@ def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, mo
 )
 def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) -> None:
     made = home / "results" / "submissions" / "changed"
-    write_submission(home / "runs", name(home), made, by="Ada")
+    write_submission(home / "runs", name(home), made, by="Ada", results_dir=home / "results")
     check(home)
     record = next((made / "records").rglob("*.json"))
     if harm == "record":
@@ -135,18 +140,34 @@ def test_a_run_that_nobody_could_verify_is_refused_and_nothing_is_written(home: 
     content = slf.read_bytes()
     slf.unlink()
     with pytest.raises(BenchError, match=r"slf\.safetensors.*Move .* away"):
-        write_submission(runs, name(home), folder, by="Ada")
+        write_submission(runs, name(home), folder, by="Ada", results_dir=home / "results")
     slf.write_bytes(content)
     encoder.unlink()
     with pytest.raises(BenchError, match=r"has no encoder\.safetensors: .*its weights were removed"):
-        write_submission(runs, name(home), folder, by="Ada")
+        write_submission(runs, name(home), folder, by="Ada", results_dir=home / "results")
     with pytest.raises(BenchError, match="unknown run 'none'"):
-        write_submission(runs, "none", folder, by="Ada")
+        write_submission(runs, "none", folder, by="Ada", results_dir=home / "results")
     assert not folder.exists()
     folder.mkdir()
     (folder / "mine.txt").touch()
     with pytest.raises(BenchError, match="is not empty, and stays as it is"):
-        write_submission(home / "runs", name(home), folder, by="Ada")
+        write_submission(home / "runs", name(home), folder, by="Ada", results_dir=home / "results")
+
+
+def test_a_record_that_no_longer_counts_is_left_out(home: Path, tmp_path: Path) -> None:
+    results = shutil.copytree(home / "results", tmp_path / "results")
+
+    def submit(folder: str) -> Submitted:
+        return write_submission(home / "runs", name(home), tmp_path / folder, by="Ada", results_dir=results)
+
+    slf, knn = (next(results.glob(f"local/toy/*-{protocol}-*.json")) for protocol in ("slf", "knn"))
+    correct(slf, load_record(slf), results, reason="data", note="leaked")
+    made = submit("one")
+    assert made.left_out == ("slf",)
+    assert [load_record(made.folder / file).protocol for file in made.submission.records] == ["knn"]
+    correct(knn, load_record(knn), results, reason="data", note="leaked")
+    with pytest.raises(BenchError, match=r"every record of the run .* was withdrawn or superseded"):
+        submit("none")
 
 
 def test_an_evaluation_that_failed_a_check_is_no_result_to_submit(

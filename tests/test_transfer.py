@@ -12,6 +12,7 @@ from bench.data import Dataset, Split, resized
 from bench.errors import BenchError, InterruptedRunError
 from bench.recipe import DEFAULT_PROTOCOLS
 from bench.record import load_record
+from bench.report.model_export import write_export
 from bench.run import RunRequest, finished_protocols, list_runs, prepare, project
 from bench.run.data import load_target
 
@@ -183,6 +184,26 @@ def test_a_finished_transfer_gives_back_its_data_and_its_classifier(tmp_path: Pa
     assert finished.recipe.dataset.name == "small"
     correct = finished.classifier(torch.device("cpu"))(dataset.test.images.float().div(255)).argmax(1)
     assert (correct == dataset.test.labels).tolist() == record.sa.unpack()
+
+
+def test_of_evaluations_on_several_data_those_on_its_own_are_exported(
+    home: RunRequest, abroad: RunRequest, tmp_path: Path
+) -> None:
+    for request in (home, abroad):
+        carry_out(request, tmp_path / "results")
+    (run,) = (path.parent.name for path in home.runs_dir.glob("*/run.json"))
+
+    def classes(folder: str, **choice: str) -> tuple[int, str]:
+        written = write_export(home.runs_dir, run, tmp_path / folder, to="safetensors", protocol="slf", **choice)
+        card = (tmp_path / folder / "README.md").read_text()
+        (of,) = written.datasets
+        assert f"| SLF | {of} | SA |" in card
+        return int(card.partition("A classifier of ")[2][0]), of
+
+    assert classes("own") == (2, "home")
+    assert classes("other", dataset="abroad") == (3, "abroad")
+    with pytest.raises(BenchError, match="unknown dataset of an evaluation of this run 'digits'"):
+        classes("none", dataset="digits")
 
 
 def test_data_that_moved_after_the_end_are_found_where_they_are_now(abroad: RunRequest, tmp_path: Path) -> None:

@@ -18,6 +18,10 @@ def export(
         str | None,
         typer.Option(help="Export the classifier of slf, alf, aff, slf-1pct or slf-10pct; default: the encoder alone."),
     ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Of a run that was evaluated on several data: which; default: those of pre-training."),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(help="A new folder; default: exports/RUN[-PROTOCOL]-FORMAT.", show_default=False)
     ] = None,
@@ -48,7 +52,7 @@ def export(
     name = "-".join(filter(None, (Path(run).name, protocol, to)))
     folder = Path("exports", name) if output is None else output
     with TemporaryDirectory() if dry_run else nullcontext(folder.parent) as parent:
-        written = write_export(runs_dir, run, Path(parent) / folder.name, to=to, protocol=protocol)
+        written = write_export(runs_dir, run, Path(parent) / folder.name, to=to, protocol=protocol, dataset=dataset)
     address = push(folder, push_to_hub) if push_to_hub and not dry_run else None
     if as_json:
         said = {**written._asdict(), "folder": str(folder), "repository": push_to_hub, "address": address}
@@ -56,9 +60,9 @@ def export(
         return
     for file, size in written.files.items():
         typer.echo(f"{file}: {size:,} bytes")
-    shown = zip(map(protocol_title, written.protocols), written.radii, strict=True)
-    results = ", ".join(f"{name} at {radius}" for name, radius in shown) or "none"
-    left_out = f"; {written.others} with other settings are left out" if written.others else ""
+    shown = zip(map(protocol_title, written.protocols), written.datasets, written.radii, strict=True)
+    results = ", ".join(f"{name} on {data} at {radius}" for name, data, radius in shown) or "none"
+    left_out = f"; {written.others} with other settings or on other data are left out" if written.others else ""
     typer.echo(f"results in the card: {results}{left_out}")
     typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
     if push_to_hub:

@@ -17,6 +17,7 @@ def submit(
         Path | None, typer.Option(help="The folder; default: results/submissions/RUN.", show_default=False)
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    results_dir: option.Results = option.RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the submission as JSON.")] = False,
 ) -> None:
     """Pack a run's records, card, commands, and the digests of its weights into one folder.
@@ -32,10 +33,14 @@ def submit(
 
     place = option.RESULTS / SUBMISSIONS / run_folder(runs_dir, run).name
     folder = to or place
-    written = write_submission(runs_dir, run, folder, by=by).submission
+    made = write_submission(runs_dir, run, folder, by=by, results_dir=results_dir, place=place)
+    written = made.submission
     if as_json:
-        print(json.dumps({"folder": str(folder), **written.model_dump(mode="json")}, indent=1))
+        said = {"folder": str(folder), "left_out": made.left_out, **written.model_dump(mode="json")}
+        print(json.dumps(said, indent=1))
         return
+    for protocol in made.left_out:
+        print(f"left out: a record of {protocol}, which was withdrawn or superseded")
     for name in written.records:
         print(f"record: {folder / name}")
     for name, weights in written.weights.items():

@@ -52,6 +52,10 @@ class Finished:
             )
         return dataset
 
+    def is_on(self, dataset: str) -> bool:
+        """Return whether its protocol ran on ``dataset``, a name or what the user typed for it."""
+        return dataset in (self.record.dataset, self.source)
+
     def classifier(self, device: torch.device) -> Classifier:
         """Return the classifier that the record describes, in eval mode on ``device``; its data are not needed.
 
@@ -170,7 +174,7 @@ def select_finished(
 
 
 def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finished]:
-    chosen = [each for each in found if dataset in (each.record.dataset, each.source)]
+    chosen = [each for each in found if each.is_on(dataset)]
     left = {each.folder.path for each in chosen}
     for each in found if named else ():
         if each.folder.path not in left:
@@ -189,16 +193,17 @@ def _one_a_classifier(found: Iterable[Finished]) -> list[Finished]:
 def by_preference(found: Iterable[Finished]) -> list[Finished]:
     """Return evaluations so that the one to show, where only one can be, is the last.
 
-    That is one under the data's default adversary, with no settings of its own, and of such the newest.
+    That is one on the data of pre-training, under their default adversary, with no settings of its own, and of such
+    the newest.
     """
     return sorted(found, key=_preference)
 
 
-def _preference(finished: Finished) -> tuple[bool, bool, datetime]:
+def _preference(finished: Finished) -> tuple[bool, bool, bool, datetime]:
     record, threat = finished.record, finished.recipe.threat
     usual = threat.norm == "linf" and math.isclose(record.ra.eps, finished.recipe.dataset.radius("linf"))
     own = any(section(key) in ("evaluate", "threat") for key in record.overrides)
-    return usual, not own, record.finished
+    return record.pretrained_on is None, usual, not own, record.finished
 
 
 def described_recipe(folder: Path) -> Recipe:

@@ -1,5 +1,6 @@
 """What ``bench new`` writes: a method in one file, and its test. Both are checked as all code of this repository."""
 
+import ast
 import re
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -52,9 +53,22 @@ def _names(given: str) -> tuple[str, str]:
     methods = {point.name.replace("-", "_").lower() for point in entry_points(group="bench.methods")}
     if module in methods:
         raise BenchError(f"{given} is the name of an installed method; choose another. {example}")
+    if taken := _taken(name):
+        raise BenchError(f"{taken} is a name that the new file itself uses; choose another name. {example}")
     if iskeyword(module) or iskeyword(name) or _installed(module):
         raise BenchError(f"{module!r} is a word or module of Python; choose another name. {example}")
     return module, name
+
+
+def _taken(name: str) -> str:
+    """Return the first name of the template that a class called ``name``, or one named after it, would hide."""
+    text = (Path(__file__).parent / "my_method.py").read_text(encoding="utf-8")
+    nodes = list(ast.walk(ast.parse(text)))
+    names = {node.id for node in nodes if isinstance(node, ast.Name)}
+    names |= {node.asname or node.name for node in nodes if isinstance(node, ast.alias)}
+    names |= {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    ours = {each for each in names if _TEMPLATE[1] in each}
+    return min({each.replace(_TEMPLATE[1], name) for each in ours} & (names - ours), default="")
 
 
 def _installed(module: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.attack import ATTACKS
+from bench.data import typed_source
 from bench.errors import BenchError, listed
 from bench.files import file_digest, write_bytes
 from bench.folders import new_folder
@@ -23,6 +24,7 @@ from bench.registry import Registry
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction
+from bench.results import read_corrections
 from bench.run import Finished, finished_in, load_encoder, run_folder, to_finish, unfinished
 from bench.zoo import Loading
 
@@ -38,22 +40,38 @@ class Submitted(NamedTuple):
 
     folder: Path
     submission: Submission
+    left_out: tuple[str, ...]
+    """The protocols of records that were corrected."""
 
 
-def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Submitted:
+def write_submission(
+    runs_dir: Path, run: str, folder: Path, *, by: str, results_dir: Path, place: Path | None = None
+) -> Submitted:
     """Write the submission of every finished protocol of ``run`` to the new ``folder``.
+
+    Args:
+        runs_dir: where runs are kept.
+        run: as in :func:`bench.run.run_folder`.
+        folder: one that does not exist, or is empty.
+        by: who submits.
+        results_dir: whose corrections say which records no longer count; these are left out.
+        place: where a reviewer will have the folder, for the commands that verify it; None: at ``folder``.
 
     Raises:
         BenchError: an unknown run, one that is not finished, has an evaluation that failed a check of the doctor, or
             whose weights are missing or not those of its records, or a folder that is not empty. Nothing is written.
     """
     by, path = signed(by), run_folder(runs_dir, run)
-    found = sorted(finished_in(path), key=lambda each: each.path)
+    every = sorted(finished_in(path), key=lambda each: each.path)
+    corrected = {correction.record_sha256 for correction in read_corrections(results_dir, []).found}
+    found = [each for each in every if each.record.sha256 not in corrected]
     if not (path / "encoder.safetensors").is_file():
         raise BenchError(
             f"the run {path.name} has no encoder.safetensors: it is not finished, or its weights were removed, and "
             f"nobody could verify it. {to_finish(path, 'slf')}"
         )
+    if every and not found:
+        raise BenchError(f"every record of the run {path.name} was withdrawn or superseded. Run it again, mended.")
     if not found:
         raise unfinished(path, "slf")
     _refuse_failed(path, found)
@@ -75,12 +93,12 @@ def write_submission(runs_dir: Path, run: str, folder: Path, *, by: str) -> Subm
             by=by,
             records={name: each.record.sha256 for name, each in records.items()},
             weights=descriptions,
-            commands=(*_making(found), *(verify := _verifying(folder, records, descriptions, code))),
+            commands=(*_making(found), *(verify := _verifying(place or folder, records, descriptions, code))),
             date=datetime.now(UTC).replace(microsecond=0),
         )
         submission.save(made)
         (made / "README.md").write_text(_card(path, found, submission, code, verify))
-    return Submitted(folder, submission)
+    return Submitted(folder, submission, tuple(each.protocol for each in every if each not in found))
 
 
 def _refuse_failed(path: Path, found: Sequence[Finished]) -> None:
@@ -157,14 +175,16 @@ def _making(found: Iterable[Finished]) -> list[str]:
 def _verifying(
     folder: Path, records: Mapping[str, Finished], weights: Mapping[str, SubmittedWeights], code: Sequence[_Code]
 ) -> list[str]:
-    """Return what verifies each of ``records``."""
+    """Return what verifies each of ``records`` of the submission at ``folder``; PATH stands for the author's data."""
     loading = [word for own in code for word in (f"--{own.kind}", f"{folder / own.path}:{own.object}")]
     commands = []
     for name, each in records.items():
         file = _weights_name(each)
         where = str(folder / file) if weights[file].included else Path(file).name
         words = ["bench", *loading, "verify", str(folder / name), "--weights", where, "--by", "NAME"]
-        commands.append(shlex.join(words))
+        data = typed_source(each.record.dataset)
+        own = [] if data == each.record.dataset else ["--dataset", data]
+        commands.append(shlex.join([*words, *own]))
     return commands
 
 

@@ -32,13 +32,17 @@ class Exported(NamedTuple):
     """The size of each in bytes, by name."""
     protocols: tuple[str, ...]
     """Those whose results are in the card, each of one evaluation."""
+    datasets: tuple[str, ...]
+    """The data of each of these evaluations."""
     radii: tuple[str, ...]
-    """The radius of each of these evaluations: "Linf 8/255"."""
+    """Its radius: "Linf 8/255"."""
     others: int
     """Further evaluations of the same protocols, with other settings; they are left out."""
 
 
-def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: str | None = None) -> Exported:
+def write_export(
+    runs_dir: Path, run: str, folder: Path, *, to: str, protocol: str | None = None, dataset: str | None = None
+) -> Exported:
     """Write the network of ``run`` to the new ``folder`` and return what was written.
 
     Args:
@@ -47,6 +51,8 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
         folder: one that does not exist, or is empty.
         to: a name of :data:`bench.zoo.FORMATS`.
         protocol: whose classifier is exported; None: the encoder alone.
+        dataset: on which the evaluations must be, for a run that was evaluated on several; None: on any, those on the
+            data of pre-training first.
 
     Raises:
         BenchError: an unknown format, protocol or run, one that is not finished, a network that the format cannot
@@ -63,7 +69,7 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
             "export the encoder."
         )
     path = run_folder(runs_dir, run)
-    every = by_preference(finished_in(path))
+    every = by_preference(_on(dataset, [*finished_in(path)]))
     finished = _chosen(every, protocol)
     if protocol is not None and not finished:
         raise unfinished(path, protocol)
@@ -76,7 +82,18 @@ def write_export(runs_dir: Path, run: str, folder: Path, *, to: str, protocol: s
         files = {path.relative_to(new).as_posix(): path.stat().st_size for path in found}
     others = sum(each.protocol in finished for each in every) - len(finished)
     radii = tuple(radius_text(each.recipe.threat.norm, each.record.ra.eps) for each in finished.values())
-    return Exported(files, tuple(finished), radii, others)
+    datasets = tuple(each.dataset for each in records)
+    return Exported(files, tuple(finished), datasets, radii, others)
+
+
+def _on(dataset: str | None, found: Sequence[Finished]) -> Sequence[Finished]:
+    """Return those of ``found`` on ``dataset``, or all; raises BenchError if there are none."""
+    if dataset is None:
+        return found
+    chosen = [each for each in found if each.is_on(dataset)]
+    if not chosen:
+        raise unknown("dataset of an evaluation of this run", dataset, {each.record.dataset for each in found})
+    return chosen
 
 
 def _chosen(every: Sequence[Finished], protocol: str | None) -> dict[str, Finished]:

@@ -75,7 +75,11 @@ def write_report(
 
 def _evaluations(found: Sequence[Finished]) -> list[str]:
     count = Counter(each.protocol for each in found)
-    settings = [", ".join(settings_text(each.record.overrides)) or "as in the recipe" for each in found]
+    settings = [
+        ", ".join([*([f"on {record.dataset}"] if record.pretrained_on else []), *settings_text(record.overrides)])
+        or "as in the recipe"
+        for record in (each.record for each in found)
+    ]
     return [
         f"{each.protocol} ({own})" if count[each.protocol] > 1 else each.protocol
         for each, own in zip(found, settings, strict=True)
