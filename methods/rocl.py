@@ -82,7 +82,8 @@ def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
     objective in the paper, as we recall it, has all positives of an embedding in one logarithm; the code does not.
     """
     u = _unit(torch.cat(list(views)))
-    similarity = (u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
+    # Under autocast the product is in bf16 again, and a CPU would leave log_softmax in it.
+    similarity = at_least_float32(u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
     row = torch.arange(len(u), device=u.device)
     positives = torch.stack([row.roll(len(views[0]) * shift) for shift in range(1, len(views))], dim=1)
     return -similarity.log_softmax(dim=1).gather(1, positives).sum() / len(u)

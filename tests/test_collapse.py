@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from toy_runs import SMALL, Listener, carry_out, toy_data, toy_request
 
-from bench.errors import BenchError
+from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import constant
 from bench.record import Record
 from bench.run import RunRequest
@@ -62,6 +62,19 @@ def test_nothing_is_said_about_a_sound_run(tmp_path: Path) -> None:
     assert listener.notes == []
 
 
+def test_training_images_under_test_are_said_before_training(tmp_path: Path) -> None:
+    data = toy_data(tmp_path / "toy.npz")
+    with np.load(tmp_path / "toy.npz") as held:
+        arrays = dict(held)
+    arrays["x_test"][:9] = arrays["x_train"][:9]
+    np.savez(tmp_path / "toy.npz", **arrays)
+    listener = Listener(stop_at=1)
+    with pytest.raises(InterruptedRunError):
+        run(toy_request(data, tmp_path), listener)
+    (note,) = listener.notes
+    assert "more than half of the test images of toy are also training images" in note
+
+
 @pytest.mark.usefixtures("doctor")
 def test_collapse_is_said_and_recorded(tmp_path: Path, spoil: Callable[[Spoil], None]) -> None:
     spoil(zeroed)
@@ -71,7 +84,7 @@ def test_collapse_is_said_and_recorded(tmp_path: Path, spoil: Callable[[Spoil], 
     assert "zero gradient" in {each.check for each in record.diagnosed("fail")}, "RA of constant logits is no result"
     assert [note.partition(":")[0] for note in listener.notes[:2]] == [
         "the encoder gives all training images the same features",
-        "the classifier gives all test images the same answer",
+        "the classifier gives all clean test images the same answer",
     ]
 
 

@@ -12,12 +12,14 @@ from bench.cli._options import overrides
 from bench.compare import compare_records, find_seeds
 from bench.device import pick_device
 from bench.errors import BenchError
+from bench.protocol.adversarial import divergence
 from bench.recipe import DEFAULT_PROTOCOLS, Recipe
 from bench.record import Record
 from bench.results import build_leaderboard, load_measured
 from bench.run import EvaluationRequest, RunRequest, prepare, prepare_evaluation
 from bench.train import stage_progress
 from bench.zoo import load_tensors
+from methods.rocl import directed_nt_xent
 
 
 def precisions(recipe: Recipe) -> dict[str, str]:
@@ -167,6 +169,20 @@ def test_the_scale_of_fp16_survives_every_stop(
         run(stage(last), tmp_path / name)
     ends = [load_tensors(tmp_path / name / "toy.safetensors").tensors for name in ("straight", "broken")]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_losses_of_close_numbers_are_not_rounded_to_bf16() -> None:
+    """On a CPU autocast gives log_softmax what a product in bf16 left."""
+    draw = torch.Generator().manual_seed(0)
+    views = [torch.randn(64, 32, generator=draw) for _ in range(3)]
+    logits = torch.randn(64, 10, generator=draw)
+    close = logits + 0.01 * torch.randn(64, 10, generator=draw)
+    exact = directed_nt_xent(views, 0.5), divergence(logits, close).mean()
+    with torch.autocast("cpu", torch.bfloat16):
+        low = directed_nt_xent(views, 0.5), divergence(logits.bfloat16(), close.bfloat16()).mean()
+    assert all(loss.dtype == torch.float32 for loss in low)
+    torch.testing.assert_close(low[0], exact[0], rtol=1e-3, atol=0)
+    assert low[1] > 0
 
 
 def test_fp32_is_float32_on_a_gpu_too() -> None:

@@ -95,7 +95,7 @@ def test_several_stages_are_named_as_a_list(tmp_path: Path) -> None:
     ("doubt", "said"),
     [
         ("constant features", "the encoder gives all training images the same features (seed 2)"),
-        ("constant classifier", "the classifier gives all test images the same answer (seed 2)"),
+        ("constant classifier", "the classifier gives all clean test images the same answer (seed 2)"),
         ("one test class", "all test images are of one class (seed 2)"),
     ],
 )

@@ -55,8 +55,8 @@ def _features_vary(patient: Patient) -> Finding | None:
 @check(
     "better than guessing",
     question="The classifier is right more often than one that always gives the same answer.",
-    meaning="The classifier has learnt nothing that can be attacked: RA and AA of a constant answer are as high as its "
-    "SA.",
+    meaning="The classifier has learnt nothing that an attack could take from it, so RA and AA say nothing. If no "
+    "attack changes its answer, they are as high as SA.",
     remedy="Look at the training curves: the rate may be too high, or the features carry no information. If all test "
     "images are of one class, split the data again.",
 )
@@ -72,7 +72,9 @@ def _better_than_guessing(patient: Patient) -> Finding | None:
     answer = _always(patient.sa, labels)
     if answer is not None:
         return Finding(
-            "doubt", f"the images of class {answer} are right and all others wrong: a constant answer", numbers
+            "doubt",
+            f"the clean images of class {answer} are right and all others wrong, as with one answer to all",
+            numbers,
         )
     said = (
         f"SA is {100 * patient.sa.accuracy:.1f} %, at least {100 * low:.1f} % with its interval, and always giving the "
@@ -103,9 +105,8 @@ def _apart(patient: Patient) -> Finding | None:
     # Fewer than half the interval's width change SA by less than chance does; with more than half of all images known,
     # the number is no accuracy on new images.
     share = count / n
-    verdict: Verdict = (
-        "sound" if not count else "note" if share <= (high - low) / 2 else "doubt" if share <= 0.5 else "fail"
-    )
+    few, most = share <= (high - low) / 2, patient.inventory.knows_most(n)
+    verdict: Verdict = "sound" if not count else "note" if few else "fail" if most else "doubt"
     return Finding(verdict, said, {"duplicates": float(count), "share": share})
 
 

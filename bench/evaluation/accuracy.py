@@ -11,7 +11,7 @@ from bench.record import Drawn, NoGradient, Outcome, PGDEvaluation
 
 
 def standard_accuracy(work: Measurement) -> Outcome:
-    """Return SA; reports a classifier that gave all images the same answer."""
+    """Return SA; reports a classifier that gave all clean images the same answer."""
     state, monitor = work.state, work.job.monitor
     monitor.begin("SA, clean images", work.count, done=len(state.clean))
     work.begin("sa")
@@ -25,8 +25,8 @@ def standard_accuracy(work: Measurement) -> Outcome:
     monitor.end()
     if len(work.state.answers or ()) == 1 and len(work.test.labels.unique()) > 1:
         monitor.note(
-            "the classifier gives all test images the same answer: its training failed or its features carry no "
-            "information, and a constant answer cannot be attacked. The record notes this, and the board marks it."
+            "the classifier gives all clean test images the same answer: its training failed or its features carry no "
+            "information, so RA and AA say nothing. The record notes this, and the board marks it."
         )
     return Outcome.pack(work.state.clean, test_images=work.count)
 

@@ -98,5 +98,7 @@ class AFFStage(AdversarialStage[AFFSettings]):
 
 def divergence(clean: Tensor, attacked: Tensor) -> Tensor:
     """Return KL(softmax(clean) || softmax(attacked)) of each row: [B, C], [B, C] -> [B]."""
-    logp, logq = F.log_softmax(clean, dim=1), F.log_softmax(attacked, dim=1)
+    # Under autocast a CPU would leave these in bf16, where rounding makes the divergence of close logits negative.
+    exact = torch.promote_types(clean.dtype, torch.float32)
+    logp, logq = (F.log_softmax(logits, dim=1, dtype=exact) for logits in (clean, attacked))
     return (logp.exp() * (logp - logq)).sum(dim=1)

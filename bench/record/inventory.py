@@ -23,6 +23,10 @@ class Inventory(Settings):
     """Images equal to another to the last bit. ``train`` and ``test``: to an earlier one of the same split;
     ``test in train`` and ``test in pretraining``: test images that are also trained on."""
 
+    def knows_most(self, test_images: int) -> bool:
+        """Return whether more than half of the ``test_images`` are trained on: accuracy says nothing of new ones."""
+        return 2 * self.duplicates.get("test in train", 0) > test_images
+
     def described(self) -> str:
         """Return the counts in one sentence; zeros are left out."""
         parts = ["read " + " and ".join(f"{count:,} {split}" for split, count in self.read.items()) + " images"]

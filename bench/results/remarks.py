@@ -19,7 +19,7 @@ _SHOWN_BY_COLUMNS = {"evaluate.eps", "evaluate.autoattack"}
 
 _DOUBTS: Mapping[Doubt, str] = {
     "constant features": "the encoder gives all training images the same features (seed {}): pre-training collapsed",
-    "constant classifier": "the classifier gives all test images the same answer (seed {}), which no attack can change",
+    "constant classifier": "the classifier gives all clean test images the same answer (seed {})",
     "one test class": "all test images are of one class (seed {}), so an answer that is always the same is right",
 }
 
@@ -135,10 +135,7 @@ def _undiagnosed(group: Group) -> Iterator[str]:
 def _guessing(group: Group) -> Iterator[str]:
     seeds = [str(one.record.seed) for one in group.seeds if is_guessing(one)]
     if seeds:
-        yield (
-            f"SA is no better than guessing (seed {', '.join(seeds)}), so RA and AA say nothing: an answer that is "
-            "always the same cannot be attacked"
-        )
+        yield f"SA is no better than guessing (seed {', '.join(seeds)}), so RA and AA say nothing"
 
 
 def _doubts(group: Group) -> Iterator[str]:

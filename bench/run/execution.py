@@ -46,7 +46,7 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
         on_first(lambda: _keep_sources(run, finished))
         if len(finished) < len(run.protocols):
             corrupted = first_then_others(lambda: _corrupted(run, monitor))
-            on_first(lambda: _say_one_class(run, monitor))
+            on_first(lambda: _say_what_data_cannot_tell(run, monitor))
             file = on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
             # Its preparation has built one already.
             encoder, stages = file.built(run.recipe).to(run.device), file.origin.stages or ()
@@ -97,7 +97,13 @@ def train_shared(run: Run, monitor: Monitor | None = None) -> Path:
     return path
 
 
-def _say_one_class(run: Run, monitor: Monitor) -> None:
+def _say_what_data_cannot_tell(run: Run, monitor: Monitor) -> None:
+    """Report what the doctor will find in the data, before training spends time on them."""
+    if run.target.inventory and run.target.inventory.knows_most(len(run.target.test)):
+        monitor.note(
+            f"more than half of the test images of {run.target.name} are also training images, pixel by pixel: no "
+            "accuracy on them can be believed, and no board will show it. Take them out of the training images."
+        )
     classes = run.target.test.labels.unique().tolist()
     if len(classes) == 1:
         monitor.note(
