@@ -162,3 +162,20 @@ def test_a_value_out_of_range_is_refused(item: str, complaint: str) -> None:
 def test_nesterov_without_momentum_is_refused() -> None:
     with pytest.raises(BenchError, match="nesterov needs momentum above 0"):
         recipe_of("stage2.nesterov=true", "stage2.momentum=0")
+
+
+@pytest.mark.parametrize(
+    ("method", "key"),
+    [
+        (method, f"{stage}.{field}")
+        for method in METHODS
+        for stage, plan in METHODS.get(method).config_type().plans().items()
+        for field, value in plan
+        if isinstance(value, tuple) and {*map(type, value)} <= {int}
+    ],
+)
+def test_lists_of_numbers_have_bounds(method: str, key: str) -> None:
+    """Widths are 1 or more, epochs of decay 0 or more."""
+    low = -1 if key.endswith("decay_epochs") else 0
+    with pytest.raises(BenchError, match=rf"{key}.*must be"):
+        recipe_of(f"{key}=[8, {low}]", method=method)
