@@ -76,6 +76,20 @@ def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_p
     assert {path.name for path in tmp_path.iterdir()} == {"given"}
 
 
+@pytest.mark.parametrize("more", [["--dry-run"], ["--shared-only"], []])
+def test_without_an_estimate_the_data_and_the_folder_are_named_and_nothing_is_measured(
+    bench: Bench, toy: str, more: list[str]
+) -> None:
+    said = bench("run", "simclr", "--dataset", toy, *small(), "--no-estimate", *more, "--protocols", "slf")
+    assert said.code == 0
+    assert said.stderr.startswith("toy: read 16 train and 8 test images\n")
+    assert "measuring" not in said.stderr
+    assert "about" not in said.stdout
+    if "--shared-only" not in more:
+        what, where = "SimCLR on toy, tier mini, uniform fidelity, seed 0\n", "on cpu; in runs/toy-simclr-mini-"
+        assert what + where in (said.stdout if more else said.stderr)
+
+
 def test_every_printed_setting_can_be_set(bench: Bench, toy: str) -> None:
     printed = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--recipe").stdout.splitlines()
     sections = ("stage1.", "encoder.", "threat.", "slf.", "evaluate.")
@@ -112,7 +126,7 @@ def test_a_run_prints_its_results_and_where_they_are(bench: Bench, tmp_path: Pat
     again = bench(*command)
     assert again.code == 0
     assert again.stdout == said.stdout
-    assert again.stderr == ""  # nothing to announce, nothing done
+    assert again.stderr == "finished before: only what is damaged or lost is made again\n"
 
     (shown,) = json.loads(bench(*command, "--json").stdout)
     assert shown == record.model_dump(mode="json")

@@ -55,7 +55,8 @@ def test_a_run_is_asked_for_as_typed(replaced: Any, where: str, estimated: str) 
     typed("run", "simclr", "--data-in", where, estimated)
     (((request,), _),) = prepare.calls
     assert request.data_in == where
-    assert len(announce.calls) == (estimated == "--estimate")
+    ((_, asked),) = announce.calls
+    assert asked["estimate"] == (estimated == "--estimate")
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])

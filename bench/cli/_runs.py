@@ -70,13 +70,26 @@ def measuring(console: Console, runs: "Sequence[Run]", threads: int | None) -> I
         console.print(said, markup=False, highlight=False)
 
 
+def say_finished(console: Console) -> None:
+    """Print that the records were made by an earlier command."""
+    console.print("finished before: only what is damaged or lost is made again", markup=False, highlight=False)
+
+
 def announce(
-    runs: "Sequence[Run]", results_dir: Path, *, threads: int | None, dry_run: bool, recipe: bool, as_json: bool
+    runs: "Sequence[Run]",
+    results_dir: Path,
+    *,
+    threads: int | None,
+    estimate: bool = True,
+    dry_run: bool,
+    recipe: bool,
+    as_json: bool,
 ) -> None:
     """Check that ``runs``, which differ in their seed alone, can start, and print what they will do and take.
 
-    ``threads`` is the user's number of CPU threads; None: one is chosen. With ``dry_run`` and ``recipe``, all settings
-    come first; as JSON, the settings alone.
+    ``threads`` is the user's number of CPU threads; None: one is chosen. Without ``estimate`` nothing is measured, and
+    the phases with their times are left out. With ``dry_run`` and ``recipe``, all settings come first; as JSON, the
+    settings alone.
     """
     from bench.run import check_ready
 
@@ -87,13 +100,20 @@ def announce(
     for run in pending:
         check_ready(run, results_dir)
     if not pending:
+        say_finished(console)
         return
-    with measuring(console, pending, threads) as said:
-        plan = _plan(pending, _estimates(pending, said))
+    plan = None
+    if estimate:
+        with measuring(console, pending, threads) as said:
+            plan = _plan(pending, _estimates(pending, said))
     say_inventory(console, runs[0])
     if dry_run and (recipe or as_json):
         _print_recipe(runs[0], as_json)
-    show(plan, console=Console(stderr=as_json or not dry_run))
+    out = Console(stderr=as_json or not dry_run)
+    if plan:
+        show(plan, console=out)
+    else:
+        out.print(*_summary(pending), sep="\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def show_records(
@@ -141,16 +161,8 @@ def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list
 
 
 def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]") -> DataTable:
-    run, recipe = runs[0], runs[0].recipe
-    transfer = f", judged on {recipe.downstream.dataset.name}" if recipe.pretrained_on else ""
-    seeds = f"seed{'s' * (len(runs) > 1)} {', '.join(str(each.seed) for each in runs)}"
-    table = DataTable(
-        *("phase", "work", Column("about", number=True)),
-        title=f"{run.method.info.title} on {recipe.dataset.name}{transfer}, tier {recipe.tier}, "
-        f"{recipe.fidelity} fidelity{f', precision {recipe.precision}' if recipe.precision else ''}, {seeds}",
-        caption=f"on {run.device}; in {run.folder.path}{_resizing(run)}"
-        + (f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""),
-    )
+    title, caption = _summary(runs)
+    table = DataTable(*("phase", "work", Column("about", number=True)), title=title, caption=caption)
     for estimate in estimates[0]:
         left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
         about = rough_time(estimate.seconds_left) + left if estimate.left else "done"
@@ -162,6 +174,19 @@ def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]")
             table.add(f"seed {each.seed}", "", rough_time(total))
     table.add("all", "", rough_time(sum(totals)))
     return table
+
+
+def _summary(runs: "Sequence[Run]") -> tuple[str, str]:
+    """Return what is run, and where."""
+    run, recipe = runs[0], runs[0].recipe
+    transfer = f", judged on {recipe.downstream.dataset.name}" if recipe.pretrained_on else ""
+    seeds = f"seed{'s' * (len(runs) > 1)} {', '.join(str(each.seed) for each in runs)}"
+    what = (
+        f"{run.method.info.title} on {recipe.dataset.name}{transfer}, tier {recipe.tier}, "
+        f"{recipe.fidelity} fidelity{f', precision {recipe.precision}' if recipe.precision else ''}, {seeds}"
+    )
+    budget = f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""
+    return what, f"on {run.device}; in {run.folder.path}{_resizing(run)}{budget}"
 
 
 def _resizing(run: "Run") -> str:

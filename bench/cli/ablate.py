@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.cli import _options as option
 from bench.cli._progress import monitored, rough_time
-from bench.cli._runs import measuring, say_inventory
+from bench.cli._runs import measuring, say_finished, say_inventory
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
@@ -86,6 +86,8 @@ def ablate(
             projection = project_ablation(ablation)
         say_inventory(console, ablation.cells[0].runs[0])
         show(_plan(ablation, projection), console=console)
+    else:
+        say_finished(console)
     if dry_run:
         if as_json:
             print(json.dumps({**asdict(projection), "seconds": projection.seconds}, indent=1))

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from bench.cli import _options as option
 from bench.cli._progress import monitored
-from bench.cli._runs import announce, reading, show_records
+from bench.cli._runs import announce, reading, say_inventory, show_records
 from bench.cli._streams import ReportedExit
 from bench.trackers import tracked
 
@@ -123,10 +123,11 @@ def run(
         with reading() if is_first() else nullcontext():
             first = first_then_others(lambda: prepare(request))
             runs = [first.with_seed(each) for each in chosen]
-        measured = (dry_run or estimate) and not shared_only  # then the number of threads is chosen, too
+        measured = estimate and not shared_only  # then the number of threads is chosen, too
         if threads is None and together is None and not measured and (begun := threads_begun_with(runs)):
             torch.set_num_threads(begun)
         if shared_only and not dry_run:
+            say_inventory(Console(stderr=True, quiet=not is_first()), first)
             with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
                 for each in runs:
                     with tracked(monitor, track if is_first() else None, each.folder.path.name):
@@ -134,10 +135,9 @@ def run(
                         if is_first():
                             print(f"stage: {path}")
             return
-        if dry_run or estimate:
-            known = threads if together is None else torch.get_num_threads()
-            show = partial(announce, runs, results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
-            on_first(lambda: show(threads=known))
+        known = threads if together is None else torch.get_num_threads()
+        show = partial(announce, runs, results_dir, estimate=estimate, dry_run=dry_run, recipe=recipe, as_json=as_json)
+        on_first(lambda: show(threads=known))
         if dry_run:
             return
         with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
