@@ -80,7 +80,7 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
         return BenchError(f"unknown {kind} {name!r}. No {kind} is available.{' ' + hint if hint else ''}")
     listed = len(", ".join(names.values())) <= _LISTED
     wanted = name.casefold()
-    near = [wanted] if wanted in names else get_close_matches(wanted, names, n=3, cutoff=0.5 if listed else 0.0)
+    near = [wanted] if wanted in names else get_close_matches(wanted, names, n=3, cutoff=0.6 if listed else 0.0)
     parts = [f"unknown {kind} {name!r}."]
     if near:
         parts.append(f"Did you mean {' or '.join(repr(names[each]) for each in near)}?")

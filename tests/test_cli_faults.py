@@ -33,6 +33,7 @@ def complaint(said: Said) -> str:
     ("arguments", "message"),
     [
         ("run decal", "unknown method 'decal'. Did you mean 'deacl'"),
+        ("run simcrl", "unknown method 'simcrl'. Did you mean 'simclr'? "),
         ("run deacl --dataset digit", "unknown dataset 'digit'. Did you mean 'digits'?"),
         ("run deacl --tier tinny", "unknown tier 'tinny'. Did you mean 'tiny'?"),
         ("run deacl --tier ''", "unknown tier ''"),

@@ -109,6 +109,14 @@ def test_an_unknown_source(source: str, message: str, tmp_path: Path) -> None:
         load_dataset(source, tmp_path)
 
 
+def test_a_path_without_its_kind_is_answered_with_the_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for source, kind in {"digit": "folder", "./my.npz": "npz", "my.tar": "webdataset"}.items():
+        Path(source).mkdir() if kind == "folder" else Path(source).touch()
+        with pytest.raises(BenchError, match=f"'{source}' is a .*, not the name of a dataset. Type {kind}:{source}, "):
+            load_dataset(source, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("stem", "name"),
     [
@@ -117,12 +125,24 @@ def test_an_unknown_source(source: str, message: str, tmp_path: Path) -> None:
         ("CIFAR-10", "CIFAR-10-npz"),
         ("cifar10-exact", "cifar10-exact"),
         ("my data (2)", "my-data-2"),
+        ("---", "own"),
+        ("ünï cödé", "uni-code"),
+        ("u\u0308ni\u0308 co\u0308de\u0301", "uni-code"),  # as macOS writes it
+        ("ｃｉｆａｒ１０", "cifar10-npz"),
     ],
 )
 def test_own_data_never_bear_a_known_name(stem: str, name: str, tmp_path: Path) -> None:
     spec = save(tmp_path / f"{stem}.npz", good())
     dataset = load_dataset(spec, tmp_path)
     assert (dataset.name, dataset.source, dataset.published_as) == (name, spec, None)
+
+
+@pytest.mark.parametrize(("stem", "begins"), [("数据", "own"), ("图像", "own"), ("数据 2", "2"), ("größe", "gro-e")])
+def test_data_whose_name_loses_letters_have_a_name_of_their_own(stem: str, begins: str, tmp_path: Path) -> None:
+    first = load_dataset(save(tmp_path / f"{stem}.npz", good()), tmp_path)
+    other = load_dataset(save(tmp_path / f"{stem}.npz", good() | {"x_test": numbers(3, 9, 10, 3, seed=2)}), tmp_path)
+    assert [each.name for each in (first, other)] == [f"{begins}-{each.sha256[:6]}" for each in (first, other)]
+    assert first.name != other.name
 
 
 @pytest.mark.parametrize(("field", "value"), [("name", "my data"), ("name", "../up"), ("eps", -1.0)])

@@ -191,6 +191,12 @@ def test_folder_fault(case: str, root: Path) -> None:
         load_folder(root)
 
 
+@pytest.mark.parametrize("part", ["train", "test", "none"])
+def test_a_part_of_a_folder_is_answered_with_the_whole(part: str, root: Path) -> None:
+    with pytest.raises(BenchError, match=rf"cannot read .*{part}.train: .* {root} holds train/ and test/: name that"):
+        load_folder(root / part)
+
+
 def test_the_first_odd_file_is_named_whatever_thread_finds_one(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decode, "_CHUNK", 1)
     for name in ("10.png", "9.png"):

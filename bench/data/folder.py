@@ -65,7 +65,9 @@ def list_folder(root: Path, *, name: str, source: str) -> Listing:
 
 
 def _hint(root: Path) -> str:
-    """Return what to rename where a folder has another word for ``train`` or ``test``; else an empty text."""
+    """Return what to rename, or which folder to name instead, where that can be seen; else an empty text."""
+    if all((root.parent / split).is_dir() for split in _OTHER_WORDS):
+        return f"{root.parent} holds train/ and test/: name that folder. "
     for split, words in _OTHER_WORDS.items():
         for word in words:
             if not (root / split).exists() and (root / word).is_dir():

@@ -1,6 +1,8 @@
 """Loads the dataset that the user named."""
 
+import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +64,9 @@ _MAX_SIDE = 2048
 def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Dataset:
     """Return the dataset that ``source`` names.
 
+    Own data are named after their file or folder, in ASCII; where letters are lost, as of 数据.npz, the name ends in
+    digits of the data's SHA-256, so that no other data have it.
+
     Args:
         source: a name out of DATASETS, ``npz:PATH``, ``folder:PATH`` or ``webdataset:PATH``; of the last two also
             ``folder@224:PATH``, which resizes each image so that its shorter side is 8/7 of 224, and cuts out the
@@ -74,7 +79,11 @@ def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Datas
         BenchError: the name is unknown, or the data are missing, damaged, black, not in the documented form, or not of
             a kind that can stay on disk.
     """
-    return with_inventory(_loaded(source, data_dir, data_in))
+    dataset = with_inventory(_loaded(source, data_dir, data_in))
+    own = _OWN.fullmatch(source)
+    if own is None or _plain(_stem(own)).isascii():
+        return dataset
+    return replace(dataset, name=f"{dataset.name}-{dataset.sha256[:6]}")
 
 
 def typed_source(name: str) -> str:
@@ -85,6 +94,13 @@ def typed_source(name: str) -> str:
 def check_dataset(source: str) -> None:
     """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
     if source not in DATASETS and not _OWN.fullmatch(source):
+        if os.path.exists(source):
+            is_folder = os.path.isdir(source)
+            form = "folder" if is_folder else "webdataset" if source.endswith(".tar") else "npz"
+            what = OWN_FORMS[form].replace("PATH", source)
+            raise BenchError(
+                f"{source!r} is a {'folder' if is_folder else 'file'}, not the name of a dataset. Type {what}"
+            )
         forms = [f"{form}:PATH" for form in OWN_FORMS]
         raise unknown("dataset", source, [*DATASETS, *forms], "`bench datasets` lists them.")
 
@@ -103,17 +119,17 @@ def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
     form, path = own["form"], Path(own["path"]).expanduser()
     if not own["path"]:
         raise BenchError(f"{source!r} names no path. Type {OWN_FORMS[form]}.")
+    name = _own_name(_stem(own), form)
     if in_files:
-        return _listed(form, path, _side(source, own["side"]), source, data_dir).dataset(data_dir, data_in)
+        return _listed(form, path, name, _side(source, own["side"]), source, data_dir).dataset(data_dir, data_in)
     if own["side"]:
         raise BenchError(f"{source}: arrays have one size. Type npz:{path}, with the images resized before.")
-    return npz.load(path, name=_own_name(path.stem, form), source=source)
+    return npz.load(path, name=name, source=source)
 
 
-def _listed(form: str, path: Path, side: int | None, source: str, data_dir: Path) -> Listing:
+def _listed(form: str, path: Path, name: str, side: int | None, source: str, data_dir: Path) -> Listing:
     """Return the images of a folder or of shards; data of another size get another name."""
-    home = path if form == "folder" or path.is_dir() else path.parent
-    name = _own_name(home.resolve().name, form) + (f"-{side}" if side else "")
+    name += f"-{side}" if side else ""
     if form == "folder":
         listing = folder.list_folder(path, name=name, source=source)
     else:
@@ -128,9 +144,22 @@ def _side(source: str, text: str | None) -> int | None:
     raise BenchError(f"{source}: images of side {text}; choose one from {MIN_SIDE} to {_MAX_SIDE}, such as @224.")
 
 
+def _stem(own: re.Match[str]) -> str:
+    """Return what own data are named after: their file without its ending, or the folder that they are in."""
+    path = Path(own["path"]).expanduser()
+    if own["form"] == "npz":
+        return path.stem
+    return (path if own["form"] == "folder" or path.is_dir() else path.parent).resolve().name
+
+
+def _plain(stem: str) -> str:
+    """Return ``stem`` without accents: "données" as "donnees"; letters without an ASCII form stay what they are."""
+    return "".join(sign for sign in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(sign))
+
+
 def _own_name(stem: str, form: str) -> str:
     """Return a name for folders and tables that cannot be mistaken for one of the named datasets."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", stem[:80]).strip("-.") or "own"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", _plain(stem)[:80]).strip("-.") or "own"
     known = {_letters(dataset) for dataset in DATASETS} | set(RESERVED)
     return f"{name}-{form}" if _letters(name) in known else name
 
