@@ -14,6 +14,7 @@ from empty_folder import Bench
 from empty_folder import bench as bench
 from foreign_files import SAID, saved
 from origin_networks import BASIC, Dialect, random_weights
+from torch import Tensor
 
 from bench.errors import BenchError
 
@@ -145,6 +146,10 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "another stem": (lambda: random_weights(Dialect(kernel=5)), "has a stem of 5x5"),
     "not finite": (lambda: other(bn1__bias=torch.tensor([1.0, float("nan")])), "bn1.bias is not finite"),
+    "a negative variance": (
+        lambda: other(bn1__running_var=torch.tensor([1.0, -1.0])),
+        "bn1.running_var is a variance below 0",
+    ),
     "integers": (lambda: other(bn1__bias=torch.ones(2, dtype=torch.int8)), r"bn1.bias is of the type int8"),
     "two networks": (
         lambda: {
@@ -168,11 +173,29 @@ def test_a_checkpoint_that_cannot_be_taken_is_one_message(name: str, bench: Benc
         (("--network", "encoder."), "unknown network 'encoder.'"),
         (("--normalisation", "cifra"), "unknown normalisation 'cifra'. Did you mean 'cifar'"),
         (("--normalisation", "0.5/0.5"), "takes images of 3 channels, and --normalisation has 1"),
-        (("--normalisation", "0.5,0.5,0.5/0.5,0,0.5"), "deviations above 0"),
+        (("--normalisation", "0.5/0.5,0.5"), "one mean and one deviation a channel, not 1 and 2"),
+        (("--normalisation", "0.5,0.5,0.5/0.5,0,0.5"), "constants.1.1: must be at least 1e-06 .given: 0"),
+        (("--normalisation", "1e39,0.5,nan/1e-46,0.5,0.5"), "(?s)3 faults.*1e.39.*nan.*1e-46"),
     ],
 )
 def test_a_choice_that_cannot_be_is_one_message(options: tuple[str, ...], message: str, bench: Bench) -> None:
     refused(bench, saved(random_weights(BASIC)), message, *SAID, *options)
+
+
+@pytest.mark.parametrize(
+    ("std", "message"),
+    [
+        (torch.full((3,), 0.25).to_sparse(), r"normalize.std is of the type float32 \(sparse_coo\)"),
+        (torch.full((3,), 0.25, dtype=torch.complex64), "normalize.std is of the type complex64"),
+        (torch.full((3,), 1e-300, dtype=torch.float64), "constants.1.0: must be at least 1e-06"),
+        (torch.tensor([0.25, 0.25, float("inf")]), "normalize.std is not finite"),
+        (torch.rand(3, 32, 32), "the buffer normalize.std is 3x32x32, not one number a channel"),
+        (torch.empty(0), "one mean and one deviation a channel, not 3 and 0"),
+    ],
+)
+def test_buffers_of_normalisation_that_cannot_be_used_are_named(std: Tensor, message: str, bench: Bench) -> None:
+    state = other(normalize__mean=torch.full((1, 3, 1, 1), 0.5), normalize__std=std)
+    refused(bench, saved(state), message, "--stem-padding", "1")
 
 
 def test_a_padding_is_not_for_the_large_stem(bench: Bench) -> None:

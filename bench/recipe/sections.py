@@ -1,6 +1,6 @@
 """The sections of a recipe that every method shares: encoder and evaluation."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -15,6 +15,9 @@ Start = Literal["uniform", "uniform-clamped", "gaussian", "clean"]
 """Where an attack takes its first gradient: the image plus U(-eps, eps), as DeACL and ACL do; the same clipped to
 [0, 1], as RoCL does; the image plus 0.001 N(0, 1), as TRADES does; the image itself."""
 
+_Mean = Annotated[float, Field(ge=-1e6, le=1e6)]
+_Deviation = Annotated[float, Field(ge=1e-6, le=1e6)]
+"""Of the pixels of a channel, so bounded that normalised pixels are finite in float32."""
 
 STEMMED = ("resnet18", "resnet34", "resnet50")
 """The networks that have the option ``stem``."""
@@ -57,7 +60,7 @@ class EncoderSettings(Settings):
     """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
     solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), those in ``constants``, or none (RoCL,
     AdvCL)."""
-    constants: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    constants: tuple[tuple[_Mean, ...], tuple[_Deviation, ...]] | None = None
     """Mean and standard deviation of each channel, for ``normalisation = "constants"`` only."""
 
     @property
@@ -77,8 +80,9 @@ class EncoderSettings(Settings):
     def _has_the_constants_that_it_names(self) -> Self:
         if (self.normalisation == "constants") != (self.constants is not None):
             raise ValueError('normalisation = "constants" and constants = [[means], [deviations]] go together')
-        if self.constants and (len({len(each) for each in self.constants}) > 1 or min(self.constants[1]) <= 0):
-            raise ValueError("constants must be one mean and one deviation above 0 for each channel")
+        if self.constants and (not self.constants[0] or len({len(each) for each in self.constants}) > 1):
+            means, deviations = map(len, self.constants)
+            raise ValueError(f"constants must be one mean and one deviation a channel, not {means} and {deviations}")
         return self
 
 

@@ -1,13 +1,15 @@
 """The constants of input normalisation: those with a name, those that a user types, and those in a file's buffers."""
 
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bench.errors import BenchError, unknown
 from bench.nn import FIXED_CONSTANTS
+from bench.recipe import EncoderSettings
+from bench.zoo.tensors import shape_text, sound
 
 Constants = tuple[tuple[float, ...], tuple[float, ...]]
 """Mean and standard deviation of each channel."""
@@ -59,21 +61,24 @@ def read_constants(tensors: Mapping[str, Tensor], prefixes: Iterable[str]) -> tu
     """Return the constants in buffers ``mean`` and ``std``, and the first of ``prefixes`` under which there are any.
 
     Raises:
-        BenchError: they are not one finite number a channel, those of ``std`` above 0.
+        BenchError: they are not one number a channel, within the ranges of ``EncoderSettings.constants``.
     """
     for prefix in prefixes:
-        if {f"{prefix}mean", f"{prefix}std"} <= tensors.keys():
-            both = (tensors[f"{prefix}{name}"].detach().double().flatten().tolist() for name in ("mean", "std"))
-            # float32 holds 0.247 as 0.24699999392; what was meant has few digits.
-            mean, std = (tuple(float(f"{each:.6g}") for each in values) for values in both)
-            return _checked(mean, std, f"the buffers {prefix}mean and {prefix}std"), prefix
+        names = f"{prefix}mean", f"{prefix}std"
+        if {*names} <= tensors.keys():
+            mean, std = (_per_channel(name, tensors[name]) for name in names)
+            return _checked(mean, std, f"the buffers {names[0]} and {names[1]}"), prefix
     return None
 
 
+def _per_channel(name: str, buffer: Tensor) -> tuple[float, ...]:
+    value = sound(name, buffer, torch.float32, "the constants of normalisation")
+    if value.numel() != max(value.shape, default=1):
+        raise BenchError(f"the buffer {name} is {shape_text(value)}, not one number a channel.")
+    # float32 holds 0.247 as 0.24699999392; what was meant has few digits.
+    return tuple(float(f"{each:.6g}") for each in value.flatten().tolist())
+
+
 def _checked(mean: tuple[float, ...], std: tuple[float, ...], what: str) -> Constants:
-    if len(mean) != len(std) or not all(map(math.isfinite, (*mean, *std))) or min(std, default=0) <= 0:
-        raise BenchError(
-            f"{what}: the means are {list(mean)} and the deviations {list(std)}. They must be finite, as many of the "
-            "one as of the other, and deviations above 0."
-        )
+    EncoderSettings.parse({"normalisation": "constants", "constants": (mean, std)}, what)
     return mean, std

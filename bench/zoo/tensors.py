@@ -112,27 +112,29 @@ def taken(
         advice: how it ends.
 
     Raises:
-        BenchError: a tensor is absent, has no place or another shape, or is not finite.
+        BenchError: a tensor is absent, has no place or another shape, or is not sound, as :func:`sound` says.
     """
     zero = torch.zeros((), dtype=torch.long)
     whole = {name: zero for name in expected if name.endswith("num_batches_tracked")} | dict(found)
     if faults := misfits(whole, expected):
         raise BenchError(f"{fault}: {faults}. {advice}".strip())
-    return {name: _sound(name, whole[name], like, where) for name, like in expected.items()}
+    return {name: sound(name, whole[name], like.dtype, where) for name, like in expected.items()}
 
 
-def _sound(name: str, tensor: Tensor, expected: Tensor, where: str) -> Tensor:
-    """Return ``tensor`` in the type of ``expected``; raises BenchError if it cannot be had so, or is not finite."""
+def sound(name: str, tensor: Tensor, dtype: torch.dtype, where: str) -> Tensor:
+    """Return ``tensor`` as ``dtype``.
+
+    Raises:
+        BenchError: it is not plain real numbers, not finite in ``dtype``, or a variance below 0.
+    """
     plain = tensor.layout is torch.strided and tensor.device.type == "cpu"
-    if (
-        not plain
-        or tensor.is_quantized
-        or tensor.is_complex()
-        or expected.is_floating_point() > tensor.is_floating_point()
-    ):
+    real = not tensor.is_complex() and dtype.is_floating_point <= tensor.is_floating_point()
+    if not (plain and real) or tensor.is_quantized:
         kind = f"{str(tensor.dtype).removeprefix('torch.')} ({str(tensor.layout).removeprefix('torch.')})"
         raise BenchError(f"{where}: {name} is of the type {kind}. Save it as float32.")
-    value = tensor.detach().to(expected.dtype)
+    value = tensor.detach().to(dtype)
     if not value.isfinite().all():
         raise BenchError(f"{where}: {name} is not finite: the training diverged, or the file is damaged.")
+    if name.endswith("running_var") and value.lt(0).any():
+        raise BenchError(f"{where}: {name} is a variance below 0: the file is damaged.")
     return value
