@@ -73,6 +73,13 @@ def _filled(path: Path) -> Iterator[Path]:
             _recover(path, unfinished)
 
 
+def check_new(path: Path) -> None:
+    """Raise BenchError if ``path`` is a file, or a folder that is not empty."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        what = "is a file" if path.is_file() else "is not empty"
+        raise BenchError(f"{path.absolute()} {what}, and stays as it is. Delete it, or name another folder.")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` after the block has filled it; if the block fails, nothing is left.
@@ -81,9 +88,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         BenchError: ``path`` is a file or a folder that is not empty, or cannot be written.
     """
     path = path.absolute()
-    if path.is_file() or (path.is_dir() and any(path.iterdir())):
-        what = "is a file" if path.is_file() else "is not empty"
-        raise BenchError(f"{path} {what}, and stays as it is. Delete it, or name another folder.")
+    check_new(path)
     try:
         nearest = nearest_folder(path.parent)
         with TemporaryDirectory(dir=nearest, prefix=f".{path.name}.", suffix=UNFINISHED) as parent:

@@ -377,9 +377,13 @@ def test_a_dry_run_says_what_would_be_uploaded_and_does_nothing(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    options = ("--protocol", "slf", "--push-to-hub", "me/toy", "--dry-run")
-    done = say(monkeypatch, capsys, "export", made.path.name, "--runs-dir", str(made.runs), *options)
+    options = ("--protocol", "slf", "--push-to-hub", "me/toy", "--dry-run", "--runs-dir", str(made.runs))
+    done = say(monkeypatch, capsys, "export", made.path.name[:-2], *options)
     assert done.code == 0, done.stderr
+    assert f"would write: exports/{made.path.name}-slf-safetensors" in done.stdout
+    used = say(monkeypatch, capsys, "export", made.path.name, *options, "--output", str(safe))
+    assert used.code == 1
+    assert "is not empty, and stays as it is" in used.stderr
     for path in safe.iterdir():
         size = re.search(rf"^{re.escape(path.name)}: ([\d,]+) bytes$", done.stdout, re.M)
         assert size

@@ -42,15 +42,18 @@ def export(
       bench export cifar10-deacl-mini-uniform-s0 --protocol slf --to robustbench
       bench export digits-deacl-tiny-uniform-s0 --push-to-hub my-name/deacl-digits --dry-run
     """
+    from bench.folders import check_new
     from bench.recipe import protocol_title
     from bench.report.model_export import check_repository, check_token, push, write_export
+    from bench.run import run_folder
 
     if push_to_hub is not None:
         check_repository(push_to_hub)
         if not dry_run:
             check_token()
-    name = "-".join(filter(None, (Path(run).name, protocol, to)))
+    name = "-".join(filter(None, (run_folder(runs_dir, run).name, protocol, to)))
     folder = Path("exports", name) if output is None else output
+    check_new(folder)
     with TemporaryDirectory() if dry_run else nullcontext(folder.parent) as parent:
         written = write_export(runs_dir, run, Path(parent) / folder.name, to=to, protocol=protocol, dataset=dataset)
     address = push(folder, push_to_hub) if push_to_hub and not dry_run else None

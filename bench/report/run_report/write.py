@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 
 from bench.data import Dataset
-from bench.errors import BenchError
 from bench.folders import replaced_folder
 from bench.recipe import ALL_PROTOCOLS
 from bench.report import facts
@@ -20,7 +19,7 @@ from bench.report.run_report.example_images import Example, examples
 from bench.report.templating import templates
 from bench.report.verdict import Verdict, count_verdicts, verdicts
 from bench.results import settings_text
-from bench.run import Finished, finished_in, run_folder
+from bench.run import Finished, finished_in, run_folder, unfinished
 
 _PICTURE_SIDE = 96
 _PARTS = ("clean", "adversarial", "perturbation")
@@ -51,10 +50,7 @@ def write_report(
     folder = run_folder(runs_dir, run)
     found = sorted(finished_in(folder), key=_order)
     if not found:
-        raise BenchError(
-            f"the run {folder.name} has no finished protocol yet. Type its `bench run` command again: "
-            "it continues where it stopped."
-        )
+        raise unfinished(folder, "slf")
     files: dict[str, bytes] = {}
     sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
     values = {"run": folder.name, "record": found[0].record, "sections": sections, "parts": _PARTS}
