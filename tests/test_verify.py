@@ -29,6 +29,7 @@ from bench.record import (
     load_verification,
     save_record,
     save_verification,
+    signed,
     verification_files,
 )
 from bench.results import build_leaderboard, known_text
@@ -131,7 +132,8 @@ def test_weights_of_others_and_none_are_refused_and_nothing_is_written(toy: Toy,
     with pytest.raises(BenchError, match=r"is not the data of the record"):
         verify(replace(toy.request(toy.weights("slf")), dataset=elsewhere), CPU, Listener())
     with pytest.raises(BenchError, match="--by is empty"):
-        verify(toy.request(toy.weights("slf"), by=""), CPU, Listener())
+        verify(toy.request(toy.weights("slf"), by=" "), CPU, Listener())
+    assert signed(" Ada  Lovelace\n") == "Ada Lovelace"
     assert written(toy) == held
 
 

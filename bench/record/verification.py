@@ -33,10 +33,15 @@ class _Signed(Settings):
 
 
 def signed(by: str) -> str:
-    """Return ``by`` if it can sign a file; raises BenchError for an empty name or one that cannot be printed."""
-    if not by.strip():
+    """Return ``by`` on one line with single spaces, so that one person has one name.
+
+    Raises:
+        BenchError: it is empty, or cannot be printed.
+    """
+    name = " ".join(by.split())
+    if not name:
         raise BenchError("--by is empty. Type your name, as in --by 'Ada Lovelace'")
-    return _Signed.parse({"by": by}, "--by").by
+    return _Signed.parse({"by": name}, "--by").by
 
 
 class Flip(NamedTuple):
