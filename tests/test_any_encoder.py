@@ -391,10 +391,10 @@ def test_weights_that_do_not_fit_are_one_message(
 
 def test_one_of_several_networks_is_named_and_options_of_weights_belong_to_networks(bench: Callable[..., Said]) -> None:
     state, _ = saved(VIT, **TINY)
-    torch.save({"student": state, "teacher": {key: each + 1 for key, each in state.items()}}, "w.pt")
-    words = ("--weights", "w.pt", "--network", "teacher.", "--protocols", "slf", "--dry-run")
+    torch.save({"student": state, "teacher": {key: each + 1 for key, each in state.items()}}, "my w.pt")
+    words = ("--weights", "my w.pt", "--network", "teacher.", "--protocols", "slf", "--dry-run")
     code, _, err = bench(VIT, *words, *settings(TINY))
     assert code == 0, err
     assert "below teacher." in err
-    own = bench("w.pt", "--normalisation", "cifar").stderr
-    assert "w.pt is a file of weights itself. Type bench import w.pt --normalisation cifar, and" in own
+    own = bench("my w.pt", "--normalisation", "cifar").stderr
+    assert "w.pt is a file of weights itself. Type bench import 'my w.pt' --normalisation cifar, and" in own

@@ -168,8 +168,11 @@ def import_encoder(
         year: of its paper; None: that of the origin, or the present year where the origin is not known.
 
     Raises:
-        BenchError: as :func:`bench.zoo.import_checkpoint`.
+        BenchError: as :func:`bench.zoo.import_checkpoint`; or an empty ``title``.
     """
+    title = None if title is None else " ".join(title.split())
+    if title == "":
+        raise BenchError("--title is empty. Type the name that tables show, or leave it out.")
     foreign = import_checkpoint(path, choices)
     values = {
         "title": foreign.title if title is None else title,

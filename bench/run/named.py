@@ -1,5 +1,6 @@
 """Opens what a user names: a file, a run, a network as ``KIND:NAME`` or ``FILE.py:NAME``, or ``robustbench:NAME``."""
 
+import shlex
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from bench.robustbench import KIND, find_entry
 from bench.run.encoder import EncoderFile, Origin, load_encoder
 from bench.run.imported import Import, WeightsReport
 from bench.zoo import (
+    ImportChoices,
     describe_constants,
     fit_weights,
     form_channels,
@@ -91,12 +93,11 @@ def open_encoder(
     if is_named(given):
         return _outside(str(given), choices, _options(overrides))
     if any(each is not None for each in choices):
-        kept = {"--normalisation": choices.normalisation, "--network": choices.network}
-        typed = "".join(f" {option} {value}" for option, value in kept.items() if value is not None)
+        kept = ImportChoices(normalisation=choices.normalisation, network=choices.network).options()
         raise BenchError(
             f"--weights, --normalisation and --network are for a network that is named: timm:NAME, torchvision:NAME or "
-            f"FILE.py:NAME. {given} is a file of weights itself. Type bench import {given}{typed}, and evaluate the "
-            "encoder that it writes."
+            f"FILE.py:NAME. {given} is a file of weights itself. Type "
+            f"{shlex.join(['bench', 'import', str(given), *kept])}, and evaluate the encoder that it writes."
         )
     return load_encoder(Path(given))
 

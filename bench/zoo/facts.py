@@ -4,8 +4,9 @@ In this order: what the user says, what buffers in the file hold, what the origi
 them says it, the user is asked: a guess would change the features by a tenth and fail nowhere.
 """
 
+import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,11 @@ class ImportChoices:
     stem_padding: int | None = None
     normalisation: str | None = None
     """``none``, a name of :data:`bench.zoo.constants.CONSTANTS`, or means and deviations as in ``TYPED`` there."""
+
+    def options(self) -> list[str]:
+        """Return the options of ``bench import`` that say the same."""
+        said = {f"--{name.replace('_', '-')}": value for name, value in asdict(self).items() if value is not None}
+        return [word for option, value in said.items() for word in (option, str(value))]
 
 
 class Facts(NamedTuple):
@@ -70,7 +76,7 @@ def read_facts(
     padding = _padding(layout, form, choices)
     normalisation = _normalisation(tensors, network, layout, form, choices)
     if padding is None or normalisation is None:
-        raise BenchError(_question(path, padding is None, normalisation is None))
+        raise BenchError(_question(path, choices, padding is None, normalisation is None))
     constants = normalisation.constants
     if constants and len(constants[0]) != form.channels:
         raise BenchError(
@@ -117,12 +123,13 @@ def _classes(tensors: Mapping[str, Tensor]) -> int | None:
     return next((head.shape[0] for head in heads if head is not None and head.ndim == 2), None)
 
 
-def _question(path: Path, padding: bool, normalisation: bool) -> str:
+def _question(path: Path, choices: ImportChoices, padding: bool, normalisation: bool) -> str:
     settled = [
         name for layout in TABLE for name in layout.origins if layout.stem_padding is not None and layout.normalisation
     ]
     lines = [
-        f"{path} is a ResNet, but its names and shapes do not show all that decides its features. Type what is missing:"
+        f"{path} is a ResNet, but its names and shapes do not show all that decides its features. Import it first, and "
+        "type what is missing:"
     ]
     if padding:
         lines.append("--stem-padding 1 (most networks with a 3x3 stem) or --stem-padding 2 (DeACL, solo-learn)")
@@ -132,5 +139,9 @@ def _question(path: Path, padding: bool, normalisation: bool) -> str:
             f"--normalisation none (its inputs are pixels in [0, 1]), {names}, or means and deviations: {TYPED}"
         )
     lines.append(f"or --origin with the method that wrote it, which decides both: {', '.join(dict.fromkeys(settled))}")
-    example = "--stem-padding 1 " * padding + "--normalisation cifar" * normalisation
-    return "\n  - ".join(lines) + f"\nFor example: bench import {path} {example.strip()}"
+    example = choices
+    if padding:
+        example = replace(example, stem_padding=1)
+    if normalisation:
+        example = replace(example, normalisation="cifar")
+    return "\n  - ".join(lines) + f"\nFor example: {shlex.join(['bench', 'import', str(path), *example.options()])}"
