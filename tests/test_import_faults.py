@@ -104,6 +104,14 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: random_weights(Dialect(kernel=7)),
         r"For example: bench import theirs.pt --normalisation cifar",
     ),
+    "two names of one tensor": (
+        lambda: other(layer2__0__shortcut__0__weight=torch.ones(1)),
+        "layer2.0.downsample.0.weight and layer2.0.shortcut.0.weight are two names of one tensor",
+    ),
+    "two names of one tensor, one of them compiled": (
+        lambda: other(_orig_mod__conv1__weight=torch.ones(1)),
+        "two tensors of the checkpoint are called conv1.weight, apart from _orig_mod.",
+    ),
     "optimiser only": (
         lambda: {"state": {}, "param_groups": [{"lr": 1}]},
         "holds the state of an optimiser and no weights",
@@ -180,6 +188,11 @@ def test_a_checkpoint_that_cannot_be_taken_is_one_message(name: str, bench: Benc
 )
 def test_a_choice_that_cannot_be_is_one_message(options: tuple[str, ...], message: str, bench: Bench) -> None:
     refused(bench, saved(random_weights(BASIC)), message, *SAID, *options)
+
+
+def test_the_example_keeps_what_was_typed_and_can_be_pasted(bench: Bench) -> None:
+    message = "For example: bench import 'a net.pt' --stem-padding 2 --normalisation cifar"
+    refused(bench, saved(random_weights(BASIC), "a net.pt"), message, "--stem-padding", "2")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import argparse
 import pathlib
 import pickle
 import re
+import shlex
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -96,7 +97,11 @@ def read_checkpoint(path: Path) -> Any:
         raise BenchError(f"{path} {fault}")
     if _is_safetensors(head):
         if not is_foreign(path):
-            raise BenchError(f"{path} is an encoder file of the bench already. Type: bench evaluate {path}")
+            raise BenchError(
+                f"{path} is a file of the bench already. An encoder needs no import; type: bench evaluate "
+                f"{shlex.quote(str(path))} A protocol's file holds a classifier; its encoder is the "
+                "encoder.safetensors of the run."
+            )
         return _read_safetensors(path)
     if not head.startswith(_PICKLES):
         raise BenchError(
@@ -221,16 +226,30 @@ _DEPTH = 8
 def tensors_in(content: Any, prefix: str = "") -> dict[str, Tensor]:
     """Return all tensors in nested mappings, each under its path of keys, joined by dots.
 
-    Without ``_orig_mod.``, which torch.compile puts wherever a module was compiled.
+    The paths are :func:`uncompiled`.
+
+    Raises:
+        BenchError: two tensors have the same path.
     """
     found: dict[str, Tensor] = {}
     _collect(content, prefix, found, _DEPTH)
     return found
 
 
+def uncompiled(name: str) -> str:
+    """Return ``name`` without ``_orig_mod.``, which torch.compile puts wherever a module was compiled."""
+    return name.replace("_orig_mod.", "")
+
+
 def _collect(content: Any, path: str, found: dict[str, Tensor], depth: int) -> None:
     if isinstance(content, Tensor):
-        found[path.replace("_orig_mod.", "")] = content
+        name = uncompiled(path)
+        if name in found:
+            raise BenchError(
+                f"two tensors of the checkpoint are called {name}, apart from _orig_mod. in the names. Save the "
+                "state_dict of one network."
+            )
+        found[name] = content
     elif isinstance(content, Mapping) and depth:
         for key, value in content.items():
             _collect(value, f"{path}.{key}" if path else str(key), found, depth - 1)

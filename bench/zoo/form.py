@@ -68,15 +68,23 @@ def canonical(names: Iterable[str], branch: str = "") -> dict[str, str]:
     Args:
         names: without the network's prefix.
         branch: the part of the names that is the branch's own, such as ``bn_list.1.``; empty: one batch-norm.
+
+    Raises:
+        BenchError: two tensors have the same place in the network.
     """
     others = re.compile(re.sub(r"\d", r"\\d+", re.escape(branch))) if branch else None
-    found = {}
+    found: dict[str, str] = {}
     for name in names:
         renamed = name.replace(branch, "")
         if others and others.search(renamed):
             continue
         for theirs, ours in _RENAMED:
             renamed = renamed.replace(theirs, ours)
+        if renamed in found and _INSIDE.match(renamed):
+            raise BenchError(
+                f"{found[renamed]} and {name} are two names of one tensor of the network. Save the state_dict of one "
+                "network."
+            )
         found[renamed] = name
     return found
 
