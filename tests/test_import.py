@@ -51,8 +51,9 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
         "fc": "the projector (2 tensors)",
         "epoch": "beside the weights",
     }
-    code, out, err = bench("import", str(file), "--title", "Mine", "--year", "2025", "--output", "mine.safetensors")
+    code, out, err = bench("import", str(file), "--title", " Mine ", "--year", "2025", "--output", "mine.safetensors")
     assert code == 0, err
+    assert "--title is empty" in bench("import", str(file), "--title", " ").stderr
     for part in (
         "Mine 2025",
         "resnet18, width 2, 16 features",
@@ -63,7 +64,9 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
     ):
         assert part in out
     assert "exists already" in bench("import", str(file)).stderr
-    assert "is an encoder file of the bench already" in bench("import", "mine.safetensors").stderr
+    said = bench("import", "mine.safetensors").stderr
+    assert "is a file of the bench already. An encoder needs no import; type: bench evaluate mine.safetensors" in said
+    assert "its encoder is the encoder.safetensors of the run" in said
 
 
 def test_safetensors_of_others_are_read(bench: Bench) -> None:
@@ -162,6 +165,32 @@ def test_one_of_several_networks_is_taken_by_its_name(bench: Bench) -> None:
     taken = import_checkpoint(file, choices)
     torch.testing.assert_close(taken.tensors["backbone.conv1.weight"], nets["teacher"]["conv1.weight"])
     assert taken.report.dropped == {"student": "120 tensors"}
+
+
+@pytest.mark.parametrize("inside", ["", "module.", "module.backbone."])
+@pytest.mark.parametrize(
+    ("usual", "other"), [("state_dict", "state_dict_ema"), ("model", "teacher"), ("state_dict", "model")]
+)
+def test_of_a_network_under_a_usual_name_and_others_each_can_be_taken(
+    usual: str, other: str, inside: str, bench: Bench
+) -> None:
+    nets = {key: random_weights(BASIC, seed=seed) for seed, key in enumerate((usual, other))}
+    content = {key: {inside + name: each for name, each in net.items()} for key, net in nets.items()}
+    file = saved({**content, "optimizer": {"state": {}}})
+    for network, taken in ((None, usual), *((f"{key}.{inside}", key) for key in nets)):
+        found = import_checkpoint(file, ImportChoices(network=network, stem_padding=1, normalisation="none"))
+        torch.testing.assert_close(found.tensors["backbone.conv1.weight"], nets[taken]["conv1.weight"])
+        prefix = f"{other if taken == usual else usual}.{inside}"
+        assert found.report.network == f"{taken}.{inside}"
+        assert found.report.dropped == {
+            prefix: f"another network (--network {prefix} takes it)",
+            "optimizer": "the state of the optimiser",
+        }
+
+
+def test_the_tensors_of_a_compiled_network_are_not_listed_as_left_out(bench: Bench) -> None:
+    file = saved({f"_orig_mod.{name}": each for name, each in random_weights(BASIC).items()})
+    assert import_checkpoint(file, ImportChoices("deacl")).report.dropped == {}
 
 
 # What is harmless, and what is not

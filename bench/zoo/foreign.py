@@ -79,7 +79,7 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
     choices, where = choices or ImportChoices(), str(path)
     if exported := read_exported(path):
         return _taken_back(exported, choices, path)
-    state = find_networks(read_checkpoint(path), where)
+    state = find_networks(read_checkpoint(path), where, choices.network)
     layout = next(each for each in TABLE if each.fits(state.tensors, state.beside))
     origin = _origin(layout, choices, where)
     network = _network(state, layout, choices, where)
@@ -116,7 +116,10 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
         normalisation=describe_constants(facts.constants),
         normalisation_from=facts.normalisation_from,
         tensors=len(kept),
-        dropped=describe_dropped(state.tensors, kept, state.beside, layout.parts, network),
+        dropped={
+            **{each: f"another network (--network {each or repr('')} takes it)" for each in state.others},
+            **describe_dropped(state.tensors, kept, state.beside, layout.parts, network),
+        },
         caution="" if choices.origin else layout.caution,
     )
     return ForeignEncoder(
@@ -185,12 +188,13 @@ def _publication(origin: Layout, choices: ImportChoices) -> tuple[str | None, in
 
 
 def _network(state: StateDict, layout: Layout, choices: ImportChoices, where: str) -> str:
-    """Return the prefix of the network to take."""
-    allowed = [prefix or "''" for prefix in state.networks]
+    """Return the prefix of the network to take, below what encloses the state dict."""
+    allowed = [prefix or "''" for prefix in (*state.networks, *state.others)]
     if choices.network is not None:
-        if choices.network not in state.networks:
+        wanted = choices.network.removeprefix(state.enclosed_by)
+        if wanted not in state.networks:
             raise unknown("network", choices.network, allowed, "They are the beginnings of the names of each ResNet.")
-        return choices.network
+        return wanted
     if layout.network in state.networks:
         return layout.network
     if len(state.networks) > 1:

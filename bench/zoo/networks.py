@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from bench.errors import BenchError
-from bench.zoo.checkpoint import tensors_in
+from bench.zoo.checkpoint import tensors_in, uncompiled
 
 _SIGNS = ("layer1.0.conv1.weight", "block1.layer.0.conv1.weight")
 """The tensor that every ResNet, or every Wide ResNet, has under this name."""
@@ -29,16 +29,20 @@ class StateDict(NamedTuple):
     """The prefixes of the ResNets among them."""
     enclosed_by: str
     """What was taken off the names, such as ``state_dict.module.``; empty: nothing."""
+    others: tuple[str, ...]
+    """The whole prefixes of the ResNets elsewhere in the file, such as ``state_dict_ema.``."""
     beside: tuple[str, ...]
-    """The other keys of the file."""
+    """The keys of the file that hold no ResNet."""
 
 
-def find_networks(content: Any, where: str) -> StateDict:
+def find_networks(content: Any, where: str, wanted: str | None = None) -> StateDict:
     """Return the tensors of a checkpoint with the ``content`` that :func:`read_checkpoint` returns.
 
     Args:
         content: of the file.
         where: its name, for the message.
+        wanted: the whole prefix of the network to look around; None, or that of none: the one under the most usual
+            name.
 
     Raises:
         BenchError: there is no ResNet in it.
@@ -48,12 +52,17 @@ def find_networks(content: Any, where: str) -> StateDict:
     if not prefixes:
         raise BenchError(f"{where} {_what_else(content, tensors)}")
     outer = min({_enclosing(prefix) for prefix in prefixes}, key=_preference)
-    keys = [str(key) for key in content] if isinstance(content, Mapping) else []
-    inside = [outer] if outer else list(tensors)
+    if wanted is not None and wanted in prefixes and not wanted.startswith(outer):
+        first, dot, rest = wanted.partition(".")
+        outer = first + dot + _enclosing(rest)
+    others = tuple(prefix for prefix in prefixes if not prefix.startswith(outer))
+    keys = [uncompiled(str(key)) for key in content] if isinstance(content, Mapping) else []
+    inside = [name for name in tensors if name.startswith((outer, *others))]
     return StateDict(
         {name.removeprefix(outer): tensor for name, tensor in tensors.items() if name.startswith(outer)},
         tuple(prefix.removeprefix(outer) for prefix in prefixes if prefix.startswith(outer)),
         outer,
+        others,
         tuple(key for key in keys if not any(f"{name}.".startswith(f"{key}.") for name in inside)),
     )
 
