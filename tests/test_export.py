@@ -382,8 +382,7 @@ def test_a_dry_run_says_what_would_be_uploaded_and_does_nothing(
     assert done.code == 0, done.stderr
     assert f"would write: exports/{made.path.name}-slf-safetensors" in done.stdout
     used = say(monkeypatch, capsys, "export", made.path.name, *options, "--output", str(safe))
-    assert used.code == 1
-    assert "is not empty, and stays as it is" in used.stderr
+    assert (used.code, "is not empty, and stays as it is" in used.stderr) == (1, True)
     for path in safe.iterdir():
         size = re.search(rf"^{re.escape(path.name)}: ([\d,]+) bytes$", done.stdout, re.M)
         assert size
