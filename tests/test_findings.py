@@ -1,4 +1,4 @@
-"""docs/findings.md: every claim is a command, and the page shows what it prints from the published records."""
+"""docs/findings*.md: every claim is a command, and the page shows what it prints from the published records."""
 
 import re
 import shlex
@@ -10,8 +10,12 @@ from typer.testing import CliRunner
 from bench.cli import app
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "findings.md"
-SHOWN = re.findall(r"^```bash\n([^\n]+)\n```\n\n```text\n(.*?)^```$", PAGE.read_text(), re.M | re.S)
+PAGES = sorted((ROOT / "docs").glob("findings*.md"))
+SHOWN = [
+    shown
+    for page in PAGES
+    for shown in re.findall(r"^```bash\n([^\n]+)\n```\n\n```text\n(.*?)^```$", page.read_text(), re.M | re.S)
+]
 
 
 @pytest.mark.parametrize(("command", "output"), SHOWN, ids=[command for command, _ in SHOWN])
@@ -24,5 +28,5 @@ def test_the_page_shows_what_the_command_prints(command: str, output: str, monke
     assert (done.exit_code, done.stdout) == (0, output)
 
 
-def test_every_command_of_the_page_is_shown_with_its_output() -> None:
-    assert len(SHOWN) == PAGE.read_text().count("```bash") > 3
+def test_every_command_of_the_pages_is_shown_with_its_output() -> None:
+    assert len(SHOWN) == sum(page.read_text().count("```bash") for page in PAGES) > 3
