@@ -269,7 +269,7 @@ def test_help_answers_at_once() -> None:
     bench = Path(sys.executable).with_name("bench")
     pairs = [(seconds(bench, "--help"), seconds(sys.executable, "-c", "import typer")) for _ in range(5)]
     helped, imported = (min(times) for times in zip(*pairs, strict=True))  # other programs only ever add
-    assert 0 < helped < 5 * imported
+    assert 0 < helped < 8 * imported  # seen: 4 to 6.6; with torch 20 and more
 
 
 # What is shipped
