@@ -9,6 +9,7 @@ import shlex
 import sys
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,7 +134,7 @@ def test_the_walk_ends_with_a_row_beside_deacl(walk: Walk, monkeypatch: pytest.M
     name = METHODS.name_of(f"{walk.folder}/my_method.py:MyMethod")
     assert (walk.record.method, walk.record.title, walk.record.protocol) == (name, "MyMethod", "slf")
     assert walk.record.ra.outcome.n == walk.record.sa.n == 360
-    assert f"MyMethod 2000 (local, {name}" in " ".join(walk.board.split())
+    assert f"MyMethod {datetime.now(UTC).year} (local, {name}" in " ".join(walk.board.split())
     assert "DeACL 2022" in walk.board
 
 

@@ -63,6 +63,7 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
         "bench evaluate mine.safetensors --dataset cifar10",
     ):
         assert part in out
+    assert "year" not in out
     assert "exists already" in bench("import", str(file)).stderr
     said = bench("import", "mine.safetensors").stderr
     assert "is a file of the bench already. An encoder needs no import; type: bench evaluate mine.safetensors" in said
@@ -71,8 +72,9 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
 
 def test_safetensors_of_others_are_read(bench: Bench) -> None:
     save_file(random_weights(BASIC), "theirs.safetensors")
-    code, _, err = bench("import", "theirs.safetensors", *SAID)
+    code, out, err = bench("import", "theirs.safetensors", *SAID)
     assert code == 0, err
+    assert "year: the present one, because the file does not show its paper; --year changes it\n" in out
     assert load_encoder(Path("theirs-encoder.safetensors")).tensors["backbone.conv1.weight"].shape == (2, 3, 3, 3)
 
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ ROOT = Path(__file__).parents[1]
         ("my-method", "my_method", "MyMethod"),
         ("RotNet", "rot_net", "RotNet"),
         ("a_2nd-try", "a_2nd_try", "A2ndTry"),
+        ("net-2000", "net_2000", "Net2000"),
     ],
 )
 def test_a_new_method_has_the_name_it_was_given(
@@ -29,6 +31,8 @@ def test_a_new_method_has_the_name_it_was_given(
     assert shown[:2] == [f"python -m pytest test_{module}.py", f"bench run ./{module}.py:{name} --dataset digits"]
     texts = [(tmp_path / file).read_text() for file in files(tmp_path)]
     assert not [text for text in texts if "bench.template" in text or ("MyMethod" in text) != (name == "MyMethod")]
+    assert f"year={datetime.now(UTC).year}," in texts[0] + texts[1]
+    assert f"MethodInfo, at the end of {module}.py" in said.stdout
     assert f"from {module} import {name}Settings" in (tmp_path / f"test_{module}.py").read_text()
 
 

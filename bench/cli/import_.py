@@ -34,7 +34,9 @@ def import_(
         ),
     ] = None,
     title: Annotated[str | None, typer.Option(help="For tables; default: origin and name of the file.")] = None,
-    year: Annotated[int | None, typer.Option(min=1900, max=9999, help="Of its paper; default: the origin's.")] = None,
+    year: Annotated[
+        int | None, typer.Option(min=1900, max=9999, help="Of its paper; default: the origin's, or the present one.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what the file is; write nothing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print what the file is as JSON on stdout.")] = False,
 ) -> None:
@@ -55,7 +57,7 @@ def import_(
     path = output or Path(f"{short_name(file)}-encoder.safetensors")
     if not dry_run:
         _write(encoder, path)
-    _say(encoder, None if dry_run else path, as_json)
+    _say(encoder, None if dry_run else path, as_json, dated=year is not None)
 
 
 def _write(encoder: "EncoderFile", path: Path) -> None:
@@ -64,7 +66,10 @@ def _write(encoder: "EncoderFile", path: Path) -> None:
     encoder.save(path)
 
 
-def _say(encoder: "EncoderFile", path: Path | None, as_json: bool) -> None:
+def _say(encoder: "EncoderFile", path: Path | None, as_json: bool, *, dated: bool) -> None:
+    """Print what ``encoder`` is, and whether its year is a guess: ``dated``, the user named one."""
+    from bench.zoo import NO_ORIGIN
+
     known = encoder.origin.imported
     assert known is not None
     assert known.report is not None
@@ -74,6 +79,8 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool) -> None:
         print(json.dumps({**found, "path": None if path is None else str(path)}, indent=1))
         return
     print(f"{known.title} {known.year}")
+    if report.origin == NO_ORIGIN and not dated:
+        print("year: the present one, because the file does not show its paper; --year changes it")
     print(f"origin: {report.origin} (layout {report.layout})")
     print(f"architecture: {report.arch}, width {report.width}, {report.features} features")
     print(f"stem: {report.stem} ({report.stem_from})")

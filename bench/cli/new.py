@@ -27,3 +27,4 @@ def new(
     print(f"  python -m pytest {shlex.quote(str(written.test))}")
     print(f"  bench run {own} --dataset digits")
     print("  bench leaderboard --dataset digits")
+    print(f"Title, year and paper of its row are in MethodInfo, at the end of {written.file}.")

@@ -2,6 +2,7 @@
 
 import ast
 import re
+from datetime import UTC, datetime
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 from keyword import iskeyword
@@ -12,6 +13,8 @@ from bench.errors import BenchError
 from bench.files import create_bytes
 
 _TEMPLATE = "my_method", "MyMethod"
+_YEAR = "2000"
+"""Of the template's paper, which becomes the present one."""
 
 
 class NewMethod(NamedTuple):
@@ -36,6 +39,7 @@ def write_method(given: str, folder: Path = Path()) -> NewMethod:
     home = Path(__file__).parent
     for path, template in ((new.file, "my_method.py"), (new.test, "test_my_method.py")):
         text = (home / template).read_text(encoding="utf-8").replace(f"{__name__}.", "")
+        text = text.replace(_YEAR, str(datetime.now(UTC).year))  # first: a name may have these digits
         create_bytes(path, text.replace(_TEMPLATE[0], module).replace(_TEMPLATE[1], name).encode())
     return new
 

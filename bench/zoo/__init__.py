@@ -14,7 +14,7 @@ from bench.zoo.checkpoint import is_foreign
 from bench.zoo.constants import CONSTANTS, describe_constants, normalisation_settings, parse_constants
 from bench.zoo.exports import FORMATS, Loading, Model
 from bench.zoo.facts import ImportChoices
-from bench.zoo.foreign import ForeignEncoder, ImportReport, import_checkpoint, short_name
+from bench.zoo.foreign import NO_ORIGIN, ForeignEncoder, ImportReport, import_checkpoint, short_name
 from bench.zoo.layouts import ORIGINS
 from bench.zoo.released.network import released_tensors
 from bench.zoo.released.package import robustbench_package
@@ -25,6 +25,7 @@ from bench.zoo.weights import fit_weights, form_channels, image_channels, read_w
 __all__ = [
     "CONSTANTS",
     "FORMATS",
+    "NO_ORIGIN",
     "ORIGINS",
     "ForeignEncoder",
     "ImportChoices",
