@@ -253,7 +253,9 @@ def test_a_record_has_several_names(tmp_path: Path) -> None:
         find_record(run, tmp_path)
     with pytest.raises(BenchError, match="means 3 records"):
         find_record("deacl-mini", tmp_path)
-    with pytest.raises(BenchError, match=r"unknown record 'deacl-mini-uniform-s2.*Did you mean 'deacl-mini"):
+    with pytest.raises(
+        BenchError, match=r"unknown record 'deacl-mini-uniform-s2.*mean 'deacl-mini.*`bench runs` lists"
+    ):
         find_record("deacl-mini-uniform-s2-slf-22222222", tmp_path)
 
 

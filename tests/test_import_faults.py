@@ -163,7 +163,7 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: {
             f"{who}.{name}": value for who in ("student", "teacher") for name, value in random_weights(BASIC).items()
         },
-        "Type one of: --network student., --network teacher.",
+        "Import it first, with one of: --network student., --network teacher.",
     ),
 }
 

@@ -49,7 +49,7 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     if protocol and (of_run := [path for path in names if _is_of_run(path, wanted, None)]):
         held = sorted({load_measured(path).record.protocol for path in of_run})
         raise BenchError(f"the run {name} has no record of {protocol}. Type --protocol {' or '.join(held)}")
-    hint = "`bench leaderboard` links to every record; to compare methods over seeds, add --dataset."
+    hint = f"`bench runs` lists the runs, and {results_dir} holds the records; to compare methods, add --dataset."
     raise unknown("record", name, [path.stem for path in names], hint)
 
 

@@ -54,6 +54,10 @@ class ImportReport(Settings):
     """Other files that look the same and compute something else, and what to type for them."""
 
 
+NO_ORIGIN = "not known"
+"""The origin in the report of a file that does not show it."""
+
+
 class ForeignEncoder(NamedTuple):
     """An encoder that was trained elsewhere."""
 
@@ -105,7 +109,7 @@ def import_checkpoint(path: Path, choices: ImportChoices | None = None) -> Forei
         file=path.name,
         sha256=file_digest(path),
         layout=layout.name,
-        origin=title or "not known",
+        origin=title or NO_ORIGIN,
         network=state.enclosed_by + network,
         arch=form.arch,
         width=form.width,
@@ -199,8 +203,8 @@ def _network(state: StateDict, layout: Layout, choices: ImportChoices, where: st
         return layout.network
     if len(state.networks) > 1:
         raise BenchError(
-            f"{where} holds {len(state.networks)} networks, and its names do not show which is the encoder. Type one "
-            f"of: {', '.join(f'--network {prefix}' for prefix in allowed)}"
+            f"{where} holds {len(state.networks)} networks, and its names do not show which is the encoder. Import "
+            f"it first, with one of: {', '.join(f'--network {prefix}' for prefix in allowed)}"
         )
     return state.networks[0]
 
