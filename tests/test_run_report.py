@@ -134,6 +134,10 @@ def test_the_counts_are_those_of_the_record(made: Made, report: Path) -> None:
     right, broken, wrong = map(int, re.findall(r"\| (\d+) ", row)[-3:])
     robust = made.record.ra.outcome.correct
     assert (right, right + broken + wrong) == (robust, 30)
+    assert "Evaluation, RA" in text
+    assert "Evaluation, doctor" in text
+    assert made.record.environment.device.replace(", 1 threads", ", 1 thread") in text
+    assert "1 threads" not in text + (report / "report.html").read_text()
     assert text.index("\n## SLF\n") < text.index("\n## AFF\n")  # in the order of the protocols
     assert f"bench run simclr --dataset npz:PATH --tier {made.record.tier}" in text
 

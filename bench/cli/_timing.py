@@ -17,11 +17,13 @@ _DROPPED = {"spread": 1, "energy": 1, "memory": 2, "GFLOPs/image": 3, "images/s"
 
 def steps_table(timing: "Timing") -> DataTable:
     """Return the steps as they were timed, a line a stage."""
+    from bench.results import machine_text  # imports numpy, which --help does without
+
     table = _table(
         f"A training step: {_conditions(timing)}, {timing.encoder or 'each its own encoder'}",
         ("method", "stage", "precision"),
         ("batch", "seconds", "spread", "images/s", "passes", "GFLOPs/image", "memory"),
-        f"{timing.device}, torch {timing.torch}; median and spread of {plural(timing.rounds, 'step')}, "
+        f"{machine_text(timing.device)}, torch {timing.torch}; median and spread of {plural(timing.rounds, 'step')}, "
         "update included.\n"
         "batch: images in the timed step, of the recipe's. images/s, memory (of tensors): at the recipe's batch.\n"
         "passes of an image in a step, counted; fb: forward and backward, f: forward only.",
@@ -46,6 +48,8 @@ def steps_table(timing: "Timing") -> DataTable:
 
 def whole_table(timing: "Timing") -> DataTable:
     """Return the whole recipes as the steps project them, a line a method, beside the papers' numbers."""
+    from bench.results import machine_text  # imports numpy, which --help does without
+
     times = f"x {timing.reference}"
     depth = max(len(method.stages) for method in timing.methods)
     table = _table(
@@ -57,7 +61,7 @@ def whole_table(timing: "Timing") -> DataTable:
         ),
         "\n".join(
             [
-                f"on {timing.device}; the papers do not name their GPUs",
+                f"on {machine_text(timing.device)}; the papers do not name their GPUs",
                 *(f"{each.title} uses {each.outside}" for each in timing.methods if each.outside != "nothing"),
             ]
         ),

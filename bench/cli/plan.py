@@ -71,10 +71,13 @@ def plan(
 
 
 def _table(found: "GridPlan") -> DataTable:
+    from bench.results import machine_text  # imports numpy, which --help does without
+
     table = DataTable(
         *("method", "dataset", Column("jobs", number=True), Column("each", number=True), Column("all", number=True)),
         Column("not measured", prose=True, drop=1),
-        title=f"tier {found.tier}, {found.fidelity} fidelity; steps measured on {found.measured_on} ({found.source})",
+        title=f"tier {found.tier}, {found.fidelity} fidelity; "
+        f"steps measured on {machine_text(found.measured_on)} ({found.source})",
         caption=f"device time of: {_included(found)}\n{_timed(found)}",
     )
     for row in found.rows:

@@ -120,10 +120,12 @@ def _lines(name: str, flips: "Sequence[Flip]") -> Iterator[str]:
 
 def _conditions(record: "Record", here: "Environment") -> Iterator[str]:
     """Yield each difference between the machine, packages and code of the record and those here."""
+    from bench.results import machine_text
+
     there = record.environment
     pairs = {
         "commit": (there.commit, here.commit),
-        "device": (there.device, here.device),
+        "device": (machine_text(there.device), machine_text(here.device)),
         "threads": (there.threads, here.threads),
         "platform": (there.platform, here.platform),
         **{name: (there.packages.get(name), version) for name, version in here.packages.items()},

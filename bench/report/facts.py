@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 from bench.doctor import Advice, advice
 from bench.recipe import attack_name, flatten, protocol_title
 from bench.record import Diagnosis, ListedAttack, Outcome, Phase, PhaseCost, Record
-from bench.results import NORMS, Group, Measured, radius_text, reliability_flags, settings_text, time_text
+from bench.results import (
+    NORMS,
+    Group,
+    Measured,
+    machine_text,
+    measure_text,
+    radius_text,
+    reliability_flags,
+    settings_text,
+    time_text,
+)
 
 _JSON = json.JSONEncoder(sort_keys=True)
 
@@ -135,7 +145,11 @@ def settings(record: Record) -> dict[str, list[Setting]]:
 def phase_name(text: str) -> str:
     """Return the name of a phase of cost or history in words."""
     kind, name = Phase.read(text)
-    words = {"stage": f"Stage {name}", "protocol": protocol_title(name), "evaluate": f"Evaluation, {name.upper()}"}
+    words = {
+        "stage": f"Stage {name}",
+        "protocol": protocol_title(name),
+        "evaluate": f"Evaluation, {measure_text(name)}",
+    }
     return words.get(kind, text)
 
 
@@ -156,7 +170,7 @@ def _cost(name: str, cost: PhaseCost) -> dict[str, str]:
         "flops": written(cost.flops_per_image, 1e6),
         "memory": written(cost.peak_memory_bytes, 2**20, ",.0f"),
         "energy": written(cost.energy_joules, 1e3),
-        "device": cost.device,
+        "device": machine_text(cost.device),
     }
 
 

@@ -7,7 +7,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from bench.recipe import protocol_title
 from bench.record import Outcome
 from bench.report.verdict import Verdict
-from bench.results import DASH, escape, percent
+from bench.results import DASH, escape, machine_text, percent
 
 
 def templates(package: str) -> Environment:
@@ -23,6 +23,7 @@ def templates(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"url": url, "percent": _percent, "markdown": escape, "zip": zip, "protocol": protocol_title}
+    environment.filters["machine"] = machine_text
     environment.globals |= {"DASH": DASH, "Verdict": Verdict}
     return environment
 

@@ -9,7 +9,7 @@ from bench.recipe import attack_name, protocol_title
 from bench.record import IMPORTED, LOCAL, Diagnosis, Doubt, Environment, Phase, Record, Sweep, ra_and_aa
 from bench.results.groups import Group
 from bench.results.measured import Measured
-from bench.results.wording import flops_text, named, radius_text, settings_text
+from bench.results.wording import flops_text, measure_text, named, radius_text, settings_text
 
 _PGD_STEPS = 20
 """RA is accuracy under PGD-20 (DeACL section 4.1); the row states any other number of steps."""
@@ -221,4 +221,4 @@ def _codes(records: Sequence[Record], phase: str) -> Iterator[str | None]:
 
 def _name(text: str) -> str:
     kind, name = Phase.read(text)
-    return {"stage": f"stage {name}", "protocol": protocol_title(name), "evaluate": name.upper()}.get(kind, text)
+    return {"stage": f"stage {name}", "protocol": protocol_title(name), "evaluate": measure_text(name)}.get(kind, text)

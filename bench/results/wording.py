@@ -42,6 +42,11 @@ def machine_text(device: str) -> str:
     return re.sub(r"\b1 threads\b", "1 thread", device)
 
 
+def measure_text(name: str) -> str:
+    """Return the name of a phase of an evaluation: "SA", "RA" and "AA" in capitals, others, such as "doctor", as is."""
+    return name.upper() if name in ("sa", "ra", "aa") else name
+
+
 def time_text(seconds: float) -> str:
     """Return a wall-clock time as h:mm:ss, after the days if it took any."""
     if seconds < 10:
