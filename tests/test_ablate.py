@@ -314,7 +314,7 @@ def test_a_table_is_printed_beside_the_papers_numbers(
     assert "not known to us" in text
     code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", "--json", *options)
     values = json.loads(text)
-    assert (code, log) == (0, "")  # nothing to do, nothing to plan
+    assert (code, log) == (0, "finished before: only what is damaged or lost is made again\n")  # nothing to plan
     assert [row["label"] for row in values["rows"]] == ["weak, weak", "strong, strong", "weak, strong", "strong, weak"]
     assert [row["paper"] and row["paper"]["aa"] for row in values["rows"]] == [45.31, 6.93, None, None]
     assert {label: line["aa"] for label, line in values["unplaced"].items()} == {
