@@ -300,21 +300,21 @@ def test_an_own_network_is_judged_with_its_weights_and_submitted_with_its_file(
     assert record.recipe["encoder"]["arch"] == ENCODERS.name_of(f"{own}:Small")
     assert "bench evaluate FILE.py:Small --weights FILE --normalisation none" in reproduction(record).command
     (run,) = (path.name for path in Path("runs").iterdir() if path.is_dir())
-    submit = ("submit", run, "--by", "Ada", "--to", "submission")
+    submit, submission = ("submit", run, "--by", "Ada"), Path("results", "submissions", run)
     monkeypatch.setattr(ENCODERS, "_entries", {key: each for key, each in ENCODERS._entries.items() if "+" not in key})
     with pytest.raises(BenchError, match=r'First call bench\.load_encoder\(SOURCE, encoder="FILE\.py:Small"\) with'):
         load_named(run)
     assert "Type `bench --encoder FILE.py:Small COMMAND ...`" in say(monkeypatch, capsys, *submit).stderr
-    assert not Path("submission").exists()
+    assert not submission.exists()
     assert load_named(run, encoder=f"{own}:Small").feature_dim == 6
     out = say(monkeypatch, capsys, *submit).stdout
-    (copy,) = Path("submission", "code").iterdir()
+    (copy,) = (submission / "code").iterdir()
     assert (f"code: {copy}" in out, copy.read_text()) == (True, own.read_text())
-    command, card = load_submission(copy.parents[1]).commands[-1], Path("submission", "README.md").read_text()
+    command, card = load_submission(submission).commands[-1], (submission / "README.md").read_text()
     assert f"bench --encoder {copy}:Small verify " in command
     parts = (command, f"SHA-256 `{file_digest(copy)}`", f'encoder="code/{copy.name}:Small")')
     assert all(part in card for part in parts)
-    assert say(monkeypatch, capsys, *command.split()[1:], "--dataset", "npz:toy.npz").code == 0
+    assert say(monkeypatch, capsys, *command.replace("npz:PATH", "npz:toy.npz").split()[1:]).code == 0
 
 
 def test_a_named_network_is_loaded_and_evaluated_from_python(

@@ -243,12 +243,15 @@ def test_jobs_start_without_a_bench_on_the_path(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_signals_ask_for_a_stop_any_number_of_times(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with stop_on_signals() as stop:
-        for _ in range(3):
-            signal.raise_signal(number)
-        assert stop.is_set()
-    assert signal.getsignal(number) == before
+    before = signal.signal(number, signal.SIG_DFL)  # under nohup the tests begin without SIGHUP
+    try:
+        with stop_on_signals() as stop:
+            for _ in range(3):
+                signal.raise_signal(number)
+            assert stop.is_set()
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, before)
 
 
 def test_under_nohup_a_closed_terminal_stops_nothing() -> None:

@@ -168,7 +168,7 @@ def check_export(monkeypatch: pytest.MonkeyPatch, finished: Finished, record: Re
     write_export(finished.folder.path.parent, finished.folder.path.name, folder / "exported", to="noting")
     card = (folder / "exported" / "README.md").read_text()
     assert f"A classifier of 10 classes: {ENTRY.origin}. It takes images of 3 x 32 x 32" in card
-    assert f"| as released | SA | clean images | 4 | {100 * record.sa.accuracy:.1f} |" in card
+    assert f"| as released | {record.dataset} | SA | clean images | 4 | {100 * record.sa.accuracy:.1f} |" in card
 
 
 def test_the_numbers_of_an_entry_are_quoted_with_their_source() -> None:
