@@ -81,6 +81,10 @@ def complaint(said: Said) -> str:
         ("run deacl --set threat.eps=8/0", "'8/0' is not a number"),
         ("run deacl --set evaluate.eps=-1", "evaluate.eps: must be at least 0 (given: -1)"),
         ("run deacl --set evaluate.pgd_steps=-1 --set slf.lr=x", "2 faults"),
+        (
+            "run simclr --set slf.batch_size=9999 --set stage1.batch_size=9999 --set stage1.drop_last=false",
+            "2 faults:\n- slf.batch_size is 9999",
+        ),
         ("run deacl --set stage1.batch_size=1438", "stage1.batch_size is 1438, but there are 1437 images to train on"),
         ("run deacl --set encoder.arch=resnet19", "unknown encoder 'resnet19'. Did you mean 'resnet18'"),
         ("run deacl --seed -1", "seed -1 is out of range; choose one from 0 to 4294967295"),

@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bench.attack import ATTACKS
 from bench.cli import app
+from bench.errors import BenchError
 from bench.grid import GridFolder, grid_status
 
 
@@ -111,3 +112,25 @@ def test_an_attack_of_ones_own_is_loaded_before_the_command(monkeypatch: pytest.
     monkeypatch.setattr(ATTACKS, "name_of", loaded.append)
     typed("--attack", "a.py:A", "--attack", "b.py:B", "tiers")
     assert loaded == ["a.py:A", "b.py:B"]
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [
+        (("run", "deacl", "--seed", "1", "--seed", "2"), "--seed"),
+        (("compare", "a", "b", "--results-dir=one", "--results-dir", "two"), "--results-dir"),
+        (("plot", "cost", "--dataset", "digits", "--dataset", "digits"), "--dataset"),
+        (("matrix", "--methods", "simclr", "--methods", "deacl", "--dry-run"), "--methods"),
+        (("matrix", "status", "--grid", "one", "--grid", "two"), "--grid"),
+    ],
+)
+def test_an_option_of_one_value_is_refused_when_given_twice(words: tuple[str, ...], option: str) -> None:
+    with pytest.raises(BenchError, match=f"^{option} is given twice, and takes one value. Keep one of them.$"):
+        typed(*words)
+
+
+def test_what_may_be_repeated_may(replaced: Any) -> None:
+    prepare = replaced("bench.run.prepare", SimpleNamespace(with_seed=lambda seed: None))
+    replaced("bench.cli.run.announce")
+    typed("run", "simclr", "--set", "stage1.lr=0.1", "--set", "stage1.epochs=2", "--dry-run", "--dry-run")
+    assert list(prepare.calls[0][0][0].overrides) == ["stage1.lr", "stage1.epochs"]

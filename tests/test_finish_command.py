@@ -82,3 +82,10 @@ def test_corrupted_images_are_named_by_their_option(tmp_path: Path, trained: boo
     said = to_finish(run.folder.path, "alf")
     assert "--corruptions PATH" in said
     assert "corruptions=" not in said
+
+
+def test_where_no_protocol_is_named_it_is_one_that_the_method_takes(tmp_path: Path) -> None:
+    overrides = {key: value for key, value in SMALL.items() if not key.startswith("stage1.")}
+    data = toy_data(tmp_path / "toy.npz")
+    run = begun(prepare(toy_request(data, tmp_path, method="supervised", protocols=("aff",), overrides=overrides)))
+    assert typed(to_finish(run.folder.path), tmp_path).protocols == ("aff",)

@@ -186,7 +186,7 @@ def test_a_missing_run_names_those_there_are_and_none_the_command_that_makes_one
 def test_an_unfinished_run_says_what_to_type(made: Made, tmp_path: Path) -> None:
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_bytes((made.runs / made.run / "run.json").read_bytes())
-    with pytest.raises(BenchError, match=r"half has no finished slf\. Type bench run simclr"):
+    with pytest.raises(BenchError, match=r"half has no finished protocol\. Type bench run simclr .* --protocols slf"):
         write_report(tmp_path, "half", tmp_path / "out", data_dir=tmp_path, device=CPU)
 
 

@@ -32,11 +32,12 @@ from bench.cli import (
     timing,
     verify,
 )
+from bench.cli._app import App
 from bench.cli._streams import ReportedExit, guarded
 from bench.errors import BenchError, InterruptedRunError
 from bench.own_code import told
 
-app = typer.Typer(
+app = App(
     help="How robust is a self-supervised encoder, and what did it cost?",
     epilog="Start with: bench run deacl --dataset digits",
     no_args_is_help=True,

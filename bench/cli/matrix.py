@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from bench.cli import _options as option
+from bench.cli._app import App
 from bench.cli._matrix import (
     Datasets,
     Methods,
@@ -30,7 +31,7 @@ from bench.monitor import plural
 if TYPE_CHECKING:
     from bench.grid import GridFolder
 
-matrix = typer.Typer(
+matrix = App(
     help="Run a grid of methods, datasets and seeds, on this machine or on a Slurm cluster.",
     no_args_is_help=True,
     invoke_without_command=True,

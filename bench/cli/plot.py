@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from bench.cli._app import App
 from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir
 from bench.cli._progress import monitored, reporting
 from bench.monitor import Monitor
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from bench.record import SweepKind
     from bench.report.figures import Drawn
 
-plot = typer.Typer(help="Draw figures as PNG and SVG: bench plot eps, steps, minimal, cost, curves or tsne.")
+plot = App(
+    help="Draw figures as PNG and SVG: bench plot eps, steps, minimal, cost, curves or tsne.", no_args_is_help=True
+)
 
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only results on this dataset; default: all.")]
 UnderProtocol = Annotated[

@@ -110,8 +110,8 @@ def find_seeds(
 
 def _counting(paths: Sequence[Path], results_dir: Path) -> list[Path]:
     """Return those of ``paths`` whose record was neither withdrawn nor superseded."""
-    corrected = {results_dir / one.record for one in read_corrections(results_dir, []).found}
-    return [path for path in paths if path not in corrected]
+    measured = [load_measured(path) for path in paths]
+    return [one.path for one in read_corrections(results_dir, measured).counting(measured)]
 
 
 def _names(path: Path) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.data import typed_source
 from bench.errors import BenchError
+from bench.method import METHODS
 from bench.own_code import as_typed, own_objects, to_load
 from bench.recipe import PROTOCOLS, RELEASED, typed_options, within
 from bench.record import IMPORTED
@@ -20,13 +21,13 @@ def make_run(method: str, dataset: str, protocol: str) -> str:
     return _type(["run", method, *typed_options({}, dataset=dataset, protocols=protocol)])
 
 
-def unfinished(folder: Path, protocol: str) -> BenchError:
-    """Return the error for the run in ``folder``, whose ``protocol`` is not finished."""
-    return BenchError(f"the run {folder.name} has no finished {protocol}. {to_finish(folder, protocol)}")
+def unfinished(folder: Path, protocol: str | None = None) -> BenchError:
+    """Return the error for the run in ``folder``, whose ``protocol`` is not finished; None: none is."""
+    return BenchError(f"the run {folder.name} has no finished {protocol or 'protocol'}. {to_finish(folder, protocol)}")
 
 
-def to_finish(folder: Path, protocol: str) -> str:
-    """Return a sentence with the command that finishes ``protocol`` of the run in ``folder``.
+def to_finish(folder: Path, protocol: str | None = None) -> str:
+    """Return a sentence with the command that finishes ``protocol`` of the run in ``folder``; None: its method's first.
 
     An encoder that is there is evaluated, which needs none of the settings that it was trained with.
     """
@@ -37,9 +38,14 @@ def to_finish(folder: Path, protocol: str) -> str:
         known = _trained_with(folder / "encoder.safetensors")
         brought = run.recipe["method"] == IMPORTED or bool(within(run.recipe["overrides"], "finetune"))
         words = _evaluation(folder, run, known) if brought or known is not None else _training(folder, run)
-        return _type([*words, *typed_options({}, protocols=protocol, runs_dir=str(folder.parent))])
+        wanted = protocol or _first_protocol(run.recipe["method"])
+        return _type([*words, *typed_options({}, protocols=wanted, runs_dir=str(folder.parent))])
     except (KeyError, TypeError, AttributeError):
         raise BenchError(f"{folder / 'run.json'} is damaged. Move {folder} away and run it again.") from None
+
+
+def _first_protocol(method: str) -> str:
+    return METHODS.get(method).info.protocols[0] if method in METHODS else PROTOCOLS[0]
 
 
 def _trained_with(encoder: Path) -> Mapping[str, Any] | None:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bench.data import unit_pixels
-from bench.errors import BenchError
+from bench.errors import BenchError, Faults
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import Encoder
 from bench.parallel import refuse_uneven
@@ -23,14 +23,17 @@ def check_stages(ctx: MethodContext) -> None:
     """
     name = ctx.recipe.method
     method: Method = METHODS.get(name)(ctx.recipe.config)
-    stages = []
+    stages, faults = list[str](), Faults()
     for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
         if stage.name in stages:
             raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
         stages.append(stage.name)
         section = ctx.recipe.config.section_of(stage.plan)
-        check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device, section)
-        refuse_uneven(section or stage.name, stage.plan.batch_size)
+        with faults:
+            check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device, section)
+        with faults:
+            refuse_uneven(section or stage.name, stage.plan.batch_size)
+    faults.refuse()
     _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
 
 

@@ -165,17 +165,21 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
     recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
-    check_attacks(recipe)
+    with faults:
+        check_attacks(recipe)
     if request.budget is not None:
         recipe = at_budget(recipe, request.budget, dataset, recipe_of)
-    check_protocols(recipe, protocols, there)
+    with faults:
+        check_protocols(recipe, protocols, there)
     finetune = target and target.dataset
     recipe, corruptions = plan_corruptions(recipe, request.corruptions, finetune or dataset, request.data_dir)
     folder = RunFolder.of(request.runs_dir, recipe, request.seed, dataset.source)
     run = Run(
         method, dataset, recipe, request.seed, protocols, device, folder, finetune=finetune, corruptions=corruptions
     )
-    check_stages(replace(run.context, device=there))
+    with faults:
+        check_stages(replace(run.context, device=there))
+    faults.refuse()
     return run
 
 
@@ -228,16 +232,20 @@ def check_attacks(recipe: Recipe) -> None:
 
 def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.device) -> None:
     """Raise BenchError if one of ``protocols`` cannot train on the data or ``device``; checked before pre-training."""
-    images = recipe.downstream.dataset.train_images
+    images, faults = recipe.downstream.dataset.train_images, Faults()
     for name in protocols:
         if name == RELEASED:
             continue
         settings = recipe.protocol(name)
-        settings.check_images(images)
+        with faults:
+            settings.check_images(images)
         if isinstance(settings, FinetuneSettings):
-            refuse_uneven(name, settings.batch_size)
             how = "--precision bf16 or --precision fp32"
-            refuse_precision(settings.precision, device, f"protocol {name} trains", how)
+            with faults:
+                refuse_uneven(name, settings.batch_size)
+            with faults:
+                refuse_precision(settings.precision, device, f"protocol {name} trains", how)
+    faults.refuse()
 
 
 def chosen_protocols(names: str | Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:

@@ -122,7 +122,7 @@ def finished_of(given: str, runs_dir: Path, protocols: Sequence[str] | None = No
     found = list(finished_in(folder))
     missing = [name for name in protocols or () if name not in {one.protocol for one in found}]
     if missing or not found:
-        raise unfinished(folder, missing[0] if missing else "slf")
+        raise unfinished(folder, next(iter(missing), None))
     return [one for one in found if protocols is None or one.protocol in protocols]
 
 

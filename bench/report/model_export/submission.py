@@ -68,12 +68,12 @@ def write_submission(
     if not (path / "encoder.safetensors").is_file():
         raise BenchError(
             f"the run {path.name} has no encoder.safetensors: it is not finished, or its weights were removed, and "
-            f"nobody could verify it. {to_finish(path, 'slf')}"
+            f"nobody could verify it. {to_finish(path)}"
         )
     if every and not found:
         raise BenchError(f"every record of the run {path.name} was withdrawn or superseded. Run it again, mended.")
     if not found:
-        raise unfinished(path, "slf")
+        raise unfinished(path)
     _refuse_failed(path, found)
     code = [_Code.of(name, kind) for name, kind in _own_code(found).items()]
     weights = _weights(path, found)

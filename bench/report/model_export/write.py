@@ -106,7 +106,7 @@ def model_of(path: Path, classifier: Finished | None) -> Model:
     """Return the network of the run in ``path``, ``classifier`` or else the encoder; BenchError if there is none."""
     recipe, weights = described_recipe(path), path / "encoder.safetensors"
     if not weights.is_file():
-        raise BenchError(f"the run {path.name} is not finished: it has no encoder yet. {to_finish(path, 'slf')}")
+        raise BenchError(f"the run {path.name} is not finished: it has no encoder yet. {to_finish(path)}")
     file = load_encoder(weights)
     known = file.origin.imported
     whole = classifier is not None and classifier.protocol == RELEASED

@@ -50,7 +50,7 @@ def write_report(
     folder = run_folder(runs_dir, run)
     found = sorted(finished_in(folder), key=_order)
     if not found:
-        raise unfinished(folder, "slf")
+        raise unfinished(folder)
     files: dict[str, bytes] = {}
     sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
     values = {"run": folder.name, "record": found[0].record, "sections": sections, "parts": _PARTS}

@@ -1,0 +1,40 @@
+"""The program and its families of commands: Typer's, but an option that takes one value is refused when given twice."""
+
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from bench.errors import BenchError
+
+
+class App(typer.Typer):
+    """Typer's application; raises BenchError where a user gives an option twice of which only the last would count."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(cls=_Group, **settings)
+
+    def command(self, name: str | None = None, **settings: Any) -> Callable[[Any], Any]:
+        """Return the decorator that adds a function as the command ``name``."""
+        return super().command(name, cls=_Command, **settings)
+
+
+class _Once:
+    """Mixed into a command: reads the words before the command does."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = self.make_parser(ctx).parse_args(args=list(args))[2]  # type: ignore[attr-defined]
+        for param in given:
+            single = param.param_type_name == "option" and not (param.multiple or param.is_flag)
+            if single and given.count(param) > 1:
+                raise BenchError(f"{param.opts[-1]} is given twice, and takes one value. Keep one of them.")
+        return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
+
+
+class _Command(_Once, TyperCommand):
+    pass
+
+
+class _Group(_Once, TyperGroup):
+    pass
