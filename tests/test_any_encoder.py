@@ -373,7 +373,7 @@ def test_a_named_network_is_loaded_and_evaluated_from_python(
         (
             lambda state: {"student": state, "teacher": state},
             ("--weights", "w.pt"),
-            "2 networks like .*--network student., --network teacher.",
+            "2 networks like .*--network student, --network teacher",
         ),
         (lambda state: state, ("--weights", "w.pt", "--normalisation", "0.5/0.5"), "is for images of 3 channels"),
         (lambda state: state, ("--weights", "none.pt"), "cannot read none.pt"),

@@ -1,6 +1,7 @@
 """Corrections: a record that no longer counts is not shown, stays as it is, and is listed with its reason."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -56,6 +57,35 @@ def test_of_several_records_of_one_name_those_that_count_are_meant(tmp_path: Pat
         correct(wrong, load_record(wrong), results, reason="rerun", note="longer")
     assert find_record("deacl-mini-uniform-s0-slf", results).path == new
     assert find_record(old.stem, results).path == old, "its whole name still means it"
+
+
+def test_no_command_that_reads_runs_uses_a_withdrawn_record(
+    finished_toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = shutil.copytree(finished_toy, tmp_path / "home")
+    (run,) = (path.name for path in (home / "runs").glob("toy-*"))
+    monkeypatch.chdir(home)
+
+    def said(*words: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["bench", *words])
+        with pytest.raises(SystemExit):
+            main()
+        told = capsys.readouterr()
+        return told.out + told.err
+
+    (knn,) = (home / "results" / "local").glob("toy/*-knn-*.json")
+    correct(knn, load_record(knn), home / "results", reason="data", note="leaked")
+    left_out = "left out: knn on toy: withdrawn or superseded"
+    for words in (("export", run), ("report", run, "--device", "cpu")):
+        assert left_out in said(*words).splitlines()
+    assert "kNN" not in (home / "exports" / f"{run}-safetensors" / "README.md").read_text()
+    assert "kNN" not in (home / "reports" / run / "report.md").read_text()
+    none = "every record of these runs was withdrawn or superseded. Run it again, mended."
+    assert none in said("sweep-eps", run, "--protocol", "knn", "--eps", "0", "--device", "cpu")
+    (slf,) = (home / "results" / "local").glob("toy/*-slf-*.json")
+    correct(slf, load_record(slf), home / "results", reason="data", note="leaked")
+    assert f"every record of slf of the run {run}" in said("export", run, "--protocol", "slf", "--output", "other")
+    assert not (home / "other").exists()
 
 
 def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

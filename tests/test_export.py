@@ -54,7 +54,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.fixture(scope="module")
 def safe(made: Made) -> Path:
     folder = made.root / "safe"
-    write_export(made.runs, made.path.name, folder, to="safetensors", protocol="slf")
+    write_export(made.runs, made.path.name, folder, to="safetensors", results_dir=made.root / "results", protocol="slf")
     return folder
 
 
@@ -168,7 +168,7 @@ def test_an_exported_folder_is_imported_again(made: Made, safe: Path) -> None:
 
 def test_onnx_takes_any_batch_and_is_refused_by_import(made: Made) -> None:
     folder = made.root / "onnx"
-    write_export(made.runs, made.path.name, folder, to="onnx", protocol="slf")
+    write_export(made.runs, made.path.name, folder, to="onnx", results_dir=made.root / "results", protocol="slf")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", "README.md"}
     session = loaded(lines(folder), folder)["session"]
     for count in (1, 4):
@@ -289,15 +289,17 @@ def test_a_mistake_is_one_message_and_writes_nothing(
 
 def test_runs_that_are_unknown_or_unfinished_and_folders_in_use_are_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=f"unknown run 'toys'.*{made.path.name}"):
-        write_export(made.runs, "toys", tmp_path / "out", to="safetensors")
+        write_export(made.runs, "toys", tmp_path / "out", to="safetensors", results_dir=made.root / "results")
     begun = tmp_path / "runs" / made.path.name
     begun.mkdir(parents=True)
     (begun / "run.json").write_bytes((made.path / "run.json").read_bytes())
     with pytest.raises(BenchError, match=r"is not finished: it has no encoder yet\. Type bench run simclr"):
-        write_export(tmp_path / "runs", made.path.name, tmp_path / "out", to="safetensors")
+        write_export(
+            tmp_path / "runs", made.path.name, tmp_path / "out", to="safetensors", results_dir=made.root / "results"
+        )
     assert not (tmp_path / "out").exists()
     with pytest.raises(BenchError, match="is not empty, and stays as it is"):
-        write_export(made.runs, made.path.name, tmp_path, to="safetensors")
+        write_export(made.runs, made.path.name, tmp_path, to="safetensors", results_dir=made.root / "results")
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
 
@@ -308,7 +310,9 @@ def test_of_several_evaluations_the_newest_is_exported_and_the_others_are_counte
     ((record, _),) = carry_out(
         toy_request(f"npz:{made.root}/toy.npz", tmp_path / "copy", overrides=more), tmp_path / "more"
     )
-    written = write_export(runs, made.path.name, tmp_path / "out", to="safetensors", protocol="slf")
+    written = write_export(
+        runs, made.path.name, tmp_path / "out", to="safetensors", results_dir=made.root / "results", protocol="slf"
+    )
     assert (written.protocols, written.others) == (("slf",), 1)
     assert "PGD-1" in (tmp_path / "out" / "README.md").read_text()
     assert record.recipe["evaluate"]["pgd_steps"] == 1

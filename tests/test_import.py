@@ -163,7 +163,7 @@ def test_a_foreign_file_is_evaluated_directly_and_its_row_says_so(bench: Bench) 
 def test_one_of_several_networks_is_taken_by_its_name(bench: Bench) -> None:
     nets = {who: random_weights(BASIC, seed=n) for n, who in enumerate(("student", "teacher"))}
     file = saved(OrderedDict((f"{who}.{name}", value) for who, net in nets.items() for name, value in net.items()))
-    choices = ImportChoices(network="teacher.", stem_padding=1, normalisation="none")
+    choices = ImportChoices(network="teacher", stem_padding=1, normalisation="none")
     taken = import_checkpoint(file, choices)
     torch.testing.assert_close(taken.tensors["backbone.conv1.weight"], nets["teacher"]["conv1.weight"])
     assert taken.report.dropped == {"student": "120 tensors"}

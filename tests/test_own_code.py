@@ -265,7 +265,15 @@ def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
     compared = bench("compare", "./own.py:Own", "simclr", "--dataset", "toy")
     assert "no records of method simclr on toy" in " ".join(compared.stderr.split())
     assert name in compared.stderr
-    report = write_report(tmp_path / "runs", folder.name, tmp_path / "report", data_dir=tmp_path, device=CPU, of_each=1)
+    report = write_report(
+        tmp_path / "runs",
+        folder.name,
+        tmp_path / "report",
+        results_dir=tmp_path,
+        data_dir=tmp_path,
+        device=CPU,
+        of_each=1,
+    )
     assert report.protocols
     shown = (tmp_path / "report" / "report.md").read_text()
     assert shlex.join(["bench", "run", "FILE.py:Own"]) in shown

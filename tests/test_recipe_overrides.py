@@ -114,9 +114,11 @@ def test_a_section_cannot_be_set() -> None:
 def test_an_unknown_key_is_refused_with_the_nearest() -> None:
     with pytest.raises(BenchError, match=r"unknown setting 'stage2\.epoch'\. Did you mean .*'stage2\.epochs'"):
         recipe_of("stage2.epoch=5")
-    for key in ("dataset.eps", "tier", "method", "config.stage2.lr", "stage2.lr.x", "fidelity", "encoder.optionsx"):
+    for key in ("dataset.eps", "method", "config.stage2.lr", "stage2.lr.x", "encoder.optionsx"):
         with pytest.raises(BenchError, match=f"unknown setting '{key}'"):
             recipe_of(f"{key}=1")
+    with pytest.raises(BenchError, match="--set tier: that is an option of its own: --tier short"):
+        recipe_of("tier=short")
 
 
 def test_all_unknown_keys_are_named_together() -> None:

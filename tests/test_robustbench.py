@@ -165,7 +165,9 @@ def check_export(monkeypatch: pytest.MonkeyPatch, finished: Finished, record: Re
         return Loading("", "pytorch", "torch", ())
 
     monkeypatch.setattr("bench.report.model_export.write.FORMATS", {"noting": noting})
-    write_export(finished.folder.path.parent, finished.folder.path.name, folder / "exported", to="noting")
+    write_export(
+        finished.folder.path.parent, finished.folder.path.name, folder / "exported", to="noting", results_dir=folder
+    )
     card = (folder / "exported" / "README.md").read_text()
     assert f"A classifier of 10 classes: {ENTRY.origin}. It takes images of 3 x 32 x 32" in card
     assert f"| as released | {record.dataset} | SA | clean images | 4 | {100 * record.sa.accuracy:.1f} |" in card

@@ -71,7 +71,7 @@ def report(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(made: Made, output: Path) -> Path:
-    write_report(made.runs, made.run, output, data_dir=output.parent, device=CPU)
+    write_report(made.runs, made.run, output, results_dir=output.parent, data_dir=output.parent, device=CPU)
     return output
 
 
@@ -82,7 +82,7 @@ def test_without_output_a_report_is_in_a_folder_of_the_runs_name(
     (tmp_path / "runs" / "toy-s0").mkdir(parents=True)
     (tmp_path / "runs" / "toy-s0" / "run.json").touch()
     monkeypatch.setattr(
-        "bench.report.run_report.write_report", lambda runs, run, output, **_: Report(output, ["slf"], 4)
+        "bench.report.run_report.write_report", lambda runs, run, output, **_: Report(output, ["slf"], 4, ())
     )
     monkeypatch.chdir(tmp_path)
     done = say(monkeypatch, capsys, "report", name.format(runs=tmp_path / "runs"), "--device", "cpu")
@@ -177,9 +177,9 @@ def test_the_same_run_gives_the_same_report(made: Made, report: Path, tmp_path: 
 
 def test_a_missing_run_names_those_there_are_and_none_the_command_that_makes_one(made: Made, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=rf"unknown run 'nope'.*{made.run}.*`bench runs --runs-dir .*` lists them"):
-        write_report(made.runs, "nope", tmp_path / "out", data_dir=tmp_path, device=CPU)
+        write_report(made.runs, "nope", tmp_path / "out", results_dir=tmp_path, data_dir=tmp_path, device=CPU)
     with pytest.raises(BenchError, match=r"no runs in .*`bench run deacl --dataset digits` makes one"):
-        write_report(tmp_path, "nope", tmp_path / "out", data_dir=tmp_path, device=CPU)
+        write_report(tmp_path, "nope", tmp_path / "out", results_dir=tmp_path, data_dir=tmp_path, device=CPU)
     assert not (tmp_path / "out").exists()
 
 
@@ -187,7 +187,7 @@ def test_an_unfinished_run_says_what_to_type(made: Made, tmp_path: Path) -> None
     (tmp_path / "half").mkdir()
     (tmp_path / "half" / "run.json").write_bytes((made.runs / made.run / "run.json").read_bytes())
     with pytest.raises(BenchError, match=r"half has no finished protocol\. Type bench run simclr .* --protocols slf"):
-        write_report(tmp_path, "half", tmp_path / "out", data_dir=tmp_path, device=CPU)
+        write_report(tmp_path, "half", tmp_path / "out", results_dir=tmp_path, data_dir=tmp_path, device=CPU)
 
 
 def test_a_run_is_found_by_how_it_alone_begins(made: Made, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
+from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
 from bench.record import Diagnosis, correct, load_record, load_submission
@@ -73,17 +74,24 @@ def test_the_walk_of_the_page(
     board = write_leaderboard(folder / "results", folder / "LEADERBOARD.md")
     assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "its weights are those of published records"
     assert {row.protocol: row.verified for row in board.rows} == {"slf": (0,), "knn": (1,)}
-    next((folder / "results" / "toy").glob("*-knn-*.json")).unlink()
+    monkeypatch.chdir(folder)
+    (published,) = (folder / "results" / "toy").glob("*-knn-*.json")
+    assert find_record(verify[2], folder / "results").path.samefile(published), "the card still names it"
+    published.unlink()
     with pytest.raises(CheckFailedError, match=r"records/toy/.*knn.*json is missing, and listed in submission.json"):
         check(folder)
     # Outside of a clone, the lines that lead there.
     assert command(monkeypatch, tmp_path, "submit", name(home), "--by", "Ada", "--runs-dir", "home/runs") == 0
     place = f"results/submissions/{name(home)}"
-    lines = capsys.readouterr().out.splitlines()[-4:]
+    lines = capsys.readouterr().out.splitlines()[-5:]
+    assert lines.pop(1) == "  mkdir -p results/submissions"
     assert lines[0] == f"A pull request adds this folder to the repository, as {place}. In your clone, type:"
     elsewhere = load_submission(tmp_path / place)
     assert all(f"bench verify {place}/records/toy/" in shown for shown in elsewhere.commands if "verify" in shown)
     assert lines[1:3] == [f"  cp -r {tmp_path / place} {place}", "  bench leaderboard --check"]
+    submitted = next((tmp_path / place).glob("records/*/*.json"))
+    with pytest.raises(BenchError, match="is submitted, and no published record yet"):
+        correct(submitted, load_record(submitted), tmp_path / "results", reason="data", note="leaked")
 
 
 def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +171,7 @@ def test_a_record_that_no_longer_counts_is_left_out(home: Path, tmp_path: Path) 
     slf, knn = (next(results.glob(f"local/toy/*-{protocol}-*.json")) for protocol in ("slf", "knn"))
     correct(slf, load_record(slf), results, reason="data", note="leaked")
     made = submit("one")
-    assert made.left_out == ("slf",)
+    assert made.left_out == ("slf on toy: withdrawn or superseded",)
     assert [load_record(made.folder / file).protocol for file in made.submission.records] == ["knn"]
     correct(knn, load_record(knn), results, reason="data", note="leaked")
     with pytest.raises(BenchError, match=r"every record of the run .* was withdrawn or superseded"):

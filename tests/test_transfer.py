@@ -194,7 +194,9 @@ def test_of_evaluations_on_several_data_those_on_its_own_are_exported(
     (run,) = (path.parent.name for path in home.runs_dir.glob("*/run.json"))
 
     def classes(folder: str, **choice: str) -> tuple[int, str]:
-        written = write_export(home.runs_dir, run, tmp_path / folder, to="safetensors", protocol="slf", **choice)
+        written = write_export(
+            home.runs_dir, run, tmp_path / folder, to="safetensors", results_dir=tmp_path, protocol="slf", **choice
+        )
         card = (tmp_path / folder / "README.md").read_text()
         (of,) = written.datasets
         assert f"| SLF | {of} | SA |" in card

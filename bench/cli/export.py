@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from bench.cli import _options as option
+from bench.monitor import plural
 
 
 def export(
@@ -30,6 +31,7 @@ def export(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what it would write and upload; stop.")] = False,
     runs_dir: option.RunsDir = Path("runs"),
+    results_dir: option.Results = option.RESULTS,
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
     """Write the weights of a run with a model card: results, limits, and how to load them without the bench.
@@ -55,7 +57,8 @@ def export(
     folder = Path("exports", name) if output is None else output
     check_new(folder)
     with TemporaryDirectory() if dry_run else nullcontext(folder.parent) as parent:
-        written = write_export(runs_dir, run, Path(parent) / folder.name, to=to, protocol=protocol, dataset=dataset)
+        made = Path(parent) / folder.name
+        written = write_export(runs_dir, run, made, to=to, results_dir=results_dir, protocol=protocol, dataset=dataset)
     address = push(folder, push_to_hub) if push_to_hub and not dry_run else None
     if as_json:
         said = {**written._asdict(), "folder": str(folder), "repository": push_to_hub, "address": address}
@@ -65,8 +68,10 @@ def export(
         typer.echo(f"{file}: {size:,} bytes")
     shown = zip(map(protocol_title, written.protocols), written.datasets, written.radii, strict=True)
     results = ", ".join(f"{name} on {data} at {radius}" for name, data, radius in shown) or "none"
-    left_out = f"; {written.others} with other settings or on other data are left out" if written.others else ""
-    typer.echo(f"results in the card: {results}{left_out}")
+    others = plural(written.others, "evaluation")
+    typer.echo(f"results in the card: {results}" + f"; not {others} with other settings or data" * bool(written.others))
+    for record in written.left_out:
+        typer.echo(f"left out: {record}")
     typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
     if push_to_hub:
         typer.echo(f"{'would upload to' if dry_run else 'uploaded to'}: {address or push_to_hub}")

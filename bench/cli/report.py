@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bench.cli._options import RESULTS, Results
+
 
 def report(
     run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
@@ -15,6 +17,7 @@ def report(
     images: Annotated[int, typer.Option("--images", min=1, help="How many test images of each outcome to show.")] = 4,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
+    results_dir: Results = RESULTS,
     data_dir: Annotated[Path, typer.Option(help="Where datasets are downloaded to.")] = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print what was written as JSON.")] = False,
 ) -> None:
@@ -29,10 +32,18 @@ def report(
     from bench.run import run_folder
 
     folder = Path("reports", run_folder(runs_dir, run).name) if output is None else output
-    written = write_report(runs_dir, run, folder, data_dir=data_dir, device=pick_device(device), of_each=images)
+    written = write_report(
+        *(runs_dir, run, folder),
+        results_dir=results_dir,
+        data_dir=data_dir,
+        device=pick_device(device),
+        of_each=images,
+    )
     if as_json:
         typer.echo(json.dumps({**written._asdict(), "folder": str(folder)}, indent=1))
         return
     typer.echo(f"protocols: {', '.join(written.protocols)}; test images shown: {written.pictures}")
+    for record in written.left_out:
+        typer.echo(f"left out: {record}")
     for name in ("report.html", "report.md"):
         typer.echo(f"report: {folder / name}")

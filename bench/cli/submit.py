@@ -39,8 +39,8 @@ def submit(
         said = {"folder": str(folder), "left_out": made.left_out, **written.model_dump(mode="json")}
         print(json.dumps(said, indent=1))
         return
-    for protocol in made.left_out:
-        print(f"left out: a record of {protocol}, which was withdrawn or superseded")
+    for record in made.left_out:
+        print(f"left out: {record}")
     for name in written.records:
         print(f"record: {folder / name}")
     for name, weights in written.weights.items():
@@ -53,6 +53,7 @@ def submit(
         print("Type: bench leaderboard --check. Then open a pull request with this folder.")
         return
     print(f"A pull request adds this folder to the repository, as {place}. In your clone, type:")
+    print(f"  mkdir -p {place.parent}")
     print(f"  cp -r {shlex.quote(str(folder.absolute()))} {shlex.quote(str(place))}")
     print("  bench leaderboard --check")
     print(f"  git add {shlex.quote(str(place))} && git commit -m 'Records of {place.name}' && git push")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.own_code import as_typed
-from bench.record import LOCAL, may_be_of_run, record_files
+from bench.record import LOCAL, may_be_of_run, published_from, record_files
 from bench.results import Failed, Group, Measured, load_measured, no_records, read_corrections, read_groups
 
 _LOCAL = f"{LOCAL}/"
@@ -19,18 +19,19 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     """Return the record that ``name`` means.
 
     Args:
-        name: a file; or, under ``results_dir``, a record's name without its ending, with or without its folder, or
-            the beginning of exactly one; or a run's name, as `bench runs` lists it. Published records are searched
-            before the local ones, unless it starts with ``local/``; and of several, those that were withdrawn or
-            superseded do not count.
+        name: a file, also as the card of a submission calls one that was published since; or, under ``results_dir``, a
+            record's name without its ending, with or without its folder, or the beginning of exactly one; or a run's
+            name, as `bench runs` lists it. Published records are searched before the local ones, unless it starts with
+            ``local/``; and of several, those that were withdrawn or superseded do not count.
         results_dir: where names are looked up.
         protocol: which of a run's records to take.
 
     Raises:
         BenchError: nothing, or more than one record, has that name; or it cannot be trusted.
     """
-    if Path(name).is_file():
-        return load_measured(Path(name))
+    for path in (Path(name), published_from(Path(name))):
+        if path.is_file():
+            return load_measured(path)
     wanted = name.removesuffix(".json").removeprefix(_LOCAL)
     folders = [results_dir / LOCAL] if name.startswith(_LOCAL) else [results_dir, results_dir / LOCAL]
     files = [(folder, list(record_files(folder))) for folder in folders]

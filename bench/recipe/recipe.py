@@ -300,6 +300,7 @@ def _chosen(name: str, plan: TrainPlan, tier: Tier, overrides: Mapping[str, Any]
         return plan  # as in _scaled: the whole recipe's validation will list this fault
 
 
+_OPTIONS = ("dataset", "tier", "fidelity", "seed", "budget", "device")
 _OPEN = "encoder.options"
 """A section whose keys belong to a user's own encoder."""
 
@@ -314,7 +315,9 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
     for key in overrides:
         if key in allowed or f"{key}.".startswith(f"{_OPEN}."):
             continue
-        if any(known.startswith(f"{key}.") for known in allowed):
+        if key in _OPTIONS:
+            faults.append(f"--set {key}: that is an option of its own: --{key} {overrides[key]}")
+        elif any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         else:
             faults.append(_stage_meant(key, recipe, allowed) or str(unknown("setting", key, allowed, hint)))
@@ -327,9 +330,8 @@ def _stage_meant(key: str, recipe: Recipe, allowed: Set[str]) -> str:
     head, _, rest = key.partition(".")
     plans = recipe.config.plans()
     meant = [f"{name}.{rest}" for name in plans if f"{name}.{rest}" in allowed]
-    if not meant or head in {section(known) for known in allowed}:
+    if head in {section(known) for known in allowed} or not (meant or head.startswith("stage")):
         return ""
-    return (
-        f"unknown setting {key!r}. Did you mean {' or '.join(map(repr, meant))}? "
-        f"The sections of {as_typed(recipe.method)}'s stages are {', '.join(plans)}."
-    )
+    near = f"Did you mean {' or '.join(map(repr, meant))}? " if meant else ""
+    sections = f"The sections of {as_typed(recipe.method)}'s stages are {', '.join(plans)}."
+    return f"unknown setting {key!r}. {near}{sections}"

@@ -14,6 +14,7 @@ from bench.recipe.fields import Digest, Text
 from bench.record.record import Record
 from bench.record.sealed import Sealed, load_sealed
 from bench.record.store import LOCAL, load_record
+from bench.record.submission import SUBMISSIONS
 
 CORRECTION_SCHEMA: Literal[1] = 1
 _FOLDER = "corrections"
@@ -60,6 +61,11 @@ def correct(
         raise unknown("reason", reason, REASONS)
     if not note.strip():
         raise BenchError("--note is empty. Say in a sentence why the record no longer counts.")
+    if _below(record, results_dir).startswith(f"{SUBMISSIONS}/"):
+        raise BenchError(
+            f"{record} is submitted, and no published record yet. Correct the record of the run itself, remove this "
+            "submission, and type bench submit again, which leaves that record out."
+        )
     if superseded_by is not None and (fault := _cannot_count(superseded_by, record, read, results_dir)):
         raise BenchError(f"{superseded_by} {fault}. Name another record, or leave --superseded-by out.")
     values = {

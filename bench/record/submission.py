@@ -46,7 +46,7 @@ class Submission(Sealed):
 
     def save(self, folder: Path) -> None:
         """Write it to ``folder``."""
-        (folder / _DESCRIPTION).write_text(self.sealed().model_dump_json(indent=1) + "\n")
+        (folder / _DESCRIPTION).write_text(self.model_dump_json(indent=1) + "\n")
 
 
 def load_submission(folder: Path) -> Submission:
@@ -75,6 +75,14 @@ def submitted_record(folder: Path, name: str) -> Path:
     parts = Path(name).parts
     there = inside(folder, *parts)
     return there if there.is_file() else inside(folder.parent.parent, *parts[1:])
+
+
+def published_from(record: Path) -> Path:
+    """Return where the record is that a submission has, or had, at ``record``; another path is returned as it is."""
+    *_, submissions, _, records, dataset, name = (*[""] * 5, *record.parts)
+    if (submissions, records) != (SUBMISSIONS, "records"):
+        return record
+    return submitted_record(record.parents[2], f"{records}/{dataset}/{name}")
 
 
 def submission_folders(results_dir: Path) -> Iterator[Path]:

@@ -1,7 +1,7 @@
 """The results in records: rows, ranks, doubts and costs, beside the numbers that papers published."""
 
 from bench.results.board import Leaderboard, build_leaderboard
-from bench.results.corrections import find_correction, read_corrections
+from bench.results.corrections import counted, find_correction, read_corrections
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
 from bench.results.groups import Failed, Group, LeftOut, grouped, no_records, read_groups
@@ -59,6 +59,7 @@ __all__ = [
     "budget_text",
     "build_leaderboard",
     "cost_ratios",
+    "counted",
     "eps_text",
     "escape",
     "find_correction",

@@ -1,12 +1,20 @@
 """Corrections among the results: the records that no longer count."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from bench.errors import BenchError
-from bench.record import LOCAL, Correction, correction_files, load_correction
+from bench.record import LOCAL, Correction, Record, correction_files, load_correction
 from bench.results.measured import Fault, Measured
+
+
+class _Recorded(Protocol):
+    @property
+    def record(self) -> Record: ...
+
+
+R = TypeVar("R", bound=_Recorded)
 
 
 class Corrections(NamedTuple):
@@ -16,10 +24,10 @@ class Corrections(NamedTuple):
     """By the record's path."""
     faults: tuple[Fault, ...]
 
-    def counting(self, measured: Sequence[Measured]) -> list[Measured]:
-        """Return those of ``measured`` that are not corrected."""
+    def counting(self, found: Iterable[R]) -> list[R]:
+        """Return those of ``found`` whose record is not corrected."""
         corrected = {correction.record_sha256 for correction in self.found}
-        return [one for one in measured if one.record.sha256 not in corrected]
+        return [one for one in found if one.record.sha256 not in corrected]
 
 
 def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: bool = True) -> Corrections:
@@ -46,3 +54,24 @@ def find_correction(one: Measured, results_dir: Path | None = None) -> Correctio
     folders = dict.fromkeys((one.path.resolve().parents[1], *([results_dir.resolve()] if results_dir else [])))
     found = (correction for folder in folders for correction in read_corrections(folder, []).found)
     return next((correction for correction in found if correction.record_sha256 == one.record.sha256), None)
+
+
+class Counted(NamedTuple, Generic[R]):
+    """Evaluations of runs, by whether their records count."""
+
+    found: list[R]
+    left_out: tuple[str, ...]
+    """What to say of each record that does not."""
+
+    def refuse_none(self, what: str) -> None:
+        """Raise BenchError if ``what`` has records, but none that counts."""
+        if self.left_out and not self.found:
+            raise BenchError(f"every record of {what} was withdrawn or superseded. Run it again, mended.")
+
+
+def counted(every: Sequence[R], results_dir: Path) -> Counted[R]:
+    """Return which of ``every`` count by the corrections under ``results_dir``, or beside it if it is the local one."""
+    found = read_corrections(results_dir.parent if results_dir.name == LOCAL else results_dir, ()).counting(every)
+    counting = {one.record.sha256 for one in found}
+    gone = [one.record for one in every if one.record.sha256 not in counting]
+    return Counted(found, tuple(f"{one.protocol} on {one.dataset}: withdrawn or superseded" for one in gone))

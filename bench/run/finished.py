@@ -168,7 +168,7 @@ def select_finished(
     datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
     if len(datasets) > 1:
         names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
-        how = "Name runs on one of them." if runs else f"Choose one, such as --dataset {datasets[0][0]}, or name runs."
+        how = f"Choose one, such as --dataset {datasets[0][0]}, or name runs on one of them."
         raise BenchError(f"these runs are on several datasets: {names}; their numbers are not comparable. {how}")
     return _one_a_classifier(found)
 

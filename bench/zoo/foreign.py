@@ -193,12 +193,13 @@ def _publication(origin: Layout, choices: ImportChoices) -> tuple[str | None, in
 
 def _network(state: StateDict, layout: Layout, choices: ImportChoices, where: str) -> str:
     """Return the prefix of the network to take, below what encloses the state dict."""
-    allowed = [prefix or "''" for prefix in (*state.networks, *state.others)]
+    allowed = [prefix.removesuffix(".") or "''" for prefix in (*state.networks, *state.others)]
     if choices.network is not None:
         wanted = choices.network.removeprefix(state.enclosed_by)
-        if wanted not in state.networks:
-            raise unknown("network", choices.network, allowed, "They are the beginnings of the names of each ResNet.")
-        return wanted
+        for prefix in (wanted, f"{wanted}."):
+            if prefix in state.networks:
+                return prefix
+        raise unknown("network", choices.network, allowed, "They are the beginnings of the names of each ResNet.")
     if layout.network in state.networks:
         return layout.network
     if len(state.networks) > 1:

@@ -123,9 +123,10 @@ def _prefix(weights: Weights, expected: Mapping[str, Tensor], name: str, given: 
     # A block within a network may have a first tensor of the same name.
     found = [each for each, count in held.items() if count == max(held.values())]
     if given is not None:
-        if given not in begun:
-            raise unknown("network", given, [each or "''" for each in found])
-        return given
+        for prefix in (given, f"{given}."):
+            if prefix in begun:
+                return prefix
+        raise unknown("network", given, [each.removesuffix(".") or "''" for each in found])
     if not found:
         shown = ", ".join(sorted(names)[:_SHOWN]) or "none"
         raise BenchError(
@@ -133,7 +134,7 @@ def _prefix(weights: Weights, expected: Mapping[str, Tensor], name: str, given: 
             f"{asked[0] if asked else 'anything'} (the first are {shown}). Give the file of this network."
         )
     if len(found) > 1:
-        options = ", ".join(f"--network {each or repr('')}" for each in found)
+        options = ", ".join(f"--network {each.removesuffix('.') or repr('')}" for each in found)
         raise BenchError(
             f"{weights.path} holds {len(found)} networks like {name}, and its names do not show which is the encoder. "
             f"Type one of: {options}"

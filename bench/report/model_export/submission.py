@@ -24,7 +24,7 @@ from bench.registry import Registry
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction
-from bench.results import read_corrections
+from bench.results import counted
 from bench.run import Finished, finished_in, load_encoder, run_folder, to_finish, unfinished
 from bench.zoo import Loading
 
@@ -41,7 +41,7 @@ class Submitted(NamedTuple):
     folder: Path
     submission: Submission
     left_out: tuple[str, ...]
-    """The protocols of records that were corrected."""
+    """What to say of each record that was corrected."""
 
 
 def write_submission(
@@ -63,17 +63,16 @@ def write_submission(
     """
     by, path = signed(by), run_folder(runs_dir, run)
     every = sorted(finished_in(path), key=lambda each: each.path)
-    corrected = {correction.record_sha256 for correction in read_corrections(results_dir, []).found}
-    found = [each for each in every if each.record.sha256 not in corrected]
     if not (path / "encoder.safetensors").is_file():
         raise BenchError(
             f"the run {path.name} has no encoder.safetensors: it is not finished, or its weights were removed, and "
             f"nobody could verify it. {to_finish(path)}"
         )
-    if every and not found:
-        raise BenchError(f"every record of the run {path.name} was withdrawn or superseded. Run it again, mended.")
-    if not found:
+    if not every:
         raise unfinished(path)
+    counts = counted(every, results_dir)
+    counts.refuse_none(f"the run {path.name}")
+    found = counts.found
     _refuse_failed(path, found)
     code = [_Code.of(name, kind) for name, kind in _own_code(found).items()]
     weights = _weights(path, found)
@@ -95,10 +94,10 @@ def write_submission(
             weights=descriptions,
             commands=(*_making(found), *(verify := _verifying(place or folder, records, descriptions, code))),
             date=datetime.now(UTC).replace(microsecond=0),
-        )
+        ).sealed()
         submission.save(made)
         (made / "README.md").write_text(_card(path, found, submission, code, verify))
-    return Submitted(folder, submission, tuple(each.protocol for each in every if each not in found))
+    return Submitted(folder, submission, counts.left_out)
 
 
 def _refuse_failed(path: Path, found: Sequence[Finished]) -> None:
@@ -200,7 +199,11 @@ def _card(
         f'import bench\n\nencoder = bench.load_encoder("weights/encoder.safetensors"{own})\n',
         "pytorch",
         "ssl-robustness-bench",
-        (*files, *((each.path, each.described) for each in code), *((name, "a record") for name in submission.records)),
+        (
+            *files,
+            *((each.path, each.described) for each in code),
+            *((name, "a record, until it is published") for name in submission.records),
+        ),
     )
     records = [each.record for each in found]
     commands = "\n".join(verify)

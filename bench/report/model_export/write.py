@@ -11,7 +11,7 @@ from bench.folders import new_folder
 from bench.method import METHODS
 from bench.recipe import ALL_PROTOCOLS, RELEASED, SECTIONS, FinetuneSettings
 from bench.report.model_export.card import card
-from bench.results import radius_text
+from bench.results import counted, radius_text
 from bench.run import (
     Finished,
     by_preference,
@@ -38,10 +38,19 @@ class Exported(NamedTuple):
     """Its radius: "Linf 8/255"."""
     others: int
     """Further evaluations of the same protocols, with other settings; they are left out."""
+    left_out: tuple[str, ...]
+    """What to say of each record that was corrected."""
 
 
 def write_export(
-    runs_dir: Path, run: str, folder: Path, *, to: str, protocol: str | None = None, dataset: str | None = None
+    runs_dir: Path,
+    run: str,
+    folder: Path,
+    *,
+    to: str,
+    results_dir: Path,
+    protocol: str | None = None,
+    dataset: str | None = None,
 ) -> Exported:
     """Write the network of ``run`` to the new ``folder`` and return what was written.
 
@@ -50,13 +59,15 @@ def write_export(
         run: as in :func:`bench.run.run_folder`.
         folder: one that does not exist, or is empty.
         to: a name of :data:`bench.zoo.FORMATS`.
+        results_dir: whose corrections say which records no longer count; these are left out.
         protocol: whose classifier is exported; None: the encoder alone.
         dataset: on which the evaluations must be, for a run that was evaluated on several; None: on any, those on the
             data of pre-training first.
 
     Raises:
-        BenchError: an unknown format, protocol or run, one that is not finished, a network that the format cannot
-            express, an extra that is missing, or a folder that is not empty. Nothing is written then.
+        BenchError: an unknown format, protocol or run, one that is not finished, a classifier whose records were all
+            corrected, a network that the format cannot express, an extra that is missing, or a folder that is not
+            empty. Nothing is written then.
     """
     if to not in FORMATS:
         raise unknown("format", to, FORMATS)
@@ -69,10 +80,14 @@ def write_export(
             "export the encoder."
         )
     path = run_folder(runs_dir, run)
-    every = by_preference(_on(dataset, [*finished_in(path)]))
-    finished = _chosen(every, protocol)
-    if protocol is not None and not finished:
+    every = [each for each in finished_in(path) if protocol in (None, each.protocol)]
+    if protocol is not None and not every:
         raise unfinished(path, protocol)
+    counts = counted(by_preference(_on(dataset, every)), results_dir)
+    if protocol is not None:
+        counts.refuse_none(f"{protocol} of the run {path.name}")
+    last = {each.protocol: each for each in counts.found}
+    finished = {name: last[name] for name in ALL_PROTOCOLS if name in last}
     model = model_of(path, finished.get(protocol or RELEASED))  # a released classifier is its own encoder
     records = [each.record for each in finished.values()]
     with new_folder(folder) as new:
@@ -80,10 +95,10 @@ def write_export(
         (new / "README.md").write_text(card(model, loading, records))
         found = [path for path in sorted(new.rglob("*")) if path.is_file()]
         files = {path.relative_to(new).as_posix(): path.stat().st_size for path in found}
-    others = sum(each.protocol in finished for each in every) - len(finished)
+    others = len(counts.found) - len(finished)
     radii = tuple(radius_text(each.recipe.threat.norm, each.record.ra.eps) for each in finished.values())
     datasets = tuple(each.dataset for each in records)
-    return Exported(files, tuple(finished), datasets, radii, others)
+    return Exported(files, tuple(finished), datasets, radii, others, counts.left_out)
 
 
 def _on(dataset: str | None, found: Sequence[Finished]) -> Sequence[Finished]:
@@ -94,12 +109,6 @@ def _on(dataset: str | None, found: Sequence[Finished]) -> Sequence[Finished]:
     if not chosen:
         raise unknown("dataset of an evaluation of this run", dataset, {each.record.dataset for each in found})
     return chosen
-
-
-def _chosen(every: Sequence[Finished], protocol: str | None) -> dict[str, Finished]:
-    """Return the last of ``every`` evaluation under each protocol, or under ``protocol`` alone."""
-    found = {each.protocol: each for each in every}
-    return {name: found[name] for name in ALL_PROTOCOLS if name in found and protocol in (None, name)}
 
 
 def model_of(path: Path, classifier: Finished | None) -> Model:

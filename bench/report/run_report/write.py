@@ -18,7 +18,7 @@ from bench.report.reproduce import reproduction
 from bench.report.run_report.example_images import Example, examples
 from bench.report.templating import templates
 from bench.report.verdict import Verdict, count_verdicts, verdicts
-from bench.results import settings_text
+from bench.results import counted, settings_text
 from bench.run import Finished, finished_in, run_folder, unfinished
 
 _PICTURE_SIDE = 96
@@ -32,25 +32,38 @@ class Report(NamedTuple):
     protocols: Sequence[str]
     """One an evaluation, with its settings where a protocol has several."""
     pictures: int
+    left_out: tuple[str, ...]
+    """What to say of each record that was corrected."""
 
 
 def write_report(
-    runs_dir: Path, run: str, output: Path, *, data_dir: Path, device: torch.device, of_each: int = 4
+    runs_dir: Path,
+    run: str,
+    output: Path,
+    *,
+    results_dir: Path,
+    data_dir: Path,
+    device: torch.device,
+    of_each: int = 4,
 ) -> Report:
     """Write the report of every finished protocol of a run to the folder ``output``.
 
     Args:
+        results_dir: whose corrections say which records no longer count; these are left out.
         output: ``report.md``, its ``pictures``, and ``report.html`` go there.
         of_each: how many test images of each verdict are shown.
 
     Raises:
-        BenchError: no such run, none of its protocols is finished, its data or weights are missing, or an ``output``
-            that is not a report or cannot be written.
+        BenchError: no such run, none of its protocols is finished, every record was corrected, its data or weights are
+            missing, or an ``output`` that is not a report or cannot be written.
     """
     folder = run_folder(runs_dir, run)
-    found = sorted(finished_in(folder), key=_order)
-    if not found:
+    every = sorted(finished_in(folder), key=_order)
+    if not every:
         raise unfinished(folder)
+    counts = counted(every, results_dir)
+    counts.refuse_none(f"the run {folder.name}")
+    found = counts.found
     files: dict[str, bytes] = {}
     sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
     values = {"run": folder.name, "record": found[0].record, "sections": sections, "parts": _PARTS}
@@ -66,7 +79,7 @@ def write_report(
         (made / "pictures").mkdir()
         for name, content in files.items():
             (made / name).write_bytes(content)
-    return Report(output, _evaluations(found), sum(len(s["shown"]) for s in sections))
+    return Report(output, _evaluations(found), sum(len(s["shown"]) for s in sections), counts.left_out)
 
 
 def _evaluations(found: Sequence[Finished]) -> list[str]:

@@ -73,7 +73,10 @@ def cost_chart(
             "x": {
                 **{"field": "cost", "type": "quantitative", "title": x},
                 **{"scale": {"type": "log", "nice": False, "padding": 44}},
-                "axis": {"labelExpr": "replace(format(datum.value, '.2~g'), 'e+', 'e')", "tickCount": 6},
+                "axis": {
+                    **{"labelExpr": "replace(format(datum.value, '.2~g'), 'e+', 'e')", "tickCount": 6},
+                    "labelSeparation": 6,
+                },
             },
             "color": {
                 **{"field": "name", "type": "nominal", "title": None},
