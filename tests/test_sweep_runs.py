@@ -294,7 +294,7 @@ def test_runs_on_several_datasets_are_not_mixed(runs: Runs) -> None:
     assert "on several datasets: other (SHA-256 " in (said := refused(runs, "sweep-eps"))
     assert "--dataset other, or name runs" in said
     toy, other = runs.names()[0], runs.names("other")[0]
-    assert "Name runs on one of them" in refused(runs, "sweep-eps", toy, other)
+    assert "or name runs on one of them" in refused(runs, "sweep-eps", toy, other)
     assert f"{other} is on other, not on toy. Leave it out" in refused(
         runs, "sweep-eps", toy, other, "--dataset", "toy"
     )
