@@ -289,30 +289,30 @@ def test_a_mistake_is_one_message_and_writes_nothing(
 
 def test_runs_that_are_unknown_or_unfinished_and_folders_in_use_are_refused(made: Made, tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=f"unknown run 'toys'.*{made.path.name}"):
-        write_export(made.runs, "toys", tmp_path / "out", to="safetensors", results_dir=made.root / "results")
+        write_export(made.runs, "toys", tmp_path / "out", to="safetensors", results_dir=tmp_path)
     begun = tmp_path / "runs" / made.path.name
     begun.mkdir(parents=True)
     (begun / "run.json").write_bytes((made.path / "run.json").read_bytes())
     with pytest.raises(BenchError, match=r"is not finished: it has no encoder yet\. Type bench run simclr"):
-        write_export(
-            tmp_path / "runs", made.path.name, tmp_path / "out", to="safetensors", results_dir=made.root / "results"
-        )
+        write_export(tmp_path / "runs", made.path.name, tmp_path / "out", to="safetensors", results_dir=tmp_path)
     assert not (tmp_path / "out").exists()
     with pytest.raises(BenchError, match="is not empty, and stays as it is"):
-        write_export(made.runs, made.path.name, tmp_path, to="safetensors", results_dir=made.root / "results")
+        write_export(made.runs, made.path.name, tmp_path, to="safetensors", results_dir=tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
 
 def test_of_several_evaluations_the_newest_is_exported_and_the_others_are_counted(made: Made, tmp_path: Path) -> None:
     shutil.copytree(made.root, tmp_path / "copy")
-    runs, wide = tmp_path / "copy" / "runs", {**SMALL, "encoder.width": 2, "encoder.stem_padding": 2}
+    runs, name, wide = (
+        tmp_path / "copy" / "runs",
+        made.path.name,
+        {**SMALL, "encoder.width": 2, "encoder.stem_padding": 2},
+    )
     more = {**wide, "evaluate.pgd_steps": 1}
     ((record, _),) = carry_out(
         toy_request(f"npz:{made.root}/toy.npz", tmp_path / "copy", overrides=more), tmp_path / "more"
     )
-    written = write_export(
-        runs, made.path.name, tmp_path / "out", to="safetensors", results_dir=made.root / "results", protocol="slf"
-    )
+    written = write_export(runs, name, tmp_path / "out", to="safetensors", results_dir=tmp_path, protocol="slf")
     assert (written.protocols, written.others) == (("slf",), 1)
     assert "PGD-1" in (tmp_path / "out" / "README.md").read_text()
     assert record.recipe["evaluate"]["pgd_steps"] == 1
