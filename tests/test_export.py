@@ -303,18 +303,14 @@ def test_runs_that_are_unknown_or_unfinished_and_folders_in_use_are_refused(made
 
 def test_of_several_evaluations_the_newest_is_exported_and_the_others_are_counted(made: Made, tmp_path: Path) -> None:
     shutil.copytree(made.root, tmp_path / "copy")
-    runs, name, wide = (
-        tmp_path / "copy" / "runs",
-        made.path.name,
-        {**SMALL, "encoder.width": 2, "encoder.stem_padding": 2},
-    )
-    more = {**wide, "evaluate.pgd_steps": 1}
+    runs, out = tmp_path / "copy" / "runs", tmp_path / "out"
+    more = {**SMALL, "encoder.width": 2, "encoder.stem_padding": 2, "evaluate.pgd_steps": 1}
     ((record, _),) = carry_out(
         toy_request(f"npz:{made.root}/toy.npz", tmp_path / "copy", overrides=more), tmp_path / "more"
     )
-    written = write_export(runs, name, tmp_path / "out", to="safetensors", results_dir=tmp_path, protocol="slf")
+    written = write_export(runs, made.path.name, out, to="safetensors", results_dir=tmp_path, protocol="slf")
     assert (written.protocols, written.others) == (("slf",), 1)
-    assert "PGD-1" in (tmp_path / "out" / "README.md").read_text()
+    assert "PGD-1" in (out / "README.md").read_text()
     assert record.recipe["evaluate"]["pgd_steps"] == 1
 
 
