@@ -36,12 +36,13 @@ class Monitor:
 
     def __init__(self, *reporters: Reporter) -> None:
         self._reporters = reporters
+        self._under = ""
         self.stop_requested = False
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
         """See :meth:`Reporter.begin`."""
         for reporter in self._reporters:
-            reporter.begin(phase, total, done=done, unit=unit)
+            reporter.begin(f"{self._under}{phase}", total, done=done, unit=unit)
 
     def advance(self, amount: int, detail: str = "") -> None:
         """See :meth:`Reporter.advance`."""
@@ -62,6 +63,15 @@ class Monitor:
         """See :meth:`Reporter.note`."""
         for reporter in self._reporters:
             reporter.note(message)
+
+    @contextmanager
+    def under(self, name: str) -> Iterator[None]:
+        """Begin the names of the phases of this block with ``name``."""
+        self._under = f"{name}: "
+        try:
+            yield
+        finally:
+            self._under = ""
 
     @contextmanager
     def heard_by(self, reporter: Reporter) -> Iterator[None]:

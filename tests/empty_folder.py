@@ -52,10 +52,10 @@ def save(path: Path, **changes: Any) -> None:
     np.savez(path, allow_pickle=False, **arrays)
 
 
-def small(*, without: str = "") -> list[str]:
+def small(*, without: str = "", protocols: str = "slf") -> list[str]:
     """Return the options of the smallest run."""
     settings = [f"{key}={value}" for key, value in SMALL.items() if key != without]
-    return [part for setting in settings for part in ("--set", setting)] + ["--device", "cpu", "--protocols", "slf"]
+    return [part for setting in settings for part in ("--set", setting)] + ["--device", "cpu", "--protocols", protocols]
 
 
 def files(folder: Path) -> set[str]:

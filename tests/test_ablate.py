@@ -312,11 +312,15 @@ def test_a_table_is_printed_beside_the_papers_numbers(
     assert "7.62" in text
     assert "other data (toy), tier tiny, uniform fidelity. Compare the order of the rows" in text
     assert "not known to us" in text
-    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", "--json", *options)
-    values = json.loads(text)
+    code, shown, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", "--json", *options)
+    values = json.loads(shown)
     assert (code, log) == (0, "finished before: only what is damaged or lost is made again\n")  # nothing to plan
     assert [row["label"] for row in values["rows"]] == ["weak, weak", "strong, strong", "weak, strong", "strong, weak"]
     assert [row["paper"] and row["paper"]["aa"] for row in values["rows"]] == [45.31, 6.93, None, None]
+    for measure in ("ra", "sa"):  # Wilson's interval reaches further to one side of a score than to the other
+        scores = [row[measure] for row in values["rows"]]
+        reach = max(abs(end - score["accuracy"]) for score in scores for end in score["interval"])
+        assert f"{measure.upper()} ± {100 * reach:.1f} (n = {scores[0]['n']})" in text
     assert {label: line["aa"] for label, line in values["unplaced"].items()} == {
         "column 1 weak, column 2 strong": 34.47,
         "column 1 strong, column 2 weak": 7.62,

@@ -1,6 +1,7 @@
 """The command line answers: help, listings, dry runs, and where the results of a run are."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,13 +61,13 @@ def test_runs_lists_none_where_there_are_none(bench: Bench, tmp_path: Path) -> N
 
 
 def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_path: Path, toy: str) -> None:
-    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--protocols", "slf")
+    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run")
     assert said.code == 0
     assert said.stderr == "measuring this machine\ntoy: read 16 train and 8 test images\n"
     assert "stage ssl" in said.stdout
     assert "1 epoch of 2 batches of 8" in said.stdout
     assert "stage1.epochs" not in said.stdout
-    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--recipe", "--protocols", "slf")
+    said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run", "--recipe")
     assert said.stdout.index("stage1.epochs") < said.stdout.index("stage ssl")  # the plan last
     assert "slf.lr = " in said.stdout
     assert "aff.lr = " not in said.stdout
@@ -80,14 +81,35 @@ def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_p
 def test_without_an_estimate_the_data_and_the_folder_are_named_and_nothing_is_measured(
     bench: Bench, toy: str, more: list[str]
 ) -> None:
-    said = bench("run", "simclr", "--dataset", toy, *small(), "--no-estimate", *more, "--protocols", "slf")
+    said = bench("run", "simclr", "--dataset", toy, *small(), "--no-estimate", *more)
     assert said.code == 0
     assert said.stderr.startswith("toy: read 16 train and 8 test images\n")
     assert "measuring" not in said.stderr
     assert "about" not in said.stdout
-    if "--shared-only" not in more:
-        what, where = "SimCLR on toy, tier mini, uniform fidelity, seed 0\n", "on cpu; in runs/toy-simclr-mini-"
-        assert what + where in (said.stdout if more else said.stderr)
+    what, where = "SimCLR on toy, tier mini, uniform fidelity, seed 0\n", "on cpu; in runs/toy-simclr-mini-"
+    if not more:
+        assert what + where in said.stderr
+    if more == ["--dry-run"]:  # the plan, without times
+        assert said.stdout.startswith(what)
+        assert where in said.stdout
+        assert re.search("phase +. work +. left", said.stdout)
+        rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in said.stdout.splitlines()]
+        assert [row for row in rows if row] == [
+            ["stage ssl", "1 epoch of 2 batches of 8", "100%"],
+            ["protocol slf", "1 epoch of 2 batches of 8", "100%"],
+            ["RA, PGD-1", "8 test images, 1 restart", "100%"],
+        ]
+
+
+def test_each_protocol_names_its_measurements_and_seeds_their_common_folder(bench: Bench, toy: str) -> None:
+    asked = ("run", "simclr", "--dataset", toy, *small(protocols="slf,knn"), "--set", "knn.k=2")
+    said = bench(*asked, "--no-estimate", "--seeds", "0,1")
+    assert said.code == 0
+    assert "on cpu; in runs, a folder for each seed\n" in said.stderr
+    for protocol in ("slf", "knn"):
+        for phase in ("SA, clean images", "RA, PGD-1"):
+            assert said.stderr.count(f"\n{protocol}: {phase}: 8/8 images") == 2
+    assert "\nstage slf: 16/16 images" in said.stderr
 
 
 def test_every_printed_setting_can_be_set(bench: Bench, toy: str) -> None:
@@ -136,7 +158,7 @@ def test_a_run_prints_its_results_and_where_they_are(bench: Bench, tmp_path: Pat
 
 
 def test_protocols_are_named_once(bench: Bench, tmp_path: Path, toy: str) -> None:
-    said = bench("run", "simclr", "--dataset", toy, *small(), "--protocols", "slf, slf", "--json")
+    said = bench("run", "simclr", "--dataset", toy, *small(protocols="slf, slf"), "--json")
     assert len(json.loads(said.stdout)) == 1
 
 

@@ -262,7 +262,11 @@ def test_a_record_has_several_names(tmp_path: Path) -> None:
 def test_a_run_is_known_by_any_of_its_protocols_seeds_and_data(tmp_path: Path) -> None:
     run, transferred = "cifar10-deacl-mini-uniform-s1-11111111", "digits-deacl-mini-uniform-s0-11111111"
     fill(tmp_path, *(make_record(seed=1, protocol=name) for name in ALL_PROTOCOLS))
-    fill(tmp_path, make_record(pretrained_on="digits", protocol="knn-200"))
+    abroad = make_record(pretrained_on="digits", protocol="knn-200")
+    home = {**abroad.recipe["dataset"], "name": "digits", "sha256": "9" * 64}
+    finetune = {"dataset": abroad.recipe["dataset"], "threat": abroad.recipe["threat"]}
+    recipe = {**abroad.recipe, "dataset": home, "finetune": finetune}
+    fill(tmp_path, abroad.model_copy(update={"recipe": recipe}))
     fill(tmp_path / "e", make_record(seed=5, encoder_seed=1, protocol="slf-1pct"))  # the seed is the protocol's alone
     for name in ALL_PROTOCOLS:
         assert find_record(run, tmp_path, protocol=name).record.protocol == name

@@ -73,6 +73,24 @@ def test_the_table_fits_the_screen_and_says_what_to_do(bench: Say, toy: Toy, col
     assert "doctor.md of the documentation explains each check; with --deep" in said.stderr
 
 
+def test_evaluations_under_one_protocol_are_told_apart(bench: Say, toy: Toy, tmp_path: Path, broken: None) -> None:
+    runs = shutil.copytree(toy.run.parent, tmp_path / "runs")
+    where = ("--runs-dir", str(runs), "--results-dir", str(tmp_path / "results"), "--protocols", "slf")
+    abroad = toy_data(tmp_path / "abroad.npz", classes=3, seed=1)
+    for more in (("--finetune-dataset", abroad), ("--set", "evaluate.pgd_steps=1")):
+        bench("evaluate", str(runs / toy.run.name / "encoder.safetensors"), *more, *where)
+    shown = bench("doctor", toy.run.name, "--runs-dir", str(runs))
+    names = {
+        "slf (on toy, evaluate.pgd_steps=2)",
+        "slf (on abroad, evaluate.pgd_steps=2)",
+        "slf (on toy, evaluate.pgd_steps=1)",
+    }
+    assert all(f"{toy.run.name}, {name}\n" in shown.stdout for name in names)
+    said = json.loads(bench("doctor", toy.run.name, "--runs-dir", str(runs), "--json").stdout)
+    assert {visit["evaluation"] for visit in said} == names
+    assert {visit["protocol"] for visit in said} == {"slf"}
+
+
 @pytest.mark.parametrize("columns", [80, 200])
 def test_a_line_counts_the_checks_and_the_worst_comes_first(
     bench: Say, toy: Toy, columns: int, monkeypatch: pytest.MonkeyPatch

@@ -1,6 +1,7 @@
 """An encoder that no run here has trained is judged as it is: its file says its form, and no method."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +11,17 @@ from in_process import say
 from toy_runs import toy_data
 
 from bench import rng
+from bench.compare import find_record
 from bench.errors import BenchError
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
 from bench.record import Record
-from bench.run import EvaluationRequest, finished_in, prepare_evaluation
+from bench.report.reproduce import reproduction
+from bench.results import load_measured, table_of
+from bench.run import EvaluationRequest, execute, finished_in, prepare_evaluation
 from bench.run.encoder import EncoderFile, Origin, load_encoder
 from bench.run.imported import Import
-from bench.zoo import digest
+from bench.zoo import ImportReport, digest
 
 FORM = EncoderSettings(width=2, normalisation="cifar", stem_padding=2)
 SETTINGS = {"slf.epochs": 1, "slf.batch_size": 8, "evaluate.pgd_steps": 2, "evaluate.autoattack": "false"}
@@ -31,12 +35,22 @@ def data(tmp_path: Path) -> str:
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     """An encoder as somebody else might have trained it."""
+    path = tmp_path / "theirs.safetensors"
+    encoder_file(Import(title="Theirs", year=2024, encoder=FORM)).save(path)
+    return path
+
+
+def encoder_file(known: Import) -> EncoderFile:
     with rng.scoped(3, "elsewhere"):
         encoder = build_encoder(FORM, image_shape=(3, 8, 8), mean=(0.5,) * 3, std=(0.5,) * 3)
-    origin = Origin(imported=Import(title="Theirs", year=2024, encoder=FORM))
-    path = tmp_path / "theirs.safetensors"
-    EncoderFile(encoder.state_dict(), origin).save(path)
-    return path
+    return EncoderFile(encoder.state_dict(), Origin(imported=known))
+
+
+def report(trained_on: str) -> ImportReport:
+    """What an import says of an export of the bench, whose data had the name ``trained_on``."""
+    said = {name: "" for name, field in ImportReport.model_fields.items() if field.annotation is str}
+    numbers = {"width": 2, "features": 16, "tensors": 122}
+    return ImportReport(**{**said, **numbers, "sha256": "0" * 64, "dropped": {}, "trained_on": trained_on})
 
 
 def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
@@ -60,6 +74,28 @@ def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
     (finished,) = finished_in(next((tmp_path / "runs").iterdir()))
     classifier = finished.classifier(torch.device("cpu"))
     assert digest(classifier.state_dict()) == record.classifier_sha256
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "expected", "departures"),
+    [("toy", None, []), ("home", "home", ["transfer from home"]), ("", None, [])],
+)
+def test_it_is_tabled_by_the_data_that_its_file_names(
+    tmp_path: Path, data: str, trained_on: str, expected: str | None, departures: list[str]
+) -> None:
+    path, results = tmp_path / "export.safetensors", tmp_path / "results"
+    encoder_file(Import(title="Ours", year=2024, encoder=FORM, report=report(trained_on))).save(path)
+    overrides = {**SETTINGS, "evaluate.autoattack": False}
+    asked = EvaluationRequest(
+        path, dataset=data, protocols=("slf",), overrides=overrides, runs_dir=tmp_path / "runs", device="cpu"
+    )
+    run = prepare_evaluation(asked)
+    ((record, written),) = execute(run, results)
+    assert (record.dataset, record.pretrained_on) == ("toy", expected)
+    found = load_measured(written)
+    assert (table_of(found).departures, found.run) == (departures, run.folder.path.name)
+    assert find_record(found.run, results).path == written
+    assert re.search("bench evaluate FILE --dataset npz:PATH (?!--finetune-dataset)", reproduction(record).command)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +125,10 @@ def test_what_cannot_be_is_one_message(
         (
             {"imported": {"title": "x", "year": 2024, "encoder": {}}},
             "normalisation must be cifar, imagenet, constants or none",
+        ),
+        (
+            {"imported": {"title": "x", "year": 2024, "encoder": FORM, "report": report("/etc")}},
+            "imported.report: no name: write at most 100 letters",
         ),
     ],
 )

@@ -76,9 +76,22 @@ def test_own_data_are_named_by_their_digest_for_want_of_their_path() -> None:
     assert any("mine is a user's own data: npz:PATH" in note and facts["sha256"] in note for note in found.notes)
 
 
+def test_two_files_of_own_data_have_two_names() -> None:
+    record = template()
+    home, target = ({**record.recipe["dataset"], "name": name, "sha256": name[0] * 64} for name in ("abroad", "bonn"))
+    recipe = {**record.recipe, "dataset": home, "finetune": {"dataset": target, "threat": record.recipe["threat"]}}
+    found = reproduction(record.model_copy(update={"dataset": "bonn", "pretrained_on": "abroad", "recipe": recipe}))
+    options = parsed(found.command)
+    assert (options["dataset"], options["finetune_dataset"]) == ("npz:PATH", "npz:OTHER_PATH")
+    notes = [note for note in found.notes if "own data" in note]
+    assert [facts["sha256"] in note for facts, note in zip((home, target), notes, strict=True)] == [True, True]
+    assert "abroad is a user's own data: npz:PATH, or folder:PATH, stands" in notes[0]
+    assert "bonn is a user's own data: npz:OTHER_PATH, or folder:OTHER_PATH, stands" in notes[1]
+
+
 def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
     record = template()
-    facts = {**record.recipe["dataset"], "name": "stl10"}
+    facts = {**record.recipe["dataset"], "name": "stl10", "sha256": "5" * 64}
     finetune = {"dataset": facts, "threat": record.recipe["threat"]}
     recipe = {**record.recipe, "budget": 1.5e12, "finetune": finetune}
     changes = {"dataset": "stl10", "pretrained_on": "digits", "encoder_seed": 4, "seed": 9, "recipe": recipe}

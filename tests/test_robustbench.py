@@ -202,6 +202,9 @@ def test_bench_list_names_them_all(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         cells = [cell.strip() for cell in row.split("│")[1:-1]]
         assert cells == [NAME, "8/255", "85.71", "52.48", "ResNet-18"][: 4 if columns == 80 else 5]
         assert "not here: Bai2023Improving_edm, its network is made on a GPU" in shown
+    said = say(monkeypatch, capsys, "list", "methods")
+    assert said.code == 1
+    assert "unknown collection 'methods'. Allowed: robustbench. `bench methods`, " in " ".join(said.stderr.split())
 
 
 @pytest.fixture

@@ -110,7 +110,8 @@ def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, mo
 @pytest.mark.parametrize(
     ("harm", "said"),
     [
-        ("weights/encoder.safetensors", "weights/encoder.safetensors is not the file that was submitted"),
+        ("weights/encoder.safetensors", "weights/encoder.safetensors is missing"),
+        ("weights", "weights/encoder.safetensors is not the file that was submitted"),
         ("README.md", "README.md, the card, is missing"),
         ("submission.json", "is cut short|not JSON|No such file|cannot read|missing"),
         ("record", "checksum does not match"),
@@ -126,6 +127,8 @@ def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) 
     if harm == "record":
         values = json.loads(record.read_text())
         record.write_text(json.dumps({**values, "seed": 7}))
+    elif harm == "weights":
+        (made / "weights" / "encoder.safetensors").write_bytes(b"others")
     elif harm == "another":
         shutil.copy(record, record.with_name("another.json"))
     elif harm == "described":

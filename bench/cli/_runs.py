@@ -18,7 +18,7 @@ from bench.errors import BenchError, CheckFailedError, listed
 from bench.own_code import to_load
 
 if TYPE_CHECKING:
-    from bench.cost import PhaseEstimate
+    from bench.cost import PhaseEstimate, Projector
     from bench.record import Diagnosis, Record
     from bench.run import Run
 
@@ -88,9 +88,10 @@ def announce(
     """Check that ``runs``, which differ in their seed alone, can start, and print what they will do and take.
 
     ``threads`` is the user's number of CPU threads; None: one is chosen. Without ``estimate`` nothing is measured, and
-    the phases with their times are left out. With ``dry_run`` and ``recipe``, all settings come first; as JSON, the
-    settings alone.
+    the phases have no times; they are left out unless it is a ``dry_run``. With ``dry_run`` and ``recipe``, all
+    settings come first; as JSON, the settings alone.
     """
+    from bench.cost import Projector
     from bench.run import check_ready
 
     if recipe and not dry_run:
@@ -105,7 +106,9 @@ def announce(
     plan = None
     if estimate:
         with measuring(console, pending, threads) as said:
-            plan = _plan(pending, _estimates(pending, said))
+            plan = _plan(pending, _estimates(pending, Projector(pending[0].device, said)))
+    elif dry_run:
+        plan = _plan(pending, _estimates(pending, Projector(pending[0].device, timed=False)), timed=False)
     say_inventory(console, runs[0])
     if dry_run and (recipe or as_json):
         _print_recipe(runs[0], as_json)
@@ -146,12 +149,10 @@ def refuse_failed(found: "Iterable[tuple[str, Sequence[Diagnosis]]]", advice: st
         raise CheckFailedError(f"{listed('the evaluation cannot be believed', failed)}\n{advice}")
 
 
-def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list[PhaseEstimate]]":
+def _estimates(runs: "Sequence[Run]", projector: "Projector") -> "list[list[PhaseEstimate]]":
     """Return the phases of each run; what runs have in common is measured once, for the first."""
-    from bench.cost import Projector
     from bench.run import project
 
-    projector = Projector(runs[0].device, said)
     estimates, known = [], set()
     for run in runs:
         phases = [each for each in project(run, projector) if each.identity not in known]
@@ -160,13 +161,18 @@ def _estimates(runs: "Sequence[Run]", said: Callable[[str], None]) -> "list[list
     return estimates
 
 
-def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]") -> DataTable:
+def _plan(runs: "Sequence[Run]", estimates: "Sequence[Sequence[PhaseEstimate]]", *, timed: bool = True) -> DataTable:
+    """Return the phases of the first of ``runs`` and, where they are ``timed``, how long each run takes."""
     title, caption = _summary(runs)
-    table = DataTable(*("phase", "work", Column("about", number=True)), title=title, caption=caption)
+    time = Column("about" if timed else "left", number=True)
+    table = DataTable("phase", "work", time, title=title, caption=caption)
     for estimate in estimates[0]:
-        left = "" if estimate.left == 1 else f" ({estimate.left:.0%} left)"
-        about = rough_time(estimate.seconds_left) + left if estimate.left else "done"
-        table.add(estimate.phase, estimate.work, about)
+        left = f"{estimate.left:.0%}"
+        if timed:
+            left = rough_time(estimate.seconds_left) + (f" ({left} left)" if estimate.left < 1 else "")
+        table.add(estimate.phase, estimate.work, left if estimate.left else "done")
+    if not timed:
+        return table
     totals = [sum(estimate.seconds_left for estimate in each) for each in estimates]
     table.rule()
     if len(runs) > 1:
@@ -186,7 +192,8 @@ def _summary(runs: "Sequence[Run]") -> tuple[str, str]:
         f"{recipe.fidelity} fidelity{f', precision {recipe.precision}' if recipe.precision else ''}, {seeds}"
     )
     budget = f"; epochs for {recipe.budget:.4g} operations of pre-training" if recipe.budget else ""
-    return what, f"on {run.device}; in {run.folder.path}{_resizing(run)}{budget}"
+    where = run.folder.path if len(runs) == 1 else f"{run.folder.path.parent}, a folder for each seed"
+    return what, f"on {run.device}; in {where}{_resizing(run)}{budget}"
 
 
 def _resizing(run: "Run") -> str:

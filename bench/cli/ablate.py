@@ -168,15 +168,16 @@ def _published(number: "PublishedNumber | None") -> list[str]:
 
 
 def _precision(found: "AblationReport") -> str:
-    """Return the precision of the scores: the widest interval of each measure, or what ± means."""
+    """Return the precision of the scores: how far intervals reach from them at most, or what ± means."""
     if any(len(row.seeds) > 1 for row in found.rows):
         return "percent; mean ± standard deviation over the seeds"
     widest = []
     for measure in _MEASURES:
         scores = [score for row in found.rows if (score := getattr(row, measure.lower())) and score.interval]
         if scores:
-            half = max((score.interval[1] - score.interval[0]) / 2 for score in scores)
-            widest.append(f"{measure} ± {100 * half:.1f} (n = {scores[0].n})")
+            # Wilson's interval is not around the score: of 0 correct images it is all above.
+            reach = max(abs(end - score.accuracy) for score in scores for end in score.interval)
+            widest.append(f"{measure} ± {100 * reach:.1f} (n = {scores[0].n})")
     return f"percent; 95 % intervals at most: {', '.join(widest)}" if widest else ""
 
 

@@ -68,6 +68,7 @@ def doctor(
       bench doctor robustbench:Carmon2019Unlabeled
     """
     from bench.device import pick_device, use_threads
+    from bench.results import evaluation_names
     from bench.run import finished_of, is_named, visit_encoder, visit_finished
 
     use_threads(threads)
@@ -86,17 +87,20 @@ def doctor(
         if of_file:
             run = _prepared(target, names, **typed, runs_dir=runs_dir, data_dir=data_dir, device=device)
             visits = list(visit_encoder(run, monitor, deep=deep))
+            evaluations = [visit.protocol for visit in visits]
         else:
             where, found = pick_device(device), finished_of(target, runs_dir, names)
             visits = [visit_finished(one, data_dir=data_dir, device=where, monitor=monitor, deep=deep) for one in found]
+            evaluations = evaluation_names([one.record for one in found])
+    named = list(zip(evaluations, visits, strict=True))
     if as_json:
-        print(json.dumps([_plain(visit) for visit in visits], indent=1))
+        print(json.dumps([_plain(*each) for each in named], indent=1))
     else:
         work_is_kept()
-        show(*(table for visit in visits for table in _tables(visit, deep)))
+        show(*(table for each in named for table in _tables(*each, deep)))
     deeper = "" if deep else "; with --deep it is attacked in other ways, too"
     advice = f"The page doctor.md of the documentation explains each check{deeper}."
-    refuse_failed([(visit.protocol, visit.diagnoses) for visit in visits], advice, strict=strict)
+    refuse_failed([(evaluation, visit.diagnoses) for evaluation, visit in named], advice, strict=strict)
 
 
 def _prepared(
@@ -128,7 +132,7 @@ def _prepared(
     return run if protocols else replace(run, protocols=run.protocols[:1])
 
 
-def _tables(visit: "Visit", deep: bool) -> list[DataTable]:
+def _tables(evaluation: str, visit: "Visit", deep: bool) -> list[DataTable]:
     """Return the failures and doubts in full, if there are any, under a line that counts all; then the other checks."""
     from bench.doctor import CHECKS, advice
 
@@ -137,7 +141,7 @@ def _tables(visit: "Visit", deep: bool) -> list[DataTable]:
     counts = [f"{verdicts['sound']} sound"]
     counts += [plural(verdicts[name], name) for name in ("note", "doubt", "fail") if verdicts[name]]
     counts += [f"{absent} not applicable"] if (absent := made - len(visit.diagnoses)) else []
-    title = f"{visit.run}, {visit.protocol}\n{plural(made, 'check')}: {', '.join(counts)}"
+    title = f"{visit.run}, {evaluation}\n{plural(made, 'check')}: {', '.join(counts)}"
     doubts = DataTable("check", "what was found", "what it means", "what to do", title=title, blocks=True)
     others = DataTable("check", "verdict", Column("what was found", prose=True))
     for one in sorted(visit.diagnoses, key=lambda one: _ORDER.index(one.verdict)):
@@ -151,8 +155,8 @@ def _tables(visit: "Visit", deep: bool) -> list[DataTable]:
     return [doubts, others] if verdicts["sound"] + verdicts["note"] else [doubts]
 
 
-def _plain(visit: "Visit") -> dict[str, Any]:
+def _plain(evaluation: str, visit: "Visit") -> dict[str, Any]:
     from bench.doctor import advice
 
     checks = [{**one.model_dump(mode="json"), **advice(one)._asdict()} for one in visit.diagnoses]
-    return {"run": visit.run, "protocol": visit.protocol, "checks": checks}
+    return {"run": visit.run, "protocol": visit.protocol, "evaluation": evaluation, "checks": checks}

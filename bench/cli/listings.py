@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
@@ -155,7 +155,7 @@ def _write_weights(path: Path, runs_dir: Path, results_dir: Path) -> None:
 
 
 def list_(
-    kind: Annotated[Literal["robustbench"], typer.Argument(help="The collection.")],
+    kind: Annotated[str, typer.Argument(metavar="robustbench", help="The collection.")],
     dataset: Annotated[str | None, typer.Option(help="Only what was trained on these data.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -169,6 +169,9 @@ def list_(
     from bench.results import eps_text
     from bench.robustbench import entries, entries_source
 
+    if kind != "robustbench":
+        others = "`bench methods`, `bench datasets`, `bench tiers` and `bench runs` list the others."
+        raise unknown("collection", kind, ["robustbench"], others)
     known = {entry.dataset: entry for entry in entries()}
     if dataset not in (None, *known):
         raise unknown("dataset of RobustBench", str(dataset), known)

@@ -9,7 +9,6 @@ from bench.cost.projection import (
     PhaseEstimate,
     Projector,
     attack_digest,
-    corrupted_images,
     step_digest,
 )
 from bench.cost.side_by_side import time_methods, time_pretraining
@@ -34,7 +33,6 @@ __all__ = [
     "Timing",
     "at_budget",
     "attack_digest",
-    "corrupted_images",
     "data_like",
     "epoch_flops",
     "live_bytes",

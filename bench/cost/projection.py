@@ -89,12 +89,18 @@ class Projector:
         said: called with what is being measured.
         many: whether they are the runs of a grid: then fewer and smaller steps and attacks are timed, each kind of step
             for about two seconds.
+        timed: False: nothing is timed, and the seconds of all phases are NaN.
     """
 
     def __init__(
-        self, device: torch.device, said: Callable[[str], None] = lambda message: None, *, many: bool = False
+        self,
+        device: torch.device,
+        said: Callable[[str], None] = lambda message: None,
+        *,
+        many: bool = False,
+        timed: bool = True,
     ) -> None:
-        self.device, self.said, self._many = device, said, many
+        self.device, self.said, self._many, self._timed = device, said, many, timed
         self._steps: dict[str, Step] = {}
         self._attacks: dict[str, AttackSeconds] = {}
 
@@ -110,16 +116,18 @@ class Projector:
         probe = StageProbe(stage, images, device=self.device)  # which a CPU takes in fp32 where the plan has fp16
         check_plan(stage, count, self.device)
         kind = step_digest(stage, encoder, images.shape[1:])
-        if kind not in self._steps:
+        if kind not in self._steps and self._timed:
             self.said(f"measuring this machine: {phase}")
             (times,) = time_in_turn([probe], _FEW_STEPS if self._many else _STEPS)
             self._steps[kind] = Step(times, probe.rough_flops)
         done = stage_progress(place, stage.name)
         left = 1.0 if done is None else 1 - done.epoch / stage.plan.epochs
-        return self._estimate(self._steps[kind], stage.plan, count, phase, left, place)
+        return self._estimate(self._steps.get(kind), stage.plan, count, phase, left, place)
 
     def attacks(self, classifier: Classifier, test: Split, threat: Threat, precision: Precision) -> "AttackSeconds":
         """Return the cost of attacking ``classifier`` on images of ``test``, with gradients in ``precision``."""
+        if not self._timed:
+            return AttackSeconds(math.nan, math.nan)
         kind = attack_digest(classifier, test.images.shape[1:], precision)
         if kind not in self._attacks:
             self.said("measuring this machine: attacks")
@@ -142,6 +150,19 @@ class Projector:
             return attack(objective, images, threat=threat)
 
         return AttackSeconds(_seconds(forward, self.device) / count, _seconds(gradient, self.device) / count)
+
+    def corrupted_images(self, images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
+        """Return the estimate for making the corruptions ``missing`` of uint8 ``images``, done once per dataset."""
+        few, generator = images[:_PROBE_IMAGES], rng.generator(0, "projection")
+
+        def work() -> None:
+            for name in missing:
+                corrupt(few, name, 3, generator=generator)
+
+        count = len(missing) * len(SEVERITIES) * len(images)
+        seconds = _seconds(work, torch.device("cpu")) if self._timed else math.nan
+        work_text = f"{plural(count, 'image')}, {count * images[0].numel() / 1e6:.0f} MB"
+        return PhaseEstimate("corrupted images", work_text, seconds / (len(few) * len(missing)) * count)
 
     @staticmethod
     def _estimate(
@@ -197,20 +218,6 @@ class AttackSeconds(NamedTuple):
             cells = len(settings.corruption_names) * len(SEVERITIES)
             work = f"{cells} x {plural(count, 'image')}"
             yield PhaseEstimate("common corruptions", work, cells * count * self.forward)
-
-
-def corrupted_images(images: Tensor, missing: Sequence[str]) -> PhaseEstimate:
-    """Return the estimate for making the corruptions ``missing`` of uint8 ``images``, done once per dataset."""
-    few, generator = images[:_PROBE_IMAGES], rng.generator(0, "projection")
-
-    def work() -> None:
-        for name in missing:
-            corrupt(few, name, 3, generator=generator)
-
-    count = len(missing) * len(SEVERITIES) * len(images)
-    seconds = _seconds(work, torch.device("cpu")) / (len(few) * len(missing)) * count
-    megabytes = count * images[0].numel() / 1e6
-    return PhaseEstimate("corrupted images", f"{plural(count, 'image')}, {megabytes:.0f} MB", seconds)
 
 
 def step_digest(stage: Stage, encoder: EncoderSettings, image_shape: Sequence[int]) -> str:

@@ -16,7 +16,9 @@ def _checked_name(value: str) -> str:
     return value
 
 
-def _checked_dataset(value: str) -> str:
+def checked_dataset(value: str) -> str:
+    """Return ``value``; raises ValueError if no dataset may have this name."""
+    _checked_name(value)
     if value.lower() in RESERVED:
         raise ValueError(f"{' and '.join(RESERVED)} are reserved in the results folder; rename the data")
     return value
@@ -31,7 +33,7 @@ def _checked_text(value: str) -> str:
 Name = Annotated[str, AfterValidator(_checked_name)]
 """A part of a path or of a command: it cannot lead out of a folder, and has no special meaning in a shell."""
 
-DatasetName = Annotated[Name, AfterValidator(_checked_dataset)]
+DatasetName = Annotated[str, AfterValidator(checked_dataset)]
 """The name of a dataset, which is a folder of the results."""
 
 _LONGEST = 2000

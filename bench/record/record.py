@@ -101,7 +101,8 @@ class Record(Sealed):
     dataset: DatasetName
     """The data that the classifier was trained and evaluated on."""
     pretrained_on: DatasetName | None = None
-    """The data that the encoder was pre-trained on, where they are others (transfer)."""
+    """The data that the encoder was pre-trained on, where they are others (transfer); of an encoder that was trained
+    elsewhere, as its file names them."""
     tier: Name
     tier_sha256: Digest
     """Digest of the tier's file, which distinguishes a changed ``mini.toml`` from the shipped one."""

@@ -59,7 +59,8 @@ def load_submission(folder: Path) -> Submission:
     submission = load_sealed(folder / _DESCRIPTION, Submission, schema=SUBMISSION_SCHEMA)
     for name, weights in submission.weights.items():
         if weights.included and _digest(folder, name) != weights.file_sha256:
-            raise BenchError(f"{name} is not the file that was submitted. Submit it again.")
+            what = "is not the file that was submitted" if (folder / name).exists() else "is missing"
+            raise BenchError(f"{name} {what}. Submit the run again.")
     found = {path.relative_to(folder).as_posix() for path in folder.glob("records/*/*.json")}
     missing = {name for name in submission.records if not submitted_record(folder, name).is_file()}
     if differing := sorted((found - submission.records.keys()) | missing):

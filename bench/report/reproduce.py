@@ -33,8 +33,8 @@ def reproduction(record: Record) -> Reproduction:
     words += _evaluated(record) if imported else ["run", as_typed(record.method)]
     words += typed_options(
         dict(sorted(outside(record.overrides, _EVALUATION).items())),
-        dataset=typed_source(record.pretrained_on or record.dataset),
-        finetune_dataset=_other_data(record),
+        dataset=typed_source(recipe.dataset.name),
+        finetune_dataset=_other_data(recipe),
         tier=None if imported else tier,
         fidelity=None if imported else record.fidelity,
         budget=recipe.budget,
@@ -42,7 +42,7 @@ def reproduction(record: Record) -> Reproduction:
         seed=record.seed if record.encoder_seed is None else record.encoder_seed,
     )
     notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note]
-    notes += [_evaluation_note(record), *_code_notes(record)]
+    notes += [_evaluation_note(record, recipe), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
 
@@ -83,16 +83,22 @@ def _own_notes(record: Record) -> Iterator[str]:
         yield said + check * (kind == "method")
 
 
-def _other_data(record: Record) -> str | None:
-    return typed_source(record.dataset) if record.pretrained_on else None
+def _other_data(recipe: RecordedRecipe) -> str | None:
+    """Return what to type for the data of the evaluation; None: they are those of pre-training."""
+    home, target = recipe.dataset, recipe.downstream.dataset
+    if home.sha256 == target.sha256:
+        return None
+    source = typed_source(target.name)
+    return source.replace("PATH", "OTHER_PATH") if source == typed_source(home.name) else source
 
 
 def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
-    for facts in [recipe.dataset, *([recipe.finetune.dataset] if recipe.finetune else [])]:
-        if facts.name not in DATASETS:
+    home, target = recipe.dataset, recipe.downstream.dataset
+    for facts, source in ((home, typed_source(home.name)), (target, _other_data(recipe))):
+        if source and facts.name not in DATASETS:
             yield (
-                f"{facts.name} is a user's own data: npz:PATH, or folder:PATH, stands for your copy of it. "
-                f"Its SHA-256, as the bench computes it, is {facts.sha256}."
+                f"{facts.name} is a user's own data: {source}, or {source.replace('npz', 'folder')}, stands for your "
+                f"copy of it. Its SHA-256, as the bench computes it, is {facts.sha256}."
             )
 
     if record.overrides.get(_CORRUPTIONS) == "files":
@@ -102,14 +108,15 @@ def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
         )
 
 
-def _evaluation_note(record: Record) -> str:
+def _evaluation_note(record: Record, recipe: RecordedRecipe) -> str:
     own = within(record.overrides, _EVALUATION)
     if record.encoder_seed is None and not own:
         return ""
     asked = {key.removeprefix(f"{_EVALUATION}."): value for key, value in sorted(own.items())}
     if record.overrides.get(_CORRUPTIONS) == "files":
         asked[_CORRUPTIONS] = "files"
-    options = typed_options(asked, protocols=record.protocol, seed=record.seed, finetune_dataset=_other_data(record))
+    other = _other_data(recipe)
+    options = typed_options(asked, protocols=record.protocol, seed=record.seed, finetune_dataset=other)
     return (
         "Protocol and evaluation have options of their own: pass the encoder that this makes to `bench evaluate` "
         f"with {shlex.join(options)}."

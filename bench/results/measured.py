@@ -47,8 +47,8 @@ class Measured(NamedTuple):
         """The name of the run's folder, which all protocols of one encoder share."""
         record = self.record
         seed = record.seed if record.encoder_seed is None else record.encoder_seed
-        trained_on = record.pretrained_on or record.dataset
-        parts = [trained_on, record.method, record.tier, record.fidelity, f"s{seed}", record.pretraining_sha256[:8]]
+        own = [record.method, record.tier, record.fidelity, f"s{seed}", record.pretraining_sha256[:8]]
+        parts = [self.recipe.dataset.name, *own]
         return "-".join([*parts, *([f"w{record.encoder_sha256[:8]}"] if record.method == IMPORTED else [])])
 
     def outcomes(self) -> Iterator[tuple[str, Outcome]]:

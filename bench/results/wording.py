@@ -2,10 +2,11 @@
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.recipe import Norm, protocol_title
+from bench.record import Record
 
 DASH = "–"
 """Shown for a number that was not measured, which is never shown as 0."""
@@ -71,6 +72,20 @@ def named(name: str, departures: Iterable[str]) -> str:
     """Return ``name``, followed in brackets by ``departures``, if there are any."""
     listed = ", ".join(departures)
     return f"{name} ({listed})" if listed else name
+
+
+def evaluation_names(records: Sequence[Record]) -> list[str]:
+    """Return the protocol of each evaluation of one run, and how it differs from others under the same protocol."""
+    every = [
+        (record.protocol, [f"on {record.dataset}", f"seed {record.seed}", *settings_text(record.overrides)])
+        for record in records
+    ]
+    names = []
+    for protocol, facts in every:
+        alike = [others for name, others in every if name == protocol]
+        own = [fact for fact in facts if not all(fact in others for others in alike)]
+        names.append(named(protocol, own or ["as in the recipe"]) if len(alike) > 1 else protocol)
+    return names
 
 
 def conditions_text(protocol: str, tier: str, fidelity: str, departures: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Executes a run: stages, protocols, evaluation, records. Finished parts are not repeated."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from pathlib import Path
 from typing import NamedTuple
@@ -254,7 +255,8 @@ def _evaluate(
     if progress:
         phases[str(Phase("protocol", protocol))] = progress
     weights = before, digest(classifier.state_dict())
-    evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
+    with monitor.under(protocol) if len(run.protocols) > 1 else nullcontext():
+        evaluation = evaluate(classifier, data.test, job, recipe=recipe, corrupted=corrupted)
 
     def concluded() -> Record:
         """Let the doctor see the classifier, and write the record."""

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from bench.method import METHODS, Method, MethodContext, MethodInfo, Stage
 from bench.nn import Encoder
 from bench.recipe import RELEASED, EncoderSettings, MethodConfig, Settings
-from bench.recipe.fields import Digest, Text
+from bench.recipe.fields import Digest, Text, checked_dataset
 from bench.record import IMPORTED
 from bench.robustbench import Entry, find_released
 from bench.zoo import ImportReport
@@ -88,9 +88,16 @@ class Import(Settings):
             raise ValueError("normalisation must be cifar, imagenet, constants or none: its training data are unknown")
         return encoder
 
+    @field_validator("report")
+    @classmethod
+    def _its_data_have_a_name(cls, report: ImportReport | None) -> ImportReport | None:
+        if report and report.trained_on:
+            checked_dataset(report.trained_on)  # its records will hold it
+        return report
+
     @property
     def trained_on(self) -> str:
-        """The name of the data that it was trained on; empty: not known."""
+        """The name of the data that it was trained on, as its file says; empty: not known."""
         return self.report.trained_on if self.report else ""
 
     @property

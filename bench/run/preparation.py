@@ -93,6 +93,17 @@ class Run:
         return self.finetune or self.dataset
 
     @property
+    def pretrained_on(self) -> str | None:
+        """The name of the pre-training data, where protocols use others (transfer).
+
+        An encoder that was trained elsewhere has at most a name of its data, which may or may not be that of these.
+        """
+        known = self.encoder.origin.imported if self.encoder else None
+        if known is None:
+            return self.recipe.pretrained_on
+        return known.trained_on if known.trained_on not in ("", self.dataset.name) else None
+
+    @property
     def finished(self) -> bool:
         """Whether every requested protocol has its record."""
         return all(self.protocol_folder(name).record.exists() for name in self.protocols)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import torch
 
-from bench.cost import PhaseEstimate, Projector, StageProbe, corrupted_images
+from bench.cost import PhaseEstimate, Projector, StageProbe
 from bench.errors import BenchError
 from bench.protocol import FinetuneStage, build_protocol, released_classifier
 from bench.recipe import RELEASED, Threat
@@ -27,7 +27,7 @@ def project(run: Run, projector: Projector | None = None) -> list[PhaseEstimate]
         BenchError: a plan that cannot work on this dataset or device.
     """
     projector = projector or Projector(run.device)
-    return [*_corrupted(run), *_pretraining(run, projector), *_protocols(run, projector)]
+    return [*_corrupted(run, projector), *_pretraining(run, projector), *_protocols(run, projector)]
 
 
 def peak_memory(run: Run) -> int:
@@ -49,10 +49,10 @@ def peak_memory(run: Run) -> int:
     return _PROGRAM_BYTES + images.nbytes + max((probe.memory(probe.plan.batch_size) for probe in probes), default=0)
 
 
-def _corrupted(run: Run) -> Iterator[PhaseEstimate]:
+def _corrupted(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
     missing = run.corruptions.missing(run.target) if run.corruptions and not run.finished else []
     if missing:
-        yield corrupted_images(run.target.test.images, missing)
+        yield projector.corrupted_images(run.target.test.images, missing)
 
 
 def _pretraining(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:

@@ -93,7 +93,7 @@ def new_record(
         title=run.method.info.title,
         year=run.method.info.year,
         dataset=recipe.downstream.dataset.name,
-        pretrained_on=recipe.pretrained_on,
+        pretrained_on=run.pretrained_on,
         tier=recipe.tier,
         tier_sha256=recipe.tier_sha256,
         fidelity=recipe.fidelity,
