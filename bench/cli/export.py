@@ -68,8 +68,9 @@ def export(
         typer.echo(f"{file}: {size:,} bytes")
     shown = zip(map(protocol_title, written.protocols), written.datasets, written.radii, strict=True)
     results = ", ".join(f"{name} on {data} at {radius}" for name, data, radius in shown) or "none"
-    others = plural(written.others, "evaluation")
-    typer.echo(f"results in the card: {results}" + f"; not {others} with other settings or data" * bool(written.others))
+    typer.echo(f"results in the card: {results}")
+    if written.others:
+        typer.echo(f"left out: {plural(written.others, 'evaluation')} with other settings or data")
     for record in written.left_out:
         typer.echo(f"left out: {record}")
     typer.echo(f"{'would write' if dry_run else 'export'}: {folder}")
