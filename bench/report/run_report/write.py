@@ -1,6 +1,5 @@
 """The report on disk: Markdown with its pictures beside it, and one HTML file that needs nothing else."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,7 +17,7 @@ from bench.report.reproduce import reproduction
 from bench.report.run_report.example_images import Example, examples
 from bench.report.templating import templates
 from bench.report.verdict import Verdict, count_verdicts, verdicts
-from bench.results import counted, settings_text
+from bench.results import counted, evaluation_names
 from bench.run import Finished, finished_in, run_folder, unfinished
 
 _PICTURE_SIDE = 96
@@ -79,20 +78,9 @@ def write_report(
         (made / "pictures").mkdir()
         for name, content in files.items():
             (made / name).write_bytes(content)
-    return Report(output, _evaluations(found), sum(len(s["shown"]) for s in sections), counts.left_out)
-
-
-def _evaluations(found: Sequence[Finished]) -> list[str]:
-    count = Counter(each.protocol for each in found)
-    settings = [
-        ", ".join([*([f"on {record.dataset}"] if record.pretrained_on else []), *settings_text(record.overrides)])
-        or "as in the recipe"
-        for record in (each.record for each in found)
-    ]
-    return [
-        f"{each.protocol} ({own})" if count[each.protocol] > 1 else each.protocol
-        for each, own in zip(found, settings, strict=True)
-    ]
+    return Report(
+        output, evaluation_names([one.record for one in found]), sum(len(s["shown"]) for s in sections), counts.left_out
+    )
 
 
 def _order(finished: Finished) -> tuple[int, str]:
