@@ -17,9 +17,8 @@ from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
 from bench.record import Diagnosis, NoGradient, Record, Verdict, load_record, save_record
 from bench.report.model_export.card import card
-from bench.report.run_report.write import _evaluations
 from bench.report.site import write_site
-from bench.results import build_leaderboard, load_records
+from bench.results import build_leaderboard, evaluation_names, load_records
 from bench.run import by_preference
 from bench.zoo import Loading, Model
 
@@ -156,13 +155,10 @@ def test_a_model_card_says_once_what_several_evaluations_have_in_common() -> Non
     assert [each.record for each in by_preference(found)] == [wide, usual, newer]  # type: ignore[arg-type]
 
 
-def test_two_evaluations_of_a_protocol_are_told_apart_in_the_report() -> None:
-    found = [SimpleNamespace(protocol=p, record=make_record(overrides=o)) for p, o in _EVALUATIONS]
-    said = ["slf (as in the recipe)", "slf (evaluate.eps=4/255)", "knn"]
-    assert _evaluations(found) == said  # type: ignore[arg-type]
-
-
-_EVALUATIONS: list[tuple[str, dict[str, Any]]] = [("slf", {}), ("slf", {"evaluate.eps": 4 / 255}), ("knn", {})]
+def test_two_evaluations_of_a_protocol_are_told_apart() -> None:
+    evaluations: tuple[tuple[str, dict[str, Any]], ...] = (("slf", {}), ("slf", {"evaluate.eps": 4 / 255}), ("knn", {}))
+    found = [make_record(protocol=name, overrides=overrides) for name, overrides in evaluations]
+    assert evaluation_names(found) == ["slf (as in the recipe)", "slf (evaluate.eps=4/255)", "knn"]
 
 
 def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:
