@@ -8,13 +8,23 @@ from pathlib import Path
 import pytest
 from board_records import fill, make_record
 from test_verify import verification
+from toy_runs import changed, toy_data, toy_request
 
 from bench.cli import main
 from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
-from bench.record import correct, correction_files, load_record, record_files, save_verification
+from bench.record import (
+    correct,
+    correction_files,
+    load_record,
+    load_sweep,
+    record_files,
+    save_verification,
+    sweep_files,
+)
 from bench.results import build_leaderboard, load_records
+from bench.run import execute, prepare
 
 
 def results_of(folder: Path) -> tuple[Path, list[Path]]:
@@ -81,11 +91,36 @@ def test_no_command_that_reads_runs_uses_a_withdrawn_record(
     assert "kNN" not in (home / "exports" / f"{run}-safetensors" / "README.md").read_text()
     assert "kNN" not in (home / "reports" / run / "report.md").read_text()
     none = "every record of these runs was withdrawn or superseded. Run it again, mended."
-    assert none in said("sweep-eps", run, "--protocol", "knn", "--eps", "0", "--device", "cpu")
+    for words in (("sweep-eps", run, "--eps", "0"), ("plot", "tsne", run)):
+        assert none in said(*words, "--protocol", "knn", "--device", "cpu")
     (slf,) = (home / "results" / "local").glob("toy/*-slf-*.json")
     correct(slf, load_record(slf), home / "results", reason="data", note="leaked")
     assert f"every record of slf of the run {run}" in said("export", run, "--protocol", "slf", "--output", "other")
     assert not (home / "other").exists()
+
+
+def test_the_sweep_of_a_withdrawn_record_is_measured_again_for_the_next_of_its_classifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, protocols=("slf",))
+    results = tmp_path / "results"
+    ((old, path),) = execute(prepare(request), results / "local")
+    words = ["bench", "sweep-eps", "--eps", "0", "--device", "cpu"]
+    words += [f"--runs-dir={tmp_path / 'runs'}", f"--results-dir={results / 'local'}"]
+    monkeypatch.setattr(sys, "argv", words)
+
+    def swept() -> list[str]:
+        with pytest.raises(SystemExit):
+            main()
+        return [load_sweep(file).record_sha256 for file in sweep_files(results / "local")]
+
+    assert swept() == [old.sha256]
+    correct(path, old, results, reason="evaluation", note="too few steps")
+    ((new, _),) = execute(prepare(changed(request, evaluate__pgd_steps=3)), results / "local")
+    assert new.classifier_sha256 == old.classifier_sha256
+    assert swept() == swept() == [new.sha256, old.sha256], "-eps.2.json comes before -eps.json"
+    (shown,) = build_leaderboard(results).sweeps
+    assert load_sweep(results / shown.files[0]).record_sha256 == new.sha256
 
 
 def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

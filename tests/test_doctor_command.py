@@ -81,9 +81,9 @@ def test_evaluations_under_one_protocol_are_told_apart(bench: Say, toy: Toy, tmp
         bench("evaluate", str(runs / toy.run.name / "encoder.safetensors"), *more, *where)
     shown = bench("doctor", toy.run.name, "--runs-dir", str(runs))
     names = {
-        "slf (on toy, evaluate.pgd_steps=2)",
-        "slf (on abroad, evaluate.pgd_steps=2)",
-        "slf (on toy, evaluate.pgd_steps=1)",
+        "slf on toy (evaluate.pgd_steps=2)",
+        "slf on abroad",
+        "slf on toy (evaluate.pgd_steps=1)",
     }
     assert all(f"{toy.run.name}, {name}\n" in shown.stdout for name in names)
     said = json.loads(bench("doctor", toy.run.name, "--runs-dir", str(runs), "--json").stdout)

@@ -159,6 +159,9 @@ def test_two_evaluations_of_a_protocol_are_told_apart() -> None:
     evaluations: tuple[tuple[str, dict[str, Any]], ...] = (("slf", {}), ("slf", {"evaluate.eps": 4 / 255}), ("knn", {}))
     found = [make_record(protocol=name, overrides=overrides) for name, overrides in evaluations]
     assert evaluation_names(found) == ["slf (as in the recipe)", "slf (evaluate.eps=4/255)", "knn"]
+    assert evaluation_names(found, titles=True)[1:] == ["SLF (evaluate.eps=4/255)", "kNN"]
+    found[2] = found[2].model_copy(update={"dataset": "stl10"})
+    assert evaluation_names(found[1:]) == ["slf on cifar10", "knn on stl10"]
 
 
 def test_a_model_card_gives_no_numbers_of_a_failed_evaluation() -> None:

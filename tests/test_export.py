@@ -153,17 +153,17 @@ def test_an_exported_folder_is_imported_again(made: Made, safe: Path) -> None:
     for path in (safe, safe / "model.safetensors"):
         back = import_encoder(path)
         assert torch.equal(back.plain()(images()), kept(images()))
-    assert back.origin.imported is not None
-    assert back.origin.imported.title == made.record.title
-    assert back.origin.imported.report is not None
-    assert back.origin.imported.report.dropped == {"head": "classifier of 2 classes"}
+    known = back.origin.imported
+    assert known is not None
+    assert known.report is not None
+    assert (known.title, known.trained_on, back.example_data) == (made.record.title, made.record.dataset, "npz:PATH")
+    assert known.trained_on_sha256 == made.record.read_recipe().dataset.sha256
+    assert known.report.dropped == {"head": "classifier of 2 classes"}
     assert encoder_path(safe, Path("runs")) == safe / "model.safetensors"  # as for `bench evaluate`, and from Python
-    # The command that an import ends with names the data of its own training.
-    assert (back.origin.imported.trained_on, back.example_data) == (made.record.dataset, "npz:PATH")
     for named in ("digits", "cifar100"):
-        report = back.origin.imported.report.model_copy(update={"trained_on": named})
-        known = back.origin.imported.model_copy(update={"report": report})
-        assert EncoderFile(back.tensors, Origin(imported=known)).example_data == named
+        renamed = known.model_copy(update={"report": known.report.model_copy(update={"trained_on": named})})
+        # The command that an import ends with names the data of its own training.
+        assert EncoderFile(back.tensors, Origin(imported=renamed)).example_data == named
 
 
 def test_onnx_takes_any_batch_and_is_refused_by_import(made: Made) -> None:

@@ -12,6 +12,7 @@ from toy_runs import toy_data
 
 from bench import rng
 from bench.compare import find_record
+from bench.data import load_dataset
 from bench.errors import BenchError
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
@@ -46,11 +47,12 @@ def encoder_file(known: Import) -> EncoderFile:
     return EncoderFile(encoder.state_dict(), Origin(imported=known))
 
 
-def report(trained_on: str) -> ImportReport:
-    """What an import says of an export of the bench, whose data had the name ``trained_on``."""
+def report(trained_on: str, trained_on_sha256: str | None = None) -> ImportReport:
+    """What an import says of an export of the bench, whose data had this name and this digest."""
     said = {name: "" for name, field in ImportReport.model_fields.items() if field.annotation is str}
     numbers = {"width": 2, "features": 16, "tensors": 122}
-    return ImportReport(**{**said, **numbers, "sha256": "0" * 64, "dropped": {}, "trained_on": trained_on})
+    seen = {"trained_on": trained_on, "trained_on_sha256": trained_on_sha256}
+    return ImportReport(**{**said, **numbers, "sha256": "0" * 64, "dropped": {}, **seen})
 
 
 def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
@@ -77,14 +79,18 @@ def test_it_is_evaluated_under_slf_and_its_record_says_what_it_is(
 
 
 @pytest.mark.parametrize(
-    ("trained_on", "expected", "departures"),
-    [("toy", None, []), ("home", "home", ["transfer from home"]), ("", None, [])],
+    ("trained_on", "sha256", "expected"),
+    [
+        *(("toy", None, None), ("home", None, "home"), ("", None, None)),
+        *(("home", "same", None), ("home", "1" * 64, "home"), ("toy", "1" * 64, "toy")),
+    ],
 )
 def test_it_is_tabled_by_the_data_that_its_file_names(
-    tmp_path: Path, data: str, trained_on: str, expected: str | None, departures: list[str]
+    tmp_path: Path, data: str, trained_on: str, sha256: str | None, expected: str | None
 ) -> None:
+    sha256 = load_dataset(data, tmp_path).sha256 if sha256 == "same" else sha256
     path, results = tmp_path / "export.safetensors", tmp_path / "results"
-    encoder_file(Import(title="Ours", year=2024, encoder=FORM, report=report(trained_on))).save(path)
+    encoder_file(Import(title="Ours", year=2024, encoder=FORM, report=report(trained_on, sha256))).save(path)
     overrides = {**SETTINGS, "evaluate.autoattack": False}
     asked = EvaluationRequest(
         path, dataset=data, protocols=("slf",), overrides=overrides, runs_dir=tmp_path / "runs", device="cpu"
@@ -93,6 +99,7 @@ def test_it_is_tabled_by_the_data_that_its_file_names(
     ((record, written),) = execute(run, results)
     assert (record.dataset, record.pretrained_on) == ("toy", expected)
     found = load_measured(written)
+    departures = [f"transfer from {expected}"] if expected else []
     assert (table_of(found).departures, found.run) == (departures, run.folder.path.name)
     assert find_record(found.run, results).path == written
     assert re.search("bench evaluate FILE --dataset npz:PATH (?!--finetune-dataset)", reproduction(record).command)

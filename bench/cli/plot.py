@@ -126,6 +126,7 @@ def tsne(
     output: Output = _FIGURES,
     device: Device = None,
     runs_dir: RunsDir = Path("runs"),
+    results_dir: Results = RESULTS,
     data_dir: DataDir = Path("data"),
     as_json: AsJson = False,
 ) -> None:
@@ -135,12 +136,16 @@ def tsne(
     """
     from bench.device import pick_device
     from bench.report.figures import Drawn, draw_tsne
+    from bench.results import counted
     from bench.run import select_finished
 
-    chosen = select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol)
+    counts = counted(select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol), results_dir)
+    counts.refuse_none("these runs")
     with monitored(Console(stderr=True)) as monitor:
+        for record in counts.left_out:
+            monitor.note(f"left out: {record}")
         files = draw_tsne(
-            chosen,
+            counts.found,
             output,
             data_dir=data_dir,
             device=pick_device(device),

@@ -145,6 +145,7 @@ def _carry_out(
             results_dir,
             data_dir=data_dir,
             device=pick_device(device),
+            withdrawn=counts.withdrawn,
             monitor=monitor,
         )
     sweeps = [sweep for sweep, _ in found]

@@ -26,8 +26,13 @@ class Corrections(NamedTuple):
 
     def counting(self, found: Iterable[R]) -> list[R]:
         """Return those of ``found`` whose record is not corrected."""
-        corrected = {correction.record_sha256 for correction in self.found}
-        return [one for one in found if one.record.sha256 not in corrected]
+        withdrawn = self.withdrawn
+        return [one for one in found if one.record.sha256 not in withdrawn]
+
+    @property
+    def withdrawn(self) -> frozenset[str]:
+        """The digests of the records that are corrected."""
+        return frozenset(correction.record_sha256 for correction in self.found)
 
 
 def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: bool = True) -> Corrections:
@@ -62,6 +67,8 @@ class Counted(NamedTuple, Generic[R]):
     found: list[R]
     left_out: tuple[str, ...]
     """What to say of each record that does not."""
+    withdrawn: frozenset[str]
+    """The digests of all records that do not count, of these runs and of others."""
 
     def refuse_none(self, what: str) -> None:
         """Raise BenchError if ``what`` has records, but none that counts."""
@@ -71,7 +78,7 @@ class Counted(NamedTuple, Generic[R]):
 
 def counted(every: Sequence[R], results_dir: Path) -> Counted[R]:
     """Return which of ``every`` count by the corrections under ``results_dir``, or beside it if it is the local one."""
-    found = read_corrections(results_dir.parent if results_dir.name == LOCAL else results_dir, ()).counting(every)
-    counting = {one.record.sha256 for one in found}
-    gone = [one.record for one in every if one.record.sha256 not in counting]
-    return Counted(found, tuple(f"{one.protocol} on {one.dataset}: withdrawn or superseded" for one in gone))
+    corrections = read_corrections(results_dir.parent if results_dir.name == LOCAL else results_dir, ())
+    gone = [one.record for one in every if one.record.sha256 in corrections.withdrawn]
+    left_out = tuple(f"{one.protocol} on {one.dataset}: withdrawn or superseded" for one in gone)
+    return Counted(corrections.counting(every), left_out, corrections.withdrawn)

@@ -134,9 +134,9 @@ def read_groups(
     groups = [_group(runs) for runs in grouped(trusted, _recipe_key)]
     failed = [_failed(one, results_dir) for group in groups for one in group.seeds if one.record.diagnosed("fail")]
     sound = [group for group in map(_sound, groups) if group.seeds]
-    hidden = {one.record_sha256 for one in corrections.found} | (_digests(groups) - _digests(sound))
+    hidden = corrections.withdrawn | (_digests(groups) - _digests(sound))
     left_out = sorted((*left_out, *failed), key=lambda bad: bad.file)
-    return Found(sound, left_out, corrections.found, frozenset(hidden))
+    return Found(sound, left_out, corrections.found, hidden)
 
 
 def _digests(groups: Iterable[Group]) -> set[str]:

@@ -74,17 +74,22 @@ def named(name: str, departures: Iterable[str]) -> str:
     return f"{name} ({listed})" if listed else name
 
 
-def evaluation_names(records: Sequence[Record]) -> list[str]:
-    """Return the protocol of each evaluation of one run, and how it differs from others under the same protocol."""
-    every = [
-        (record.protocol, [f"on {record.dataset}", f"seed {record.seed}", *settings_text(record.overrides)])
-        for record in records
-    ]
+def evaluation_names(records: Sequence[Record], *, titles: bool = False) -> list[str]:
+    """Return the protocol of each evaluation of one run, and how it differs from the others.
+
+    ``titles``: the protocols are named as in headings ("SLF"), not as they are typed ("slf").
+    """
+    several = len({record.dataset for record in records}) > 1
+    every = []
+    for record in records:
+        protocol = protocol_title(record.protocol) if titles else record.protocol
+        name = f"{protocol} on {record.dataset}" if several or record.pretrained_on else protocol
+        every.append((name, [f"seed {record.seed}", *settings_text(record.overrides)]))
     names = []
-    for protocol, facts in every:
-        alike = [others for name, others in every if name == protocol]
+    for name, facts in every:
+        alike = [others for other, others in every if other == name]
         own = [fact for fact in facts if not all(fact in others for others in alike)]
-        names.append(named(protocol, own or ["as in the recipe"]) if len(alike) > 1 else protocol)
+        names.append(named(name, own or ["as in the recipe"]) if len(alike) > 1 else name)
     return names
 
 

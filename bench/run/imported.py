@@ -101,6 +101,11 @@ class Import(Settings):
         return self.report.trained_on if self.report else ""
 
     @property
+    def trained_on_sha256(self) -> str | None:
+        """The digest of these data; None: not known."""
+        return self.report.trained_on_sha256 if self.report else None
+
+    @property
     def method(self) -> type[Method]:
         """A class that takes the place of its method, with its own title."""
         info = replace(Imported.info, title=self.title, year=self.year)

@@ -96,12 +96,16 @@ class Run:
     def pretrained_on(self) -> str | None:
         """The name of the pre-training data, where protocols use others (transfer).
 
-        An encoder that was trained elsewhere has at most a name of its data, which may or may not be that of these.
+        Of an encoder that was trained elsewhere the file may say the digest of its data, or a name alone, or nothing.
         """
         known = self.encoder.origin.imported if self.encoder else None
         if known is None:
             return self.recipe.pretrained_on
-        return known.trained_on if known.trained_on not in ("", self.dataset.name) else None
+        if known.trained_on_sha256:
+            same = known.trained_on_sha256 == self.dataset.sha256
+        else:
+            same = known.trained_on == self.dataset.name
+        return None if same else known.trained_on or None
 
     @property
     def finished(self) -> bool:

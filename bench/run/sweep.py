@@ -1,6 +1,6 @@
 """Sweeps of finished runs: each classifier on the same grid; earlier measurements are read from the results."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -78,11 +78,15 @@ def sweep_runs(
     *,
     data_dir: Path,
     device: torch.device,
+    withdrawn: Collection[str] = (),
     monitor: Monitor | None = None,
 ) -> list[tuple[Sweep, Path]]:
     """Return the sweep of each of ``chosen``, and its file under ``results_dir``.
 
     Sweeps that the results hold already are not measured again, and an interrupted sweep is continued.
+
+    Args:
+        withdrawn: digests of records that no longer count: the sweeps of these do not count either.
 
     Raises:
         BenchError: invalid settings, missing data or weights, damaged results, a full disk.
@@ -92,7 +96,7 @@ def sweep_runs(
     attacks = [request.settings(finished) for finished in chosen]
     make_writable(results_dir)
     remove_unfinished(results_dir)
-    known = _known(results_dir, monitor)
+    known = _known(results_dir, withdrawn, monitor)
     load = _loader(data_dir)
     found = []
     for number, (finished, settings) in enumerate(zip(chosen, attacks, strict=True), 1):
@@ -106,8 +110,8 @@ def sweep_runs(
     return found
 
 
-def _known(results_dir: Path, monitor: Monitor) -> dict[str, tuple[Sweep, Path]]:
-    """Return the sweeps among the results by identity; a damaged one is left out and reported to ``monitor``."""
+def _known(results_dir: Path, withdrawn: Collection[str], monitor: Monitor) -> dict[str, tuple[Sweep, Path]]:
+    """Return the sweeps that count by identity; a damaged one is left out and reported to ``monitor``."""
     known = {}
     for path in sweep_files(results_dir):
         try:
@@ -115,7 +119,8 @@ def _known(results_dir: Path, monitor: Monitor) -> dict[str, tuple[Sweep, Path]]
         except BenchError as error:
             monitor.note(f"left out {path}: {str(error).removeprefix(f'{path}: ')}")
         else:
-            known[found.identity] = found, path
+            if found.record_sha256 not in withdrawn:
+                known[found.identity] = found, path
     return known
 
 

@@ -13,7 +13,7 @@ from bench.errors import BenchError
 from bench.files import parse_json
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Settings
-from bench.recipe.fields import Side, Text
+from bench.recipe.fields import Digest, Side, Text
 from bench.zoo.tensors import EXPORTED, taken
 
 
@@ -26,6 +26,8 @@ class ExportedForm(Settings):
     year: int = Field(ge=1900, le=9999)
     trained_on: Text = ""
     """The name of the data; empty: not known, as in exports of older versions."""
+    trained_on_sha256: Digest | None = None
+    """The digest of the data; None: as before."""
 
 
 class ExportedEncoder(NamedTuple):

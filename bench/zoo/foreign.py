@@ -50,6 +50,8 @@ class ImportReport(Settings):
     """By the beginning of the names: what it is."""
     trained_on: Text = ""
     """The name of the data; empty: not known."""
+    trained_on_sha256: Digest | None = None
+    """The digest of the data; None: not known."""
     caution: Text = ""
     """Other files that look the same and compute something else, and what to type for them."""
 
@@ -154,6 +156,7 @@ def _taken_back(exported: ExportedEncoder, choices: ImportChoices, path: Path) -
         tensors=len(exported.tensors),
         dropped=exported.dropped,
         trained_on=form.trained_on,
+        trained_on_sha256=form.trained_on_sha256,
     )
     return ForeignEncoder(exported.tensors, settings, form.title, form.year, report)
 

@@ -128,6 +128,7 @@ def model_of(path: Path, classifier: Finished | None) -> Model:
         info.title,
         info.year,
         trained_on=known.trained_on if known else recipe.dataset.name,
+        trained_on_sha256=known.trained_on_sha256 if known else recipe.dataset.sha256,
         paper=info.paper,
         link=info.url,
         record=classifier.record if classifier else None,

@@ -64,8 +64,12 @@ def write_report(
     counts.refuse_none(f"the run {folder.name}")
     found = counts.found
     files: dict[str, bytes] = {}
-    sections = [_section(finished, finished.dataset(data_dir), device, of_each, files) for finished in found]
-    values = {"run": folder.name, "record": found[0].record, "sections": sections, "parts": _PARTS}
+    records = [finished.record for finished in found]
+    sections = [
+        {"title": title, **_section(finished, finished.dataset(data_dir), device, of_each, files)}
+        for title, finished in zip(evaluation_names(records, titles=True), found, strict=True)
+    ]
+    values = {"run": folder.name, "record": records[0], "sections": sections, "parts": _PARTS}
     environment = templates(__package__)
     style = (resources.files("bench.report.site") / "static" / "style.css").read_text("utf-8")
     addresses = {name: data_url(content) for name, content in files.items() if name.endswith(".png")}
@@ -79,7 +83,7 @@ def write_report(
         for name, content in files.items():
             (made / name).write_bytes(content)
     return Report(
-        output, evaluation_names([one.record for one in found]), sum(len(s["shown"]) for s in sections), counts.left_out
+        output, evaluation_names(records), sum(len(section["shown"]) for section in sections), counts.left_out
     )
 
 

@@ -28,6 +28,8 @@ class Model:
     year: int
     trained_on: str = ""
     """The name of the data of pre-training; empty: not known."""
+    trained_on_sha256: str | None = None
+    """Their digest; None: not known."""
     paper: str = ""
     """The title of its paper; empty: not known."""
     link: str = ""

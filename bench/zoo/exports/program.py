@@ -29,7 +29,7 @@ def write_program(model: Model, folder: Path) -> Loading:
     form = model.settings.model_dump(mode="json", exclude={"normalisation", "constants"})
     form |= {"normalisation": "constants" if model.constants else "none", "constants": model.constants}
     said = {"encoder": form, "image_shape": model.image_shape, "title": model.title, "year": model.year}
-    said |= {"trained_on": model.trained_on}
+    said |= {"trained_on": model.trained_on, "trained_on_sha256": model.trained_on_sha256}
     tensors = model.network.state_dict()
     header = {"format": "pt", EXPORTED: json.dumps(said, sort_keys=True)}
     write_bytes(folder / "model.safetensors", packed(tensors, header))
