@@ -91,8 +91,8 @@ def test_no_command_that_reads_runs_uses_a_withdrawn_record(
     assert "kNN" not in (home / "exports" / f"{run}-safetensors" / "README.md").read_text()
     assert "kNN" not in (home / "reports" / run / "report.md").read_text()
     none = "every record of these runs was withdrawn or superseded. Run it again, mended."
-    for words in (("sweep-eps", run, "--eps", "0"), ("plot", "tsne", run)):
-        assert none in said(*words, "--protocol", "knn", "--device", "cpu")
+    for command in (("sweep-eps", run, "--eps=0"), ("plot", "tsne", run)):
+        assert none in said(*command, "--protocol", "knn", "--device", "cpu")
     (slf,) = (home / "results" / "local").glob("toy/*-slf-*.json")
     correct(slf, load_record(slf), home / "results", reason="data", note="leaked")
     assert f"every record of slf of the run {run}" in said("export", run, "--protocol", "slf", "--output", "other")

@@ -24,7 +24,7 @@ from bench.registry import Registry
 from bench.report.model_export.card import card
 from bench.report.model_export.write import model_of
 from bench.report.reproduce import reproduction
-from bench.results import counted
+from bench.results import counted, escape
 from bench.run import Finished, finished_in, load_encoder, run_folder, to_finish, unfinished
 from bench.zoo import Loading
 
@@ -208,4 +208,4 @@ def _card(
     records = [each.record for each in found]
     commands = "\n".join(verify)
     text = card(model_of(path, None), loading, records)
-    return f"{text}\n## Verify it\n\nSubmitted by {submission.by}.\n\n```bash\n{commands}\n```\n"
+    return f"{text}\n## Verify it\n\nSubmitted by {escape(submission.by)}.\n\n```bash\n{commands}\n```\n"
