@@ -127,6 +127,9 @@ def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> N
     results, (deacl, simclr) = results_of(tmp_path)
     record = load_record(deacl)
     (local,) = record_files(fill(results / "local", make_record()))
+    known = {*(results / "cifar10").glob("*.json")}
+    fill(results, make_record(seed=1), make_record(tier="tiny"))
+    second, shorter = sorted({*(results / "cifar10").glob("*.json")} - known)
     for changes, said in (
         ({"reason": "because"}, "unknown reason 'because'.*Allowed: authors, data, evaluation"),
         ({"note": " "}, "--note is empty"),
@@ -134,6 +137,8 @@ def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> N
         ({"superseded_by": tmp_path / "other.json"}, "is not below the results folder"),
         ({"superseded_by": local}, "is a local record, which no reader"),
         ({"superseded_by": simclr}, "is of SimCLR, not of DeACL"),
+        ({"superseded_by": second}, "is of seed 1, not of seed 0"),
+        ({"superseded_by": shorter}, "is of tier tiny, not of tier mini"),
     ):
         given = {"reason": "data", "note": "leaked", "superseded_by": None, **changes}
         with pytest.raises(BenchError, match=said):

@@ -48,6 +48,11 @@ class Correction(Sealed):
     date: AwareDatetime
 
 
+_SAME = {"title": "", "dataset": "", "protocol": "", "tier": "tier ", "fidelity": "fidelity ", "seed": "seed "}
+"""What a record that counts instead has in common with the one it supersedes, and how it is called: with another seed
+in its place, one could choose the best of several."""
+
+
 def correct(
     record: Path, read: Record, results_dir: Path, *, reason: str, note: str, superseded_by: Path | None = None
 ) -> Path:
@@ -104,8 +109,8 @@ def _cannot_count(other: Path, record: Path, read: Record, results_dir: Path) ->
     if other_local and not local:
         return "is a local record, which no reader of the published board has"
     counts = load_record(other)
-    pairs = ((getattr(counts, part), getattr(read, part)) for part in ("title", "dataset", "protocol"))
-    return next((f"is of {its}, not of {wanted}" for its, wanted in pairs if its != wanted), "")
+    pairs = ((called, getattr(counts, part), getattr(read, part)) for part, called in _SAME.items())
+    return next((f"is of {called}{its}, not of {called}{wanted}" for called, its, wanted in pairs if its != wanted), "")
 
 
 def _file(record: Path) -> Path:
