@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from board_records import fill, make_record
-from scipy.stats import binomtest, ttest_ind
+from scipy.stats import binomtest
 from typer.testing import CliRunner
 
 from bench.cli import app
-from bench.compare import compare_records, compare_seeds, find_record, find_seeds
+from bench.compare import compare_records, find_record, find_seeds
 from bench.errors import BenchError
 from bench.recipe import ALL_PROTOCOLS
 from bench.record import LOCAL, NoGradient, Outcome, Record, correct, load_record, record_files, save_record
@@ -148,24 +148,6 @@ def test_a_refused_part_leaves_the_rest_and_protocols_can_be_crossed(tmp_path: P
 
 
 # Seeds
-
-
-def test_methods_are_compared_by_the_spread_of_their_seeds(tmp_path: Path) -> None:
-    hits = {"a": [60, 63, 61], "b": [50, 55, 51, 57]}
-    a, b = (
-        group(tmp_path, *(make_record(method=name, title=name, seed=seed, aa=aa) for seed, aa in enumerate(found)))
-        for name, found in hits.items()
-    )
-    found = compare_seeds(a, b)
-    expected = ttest_ind(np.array(hits["a"]) / 100, np.array(hits["b"]) / 100, equal_var=False)
-    aa = found.measures["aa"]
-    assert aa.p_value == pytest.approx(expected.pvalue, rel=1e-9)
-    assert aa.interval == pytest.approx(tuple(expected.confidence_interval(0.95)), abs=1e-12)
-    assert (aa.a.n, aa.b.n, found.seeds_a, found.seeds_b) == (3, 4, (0, 1, 2), (0, 1, 2, 3))
-    assert (aa.b.mean, aa.b.std) == pytest.approx((np.mean(hits["b"]) / 100, np.std(hits["b"], ddof=1) / 100))
-    assert found.differences == (("method", "a", "b"),)
-    with pytest.raises(BenchError, match=r"a 2022 has only one seed there, 0.*--seed"):
-        compare_seeds(Group(a.seeds[:1], ()), b)
 
 
 def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:

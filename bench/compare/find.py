@@ -9,7 +9,18 @@ from pathlib import Path
 from bench.errors import BenchError, unknown
 from bench.own_code import as_typed
 from bench.record import LOCAL, may_be_of_run, published_from, record_files
-from bench.results import Failed, Group, Measured, load_measured, no_records, read_corrections, read_groups
+from bench.results import (
+    Failed,
+    Group,
+    Measured,
+    load_measured,
+    no_records,
+    read_corrections,
+    read_groups,
+    tier_called,
+    tier_forms,
+    tier_text,
+)
 
 _LOCAL = f"{LOCAL}/"
 """The beginning of a name that means only the user's own records."""
@@ -92,7 +103,11 @@ def find_seeds(
             folders = (results_dir, results_dir / LOCAL)
             held = {path.parent.name for folder in folders for path in record_files(folder)}
             raise no_records("dataset", dataset, held)
-        tiers = {group.seeds[0].record.tier for group in groups}
+        records = [group.seeds[0].record for group in groups]
+        forms = tier_forms(records)
+        tiers = {
+            name for each in records for name in (each.tier, tier_text(each.tier, forms.get(each.tier_sha256, "")))
+        }
         if tier not in (None, *tiers):
             raise no_records("tier", str(tier), tiers, on=dataset)
         where = ", ".join(filter(None, (dataset, protocol, tier, fidelity, precision)))
@@ -100,6 +115,8 @@ def find_seeds(
         words = ["bench", "run", as_typed(name), "--dataset", dataset, "--protocols", protocol]
         raise no_records("method", method, names, on=where, hint=f"`{shlex.join(words)}` makes one.")
     chosen = [group for group in found if _as_it_stands(group, precision)] or found
+    forms = tier_forms(group.seeds[0].record for group in chosen)
+    chosen = [group for group in chosen if not forms.get(group.seeds[0].record.tier_sha256)] or chosen
     if len(chosen) > 1:
         listing = "\n  - ".join(", ".join(str(one.path) for one in group.seeds) for group in chosen)
         raise BenchError(
@@ -147,7 +164,7 @@ def _ambiguous(name: str, matches: Sequence[Path], protocol: str | None) -> Benc
 def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str, precision: str | None) -> bool:
     record = group.seeds[0].record
     same = record.protocol == protocol and record.fidelity == fidelity
-    return same and tier in (None, record.tier) and precision in (None, record.overrides.get("precision"))
+    return same and tier in (None, *tier_called(record)) and precision in (None, record.overrides.get("precision"))
 
 
 def _as_it_stands(group: Group, precision: str | None) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_empty, refuse_incomparable
 from bench.errors import BenchError
 from bench.recipe import Settings
-from bench.record import exact_mean, sample_std, welch
+from bench.record import Outcome, exact_mean, sample_std, welch
 from bench.results import Group, label
 
 
@@ -65,10 +65,10 @@ def compare_seeds(
                 f"Run more with --seed, or compare single records: bench compare {first_a.path} {first_b.path}"
             )
     refuse_incomparable(first_a, first_b, measures=measures, across_precisions=across_precisions)
-    values: dict[Measure, tuple[list[float], list[float]]]
-    values = {measure: (_accuracies(a, measure), _accuracies(b, measure)) for measure in measures}
-    missing = {measure: "not measured for both" for measure, both in values.items() if not all(both)}
-    refuse_empty(dict.fromkeys(set(values) - set(missing)), missing)
+    outcomes = {measure: (_outcomes(a, measure), _outcomes(b, measure)) for measure in measures}
+    missing = {measure: fault for measure, both in outcomes.items() if (fault := _incomparable(*both))}
+    compared = {measure: _compare(*both) for measure, both in outcomes.items() if measure not in missing}
+    refuse_empty(compared, missing)
     return SeedComparison(
         a=label(first_a),
         b=label(first_b),
@@ -76,22 +76,32 @@ def compare_seeds(
         protocol=first_a.record.protocol,
         seeds_a=tuple(one.record.seed for one in a.seeds),
         seeds_b=tuple(one.record.seed for one in b.seeds),
-        measures={measure: _compare(*both) for measure, both in values.items() if all(both)},
+        measures=compared,
         missing=missing,
         differences=tuple(found for found in other_differences(first_a, first_b) if found.key != "seed"),
     )
 
 
-def _accuracies(group: Group, measure: Measure) -> list[float]:
+def _outcomes(group: Group, measure: Measure) -> list[Outcome]:
     found = [dict(one.outcomes()).get(measure.upper()) for one in group.seeds]
-    return [outcome.accuracy for outcome in found if outcome]
+    return [outcome for outcome in found if outcome]
 
 
-def _compare(a: Sequence[float], b: Sequence[float]) -> SeedMeasure:
-    result = welch(a, b)
+def _incomparable(a: Sequence[Outcome], b: Sequence[Outcome]) -> str:
+    """Return why a measure cannot be compared, which has these outcomes over the seeds; empty: it can."""
+    if not a or not b:
+        return "not measured for both"
+    if {one.images for one in a} != {one.images for one in b}:
+        return "the two were measured on different images"
+    return ""
+
+
+def _compare(a: Sequence[Outcome], b: Sequence[Outcome]) -> SeedMeasure:
+    left, right = ([one.accuracy for one in outcomes] for outcomes in (a, b))
+    result = welch(left, right)
     return SeedMeasure(
-        a=Spread(mean=exact_mean(a), std=sample_std(a), n=len(a)),
-        b=Spread(mean=exact_mean(b), std=sample_std(b), n=len(b)),
+        a=Spread(mean=exact_mean(left), std=sample_std(left), n=len(left)),
+        b=Spread(mean=exact_mean(right), std=sample_std(right), n=len(right)),
         difference=result.difference,
         interval=result.interval,
         p_value=result.p_value,

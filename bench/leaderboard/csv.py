@@ -62,7 +62,7 @@ def _text(cell: object) -> object:
 def _line(row: Row, measure: str, score: Score) -> list[object]:
     low, high = score.interval or (None, None)
     return [
-        *(row.dataset, row.facts.sha256, row.tier, row.fidelity, row.protocol, row.pretrained_on, row.budget),
+        *(row.dataset, row.facts.sha256, row.table.tier, row.fidelity, row.protocol, row.pretrained_on, row.budget),
         *(row.precision, row.attack, row.method, row.label, row.local, row.known),
         *(";".join(map(str, row.verified)), row.rank, row.tied),
         *(measure, score.accuracy, score.std, low, high, score.n, ";".join(map(str, row.seeds))),

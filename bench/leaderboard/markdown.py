@@ -121,7 +121,7 @@ def render_readme_block(board: Leaderboard, *, details_at: str, dataset: str | N
     if len(parts) == 1:
         parts.append(_NO_ROWS)
     elif any(row.tied for row in plain):
-        parts.append("Rows that share a rank (=) are not separated by a test at 5 %.")
+        parts.append("Rows that share a rank (=) are not separated from the best of them by a test at 5 %.")
     link = f"[{escape(details_at)}]({quote(details_at)})"
     return "\n\n".join([*parts, f"Every record, every protocol, and what the columns mean: {link}."])
 

@@ -18,7 +18,7 @@ from bench.results.remarks import attack_text, budget_text, label, precision_tex
 from bench.results.rows import Row, TableKey, known_text, rank_text, row_names, table_of
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow, sweep_key, sweep_label
-from bench.results.tiers import tier_forms, tier_text
+from bench.results.tiers import tier_called, tier_forms, tier_text
 from bench.results.wording import (
     DASH,
     NORMS,
@@ -93,6 +93,7 @@ __all__ = [
     "sweep_key",
     "sweep_label",
     "table_of",
+    "tier_called",
     "tier_forms",
     "tier_text",
     "time_text",

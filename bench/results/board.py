@@ -46,13 +46,18 @@ class Leaderboard(Settings):
         for key, value in {"dataset": dataset, "protocol": protocol, "tier": tier}.items():
             if value is None:
                 continue
-            known = {getattr(one, key) for one in (*rows, *failed)}
+            known = {name for one in (*rows, *failed) for name in _called(one, key)}
             if value not in known:
                 raise no_records(key, value, known, on=", ".join(chosen))
             chosen.append(value)
-            rows = tuple(row for row in rows if getattr(row, key) == value)
-            failed = tuple(one for one in failed if getattr(one, key) == value)
+            rows = tuple(row for row in rows if value in _called(row, key))
+            failed = tuple(one for one in failed if value in _called(one, key))
         return self.model_copy(update={"rows": rows, "failed": failed})
+
+
+def _called(one: Settings, key: str) -> set[str]:
+    """Return what a row or failed record is called in ``key``; an older form of a tier has its own name besides the tier's."""
+    return {getattr(one, key), *([one.table.tier] if isinstance(one, Row) and key == "tier" else [])}
 
 
 def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:

@@ -36,10 +36,11 @@ def standings(groups: Sequence[Group]) -> list[Standing]:
 def separated(a: Group, b: Group) -> bool:
     """Return whether the AA of ``a`` and ``b`` differ by more than chance allows.
 
-    Over several seeds each, Welch's t test of the means, where one of the two varies. Otherwise McNemar's exact test
-    on the images that both measured, for every pair of their records: one lucky seed must not decide.
+    Over several seeds each, Welch's t test of the means, where one of the two varies and both measured the same images.
+    Otherwise McNemar's exact test on the images that both measured, for every pair of their records: one lucky seed
+    must not decide.
     """
-    if len(a.seeds) > 1 and len(b.seeds) > 1:
+    if len(a.seeds) > 1 and len(b.seeds) > 1 and _images(a) == _images(b):
         p_value = welch(_accuracies(a), _accuracies(b)).p_value
         if p_value is not None:
             return p_value < LEVEL
@@ -48,6 +49,11 @@ def separated(a: Group, b: Group) -> bool:
 
 def _accuracies(group: Group) -> list[float]:
     return [one.record.aa.outcome.accuracy for one in group.seeds if one.record.aa]
+
+
+def _images(group: Group) -> set[str | None]:
+    """Return the sets of images on which AA was measured; easier ones move it by more than its seeds do."""
+    return {one.record.aa.outcome.images for one in group.seeds if one.record.aa}
 
 
 def _differ(a: Measured, b: Measured) -> bool:

@@ -16,7 +16,16 @@ def tier_forms(records: Iterable[Record]) -> Mapping[str, str]:
         digests.setdefault(record.tier, set()).add(record.tier_sha256)
     shipped = {load_tier(name).digest() for name in tier_names()}
     several = {digest for same in digests.values() if len(same) > 1 for digest in same}
-    return {digest: digest[:8] for digest in several - shipped}
+    return {digest: _form(digest) for digest in several - shipped}
+
+
+def tier_called(record: Record) -> tuple[str, str]:
+    """Return what a user may call the tier of ``record``: its name, and the name with what can tell it apart."""
+    return record.tier, tier_text(record.tier, _form(record.tier_sha256))
+
+
+def _form(digest: str) -> str:
+    return digest[:8]
 
 
 def tier_text(tier: str, form: str) -> str:
