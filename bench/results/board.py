@@ -56,7 +56,7 @@ class Leaderboard(Settings):
 
 
 def _called(one: Settings, key: str) -> set[str]:
-    """Return what a row or failed record is called in ``key``; an older form of a tier has its own name besides the tier's."""
+    """Return what a row or failed record is called in ``key``: an older form of a tier has two names."""
     return {getattr(one, key), *([one.table.tier] if isinstance(one, Row) and key == "tier" else [])}
 
 
