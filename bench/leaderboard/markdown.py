@@ -62,7 +62,8 @@ Numbers of papers are in italics or in tables marked *published*.
 
 **#** is the rank by AA. A row shares the rank of the best row of its group, marked =, unless a test at 5 % \
 separates the two: McNemar's exact test on the images that both measured or, with several seeds on both sides that \
-do not all agree and were measured on the same images, Welch's t test of the means. Nothing is corrected for the number of comparisons: among twenty rows \
+do not all agree and were measured on the same images, Welch's t test of the means. Nothing is corrected for the \
+number of comparisons: among twenty rows \
 that are truly as good as the best, expect one to be separated by chance. \
 ⚑ marks a reason to distrust a row, given below its table; a row whose SA is no better than guessing has no rank \
 and comes last."""
