@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from bench.errors import BenchError, unknown
@@ -37,7 +38,7 @@ class TensorBoard(_Tracker):
     """Event files in ``place / run``."""
 
     def __init__(self, place: str, run: str) -> None:
-        self._writer = _extra("torch.utils.tensorboard", "tensorboard").SummaryWriter(f"{place}/{run}")
+        self._writer = import_module("torch.utils.tensorboard").SummaryWriter(f"{place}/{run}")
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Add a point to the curve of each value."""
@@ -58,7 +59,7 @@ class WeightsAndBiases(_Tracker):
     """A run of the project ``place``; a later call with the same name continues it."""
 
     def __init__(self, place: str, run: str) -> None:
-        self._run = _extra("wandb", "wandb").init(project=place, name=run, id=run, resume="allow")
+        self._run = import_module("wandb").init(project=place, name=run, id=run, resume="allow")
 
     def scalars(self, values: Mapping[str, float], epoch: int) -> None:
         """Log each value, and the epoch as a value: every phase counts from 1, but a run's steps must not decrease."""
@@ -105,6 +106,29 @@ TRACKERS: dict[str, Callable[[str, str], _Tracker]] = {
     "wandb": WeightsAndBiases,
     "progress": _progress_file,
 }
+_EXTRAS = ("tensorboard", "wandb")
+"""Trackers that are the package of their name, which is installed with the extra of that name."""
+
+
+def kind_and_place(where: str) -> tuple[str, str]:
+    """Return the two parts of the value of ``--track``, ``tensorboard:FOLDER``, ``wandb:PROJECT`` or ``progress:FILE``.
+
+    Raises:
+        BenchError: an unknown tracker, no folder, project or file, or a package that is not installed.
+    """
+    kind, _, place = where.partition(":")
+    if kind not in TRACKERS:
+        raise unknown("tracker", kind, TRACKERS)
+    if not place:
+        raise BenchError(
+            f"--track {where} lacks a place. Type --track tensorboard:FOLDER, --track wandb:PROJECT or "
+            "--track progress:FILE"
+        )
+    if kind in _EXTRAS and not find_spec(kind):
+        raise BenchError(
+            f"--track {kind} needs a package that is not installed. Type: pip install 'ssl-robustness-bench[{kind}]'"
+        )
+    return kind, place
 
 
 @contextmanager
@@ -112,28 +136,18 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
     """Pass the events of ``monitor`` in this block to a tracker as well, if there is one.
 
     Args:
-        where: the value of ``--track``: ``tensorboard:FOLDER``, ``wandb:PROJECT`` or ``progress:FILE``; None: no
-            tracker.
+        where: the value of ``--track``; None: no tracker.
 
     Raises:
-        BenchError: an unknown tracker, no folder or project, a package that is not installed, or a tracker that cannot
-            be opened. Errors after that are one note of ``monitor``, since a tracker ends no run.
+        BenchError: as of :func:`kind_and_place`, or a tracker that cannot be opened. Errors after that are one note of
+            ``monitor``, since a tracker ends no run.
     """
     if where is None:
         yield
         return
-    name, _, place = where.partition(":")
-    if name not in TRACKERS:
-        raise unknown("tracker", name, TRACKERS)
-    if not place:
-        raise BenchError(
-            f"--track {where} lacks a place. Type --track tensorboard:FOLDER, --track wandb:PROJECT or "
-            "--track progress:FILE"
-        )
+    kind, place = kind_and_place(where)
     try:
-        tracker: Any = _Guarded(TRACKERS[name](place, run), where, monitor)
-    except BenchError:
-        raise
+        tracker: Any = _Guarded(TRACKERS[kind](place, run), where, monitor)
     except Exception as error:
         raise BenchError(
             f"--track {where} cannot be opened ({type(error).__name__}: {error}). Name a place that can be written, or "
@@ -144,13 +158,3 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
             yield
     finally:
         tracker.close()
-
-
-def _extra(module: str, extra: str) -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise BenchError(
-            f"--track {extra} needs a package that is not installed ({error}). "
-            f"Type: pip install 'ssl-robustness-bench[{extra}]'"
-        ) from None

@@ -157,15 +157,16 @@ def test_options_that_change_the_recipe_are_those_of_the_plan_and_of_its_command
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ("seed=5", "seed: type --seeds of bench matrix instead. Allowed here: accumulate, attacks, "),
-        ("tier=mini", "tier: type --tier of bench matrix instead."),
-        ("shared-only", "shared-only: a grid decides that itself."),
+        ("seed=5", " seed: type --seeds of bench matrix instead. Allowed here: accumulate, attacks, "),
+        ("tier=mini", " tier: type --tier of bench matrix instead."),
+        ("shared-only", " shared-only: a grid decides that itself."),
+        ("track=mlflow:x", ": bench run refuses --track mlflow:x: unknown tracker 'mlflow'."),
     ],
 )
 def test_options_that_a_grid_gives_its_runs_are_refused(option: str, message: str) -> None:
     with pytest.raises(BenchError) as refused:
         run_options([option])
-    assert str(refused.value).startswith(f"--run-option {message}")
+    assert str(refused.value).startswith(f"--run-option{message}")
 
 
 def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: Path) -> None:

@@ -1,13 +1,16 @@
 """``--track``: what training logs reaches TensorBoard and Weights & Biases, and nothing is needed without it."""
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_runs import Listener
 from toy_stage import CPU, EPOCHS, IMAGES, ToyStage, make_plan
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.monitor import Monitor
@@ -36,6 +39,8 @@ def test_tensorboard_gets_every_scalar_of_every_epoch(tmp_path: Path) -> None:
 
 class Wandb:
     """What of wandb's interface is used."""
+
+    __spec__ = ModuleSpec("wandb", None)
 
     def __init__(self) -> None:
         self.asked: dict[str, Any] = {}
@@ -113,12 +118,21 @@ def test_without_it_nothing_is_imported(tmp_path: Path, monkeypatch: pytest.Monk
     [
         ("tensorbord:x", r"unknown tracker 'tensorbord'.*tensorboard"),
         ("tensorboard", r"--track tensorboard lacks a place\. Type --track tensorboard:FOLDER"),
+        ("wandb:", r"--track wandb: lacks a place"),
         ("wandb:project", r"pip install 'ssl-robustness-bench\[wandb\]'"),
         ("tensorboard:folder", r"pip install 'ssl-robustness-bench\[tensorboard\]'"),
     ],
 )
 def test_what_cannot_be_tracked_is_one_message(where: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("wandb", "torch.utils.tensorboard"):
+    for module in ("wandb", "tensorboard"):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(BenchError, match=message), tracked(Monitor(), where, "run"):
         pass
+
+
+@pytest.mark.parametrize("command", ["run simclr", "run simclr --dry-run", "run simclr --shared-only", "evaluate RUN"])
+def test_a_bad_tracker_is_refused_before_anything_is_read(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.run.prepare", None)
+    monkeypatch.setattr("bench.run.encoder_path", None)
+    with pytest.raises(BenchError, match=r"^unknown tracker 'mlflow'\. Allowed: "):
+        CliRunner().invoke(app, [*command.split(), "--track", "mlflow:x"], catch_exceptions=False)

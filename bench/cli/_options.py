@@ -7,6 +7,7 @@ import typer
 
 from bench.errors import BenchError
 from bench.own_code import is_in_file
+from bench.trackers import kind_and_place
 
 RESULTS = Path("results")
 """The published records, and below them the local ones."""
@@ -70,10 +71,21 @@ SetOfMethods = Annotated[
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan and the projected time; stop.")]
 ShowRecipe = Annotated[bool, typer.Option("--recipe", help="With --dry-run: print every setting of the run, too.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; default: the best there is.")]
+
+
+def _known_tracker(where: str | None) -> str | None:
+    """Return ``where``; raises BenchError here, before anything is read, for what cannot be tracked."""
+    if where is not None:
+        kind_and_place(where)
+    return where
+
+
 Track = Annotated[
     str | None,
     typer.Option(
-        metavar="tensorboard:FOLDER|wandb:PROJECT|progress:FILE", help="Send what training logs to a tracker, too."
+        metavar="tensorboard:FOLDER|wandb:PROJECT|progress:FILE",
+        help="Send what training logs to a tracker, too.",
+        callback=_known_tracker,
     ),
 ]
 Threads = Annotated[
