@@ -1,7 +1,10 @@
-"""The errors, sorted by who has to act. The command line maps each class to an exit code."""
+"""The errors, sorted by who has to act, and warnings. The command line maps each class to an exit code."""
 
+import sys
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from traceback import walk_stack
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -58,6 +61,23 @@ class InterruptedRunError(BenchError):
     """The user or the system stopped the run; its state is saved: exit code 130."""
 
     exit_code = 130
+
+
+_LINE = 400
+"""A message quotes so many characters of another program's error: all of one of ``requests``, which has about 300."""
+
+
+def short(error: BaseException) -> str:
+    """Return the type and the first line of an error of another program, to be quoted in a message of ours."""
+    text = str(error).strip().partition("\n")[0].removesuffix(".")
+    return f"{type(error).__name__}: {text if len(text) <= _LINE else f'{text[:_LINE]}...'}"
+
+
+def warn(message: str) -> None:
+    """Warn at the line that called the bench, whichever part of the bench and of other packages lies between."""
+    inside = [str(frame.f_globals.get("__name__")).startswith("bench.") for frame, _ in walk_stack(sys._getframe())]
+    outermost = len(inside) - inside[::-1].index(True)
+    warnings.warn(message, stacklevel=outermost + 1)
 
 
 _LISTED = 160

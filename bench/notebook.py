@@ -1,6 +1,5 @@
 """The verbs of a notebook that need torch: load an encoder, and evaluate it."""
 
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,7 +8,7 @@ from pathlib import Path
 from pydantic import JsonValue
 from torch import nn
 
-from bench.errors import BenchError, NotLoadedError
+from bench.errors import BenchError, NotLoadedError, warn
 from bench.method import METHODS
 from bench.monitor import Monitor
 from bench.nn import ENCODERS, Encoder
@@ -148,4 +147,4 @@ class _Warning(Monitor):
     """Shows no progress; what must be known is a warning."""
 
     def note(self, message: str) -> None:
-        warnings.warn(message, stacklevel=2)
+        warn(message)

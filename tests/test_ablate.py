@@ -309,6 +309,7 @@ def test_a_table_is_printed_beside_the_papers_numbers(
     assert "stage ssl: 0/48 images" in log
     assert text.count("n/a") == 6  # the two mixed cells
     assert "paper: column 1 strong, column 2 weak" in text
+    assert "uniform fidelity, seed 0\n" in text.replace(" \n", "\n")
     assert "7.62" in text
     assert "other data (toy), tier tiny, uniform fidelity. Compare the order of the rows" in text
     assert "not known to us" in text

@@ -134,7 +134,7 @@ def test_what_was_skipped_and_converted_is_counted_also_from_the_cache(root: Pat
         assert inventory.skipped == {".tif": 1, ".txt": 1, "folder": 1}
         assert inventory.converted == {"grey": 1}
         assert inventory.read == {"train": 8, "test": 4}
-        assert "skipped 1 .tif files" in inventory.described()
+        assert "skipped 1 .tif file, 1 .txt file, 1 folder; converted" in inventory.described()
 
 
 def test_val_in_place_of_test_is_pointed_at(root: Path) -> None:

@@ -120,8 +120,9 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
 def test_what_bench_evaluate_tells_is_a_warning(run: str, folder: Path) -> None:
     for record in folder.glob("runs/*/slf-*/record.json"):
         record.write_text(record.read_text()[:-100])
-    with pytest.warns(UserWarning, match="is damaged or belongs to another run"):
+    with pytest.warns(UserWarning, match="is damaged or belongs to another run") as caught:
         bench.evaluate(run, protocols=["slf"])
+    assert {warning.filename for warning in caught} == {__file__}
 
 
 # Attacks
@@ -165,7 +166,7 @@ def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
         (torch.zeros(2, 3, 4, 4), {"model": lambda x: x}, r"model: must be a Module \(given: a function\)"),
         (torch.zeros(2, 3, 4, 4), {"model": torch.nn.Identity()}, r"returns \[2, 3, 4, 4\] for 2 .* logits \[B, K\]"),
         (torch.zeros(2, 3, 5, 5), {}, r"cannot take these images.* \[2, 3, 5, 5\] .*RuntimeError"),
-        (torch.zeros(0, 3, 4, 4), {}, r"images are torch\.float32 of shape \[0, 3, 4, 4\]"),
+        (torch.zeros(0, 3, 4, 4), {}, r"there are no images: their shape is \[0, 3, 4, 4\]"),
         (
             torch.zeros(2, 3, 4, 4),
             {"epsilon": 1},
@@ -196,6 +197,11 @@ def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str
     [
         (lambda run: untyped.load_encoder(3), "load_encoder: source: must be text or a path .given: 3."),
         (lambda run: untyped.load_encoder(run, options={"a": 1}), "encoder.options are for a network that is named"),
+        (lambda run: untyped.load_encoder(run, weights="no.pt"), r"is a file of the bench, .* Leave them out\.$"),
+        (
+            lambda run: untyped.load_encoder("torchvision:resnet18"),
+            r"in Python bench\.load_encoder\(\.\.\., weights=FILE\)",
+        ),
         (lambda run: untyped.load_encoder(run, options=[1]), "options: must be a section of keys"),
         (lambda run: untyped.load_encoder("torchvision:resnet18", weights="no.pt"), "cannot read no.pt"),
         (lambda run: untyped.load_encoder(), "missing a required argument: 'source'"),
@@ -215,7 +221,15 @@ def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str
         (lambda run: untyped.evaluate(run, device="gpu"), "device 'gpu' cannot be used"),
         (lambda run: untyped.evaluate(run, "nowhere"), "unknown dataset 'nowhere'"),
         (lambda run: untyped.evaluate(run, seed=5, results_dir="toy.npz"), "cannot write toy.npz"),
-        (lambda run: untyped.load_records("nowhere"), "there is no results folder nowhere"),
+        (
+            lambda run: untyped.evaluate(run, settings={"evaluate.attacks": "pgd-ce"}),
+            r'must be a list, such as \[1, 2\] or \["a", "b"\] \(given: \'pgd-ce\'\)',
+        ),
+        (
+            lambda run: untyped.load_records("nowhere"),
+            r"there is no results folder nowhere\. Name one with results_dir, or",
+        ),
+        (lambda run: untyped.load_records("toy.npz"), "toy.npz is a file, not a results folder"),
         (lambda run: untyped.load_records(3), "results_dir: must be text or a path"),
     ],
 )
@@ -258,8 +272,9 @@ def test_a_record_that_cannot_be_trusted_is_left_out(folder: Path, tmp_path: Pat
     (source,) = list((folder / "results" / "local").glob("*/*.json"))[:1]
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / source.name).write_text(source.read_text().replace('"seed": 0', '"seed": 1'))
-    with pytest.warns(UserWarning, match=f"left out .*{source.name}"):
+    with pytest.warns(UserWarning, match=f"left out .*{source.name}") as caught:
         assert bench.load_records(tmp_path) == []
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 # Examples

@@ -20,7 +20,7 @@ from toy_runs import toy_data
 import bench
 from bench import rng
 from bench.attack import auto_attack
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.leaderboard import render_leaderboard
 from bench.recipe import Threat
 from bench.record import Record, save_record
@@ -214,7 +214,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> list[str]:
 
     def download(*, id: str, output: str, quiet: bool) -> None:
         if not page:
-            raise ConnectionError("no route to host")
+            raise ConnectionError(f"HTTPSConnectionPool({'x' * 300}: (Caused by OSError('no route to host'))")
         Path(output).write_text(page[0])
 
     monkeypatch.setattr(package.robustbench_package().utils.gdown, "download", download)
@@ -223,12 +223,14 @@ def offline(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> list[str]:
 
 def test_without_a_network_the_message_says_where_to_put_the_file(offline: list[str], tmp_path: Path) -> None:
     path = tmp_path / "cifar10" / "Linf" / f"{NAME}.pt"
-    with pytest.raises(BenchError, match=f"no route to host.*uc\\?id=.*save the file as {path}, or anywhere and type"):
+    whole = rf"no route to host'\){{4}}\. Open .*uc\?id=.*save the file as {path}, or anywhere and type"
+    with pytest.raises(BenchError, match=whole):
         released_network(ENTRY, tmp_path)
     offline.append("<!DOCTYPE html><title>Sign in</title>")
     with pytest.raises(BenchError, match=r"is a web page \('Sign in'\)"):
         released_network(ENTRY, tmp_path)
     assert not [each for each in tmp_path.rglob("*") if each.is_file()], "a page is never kept as weights"
+    assert short(ValueError("x" * 500)) == f"ValueError: {'x' * 400}..."
 
 
 @pytest.mark.parametrize(

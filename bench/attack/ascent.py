@@ -13,7 +13,7 @@ from bench import rng
 from bench.attack.ball import Ball, ball_around
 from bench.attack.frozen import attacking
 from bench.attack.objective import Objective, margin_objective
-from bench.errors import BenchError, unknown
+from bench.errors import BenchError, short, unknown
 from bench.recipe import AttackSettings, Norm, Start, Threat, with_checked_arguments
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
@@ -170,8 +170,10 @@ def pgd(
 
 def _refuse_images(images: Tensor) -> None:
     """Raise BenchError unless they are a batch of pixels in [0, 1]."""
-    low, high = images.aminmax() if images.numel() else (0, 0)
-    if images.ndim != 4 or not images.numel() or not images.is_floating_point() or not 0 <= low <= high <= 1:
+    if not images.numel():
+        raise BenchError(f"there are no images: their shape is {list(images.shape)}. Pass one or more, [B, C, H, W].")
+    low, high = images.aminmax()
+    if images.ndim != 4 or not images.is_floating_point() or not 0 <= low <= high <= 1:
         raise BenchError(
             f"images are {images.dtype} of shape {list(images.shape)}, from {low:g} to {high:g}; an attack takes "
             "floats [B, C, H, W] from 0 to 1. For uint8 images, pass images / 255."
@@ -183,13 +185,10 @@ def _refuse_labels(labels: Tensor, images: Tensor, model: nn.Module) -> None:
     """Raise BenchError unless ``model`` returns logits for ``images``, and ``labels`` are classes of theirs."""
     try:
         logits = model(images)
-    except (
-        Exception,
-        SystemExit,
-    ) as error:  # whatever a network raises that takes other images, or is on another device
+    except (Exception, SystemExit) as error:  # of a network that takes other images, or is on another device
         raise BenchError(
             f"the model cannot take these images, {images.dtype} of shape {list(images.shape)} on {images.device} "
-            f"({type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]})."
+            f"({short(error)})."
         ) from error
     found = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images) or logits.shape[1] < 2:

@@ -137,7 +137,7 @@ def _print_report(found: "AblationReport") -> None:
         *(["protocol"] if several else []),
         *(Column(score, number=True) for score in scores),
         title=f"{found.method}: {found.title}, on {found.dataset}, tier {found.tier}, {found.fidelity} fidelity, "
-        f"seeds {', '.join(map(str, seeds)) or 'none'}",
+        f"seed{'' if len(seeds) == 1 else 's'} {', '.join(map(str, seeds)) or 'none'}",
         caption=_precision(found),
     )
     for row in found.rows:

@@ -1,6 +1,5 @@
 """Moves images from where they are stored to the training device, and converts bytes to numbers in [0, 1]."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Protocol
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from bench.data.stored import StoredImages
 from bench.data.workers import decoded_batches, free_cores
+from bench.errors import warn
 
 _DEVICE_SHARE = 0.5
 """Of a GPU's free memory: what images may take there at most; the rest is for weights and activations."""
@@ -91,10 +91,7 @@ class StreamedImages:
                     yield batch.to(self._device)
                     done += 1
             except BrokenProcessPool:
-                warnings.warn(
-                    "a process that decodes images was lost; this process decodes them itself until the epoch ends",
-                    stacklevel=2,
-                )
+                warn("a process that decodes images was lost; this process decodes them itself until the epoch ends")
         yield from map(self.batch, positions[done:])
 
     def in_order(self, size: int) -> Iterator[Tensor]:

@@ -1,11 +1,10 @@
 """Files of the cache that hold what was found in images: with a digest, so that a damaged one is made again."""
 
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
-from bench.errors import BenchError
+from bench.errors import BenchError, warn
 from bench.files import read_json, write_json
 from bench.recipe import Settings, canonical_digest
 
@@ -27,4 +26,4 @@ def keep(path: Path, found: Settings) -> None:
     try:
         write_json(path, {"content": content, "sha256": canonical_digest(content)})
     except BenchError as error:
-        warnings.warn(f"what was found in the images cannot be cached: {error}", stacklevel=2)
+        warn(f"what was found in the images cannot be cached: {error}")

@@ -4,7 +4,6 @@ import json
 import math
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,7 +21,7 @@ from bench.data.decode import Decoder, Decoding, Encoded
 from bench.data.limits import DataIn, check_size, stay_on_disk
 from bench.data.stored import StoredImages
 from bench.data.survey import surveyed
-from bench.errors import BenchError
+from bench.errors import BenchError, warn
 from bench.record import Inventory
 
 _CONVERTED = "converted"
@@ -145,7 +144,7 @@ def _keep(cache: Path, arrays: Mapping[str, Array]) -> None:
         finally:
             partial.unlink(missing_ok=True)
     except OSError as error:
-        warnings.warn(f"decoded images cannot be cached in {cache.parent}: {error}", stacklevel=2)
+        warn(f"decoded images cannot be cached in {cache.parent}: {error}")
 
 
 def natural(name: str) -> tuple[list[str | int], str]:

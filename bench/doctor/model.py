@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from bench.doctor.agreement import ROUNDING, agreement, spread
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
+from bench.errors import short
 from bench.record import Verdict
 
 _ALONE = 4
@@ -143,7 +144,7 @@ def _float64(patient: Patient) -> Finding:
     try:
         exact: Tensor = deepcopy(patient.classifier).double()(images.double())
     except (RuntimeError, TypeError) as error:  # a layer, or a whole kind of device
-        return Finding("note", f"the model cannot compute in float64 ({str(error).splitlines()[0][:200]})")
+        return Finding("note", f"the model cannot compute in float64 ({short(error)})")
     found = agreement(exact, patient.classifier(images))
     near = found.margin <= ROUNDING
     boundary, lost = found.changed & near, int((found.changed & ~near).sum())

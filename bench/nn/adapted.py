@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.nn.copying import frozen_copy
 from bench.own_code import told
 
@@ -180,9 +180,4 @@ def _advice(error: Exception | SystemExit, seen: str) -> str:
 def _fault(error: Exception | SystemExit) -> str:
     """Return what was wrong, with the line if it is in the user's own code."""
     found = told(error)
-    return str(found) if isinstance(found, BenchError) else f"{_short(error)}."
-
-
-def _short(error: BaseException) -> str:
-    text = str(error).strip().partition("\n")[0].removesuffix(".")
-    return f"{type(error).__name__}: {text[:200]}"
+    return str(found) if isinstance(found, BenchError) else f"{short(error)}."

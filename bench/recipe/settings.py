@@ -206,8 +206,8 @@ _TYPES = {
     "path": "must be a path",
     "invalid-json-value": "must be plain values: numbers, text, true, false, lists",
     "is_instance_of": "must be a {class}",
-    "tuple": "must be a list, such as [1, 2]",
-    "list": "must be a list, such as [1, 2]",
+    "tuple": 'must be a list, such as [1, 2] or ["a", "b"]',
+    "list": 'must be a list, such as [1, 2] or ["a", "b"]',
     "dict": "must be a section of keys",
     "model": "must be a section of keys",
 }

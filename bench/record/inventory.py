@@ -31,14 +31,22 @@ class Inventory(Settings):
         """Return the counts in one sentence; zeros are left out."""
         parts = ["read " + " and ".join(f"{count:,} {split}" for split, count in self.read.items()) + " images"]
         if self.skipped:
-            parts.append("skipped " + ", ".join(f"{count:,} {suffix} files" for suffix, count in self.skipped.items()))
+            nouns = {suffix: "folder" if suffix == "folder" else f"{suffix} file" for suffix in self.skipped}
+            parts.append("skipped " + ", ".join(_counted(count, nouns[each]) for each, count in self.skipped.items()))
         if self.converted:
             parts.append("converted " + ", ".join(f"{count:,} ({kind})" for kind, count in self.converted.items()))
-        parts += [f"{count:,} {split} images are of one colour" for split, count in self.constant.items() if count]
+        parts += [
+            f"{_counted(count, f'{split} image')} of one colour" for split, count in self.constant.items() if count
+        ]
         parts += [
             f"no pixel of the {split} images is brighter than {value} of 255"
             for split, value in self.brightest.items()
             if value < _DARK
         ]
-        parts += [f"{count:,} exact duplicates ({where})" for where, count in self.duplicates.items() if count]
+        equal = {where: _counted(count, "exact duplicate") for where, count in self.duplicates.items() if count}
+        parts += [f"{counted} ({where})" for where, counted in equal.items()]
         return "; ".join(parts)
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' * (count != 1)}"

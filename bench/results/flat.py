@@ -1,9 +1,9 @@
 """Records as flat rows of plain values, ready for a data frame."""
 
-import warnings
 from pathlib import Path
 from typing import Any
 
+from bench.errors import warn
 from bench.recipe import override_text, with_checked_arguments
 from bench.record import LOCAL, Outcome, record_files
 from bench.results.corrections import read_corrections
@@ -26,13 +26,13 @@ def load_records(results_dir: str | Path = "results", *, local: bool = True) -> 
         BenchError: there is no such folder.
     """
     folder = Path(results_dir)
-    refuse_missing(folder)
+    refuse_missing(folder, named="results_dir")
     paths = [(path, False) for path in record_files(folder)]
     paths += [(path, True) for path in record_files(folder / LOCAL)] if local else []
     measured, faults = load_all(paths)
     corrections = read_corrections(folder, measured, local=local)
     for fault in (*faults, *corrections.faults):
-        warnings.warn(f"left out {fault.path}: {fault.reason}", stacklevel=2)
+        warn(f"left out {fault.path}: {fault.reason}")
     # A local record that was published later is the same one.
     once = {one.record.sha256: one for one in reversed(corrections.counting(measured))}
     return [_flat(one, folder) for one in reversed(once.values())]

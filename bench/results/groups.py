@@ -62,12 +62,13 @@ class Found(NamedTuple):
     """Digests of the records that are sound files but no results: corrected, failed, or older ones of a failed seed."""
 
 
-def refuse_missing(results_dir: Path) -> None:
-    """Raise BenchError if there is no such results folder."""
+def refuse_missing(results_dir: Path, *, named: str = "--results-dir") -> None:
+    """Raise BenchError if there is no such results folder; it can be ``named`` by that option or argument."""
     if not results_dir.is_dir():
+        file = f"{results_dir} is a file, not a results folder"
         raise BenchError(
-            f"there is no results folder {results_dir}. Name one with --results-dir, or let "
-            "`bench run deacl --dataset digits` make the first record."
+            f"{file if results_dir.exists() else f'there is no results folder {results_dir}'}. Name one with {named}, "
+            "or let `bench run deacl --dataset digits` make the first record."
         )
 
 

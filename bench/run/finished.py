@@ -2,7 +2,6 @@
 
 import math
 import shlex
-import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bench.data import DATASETS, Dataset
-from bench.errors import BenchError, Faults, unknown
+from bench.errors import BenchError, Faults, unknown, warn
 from bench.nn import Classifier, load_tensors_into
 from bench.protocol import build_protocol, released_classifier
 from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, section
@@ -110,7 +109,7 @@ def finished_in(run: Path) -> Iterator[Finished]:
         try:
             yield _open(path)
         except BenchError as error:
-            warnings.warn(f"left out {path}: {str(error).removeprefix(f'{path}: ')}", stacklevel=2)
+            warn(f"left out {path}: {str(error).removeprefix(f'{path}: ')}")
 
 
 def run_folders(runs_dir: Path) -> list[Path]:

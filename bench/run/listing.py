@@ -1,9 +1,8 @@
 """The runs in a folder, as ``bench runs`` lists them."""
 
-import warnings
 from pathlib import Path
 
-from bench.errors import BenchError, DamagedFileError
+from bench.errors import BenchError, DamagedFileError, warn
 from bench.recipe import Settings
 from bench.record import load_record
 from bench.run.finished import protocol_records, run_folders
@@ -38,7 +37,7 @@ def list_runs(runs_dir: Path) -> list[RunSummary]:
         try:
             described = RunDescription.load(run)
         except DamagedFileError as error:
-            warnings.warn(f"left out {run}: {error}. The command that started the run repairs it.", stacklevel=2)
+            warn(f"left out {run}: {error}. The command that started the run repairs it.")
             continue
         except BenchError:
             continue  # the file of another program
@@ -47,7 +46,7 @@ def list_runs(runs_dir: Path) -> list[RunSummary]:
         except (KeyError, TypeError):
             continue
         except BenchError as error:
-            warnings.warn(f"left out {run}: {error}", stacklevel=2)
+            warn(f"left out {run}: {error}")
     return found
 
 

@@ -20,6 +20,7 @@ from bench.zoo import (
     fit_weights,
     form_channels,
     image_channels,
+    is_foreign,
     normalisation_settings,
     parse_constants,
     read_weights,
@@ -93,6 +94,11 @@ def open_encoder(
     if is_named(given):
         return _outside(str(given), choices, _options(overrides))
     if any(each is not None for each in choices):
+        if not is_foreign(Path(given)):
+            raise BenchError(
+                f"{given} is a file of the bench, with the weights and the normalisation of its encoder: no other can "
+                "be chosen. Leave them out."
+            )
         kept = ImportChoices(normalisation=choices.normalisation, network=choices.network).options()
         raise BenchError(
             f"--weights, --normalisation and --network are for a network that is named: timm:NAME, torchvision:NAME or "
@@ -104,10 +110,7 @@ def open_encoder(
 
 def _released(given: str, choices: WeightChoices, dataset: str | None, folder: Path) -> EncoderFile:
     if (choices.normalisation, choices.network) != (None, None):
-        raise BenchError(
-            f"{given} is a whole classifier, whose normalisation and network are its own. Leave --normalisation and "
-            "--network out."
-        )
+        raise BenchError(f"{given} is a whole classifier, whose normalisation and network are its own. Leave them out.")
     entry = find_entry(given.partition(":")[2], dataset)
     form = EncoderSettings(arch=entry.origin, normalisation="none")
     tensors = released_tensors(entry, folder, choices.file)
@@ -134,7 +137,8 @@ def _outside(given: str, choices: WeightChoices, options: dict[str, Any]) -> Enc
         where = f" Its published weights: {factory.input.download}" if factory.input.download else ""
         raise BenchError(
             f"{given} is a network without weights, and none are downloaded; random weights are not judged. Type "
-            f"--weights FILE, a state_dict of PyTorch or safetensors.{where}"
+            "--weights FILE, in Python bench.load_encoder(..., weights=FILE): a state_dict of PyTorch or safetensors."
+            f"{where}"
         )
     weights = read_weights(choices.file)
     size = factory.input_size(options)

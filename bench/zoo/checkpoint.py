@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from torch.serialization import safe_globals
 
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.zoo.tensors import FORMAT
 
 _AGAIN = "Download it again, and compare its size, or its checksum, with the source."
@@ -165,8 +165,7 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from None
     except Exception as error:  # what a damaged pickle raises is open: EOFError, KeyError, IndexError, struct.error
-        line = str(error).strip().split("\n")[0]
-        raise BenchError(f"{path} is damaged or cut short ({type(error).__name__}: {line[:200]}). {_AGAIN}") from None
+        raise BenchError(f"{path} is damaged or cut short ({short(error)}). {_AGAIN}") from None
 
 
 def _other_archive(path: Path) -> str | None:

@@ -1,8 +1,8 @@
 """Uploads an export to the Hugging Face Hub."""
 
 import os
-import re
 from pathlib import Path
+from textwrap import shorten
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError
@@ -43,7 +43,7 @@ def push(folder: Path, repository: str) -> str:
         made = api.create_repo(repository, exist_ok=True)
         api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Exported by ssl-robustness-bench")
     except Exception as error:  # of the network, of its libraries, of the Hub
-        reason = re.sub(r"\s+", " ", str(error)).strip()[:300]
+        reason = shorten(str(error), 300, placeholder=" ...")
         raise BenchError(
             f"{repository} was not uploaded to {api.endpoint} ({type(error).__name__}: {reason}). The export is "
             f"complete in {folder}. Check the network, the name and that the token may write; then type: hf upload "

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.zoo.exports.model import Loading, Model, need
 
 OPSET = 18
@@ -38,10 +38,9 @@ def write_onnx(model: Model, folder: Path) -> Loading:
                 verbose=False,
             )
         except Exception as error:  # of torch.export, of the converter, or of the disk
-            line = str(error).strip().partition("\n")[0][:200]
             raise BenchError(
                 f"--to onnx: the network {model.settings.arch} cannot be expressed in opset {OPSET} "
-                f"({type(error).__name__}: {line}). Type --to safetensors"
+                f"({short(error)}). Type --to safetensors"
             ) from None
     runtime: Any = import_module("onnxruntime")
     session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.files import write_bytes
 from bench.zoo.exports.model import Loading, Model
 from bench.zoo.tensors import EXPORTED, packed
@@ -46,10 +46,9 @@ def write_program(model: Model, folder: Path) -> Loading:
             with torch.no_grad():
                 found = loaded(images)
         except Exception as error:  # torch.export raises many kinds, for what it cannot follow
-            line = str(error).strip().partition("\n")[0][:200]
             raise BenchError(
                 f"--to safetensors: torch.export cannot follow the network {model.settings.arch} "
-                f"({type(error).__name__}: {line}). Type --to onnx"
+                f"({short(error)}). Type --to onnx"
             ) from None
     model.check_same(found, images, "safetensors")
     return Loading(

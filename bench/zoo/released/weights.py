@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.errors import BenchError, short
 from bench.robustbench import Entry
 from bench.zoo.checkpoint import read_checkpoint
 from bench.zoo.released.package import quiet, robustbench_package
@@ -153,9 +153,8 @@ def _download(entry: Entry, place: int, file: Path) -> None:
         arriving.rename(file)
     except Exception as error:  # of the network, of Google Drive, of the disk, or a page in place of the file
         arriving.unlink(missing_ok=True)
-        reason = str(error).strip().partition("\n")[0][:200]
         raise BenchError(
-            f"the weights of {entry.origin} could not be downloaded ({type(error).__name__}: {reason}). Open {link} in "
+            f"the weights of {entry.origin} could not be downloaded ({short(error)}). Open {link} in "
             f"a browser, and save the file as {file.resolve()}"
             + ("" if place else ", or anywhere and type --weights FILE")
         ) from None
