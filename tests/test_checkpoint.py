@@ -239,7 +239,7 @@ def test_a_threat_of_its_own_leaves_pre_training_as_it_was(request_: RunRequest,
 
 def test_the_projection_has_no_stages(encoder: Path) -> None:
     phases = [phase.phase for phase in project(prepare_evaluation(asked(encoder, overrides={"slf.lr": 0.5})))]
-    assert phases == ["protocol slf", "RA, PGD-2"]
+    assert phases == ["protocol slf", "RA, PGD-2", "the doctor's checks"]
 
 
 def test_data_that_moved_are_found_again_from_then_on(request_: RunRequest, encoder: Path, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_without_an_estimate_the_data_and_the_folder_are_named_and_nothing_is_me
             ["stage ssl", "1 epoch of 2 batches of 8", "100%"],
             ["protocol slf", "1 epoch of 2 batches of 8", "100%"],
             ["RA, PGD-1", "8 test images, 1 restart", "100%"],
+            ["the doctor's checks", "8 test images", "100%"],
         ]
 
 

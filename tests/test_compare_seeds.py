@@ -30,6 +30,8 @@ def test_methods_are_compared_by_the_spread_of_their_seeds(tmp_path: Path) -> No
     assert (aa.a.n, aa.b.n, found.seeds_a, found.seeds_b) == (3, 4, (0, 1, 2), (0, 1, 2, 3))
     assert (aa.b.mean, aa.b.std) == pytest.approx((np.mean(hits["b"]) / 100, np.std(hits["b"], ddof=1) / 100))
     assert found.differences == (("method", "a", "b"),)
+    with pytest.raises(BenchError, match="a 2022 would be compared with itself"):
+        compare_seeds(a, a)
     with pytest.raises(BenchError, match=r"a 2022 has only one seed there, 0.*--seed"):
         compare_seeds(Group(a.seeds[:1], ()), b)
 

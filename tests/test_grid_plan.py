@@ -79,9 +79,12 @@ def test_a_shared_stage_counts_once_a_seed() -> None:
     assert found.equal_compute.saved_hours == pytest.approx(-3 * 0.6)
     assert found.equal_compute.hours == pytest.approx(12 + 3 * 0.6)
     assert "energy_kwh" in found.absent or found.energy_kwh
-    assert found.includes == ("stage ssl", "stage pseudo_at", "protocol slf", "RA, PGD-20")
+    assert found.includes == ("stage ssl", "stage pseudo_at", "protocol slf", "RA, PGD-20", "the doctor's checks")
     assert (found.steps["stage ssl of simclr"].images, found.steps["stage ssl of simclr"].batch) == (8, 64)
-    assert "device time of: training; protocol slf; RA, PGD-20. Not included: reading data, " in _table(found).caption
+    assert (
+        "device time of: training; protocol slf; RA, PGD-20; the doctor's checks. Not included: reading data, "
+        in _table(found).caption
+    )
     assert "Measured: steps of 8 images, each kind once" in _table(found).caption
 
 
@@ -159,7 +162,7 @@ def test_a_profile_gives_what_it_measured_and_nothing_else(
     count = len(slf.positions(images))
     whole, rest = divmod(count, slf.plan.batch_size)
     seconds += slf.plan.epochs * 0.5 * (whole + (rest / slf.plan.batch_size if rest else 0))
-    seconds += tested * (run.recipe.evaluate.pgd_steps + 0.5)
+    seconds += tested * (run.recipe.evaluate.pgd_steps + 0.5) + 32 * 80  # of the doctor's checks
     assert (found.measured_on, found.source) == ("A card", f"{tmp_path / 'timing.json'}, {path}")
     assert found.hours is not None
     assert found.hours >= seconds / 3600 * 0.999

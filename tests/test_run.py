@@ -308,7 +308,14 @@ def test_the_projection_names_every_phase_and_disturbs_nothing(request_: RunRequ
     torch.manual_seed(7)
     phases = estimated(run)
     assert torch.equal(torch.rand(3), expected)
-    assert list(phases) == ["stage ssl", "stage pseudo_at", "protocol slf", "RA, PGD-2", "AA, AutoAttack"]
+    assert list(phases) == [
+        "stage ssl",
+        "stage pseudo_at",
+        "protocol slf",
+        "RA, PGD-2",
+        "AA, AutoAttack",
+        "the doctor's checks",
+    ]
     assert all(seconds > 0 and left == 1 for seconds, left in phases.values())
     assert list(tmp_path.iterdir()) == []
 

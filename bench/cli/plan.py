@@ -40,8 +40,8 @@ def plan(
     """Project the jobs, device-hours, time, disk and energy of a grid, from measured steps.
 
     Included are training (a stage that cells share counts once a seed), the protocols with their selection of an
-    epoch, SA, RA, AA, further attacks and corruptions. Not included are reading data, what a stage prepares before its
-    first step (pseudo-labels), the doctor's checks, sweeps and figures. Without --profile each kind of step is timed
+    epoch, SA, RA, AA, further attacks, corruptions and the doctor's checks. Not included are reading data, what a stage
+    prepares before its first step (pseudo-labels), sweeps and figures. Without --profile each kind of step is timed
     here, on 2 to 8 images and for about two seconds, and attacks on 16 images.
 
     Examples:
@@ -92,10 +92,7 @@ def _table(found: "GridPlan") -> DataTable:
 def _included(found: "GridPlan") -> str:
     """Return what the projection includes, and what it does not."""
     phases = ["training" if phase.startswith("stage ") else phase for phase in found.includes]
-    return (
-        f"{'; '.join(dict.fromkeys(phases))}. Not included: reading data, pseudo-labels, the doctor's checks, sweeps, "
-        "figures."
-    )
+    return f"{'; '.join(dict.fromkeys(phases))}. Not included: reading data, pseudo-labels, sweeps, figures."
 
 
 def _timed(found: "GridPlan") -> str:

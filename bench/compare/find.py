@@ -22,6 +22,8 @@ from bench.results import (
     tier_text,
 )
 
+_LISTED = 10
+"""Records that a message lists at most."""
 _LOCAL = f"{LOCAL}/"
 """The beginning of a name that means only the user's own records."""
 
@@ -156,9 +158,10 @@ def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
 
 
 def _ambiguous(name: str, matches: Sequence[Path], protocol: str | None) -> BenchError:
-    listing = "\n  - ".join(path.as_posix() for path in matches)
-    more = "" if protocol else "; `bench compare` also takes --protocol"
-    return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}\nName one of them{more}.")
+    listing = "\n  - ".join(path.as_posix() for path in matches[:_LISTED])
+    rest = f"\n  - and {len(matches) - _LISTED} more" if len(matches) > _LISTED else ""
+    more = "" if protocol else "; `bench compare` also takes --protocol, and compares methods with --dataset"
+    return BenchError(f"{name!r} means {len(matches)} records:\n  - {listing}{rest}\nName one of them{more}.")
 
 
 def _fits(group: Group, *, protocol: str, tier: str | None, fidelity: str, precision: str | None) -> bool:

@@ -54,10 +54,13 @@ def compare_seeds(
     """Compare two recipes over their seeds: means, standard deviations, and Welch's interval of the difference.
 
     Raises:
-        BenchError: one of them has a single seed, or they have none of ``measures`` in common, were evaluated on other
-            data or under other attacks, or were trained in different precisions without ``across_precisions``.
+        BenchError: they are one recipe, one of them has a single seed, or they have none of ``measures`` in common,
+            were evaluated on other data or under other attacks, or were trained in different precisions without
+            ``across_precisions``.
     """
     first_a, first_b = a.seeds[0], b.seeds[0]
+    if first_a.record.sha256 == first_b.record.sha256:
+        raise BenchError(f"{label(first_a)} would be compared with itself. Name two different methods.")
     for one in (a, b):
         if len(one.seeds) < 2:
             raise BenchError(

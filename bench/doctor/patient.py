@@ -20,7 +20,7 @@ from bench.record import AutoAttackEvaluation, Inventory, Outcome, PGDEvaluation
 
 M = TypeVar("M", bound=nn.Module)
 
-_SAMPLE = 32
+SAMPLE = 32
 """Images of the sample: of a fault that affects a tenth of all images, 32 miss all with a chance of 3 %."""
 
 _DEEP_SAMPLE = 128
@@ -80,7 +80,7 @@ class Patient:
         """A few of the images that AutoAttack is run on: the same for all methods and seeds on one dataset."""
         among = autoattack_images(self.recipe)
         order = torch.randperm(len(among), generator=rng.generator(0, "doctor", self.recipe.dataset.sha256))
-        chosen = sorted(among[place] for place in order[: _DEEP_SAMPLE if self.deep else _SAMPLE].tolist())
+        chosen = sorted(among[place] for place in order[: _DEEP_SAMPLE if self.deep else SAMPLE].tolist())
         images = unit_pixels(self.test.images[chosen].to(self.device))
         return Sample(chosen, images, self.test.labels[chosen].to(self.device))
 
