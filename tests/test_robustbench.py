@@ -214,7 +214,7 @@ def offline(monkeypatch: pytest.MonkeyPatch, network: nn.Module) -> list[str]:
 
     def download(*, id: str, output: str, quiet: bool) -> None:
         if not page:
-            raise ConnectionError(f"HTTPSConnectionPool({'x' * 300}: (Caused by OSError('no route to host'))")
+            raise ConnectionError(f"HTTPSConnectionPool({'x' * 300}: (Caused by OSError('no route to host')))")
         Path(output).write_text(page[0])
 
     monkeypatch.setattr(package.robustbench_package().utils.gdown, "download", download)
