@@ -299,15 +299,18 @@ def test_ra_stands_beside_aa_on_the_same_images(tmp_path: Path) -> None:
 def test_costs_are_multiples_of_deacls_whatever_its_evaluation(tmp_path: Path) -> None:
     wide: dict[str, Any] = {"eps": 4 / 255, "protocol_sha256": "5" * 64, "overrides": {"evaluate.eps": 4 / 255}}
     longer = {**wide, "protocol_sha256": "6" * 64, "overrides": {**wide["overrides"], "stage2.epochs": 10}}
+    fewer = {**wide, "protocol_sha256": "7" * 64, "overrides": {**wide["overrides"], "evaluate.autoattack_images": 50}}
     fill(
         tmp_path,
         make_record(**wide, flops=2e6),
+        make_record(**fewer, flops=2e6),
         make_record(**longer, flops=3e6),
         make_record(**wide, method="other", title="other", flops=5e6),
     )
     rows = rows_below(text_of(tmp_path), f"{SLF}, Linf 4/255")
     assert {row["Method"]: row["FLOPs x DeACL"] for row in rows} == {
         "DeACL 2022": "1.00",
+        "DeACL 2022 (evaluate.autoattack_images=50)": "1.00",
         "DeACL 2022 (stage2.epochs=10)": "1.50",
         "other 2022": "2.50",
     }

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from bench.cli import app
 from bench.cost import StageProbe
 from bench.errors import BenchError
-from bench.record import PhaseCost
+from bench.record import LOCAL, PhaseCost
 from bench.results import MeasuredCost, measured_costs
 
 
@@ -189,3 +189,23 @@ def test_a_time_limit_binds_and_says_what_was_not_measured(monkeypatch: pytest.M
     assert "resnet18 of width 1" in text
     done = CliRunner().invoke(app, ["timing", "byol", *small, "--time-limit", "0.5"])
     assert "no step of byol could be measured: the time was up. Raise --time-limit" in str(done.exception)
+
+
+def test_the_reference_is_the_local_one_for_local_rows_and_none_where_two_have_its_name(tmp_path: Path) -> None:
+    """As on the board, which compares costs by the same rule."""
+    fill(tmp_path, make_record())
+    fill(tmp_path / LOCAL, make_record(seed=5, cost={"stage:ssl": cost(7450)}), make_record(**single(14900)))
+    rows = {row.label: row.to_reference for row in only(tmp_path)}
+    assert rows == {"DeACL": 1, "DeACL (local)": 1, "ACL (local)": 2}
+    fill(tmp_path / LOCAL, make_record(cost={"stage:ssl": cost(100)}, pretraining_sha256="b" * 64))
+    assert {row.to_reference for row in only(tmp_path) if row.local} == {None}
+
+
+def test_the_threads_are_those_of_the_training_and_not_of_the_process_that_wrote_the_record(tmp_path: Path) -> None:
+    slf = make_record(**single(100))
+    one, two = (slf.environment.model_copy(update={"threads": threads}) for threads in (1, 2))
+    ran = {"stage:pretrain": (one,)}
+    later = {"protocol": "aff", "protocol_sha256": "b" * 64, "environment": two}
+    records = (each.model_copy(update={"environments": ran}) for each in (slf, slf.model_copy(update=later)))
+    ((table,), _) = measured_costs(fill(tmp_path, *records))
+    assert (table.threads, [row.seeds for row in table.rows]) == (1, [1])

@@ -42,6 +42,8 @@ def find_record(name: str, results_dir: Path, *, protocol: str | None = None) ->
     Raises:
         BenchError: nothing, or more than one record, has that name; or it cannot be trusted.
     """
+    if not name:
+        raise BenchError("the name of a record is empty. `bench compare` takes a file, a record, a run or a method.")
     for path in (Path(name), published_from(Path(name))):
         if path.is_file():
             return load_measured(path)

@@ -24,7 +24,7 @@ SAMPLE = 32
 """Images of the sample: of a fault that affects a tenth of all images, 32 miss all with a chance of 3 %."""
 
 _DEEP_SAMPLE = 128
-"""Images of the sample of a deep visit: a difference of 12 of them is no accident, where of 32 it takes 6."""
+"""Images of the sample of a deep visit: a difference of 15 of them is no accident, where of 32 it takes 6."""
 
 
 class Sample(NamedTuple):

@@ -82,7 +82,10 @@ def _unit(patient: Patient) -> Finding:
         said = f"the attack moves pixels by {sent:.4g}, and at the encoder they have moved by {arrived:.4g}"
         return Finding("fail", said, numbers)
     scale = eps / usual if usual else 1.0
-    units = {"divided by the standard deviation of a channel": [1 / std for std in facts.std if std > 0]}
+    # A whole multiple of the usual radius is a choice: 4 times it is near 1 / 0.25, a common deviation.
+    chosen = scale > 0 and any(abs(times - round(times)) < 1e-6 for times in (scale, 1 / scale) if times >= 1)
+    deviations = [] if chosen else [1 / std for std in facts.std if std > 0]
+    units = {"divided by the standard deviation of a channel": deviations}
     units["in grey levels from 0 to 255"] = [255.0, 1 / 255]
     for unit, factors in units.items():
         if any(abs(log(scale / factor)) < 0.02 for factor in factors if scale > 0):

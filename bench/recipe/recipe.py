@@ -316,7 +316,8 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
         if key in allowed or f"{key}.".startswith(f"{_OPEN}."):
             continue
         if key in _OPTIONS:
-            faults.append(f"--set {key}: that is an option of its own: --{key} {overrides[key]}")
+            several = ", or --seeds where a command takes several" if key == "seed" else ""
+            faults.append(f"--set {key}: that is an option of its own: --{key} {overrides[key]}{several}")
         elif any(known.startswith(f"{key}.") for known in allowed):
             faults.append(f"--set {key}: that is a section; set one of its keys, as {key}.KEY=VALUE.")
         else:

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.recipe import PROTOCOLS, Settings, outside
-from bench.record import COST_REFERENCE, LOCAL, PhaseCost, Record
+from bench.record import COST_REFERENCE, LOCAL, Phase, PhaseCost, Record
 from bench.results.groups import LeftOut, grouped, read_groups
 from bench.results.measured import Measured
 from bench.results.remarks import budget_text, precision_text
@@ -30,13 +30,15 @@ class MeasuredCost(Settings):
     method: str
     label: str
     """The method's title, followed by "local" if it is, and by how pre-training differs from the tier's recipe."""
+    local: bool
     seeds: int
     stages: tuple[MeasuredStage, ...]
     total_seconds: float
     total_flops: float | None
     energy_joules: float | None
     to_reference: float | None
-    """Its seconds as a multiple of the reference's in the same table; None without a reference there."""
+    """Its seconds as a multiple of the reference's in the same table, for a local row the local one's if any; None
+    without one reference there."""
 
 
 class CostConditions(Settings):
@@ -122,19 +124,31 @@ def _common(one: Measured) -> CostConditions:
         fidelity=record.fidelity,
         precision=precision_text(outside(record.overrides, *PROTOCOLS)),
         device=" and ".join(sorted({machine_text(cost.device) for cost in record.stage_costs.values()})),
-        threads=record.environment.threads,
+        threads=_threads(record),
     )
+
+
+def _threads(record: Record) -> int:
+    """Return the CPU threads of pre-training, or of the record's writer where those are not known."""
+    stages = (str(Phase("stage", name)) for name in record.stage_costs)
+    ran = [one for stage in stages for one in record.environments.get(stage, ()) if one]
+    return (ran or [record.environment])[0].threads
 
 
 def _table(measured: Sequence[Measured], title: str, forms: Mapping[str, str]) -> MeasuredTable:
     costs = [_cost(same) for same in grouped(measured, _pretraining)]
-    seconds = {cost.label: cost.total_seconds for cost in costs}
-    unit = seconds.get(title) or seconds.get(f"{title} ({LOCAL})")
-    if unit:
-        costs = [cost.model_copy(update={"to_reference": cost.total_seconds / unit}) for cost in costs]
+    plain = [cost for cost in costs if cost.label in (title, named(title, [LOCAL]))]
+    costs = [_beside(cost, [one for one in plain if one.local == cost.local] or plain) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
     form = forms.get(measured[0].record.tier_sha256, "")
     return MeasuredTable(**_common(measured[0]).model_dump(), tier_form=form, reference=title, rows=rows)
+
+
+def _beside(cost: MeasuredCost, references: Sequence[MeasuredCost]) -> MeasuredCost:
+    """Return ``cost`` as a multiple of the one of ``references``; of several of one name none can be the unit."""
+    if len(references) != 1 or not references[0].total_seconds:
+        return cost
+    return cost.model_copy(update={"to_reference": cost.total_seconds / references[0].total_seconds})
 
 
 def _pretraining(one: Measured) -> Hashable:
@@ -150,6 +164,7 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
     return MeasuredCost(
         method=first.method,
         label=_label(measured[0]),
+        local=measured[0].local,
         seeds=len(runs),
         stages=stages,
         total_seconds=fmean(record.pretraining_seconds for record in runs),

@@ -25,9 +25,10 @@ def cost_ratios(rows: Sequence[Row]) -> list[CostRatio]:
 
 
 def _ratio(row: Row, references: Sequence[Row]) -> CostRatio:
-    if len(references) != 1:
+    # Several may be one training, evaluated in several ways.
+    if len({(one.pretraining_seconds, one.pretraining_flops) for one in references}) != 1:
         return CostRatio(None, None)
-    (of,) = references
+    of = references[0]
     together = len(row.machines) == 1 and row.machines == of.machines
     time = _quotient(row.pretraining_seconds, of.pretraining_seconds) if together else None
     return CostRatio(time, _quotient(row.pretraining_flops, of.pretraining_flops))
