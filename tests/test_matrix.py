@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -167,6 +168,30 @@ def test_options_that_a_grid_gives_its_runs_are_refused(option: str, message: st
     with pytest.raises(BenchError) as refused:
         run_options([option])
     assert str(refused.value).startswith(f"--run-option{message}")
+
+
+def test_paths_in_a_grid_hold_from_any_folder_and_from_home(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    items = ["finetune-dataset=npz:~/x.npz", "corruptions=c", "track=progress:p.json", "data-in=memory"]
+    words, _ = run_options(items)
+    here = [f"npz:{tmp_path / 'x.npz'}", f"{tmp_path / 'c'}", f"progress:{tmp_path / 'p.json'}", "memory"]
+    assert words[1::2] == here
+    assert run_options(["encoder=timm:vit_tiny", "corruptions=generate"])[0][1::2] == ["timm:vit_tiny", "generate"]
+    home = Path(data.removeprefix("npz:"))
+    shutil.copy(home, tmp_path / home.name)
+    (job, *_) = plan_matrix(request_of(f"npz:~/{home.name}", tmp_path), tmp_path).jobs
+    assert f"npz:{tmp_path / home.name}" in job.command
+
+
+def test_two_datasets_of_one_content_are_one_run_and_refused(data: str, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / Path(data).name
+    copy.parent.mkdir()
+    shutil.copy(data.removeprefix("npz:"), copy)
+    with pytest.raises(BenchError, match=r"two cells of the grid are one run, .*: two of the datasets hold the same"):
+        plan_matrix(request_of(data, tmp_path, datasets=[data, f"npz:{copy}"]), tmp_path)
 
 
 def test_all_means_the_methods_that_the_protocols_apply_to(data: str, tmp_path: Path) -> None:

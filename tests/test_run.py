@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import shutil
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -189,6 +190,12 @@ def test_a_lost_or_damaged_classifier_or_one_of_other_code_is_trained_again(
 
     (kept,) = tmp_path.rglob("slf.safetensors")
     assert not trained(0.1)
+    ((other, _),) = carry_out(changed(request_, slf__lr=5.0), tmp_path / "results")
+    moved = next(path for path in tmp_path.rglob("slf-*") if load_record(path / "record.json").sha256 == other.sha256)
+    for path in tmp_path.rglob("slf.safetensors"):
+        if path.parent != moved:
+            shutil.copy(moved / "slf.safetensors", path)
+    assert trained(0.15), "the weights of another training, moved in by hand, are not taken"
     for path in tmp_path.rglob("slf.safetensors"):
         path.write_bytes(kept.read_bytes()[:100])
     assert trained(0.2)

@@ -13,6 +13,7 @@ from bench.cli._progress import rough_time
 from bench.cli._tables import Column, DataTable, show
 from bench.errors import BenchError
 from bench.monitor import plural
+from bench.own_code import is_in_file
 
 if TYPE_CHECKING:
     from bench.grid import GridFolder, GridJob, JobStatus
@@ -71,7 +72,8 @@ def run_options(items: list[str]) -> tuple[list[str], dict[str, Any]]:
     words = []
     for item in items:
         name, equals, value = item.partition("=")
-        words += [f"--{name.strip().lstrip('-')}", *([value] if equals else [])]
+        name = name.strip().lstrip("-")
+        words += [f"--{name}", *([_from_anywhere(name, value)] if equals else [])]
     commands = get_command(app).commands  # type: ignore[attr-defined]
     try:
         context = commands["run"].make_context("run", ["method", *words])
@@ -84,6 +86,18 @@ def run_options(items: list[str]) -> tuple[list[str], dict[str, Any]]:
     chosen = {param.name: context.params[param.name] for param in typed if param.name in _OF_RECIPE}
     named: dict[str, Any] = {key: chosen.pop(key, None) for key in ("encoder", "attacks")}
     return words, {"given": chosen, **named}
+
+
+def _from_anywhere(name: str, value: str) -> str:
+    """Return ``value`` of the option ``name`` with a path in it made absolute: a job may start in another folder."""
+    from bench.matrix import from_anywhere
+
+    if name == "corruptions" and value not in ("none", "generate"):
+        return str(Path(value).expanduser().absolute())
+    names_a_path = name == "finetune-dataset" or (name == "encoder" and is_in_file(value))
+    if names_a_path or (name == "track" and value.startswith(("progress:", "tensorboard:"))):
+        return from_anywhere(value)
+    return value
 
 
 def typed_params(context: typer.Context) -> list[Any]:

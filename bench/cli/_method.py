@@ -3,6 +3,8 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -39,7 +41,7 @@ def show_method(name: str, as_json: bool) -> None:
         dataset=data_like("cifar10", Path()).facts,
         tier=load_tier("paper"),
     )
-    meaning = type(recipe).model_fields["precision"].description or ""
+    meaning = _told(type(recipe).model_fields["precision"].description)
     settings = [_Setting("precision", recipe.precision, meaning), *_settings(recipe.config)]
     for section in SHARED:
         settings += _settings(getattr(recipe, section), f"{section}.")
@@ -52,8 +54,11 @@ def show_method(name: str, as_json: bool) -> None:
         if value:
             print(f"{fact}: {value}")
     print("\nWhat --set can change; values of tier paper, on data like CIFAR-10:\n")
+    width = max(get_terminal_size().columns, 2 * _WIDTH)
     for each in settings:
-        print(f"{override_text(each.key, each.value):{_WIDTH}}  {each.meaning.replace('``', '`')}".rstrip())
+        begun = f"{override_text(each.key, each.value):{_WIDTH}}  "
+        wrapped = fill(each.meaning, width, initial_indent=begun, subsequent_indent=" " * (_WIDTH + 2))
+        print(wrapped or begun.rstrip())
 
 
 def _settings(section: "BaseModel", prefix: str = "") -> Iterator[_Setting]:
@@ -65,4 +70,9 @@ def _settings(section: "BaseModel", prefix: str = "") -> Iterator[_Setting]:
         if isinstance(value, BaseModel):
             yield from _settings(value, f"{prefix}{name}.")
         else:
-            yield _Setting(f"{prefix}{name}", plain[name], field.description or "")
+            yield _Setting(f"{prefix}{name}", plain[name], _told(field.description))
+
+
+def _told(description: str | None) -> str:
+    """Return the docstring of a setting on one line, as text and not as markup."""
+    return " ".join((description or "").replace("``", "`").replace("None", "null").split())

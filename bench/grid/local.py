@@ -93,6 +93,8 @@ class _Local:
         return self._stop.is_set() or self._folder.cancelled
 
     def _start_ready(self) -> None:
+        needed = {need for job in self._pending for need in job.needs}
+        done = {need for need in needed if self._done(self._folder.jobs[need])}
         for job in list(self._pending):
             if all(len(device.running) >= device.at_once for device in self._devices):
                 return
@@ -100,7 +102,7 @@ class _Local:
                 self._pending.remove(job)
                 self._fail(job, f"{lost}, which it needs, failed")
                 continue
-            ready = all(self._done(self._folder.jobs[need]) for need in job.needs)
+            ready = done.issuperset(job.needs)
             device = next((each for each in self._devices if each.takes(job)), None)
             if ready and device and self._not_before.get(job.name, 0.0) <= time.monotonic():
                 self._pending.remove(job)

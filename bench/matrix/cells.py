@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.data import Dataset, check_dataset, load_dataset
-from bench.errors import Faults, together, unknown
+from bench.errors import BenchError, Faults, together, unknown
 from bench.grid import GridJob, JobFolder
 from bench.method import METHODS, Method
 from bench.own_code import is_in_file
@@ -104,8 +104,8 @@ def plan_matrix(
         BenchError: unknown names, or cells that cannot be run; the faults of all are reported together.
     """
     chosen, left_out = _chosen(request)
-    own = {_absolute(name): values for name, values in request.own.items()}
-    named = list(dict.fromkeys(map(_absolute, request.datasets)))
+    own = {from_anywhere(name): values for name, values in request.own.items()}
+    named = list(dict.fromkeys(map(from_anywhere, request.datasets)))
     datasets = dict(zip(named, together(named, lambda name: load(name, request.data_dir), str), strict=True))
     pairs = [(method, dataset) for dataset in datasets for method in chosen]
 
@@ -147,13 +147,18 @@ def plan_matrix(
         needs = (stages[common].name,) if common else ()
         command = _command(request, pair, run, folder, name)
         of_cells.append(_job(name, run.recipe.method, run, command, leaves, bytes_of[pair], needs))
+    twice = [name for name, count in Counter(job.name for job in of_cells).items() if count > 1]
+    if twice:
+        raise BenchError(
+            f"two cells of the grid are one run, {twice[0]}: two of the datasets hold the same data. Leave one out."
+        )
     return Matrix((*stages.values(), *of_cells), tuple(run for _, run in cells), left_out)
 
 
 def _chosen(request: MatrixRequest) -> tuple[dict[str, Sequence[str] | None], tuple[str, ...]]:
     """Return the methods, each with its protocols, and those that are left out, with the reason."""
     every = list(request.methods) == [ALL]
-    named = list(METHODS) if every else [_absolute(name) if is_in_file(name) else name for name in request.methods]
+    named = list(METHODS) if every else [from_anywhere(name) if is_in_file(name) else name for name in request.methods]
     types = _known(request, named)
     chosen: dict[str, Sequence[str] | None] = {}
     left_out = []
@@ -172,7 +177,7 @@ def _known(request: MatrixRequest, methods: Sequence[str]) -> dict[str, type[Met
     for name in methods:
         with faults:
             found[name] = METHODS.get(METHODS.name_of(name))
-    for name in map(_absolute, request.own):
+    for name in map(from_anywhere, request.own):
         with faults:
             if name not in methods:
                 raise unknown("method in --set", name, found, "Type --set METHOD:KEY=VALUE")
@@ -190,12 +195,16 @@ def _known(request: MatrixRequest, methods: Sequence[str]) -> dict[str, type[Met
     return found
 
 
-def _absolute(name: str) -> str:
+def from_anywhere(name: str) -> str:
     """Return ``name`` with the path in it, if any, made absolute: a job may start in another folder."""
     kind, colon, path = name.partition(":")
     if is_in_file(name):
-        return f"{Path(kind).absolute()}:{path}"
-    return f"{kind}:{Path(path).absolute()}" if colon else name
+        return f"{_absolute(kind)}:{path}"
+    return f"{kind}:{_absolute(path)}" if colon else name
+
+
+def _absolute(path: str) -> Path:
+    return Path(path).expanduser().absolute()
 
 
 def _command(
@@ -218,7 +227,7 @@ def _command(
         **({"device": _device(request)} if request.device else {}),
     }
     words = [word for key, value in options.items() for word in (f"--{key}", value)]
-    own = [text for name, texts in asked["own_settings"].items() if _absolute(name) == method for text in texts]
+    own = [text for name, texts in asked["own_settings"].items() if from_anywhere(name) == method for text in texts]
     words += [word for setting in (*asked["settings"], *own) for word in ("--set", setting)]
     return ("run", method, *words, "--no-estimate", *more, *request.options)
 

@@ -6,6 +6,7 @@ Another radius, another attack or more images change the evaluation and the fold
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from bench.errors import BenchError
@@ -45,10 +46,11 @@ def trained_elsewhere(run: Run, protocol: str, encoder: str, folder: Path) -> Tr
         if (other.protocol, other.record.encoder_sha256) == (protocol, encoder) and _trained_alike(other, run):
             path = finished_path(other.path, protocol)
             try:
+                other.classifier(torch.device("cpu"))  # refused where the weights are not those of the record
                 tensors, metadata = load_tensors(path)
                 progress = Progress.parse(metadata, str(path))
             except BenchError:
-                continue  # lost or damaged: it is trained again
+                continue  # lost, damaged or moved here by hand: it is trained again
             if not progress.by_other_code:
                 return TrainedElsewhere(other.path.name, tensors, progress)
     return None
