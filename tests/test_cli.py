@@ -35,11 +35,8 @@ def test_every_command_explains_itself_with_examples(bench: Bench, command: str)
     assert "Examples:" in said.stdout
 
 
-def test_the_meaning_of_a_setting_stands_beside_it_and_fits_the_screen(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "90")
-    _, _, settings = bench("methods", "deacl").stdout.partition("CIFAR-10:\n\n")
+def test_the_meaning_of_a_setting_stands_beside_it_and_fits_the_screen(bench: Bench) -> None:
+    _, _, settings = bench("methods", "deacl", columns=90).stdout.partition("CIFAR-10:\n\n")
     lines = settings.splitlines()
     assert max(map(len, lines)) <= 90
     assert all(re.match(r"[a-z0-9_.-]+=\S| {42}\S", line) for line in lines)
