@@ -18,6 +18,7 @@ from bench.errors import BenchError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.record import Record, Sweep, load_sweep, sweep_files
 from bench.run import Finished, RunRequest, SweepRequest, execute, prepare, select_finished, sweep_runs
+from bench.zoo import save_tensors
 
 SMALL: dict[str, Any] = {
     "encoder.width": 1,
@@ -169,10 +170,15 @@ def test_an_interrupted_sweep_goes_on_where_it_was(runs: Runs, tmp_path: Path) -
 
 def test_other_weights_than_the_records_are_refused(runs: Runs, tmp_path: Path) -> None:
     first, second = select_finished(runs.runs_dir, dataset="toy")
-    shutil.copy(second.path / "slf.safetensors", first.path / "slf.safetensors")
-    with pytest.raises(BenchError, match=r"are not those that its record was made with\. Move .* away"):
-        carried_out([first], tmp_path / "results", SweepRequest("eps"))
-    (first.path / "slf.safetensors").unlink()
+    kept = first.path / "slf.safetensors"
+    for replace_it in (
+        lambda: shutil.copy(second.path / "slf.safetensors", kept),
+        lambda: save_tensors(kept, {"stage.head.weight": torch.zeros(2, 2)}, {}),  # of another network
+    ):
+        replace_it()
+        with pytest.raises(BenchError, match=r"are not those that its record was made with\. Move .* away"):
+            carried_out([first], tmp_path / "results", SweepRequest("eps"))
+    kept.unlink()
     with pytest.raises(BenchError, match=r"cannot read .*slf\.safetensors"):
         carried_out([first], tmp_path / "results", SweepRequest("eps"))
 
