@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from queue import Empty, SimpleQueue
 from threading import Event, Thread
 
@@ -93,8 +94,7 @@ class _Local:
         return self._stop.is_set() or self._folder.cancelled
 
     def _start_ready(self) -> None:
-        needed = {need for job in self._pending for need in job.needs}
-        done = {need for need in needed if self._done(self._folder.jobs[need])}
+        done = cache(lambda need: self._done(self._folder.jobs[need]))  # a stage that many need is asked once a round
         for job in list(self._pending):
             if all(len(device.running) >= device.at_once for device in self._devices):
                 return
@@ -102,7 +102,7 @@ class _Local:
                 self._pending.remove(job)
                 self._fail(job, f"{lost}, which it needs, failed")
                 continue
-            ready = done.issuperset(job.needs)
+            ready = all(map(done, job.needs))
             device = next((each for each in self._devices if each.takes(job)), None)
             if ready and device and self._not_before.get(job.name, 0.0) <= time.monotonic():
                 self._pending.remove(job)
