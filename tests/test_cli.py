@@ -42,6 +42,12 @@ def test_the_meaning_of_a_setting_stands_beside_it_and_fits_the_screen(bench: Be
     assert all(re.match(r"[a-z0-9_.-]+=\S| {42}\S", line) for line in lines)
 
 
+def test_a_narrow_screen_breaks_the_lines_of_help_and_the_source_does_not(bench: Bench) -> None:
+    shown = bench("compare", "--help", columns=80).stdout
+    assert "\n accuracies with a 95 % interval, and McNemar's exact test. Methods are" in shown
+    assert "\n   bench compare a.json b.json --measures aa " in shown, "an example has a line of its own"
+
+
 def test_help_does_not_load_torch() -> None:
     program = "import sys, bench.cli\ntry: bench.cli.main()\nexcept SystemExit: print('torch' in sys.modules)"
     for arguments in (["--help"], ["run", "--help"]):

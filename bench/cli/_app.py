@@ -1,5 +1,6 @@
 """The program and its families of commands: Typer's, but an option that takes one value is refused when given twice."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -33,7 +34,13 @@ class _Once:
 
 
 class _Command(_Once, TyperCommand):
-    pass
+    def __init__(self, name: str | None, *, help: str | None = None, **settings: Any) -> None:
+        super().__init__(name, help=help and _flowing(help), **settings)
+
+
+def _flowing(text: str) -> str:
+    """Return ``text`` with each paragraph on one line, which the screen breaks; what is indented stays as it is."""
+    return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
 
 
 class _Group(_Once, TyperGroup):
