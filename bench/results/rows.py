@@ -93,8 +93,8 @@ class Row(Settings):
     protocol_sha256: str
     overrides: dict[str, Any]
     rank: int | None = None
-    """Place by AA in its table; rows that no test separates share one. None without AA, and where SA is no better
-    than guessing."""
+    """Place by AA in its table; rows that no test separates from the first of their group share it. None without AA,
+    and where SA is no better than guessing."""
     tied: bool = False
     """Whether it shares its rank."""
     sa: Score
