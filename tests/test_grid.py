@@ -147,6 +147,22 @@ def test_a_job_of_another_command_is_left_to_it(tmp_path: Path) -> None:
         work(folder, "c", Event())
 
 
+def test_a_job_that_failed_in_another_command_is_not_run_again(tmp_path: Path) -> None:
+    folder = grid_in(tmp_path, {"first": [], "ssl": [], "deacl": ["ssl"]})
+    told: list[str] = []
+    leave = leaving(folder, told)
+
+    def beside(command: Sequence[str], *more: Any) -> int:
+        folder.job("ssl").write(JobState(status="failed", began=now(), reason="exit code 1, attempt 2"))
+        return leave(command, *more)
+
+    run_local(folder, one_device(), Event(), launch=beside)
+    assert told == ["first"]
+    found = {each.name: (each.status, each.reason) for each in grid_status(folder)}
+    assert found["ssl"] == ("failed", "exit code 1, attempt 2")
+    assert found["deacl"] == ("failed", "ssl, which it needs, failed")
+
+
 def test_a_job_waits_for_what_it_needs(tmp_path: Path) -> None:
     folder = grid_in(tmp_path, {"ssl": [], "deacl": ["ssl"]})
     with pytest.raises(BenchError, match=r"deacl needs ssl, which is not finished\. Type bench matrix work"):

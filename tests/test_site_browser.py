@@ -1,7 +1,7 @@
 """The site in a real headless Chromium: sorting, filtering, themes, a phone, and nobody shut out."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,19 @@ class Site:
         self.driver, self.folder = driver, folder
 
     def open(self, page: str = "index.html") -> None:
+        self.visit(f"{self.folder.as_uri()}/{page}")
+
+    def visit(self, address: str) -> None:
         self.driver.get("about:blank")  # so that a page that differs in its anchor alone loads anew
-        self.driver.get(f"{self.folder.as_uri()}/{page}")
+        self.driver.get(address)
+        # On a busy machine the driver comes back now and then while the page is still loading.
+        self.until(self.loaded)
+
+    def loaded(self) -> bool:
+        return bool(self.js("return location.href !== 'about:blank' && document.readyState === 'complete'"))
+
+    def until(self, holds: Callable[[], bool]) -> None:
+        WebDriverWait(self.driver, 30).until(lambda _: holds())
 
     def js(self, script: str, *arguments: Any) -> Any:
         return self.driver.execute_script(script, *arguments)
@@ -159,11 +170,10 @@ def test_filters_narrow_the_tables_count_the_rows_and_stand_in_the_address(site:
     assert site.rows() == ["ALF SimCLR 2020"]
     address = site.driver.current_url
     assert address.endswith("#q=simclr+digits&protocol=ALF")
-    site.driver.get("about:blank")
-    site.driver.get(address)
+    site.visit(address)
     assert site.rows() == ["ALF SimCLR 2020"]
     site.one("button[type=reset]").click()
-    WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 4)
+    site.until(lambda: len(site.rows()) == 4)
     site.one("[name=q]").send_keys("no such method")
     assert site.one("#count").text == "0 of 99 rows"
 
@@ -173,12 +183,12 @@ def test_the_address_says_all_that_is_filtered_in_any_case(site: Site) -> None:
     assert site.rows() == ["ALF SimCLR 2020"]
     # The same page, another address: what that does not name is not filtered any more.
     site.js("location.hash = '#protocol=slf'")
-    WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 2)
+    site.until(lambda: len(site.rows()) == 2)
     assert site.rows() == ["SLF DeACL 2022", "SLF SimCLR 2020"]
     assert site.one("[name=q]").get_attribute("value") == ""
     assert site.one("[name=protocol]").get_attribute("value") == "SLF"
     site.js("location.hash = '#protocol=nonsense'")
-    WebDriverWait(site.driver, 5).until(lambda _: len(site.rows()) == 4)
+    site.until(lambda: len(site.rows()) == 4)
 
 
 @pytest.mark.parametrize("width", [1000, 1400])
@@ -207,11 +217,11 @@ def test_a_number_opens_its_record_and_the_record_its_file(site: Site) -> None:
     site.open()
     site.one("[name=q]").send_keys("simclr")
     next(link for link in site.all("a.number") if link.is_displayed()).click()
-    assert "/records/digits/simclr-tiny-uniform-s0-slf-" in site.driver.current_url
+    site.until(lambda: "/records/digits/simclr-tiny-uniform-s0-slf-" in site.driver.current_url and site.loaded())
     assert site.one("h1").text.startswith("SimCLR")
     assert all(site.js("return [...document.images].map(image => image.complete && image.naturalWidth > 1)"))
     site.one("#file ~ p a").click()
-    assert site.driver.current_url.endswith(".json")
+    site.until(lambda: site.driver.current_url.endswith(".json") and site.loaded())
     assert '"schema_version"' in site.driver.page_source
 
 
@@ -220,7 +230,7 @@ def test_the_citation_can_be_copied(site: Site) -> None:
     button = site.one(".copyable button")
     button.click()
     # A page that is a file may lack the permission; then the text is selected, ready for Ctrl-C.
-    WebDriverWait(site.driver, 5).until(lambda _: button.text in {"Copied", "Selected"})
+    site.until(lambda: button.text in {"Copied", "Selected"})
     if button.text == "Selected":
         assert site.js("return String(getSelection())").startswith("@inproceedings{zhang2022deacl")
 
@@ -329,10 +339,10 @@ def test_a_mark_shows_its_numbers_and_leads_to_its_record(site: Site) -> None:
     site.open("figures.html")
     mark = drawn(site)[0].find_element("css selector", ".labelled_marks path")
     ActionChains(site.driver).move_to_element(mark).perform()
-    WebDriverWait(site.driver, 5).until(lambda _: site.all("#vg-tooltip-element.visible"))
+    site.until(lambda: bool(site.all("#vg-tooltip-element.visible")))
     assert "FLOPs" in site.one("#vg-tooltip-element").text
     mark.click()
-    WebDriverWait(site.driver, 5).until(lambda _: "figures.html" not in site.driver.current_url)
+    site.until(lambda: "figures.html" not in site.driver.current_url)
     assert "/methods/deacl.html#row-" in site.driver.current_url or "/records/" in site.driver.current_url
 
 

@@ -156,11 +156,8 @@ class GridFolder:
             raise BenchError(f"another command is submitting the jobs of {self.path}. Wait for it.") from None
 
     def failures(self) -> Iterator[str]:
-        """Yield the names of the jobs that failed."""
-        for name in self.jobs:
-            state = self.job(name).state
-            if state and state.status == "failed":
-                yield name
+        """Return the names of the jobs that failed."""
+        return (name for name in self.jobs if self.job(name).failed)
 
     @property
     def cancelled(self) -> bool:
@@ -228,6 +225,11 @@ class JobFolder:
             return JobState.parse(read_json(path), str(path), from_file=True)
         except BenchError:
             return None
+
+    @property
+    def failed(self) -> bool:
+        """Whether the job failed for good."""
+        return (state := self.state) is not None and state.status == "failed"
 
     def write(self, state: JobState) -> None:
         """Replace the state."""

@@ -106,6 +106,9 @@ class _Local:
             device = next((each for each in self._devices if each.takes(job)), None)
             if ready and device and self._not_before.get(job.name, 0.0) <= time.monotonic():
                 self._pending.remove(job)
+                if self._folder.job(job.name).failed:  # meanwhile, in another command
+                    self._failed.add(job.name)
+                    continue
                 device.running.append(job)
                 self._said(f"{job.name}: starts on {device.name}")
                 Thread(target=self._work, args=(device, job), daemon=True).start()

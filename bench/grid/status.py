@@ -63,7 +63,7 @@ def _status(folder: GridFolder, job: GridJob, queued: Queued | None, submitted: 
     state = own.state
     status, reason = _judge(job, own, state, queued, submitted, cancelled)
     if status == "failed" and state is None:
-        lost = [need for need in job.needs if (needed := folder.job(need).state) and needed.status == "failed"]
+        lost = [need for need in job.needs if folder.job(need).failed]
         reason = f"{lost[0]}, which it needs, failed" if lost else reason
     return JobStatus(
         name=job.name,
