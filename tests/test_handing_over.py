@@ -73,6 +73,15 @@ class Doubled(Plain):
         yield SimCLRStage(self._config.stage1, ctx)
 
 
+class Overwriting(Plain):
+    """A stage whose file would be the run's encoder."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        for stage in super().stages(ctx):
+            stage.name = "encoder"
+            yield stage
+
+
 class Wide(Plain):
     """A second stage whose batches are larger than the data."""
 
@@ -99,6 +108,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
         (Cut, r"method 'stranger' .* has 12 tensors with other names or shapes, the first 'backbone\.layer4\.1\.bn1"),
         (Stranger, r"method 'stranger' .* it computes other features with the same weights\. Nothing is trained"),
         (Doubled, r"method 'stranger' has two stages called 'ssl'; rename one"),
+        (Overwriting, r"method 'stranger' has a stage called 'encoder', as another file of a run is; rename it"),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),
     ],
 )

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench.recipe import SLFSettings, TrainPlan
+from bench.recipe.tiers import load_tier
 from methods.acl import ACLSettings
 from methods.advcl import AdvCLSettings
 from methods.rocl import RoCLSettings
@@ -138,3 +139,20 @@ def test_a_fraction_of_an_epoch_warms_up_by_steps() -> None:
     rocl = RoCLSettings(**{**plan.model_dump(), "schedule": "rocl"})
     rates = [rocl.rate(epoch=0, step=step, steps_per_epoch=10) for step in range(5)]
     assert rates == pytest.approx([0.325, 0.55, 0.775, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("tier", ["tiny", "mini", "short"])
+def test_decays_keep_their_share_of_a_shortened_stage(tier: str) -> None:
+    whole = TrainPlan(epochs=30, batch_size=256, lr=0.1, schedule="steps", decay_epochs=(15, 24))
+    short = TrainPlan(**{**whole.model_dump(), **load_tier(tier).scale(whole), "schedule_unit": "step"})
+    found = rates(short, steps_per_epoch=100)
+    falls = [n / len(found) for n in range(1, len(found)) if found[n] < found[n - 1]]
+    assert found[0] == short.effective_lr
+    assert falls == pytest.approx([0.5, 0.8], abs=0.01)
+
+
+def test_decays_fall_with_an_epoch_where_the_rate_does_not_move_each_step() -> None:
+    plan = TrainPlan(epochs=4, batch_size=2, lr=1.0, schedule="steps", decay_epochs=(1.5, 3))
+    assert rates(plan, steps_per_epoch=2) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
+    longer = TrainPlan(**{**plan.model_dump(), **plan.stretched(8)})
+    assert '"decay_epochs":[3,6]' in longer.model_dump_json(), "as plans of whole epochs were always written"

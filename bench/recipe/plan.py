@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import (
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     SerializerFunctionWrapHandler,
     field_validator,
@@ -19,6 +20,9 @@ from bench.recipe.settings import Settings
 Precision = Literal["fp32", "bf16", "fp16"]
 OptimizerName = Literal["sgd", "lars", "adamw"]
 BatchNormScope = Literal["batch", "device"]
+
+DecayEpoch = Annotated[NonNegativeInt | NonNegativeFloat, Field(union_mode="left_to_right")]
+"""A whole number stays one, also in the files: their digests are those of before there were fractions."""
 
 _LARGEST = 1e30
 _RETIRED: Mapping[str, Any] = {"short_lr": None, "lars_lr_in_momentum": False}
@@ -35,7 +39,8 @@ class Schedule(Protocol):
 
 def tenths(plan: "TrainPlan", *, epoch: int, step: int, steps_per_epoch: int) -> float:
     """Return the peak rate, divided by 10 at each of the plan's ``decay_epochs``."""
-    return plan.effective_lr * 0.1 ** sum(epoch >= decay for decay in plan.decay_epochs)
+    now = epoch if plan.schedule_unit == "epoch" else epoch + step / steps_per_epoch
+    return plan.effective_lr * 0.1 ** sum(now >= decay for decay in plan.decay_epochs)
 
 
 def warmup_cosine(plan: "TrainPlan", *, epoch: int, step: int, steps_per_epoch: int) -> float:
@@ -94,8 +99,9 @@ class TrainPlan(Settings):
 
     schedule: str = "warmup-cosine"
     """Shape of the learning rate: ``warmup-cosine``, ``steps``, or the paper's own by its name."""
-    decay_epochs: tuple[NonNegativeInt, ...] = ()
-    """``steps``: the 0-based epochs from which the rate is a tenth of the rate before."""
+    decay_epochs: tuple[DecayEpoch, ...] = ()
+    """``steps``: the 0-based epochs from which the rate is a tenth of the rate before. A tier may make them fractions:
+    the rate then falls within an epoch where it changes each step, otherwise with the next epoch."""
     warmup_epochs: float = Field(default=0, ge=0)
     """A tier may make it less than one: then the warm-up is that share of an epoch's steps."""
     warmup_start: float = Field(default=0.0, ge=0)
@@ -191,14 +197,15 @@ class TrainPlan(Settings):
         return self.stretched(max(1, round(self.epochs * factor)), factor)
 
     def stretched(self, epochs: int, factor: float | None = None) -> dict[str, Any]:
-        """Return the settings that make this plan ``epochs`` long, its warm-up and decays in proportion.
+        """Return the settings that make this plan ``epochs`` long, its decays at the same shares of it.
 
-        A warm-up is not rounded to whole epochs, since schedules that move each step can warm up for a part of one.
-        ``factor`` scales the warm-up and the decays; None: the ratio of the epochs, which are whole numbers.
+        ``factor`` scales the warm-up; None: the ratio of the epochs, which are whole numbers. Neither warm-up nor
+        decays are rounded to whole epochs, since schedules that move each step can warm up or decay within one; a
+        decay that is rounded to epoch 0 would lower the rate of the whole stage.
         """
-        factor = epochs / self.epochs if factor is None else factor
+        ratio = epochs / self.epochs
         return {
             "epochs": epochs,
-            "warmup_epochs": min(epochs, round(self.warmup_epochs * factor, 6)),
-            "decay_epochs": tuple(round(epoch * factor) for epoch in self.decay_epochs),
+            "warmup_epochs": min(epochs, round(self.warmup_epochs * (ratio if factor is None else factor), 6)),
+            "decay_epochs": tuple(round(epoch * ratio, 6) for epoch in self.decay_epochs),
         }

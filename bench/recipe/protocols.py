@@ -11,10 +11,10 @@ A protocol joins by its class here, which :data:`SECTIONS` lists, and by its sta
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from bench.errors import BenchError, unknown
-from bench.recipe.plan import TrainPlan
+from bench.recipe.plan import DecayEpoch, TrainPlan
 from bench.recipe.presets import LOSSES, PRESETS
 from bench.recipe.sections import AttackSettings, Start
 from bench.recipe.settings import Crop, MirrorProbability, Settings
@@ -49,7 +49,7 @@ class FinetuneSettings(ProtocolSettings, TrainPlan):
     lr: float = Field(default=0.1, gt=0)
     weight_decay: float = Field(default=2e-4, ge=0)
     schedule: str = "steps"
-    decay_epochs: tuple[NonNegativeInt, ...] = (15, 20)
+    decay_epochs: tuple[DecayEpoch, ...] = (15, 20)
     flip_prob: MirrorProbability = 0.5
     """Of a flip in the weak view; 0 where the data must not be mirrored."""
     crop: Crop = "padded"

@@ -17,9 +17,9 @@ from bench.train import check_plan
 def check_stages(ctx: MethodContext) -> None:
     """Raise BenchError for faults that would stop a run during or after its pre-training.
 
-    All stages are built once, untrained, on the CPU. Each needs a unique name and a plan that works on the data and
-    the run's device. The method's encoder must have the form of :func:`plain_encoder`, which its weights are loaded
-    into, and must compute the same features with the same weights.
+    All stages are built once, untrained, on the CPU. Each needs a name of its own, for its files, and a plan that works
+    on the data and the run's device. The method's encoder must have the form of :func:`plain_encoder`, which its
+    weights are loaded into, and must compute the same features with the same weights.
     """
     name = ctx.recipe.method
     method: Method = METHODS.get(name)(ctx.recipe.config)
@@ -27,6 +27,10 @@ def check_stages(ctx: MethodContext) -> None:
     for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
         if stage.name in stages:
             raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
+        if stage.name == "encoder" or stage.name.endswith(".training"):
+            raise BenchError(
+                f"method {name!r} has a stage called {stage.name!r}, as another file of a run is; rename it."
+            )
         stages.append(stage.name)
         section = ctx.recipe.config.section_of(stage.plan)
         with faults:
