@@ -14,6 +14,7 @@ from bench.monitor import Monitor
 from bench.nn import ENCODERS, Encoder
 from bench.recipe import with_checked_arguments
 from bench.record import LOCAL, Record
+from bench.results import corrections_by_record
 from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
 from bench.zoo import digest
 
@@ -109,7 +110,12 @@ def evaluate(
         device=device,
     )
     with _in_python():
-        return [record for record, _ in execute(prepare_evaluation(request), Path(results_dir), _Warning())]
+        records = [record for record, _ in execute(prepare_evaluation(request), Path(results_dir), _Warning())]
+    withdrawn = corrections_by_record(Path(results_dir))
+    for record in records:
+        if why := withdrawn.get(record.sha256):
+            warn(f"the record of {record.protocol} was {why.said}")
+    return records
 
 
 @contextmanager

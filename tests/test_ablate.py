@@ -19,7 +19,7 @@ from toy_runs import VARYING, Listener, toy_data
 from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report_ablation
 from bench.errors import BenchError, InterruptedRunError
 from bench.method import AblationTable
-from bench.record import Diagnosis, Record, load_record
+from bench.record import Diagnosis, Record, correct, load_record
 from bench.run import RunRequest, execute, prepare
 from methods.deacl_tables import TABLES
 
@@ -298,6 +298,25 @@ def test_seeds_are_averaged_and_protocols_stand_apart(base: RunRequest, tmp_path
 
 
 # The command
+
+
+def test_a_withdrawn_record_is_in_no_row_and_that_is_said(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["ablate", "deacl", "--grid", "stage2.lam=1,3", "--seeds", "0,1", *options]
+    assert say(monkeypatch, capsys, *words).code == 0
+    rows = json.loads(say(monkeypatch, capsys, *words, "--json").stdout)["rows"]
+    (kept, *wrong) = [Path(path) for row in rows for path in row["records"]]
+    for path in wrong:
+        correct(path, load_record(path), tmp_path / "results", reason="training", note="bad lam")
+    found = json.loads(say(monkeypatch, capsys, *words, "--json").stdout)
+    assert [row["records"] for row in found["rows"]] == [[str(kept)], []]
+    assert found["rows"][1]["ra"] is None
+    cells = ("stage2.lam=1, slf, seed 1", "stage2.lam=3, slf, seed 0", "stage2.lam=3, slf, seed 1")
+    assert found["left_out"] == [f"{cell}: withdrawn: the training was wrong. bad lam" for cell in cells]
+    shown = say(monkeypatch, capsys, *words).stdout
+    assert shown.endswith("".join(f"left out: {line}\n" for line in found["left_out"]))
+    assert "failed" not in shown
 
 
 def test_a_table_is_printed_beside_the_papers_numbers(

@@ -201,6 +201,23 @@ def test_the_papers_number_needs_no_file_beside_the_results(tmp_path: Path) -> N
     assert "80.17 %" in printed([record("cifar10")], tmp_path)
 
 
+def test_a_protocol_that_lacks_the_withdrawn_seeds_names_its_own(tmp_path: Path) -> None:
+    seeds = {"slf": (1,), "knn": (0, 1, 2), "aff": (0, 2)}
+    plain = record("cifar10")
+    text = printed(
+        [plain.model_copy(update={"protocol": name, "seed": seed}) for name, own in seeds.items() for seed in own],
+        tmp_path,
+        width=160,
+    )
+    rows = [[cell.strip() for cell in line.split("│")[1:5]] for line in text.splitlines() if "SA " in line]
+    assert [(row[0], row[2]) for row in rows] == [
+        ("SLF, seed 1", "75.00"),
+        ("kNN", "75.00, 75.00, 75.00"),
+        ("AFF, seeds 0, 2", "75.00, 75.00"),
+    ]
+    assert [row[3].partition("%")[0] for row in rows] == ["75.00 ", "75.00 ± 0.00 ", "75.00 ± 0.00 "]
+
+
 def test_the_table_fits_a_narrow_terminal(tmp_path: Path) -> None:
     lines = printed([record("cifar10")], published(tmp_path), width=80).splitlines()
     assert max(map(len, lines)) <= 80

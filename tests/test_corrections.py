@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 from board_records import fill, make_record
+from in_process import say
 from test_verify import verification
-from toy_runs import changed, toy_data, toy_request
+from toy_runs import SMALL, changed, facts, toy_data, toy_request
 
 from bench.cli import main
 from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
+from bench.recipe import override_text
 from bench.record import (
     correct,
     correction_files,
@@ -23,7 +25,7 @@ from bench.record import (
     save_verification,
     sweep_files,
 )
-from bench.results import build_leaderboard, load_records
+from bench.results import NEW_RECORD, build_leaderboard, load_records
 from bench.run import execute, prepare
 
 
@@ -85,18 +87,47 @@ def test_no_command_that_reads_runs_uses_a_withdrawn_record(
 
     (knn,) = (home / "results" / "local").glob("toy/*-knn-*.json")
     correct(knn, load_record(knn), home / "results", reason="data", note="leaked")
-    left_out = "left out: knn on toy: withdrawn or superseded"
+    left_out = "left out: knn on toy, seed 0: withdrawn: the data were wrong. leaked"
     for words in (("export", run), ("report", run, "--device", "cpu")):
         assert left_out in said(*words).splitlines()
     assert "kNN" not in (home / "exports" / f"{run}-safetensors" / "README.md").read_text()
     assert "kNN" not in (home / "reports" / run / "report.md").read_text()
-    none = "every record of these runs was withdrawn or superseded. Run it again, mended."
+    none = f"every record of these runs was withdrawn or superseded. {NEW_RECORD}"
     for command in (("sweep-eps", run, "--eps=0"), ("plot", "tsne", run)):
         assert none in said(*command, "--protocol", "knn", "--device", "cpu")
     (slf,) = (home / "results" / "local").glob("toy/*-slf-*.json")
     correct(slf, load_record(slf), home / "results", reason="data", note="leaked")
     assert f"every record of slf of the run {run}" in said("export", run, "--protocol", "slf", "--output", "other")
     assert not (home / "other").exists()
+
+
+def test_a_finished_run_says_that_its_record_was_withdrawn_and_what_it_says_to_do_makes_a_new_one(
+    finished_toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    home = shutil.copytree(finished_toy, tmp_path / "home")
+    monkeypatch.chdir(home)
+    settings = [word for key, value in {**SMALL, "knn.k": 3}.items() for word in ("--set", override_text(key, value))]
+    words = ["run", "simclr", "--dataset", "npz:toy.npz", "--device", "cpu", "--no-estimate", *settings]
+    (knn,) = Path("results/local").glob("toy/*-knn-*.json")
+    before = load_record(knn)
+    correct(knn, before, Path("results"), reason="data", note="leaked")
+    both = say(monkeypatch, capsys, *words, "--protocols", "slf,knn").stdout
+    assert f"no result: kNN, seed 0, was withdrawn: the data were wrong. leaked\n{NEW_RECORD}\n" in both
+    assert "SLF" in both
+    assert "kNN" not in both.replace("no result: kNN", "")
+
+    (folder,) = Path("runs").glob("toy-*/knn*")
+    folder.rename("moved")
+    only = (*words, "--protocols", "knn", "--json")
+    moved = say(monkeypatch, capsys, *only)
+    anew = say(monkeypatch, capsys, *only, "--runs-dir", "others")
+    assert NEW_RECORD not in moved.stderr + anew.stderr
+    for number, made in ((2, moved), (3, anew)):
+        record = load_record(knn.with_name(f"{knn.stem}.{number}.json"))
+        assert [one["sha256"] for one in json.loads(made.stdout)] == [record.sha256]
+        assert facts(record) == facts(before)
+    assert moved.stdout != anew.stdout
+    assert [row.protocol for row in build_leaderboard(Path("results")).rows] == ["slf", "knn"]
 
 
 def test_the_sweep_of_a_withdrawn_record_is_measured_again_for_the_next_of_its_classifier(

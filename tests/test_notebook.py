@@ -18,7 +18,7 @@ from bench.data import load_dataset, unit_pixels
 from bench.errors import BenchError
 from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
-from bench.record import Record
+from bench.record import Record, correct, load_record
 from bench.rng import generator, scoped
 from bench.run import EncoderFile, EvaluationRequest, load_encoder
 from bench.run.encoder import Origin
@@ -109,6 +109,11 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
     assert record.encoder_sha256 == load_encoder(folder / "runs" / run / "encoder.safetensors").sha256
     assert record.overrides["evaluate.pgd_steps"] == 3
     assert bench.evaluate(run, protocols="slf", settings=settings) == [record]  # finished, and on the same data
+    (path,) = (path for path in folder.glob("results/local/toy/*.json") if load_record(path) == record)
+    correction = correct(path, record, folder / "results", reason="data", note="leaked")
+    with pytest.warns(UserWarning, match=r"^the record of slf was withdrawn: the data were wrong\. leaked$"):
+        bench.evaluate(run, protocols="slf", settings=settings)
+    correction.unlink()
     with torch.no_grad():
         next(encoder.parameters()).add_(1)
     with pytest.raises(BenchError, match=r"the weights of this encoder are no longer those of .* Load it again"):

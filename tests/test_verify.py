@@ -25,6 +25,7 @@ from bench.record import (
     Outcome,
     Record,
     Verification,
+    correct,
     load_record,
     load_verification,
     save_record,
@@ -253,7 +254,12 @@ def test_the_command_names_the_images_and_exits_with_3_where_accuracies_are_apar
     monkeypatch.setattr("bench.run.verify", lambda *given: Verified(record, other, tmp_path / "verification.json"))
     code = command(monkeypatch, *words, "--weights", str(toy.weights("slf")))
     captured = capsys.readouterr()
+    assert "withdrawn" not in captured.err
     assert all(str(place) in captured.out for place in range(3))
     assert "moves images that lie on the boundary" in captured.out
     assert (other.apart(record), code) == (["sa"], 3)
     assert "SA differs by more than the verification allows" in captured.err
+    correction = correct(toy.slf, record, toy.folder / "results", reason="data", note="leaked")
+    assert command(monkeypatch, *words, "--weights", str(toy.weights("slf"))) == 3
+    correction.unlink()
+    assert f"{toy.slf} is measured, although it was withdrawn: the data were wrong. leaked\n" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """The results of an ablation, row by row, beside the paper's numbers."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ from bench.ablate.ablation import Ablation
 from bench.ablate.execution import CellResult
 from bench.method import AblationTable
 from bench.recipe import Recipe, Settings
-from bench.results import PublishedNumber, Score, load_published, mean_score
+from bench.results import PublishedNumber, Score, corrections_by_record, load_published, mean_score
 
 
 class PaperColumn:
@@ -94,6 +95,8 @@ class AblationReport(Settings):
     unplaced: dict[str, PublishedNumber]
     """Lines of the paper that cannot be assigned to a row."""
     notes: tuple[str, ...]
+    left_out: tuple[str, ...]
+    """What to say of each record that was withdrawn or superseded."""
 
     @property
     def faults(self) -> list[str]:
@@ -102,12 +105,23 @@ class AblationReport(Settings):
 
 
 def report_ablation(ablation: Ablation, results: Sequence[CellResult], results_dir: Path) -> AblationReport:
-    """Return ``results`` beside the published numbers.
+    """Return ``results`` beside the published numbers, without the records that the corrections there withdraw.
 
     Raises:
         BenchError: the published numbers are faulty.
     """
     run, table = ablation.cells[0].runs[0], ablation.table
+    withdrawn = corrections_by_record(results_dir)
+    left_out = [
+        f"{result.cell.label}, {record.protocol}, seed {record.seed}: {withdrawn[record.sha256].said}"
+        for result in results
+        for record, _ in result.records
+        if record.sha256 in withdrawn
+    ]
+    results = [
+        replace(result, records=[found for found in result.records if found[0].sha256 not in withdrawn])
+        for result in results
+    ]
     paper = PaperColumn(table, run.method.info.title, results_dir)
     unplaced = {label: paper.find(variant, run.protocols[0]) for label, variant in table.unplaced.items()}
     return AblationReport(
@@ -120,6 +134,7 @@ def report_ablation(ablation: Ablation, results: Sequence[CellResult], results_d
         paper=paper.shown,
         unplaced={label: number for label, number in unplaced.items() if number},
         notes=(*paper.notes(run.recipe), *table.notes),
+        left_out=tuple(left_out),
     )
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 def results_table(records: "Sequence[Record]", results_dir: Path) -> DataTable:
     """Return the accuracies of ``records``, which differ in protocol and seed alone, beside the paper's.
 
-    Several seeds share a row, with their mean and sample standard deviation.
+    Several seeds share a row, with their mean and sample standard deviation. A protocol that lacks some of the seeds,
+    whose records were withdrawn, names its own.
     """
     first, seeds = records[0], list(dict.fromkeys(record.seed for record in records))
     alone = len(seeds) == 1
@@ -25,21 +26,20 @@ def results_table(records: "Sequence[Record]", results_dir: Path) -> DataTable:
         *(Column("protocol", once=True), "measure", *columns, "paper"),
         title=f"{first.title} on {first.dataset}{origin}, tier {first.tier}, {first.fidelity} fidelity, "
         f"seed{'' if alone else 's'} {named}",
-        caption="percent with 95 % interval"
-        if alone
-        else f"percent; mean ± standard deviation over {len(seeds)} seeds",
+        caption="percent with 95 % interval" if alone else "percent; mean ± standard deviation over the seeds",
     )
     for protocol in dict.fromkeys(record.protocol for record in records):
-        _add(table, [record for record in records if record.protocol == protocol], results_dir)
+        _add(table, [record for record in records if record.protocol == protocol], results_dir, seeds)
     return table
 
 
-def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> None:
-    """Add the rows of one protocol, a record a seed."""
+def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path, seeds: Sequence[int]) -> None:
+    """Add the rows of one protocol, a record a seed, to a table of ``seeds``."""
     from bench.recipe import protocol_title
     from bench.results import Measured, load_published, reference, table_of
 
-    first = records[0]
+    first, own = records[0], ", ".join(str(record.seed) for record in records)
+    protocol = protocol_title(first.protocol) + f", seed{'s' * (len(records) > 1)} {own}" * (len(records) < len(seeds))
     measured = Measured(results_dir, first, first.read_recipe())
     paper = reference(
         load_published(results_dir),
@@ -51,7 +51,7 @@ def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path) -> No
     for measure, outcomes, key in _measures(records):
         number = paper and getattr(paper, key, None)
         known = "" if number is None else f"{number:.2f} %"
-        table.add(protocol_title(first.protocol), measure, *_cells(outcomes), known)
+        table.add(protocol, measure, *_cells(outcomes)[-1 if len(seeds) == 1 else -2 :], known)
     for warning in dict.fromkeys(warning for record in records if record.aa for warning in record.aa.warnings):
         table.caption += f"\n{protocol_title(first.protocol)}, AutoAttack warns: {warning}"
     for record in records:
@@ -86,12 +86,13 @@ def _measures(
         yield f"mCA, {len(corrupted[0].correct)} corruptions", corrupted, "mca"
 
 
-def _cells(outcomes: "Sequence[Outcome | CorruptionEvaluation]") -> list[str]:
-    if len(outcomes) == 1:
-        return [_percent(outcomes[0])]
+def _cells(outcomes: "Sequence[Outcome | CorruptionEvaluation]") -> tuple[str, str]:
+    """Return the accuracy of each seed, and of all."""
     shares = [100 * outcome.accuracy for outcome in outcomes]
     each = ", ".join(f"{share:.2f}" for share in shares)
-    return [each, f"{fmean(shares):.2f} ± {stdev(shares):.2f} %, n = {outcomes[0].n}"]
+    if len(outcomes) == 1:
+        return each, _percent(outcomes[0])
+    return each, f"{fmean(shares):.2f} ± {stdev(shares):.2f} %, n = {outcomes[0].n}"
 
 
 def _percent(outcome: "Outcome | CorruptionEvaluation") -> str:

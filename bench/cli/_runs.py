@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -122,17 +123,30 @@ def announce(
 def show_records(
     found: "Sequence[tuple[Record, Path]]", runs: "Sequence[Run]", results_dir: Path, *, as_json: bool
 ) -> None:
-    """Print the results of ``runs`` and their paths; raises CheckFailedError if an evaluation failed a check."""
-    records = [record for record, _ in found]
+    """Print the results of ``runs`` and their paths; raises CheckFailedError if an evaluation failed a check.
+
+    Records that were withdrawn or superseded are no results, and are said to be none.
+    """
+    from bench.recipe import protocol_title
+    from bench.results import NEW_RECORD, corrections_by_record
+
+    withdrawn = corrections_by_record(results_dir)
+    records = [record for record, _ in found if record.sha256 not in withdrawn]
     if as_json:
-        print(json.dumps([record.model_dump(mode="json") for record in records], indent=1))
+        print(json.dumps([record.model_dump(mode="json") for record, _ in found], indent=1))
     else:
         work_is_kept()
-        show(results_table(records, results_dir))
+        if records:
+            show(results_table(records, results_dir))
         for _, path in found:
             print(f"record: {path}")
         for run in runs:
             print(f"encoder: {run.folder.encoder}")
+    gone = [(record, withdrawn[record.sha256]) for record, _ in found if record.sha256 in withdrawn]
+    for record, why in gone:
+        typer.echo(f"no result: {protocol_title(record.protocol)}, seed {record.seed}, was {why.said}", err=as_json)
+    if gone:
+        typer.echo(NEW_RECORD, err=as_json)
     loading = to_load({name: kind for record in records for name, kind in record.own_code.items()})
     checked = " and ".join(shlex.join(["bench", *loading, "doctor", str(run.folder.path)]) for run in runs)
     refuse_failed([(record.protocol, record.doctor or ()) for record in records], f"What to do says: {checked}")

@@ -143,7 +143,7 @@ def _print_report(found: "AblationReport") -> None:
     for row in found.rows:
         protocol = [protocol_title(row.protocol)] if several else []
         ours = [_score(score) for score in (row.aa, row.ra, row.sa)]
-        if not row.seeds:
+        if row.faults and not row.seeds:
             ours = ["failed", "", ""]
         table.add(row.label, *protocol, *ours, *(_published(row.paper) if found.paper else []))
     if found.unplaced:
@@ -153,6 +153,8 @@ def _print_report(found: "AblationReport") -> None:
     show(table)
     for note in found.notes:
         print(f"- {note}")
+    for record in found.left_out:
+        print(f"left out: {record}")
 
 
 def _score(score: "Score | None") -> str:

@@ -113,8 +113,6 @@ def _measures(text: str) -> "list[Measure]":
 
 
 def _show_records(found: "RecordComparison", images: bool) -> None:
-    from bench.record import REASONS
-
     table = _table("A", "B", "A - B", "95 % interval", "p", "only A", "only B", "n")
     for measure, one in found.measures.items():
         table.add(
@@ -123,8 +121,7 @@ def _show_records(found: "RecordComparison", images: bool) -> None:
         )
     _show(table, found)
     for corrected, why in found.corrections.items():
-        state = f"superseded by {why.superseded_by}" if why.superseded_by else "withdrawn"
-        print(f"{corrected} was {state}: {REASONS[why.reason]}. {why.note}")
+        print(f"{corrected} was {why.said}")
     print("percent of the n images that both measured; interval: Newcombe 1998, method 10; p: McNemar's exact test")
     if images:
         for measure, one in found.measures.items():

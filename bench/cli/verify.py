@@ -58,6 +58,7 @@ def verify(
     from bench.compare import find_record
     from bench.device import pick_device, use_threads
     from bench.errors import BenchError, CheckFailedError
+    from bench.results import find_correction
     from bench.run import VerificationRequest
     from bench.run import verify as measured_again
 
@@ -67,6 +68,8 @@ def verify(
             f"{found.path} comes without weights, and nothing can be measured without them. Type --weights and the "
             f"path of {found.record.protocol}.safetensors of its run, or of its encoder.safetensors."
         )
+    if why := find_correction(found, results_dir):
+        typer.echo(f"{found.path} is measured, although it was {why.said}", err=True)
     use_threads(threads)
     request = VerificationRequest(found.path, weights, by, dataset, runs_dir, data_dir)
     with monitored(Console(stderr=True)) as monitor:

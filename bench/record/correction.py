@@ -47,6 +47,12 @@ class Correction(Sealed):
     """The path of the record that counts instead; None: withdrawn."""
     date: AwareDatetime
 
+    @property
+    def said(self) -> str:
+        """What became of the record, and why: "withdrawn: the data were wrong. Wrong labels."."""
+        state = f"superseded by {self.superseded_by}" if self.superseded_by else "withdrawn"
+        return f"{state}: {REASONS[self.reason]}. {self.note}"
+
 
 _SAME = {"title": "", "dataset": "", "protocol": "", "tier": "tier ", "fidelity": "fidelity ", "seed": "seed "}
 """What a record that counts instead has in common with the one it supersedes, and how it is called: with another seed

@@ -1,7 +1,13 @@
 """The results in records: rows, ranks, doubts and costs, beside the numbers that papers published."""
 
 from bench.results.board import Leaderboard, build_leaderboard
-from bench.results.corrections import counted, find_correction, read_corrections
+from bench.results.corrections import (
+    NEW_RECORD,
+    corrections_by_record,
+    counted,
+    find_correction,
+    read_corrections,
+)
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
 from bench.results.groups import Failed, Group, LeftOut, grouped, no_records, read_groups
@@ -38,6 +44,7 @@ from bench.results.wording import (
 
 __all__ = [
     "DASH",
+    "NEW_RECORD",
     "NORMS",
     "CostRatio",
     "Failed",
@@ -59,6 +66,7 @@ __all__ = [
     "bare_radius",
     "budget_text",
     "build_leaderboard",
+    "corrections_by_record",
     "cost_ratios",
     "counted",
     "eps_text",

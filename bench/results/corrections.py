@@ -1,12 +1,18 @@
 """Corrections among the results: the records that no longer count."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from bench.errors import BenchError
 from bench.record import LOCAL, Correction, Record, correction_files, load_correction
 from bench.results.measured import Fault, Measured
+
+NEW_RECORD = (
+    "The command that made it only reads it again. Add another --runs-dir to it to train everything anew, or move the "
+    "protocol's folder out of that of the run to keep the encoder; either writes a new record."
+)
+"""How to get a record that counts in the place of one that was withdrawn."""
 
 
 class _Recorded(Protocol):
@@ -54,11 +60,16 @@ def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: 
     return Corrections(tuple(sorted(found, key=lambda one: one.record)), tuple(faults))
 
 
+def corrections_by_record(results_dir: Path) -> Mapping[str, Correction]:
+    """Return the corrections under ``results_dir``, or beside it if it is the local one, by their records' digests."""
+    found = read_corrections(results_dir.parent if results_dir.name == LOCAL else results_dir, ()).found
+    return {correction.record_sha256: correction for correction in found}
+
+
 def find_correction(one: Measured, results_dir: Path | None = None) -> Correction | None:
     """Return the correction of the record ``one``, from its own results folder or ``results_dir``; None: it counts."""
     folders = dict.fromkeys((one.path.resolve().parents[1], *([results_dir.resolve()] if results_dir else [])))
-    found = (correction for folder in folders for correction in read_corrections(folder, []).found)
-    return next((correction for correction in found if correction.record_sha256 == one.record.sha256), None)
+    return next(filter(None, (corrections_by_record(folder).get(one.record.sha256) for folder in folders)), None)
 
 
 class Counted(NamedTuple, Generic[R]):
@@ -73,12 +84,13 @@ class Counted(NamedTuple, Generic[R]):
     def refuse_none(self, what: str) -> None:
         """Raise BenchError if ``what`` has records, but none that counts."""
         if self.left_out and not self.found:
-            raise BenchError(f"every record of {what} was withdrawn or superseded. Run it again, mended.")
+            raise BenchError(f"every record of {what} was withdrawn or superseded. {NEW_RECORD}")
 
 
 def counted(every: Sequence[R], results_dir: Path) -> Counted[R]:
     """Return which of ``every`` count by the corrections under ``results_dir``, or beside it if it is the local one."""
-    corrections = read_corrections(results_dir.parent if results_dir.name == LOCAL else results_dir, ())
-    gone = [one.record for one in every if one.record.sha256 in corrections.withdrawn]
-    left_out = tuple(f"{one.protocol} on {one.dataset}: withdrawn or superseded" for one in gone)
-    return Counted(corrections.counting(every), left_out, corrections.withdrawn)
+    withdrawn = corrections_by_record(results_dir)
+    found = [one for one in every if one.record.sha256 not in withdrawn]
+    gone = [(one.record, withdrawn[one.record.sha256]) for one in every if one.record.sha256 in withdrawn]
+    left_out = tuple(f"{one.protocol} on {one.dataset}, seed {one.seed}: {why.said}" for one, why in gone)
+    return Counted(found, left_out, frozenset(withdrawn))
