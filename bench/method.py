@@ -26,9 +26,9 @@ class StepLoss(NamedTuple):
     """The loss of one step."""
 
     total: Tensor
-    """Scalar; what is minimised."""
+    """What is minimised: one number, with a gradient."""
     scalars: Mapping[str, Tensor] = {}
-    """Named detached scalars to log."""
+    """Numbers to log by name, detached tensors of one element; the bench itself logs ``loss`` and ``lr``."""
 
 
 class Stage(nn.Module):
@@ -55,7 +55,11 @@ class Stage(nn.Module):
     other (``accumulate``)."""
 
     def optimizer(self) -> Optimizer:
-        """Return the optimiser of all trained parameters: by default the plan's."""
+        """Return the optimiser of all trained parameters: by default the plan's.
+
+        The plan's schedule moves its rates: a group whose rate is half of ``plan.effective_lr`` has half of the
+        schedule's in every step.
+        """
         return build_optimizer(self.plan, self)
 
     def before_training(self, images: ImageSource) -> None:
@@ -89,7 +93,7 @@ class Stage(nn.Module):
         """Update what follows the weights (momentum encoders, queues); called after each optimiser step."""
 
     def after_epoch(self, epoch: int, images: ImageSource) -> Mapping[str, float]:
-        """Review the 0-based ``epoch`` before its state is saved, and return named numbers to log.
+        """Review the 0-based ``epoch`` before its state is saved, and return numbers to log by name.
 
         ``images`` are all training images, including those that :meth:`positions` leaves out.
         """

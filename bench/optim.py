@@ -12,6 +12,8 @@ from bench.errors import BenchError
 from bench.recipe import TrainPlan
 
 _GROUP, _NUMBER = "group", ":number"
+_SHARE = "lr_share"
+"""Of a parameter group: its rate as a multiple of the plan's. Like the rate it follows from the code, unsaved."""
 
 
 class LARS(SGD):
@@ -124,7 +126,7 @@ def _names(optimizer: Optimizer, module: nn.Module) -> list[str]:
 
 
 def _numbers(group: Mapping[str, Any]) -> list[tuple[str, int | float]]:
-    return [(key, value) for key, value in group.items() if type(value) in (int, float) and key != "lr"]
+    return [(key, value) for key, value in group.items() if type(value) in (int, float) and key not in ("lr", _SHARE)]
 
 
 def _plain(name: str, value: object) -> tuple[str, Tensor]:
@@ -138,7 +140,17 @@ def _plain(name: str, value: object) -> tuple[str, Tensor]:
     )
 
 
-def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of every parameter group to ``lr``."""
+def keep_proportions(optimizer: Optimizer, peak: float) -> Optimizer:
+    """Return the new ``optimizer``, whose groups keep their rates in proportion to ``peak``, the plan's.
+
+    So a group with a tenth of the plan's rate has a tenth of it in every step.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group[_SHARE] = group["lr"] / peak
+    return optimizer
+
+
+def set_lr(optimizer: Optimizer, lr: float) -> None:
+    """Set the learning rate of every parameter group to ``lr``, or to the group's share of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get(_SHARE, 1.0)

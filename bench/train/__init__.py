@@ -1,7 +1,8 @@
 """Training: the engine, which trains any stage, and its saved states."""
 
 from bench.train.checkpoint import Progress, finished_path, intact_tensors, stage_progress, unfinished_path
-from bench.train.engine import check_plan, take_step, train, training_modules
+from bench.train.engine import check_plan, train, training_modules
+from bench.train.step import take_step
 
 __all__ = [
     "Progress",

@@ -33,10 +33,10 @@ class Progress(Settings):
     """0-based epoch of the next step."""
     step: int = 0
     """0-based number of the next step within its epoch."""
-    loss_sum: dict[str, float] = {}
-    """Sums of the logged scalars over the steps of the unfinished epoch."""
+    loss_sum: dict[str, float | None] = {}
+    """Sums of the logged scalars over the steps of the unfinished epoch; None: not finite."""
     history: list[dict[str, float]] = []
-    """One entry per finished epoch: the mean of each logged scalar, and the learning rate."""
+    """One entry per finished epoch: the mean of each logged scalar that is finite, and the learning rate."""
     loss_scale: float | None = None
     """The gradient scaler's factor under fp16."""
     scale_growth: int = 0

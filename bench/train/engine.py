@@ -4,6 +4,7 @@ The content of a batch depends only on (seed, stage, epoch, step), so the saved 
 the optimiser's, and two counters. On the CPU a resumed run ends with bit-identical weights.
 """
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -15,12 +16,12 @@ from torch.optim import Optimizer
 from bench import rng
 from bench.code import modules_of
 from bench.data import ImageSource, on_device
-from bench.device import Clock, FlopCounter, autocast, device_name, refuse_precision, timed
+from bench.device import Clock, FlopCounter, device_name, refuse_precision, timed
 from bench.errors import BenchError
 from bench.files import remove
 from bench.job import Job
 from bench.method import Stage, StepLoss
-from bench.optim import optimizer_tensors, restore_optimizer, set_lr
+from bench.optim import keep_proportions, optimizer_tensors, restore_optimizer, set_lr
 from bench.parallel import (
     any_device,
     copy_from_first,
@@ -30,7 +31,6 @@ from bench.parallel import (
     over_all,
     refuse_difference,
     sharing,
-    synchronise,
 )
 from bench.record import PhaseCost, continued, describe_environment, other_code
 from bench.train.checkpoint import (
@@ -42,6 +42,7 @@ from bench.train.checkpoint import (
     training_tensors,
     unfinished_path,
 )
+from bench.train.step import take_step
 
 
 def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str | None = None) -> Progress:
@@ -75,42 +76,6 @@ def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str 
                 epoch.add(loss, len(index))
         epoch.close(clock)
     return training.end()
-
-
-def take_step(
-    stage: Stage,
-    images: Tensor,
-    index: Tensor,
-    generator: torch.Generator,
-    optimizer: Optimizer,
-    scaler: torch.amp.GradScaler,
-) -> StepLoss:
-    """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss.
-
-    The loss is computed in the precision of the stage's plan; views are computed in full precision. On several devices
-    all of them call this with the same arguments.
-    """
-    plan, total, scalars = stage.plan, torch.zeros((), device=images.device), dict[str, Tensor]()
-    # Batch-norm needs two images in each part.
-    parts = max(1, min(plan.accumulate, len(images) // 2))
-    optimizer.zero_grad(set_to_none=True)
-    with sharing(plan.batch_norm):
-        for part, where in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
-            views = stage.views(part, generator, where)
-            with autocast(images.device, plan.precision):
-                loss: StepLoss = stage(views)
-            weight = len(part) / len(images)
-            scaler.scale(loss.total * weight).backward()
-            total = total + loss.total.detach() * weight
-            for name, value in loss.scalars.items():
-                scalars[name] = scalars.get(name, 0.0) + value * weight
-        synchronise(stage)
-        scaler.step(optimizer)
-        scaler.update()
-        stage.after_step()
-    if plan.batch_norm == "device":
-        copy_from_first(stage.buffers())
-    return StepLoss(total, scalars)
 
 
 def training_modules(stage: Stage) -> tuple[str, ...]:
@@ -162,7 +127,7 @@ class _Training:
 
     def begin(self) -> None:
         """Restore the state of an interrupted training, or prepare the stage for its first step."""
-        self.optimizer = self.stage.optimizer()
+        self.optimizer = keep_proportions(self.stage.optimizer(), self.plan.effective_lr)
         self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
         begun = self._restored(self._unfinished, self.optimizer)
         if begun is None:
@@ -229,7 +194,9 @@ class _Epoch:
 
     def __init__(self, training: _Training) -> None:
         self._training, self._progress = training, training.progress
-        self._sums: dict[str, Tensor | float] = dict(training.progress.loss_sum)
+        self._sums: dict[str, Tensor | float] = {
+            name: math.nan if value is None else value for name, value in training.progress.loss_sum.items()
+        }
         self._flops, self._images, self._lr = training.progress.cost.flops_per_image, 0, 0.0
         self._step = training.progress.step
         """0-based number of the next step."""
@@ -288,19 +255,21 @@ class _Epoch:
             InterruptedRunError: a stop was requested.
         """
         training, job, epoch = self._training, self._training.job, self._progress.epoch
-        means = {name: float(value) for name, value in self._sums.items()}
-        self._refuse_nonfinite(means)
+        sums = {name: float(value) for name, value in self._sums.items()}
+        self._refuse_nonfinite(sums["loss"])
         done = self._step == training.steps
         with timed(job.device) as review, sharing(training.plan.batch_norm):
             noted = training.stage.after_epoch(epoch, training.images) if done else {}
-        entry = {**{name: value / training.steps for name, value in means.items()}, "lr": self._lr, **noted}
+        means = {name: value / training.steps for name, value in sums.items()} | {"lr": self._lr}
+        entry = self._measured(means, noted) if done else {}
+        unfinished = {} if done else {name: value if math.isfinite(value) else None for name, value in sums.items()}
         cost = self._progress.cost.plus(clock, self._images).plus(review)
         scaler = training.scaler
         training.progress = self._progress.model_copy(
             update={
                 "epoch": epoch + done,
                 "step": 0 if done else self._step,
-                "loss_sum": {} if done else means,
+                "loss_sum": unfinished,
                 "history": self._progress.history + ([entry] if done else []),
                 "loss_scale": scaler.get_scale() if scaler.is_enabled() else None,
                 "scale_growth": scaler._get_growth_tracker() if scaler.is_enabled() else 0,
@@ -323,10 +292,22 @@ class _Epoch:
         epochs, loss = training.plan.epochs, float(self._sums["loss"]) / self._step
         return f"epoch {self._progress.epoch + 1}/{epochs}, loss {loss:.3f}"
 
-    def _refuse_nonfinite(self, means: Mapping[str, float]) -> None:
+    def _measured(self, means: Mapping[str, float], noted: Mapping[str, float]) -> dict[str, float]:
+        """Return what the epoch measured; a mean over nothing, such as an empty selection, is no measurement."""
+        name, number = self._training.stage.name, self._progress.epoch + 1
+        if taken := sorted(means.keys() & noted.keys()):
+            raise BenchError(f"stage {name!r} returned {taken[0]!r} from after_epoch, which its steps log already.")
+        logged = {**means, **{key: float(value) for key, value in noted.items()}}
+        for key in (key for key, value in logged.items() if not math.isfinite(value)):
+            self._training.job.monitor.note(
+                f"stage {name}: {key!r} is not finite in epoch {number}, whose history leaves it out"
+            )
+        return {key: value for key, value in logged.items() if math.isfinite(value)}
+
+    def _refuse_nonfinite(self, loss: float) -> None:
         training, stage, epoch = self._training, self._training.stage, self._progress.epoch + 1
         names: list[str] = []
-        if torch.tensor(means["loss"]).isfinite() and not (names := nonfinite(stage, training.optimizer)):
+        if math.isfinite(loss) and not (names := nonfinite(stage, training.optimizer)):
             return
         section, plan = training.section, training.plan
         exact = f", or train in fp32, --set {section}.precision=fp32" if plan.precision != "fp32" else ""

@@ -1,0 +1,73 @@
+"""One training step of a stage, and what its forward must return for it."""
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from bench.device import autocast
+from bench.errors import BenchError
+from bench.method import Stage, StepLoss
+from bench.parallel import copy_from_first, sharing, synchronise
+
+LOGGED = ("loss", "lr")
+"""The numbers of an epoch that the engine logs itself."""
+
+
+def take_step(
+    stage: Stage,
+    images: Tensor,
+    index: Tensor,
+    generator: torch.Generator,
+    optimizer: Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> StepLoss:
+    """Take one training step of ``stage`` on a batch of uint8 ``images`` and return its loss.
+
+    The loss is computed in the precision of the stage's plan; views are computed in full precision. On several devices
+    all of them call this with the same arguments.
+    """
+    plan, total, scalars = stage.plan, torch.zeros((), device=images.device), dict[str, Tensor]()
+    # Batch-norm needs two images in each part.
+    parts = max(1, min(plan.accumulate, len(images) // 2))
+    optimizer.zero_grad(set_to_none=True)
+    with sharing(plan.batch_norm):
+        for part, where in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
+            views = stage.views(part, generator, where)
+            with autocast(images.device, plan.precision):
+                loss = _checked(stage, stage(views))
+            weight = len(part) / len(images)
+            scaler.scale(loss.total * weight).backward()
+            total = total + loss.total.detach() * weight
+            for name, value in loss.scalars.items():
+                scalars[name] = scalars.get(name, 0.0) + value * weight
+        synchronise(stage)
+        scaler.step(optimizer)
+        scaler.update()
+        stage.after_step()
+    if plan.batch_norm == "device":
+        copy_from_first(stage.buffers())
+    return StepLoss(total, scalars)
+
+
+def _checked(stage: Stage, returned: object) -> StepLoss:
+    """Return what ``stage`` returned from forward; raise BenchError unless it is a loss that can be minimised."""
+    if fault := _fault(returned):
+        raise BenchError(
+            f"stage {stage.name!r} ({type(stage).__name__}) returned {fault} from forward. It must return "
+            "StepLoss(total, scalars): the loss to minimise, a tensor of one number, and further such numbers by name."
+        )
+    assert isinstance(returned, StepLoss)
+    return returned
+
+
+def _fault(returned: object) -> str | None:
+    if not isinstance(returned, StepLoss):
+        return f"a {type(returned).__name__}"
+    for name, value in {"the loss": returned.total, **returned.scalars}.items():
+        if not isinstance(value, Tensor):
+            return f"{name!r} as a {type(value).__name__}"
+        if value.numel() != 1:
+            return f"{name!r} of shape {tuple(value.shape)}"
+        if name in LOGGED:
+            return f"a scalar called {name!r}, which the bench logs itself,"
+    return None if returned.total.requires_grad else "a loss without a gradient"

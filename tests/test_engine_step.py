@@ -1,0 +1,115 @@
+"""What a stage hands to the engine: its loss, the numbers that it logs, and an optimiser with groups."""
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import SGD, Optimizer
+from toy_stage import EPOCHS, STEPS, StopAfter, ToyStage, assert_same_file, make_plan, run, state_file, stop_at
+
+from bench.data import ImageSource
+from bench.errors import BenchError
+from bench.method import StepLoss
+from bench.train import finished_path
+
+NAN = torch.tensor(math.nan)
+
+
+class Answering(ToyStage):
+    """Returns what ``answer`` makes of its loss, and logs ``noted`` after each epoch."""
+
+    def __init__(self, answer: Callable[[StepLoss], Any] = lambda loss: loss, noted: Mapping[str, Any] = {}) -> None:
+        super().__init__(make_plan())
+        self._answer, self._noted = answer, noted
+
+    def forward(self, views: Tensor) -> StepLoss:
+        answer: StepLoss = self._answer(super().forward(views))
+        return answer
+
+    def after_epoch(self, epoch: int, images: ImageSource) -> Mapping[str, float]:
+        return self._noted
+
+
+@pytest.mark.parametrize(
+    ("answer", "fault"),
+    [
+        (lambda loss: loss.total, "a Tensor"),
+        (lambda loss: StepLoss(loss.total.repeat(3)), r"'the loss' of shape \(3,\)"),
+        (lambda loss: StepLoss(loss.total.detach()), "a loss without a gradient"),
+        (lambda loss: StepLoss(loss.total, {"kind": loss.total.item()}), "'kind' as a float"),
+        (lambda loss: StepLoss(loss.total, {"kind": torch.ones(2)}), r"'kind' of shape \(2,\)"),
+        (lambda loss: StepLoss(loss.total, {"loss": torch.ones(())}), "a scalar called 'loss', which the bench logs"),
+        (lambda loss: StepLoss(loss.total, {"lr": torch.ones(())}), "a scalar called 'lr', which the bench logs"),
+    ],
+)
+def test_what_is_no_loss_is_refused_in_the_first_step(
+    answer: Callable[[StepLoss], Any], fault: str, tmp_path: Path
+) -> None:
+    stage = Answering(answer)
+    with pytest.raises(BenchError, match=rf"stage 'toy' \(Answering\) returned {fault}.* It must return StepLoss\("):
+        run(stage, tmp_path)
+    assert len(stage.seen) == 1
+
+
+@pytest.mark.parametrize("noted", ["loss", "double", "lr"])
+def test_the_review_of_an_epoch_replaces_no_number_of_its_steps(noted: str, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=f"returned '{noted}' from after_epoch, which its steps log already"):
+        run(Answering(noted={noted: 1.0}), tmp_path)
+
+
+def test_a_number_that_is_not_finite_is_left_out_and_said(tmp_path: Path) -> None:
+    def unmeasured(loss: StepLoss) -> StepLoss:
+        return StepLoss(loss.total, {**loss.scalars, "selected": NAN})
+
+    monitor = StopAfter(10**6)
+    progress = run(Answering(unmeasured, {"reviewed": math.inf, "held out": 0.5}), tmp_path, monitor=monitor)
+    assert [{*entry} for entry in progress.history] == [{"loss", "double", "lr", "held out"}] * EPOCHS
+    assert "stage toy: 'selected' is not finite in epoch 1, whose history leaves it out" in monitor.notes
+    assert len(monitor.notes) == 2 * EPOCHS
+    assert run(Answering(), tmp_path).history == progress.history
+
+
+def test_a_stop_after_it_continues_to_the_same_state(tmp_path: Path) -> None:
+    def late(stopped: int) -> Callable[[StepLoss], StepLoss]:
+        """Only the second step of the stage is not measured; the stop falls between it and the epoch's end."""
+        steps = iter(range(stopped, 100))
+        return lambda loss: StepLoss(loss.total, {"selected": NAN if next(steps) == 1 else loss.total.detach()})
+
+    run(Answering(late(0)), tmp_path / "straight")
+    stop_at(Answering(late(0)), tmp_path / "stopped", 3)
+    progress = run(Answering(late(3)), tmp_path / "stopped")
+    assert ["selected" in entry for entry in progress.history] == [False, True, True]
+    assert_same_file(*(finished_path(tmp_path / name, "toy") for name in ("straight", "stopped")))
+
+
+class Grouped(ToyStage):
+    """The head learns at a tenth of the plan's rate."""
+
+    def optimizer(self) -> Optimizer:
+        peak = self.plan.effective_lr
+        head: dict[str, Any] = {"params": self.head.parameters(), "lr": peak / 10}
+        return SGD([{"params": self.encoder.parameters()}, head], lr=peak)
+
+
+def test_groups_keep_their_rates_in_proportion_also_after_a_stop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[float, ...]] = []
+    step = SGD.step
+
+    def watched(self: SGD, *given: Any) -> Any:
+        seen.append(tuple(group["lr"] for group in self.param_groups))
+        return step(self, *given)
+
+    monkeypatch.setattr(SGD, "step", watched)
+    stop_at(Grouped(make_plan()), tmp_path, 6)
+    run(Grouped(make_plan()), tmp_path)
+    plan = make_plan()
+    expected = [plan.rate(n // STEPS, n % STEPS, STEPS) for n in range(EPOCHS * STEPS)]
+    assert [rates[0] for rates in seen] == expected
+    assert [rates[1] for rates in seen] == pytest.approx([rate / 10 for rate in expected])
+    assert not state_file(tmp_path).exists()
