@@ -1,8 +1,10 @@
 """Grids: order, retries, stops, memory, locks and status, with jobs that take no time."""
 
 import errno
+import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Lock, Timer
@@ -145,6 +147,65 @@ def test_a_job_of_another_command_is_left_to_it(tmp_path: Path) -> None:
     assert found["a"].status == "failed", "its worker has ended without a word"
     with pytest.raises(BenchError, match="has no job 'c'"):
         work(folder, "c", Event())
+
+
+def test_a_job_of_another_command_is_said_once_and_starts_when_that_has_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_module, "_LOOK_AGAIN_SECONDS", 0.0)
+    folder = grid_in(tmp_path, {"a": [], "b": []})
+    own = folder.job("a")
+    own.path.mkdir(parents=True)
+    said: list[str] = []
+    other, outcomes = FileLock(own.lock, thread_local=False), list[str]()
+
+    def counted(*given: Any, **named: Any) -> Any:
+        outcomes.append(work(*given, **named))
+        if outcomes.count("busy") == 3:
+            other.release()
+        return outcomes[-1]
+
+    monkeypatch.setattr(local_module, "work", counted)
+    with other:
+        run_local(folder, one_device(at_once=2), Event(), said.append, leaving(folder, []))
+    assert [line for line in said if line.startswith("a: ")] == [
+        "a: another process works on it; waiting",
+        "a: starts on cpu",
+        "a: done",
+    ]
+
+
+def test_the_command_of_a_killed_worker_counts_as_running_until_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, end = tmp_path / "grid" / "made" / "a", tmp_path / "end"
+    program = tmp_path / "bench"
+    program.write_text(f"#!/bin/sh\necho began\nwhile [ ! -e {end} ]; do sleep 0.05; done\necho ended\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(worker_module, "program", lambda: [str(program)])
+    folder = grid_in(tmp_path / "grid", {"a": []})
+    own = folder.job("a")
+    worker = multiprocessing.get_context("fork").Process(target=work, args=(folder, "a", Event()))
+    worker.start()
+    wait_for(lambda: own.log.exists() and own.last_lines() == "began")
+    worker.kill()
+    worker.join()
+    assert statuses(folder) == {"a": "running"}
+    assert work(folder, "a", Event()) == "busy"
+    end.touch()
+    wait_for(lambda: statuses(folder) != {"a": "running"})
+    (found,) = grid_status(folder)
+    assert found.status == "failed"
+    assert found.reason.endswith("without a word\nbegan\nended")
+    program.write_text(f"#!/bin/sh\nmkdir -p {made.parent}\ntouch {made}\n")
+    assert work(folder, "a", Event()) == "done"
+
+
+def wait_for(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def test_a_job_that_failed_in_another_command_is_not_run_again(tmp_path: Path) -> None:

@@ -214,7 +214,7 @@ class JobFolder:
 
     @property
     def lock(self) -> Path:
-        """Held by the worker."""
+        """Held by the worker and by its command."""
         return self.path / ".lock"
 
     @property

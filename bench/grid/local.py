@@ -51,7 +51,8 @@ def run_local(
 
     Args:
         stop: when it is set, running commands are asked to stop, and no further one starts.
-        said: called with a line when a job starts and when it ends.
+        said: called with a line when a job starts and when it ends, from several threads; once for a job that waits
+            because another process works on it.
         launch: see :func:`bench.grid.work`.
     """
     _Local(folder, devices, stop, said, launch).run()
@@ -72,7 +73,9 @@ class _Local:
         self._failed = set(folder.failures())
         self._pending = [job for job in folder.grid.jobs if job.name not in self._failed and not self._done(job)]
         self._not_before: dict[str, float] = {}
-        """When to look again at jobs that another command works on."""
+        """When to look again at jobs that another process works on, or that were stopped."""
+        self._elsewhere = set[str]()
+        """Jobs that another process was seen to work on."""
         self._stopped = Counter[str]()
         """How often a command was stopped, though not from here."""
         self._ended: SimpleQueue[tuple[Device, GridJob, Outcome | BenchError]] = SimpleQueue()
@@ -110,14 +113,20 @@ class _Local:
                     self._failed.add(job.name)
                     continue
                 device.running.append(job)
-                self._said(f"{job.name}: starts on {device.name}")
                 Thread(target=self._work, args=(device, job), daemon=True).start()
 
     def _work(self, device: Device, job: GridJob) -> None:
         """Run ``job``; in a thread of its own."""
         outcome: Outcome | BenchError
         try:
-            outcome = work(self._folder, job.name, self._stop, environment=device.environment, launch=self._launch)
+            outcome = work(
+                self._folder,
+                job.name,
+                self._stop,
+                environment=device.environment,
+                launch=self._launch,
+                starts=lambda: self._said(f"{job.name}: starts on {device.name}"),
+            )
         except BenchError as error:
             outcome = error
         except Exception as error:  # a thread that ends in silence would leave the grid waiting for it
@@ -126,6 +135,9 @@ class _Local:
 
     def _settle(self, device: Device, job: GridJob, outcome: Outcome | BenchError) -> None:
         device.running.remove(job)
+        if outcome == "busy" and job.name not in self._elsewhere:
+            self._elsewhere.add(job.name)
+            self._said(f"{job.name}: another process works on it; waiting")
         unasked = outcome == "stopped" and not self._stopping
         self._stopped[job.name] += unasked
         if unasked and self._stopped[job.name] > self._folder.grid.retries:

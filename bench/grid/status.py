@@ -113,7 +113,7 @@ def _judge(
 
 
 def _held(own: JobFolder) -> bool:
-    """Return whether a worker holds the lock."""
+    """Return whether a worker, or the command of one that was killed, holds the lock."""
     lock = FileLock(own.lock, timeout=0)
     try:
         with lock:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Literal
@@ -25,7 +26,7 @@ returns the exit code."""
 
 _POLL_SECONDS = 0.2
 _BUSY_SECONDS = 30.0
-"""Between two looks at a run on which another process works."""
+"""Between two looks at a run on which another command works."""
 
 
 def work(
@@ -35,6 +36,7 @@ def work(
     *,
     environment: Mapping[str, str] | None = None,
     launch: Launch | None = None,
+    starts: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Run the job called ``name`` to its end, unless it is finished or another worker has it.
 
@@ -42,6 +44,7 @@ def work(
         stop: when it is set, the command is asked to stop; it saves its state, and continues when it is run again.
         environment: additions to the environment of the command.
         launch: runs the command; None: as a process.
+        starts: called once the job is this worker's and its command is about to be run.
 
     Raises:
         BenchError: no such job, or jobs that it needs are not finished.
@@ -55,7 +58,7 @@ def work(
     except Timeout:
         return "busy"
     try:
-        return _attempts(folder, job, stop, environment or {}, launch or _run_process)
+        return _attempts(folder, job, stop, environment or {}, launch or partial(_run_process, held=lock), starts)
     finally:
         lock.release()
 
@@ -72,7 +75,14 @@ def _known(folder: GridFolder, name: str) -> GridJob:
     return job
 
 
-def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mapping[str, str], launch: Launch) -> Outcome:
+def _attempts(
+    folder: GridFolder,
+    job: GridJob,
+    stop: Event,
+    environment: Mapping[str, str],
+    launch: Launch,
+    starts: Callable[[], None],
+) -> Outcome:
     own = folder.job(job.name)
     before = own.state
     if job.finished and (before is None or before.status == "done"):
@@ -90,6 +100,8 @@ def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mappin
     def stopping() -> bool:
         return stop.is_set() or folder.cancelled
 
+    if not stopping():
+        starts()
     while True:
         if stopping():
             write("stopped")
@@ -103,7 +115,7 @@ def _attempts(folder: GridFolder, job: GridJob, stop: Event, environment: Mappin
         if stopping() or code == InterruptedRunError.exit_code:
             write("stopped")
             return "stopped"
-        if code == BusyRunError.exit_code:  # such as the command of a worker that was killed
+        if code == BusyRunError.exit_code:  # such as one that a user typed
             _wait(_BUSY_SECONDS, stopping)
             continue
         failures += 1
@@ -126,9 +138,18 @@ def program() -> list[str]:
 
 
 def _run_process(
-    command: Sequence[str], own: JobFolder, environment: Mapping[str, str], stopping: Callable[[], bool]
+    command: Sequence[str],
+    own: JobFolder,
+    environment: Mapping[str, str],
+    stopping: Callable[[], bool],
+    *,
+    held: FileLock,
 ) -> int:
-    """Run ``bench`` with ``command`` in a session of its own, so that a Ctrl-C reaches it through the worker alone."""
+    """Run ``bench`` with ``command`` in a session of its own, so that a Ctrl-C reaches it through the worker alone.
+
+    It inherits the lock ``held``, so that the job counts as running as long as it does, even if the worker is killed.
+    """
+    lock = held._context.lock_file_fd
     with own.log.open("ab") as log:
         process = subprocess.Popen(
             [*program(), *command],
@@ -137,6 +158,7 @@ def _run_process(
             stderr=subprocess.STDOUT,
             env={**os.environ, **environment},
             start_new_session=True,
+            pass_fds=() if lock is None else (lock,),
         )
         asked = False
         try:
