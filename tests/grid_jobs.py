@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from bench.grid import Grid, GridFolder, GridJob
+from bench.grid import Grid, GridFolder, GridJob, grid_status
 from bench.grid.grid import JobFolder
 from bench.grid.worker import Launch
 
@@ -44,3 +44,8 @@ def leaving(folder: GridFolder, told: list[str], codes: Mapping[str, list[int]] 
         return code
 
     return launch
+
+
+def statuses(folder: GridFolder) -> dict[str, str]:
+    """Return the status of each job by its name."""
+    return {each.name: each.status for each in grid_status(folder)}

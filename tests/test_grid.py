@@ -1,20 +1,17 @@
 """Grids: order, retries, stops, memory, locks and status, with jobs that take no time."""
 
 import errno
-import multiprocessing
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Event, Lock, Timer
 from typing import Any
 
 import pytest
-from filelock import FileLock
-from grid_jobs import grid_in, leaving
+from grid_jobs import grid_in, leaving, statuses
 
-from bench.errors import BenchError, BusyRunError, CheckFailedError, InterruptedRunError
+from bench.errors import BenchError, CheckFailedError, InterruptedRunError
 from bench.grid import Device, Grid, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
 from bench.grid import local as local_module
 from bench.grid import worker as worker_module
@@ -27,10 +24,6 @@ GIB = 2**30
 
 def one_device(at_once: int = 1) -> list[Device]:
     return [Device("cpu", at_once, GIB)]
-
-
-def statuses(folder: GridFolder) -> dict[str, str]:
-    return {each.name: each.status for each in grid_status(folder)}
 
 
 def test_jobs_run_once_each_after_those_that_they_need(tmp_path: Path) -> None:
@@ -136,94 +129,6 @@ def test_jobs_share_a_device_as_far_as_its_memory_goes(tmp_path: Path) -> None:
     assert all(sum(sizes[name] for name in each) <= GIB or each == {"large"} for each in together)
 
 
-def test_a_job_of_another_command_is_left_to_it(tmp_path: Path) -> None:
-    folder = grid_in(tmp_path, {"a": [], "b": []})
-    folder.job("a").path.mkdir(parents=True)
-    with FileLock(folder.job("a").lock):
-        assert work(folder, "a", Event(), launch=leaving(folder, [])) == "busy"
-        folder.job("a").write(JobState(status="running", began=now()))
-        assert statuses(folder) == {"a": "running", "b": "waiting"}
-    found = {each.name: each for each in grid_status(folder)}
-    assert found["a"].status == "failed", "its worker has ended without a word"
-    with pytest.raises(BenchError, match="has no job 'c'"):
-        work(folder, "c", Event())
-
-
-def test_a_job_of_another_command_is_said_once_and_starts_when_that_has_ended(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(local_module, "_LOOK_AGAIN_SECONDS", 0.0)
-    folder = grid_in(tmp_path, {"a": [], "b": []})
-    own = folder.job("a")
-    own.path.mkdir(parents=True)
-    said: list[str] = []
-    other, outcomes = FileLock(own.lock, thread_local=False), list[str]()
-
-    def counted(*given: Any, **named: Any) -> Any:
-        outcomes.append(work(*given, **named))
-        if outcomes.count("busy") == 3:
-            other.release()
-        return outcomes[-1]
-
-    monkeypatch.setattr(local_module, "work", counted)
-    with other:
-        run_local(folder, one_device(at_once=2), Event(), said.append, leaving(folder, []))
-    assert [line for line in said if line.startswith("a: ")] == [
-        "a: another process works on it; waiting",
-        "a: starts on cpu",
-        "a: done",
-    ]
-
-
-def test_the_command_of_a_killed_worker_counts_as_running_until_it_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made, end = tmp_path / "grid" / "made" / "a", tmp_path / "end"
-    program = tmp_path / "bench"
-    program.write_text(f"#!/bin/sh\necho began\nwhile [ ! -e {end} ]; do sleep 0.05; done\necho ended\n")
-    program.chmod(0o755)
-    monkeypatch.setattr(worker_module, "program", lambda: [str(program)])
-    folder = grid_in(tmp_path / "grid", {"a": []})
-    own = folder.job("a")
-    worker = multiprocessing.get_context("fork").Process(target=work, args=(folder, "a", Event()))
-    worker.start()
-    wait_for(lambda: own.log.exists() and own.last_lines() == "began")
-    worker.kill()
-    worker.join()
-    assert statuses(folder) == {"a": "running"}
-    assert work(folder, "a", Event()) == "busy"
-    end.touch()
-    wait_for(lambda: statuses(folder) != {"a": "running"})
-    (found,) = grid_status(folder)
-    assert found.status == "failed"
-    assert found.reason.endswith("without a word\nbegan\nended")
-    program.write_text(f"#!/bin/sh\nmkdir -p {made.parent}\ntouch {made}\n")
-    assert work(folder, "a", Event()) == "done"
-
-
-def wait_for(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)
-
-
-def test_a_job_that_failed_in_another_command_is_not_run_again(tmp_path: Path) -> None:
-    folder = grid_in(tmp_path, {"first": [], "ssl": [], "deacl": ["ssl"]})
-    told: list[str] = []
-    leave = leaving(folder, told)
-
-    def beside(command: Sequence[str], *more: Any) -> int:
-        folder.job("ssl").write(JobState(status="failed", began=now(), reason="exit code 1, attempt 2"))
-        return leave(command, *more)
-
-    run_local(folder, one_device(), Event(), launch=beside)
-    assert told == ["first"]
-    found = {each.name: (each.status, each.reason) for each in grid_status(folder)}
-    assert found["ssl"] == ("failed", "exit code 1, attempt 2")
-    assert found["deacl"] == ("failed", "ssl, which it needs, failed")
-
-
 def test_a_job_waits_for_what_it_needs(tmp_path: Path) -> None:
     folder = grid_in(tmp_path, {"ssl": [], "deacl": ["ssl"]})
     with pytest.raises(BenchError, match=r"deacl needs ssl, which is not finished\. Type bench matrix work"):
@@ -284,16 +189,6 @@ def test_a_job_that_others_stop_is_tried_again_and_then_fails(
     found = {each.name: (each.status, each.reason) for each in grid_status(folder)}
     assert found["ssl"] == (("done", "") if stops == 1 else ("failed", "it was stopped from outside, attempt 2"))
     assert found["deacl"][0] == found["ssl"][0]
-
-
-def test_a_run_of_another_process_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_module, "_BUSY_SECONDS", 0.0)
-    folder = grid_in(tmp_path, {"a": []}, retries=0)
-    told: list[str] = []
-    launch = leaving(folder, told, {"a": [BusyRunError.exit_code] * 3})
-    assert work(folder, "a", Event(), launch=launch) == "done"
-    assert len(told) == 4
-    assert BusyRunError.exit_code not in (0, BenchError.exit_code, CheckFailedError.exit_code)
 
 
 def test_an_error_of_a_launch_ends_the_job_and_not_the_grid(tmp_path: Path) -> None:

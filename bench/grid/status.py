@@ -104,6 +104,8 @@ def _judge(
     if state.status == "running":
         if queued or (state.slurm is None and _held(own)):
             return "running", ""
+        if job.finished:  # by its command, after the worker was killed
+            return "done", ""
         if cancelled:
             return "cancelled", ""
         return "failed", f"its worker ended on {state.host} without a word\n{own.last_lines()}"
