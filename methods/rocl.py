@@ -5,10 +5,10 @@ network then learns contrastively that both views and the attacked one belong to
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
-from pydantic import Field, PositiveInt
+from pydantic import Field, PositiveInt, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -52,7 +52,8 @@ class RoCLSettings(TrainPlan, AttackSettings):
     start: Start = "uniform-clamped"
     attack_groups: int = Field(default=2, ge=1)
     """Number of equal parts of the batch for the attack and the extra term; negatives come from the same part only, as
-    each of the two GPUs saw its own 256 images. With 1, the whole batch."""
+    each of the two GPUs saw its own 256 images. With 1, the whole batch. In a small last batch there are fewer parts:
+    each needs two images, since without a negative there is nothing to attack."""
     projector: tuple[PositiveInt, ...] = Field(default=(2048, 128), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(
@@ -64,6 +65,15 @@ class RoCLSettings(TrainPlan, AttackSettings):
         grayscale_prob=0.2,
         blur_prob=0.0,
     )
+
+    @model_validator(mode="after")
+    def _negatives_in_each_group(self) -> Self:
+        if self.attack_groups > self.batch_size // 2:
+            raise ValueError(
+                f"attack_groups {self.attack_groups} of a batch_size of {self.batch_size} would hold single images, "
+                f"without a negative; at most {self.batch_size // 2}"
+            )
+        return self
 
 
 def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
@@ -181,8 +191,8 @@ class RoCLStage(Stage):
         return torch.stack([directed_nt_xent(pair, self.plan.temperature) for pair in pairs]).mean()
 
     def _groups(self, embeddings: Tensor) -> tuple[Tensor, ...]:
-        # The last batch of an epoch may hold fewer images than there are groups.
-        return embeddings.tensor_split(min(self.plan.attack_groups, len(embeddings)))
+        # The last batch of an epoch may hold few images.
+        return embeddings.tensor_split(max(1, min(self.plan.attack_groups, len(embeddings) // 2)))
 
 
 RoCL = single_stage(

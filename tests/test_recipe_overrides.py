@@ -56,6 +56,12 @@ def test_what_only_looks_like_a_fraction_never_becomes_a_number(value: str) -> N
         recipe_of(f"stage2.lr={value}")
 
 
+@pytest.mark.parametrize("item", ["stage2.epochs=true", "slf.lr=true", "evaluate.pgd_steps=false"])
+def test_true_and_false_are_no_numbers(item: str) -> None:
+    with pytest.raises(BenchError, match=f"--set {item}: must be a number, such as "):
+        recipe_of(item)
+
+
 def test_a_key_given_twice_has_one_value() -> None:
     assert parse_overrides(["stage2.lr=1", " stage2.lr =1.0"]) == {"stage2.lr": 1}
     with pytest.raises(BenchError, match=r"--set stage2\.lr is given twice, as 1 and as 2"):

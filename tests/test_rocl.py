@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from toy_stage import StopAfter
 
 from bench import rng
-from bench.errors import InterruptedRunError
+from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.method import Method, MethodContext
 from bench.nn import mlp
@@ -162,7 +162,7 @@ def naive_attack(stage: RoCLStage, first: Tensor, second: Tensor, start: Tensor)
     x = start.clamp(0, 1)
     for _ in range(stage.plan.steps):
         x = x.detach().requires_grad_()
-        groups = min(stage.plan.attack_groups, len(x))
+        groups = max(1, min(stage.plan.attack_groups, len(x) // 2))
         parts = zip(x.tensor_split(groups), second.tensor_split(groups), strict=True)
         loss = torch.stack([slow_loss(list(network(torch.cat(part)).chunk(2)), 0.5) for part in parts]).sum()
         (gradient,) = torch.autograd.grad(loss, x)
@@ -171,16 +171,24 @@ def naive_attack(stage: RoCLStage, first: Tensor, second: Tensor, start: Tensor)
     return x.detach()
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
-def test_the_attack_is_the_released_one(groups: int) -> None:
+@pytest.mark.parametrize(("groups", "count"), [(1, 7), (2, 7), (3, 7), (2, 3), (2, 2)])
+def test_the_attack_is_the_released_one(groups: int, count: int) -> None:
+    """Also in a small last batch, each image is attacked away from a negative."""
     stage = stage_of(attack_groups=groups, steps=3, batch_size=7).double()
-    first, second = unit_images(7).double(), unit_images(7, seed=1).double()
+    first, second = unit_images(count).double(), unit_images(count, seed=1).double()
     attacked = stage._attack(first, second, generator("start"))
     noise = torch.rand(first.shape, generator=generator("start"), dtype=torch.float64)
-    expected = naive_attack(stage, first, second, first + EPS * (2 * noise - 1))
+    start = first + EPS * (2 * noise - 1)
+    expected = naive_attack(stage, first, second, start)
     torch.testing.assert_close(attacked, expected, rtol=0, atol=1e-9)
     assert float((attacked - first).abs().max()) <= EPS
     assert 0 <= float(attacked.min()) <= float(attacked.max()) <= 1
+    assert (attacked != start.clamp(0, 1)).flatten(1).any(1).all()
+
+
+def test_groups_of_single_images_are_refused() -> None:
+    with pytest.raises(BenchError, match=r"attack_groups 4 of a batch_size of 7 would hold single images.*at most 3"):
+        stage_of(attack_groups=4, batch_size=7)
 
 
 def test_the_attack_confuses_and_leaves_no_trace() -> None:

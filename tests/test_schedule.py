@@ -132,7 +132,7 @@ def test_advcls_rates() -> None:
 
 
 def test_a_fraction_of_an_epoch_warms_up_by_steps() -> None:
-    plan = TrainPlan(epochs=4, batch_size=2, lr=1.0, warmup_epochs=0.4, warmup_start=0.1, schedule_unit="step")
+    plan = TrainPlan(epochs=4, batch_size=4, lr=1.0, warmup_epochs=0.4, warmup_start=0.1, schedule_unit="step")
     rates = [plan.rate(epoch=0, step=step, steps_per_epoch=10) for step in range(6)]
     assert rates[:5] == pytest.approx([0.1, 0.4, 0.7, 1.0, 1.0])
     assert rates[5] < 1
@@ -156,3 +156,11 @@ def test_decays_fall_with_an_epoch_where_the_rate_does_not_move_each_step() -> N
     assert rates(plan, steps_per_epoch=2) == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01])
     longer = TrainPlan(**{**plan.model_dump(), **plan.stretched(8)})
     assert '"decay_epochs":[3,6]' in longer.model_dump_json(), "as plans of whole epochs were always written"
+
+
+def test_an_epoch_at_rate_zero_is_refused() -> None:
+    values = {"epochs": 4, "batch_size": 2, "lr": 1.0, "warmup_epochs": 1}
+    with pytest.raises(ValueError, match=r"warmup_epochs 1 is an epoch at rate 0 .* set schedule_unit=step, a"):
+        TrainPlan(**values)
+    for mended in ({"schedule_unit": "step"}, {"warmup_start": 0.1}, {"warmup_epochs": 0}, {"warmup_epochs": 2}):
+        assert max(rates(TrainPlan(**{**values, **mended}), steps_per_epoch=5)) == 1

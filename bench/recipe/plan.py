@@ -150,6 +150,12 @@ class TrainPlan(Settings):
     def _consistent(self) -> Self:
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} exceed epochs {self.epochs}; set both")
+        moves_by_epoch = self.schedule == "warmup-cosine" and self.schedule_unit == "epoch"
+        if moves_by_epoch and round(self.warmup_epochs) == 1 and self.warmup_start == 0:
+            raise ValueError(
+                f"warmup_epochs {self.warmup_epochs:g} is an epoch at rate 0 where the rate changes once an epoch; set "
+                "schedule_unit=step, a warmup_start above 0, or warmup_epochs=0"
+            )
         if max(self.lr, self.effective_lr, self.weight_decay) > _LARGEST:
             raise ValueError(f"lr and weight_decay must be below {_LARGEST:g}; float32 ends at 3e38")
         if self.nesterov and (self.momentum == 0 or self.optimizer == "adamw"):

@@ -306,13 +306,19 @@ _OPEN = "encoder.options"
 
 
 def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Sequence[str]) -> None:
-    """Raise BenchError, listing all of them, for ``overrides`` that are not keys of ``sections`` of ``recipe``."""
+    """Raise BenchError, listing all of them, for ``overrides`` that are not keys of ``sections`` of ``recipe``.
+
+    Also for ``true`` and ``false`` where a number stands: validation would read them as 1 and 0.
+    """
     dump = recipe.model_dump(mode="json", include=set(sections))
-    allowed = {key for key, _ in flatten({**dump.pop("config", {}), **dump})}
+    present = dict(flatten({**dump.pop("config", {}), **dump}))
+    allowed = present.keys()
     # An encoder that was trained elsewhere has no method to be listed.
     listed = f"bench methods {as_typed(recipe.method)}" if recipe.config.plans() else "--dry-run --recipe"
     hint, faults = f"`{listed}` lists them all.", []
-    for key in overrides:
+    for key, value in overrides.items():
+        if isinstance(value, bool) and type(present.get(key)) in (int, float):
+            faults.append(f"--set {key}={str(value).lower()}: must be a number, such as {present[key]:g}.")
         if key in allowed or f"{key}.".startswith(f"{_OPEN}."):
             continue
         if key in _OPTIONS:
