@@ -5,14 +5,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from empty_folder import Bench, files, small
 from empty_folder import bench as bench
 from empty_folder import toy as toy
 
+from bench.errors import BenchError, BusyRunError
 from bench.method import METHODS
 from bench.record import load_record
+from bench.run import Run
 
 COMMANDS = ("run", "evaluate", "leaderboard", "methods", "datasets", "tiers", "runs")
 
@@ -76,7 +79,8 @@ def test_runs_lists_none_where_there_are_none(bench: Bench, tmp_path: Path) -> N
 def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_path: Path, toy: str) -> None:
     said = bench("run", "simclr", "--dataset", toy, *small(), "--dry-run")
     assert said.code == 0
-    assert said.stderr == "measuring this machine\ntoy: read 16 train and 8 test images\n"
+    assert said.stderr.startswith("measuring this machine\n")
+    assert said.stderr.endswith("toy: read 16 train and 8 test images\n")
     assert "stage ssl" in said.stdout
     assert "1 epoch of 2 batches of 8" in said.stdout
     assert "stage1.epochs" not in said.stdout
@@ -88,6 +92,25 @@ def test_a_dry_run_prints_plan_and_recipe_and_writes_nothing(bench: Bench, tmp_p
     assert "encoder.width = 1" in said.stdout.splitlines()
     assert files(tmp_path) == {"given/toy.npz"}
     assert {path.name for path in tmp_path.iterdir()} == {"given"}
+
+
+def test_a_run_is_its_commands_from_the_measurement_on(bench: Bench, toy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another command that begins the same run is refused at once, and measures nothing."""
+    busy = []
+
+    def measured(run: Run, projector: object) -> NoReturn:
+        try:
+            run.folder.check_free()
+        except BusyRunError as error:
+            busy.append(str(error))
+        raise BenchError("measured")
+
+    monkeypatch.setattr("bench.run.project", measured)
+    said = bench("run", "simclr", "--dataset", toy, *small())
+    assert (said.code, said.stderr.splitlines()[-1]) == (1, "bench: measured")
+    assert [each.partition(" is ")[2].partition(" (")[0] for each in busy] == ["working on this run"]
+    assert bench("run", "simclr", "--dataset", toy, *small(), "--dry-run").code == 1
+    assert len(busy) == 1
 
 
 @pytest.mark.parametrize("more", [["--dry-run"], ["--shared-only"], []])

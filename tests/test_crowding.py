@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
 import torch
 
-from bench.device import crowding
+from bench.device import crowding, starvation
 
 CPU = torch.device("cpu")
 
@@ -38,6 +39,33 @@ def test_as_many_threads_are_advised_as_cores_are_free(
 def test_a_gpu_does_not_mind(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cores=2, busy=2.0, threads=2)
     assert crowding(torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize(
+    ("device", "wall", "spent", "expected"),
+    [
+        (
+            CPU,
+            100.0,
+            4.0,
+            "had 0.04 of a CPU core. On an idle one the times would be up to 25 times shorter",
+        ),
+        (CPU, 100.0, 90.0, None),
+        (CPU, 100.0, 150.0, None),
+        (torch.device("cuda"), 100.0, 4.0, None),
+    ],
+)
+def test_a_measurement_without_a_core_of_its_own_is_told(
+    monkeypatch: pytest.MonkeyPatch, device: torch.device, wall: float, spent: float, expected: str | None
+) -> None:
+    now = {"wall": 5.0, "spent": 3.0}
+    monkeypatch.setattr(time, "perf_counter", lambda: now["wall"])
+    monkeypatch.setattr(time, "process_time", lambda: now["spent"])
+    said = starvation(device)
+    now["wall"] += wall
+    now["spent"] += spent
+    found = said()
+    assert found is None if expected is None else expected in str(found)
 
 
 def test_programs_that_compute_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:

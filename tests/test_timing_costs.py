@@ -121,6 +121,9 @@ def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
     assert "left out cifar10/broken.json: " in text
     values = json.loads(invoke("--from-results", "--results-dir", str(tmp_path), "--json"))
     assert [row["to_reference"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
+    some = ("--from-results", "acl", "byol", "supervised", "--results-dir", str(tmp_path))
+    assert f"no record under {tmp_path} has the pre-training cost of byol or supervised\n" in invoke(*some)
+    assert json.loads(invoke(*some, "--json"))["absent"] == ["byol", "supervised"]
     fill(tmp_path, make_record(dataset="digits"), make_record(tier="tiny"))
     for chosen, headings in (((), 3), (("--tier", "tiny"), 1), (("--dataset", "cifar10"), 2)):
         shown = invoke("--from-results", "--results-dir", str(tmp_path), *chosen)
@@ -160,6 +163,8 @@ def test_the_tables_say_how_much_was_timed_and_what_papers_say() -> None:
         (["deakl"], "Did you mean 'deacl'"),
         (["deacl", "--reference", "deakl"], "Did you mean 'deacl'"),
         (["--from-results", "--reference", "deakl"], "Did you mean 'deacl'"),
+        (["--from-results", "deacl", "deakl"], "unknown method 'deakl'. Did you mean 'deacl'"),
+        (["--from-results", "--rounds", "3", "--encoder", "resnet50"], "--encoder, --rounds: --from-results measures"),
         (["supervised"], "supervised has no pre-training to time"),
         (["deacl", "--dataset", "cifar11"], "unknown dataset"),
         (["deacl", "--tier", "huge"], "unknown tier"),

@@ -79,7 +79,7 @@ def run_options(items: list[str]) -> tuple[list[str], dict[str, Any]]:
         context = commands["run"].make_context("run", ["method", *words])
     except Exception as error:
         raise BenchError(f"--run-option: bench run refuses {' '.join(words)}: {error}") from None
-    typed = typed_params(context)
+    typed = option.typed_params(context)
     for param in typed:
         if param.name not in (*_OF_RECIPE, *_OF_PROCESS):
             raise _owned(param, commands["matrix"].params)
@@ -98,13 +98,6 @@ def _from_anywhere(name: str, value: str) -> str:
     if names_a_path or (name == "track" and value.startswith(("progress:", "tensorboard:"))):
         return from_anywhere(value)
     return value
-
-
-def typed_params(context: typer.Context) -> list[Any]:
-    """Return the options of a command that the user typed."""
-    sources = [(param, context.get_parameter_source(param.name or "")) for param in context.command.params]
-    typed = [param for param, source in sources if source and source.name == "COMMANDLINE"]
-    return [param for param in typed if param.param_type_name == "option"]
 
 
 def _owned(param: Any, own: Sequence[Any]) -> BenchError:

@@ -106,6 +106,13 @@ Results = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the records as JSON on stdout.")]
 
 
+def typed_params(context: typer.Context) -> list[Any]:
+    """Return the options of a command that the user typed."""
+    sources = [(param, context.get_parameter_source(param.name or "")) for param in context.command.params]
+    typed = [param for param, source in sources if source and source.name == "COMMANDLINE"]
+    return [param for param in typed if param.param_type_name == "option"]
+
+
 def method_name(given: str) -> str:
     """Return the name in records of the method that ``given`` names; one named ``FILE.py:NAME`` is loaded."""
     if not is_in_file(given):

@@ -3,7 +3,7 @@
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,9 +56,11 @@ def say_weights(run: "Run") -> None:
 def measuring(console: Console, runs: "Sequence[Run]", threads: int | None) -> Iterator[Callable[[str], None]]:
     """Show that this machine is being measured, choose CPU threads if ``threads`` is None, and show what was found.
 
+    That is also whether other programs left this process too little of the CPU to measure.
+
     Yields a function to call with the part that is being measured.
     """
-    from bench.device import crowding
+    from bench.device import crowding, starvation
     from bench.run import choose_threads
 
     if not console.is_terminal:
@@ -66,8 +68,9 @@ def measuring(console: Console, runs: "Sequence[Run]", threads: int | None) -> I
     with console.status("measuring this machine") as status:
         chosen = choose_threads(runs) if threads is None else None
         crowded = crowding(runs[0].device)
+        starved = starvation(runs[0].device)
         yield lambda part: status.update(Text(part))
-    for said in filter(None, (chosen, crowded)):
+    for said in filter(None, (chosen, crowded, starved())):
         console.print(said, markup=False, highlight=False)
 
 
@@ -106,8 +109,11 @@ def announce(
         return
     plan = None
     if estimate:
-        with measuring(console, pending, threads) as said:
-            plan = _plan(pending, _estimates(pending, Projector(pending[0].device, said)))
+        with ExitStack() as reserved:
+            for run in [] if dry_run else pending:  # so that no other command measures this machine for the same run
+                reserved.enter_context(run.folder.reserved())
+            with measuring(console, pending, threads) as said:
+                plan = _plan(pending, _estimates(pending, Projector(pending[0].device, said)))
     elif dry_run:
         plan = _plan(pending, _estimates(pending, Projector(pending[0].device, timed=False)), timed=False)
     say_inventory(console, runs[0])

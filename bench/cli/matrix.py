@@ -22,7 +22,6 @@ from bench.cli._matrix import (
     show_jobs,
     show_scripts,
     status_tables,
-    typed_params,
 )
 from bench.cli._tables import show
 from bench.errors import BenchError
@@ -291,7 +290,7 @@ def _opened(ctx: typer.Context, *named: Path | None) -> "GridFolder":
 
 def _refuse_before(ctx: typer.Context) -> None:
     """Raise BenchError for options before the name of a subcommand, which does not read them."""
-    typed = [param.opts[0] for param in typed_params(ctx) if param.name != "grid"]
+    typed = [param.opts[0] for param in option.typed_params(ctx) if param.name != "grid"]
     if typed:
         name = ctx.invoked_subcommand
         raise BenchError(

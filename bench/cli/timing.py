@@ -11,8 +11,12 @@ from bench.cli._progress import saying
 from bench.cli._tables import show
 from bench.cli._timing import measured_table, steps_table, whole_table
 
+_OF_RECORDS = ("dataset", "tier", "reference", "from_results", "output", "results_dir", "as_json")
+"""The options that have an effect beside --from-results."""
+
 
 def timing(
+    ctx: typer.Context,
     methods: Annotated[list[str] | None, typer.Argument(help="Which to compare; default: all.")] = None,
     dataset: Annotated[
         str | None,
@@ -65,29 +69,33 @@ def timing(
     from bench.record import COST_REFERENCE
     from bench.results import PublishedCosts, measured_costs
 
+    typed = [param.opts[0] for param in option.typed_params(ctx) if param.name not in _OF_RECORDS]
+    if from_results and typed:
+        raise BenchError(f"{', '.join(typed)}: --from-results measures nothing, so this has no effect. Leave it out.")
     reference = option.method_name(reference or COST_REFERENCE)
     methods = [option.method_name(each) for each in methods or []]
 
     if from_results:
         costs, left_out = measured_costs(results_dir, methods or None, reference, dataset=dataset, tier=tier)
+        shown = {row.method for table in costs for row in table.rows}
+        absent = [name for name in dict.fromkeys(methods) if name not in shown]
+        terms = "".join(f" at {what} {value}" for what, value in (("dataset", dataset), ("tier", tier)) if value)
+        whose = " or ".join(absent or ["a method"])
+        lack = f"no record under {results_dir} has the pre-training cost of {whose}{terms}"
         if not costs:
-            where = "".join(f" at {what} {value}" for what, value in (("dataset", dataset), ("tier", tier)) if value)
-            raise BenchError(
-                f"no record under {results_dir} has the pre-training cost of {' or '.join(methods or ['a method'])}"
-                f"{where}. "
-                "Make one with `bench run`, or name another --results-dir."
-            )
+            raise BenchError(f"{lack}. Make one with `bench run`, or name another --results-dir.")
         values: Any = {
             "tables": [table.model_dump(mode="json") for table in costs],
+            "absent": absent,
             "left_out": [bad.model_dump(mode="json") for bad in left_out],
         }
         tables, notes = (
             [measured_table(table) for table in costs],
-            [f"left out {bad.file}: {bad.reason}" for bad in left_out],
+            [*([lack] if absent else []), *(f"left out {bad.file}: {bad.reason}" for bad in left_out)],
         )
     else:
         from bench.cost import Effort, Subject, data_like, time_methods, timed_methods
-        from bench.device import pick_device
+        from bench.device import pick_device, starvation
         from bench.recipe import load_tier
 
         overrides = {"encoder.width": width} if width else {}
@@ -99,15 +107,18 @@ def timing(
                 with faults:
                     subjects.append(Subject.of(name, data, tier=scaling, fidelity=fidelity, overrides=overrides))
             faults.refuse()
+            where = pick_device(device)
+            starved = starvation(where)
             found = time_methods(
                 subjects,
                 Effort(rounds, 60 * time_limit, batch, said),
-                device=pick_device(device),
+                device=where,
                 papers=PublishedCosts.under(results_dir).of,
                 reference=reference,
             )
         values, tables = found.model_dump(mode="json"), [steps_table(found), whole_table(found)]
         notes = [f"left out {name}: {reason}" for name, reason in found.left_out.items()]
+        notes += filter(None, [starved()])
     if output is not None:
         write_json(output, values)
     if as_json:

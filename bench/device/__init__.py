@@ -1,7 +1,7 @@
 """The computing device: its choice, its name, its precisions, and meters of time, memory, operations and energy."""
 
 from bench.device.energy import Counter, EnergyMeter, energy_counters
-from bench.device.machine import busy_cores, crowding, device_name, pick_device, use_threads
+from bench.device.machine import busy_cores, crowding, device_name, pick_device, starvation, use_threads
 from bench.device.memory import available_memory, keep_freed_memory, return_freed_memory
 from bench.device.meter import Clock, FlopCounter, PeakMemory, count_flops, timed
 from bench.device.precision import autocast, refuse_precision
@@ -23,6 +23,7 @@ __all__ = [
     "pick_device",
     "refuse_precision",
     "return_freed_memory",
+    "starvation",
     "timed",
     "use_threads",
 ]

@@ -1,5 +1,8 @@
 """The machine: its devices and their names, CPU threads, and the load from other programs."""
 
+import time
+from collections.abc import Callable
+
 import psutil
 import torch
 from accelerate import PartialState
@@ -7,6 +10,9 @@ from accelerate import PartialState
 from bench.device.memory import keep_freed_memory
 from bench.errors import BenchError
 from bench.monitor import plural
+
+_ENOUGH = 0.5
+"""Of a core, for a measurement: with more, the times of several runs differ as much for other reasons."""
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -68,6 +74,26 @@ def crowding(device: torch.device) -> str | None:
         f"Other programs keep {busy:.1f} of {cores} CPU cores busy. A thread that waits for a core delays all others: "
         f"--threads {free} may be faster than {threads}."
     )
+
+
+def starvation(device: torch.device) -> Callable[[], str | None]:
+    """Return a function that warns if this process had too little of the CPU since this call; None: it had enough.
+
+    What computes on a CPU without a pause takes at least one core, whatever the number of its threads. Beside a GPU a
+    process may wait, so nothing is said.
+    """
+    began, spent = time.perf_counter(), time.process_time()
+
+    def said() -> str | None:
+        share = (time.process_time() - spent) / (time.perf_counter() - began)
+        if device.type != "cpu" or share > _ENOUGH:
+            return None
+        return (
+            f"This machine is busy: the measurement had {share:.2g} of a CPU core. On an idle one the times would be "
+            f"up to {1 / share:.0f} times shorter."
+        )
+
+    return said
 
 
 def busy_cores() -> tuple[float, int]:

@@ -4,6 +4,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
+from bench.errors import Faults
 from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, Phase, PhaseCost, Record
 from bench.results.groups import LeftOut, grouped, read_groups
@@ -86,9 +87,15 @@ def measured_costs(
         the tables, and the files that had to be left out.
 
     Raises:
-        BenchError: no method called ``reference``, here or in the records.
+        BenchError: no method called as one of ``methods`` or ``reference``, here or in the records.
     """
     groups, left_out, *_ = read_groups(results_dir)
+    recorded, faults = {one.record.method for group in groups for one in group.seeds}, Faults()
+    for name in methods or ():
+        if name not in recorded:
+            with faults:
+                _installed(name)
+    faults.refuse()
     measured = [one for group in groups for one in group.seeds if one.record.stage_costs]
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)

@@ -145,10 +145,19 @@ class RunFolder:
         A damaged description is renamed, written again, and reported to ``monitor``. Raises BenchError if another
         process is using the folder, it cannot be written, or it holds another run.
         """
-        make_writable(self.path)
-        with locked(self.path / ".lock", self._refuse):
+        with self.reserved():
             remove_unfinished(self.path)
             self._identify(monitor or Monitor())
+            yield
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Create the folder and lock it against other processes, before anything is known of what it holds.
+
+        Raises BenchError if another process is using the folder, or it cannot be written.
+        """
+        make_writable(self.path)
+        with locked(self.path / ".lock", self._refuse):
             yield
 
     def check_free(self) -> None:
