@@ -9,6 +9,9 @@ from typer.core import TyperCommand, TyperGroup
 
 from bench.errors import BenchError
 
+_FITS = 78
+"""Characters of a line of help on a screen of 80."""
+
 
 class App(typer.Typer):
     """Typer's application; raises BenchError where a user gives an option twice of which only the last would count."""
@@ -39,8 +42,23 @@ class _Command(_Once, TyperCommand):
 
 
 def _flowing(text: str) -> str:
-    """Return ``text`` with each paragraph on one line, which the screen breaks; what is indented stays as it is."""
-    return re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+    """Return ``text`` with each paragraph on one line, which the screen breaks, and its examples on lines that fit."""
+    text = re.sub(r"(?<=\S)\n(?=\S)", " ", text)
+    text = re.sub(rf"(?m)^  .{{{_FITS - 1},}}$", lambda example: _broken(example[0]), text)
+    # Of what follows the first paragraph Typer dedents all but the first line, which must not be the examples' heading.
+    return re.sub(r"\A(.+)\n\n(?=Examples:)", r"\1\n\n\n\n", text)
+
+
+def _broken(example: str) -> str:
+    """Return the indented command ``example`` on as many lines as its options need, as a shell takes it."""
+    command, *options = re.split(" (?=--)", example)
+    lines = [command]
+    for option in options:
+        if len(f"{lines[-1]} {option} \\") <= _FITS:
+            lines[-1] += f" {option}"
+        else:
+            lines.append(f"      {option}")
+    return " \\\n".join(lines)
 
 
 class _Group(_Once, TyperGroup):
