@@ -25,6 +25,7 @@ from bench.record import (
     save_verification,
     sweep_files,
 )
+from bench.report.site import write_site
 from bench.results import NEW_RECORD, build_leaderboard, load_records
 from bench.run import execute, prepare
 
@@ -41,13 +42,18 @@ def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> Non
     (better,) = {*(results / "cifar10").glob("*.json")} - {deacl, simclr}
     before = deacl.read_bytes()
     save_verification(deacl, verification(load_record(deacl)))
-    written = tmp_path / "LEADERBOARD.md"
+    written, readme = tmp_path / "LEADERBOARD.md", tmp_path / "README.md"
+    fill(results, make_record(dataset="digits"))
+    blocks = [f"<!-- leaderboard:begin {name} -->\n<!-- leaderboard:end -->\n" for name in ("digits", "cifar10")]
+    readme.write_text("".join(blocks))
     write_leaderboard(results, written)
+    assert not [path for path in (written, readme) if "no longer" in path.read_text()]
+    assert "no longer" not in (write_site(results, tmp_path / "site").folder / "index.html").read_text()
     assert "None so far." in (results / "CORRECTIONS.md").read_text()
     correct(deacl, load_record(deacl), results, reason="evaluation", note="PGD attacked | pixels", superseded_by=better)
     assert deacl.read_bytes() == before
-    assert [row.method for row in build_leaderboard(results).rows] == ["deacl", "simclr"]
-    assert sorted(row["method"] for row in load_records(results)) == ["deacl", "simclr"]
+    assert [row.method for row in build_leaderboard(results).only(dataset="cifar10").rows] == ["deacl", "simclr"]
+    assert sorted(row["method"] for row in load_records(results)) == ["deacl", "deacl", "simclr"]
     with pytest.raises(CheckFailedError, match=r"stale or missing: .*LEADERBOARD.md and .*CORRECTIONS.md"):
         check_leaderboard(results, written)
     write_leaderboard(results, written)
@@ -55,7 +61,37 @@ def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> Non
     text = (results / "CORRECTIONS.md").read_text()
     assert f"[DeACL 2022, SLF, tier mini, seed 0](cifar10/{deacl.name})" in text
     assert rf"| the evaluation was wrong | PGD attacked \| pixels | [cifar10/{better.name}]" in text
-    assert deacl.name not in written.read_text()
+    assert f"cifar10/{deacl.name}" not in written.read_text()
+    said = "1 record of cifar10 no longer counts"
+    line = f"{said}: [results/CORRECTIONS.md](results/CORRECTIONS.md) says why.\n"
+    assert written.read_text().count(line) == 1
+    assert line in written.read_text().partition("\n## cifar10\n")[2].partition("\n## digits\n")[0]
+    of_digits, of_cifar10 = readme.read_text().split("<!-- leaderboard:end -->\n")[:2]
+    assert line in of_cifar10
+    assert "no longer" not in of_digits
+    index = (write_site(results, tmp_path / "site").folder / "index.html").read_text()
+    assert f'<p class="note">{said}.</p>' in index
+    assert f"superseded by cifar10/{better.name}: the evaluation was wrong. PGD attacked | pixels</li>" in index
+
+
+def test_the_screen_says_how_many_records_no_longer_count_and_where_to_read_why(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    results, paths = results_of(tmp_path)
+    (own,) = record_files(fill(results / "local", make_record(seed=1)))
+    fill(results, make_record(dataset="digits"))
+    words = ("leaderboard", "--results-dir", str(results))
+    assert "no longer" not in say(monkeypatch, capsys, *words).stdout
+    for path in (*paths, own):
+        correct(path, load_record(path), results, reason="data", note="leaked")
+    lines = [
+        f"2 records of cifar10 no longer count: {results}/CORRECTIONS.md says why",
+        f"1 record of local/cifar10 no longer counts: {results}/local/cifar10/corrections says why",
+    ]
+    assert say(monkeypatch, capsys, *words).stdout.splitlines()[-2:] == lines
+    assert "no longer" not in say(monkeypatch, capsys, *words, "--dataset", "digits").stdout
+    held = json.loads(say(monkeypatch, capsys, *words, "--json").stdout)["corrections"]
+    assert [one["note"] for one in held] == ["leaked"] * 3
 
 
 def test_of_several_records_of_one_name_those_that_count_are_meant(tmp_path: Path) -> None:

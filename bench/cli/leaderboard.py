@@ -103,6 +103,8 @@ def _shown(
         from bench.cli._board import show_board
 
         show_board(board)
+        for one in board.withdrawn:
+            typer.echo(f"{one.said}: {results_dir / one.reasons} says why")
         return
     entries = bibtex_entries(row.method for row in board.rows) if bibtex or format_ == "latex" else {}
     if bibtex:
@@ -125,4 +127,4 @@ def _text(board: "Leaderboard", format_: Format, entries: dict[str, str], result
 
 
 def _json(board: "Leaderboard") -> str:
-    return json.dumps(board.model_dump(mode="json", include={"rows", "failed", "left_out"}), indent=1)
+    return json.dumps(board.model_dump(mode="json", include={"rows", "failed", "corrections", "left_out"}), indent=1)

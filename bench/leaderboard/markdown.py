@@ -81,11 +81,13 @@ def render_leaderboard(board: Leaderboard, *, records_at: str) -> str:
         records_at: the results folder as seen from where the text will lie, for the links.
     """
     parts = [_INTRODUCTION, *([] if board.rows else [_NO_ROWS])]
-    others = {row.key.dataset for row in board.sweeps} | {one.dataset for one in board.failed}
+    others = {row.key.dataset for row in board.sweeps}
+    others |= {one.dataset for one in (*board.failed, *board.corrections)}
     for dataset in sorted({row.dataset for row in board.rows} | {n.dataset for n in board.published} | others):
         parts.append(f"## {escape(dataset)}")
         parts += _measured([row for row in board.rows if row.dataset == dataset], board.published, records_at)
         parts += _failed([one for one in board.failed if one.dataset == dataset], records_at)
+        parts += _withdrawn(board, dataset, records_at)
         parts += _sweeps([row for row in board.sweeps if row.key.dataset == dataset], records_at)
         parts += _figures([file for file in board.figures if file.startswith(f"{dataset}/")], records_at)
         parts += _published([number for number in board.published if number.dataset == dataset], dataset)
@@ -97,7 +99,9 @@ def render_tables(board: Leaderboard, *, records_at: str) -> str:
     return "\n\n".join(_measured(board.rows, board.published, records_at)) + "\n"
 
 
-def render_readme_block(board: Leaderboard, *, details_at: str, dataset: str | None = None) -> str:
+def render_readme_block(
+    board: Leaderboard, *, details_at: str, dataset: str | None = None, records_at: str = "results"
+) -> str:
     """Return the short tables of a README: one a (dataset, tier), standard linear finetuning, and AA under AFF.
 
     Rows of transfer, of equal compute, of another precision, under another adversary, and of an older form of a tier
@@ -107,6 +111,7 @@ def render_readme_block(board: Leaderboard, *, details_at: str, dataset: str | N
         board: what to show.
         details_at: LEADERBOARD.md as seen from the README.
         dataset: show its tables only; None: all.
+        records_at: the results folder as seen from the README.
     """
     current = {(row.dataset, row.tier) for row in board.rows if not row.tier_form}
     newest = (row for row in board.rows if not row.tier_form or (row.dataset, row.tier) not in current)
@@ -123,6 +128,7 @@ def render_readme_block(board: Leaderboard, *, details_at: str, dataset: str | N
         parts.append(_NO_ROWS)
     elif any(row.tied for row in plain):
         parts.append("Rows that share a rank (=) are not separated from the best of them by a test at 5 %.")
+    parts += _withdrawn(board, dataset, records_at)
     link = f"[{escape(details_at)}]({quote(details_at)})"
     return "\n\n".join([*parts, f"Every record, every protocol, and what the columns mean: {link}."])
 
@@ -158,6 +164,13 @@ def _failed(records: Sequence[Failed], records_at: str) -> Iterator[str]:
         yield "\n".join(
             f"- [{escape(one.row)}]({quote(f'{records_at}/{one.file}')}): {escape(one.reason)}." for one in records
         )
+
+
+def _withdrawn(board: Leaderboard, dataset: str | None, records_at: str) -> Iterator[str]:
+    """Yield how many records of ``dataset`` no longer count, and where to read why; None: of each dataset."""
+    for _, said, reasons in (one for one in board.withdrawn if dataset in (None, one.dataset)):
+        path = f"{records_at}/{reasons}"
+        yield f"{escape(said)}: [{escape(path)}]({quote(path)}) says why."
 
 
 def _corruptions(rows: Sequence[Row], records_at: str) -> Iterator[str]:

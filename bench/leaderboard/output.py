@@ -89,7 +89,10 @@ def _texts(board: Leaderboard, results_dir: Path, path: Path) -> dict[Path, str]
         corrections: render_corrections(board.corrections),
         **{
             readme: _with_blocks(
-                readme, lambda dataset: render_readme_block(board, details_at=path.name, dataset=dataset)
+                readme,
+                lambda dataset: render_readme_block(
+                    board, details_at=path.name, dataset=dataset, records_at=records_at
+                ),
             )
             for readme in readmes
         },

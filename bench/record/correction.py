@@ -48,6 +48,16 @@ class Correction(Sealed):
     date: AwareDatetime
 
     @property
+    def folder(self) -> str:
+        """The folder of the record below the results: its dataset's name, after ``local/`` for a user's own one."""
+        return self.record.rpartition("/")[0]
+
+    @property
+    def dataset(self) -> str:
+        """The name of the dataset, as the record's folder has it."""
+        return self.folder.rpartition("/")[2]
+
+    @property
     def said(self) -> str:
         """What became of the record, and why: "withdrawn: the data were wrong. Wrong labels."."""
         state = f"superseded by {self.superseded_by}" if self.superseded_by else "withdrawn"

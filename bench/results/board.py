@@ -1,9 +1,12 @@
 """The board as data: what the records and the papers give, before it becomes text."""
 
+from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
+from bench.monitor import plural
 from bench.recipe import Settings
-from bench.record import Correction
+from bench.record import LOCAL, Correction
 from bench.results.groups import Failed, LeftOut, no_records, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows
@@ -13,6 +16,16 @@ from bench.results.verifications import read_verifications
 
 _PICTURES = (".svg", ".png")
 """File endings of figures; of two files of one figure, the first is shown."""
+
+
+class Withdrawn(NamedTuple):
+    """The records of one folder that no longer count."""
+
+    dataset: str
+    said: str
+    """How many there are, in words."""
+    reasons: str
+    """Where to read why: a file or a folder, by its path below the results folder."""
 
 
 class Leaderboard(Settings):
@@ -34,10 +47,25 @@ class Leaderboard(Settings):
         """The number of records behind the rows."""
         return sum(len(row.records) for row in self.rows)
 
+    @property
+    def withdrawn(self) -> list[Withdrawn]:
+        """The records that no longer count, by their folders; a user's own ones are in no CORRECTIONS.md."""
+        counts = Counter((one.folder, one.dataset) for one in self.corrections)
+        return [
+            Withdrawn(
+                dataset,
+                f"{plural(count, 'record')} of {folder} no longer {'counts' if count == 1 else 'count'}",
+                f"{folder}/corrections" if folder.startswith(f"{LOCAL}/") else "CORRECTIONS.md",
+            )
+            for (folder, dataset), count in counts.items()
+        ]
+
     def only(
         self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
     ) -> "Leaderboard":
         """Return the board of the measured rows, and of the failed records, that match; None matches all.
+
+        Of corrections it has those of its datasets.
 
         Raises:
             BenchError: none has such a value, or none has them all.
@@ -52,7 +80,9 @@ class Leaderboard(Settings):
             chosen.append(value)
             rows = tuple(row for row in rows if value in _called(row, key))
             failed = tuple(one for one in failed if value in _called(one, key))
-        return self.model_copy(update={"rows": rows, "failed": failed})
+        shown = {one.dataset for one in (*rows, *failed)}
+        corrections = tuple(one for one in self.corrections if not chosen or one.dataset in shown)
+        return self.model_copy(update={"rows": rows, "failed": failed, "corrections": corrections})
 
 
 def _called(one: Settings, key: str) -> set[str]:
