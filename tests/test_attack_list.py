@@ -24,6 +24,7 @@ from bench.recipe import EvaluationSettings
 from bench.record import AttackList, ListedAttack, MinimalPerturbations, Outcome, Record, save_record
 from bench.report import facts
 from bench.report.figures import MinimalLine, draw_minimal, minimal_figure
+from bench.report.site import write_site
 from bench.results import build_leaderboard, load_records
 
 LIST = ["pgd-cw", "min-norm", "embedding", "apgd-t"]
@@ -208,6 +209,15 @@ def test_the_board_has_a_column_for_the_list_only_where_there_is_one(tmp_path: P
     )
     assert dict(zip(header.split(" | "), row.split(" | "), strict=True))["Attacks, n=200"].startswith("40.0 [")
     assert {one["method"]: one["attacks"] for one in load_records(tmp_path)} == {"deacl": 0.4, "simclr": None}
+
+
+def test_the_page_of_a_record_has_the_list_as_a_whole(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    save_record(results, listed_record())
+    (page,) = (write_site(results, tmp_path / "site").folder / "records" / "cifar10").glob("*.html")
+    headings = re.findall(r"<h3>(\w+) <small>([^<]+)</small></h3>", page.read_text())
+    assert [name for name, _ in headings] == ["AA", "Attacks", "RA", "SA"]
+    assert headings[1][1] == "pgd-cw + min-norm at Linf 8/255"
 
 
 def test_the_facts_of_a_record_name_each_attack(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The report of a run: its pictures are what the attack did, and its counts are those of the record."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +14,8 @@ from toy_runs import toy_data
 
 from bench.data import load_dataset
 from bench.errors import BenchError
-from bench.record import Diagnosis, Record
-from bench.report.run_report import Report, examples, write_report
+from bench.record import Diagnosis, Outcome, Record
+from bench.report.run_report import Report, examples, write, write_report
 from bench.report.verdict import Verdict
 from bench.run import RunRequest, examination, execute, finished_in, prepare, run_folder
 
@@ -132,6 +133,7 @@ def test_the_counts_are_those_of_the_record(made: Made, report: Path) -> None:
     assert "under PGD" not in text, "RA's attack may be another; its row names it"
     row = next(line for line in text.splitlines() if line.startswith("| **RA**"))
     right, broken, wrong = map(int, re.findall(r"\| (\d+) ", row)[-3:])
+    assert "not attacked" not in text, "every image was"
     robust = made.record.ra.outcome.correct
     assert (right, right + broken + wrong) == (robust, 30)
     assert "Evaluation, RA" in text
@@ -144,10 +146,15 @@ def test_the_counts_are_those_of_the_record(made: Made, report: Path) -> None:
 
 def test_each_attack_of_the_list_and_the_curve_are_shown(made: Made, report: Path) -> None:
     assert made.record.attacks
+    outcome, (low, high) = made.record.attacks.outcome, made.record.attacks.outcome.interval
+    what, share = "pgd-cw + min-norm at Linf 8/255", f"{100 * outcome.accuracy:.1f}"
+    text, html = ((report / name).read_text() for name in ("report.md", "report.html"))
+    row = f"| **Attacks**: {what} | {share} | {100 * low:.1f} to {100 * high:.1f} | 30 | {outcome.correct} |"
+    assert 0 < text.find(row) < text.index("| **RA**")
+    assert html.count(f"<h3>Attacks <small>{what}</small></h3>") == 2
     for one in made.record.attacks.attacks:
-        row = rf"\| {one.attack} \| {one.tried} \| {one.outcome.correct} \| {100 * one.outcome.accuracy:.1f} \|"
-        assert re.search(row, (report / "report.md").read_text())
-        assert f"<code>{one.attack}</code>" in (report / "report.html").read_text()
+        assert f"| {one.attack} | {one.tried} | {one.outcome.correct} | {100 * one.outcome.accuracy:.1f} |" in text
+        assert f"<code>{one.attack}</code>" in html
     assert pixels(next(report.glob("pictures/slf-*-minimal.png"))).any()
 
 
@@ -162,11 +169,34 @@ def test_what_the_doctor_found_is_there_with_advice_where_it_is_needed(report: P
 
 def test_every_picture_of_the_markdown_is_there_and_none_is_left_over(report: Path) -> None:
     linked = set(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (report / "report.md").read_text()))
-    assert linked <= {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
+    files = {path.relative_to(report).as_posix() for path in report.rglob("*") if path.is_file()}
+    assert files == {*linked, "report.md", "report.html", "CONTENTS"}
     assert any(link.endswith("-curves.png") for link in linked)
     html = (report / "report.html").read_text()
     assert not re.findall(r'(?:src|href)="(?!data:)', html)  # one file, which can be sent to somebody
     assert html.count("<img") > 10
+
+
+def test_both_forms_say_what_stands_beside_a_picture_and_which_images_were_not_attacked(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (finished,) = [each for each in finished_in(made.runs / made.run) if each.protocol == "slf"]
+    first = Outcome.pack([True] * 10, test_images=30)
+    ra, sound = finished.record.ra.model_copy(update={"outcome": first}), (FOUND[1],)
+    record = finished.record.model_copy(update={"ra": ra, "doctor": sound})
+    monkeypatch.setattr(write, "finished_in", lambda _: [replace(finished, record=record)])
+    place = written(made, tmp_path / "out")
+    text, html = ((place / name).read_text() for name in ("report.md", "report.html"))
+    said = "The heading of a column is the image's class, and what stands beside a picture is the classifier's answer"
+    assert said in text
+    assert said in html.replace("&#39;", "'")
+    header, rule, *rows = text.partition("\n| | percent")[2].split("\n\n")[0].splitlines()
+    assert header.endswith("| already wrong | not attacked |")
+    assert {line.count("|") for line in (rule, *rows)} == {9}
+    assert next(row for row in rows if "**RA**" in row).endswith("| 10 | 10 | 0 | 0 | 20 |")
+    assert '<li class="absent"><b>20</b> not attacked</li>' in html
+    doctor = text.partition("### The doctor\n\n")[2].splitlines()[:3]
+    assert doctor == ["| check | verdict | what was found |", "| --- | --- | --- |", "| logits | sound | they are |"]
 
 
 def test_the_same_run_gives_the_same_report(made: Made, report: Path, tmp_path: Path) -> None:

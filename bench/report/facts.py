@@ -27,7 +27,7 @@ class Attack(NamedTuple):
     """One kind of accuracy of a record."""
 
     name: str
-    """AA, RA or SA."""
+    """AA, Attacks, RA or SA."""
     what: str
     """The attack and its radius."""
     outcome: Outcome
@@ -72,12 +72,16 @@ class Setting(NamedTuple):
 
 
 def attacks(record: Record) -> list[Attack]:
-    """Return AA, RA and SA of a record, strongest attack first; SA is that of an attack that does nothing."""
+    """Return AA, the list of attacks as a whole, RA and SA; SA is the accuracy under an attack that does nothing."""
     ra, aa, norm = record.ra, record.aa, record.read_recipe().downstream.threat.norm
     restarts = f", worst of {ra.restarts} starts" if ra.restarts > 1 else ""
-    gradients = "" if ra.precision == "fp32" else f", gradients in {ra.precision}"  # of both: one setting
+    gradients = "" if ra.precision == "fp32" else f", gradients in {ra.precision}"  # of all: one setting
     attack = f"{attack_name(ra.attack, ra.steps)}{restarts}"
     found = [Attack("RA", f"{attack} at {radius_text(norm, ra.eps)}{gradients}", ra.outcome)]
+    if record.attacks:
+        names = " + ".join(one.attack for one in record.attacks.attacks)
+        what = f"{names} at {radius_text(norm, record.attacks.eps)}{gradients}"
+        found.insert(0, Attack("Attacks", what, record.attacks.outcome))
     if aa is not None:
         found.insert(0, Attack("AA", f"AutoAttack {aa.version} at {radius_text(norm, aa.eps)}{gradients}", aa.outcome))
     return [*found, Attack("SA", "clean images", record.sa)]

@@ -22,6 +22,11 @@ from bench.run import Finished, finished_in, run_folder, unfinished
 
 _PICTURE_SIDE = 96
 _PARTS = ("clean", "adversarial", "perturbation")
+_EXAMPLES = (
+    "The first images of each verdict, attacked again. The heading of a column is the image's class, and what stands "
+    "beside a picture is the classifier's answer to it. Where the record's random starts were drawn per batch, or "
+    "restarted, an outcome may differ. The perturbation is amplified {:.1f} times; grey is no change."
+)
 
 
 class Report(NamedTuple):
@@ -116,16 +121,16 @@ def _section(
     outcomes = []
     for attack in facts.attacks(record):
         found = verdicts(record.sa, attack.outcome)
-        file = f"pictures/{name}-{attack.name.lower()}.png"
-        files[file] = verdict_grid(found)
-        outcomes.append((attack, count_verdicts(found), file))
+        outcomes.append((attack, count_verdicts(found), data_url(verdict_grid(found))))
     shown = examples(finished, dataset, device, of_each=of_each)
     files |= dict(_pictures(name, shown))
     return {
         "name": name,
         "record": record,
         "outcomes": outcomes,
+        "absent": any(counts[Verdict.ABSENT] for _, counts, _ in outcomes),
         "shown": shown,
+        "about_examples": _EXAMPLES.format(shown[0].amplified),
         "by_verdict": {verdict: [example for example in shown if example.verdict is verdict] for verdict in Verdict},
         "curves": curves,
         "picture_file": lambda example, part: _picture_file(name, example, part),

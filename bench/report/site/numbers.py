@@ -36,8 +36,8 @@ def of_score(score: Score, page: str) -> Number:
 
 
 def of_published(number: PublishedNumber, measure: str, page: str) -> Number | None:
-    """Return what a source gives for ``measure`` ("aa", "ra" or "sa"), or None."""
-    value, std = getattr(number, measure), getattr(number, f"{measure}_std")
+    """Return what a source gives for ``measure``, or None: of the bench's lists of attacks none gives anything."""
+    value, std = getattr(number, measure, None), getattr(number, f"{measure}_std", None)
     if value is None:
         return None
     spread = std or 0.0

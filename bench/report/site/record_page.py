@@ -35,7 +35,7 @@ class Measure(NamedTuple):
 
 
 def measures(content: Content, entry: Entry) -> list[Measure]:
-    """Return AA, RA and SA of a record, strongest attack first."""
+    """Return AA, the list of attacks, RA and SA of a record, each as far as it was measured."""
     record, paper = entry.record, content.reference(entry.row)
     method_page = f"{content.method_pages[entry_name(record)]}#published"
 
