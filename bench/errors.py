@@ -81,13 +81,14 @@ def warn(message: str) -> None:
 
 
 _LISTED = 160
-"""A message lists all names up to this many characters; of a longer list, the nearest three."""
+"""A message lists all names up to this many characters."""
 
 
 def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> BenchError:
-    """Return the error for a name that does not exist: the nearest names, then all names if the list is short.
+    """Return the error for a name that does not exist: up to three near names, then all names if the list is short.
 
-    Names are case-sensitive, but the search for the nearest is not.
+    Near is what is written almost alike or, failing that, what contains the name. Names are case-sensitive, but this
+    search is not.
 
     Args:
         kind: the kind of the name, in the singular ("method").
@@ -100,7 +101,8 @@ def unknown(kind: str, name: str, allowed: Iterable[str], hint: str = "") -> Ben
         return BenchError(f"unknown {kind} {name!r}. No {kind} is available.{' ' + hint if hint else ''}")
     listed = len(", ".join(names.values())) <= _LISTED
     wanted = name.casefold()
-    near = [wanted] if wanted in names else get_close_matches(wanted, names, n=3, cutoff=0.6 if listed else 0.0)
+    near = [wanted] if wanted in names else get_close_matches(wanted, names, n=3)
+    near = near or [each for each in names if len(wanted) > 1 and wanted in each][:3]
     parts = [f"unknown {kind} {name!r}."]
     if near:
         parts.append(f"Did you mean {' or '.join(repr(names[each]) for each in near)}?")

@@ -15,7 +15,7 @@ from empty_folder import bench as bench
 from empty_folder import toy as toy
 from in_process import Said
 
-from bench.errors import BenchError, BusyRunError, Faults
+from bench.errors import BenchError, BusyRunError, Faults, unknown
 
 
 def complaint(said: Said) -> str:
@@ -241,3 +241,20 @@ def test_ctrl_c_before_anything_is_kept_is_one_line(bench: Bench, monkeypatch: p
 
     monkeypatch.setattr("bench.run.prepare", pressed)
     assert bench("run", "simclr") == (130, "", "bench: interrupted\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "proposed"),
+    [
+        ("nope", None),
+        ("", None),
+        ("moco", "'blobs-moco-tiny-uniform-s0' or 'blobs-moco-tiny-uniform-s1' or 'blobs-moco-tiny-uniform-s2'"),
+        ("blob-MoCo-tiny-uniform-s5", "'blobs-moco-tiny-uniform-s5' or "),
+    ],
+)
+def test_of_many_names_only_near_ones_are_proposed(name: str, proposed: str | None) -> None:
+    names = [f"blobs-{method}-tiny-uniform-s{seed}" for method in ("simclr", "moco") for seed in range(9)]
+    said = str(unknown("run", name, names, "`bench runs` lists them."))
+    near = f" Did you mean {proposed}" if proposed else " There are 18."
+    assert said.startswith(f"unknown run {name!r}.{near}")
+    assert said.endswith(" There are 18. `bench runs` lists them.")

@@ -265,6 +265,13 @@ def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
     compared = bench("compare", "./own.py:Own", "simclr", "--dataset", "toy")
     assert "no records of method simclr on toy" in " ".join(compared.stderr.split())
     assert name in compared.stderr
+    compared = bench("compare", "./own.py:Own", "simclr", "--dataset", "toy", "--protocol", "knn")
+    assert (
+        "`bench run ./own.py:Own --dataset npz:PATH --protocols knn` makes one; there are some under slf: type "
+        "--protocol slf."
+    ) in " ".join(compared.stderr.split())
+    refused = bench("run", "./own.py:Own", "--dataset", toy, "--set", "stage1.nonsense=1")
+    assert "`bench methods ./own.py:Own` lists them all" in " ".join(refused.stderr.split())
     report = write_report(
         tmp_path / "runs",
         folder.name,

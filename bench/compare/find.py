@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from bench.errors import BenchError, unknown
-from bench.own_code import as_typed
+from bench.own_code import typed
 from bench.record import LOCAL, may_be_of_run, published_from, record_files
 from bench.results import (
     Failed,
@@ -116,8 +116,14 @@ def find_seeds(
             raise no_records("tier", str(tier), tiers, on=dataset)
         where = ", ".join(filter(None, (dataset, protocol, tier, fidelity, precision)))
         names = {_LOCAL * one.local + one.record.method for group in filter(fits, groups) for one in group.seeds[:1]}
-        words = ["bench", "run", as_typed(name), "--dataset", dataset, "--protocols", protocol]
-        raise no_records("method", method, names, on=where, hint=f"`{shlex.join(words)}` makes one.")
+        from bench.data import typed_source  # imports torch, which reading records does without
+
+        words = ["bench", "run", typed(name), "--dataset", typed_source(dataset), "--protocols", protocol]
+        hint = f"`{shlex.join(words)}` makes one"
+        of_method = [one for group in groups for one in group.seeds if one.record.method == name and own <= one.local]
+        if others := sorted({one.record.protocol for one in of_method} - {protocol}):
+            hint += f"; there are some under {' and '.join(others)}: type --protocol {others[0]}"
+        raise no_records("method", method, names, on=where, hint=f"{hint}.")
     chosen = [group for group in found if _as_it_stands(group, precision)] or found
     forms = tier_forms(group.seeds[0].record for group in chosen)
     chosen = [group for group in chosen if not forms.get(group.seeds[0].record.tier_sha256)] or chosen

@@ -1,5 +1,6 @@
 """The recipe: every number of a run, resolved from method, dataset, tier, fidelity and ``--set``."""
 
+import shlex
 from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from typing import Any, Literal, Self, get_args
@@ -7,7 +8,7 @@ from typing import Any, Literal, Self, get_args
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from bench.errors import BenchError, unknown
-from bench.own_code import as_typed
+from bench.own_code import typed
 from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
 from bench.recipe.overrides import flatten, insert, outside, section, within
 from bench.recipe.plan import Precision, TrainPlan
@@ -314,7 +315,7 @@ def refuse_unknown(overrides: Mapping[str, Any], recipe: Recipe, sections: Seque
     present = dict(flatten({**dump.pop("config", {}), **dump}))
     allowed = present.keys()
     # An encoder that was trained elsewhere has no method to be listed.
-    listed = f"bench methods {as_typed(recipe.method)}" if recipe.config.plans() else "--dry-run --recipe"
+    listed = shlex.join(["bench", "methods", typed(recipe.method)]) if recipe.config.plans() else "--dry-run --recipe"
     hint, faults = f"`{listed}` lists them all.", []
     for key, value in overrides.items():
         if isinstance(value, bool) and type(present.get(key)) in (int, float):
@@ -340,5 +341,5 @@ def _stage_meant(key: str, recipe: Recipe, allowed: Set[str]) -> str:
     if head in {section(known) for known in allowed} or not (meant or head.startswith("stage")):
         return ""
     near = f"Did you mean {' or '.join(map(repr, meant))}? " if meant else ""
-    sections = f"The sections of {as_typed(recipe.method)}'s stages are {', '.join(plans)}."
+    sections = f"The sections of {typed(recipe.method)}'s stages are {', '.join(plans)}."
     return f"unknown setting {key!r}. {near}{sections}"

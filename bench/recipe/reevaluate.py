@@ -20,7 +20,7 @@ from contextlib import suppress
 from typing import Any
 
 from bench.errors import BenchError
-from bench.own_code import as_typed
+from bench.own_code import typed
 from bench.recipe.overrides import insert, outside, section, within
 from bench.recipe.protocols import PROTOCOLS
 from bench.recipe.recipe import (
@@ -98,7 +98,7 @@ def _refuse_pretraining(overrides: Mapping[str, Any], recipe: Recipe) -> None:
     if trained:
         raise BenchError(
             f"--set {', '.join(trained)}: this encoder is trained already. Allowed: keys of "
-            f"{', '.join(_CHANGEABLE)}. To train another, type: bench run {as_typed(recipe.method)} "
+            f"{', '.join(_CHANGEABLE)}. To train another, type: bench run {typed(recipe.method)} "
             f"--set {trained[0]}=VALUE"
         )
 

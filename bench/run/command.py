@@ -8,7 +8,7 @@ from typing import Any
 from bench.data import typed_source
 from bench.errors import BenchError
 from bench.method import METHODS
-from bench.own_code import as_typed, own_objects, to_load
+from bench.own_code import own_objects, to_load, typed
 from bench.recipe import PROTOCOLS, RELEASED, typed_options, within
 from bench.record import IMPORTED
 from bench.robustbench import find_released
@@ -80,7 +80,7 @@ def _training(folder: Path, run: RunDescription) -> list[str]:
     own = {name: kind for name, kind in own_objects(recipe["method"], recipe).items() if kind != "method"}
     return [
         *to_load(own),
-        *("run", as_typed(recipe["method"])),
+        *("run", typed(recipe["method"])),
         *typed_options(
             recipe["overrides"],
             dataset=run.source or typed_source(recipe["dataset"]["name"]),
