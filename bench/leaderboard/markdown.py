@@ -81,8 +81,8 @@ def render_leaderboard(board: Leaderboard, *, records_at: str) -> str:
         records_at: the results folder as seen from where the text will lie, for the links.
     """
     parts = [_INTRODUCTION, *([] if board.rows else [_NO_ROWS])]
-    others = {row.key.dataset for row in board.sweeps}
-    others |= {one.dataset for one in (*board.failed, *board.corrections)}
+    others = {row.key.dataset for row in board.sweeps} | {one.dataset for one in board.failed}
+    others |= {one.dataset for one in board.withdrawn}
     for dataset in sorted({row.dataset for row in board.rows} | {n.dataset for n in board.published} | others):
         parts.append(f"## {escape(dataset)}")
         parts += _measured([row for row in board.rows if row.dataset == dataset], board.published, records_at)

@@ -80,7 +80,7 @@ class Leaderboard(Settings):
             chosen.append(value)
             rows = tuple(row for row in rows if value in _called(row, key))
             failed = tuple(one for one in failed if value in _called(one, key))
-        shown = {one.dataset for one in (*rows, *failed)}
+        shown = {row.dataset for row in rows} | {one.dataset for one in failed}
         corrections = tuple(one for one in self.corrections if not chosen or one.dataset in shown)
         return self.model_copy(update={"rows": rows, "failed": failed, "corrections": corrections})
 
