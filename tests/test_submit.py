@@ -174,7 +174,7 @@ def test_a_record_that_no_longer_counts_is_left_out(home: Path, tmp_path: Path) 
     slf, knn = (next(results.glob(f"local/toy/*-{protocol}-*.json")) for protocol in ("slf", "knn"))
     correct(slf, load_record(slf), results, reason="data", note="leaked")
     made = submit("one")
-    assert made.left_out == ("slf on toy: withdrawn or superseded",)
+    assert made.left_out == ("slf on toy, seed 0: withdrawn: the data were wrong. leaked",)
     assert [load_record(made.folder / file).protocol for file in made.submission.records] == ["knn"]
     correct(knn, load_record(knn), results, reason="data", note="leaked")
     with pytest.raises(BenchError, match=r"every record of the run .* was withdrawn or superseded"):
