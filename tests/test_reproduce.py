@@ -59,6 +59,17 @@ def test_the_command_gives_the_recipe_of_the_record() -> None:
     assert found.commit == record.environment.commit
 
 
+def test_the_command_names_the_threads_that_all_phases_ran_with() -> None:
+    record = template()
+    one = record.environment.model_copy(update={"threads": 1})
+    two = one.model_copy(update={"threads": 2})
+    for ran, expected in [((one,), 1), ((one, two), None), ((one, None), None), ((), None)]:
+        found = reproduction(
+            record.model_copy(update={"environments": {"stage:ssl": ran, "ra": (one,) if ran else ()}})
+        )
+        assert parsed(found.command)["threads"] == expected
+
+
 def test_an_imported_encoder_is_evaluated_again() -> None:
     record = template().model_copy(update={"method": "imported", "title": "Theirs", "fidelity": "native"})
     found = reproduction(record)

@@ -40,10 +40,18 @@ def reproduction(record: Record) -> Reproduction:
         budget=recipe.budget,
         protocols=record.protocol,
         seed=record.seed if record.encoder_seed is None else record.encoder_seed,
+        threads=_threads(record),
     )
     notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note]
     notes += [_evaluation_note(record, recipe), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
+
+
+def _threads(record: Record) -> int | None:
+    """Return the threads of all phases, with which sums have the same order; None: not known, or not one number."""
+    ran = [one for phase in record.environments.values() for one in phase]
+    found = {one.threads if one else None for one in ran}
+    return found.pop() if len(found) == 1 else None
 
 
 def _loading(record: Record) -> list[str]:
