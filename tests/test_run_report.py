@@ -32,6 +32,7 @@ SMALL: dict[str, Any] = {
     "evaluate.pgd_steps": 3,
     "evaluate.autoattack": False,
     "evaluate.attacks": ["pgd-cw", "min-norm"],
+    "evaluate.corruption_names": ["brightness", "jpeg_compression"],
 }
 EPS = 8 / 255
 CPU = torch.device("cpu")
@@ -56,7 +57,14 @@ def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     root, channels = tmp_path_factory.mktemp("report"), request.param
     spec = toy_data(root / "toy.npz", images=(24, 30), channels=channels, contrast=15)
     request_ = RunRequest(
-        "simclr", spec, protocols=("slf", "aff"), overrides=SMALL, runs_dir=root / "runs", data_dir=root, device="cpu"
+        "simclr",
+        spec,
+        protocols=("slf", "aff"),
+        overrides=SMALL,
+        corruptions="generate",
+        runs_dir=root / "runs",
+        data_dir=root,
+        device="cpu",
     )
     run = prepare(request_)
     with pytest.MonkeyPatch.context() as patch:
@@ -156,6 +164,21 @@ def test_each_attack_of_the_list_and_the_curve_are_shown(made: Made, report: Pat
         assert f"| {one.attack} | {one.tried} | {one.outcome.correct} | {100 * one.outcome.accuracy:.1f} |" in text
         assert f"<code>{one.attack}</code>" in html
     assert pixels(next(report.glob("pictures/slf-*-minimal.png"))).any()
+
+
+def test_accuracy_on_corrupted_images_is_there_at_every_severity(made: Made, report: Path) -> None:
+    corrupted = made.record.corruptions
+    assert corrupted
+    text, html = ((report / name).read_text() for name in ("report.md", "report.html"))
+    table = ["| corruption | severity 1 | severity 2 | severity 3 | severity 4 | severity 5 | mean |"]
+    table.append("| --- | ---: | ---: | ---: | ---: | ---: | ---: |")
+    for name, counts in corrupted.correct.items():
+        shown = [f"{100 * count / 30:.1f}" for count in counts] + [f"{100 * corrupted.accuracies[name]:.1f}"]
+        table.append(f"| {name.replace('_', ' ')} | {' | '.join(shown)} |")
+        _, _, row = html.partition(f'<tr><th scope="row">{name.replace("_", " ")}</th>')
+        assert re.findall(r">([0-9.]+)<", row.partition("</tr>")[0]) == shown
+    assert "\n".join(["", "", *table, "", ""]) in text
+    assert f"mean over everything {100 * corrupted.accuracy:.1f}" in text
 
 
 def test_what_the_doctor_found_is_there_with_advice_where_it_is_needed(report: Path) -> None:
