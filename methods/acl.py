@@ -45,6 +45,7 @@ class ACLSettings(TrainPlan, AttackSettings):
     lars_lr_in_momentum: bool = True
     """Accumulate lr times the scaled gradient, as ACL's own LARS does, not the gradient alone."""
     schedules = {**TrainPlan.schedules, "acl": acl_rate}
+    shaped_by = {**TrainPlan.shaped_by, "acl": {"warmup_epochs", "lr_floor"}}
     schedule: str = "acl"
     warmup_epochs: float = Field(default=10, ge=0)
     """The rate rises at every step."""

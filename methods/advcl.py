@@ -50,6 +50,7 @@ class AdvCLSettings(TrainPlan, AttackSettings):
     weight_decay: float = Field(default=1e-4, ge=0)
     """On every parameter, batch-norm and biases included."""
     schedules = {**TrainPlan.schedules, "advcl": advcl_rate}
+    shaped_by = {**TrainPlan.shaped_by, "advcl": {"warmup_epochs", "warmup_start", "lr_floor"}}
     schedule: str = "advcl"
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.01, ge=0)

@@ -67,6 +67,14 @@ class PseudoATSettings(TrainPlan, AttackSettings):
     strong_view: StrongView = StrongView()
     """SimCLR's. Views are never normalised, only encoders normalise; the authors' pipeline for these would do both."""
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Also what no term of the loss reads."""
+        form = LOSS_FORMS[self.loss]
+        without = [] if self.contrastive or form.has_temperature else ["temperature"]
+        without += [] if form.to_clean else ["lam"]
+        return {**super().unread, **dict.fromkeys(without, f"loss={self.loss}")}
+
 
 class DeACLConfig(MethodConfig):
     """Both stages, and the student's initialisation."""

@@ -49,6 +49,11 @@ class LossForm(NamedTuple):
     to_clean: Measure | None
     """Pulls the adversarial student towards the clean one, weighted by lambda; None: no second term."""
 
+    @property
+    def has_temperature(self) -> bool:
+        """Whether any of its measures has one."""
+        return not {self.to_teacher, self.to_clean} <= {cosine, None}
+
 
 LossName = Literal[
     "ce2gt_ae2ce",

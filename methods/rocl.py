@@ -40,6 +40,7 @@ class RoCLSettings(TrainPlan, AttackSettings):
     lars_exclude_vectors: bool = False
     """LARS scales and decay reaches every tensor, biases and batch-norm too."""
     schedules = {**TrainPlan.schedules, "rocl": rocl_rate}
+    shaped_by = {**TrainPlan.shaped_by, "rocl": {"warmup_epochs", "warmup_start", "schedule_unit"}}
     schedule: str = "rocl"
     warmup_epochs: float = Field(default=10, ge=0)
     warmup_start: float = Field(default=0.1, ge=0)

@@ -95,6 +95,19 @@ def test_a_loss_form_is_what_its_name_says(name: LossName) -> None:
     assert (c.grad is None) == (pulled == "a" and second is None)  # never detached where it occurs
 
 
+@pytest.mark.parametrize("name", LOSS_NAMES)
+@pytest.mark.parametrize("contrastive", [0.0, 0.5])
+@pytest.mark.parametrize("setting", ["lam", "temperature"])
+def test_a_loss_form_says_which_settings_it_does_not_read(name: LossName, contrastive: float, setting: str) -> None:
+    _, _, stage = stages_of()
+    features = [embeddings(5, 4, seed=i) for i in range(3)]
+    totals = []
+    for value in (0.3, 0.6):
+        stage.plan = PseudoATSettings(**{"loss": name, "contrastive": contrastive, setting: value})
+        totals.append(float(stage._loss(*features).total))
+    assert (totals[0] == totals[1]) == (setting in stage.plan.unread)
+
+
 def test_no_loss_form_changes_the_attack_or_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     attacked: list[Tensor] = []
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
 
-from bench.recipe import Recipe, reevaluated
+from bench.recipe import AFFSettings, Recipe, reevaluated
 from bench.results import read_groups
 from bench.results.rows import make_rows
 from bench.run import RunRequest, prepare
@@ -74,3 +74,30 @@ def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_pa
     assert (plain.sha256, plain_path) == (record.sha256, path)
     (row,) = make_rows(read_groups(results).groups, results, {})
     assert "threat.eps" not in row.overrides
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "beside"),
+    [
+        ("stage1.decay_epochs", [0], "stage1.schedule=warmup-cosine"),
+        ("stage1.beta2", 0.9, "stage1.optimizer=lars"),
+        ("slf.lr_floor", 0.1, "slf.schedule=steps"),
+        ("slf.selection_steps", 3, "slf.selection=last"),
+    ],
+)
+def test_a_setting_that_nothing_reads_is_told(request_: RunRequest, key: str, value: Any, beside: str) -> None:
+    request = replace(request_, protocols=("slf",))
+    with pytest.warns(UserWarning, match=rf"--set {key} has no effect with {beside}, yet counts as a change") as told:
+        prepare(replace(request, overrides={**request.overrides, key: value}))
+    assert len(told) == 1
+
+
+def test_what_another_setting_makes_read_is_not_told(request_: RunRequest, recwarn: pytest.WarningsRecorder) -> None:
+    prepare(changed(request_, stage1__schedule="steps", stage1__decay_epochs=[0]))
+    prepare(replace(request_, protocols=("slf",), overrides={**request_.overrides, "aff.selection_steps": 3}))
+    assert not [told for told in recwarn if "has no effect" in str(told.message)]
+
+
+def test_only_trades_reads_its_weight() -> None:
+    assert AFFSettings(loss="pgd").unread.items() >= {("beta", "loss=pgd"), ("clean_passes", "loss=pgd")}
+    assert not {"beta", "clean_passes"} & AFFSettings().unread.keys()

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from bench.recipe import SLFSettings, TrainPlan
+from bench.recipe.plan import SHAPE
 from bench.recipe.tiers import load_tier
 from methods.acl import ACLSettings
 from methods.advcl import AdvCLSettings
@@ -164,3 +165,20 @@ def test_an_epoch_at_rate_zero_is_refused() -> None:
         TrainPlan(**values)
     for mended in ({"schedule_unit": "step"}, {"warmup_start": 0.1}, {"warmup_epochs": 0}, {"warmup_epochs": 2}):
         assert max(rates(TrainPlan(**{**values, **mended}), steps_per_epoch=5)) == 1
+
+
+OTHER: dict[str, Any] = {
+    **{"decay_epochs": (1,), "warmup_epochs": 3.0, "warmup_start": 0.2, "lr_floor": 0.05, "schedule_unit": "epoch"},
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "schedule"),
+    [(kind, name) for kind in (TrainPlan, ACLSettings, AdvCLSettings, RoCLSettings) for name in kind.schedules],
+)
+@pytest.mark.parametrize("field", sorted(SHAPE))
+def test_a_schedule_reads_what_it_says(settings: type[TrainPlan], schedule: str, field: str) -> None:
+    common = {"epochs": 6, "batch_size": 4, "lr": 1.0, "schedule": schedule, "schedule_unit": "step", "lr_floor": 0.01}
+    plan = settings(**{**common, "decay_epochs": (1.5,), "warmup_epochs": 2.5, "warmup_start": 0.1})
+    changed = settings(**{**plan.model_dump(), field: OTHER[field]})
+    assert (rates(plan, 4) != rates(changed, 4)) == (field not in plan.unread)

@@ -1,7 +1,7 @@
 """The training plan: how one stage is optimised, as numbers."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import (
@@ -23,6 +23,9 @@ BatchNormScope = Literal["batch", "device"]
 
 DecayEpoch = Annotated[NonNegativeInt | NonNegativeFloat, Field(union_mode="left_to_right")]
 """A whole number stays one, also in the files: their digests are those of before there were fractions."""
+
+SHAPE = frozenset({"decay_epochs", "warmup_epochs", "warmup_start", "lr_floor", "schedule_unit"})
+"""The fields that shape a learning rate beside its length and peak."""
 
 _LARGEST = 1e30
 _RETIRED: Mapping[str, Any] = {"short_lr": None, "lars_lr_in_momentum": False}
@@ -71,6 +74,11 @@ class TrainPlan(Settings):
 
     schedules: ClassVar[Mapping[str, Schedule]] = {"warmup-cosine": warmup_cosine, "steps": tenths}
     """The values of ``schedule``; a stage's settings may add their paper's."""
+    shaped_by: ClassVar[Mapping[str, Set[str]]] = {
+        "warmup-cosine": {"warmup_epochs", "warmup_start", "lr_floor", "schedule_unit"},
+        "steps": {"decay_epochs", "schedule_unit"},
+    }
+    """Which of :data:`SHAPE` each schedule reads; one that is not named here may read all."""
 
     later = {"beta2": 0.999, "batch_norm": "batch", "accumulate": 1}
 
@@ -126,6 +134,17 @@ class TrainPlan(Settings):
     def trains_batch_norm(self) -> bool:
         """Whether its steps put batches through batch-norm in training mode."""
         return True
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """The fields that nothing reads beside the values of others, each with the setting that leaves it unread."""
+        others = {"lars": ("lars_eta", "lars_clip", "lars_exclude_vectors"), "adamw": ("beta2",)}
+        idle = [name for optimizer, names in others.items() if optimizer != self.optimizer for name in names]
+        shapeless = SHAPE - self.shaped_by.get(self.schedule, SHAPE)
+        return {
+            **dict.fromkeys(idle, f"optimizer={self.optimizer}"),
+            **dict.fromkeys(shapeless, f"schedule={self.schedule}"),
+        }
 
     @model_validator(mode="before")
     @classmethod

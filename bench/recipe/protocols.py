@@ -65,6 +65,12 @@ class FinetuneSettings(ProtocolSettings, TrainPlan):
     selection_steps: int = Field(default=20, ge=1)
     """Under ``best``: PGD steps on them, of size eps/4, from one uniform start, at the threat model's radius."""
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Also what only the selection of an epoch reads."""
+        selecting = () if self.selection == "best" else ("selection_fraction", "selection_steps")
+        return {**super().unread, **dict.fromkeys(selecting, f"selection={self.selection}")}
+
     @model_validator(mode="before")
     @classmethod
     def _fill_from_preset(cls, values: object) -> object:
@@ -121,6 +127,12 @@ class AdversarialSettings(FinetuneSettings, AttackSettings):
     clean_passes: Literal[1, 2] = 1
     """How often TRADES passes the clean batch through the network. Its released code does so before and after the
     adversarial one; the second changes no gradient, but moves batch-norm's statistics further towards clean images."""
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Also what only TRADES reads."""
+        trades = () if self.loss == "trades" else ("beta", "clean_passes")
+        return {**super().unread, **dict.fromkeys(trades, f"loss={self.loss}")}
 
     @model_validator(mode="after")
     def _trades_starts_beside_the_image(self) -> Self:

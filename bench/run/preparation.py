@@ -12,7 +12,7 @@ from bench.attack import NamedAttack
 from bench.cost import at_budget
 from bench.data import DataIn, Dataset, check_dataset, load_dataset
 from bench.device import pick_device, refuse_precision
-from bench.errors import BenchError, Faults, unknown
+from bench.errors import BenchError, Faults, unknown, warn
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import with_loaded_encoder
@@ -195,6 +195,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     with faults:
         check_stages(replace(run.context, device=there))
     faults.refuse()
+    _warn_of_unread(recipe, protocols)
     return run
 
 
@@ -222,6 +223,17 @@ def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe
         except BenchError:
             continue  # the recipe is invalid without this setting
     return recipe.model_copy(update={"idle": tuple(key for key in recipe.overrides if key not in working)})
+
+
+def _warn_of_unread(recipe: Recipe, protocols: Sequence[str]) -> None:
+    """Warn of each override of a stage, or of one of ``protocols``, that nothing reads beside the other settings."""
+    own = {name: recipe.protocol(name) for name in protocols if name in SECTIONS}
+    plans: dict[str, Any] = {**recipe.config.plans(), **own}
+    for key in recipe.overrides:
+        name, _, field_name = key.partition(".")
+        unread = plans[name].unread if isinstance(plans.get(name), TrainPlan) else {}
+        if field_name in unread and key not in recipe.idle:
+            warn(f"--set {key} has no effect with {name}.{unread[field_name]}, yet counts as a change of the recipe")
 
 
 def check_seed(seed: int) -> None:
