@@ -33,10 +33,8 @@ SMALL: dict[str, Any] = {
     "stage2.batch_size": 8,
     "stage2.steps": 1,
     "stage2.warmup_epochs": 0,
-    "slf.epochs": 1,
-    "slf.batch_size": 8,
-    "evaluate.pgd_steps": 1,
-    "evaluate.autoattack": False,
+    **{"slf.epochs": 1, "slf.batch_size": 8},
+    **{"evaluate.pgd_steps": 1, "evaluate.autoattack": False},
 }
 GRID = parse_grid(["stage2.lam=1,2,3"])
 
@@ -261,6 +259,12 @@ def test_a_cell_that_diverges_leaves_the_others_alone(base: RunRequest, tmp_path
     found = report_ablation(plan_ablation(base, table), results, tmp_path / "results")
     assert found.faults == [f"stage2.lr=1e+30, {fault}"]
     assert found.rows[0].ra is None
+
+
+def test_a_protocol_that_diverges_leaves_those_before_it(base: RunRequest, tmp_path: Path) -> None:
+    asked = replace(base, protocols=("slf", "aff"), overrides={**SMALL, "aff.batch_size": 8, "aff.lr": 1e30})
+    (result,) = run_all(plan_ablation(asked, parse_grid(["stage2.lam=1"])), tmp_path / "results")
+    assert ([record.protocol for record, _ in result.records], len(result.faults)) == (["slf"], 1)
 
 
 def test_a_cell_whose_evaluation_fails_a_check_has_no_result(

@@ -103,6 +103,14 @@ def test_its_records_are_those_of_single_runs(finished: Done, data: str, tmp_pat
     assert len(list(Path(folder.grid.asked["results_dir"]).rglob("*deacl*.json"))) == 1
 
 
+def test_a_cell_is_done_once_its_records_are_in_the_results(finished: Done, data: str, tmp_path: Path) -> None:
+    folder, matrix = finished
+    root = matrix.runs[0].folder.path.parents[1]
+    moved = plan_matrix(replace(request_of(data, root), results_dir=tmp_path / "other"), tmp_path / "grid")
+    assert {job.method: job.finished for job in moved.jobs} == {"(shared stage)": True, "simclr": False, "deacl": False}
+    assert all(job.finished for job in folder.grid.jobs)
+
+
 def test_progress_is_a_file_that_status_reads(finished: Done) -> None:
     folder, planned = finished
     written = json.loads(folder.job(planned.jobs[2].name).progress.read_text())

@@ -217,6 +217,15 @@ def test_a_deleted_result_is_written_again(request_: RunRequest, tmp_path: Path)
     assert path.read_bytes() == content
 
 
+def test_a_record_counts_whatever_becomes_of_the_next_protocol(request_: RunRequest, tmp_path: Path) -> None:
+    asked = replace(request_, protocols=("slf", "alf"), overrides={**request_.overrides, "alf.lr": 1e30})
+    for _ in range(2):
+        with pytest.raises(BenchError, match="stage 'alf' has weights that are not finite"):
+            carry_out(asked, tmp_path / "results")
+        (path,) = (tmp_path / "results").rglob("*.json")
+        assert load_record(path).protocol == "slf"
+
+
 @pytest.mark.parametrize("stop_at", [1, 2, 4, 7, 9, 12, 13, 14, 15])
 def test_a_run_stopped_at_any_step_continues_to_the_same_end(
     request_: RunRequest, tmp_path: Path, whole: Record, stop_at: int

@@ -9,8 +9,9 @@ import torch
 from in_process import say
 from toy_runs import SMALL, toy_data, toy_request
 
+from bench.cli._runs import announce
 from bench.recipe import override_text
-from bench.run import Run, choose_threads, prepare
+from bench.run import Run, choose_threads, execute, prepare
 from bench.run import threads as module
 
 
@@ -95,6 +96,17 @@ def test_nor_does_a_command_that_measures_nothing_take_more(
     words = ["run", "simclr", "--dataset", str(run.folder.source), "--protocols", "slf", "--device", "cpu", *places]
     assert say(monkeypatch, capsys, *words, option, *settings).code == 0
     assert torch.get_num_threads() == 1
+
+
+def test_what_is_made_again_of_a_finished_run_gets_the_threads_of_before(run: Run, tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    execute(run, tmp_path / "results")
+    torch.set_num_threads(2)
+    announce([run], tmp_path / "results", threads=None, dry_run=False, recipe=False, as_json=False)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(2)
+    announce([run], tmp_path / "results", threads=2, dry_run=False, recipe=False, as_json=False)
+    assert torch.get_num_threads() == 2
 
 
 def test_a_number_in_the_environment_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """Executes an ablation run by run; finished runs are not repeated."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from bench.ablate.ablation import Ablation, Cell
@@ -55,12 +55,7 @@ def _finish(result: CellResult, run: Run, results_dir: Path, monitor: Monitor) -
     """Complete ``run`` and add its records or its fault to ``result``; False: another process is working on it."""
     monitor.check()
     try:
-        for record, path in execute(run, results_dir, monitor):
-            if failed := record.diagnosed("fail"):
-                found = "; ".join(one.said for one in failed)
-                result.faults.append(f"seed {run.seed}, {record.protocol}: {found}")
-            else:
-                result.records.append((record, path))
+        done = execute(run, results_dir, monitor)
     except InterruptedRunError:
         raise
     except BusyRunError:
@@ -68,4 +63,12 @@ def _finish(result: CellResult, run: Run, results_dir: Path, monitor: Monitor) -
     except BenchError as error:
         result.faults.append(f"seed {run.seed}: {error}")
         monitor.note(f"{result.cell.label}, seed {run.seed} failed: {error}")
+        finished = [protocol for protocol in run.protocols if run.protocol_folder(protocol).record.exists()]
+        done = execute(replace(run, protocols=finished), results_dir, monitor) if finished else []
+    for record, path in done:
+        if failed := record.diagnosed("fail"):
+            found = "; ".join(one.said for one in failed)
+            result.faults.append(f"seed {run.seed}, {record.protocol}: {found}")
+        else:
+            result.records.append((record, path))
     return True

@@ -87,7 +87,7 @@ def ablate(
         say_inventory(console, ablation.cells[0].runs[0])
         show(_plan(ablation, projection), console=console)
     else:
-        say_finished(console)
+        say_finished(console, ablation.cells[0].runs, threads)
     if dry_run:
         if as_json:
             print(json.dumps({**asdict(projection), "seconds": projection.seconds}, indent=1))

@@ -142,7 +142,9 @@ def plan_matrix(
             name = common.parent.name
             command = _command(request, pair, run, folder, name, "--shared-only")
             stages[common] = _job(name, SHARED, run, command, [common], bytes_of[pair])
+        names = map(run.record_name, run.protocols)
         leaves = [run.protocol_folder(protocol).record for protocol in run.protocols]
+        leaves += [each.under(request.results_dir) for each in names]
         name = run.folder.path.name
         needs = (stages[common].name,) if common else ()
         command = _command(request, pair, run, folder, name)

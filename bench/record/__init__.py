@@ -25,6 +25,7 @@ from bench.record.statistics import (
 )
 from bench.record.store import (
     LOCAL,
+    RecordName,
     load_record,
     load_sweep,
     may_be_of,
@@ -88,6 +89,7 @@ __all__ = [
     "PhaseCost",
     "Reason",
     "Record",
+    "RecordName",
     "RecordedRecipe",
     "Shared",
     "Submission",

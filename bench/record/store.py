@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.files import inside
 from bench.monitor import Monitor
@@ -14,16 +15,34 @@ LOCAL = "local"
 """The folder below the results for a user's own records, apart from the published ones."""
 
 
+class RecordName(NamedTuple):
+    """What the file of a record is called after: fields of the record, which its run knows before it is made."""
+
+    dataset: str
+    method: str
+    pretrained_on: str | None
+    tier: str
+    fidelity: str
+    encoder_seed: int | None
+    seed: int
+    protocol: str
+    protocol_sha256: str
+
+    def under(self, folder: Path) -> Path:
+        """Return where such a record belongs under ``folder``, whether or not it exists."""
+        origin = [] if self.pretrained_on is None else ["from", self.pretrained_on]
+        encoder = [] if self.encoder_seed is None else [f"e{self.encoder_seed}"]
+        run = [self.method, *origin, self.tier, self.fidelity, *encoder, f"s{self.seed}", self.protocol]
+        return inside(folder, self.dataset, f"{'-'.join(run)}-{self.protocol_sha256[:8]}.json")
+
+
 def record_path(folder: Path, record: Record) -> Path:
     """Return where ``record`` belongs under ``folder``, whether or not it exists."""
-    origin = [] if record.pretrained_on is None else ["from", record.pretrained_on]
-    encoder = [] if record.encoder_seed is None else [f"e{record.encoder_seed}"]
-    run = [record.method, *origin, record.tier, record.fidelity, *encoder, f"s{record.seed}", record.protocol]
-    return inside(folder, record.dataset, f"{'-'.join(run)}-{record.protocol_sha256[:8]}.json")
+    return RecordName(*(getattr(record, field) for field in RecordName._fields)).under(folder)
 
 
 _NAMED = re.compile(r"(?P<recipe>.+-(uniform|native))(-e(?P<encoder>\d+))?-s(?P<seed>\d+)-.+-[0-9a-f]{8}(\.\d+)?")
-"""The names that :func:`record_path` gives, and those of copies."""
+"""The names that :class:`RecordName` gives, and those of copies."""
 
 
 def may_be_of(path: Path, method: str) -> bool:

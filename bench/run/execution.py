@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,13 +38,17 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor = monitor or Monitor()
+
+    def saved(record: Record) -> tuple[Record, Path]:
+        return record, save_record(results_dir, record, monitor)
+
     on_first(lambda: make_writable(results_dir))
     on_first(lambda: remove_unfinished(results_dir))
     with held_by_first(lambda: run.folder.claimed(monitor)):
         if on_first(lambda: _intact_encoder(run, monitor) is None and is_lost(run.folder.encoder)):
             # Its message says so, even where no protocol needs it.
             on_first(lambda: kept_encoder(run, monitor)) or _pretrain(run, monitor)
-        finished = on_first(lambda: kept_records(run, monitor))
+        finished = on_first(lambda: {record.protocol: saved(record) for record in kept_records(run, monitor).values()})
         on_first(lambda: _keep_sources(run, finished))
         if len(finished) < len(run.protocols):
             corrupted = first_then_others(lambda: _corrupted(run, monitor))
@@ -54,10 +59,10 @@ def execute(run: Run, results_dir: Path, monitor: Monitor | None = None) -> list
             on_first(lambda: _say_collapse(run, encoder, stages, monitor))
             for protocol in run.protocols:
                 if protocol not in finished:
-                    finished[protocol] = _evaluate(run, protocol, encoder, stages, corrupted, monitor)
-        return on_first(
-            lambda: [(finished[name], save_record(results_dir, finished[name], monitor)) for name in run.protocols]
-        )
+                    record = _evaluate(run, protocol, encoder, stages, corrupted, monitor)
+                    # At once: whatever becomes of the next protocol, this record counts.
+                    finished[protocol] = on_first(partial(saved, record))
+        return [finished[name] for name in run.protocols]
 
 
 def _keep_sources(run: Run, protocols: Iterable[str]) -> None:

@@ -29,6 +29,7 @@ from bench.recipe import (
     build_recipe,
     load_tier,
 )
+from bench.record import RecordName
 from bench.run.data import Corruptions, dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, plain_encoder
 from bench.run.folder import ProtocolFolder, RunFolder
@@ -111,6 +112,21 @@ class Run:
     def finished(self) -> bool:
         """Whether every requested protocol has its record."""
         return all(self.protocol_folder(name).record.exists() for name in self.protocols)
+
+    def record_name(self, protocol: str) -> RecordName:
+        """Return what the file of its record under ``protocol`` is called after."""
+        recipe = self.recipe
+        return RecordName(
+            dataset=recipe.downstream.dataset.name,
+            method=recipe.method,
+            pretrained_on=self.pretrained_on,
+            tier=recipe.tier,
+            fidelity=recipe.fidelity,
+            encoder_seed=None if self.folder.seed == self.seed else self.folder.seed,
+            seed=self.seed,
+            protocol=protocol,
+            protocol_sha256=recipe.protocol_digest(protocol),
+        )
 
     def protocol_folder(self, protocol: str) -> ProtocolFolder:
         """Return the folder of ``protocol``."""
