@@ -1,7 +1,7 @@
 """Verifies a record: its classifier is loaded or made again, and measured as the record was."""
 
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -87,7 +87,10 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
         found = _measured(classifier, record, recipe, dataset, job)
         verification = _described(by, record, opened, classifier, found, device).sealed()
         path = save_verification(request.record, verification, monitor)
-    shutil.rmtree(folder, ignore_errors=True)
+        for left in folder.iterdir():
+            if left.name != ".lock":  # another process may lock that file by now
+                with suppress(OSError):
+                    left.unlink()
     return Verified(record, verification, path)
 
 
