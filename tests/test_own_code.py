@@ -1,5 +1,6 @@
 """A method from a file: loaded only when the user names it, known by its code, and refused with one message."""
 
+import os
 import shlex
 from importlib.metadata import EntryPoint
 from pathlib import Path
@@ -307,7 +308,11 @@ def test_a_changed_file_is_another_run_and_says_so(first_run: Said, bench: Bench
     assert f"the code of Own differs from that of {folder.name}, so this is another run" in " ".join(
         said.stderr.split()
     )
-    assert len(list((tmp_path / "runs").glob("toy-Own+*"))) == 2
+    (latest,) = {*(tmp_path / "runs").glob("toy-Own+*")} - {folder}
+    os.utime(folder, (0, 0))
+    write(tmp_path, FILE.replace('"own"', '"third"'))
+    said = bench(*command)
+    assert f"differs from that of {latest.name} and 1 other run, so" in " ".join(said.stderr.split())
 
 
 def test_every_command_that_takes_a_method_takes_a_file(bench: Bench, toy: str, tmp_path: Path) -> None:

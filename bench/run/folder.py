@@ -16,7 +16,7 @@ from bench.code import code_digest
 from bench.errors import BenchError, BusyRunError, DamagedFileError
 from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_bytes, write_json
 from bench.method import Stage
-from bench.monitor import Monitor
+from bench.monitor import Monitor, plural
 from bench.own_code import own_text
 from bench.recipe import Recipe, Settings, canonical_digest
 from bench.recipe.fields import Seed
@@ -192,18 +192,20 @@ class RunFolder:
             os.utime(self.description, (started, started))  # its time is when the run began
 
     def _keep_own_text(self, monitor: Monitor) -> None:
-        """Write the text of the file that the method comes from, if any, and name runs with another text of it."""
+        """Write the text of the file that the method comes from, if any, and name the latest run of another text."""
         recipe, text = self.recipe, own_text(self.recipe.method)
         if text is None:
             return
         write_bytes(self.path / "method.py", text.encode())
         name = recipe.method.partition("+")[0]
         pattern = f"{recipe.dataset.name}-{name}+*-{recipe.tier}-{recipe.fidelity}-s{self.seed}-*"
-        others = [path.name for path in self.path.parent.glob(pattern) if f"-{recipe.method}-" not in path.name]
+        others = [path for path in self.path.parent.glob(pattern) if f"-{recipe.method}-" not in path.name]
         if others:
+            latest = max(others, key=lambda path: path.stat().st_mtime).name
+            rest = f" and {plural(len(others) - 1, 'other run')}" if others[1:] else ""
             monitor.note(
-                f"the code of {name} differs from that of {', '.join(sorted(others))}, so this is another run. "
-                "method.py in each run's folder holds its code."
+                f"the code of {name} differs from that of {latest}{rest}, so this is another run. method.py in each "
+                "run's folder holds its code."
             )
 
     def _described(self, monitor: Monitor) -> RunDescription | None:
