@@ -82,6 +82,15 @@ class Overwriting(Plain):
             yield stage
 
 
+class Leaving(Plain):
+    """A stage whose file would be in another folder."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        for stage in super().stages(ctx):
+            stage.name = "my stage/1"
+            yield stage
+
+
 class Wide(Plain):
     """A second stage whose batches are larger than the data."""
 
@@ -109,6 +118,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
         (Stranger, r"method 'stranger' .* it computes other features with the same weights\. Nothing is trained"),
         (Doubled, r"method 'stranger' has two stages called 'ssl'; rename one"),
         (Overwriting, r"method 'stranger' has a stage called 'encoder', as another file of a run is; rename it"),
+        (Leaving, r"method 'stranger' has a stage called 'my stage/1', which cannot be the name of a file; rename it"),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),
     ],
 )

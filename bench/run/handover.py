@@ -1,12 +1,14 @@
 """Checks the stages of a method, and the encoder that it hands over, before anything is trained."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bench.data import unit_pixels
 from bench.errors import BenchError, Faults
+from bench.files import inside
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import Encoder
 from bench.parallel import refuse_uneven
@@ -31,6 +33,12 @@ def check_stages(ctx: MethodContext) -> None:
             raise BenchError(
                 f"method {name!r} has a stage called {stage.name!r}, as another file of a run is; rename it."
             )
+        try:
+            inside(Path(), stage.name)
+        except BenchError:
+            raise BenchError(
+                f"method {name!r} has a stage called {stage.name!r}, which cannot be the name of a file; rename it."
+            ) from None
         stages.append(stage.name)
         section = ctx.recipe.config.section_of(stage.plan)
         with faults:
