@@ -285,6 +285,7 @@ def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
     assert report.protocols
     shown = (tmp_path / "report" / "report.md").read_text()
     assert shlex.join(["bench", "run", "FILE.py:Own"]) in shown
+    assert " `bench methods FILE.py:Own` names" in shown
 
     # Another process has not loaded the file.
     del METHODS._entries[name]

@@ -105,8 +105,13 @@ def departures_text(*own: str, pretrained_on: str | None, budget: str | None) ->
 
 
 def escape(text: str) -> str:
-    """Return ``text`` on one line, with what Markdown would read as markup made literal."""
-    return re.sub(r"([\\|<>\[\]*`])", r"\\\1", " ".join(text.split()))
+    """Return ``text`` on one line, with what Markdown would read as markup made literal, but for `code`."""
+
+    def literal(found: re.Match[str]) -> str:
+        # In a table a bar ends the cell even within code.
+        return found[0].replace("|", r"\|") if found[0][1:] else f"\\{found[0]}"
+
+    return re.sub(r"(?<!`)`[^`]+`(?!`)|[\\|<>\[\]*`]", literal, " ".join(text.split()))
 
 
 def _value(key: str, value: Any) -> str:
