@@ -17,7 +17,7 @@ from bench.compare import compare_records, find_record, find_seeds
 from bench.errors import BenchError
 from bench.recipe import ALL_PROTOCOLS
 from bench.record import LOCAL, NoGradient, Outcome, Record, correct, load_record, record_files, save_record
-from bench.results import Group, Measured, load_measured
+from bench.results import NEW_RECORD, Group, Measured, load_measured
 
 
 def measured(folder: Path, record: Record) -> Measured:
@@ -197,6 +197,21 @@ def test_a_name_that_only_lacks_records_is_not_called_unknown(tmp_path: Path) ->
     ]:
         with pytest.raises(BenchError, match=rf"^{re.escape(f'there are no records of {said}')}"):
             find_seeds(**{"method": "deacl", "results_dir": tmp_path, "dataset": "digits", **changes})  # type: ignore[arg-type]
+
+
+def test_a_method_whose_records_were_withdrawn_is_not_said_to_have_none(tmp_path: Path) -> None:
+    fill(tmp_path / LOCAL, make_record(dataset="toy"), make_record(dataset="toy", protocol="aff"))
+    (slf,) = tmp_path.glob("local/toy/*-slf-*")
+    correct(slf, load_record(slf), tmp_path, reason="data", note="Wrong labels.")
+    said = (
+        "every record of deacl on toy, slf, uniform was withdrawn or superseded:\n"
+        f"  - slf on toy, seed 0: withdrawn: the data were wrong. Wrong labels.\n{NEW_RECORD}"
+    )
+    with pytest.raises(BenchError, match=f"^{re.escape(said)}$"):
+        find_seeds("deacl", tmp_path, dataset="toy")
+    with pytest.raises(BenchError, match="no records of method simclr on toy, slf"):
+        find_seeds("simclr", tmp_path, dataset="toy")
+    assert find_seeds("local/deacl", tmp_path, dataset="toy", protocol="aff").seeds
 
 
 def test_methods_are_found_by_the_names_of_files_and_others_are_not_read(

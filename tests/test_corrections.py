@@ -128,7 +128,8 @@ def test_no_command_that_reads_runs_uses_a_withdrawn_record(
         assert left_out in said(*words).splitlines()
     assert "kNN" not in (home / "exports" / f"{run}-safetensors" / "README.md").read_text()
     assert "kNN" not in (home / "reports" / run / "report.md").read_text()
-    none = f"every record of these runs was withdrawn or superseded. {NEW_RECORD}"
+    why = left_out.removeprefix("left out: ")
+    none = f"every record of these runs was withdrawn or superseded:\n  - {why}\n{NEW_RECORD}"
     for command in (("sweep-eps", run, "--eps=0"), ("plot", "tsne", run)):
         assert none in said(*command, "--protocol", "knn", "--device", "cpu")
     (slf,) = (home / "results" / "local").glob("toy/*-slf-*.json")

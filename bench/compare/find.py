@@ -8,11 +8,12 @@ from pathlib import Path
 
 from bench.errors import BenchError, unknown
 from bench.own_code import typed
-from bench.record import LOCAL, may_be_of_run, published_from, record_files
+from bench.record import LOCAL, may_be_of, may_be_of_run, published_from, record_files
 from bench.results import (
     Failed,
     Group,
     Measured,
+    counted,
     load_measured,
     no_records,
     read_corrections,
@@ -85,11 +86,11 @@ def find_seeds(
     but for its ``precision`` where one is named, to one with overrides, transfer or a budget.
 
     Raises:
-        BenchError: there are none, or several recipes and nothing to choose by.
+        BenchError: there are none, none that counts, or several recipes and nothing to choose by.
     """
     fits = partial(_fits, protocol=protocol, tier=tier, fidelity=fidelity, precision=precision)
     name, own = method.removeprefix(_LOCAL), method.startswith(_LOCAL)
-    groups, left_out, *_ = read_groups(results_dir, dataset, name)
+    groups, left_out, corrections, _ = read_groups(results_dir, dataset, name)
     every = [group for group in groups if fits(group) and group.seeds[0].record.method == name]
     local = [group for group in every if group.seeds[0].local]
     found = local if own else [group for group in every if group not in local] or local
@@ -102,10 +103,16 @@ def find_seeds(
             "`bench doctor` says what to do."
         )
     if not found:
+        where = ", ".join(filter(None, (dataset, protocol, tier, fidelity, precision)))
+        corrected = [one.record for one in corrections if one.dataset == dataset]
+        paths = [results_dir / record for record in corrected if own <= record.startswith(_LOCAL)]
+        known = [load_measured(path) for path in paths if path.is_file() and may_be_of(path, name)]
+        gone = [one for one in known if one.record.method == name and fits(Group((one,), ()))]
+        counted(gone, results_dir).refuse_none(f"{method} on {where}")
         groups = read_groups(results_dir, dataset).groups
         if not groups:
             folders = (results_dir, results_dir / LOCAL)
-            held = {path.parent.name for folder in folders for path in record_files(folder)}
+            held = {path.parent.name for folder in folders for path in record_files(folder)} - {dataset}
             raise no_records("dataset", dataset, held)
         records = [group.seeds[0].record for group in groups]
         forms = tier_forms(records)
@@ -114,7 +121,6 @@ def find_seeds(
         }
         if tier not in (None, *tiers):
             raise no_records("tier", str(tier), tiers, on=dataset)
-        where = ", ".join(filter(None, (dataset, protocol, tier, fidelity, precision)))
         names = {_LOCAL * one.local + one.record.method for group in filter(fits, groups) for one in group.seeds[:1]}
         from bench.data import typed_source  # imports torch, which reading records does without
 

@@ -84,7 +84,8 @@ class Counted(NamedTuple, Generic[R]):
     def refuse_none(self, what: str) -> None:
         """Raise BenchError if ``what`` has records, but none that counts."""
         if self.left_out and not self.found:
-            raise BenchError(f"every record of {what} was withdrawn or superseded. {NEW_RECORD}")
+            each = "".join(f"\n  - {said}" for said in self.left_out)
+            raise BenchError(f"every record of {what} was withdrawn or superseded:{each}\n{NEW_RECORD}")
 
 
 def counted(every: Sequence[R], results_dir: Path) -> Counted[R]:
