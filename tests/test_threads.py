@@ -9,9 +9,10 @@ import torch
 from in_process import say
 from toy_runs import SMALL, toy_data, toy_request
 
-from bench.cli._runs import announce
+from bench.ablate import Ablation, Cell, carry_out, parse_grid
+from bench.files import write_json
 from bench.recipe import override_text
-from bench.run import Run, choose_threads, execute, prepare
+from bench.run import Run, choose_threads, prepare
 from bench.run import threads as module
 
 
@@ -76,37 +77,73 @@ def test_a_run_continues_with_the_threads_that_it_began_with(run: Run, monkeypat
     assert torch.get_num_threads() == 2
 
 
-@pytest.mark.parametrize("option", ["--no-estimate", "--shared-only"])
-def test_nor_does_a_command_that_measures_nothing_take_more(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, option: str
-) -> None:
-    torch.set_num_threads(1)
+def begin(run: Run, threads: int) -> None:
+    """Leave ``run`` as one that began with ``threads`` and was stopped."""
+    torch.set_num_threads(threads)
     with run.folder.claimed():
         pass
     torch.set_num_threads(2)
+
+
+@pytest.mark.parametrize("finished", [False, True])
+@pytest.mark.parametrize(
+    ("options", "threads"),
+    [
+        ((), [2, 1, 2]),
+        (("--no-estimate",), [2, 1, 2]),
+        (("--shared-only",), [2, 1, 2]),
+        (("--threads", "2"), [2, 2, 2]),
+    ],
+)
+def test_each_run_of_a_command_does_unless_the_user_names_a_number(
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    options: tuple[str, ...],
+    threads: list[int],
+    finished: bool,
+) -> None:
+    """What is made again of a finished one, too."""
+    seeds = [run.with_seed(seed) for seed in (0, 1, 2)]
+    begin(seeds[0], 2)
+    begin(seeds[1], 1)
+    for each in seeds if finished else ():
+        write_json(each.protocol_folder("slf").record, {})
+    computed: list[int] = []
+
+    def fake(*_: object) -> list[object]:
+        computed.append(torch.get_num_threads())
+        return []
+
+    monkeypatch.setattr("bench.run.execute", fake)
+    monkeypatch.setattr("bench.run.train_shared", fake)
     settings = [part for key, value in SMALL.items() for part in ("--set", override_text(key, value))]
-    places = [
-        "--runs-dir",
-        str(tmp_path / "runs"),
-        "--data-dir",
-        str(tmp_path / "data"),
-        "--results-dir",
-        str(tmp_path),
-    ]
-    words = ["run", "simclr", "--dataset", str(run.folder.source), "--protocols", "slf", "--device", "cpu", *places]
-    assert say(monkeypatch, capsys, *words, option, *settings).code == 0
-    assert torch.get_num_threads() == 1
+    places = ["--runs-dir", str(tmp_path / "runs"), "--results-dir", str(tmp_path / "results")]
+    words = ["run", "simclr", "--dataset", str(run.folder.source), "--seeds", "0,1,2", "--protocols", "slf"]
+    said = say(monkeypatch, capsys, *words, "--device", "cpu", *places, *options, *settings)
+    assert said.code == 0, said.stderr
+    assert computed == threads
+    assert ("Continues with 2 CPU threads and 1 CPU thread, each run as it began." in said.stderr) == (
+        not options and not finished
+    )
 
 
-def test_what_is_made_again_of_a_finished_run_gets_the_threads_of_before(run: Run, tmp_path: Path) -> None:
-    torch.set_num_threads(1)
-    execute(run, tmp_path / "results")
-    torch.set_num_threads(2)
-    announce([run], tmp_path / "results", threads=None, dry_run=False, recipe=False, as_json=False)
-    assert torch.get_num_threads() == 1
-    torch.set_num_threads(2)
-    announce([run], tmp_path / "results", threads=2, dry_run=False, recipe=False, as_json=False)
-    assert torch.get_num_threads() == 2
+def test_so_does_each_run_of_an_ablation(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seeds = (run, run.with_seed(1))
+    begin(seeds[0], 2)
+    begin(seeds[1], 1)
+    computed: list[int] = []
+
+    def fake(*_: object) -> list[object]:
+        computed.append(torch.get_num_threads())
+        return []
+
+    monkeypatch.setattr("bench.ablate.execution.execute", fake)
+    ablation = Ablation(parse_grid(["slf.lr=0.1"]), (Cell("slf.lr=0.1", {}, None, seeds),))
+    carry_out(ablation, tmp_path, threads_open=True)
+    carry_out(ablation, tmp_path)
+    assert computed == [2, 1, 2, 2]
 
 
 def test_a_number_in_the_environment_is_kept(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,17 +74,8 @@ def measuring(console: Console, runs: "Sequence[Run]", threads: int | None) -> I
         console.print(said, markup=False, highlight=False)
 
 
-def say_finished(console: Console, runs: "Sequence[Run]", threads: int | None) -> None:
-    """Print that the records of ``runs`` were made by an earlier command.
-
-    What is made again gets the CPU threads that they began with, unless the user named ``threads``.
-    """
-    import torch
-
-    from bench.run import threads_begun_with
-
-    if threads is None and (begun := threads_begun_with(runs)):
-        torch.set_num_threads(begun)
+def say_finished(console: Console) -> None:
+    """Print that the records were made by an earlier command."""
     console.print("finished before: only what is damaged or lost is made again", markup=False, highlight=False)
 
 
@@ -114,7 +105,7 @@ def announce(
     for run in pending:
         check_ready(run, results_dir)
     if not pending:
-        say_finished(console, runs, threads)
+        say_finished(console)
         return
     plan = None
     if estimate:

@@ -63,7 +63,7 @@ def ablate(
     """
     from bench.ablate import carry_out, choose_table, plan_ablation, project_ablation, report_ablation
     from bench.device import use_threads
-    from bench.run import RunRequest
+    from bench.run import RunRequest, threads_open
 
     use_threads(threads)
     base = RunRequest(
@@ -81,19 +81,20 @@ def ablate(
     console = Console(stderr=True)
     with console.status("reading the data and building every recipe"):
         ablation = plan_ablation(base, chosen, option.parse_seeds(seeds))
+    is_open = threads is None and threads_open(ablation.cells[0].runs[0])
     if dry_run or not ablation.finished:
         with measuring(console, ablation.cells[0].runs, threads):
             projection = project_ablation(ablation)
         say_inventory(console, ablation.cells[0].runs[0])
         show(_plan(ablation, projection), console=console)
     else:
-        say_finished(console, ablation.cells[0].runs, threads)
+        say_finished(console)
     if dry_run:
         if as_json:
             print(json.dumps({**asdict(projection), "seconds": projection.seconds}, indent=1))
         return
     with monitored(console) as monitor:
-        results = carry_out(ablation, results_dir, monitor)
+        results = carry_out(ablation, results_dir, monitor, threads_open=is_open)
     found = report_ablation(ablation, results, results_dir)
     if as_json:
         print(json.dumps(found.model_dump(mode="json"), indent=1))

@@ -68,7 +68,15 @@ def evaluate(
       bench evaluate robustbench:Carmon2019Unlabeled
     """
     from bench.device import use_threads
-    from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
+    from bench.run import (
+        EvaluationRequest,
+        WeightChoices,
+        encoder_path,
+        execute,
+        prepare_evaluation,
+        threads_as_begun,
+        threads_open,
+    )
 
     use_threads(threads)
     request = EvaluationRequest(
@@ -88,9 +96,14 @@ def evaluate(
     with reading():
         run = prepare_evaluation(request)
     say_weights(run)
+    is_open = threads is None and threads_open(run)
     announce([run], results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
     if dry_run:
         return
-    with monitored(Console(stderr=True)) as monitor, tracked(monitor, track, run.folder.path.name):
+    with (
+        monitored(Console(stderr=True)) as monitor,
+        tracked(monitor, track, run.folder.path.name),
+        threads_as_begun(run, is_open),
+    ):
         records = execute(run, results_dir, monitor)
     show_records(records, [run], results_dir, as_json=as_json)

@@ -89,7 +89,7 @@ def run(
     from bench.device import use_threads
     from bench.errors import BenchError
     from bench.parallel import check_devices, first_then_others, is_first, joined, launch, on_first, started_together
-    from bench.run import RunRequest, execute, prepare, threads_begun_with, train_shared
+    from bench.run import RunRequest, execute, prepare, threads_as_begun, threads_open, train_shared
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
@@ -123,14 +123,13 @@ def run(
         with reading() if is_first() else nullcontext():
             first = first_then_others(lambda: prepare(request))
             runs = [first.with_seed(each) for each in chosen]
-        measured = estimate and not shared_only  # then the number of threads is chosen, too
-        if threads is None and together is None and not measured and (begun := threads_begun_with(runs)):
-            torch.set_num_threads(begun)
+        is_open = threads is None and together is None and threads_open(first)
         if shared_only and not dry_run:
             say_inventory(Console(stderr=True, quiet=not is_first()), first)
             with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
                 for each in runs:
-                    with tracked(monitor, track if is_first() else None, each.folder.path.name):
+                    tracker = tracked(monitor, track if is_first() else None, each.folder.path.name)
+                    with threads_as_begun(each, is_open), tracker:
                         path = train_shared(each, monitor)
                         if is_first():
                             print(f"stage: {path}")
@@ -145,7 +144,8 @@ def run(
             for each in runs:
                 if len(runs) > 1 and not each.finished:
                     monitor.note(f"seed {each.seed}")
-                with tracked(monitor, track if is_first() else None, each.folder.path.name):
+                tracker = tracked(monitor, track if is_first() else None, each.folder.path.name)
+                with threads_as_begun(each, is_open), tracker:
                     records += execute(each, results_dir, monitor)
         if is_first():
             show_records(records, runs, results_dir, as_json=as_json)

@@ -20,7 +20,7 @@ from bench.run.preparation import Run, RunRequest, check_ready, kept_bytes, prep
 from bench.run.pretrained import EvaluationRequest, prepare_evaluation
 from bench.run.projection import peak_memory, project
 from bench.run.sweep import SweepRequest, sweep_runs
-from bench.run.threads import choose_threads, threads_begun_with
+from bench.run.threads import choose_threads, threads_as_begun, threads_open
 from bench.run.verification import VerificationRequest, Verified, verify
 from bench.run.visit import Visit, finished_of, visit_encoder, visit_finished
 
@@ -60,7 +60,8 @@ __all__ = [
     "select_finished",
     "shared_stages",
     "sweep_runs",
-    "threads_begun_with",
+    "threads_as_begun",
+    "threads_open",
     "to_finish",
     "train_shared",
     "unfinished",

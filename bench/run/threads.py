@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
 
 import torch
@@ -27,31 +28,44 @@ _GAIN = 1.1
 def choose_threads(runs: Sequence[Run]) -> str | None:
     """Set the number of CPU threads for ``runs``, of one recipe, and return a sentence about it.
 
-    An interrupted run continues with as many as it began with: another number rounds sums differently. None: nothing
-    is set, because the runs use a GPU, there is one core, or an environment variable names the number.
+    The first of them that has begun decides it; of the others each goes on as :func:`threads_as_begun` says. None:
+    nothing is set, because the number is not open; see :func:`threads_open`.
     """
-    if not _open(runs):
+    if not threads_open(runs[0]):
         return None
-    if begun := threads_begun_with(runs):
-        torch.set_num_threads(begun)
-        return f"Continues with {plural(begun, 'CPU thread')}, as the run began."
+    if begun := list(dict.fromkeys(run.folder.threads for run in runs if run.folder.threads)):
+        torch.set_num_threads(begun[0])
+        numbers = " and ".join(plural(count, "CPU thread") for count in begun)
+        return f"Continues with {numbers}, {'each run as it' if begun[1:] else 'as the run'} began."
     count, reason = _best_of_one_and(torch.get_num_threads(), runs[0].recipe)
     torch.set_num_threads(count)
     return f"Computes with {plural(count, 'CPU thread')}: {reason}. --threads chooses another number."
 
 
-def threads_begun_with(runs: Sequence[Run]) -> int | None:
-    """Return how many CPU threads the first of ``runs`` that has begun computes with; None: they follow from nothing.
+def threads_open(run: Run) -> bool:
+    """Return whether the number of threads is open: on a CPU of several cores, where no variable names one.
 
-    That is so where none has begun, and where :func:`choose_threads` sets nothing.
+    Ask before a number is set.
     """
-    return next((run.folder.threads for run in runs if run.folder.threads), None) if _open(runs) else None
-
-
-def _open(runs: Sequence[Run]) -> bool:
-    """Return whether the number of threads is open: on a CPU of several cores, where no variable names one."""
     named = any(name in os.environ for name in _NAMED)
-    return torch.get_num_threads() > 1 and not named and runs[0].device.type == "cpu"
+    return torch.get_num_threads() > 1 and not named and run.device.type == "cpu"
+
+
+@contextmanager
+def threads_as_begun(run: Run, is_open: bool) -> Iterator[None]:
+    """Compute in this block with the CPU threads that ``run`` began with, if it has begun and the number ``is_open``.
+
+    Another number rounds sums differently.
+    """
+    begun, before = run.folder.threads if is_open else None, torch.get_num_threads()
+    if begun is None:
+        yield
+        return
+    torch.set_num_threads(begun)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _best_of_one_and(threads: int, recipe: Recipe) -> tuple[int, str]:
