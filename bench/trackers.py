@@ -14,6 +14,8 @@ class _Tracker:
     """Logs scalars under the name of the open phase; ignores progress."""
 
     phase = ""
+    stop = False
+    """Whether the run should stop."""
 
     def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
         self.phase = phase
@@ -84,6 +86,7 @@ class _Guarded:
         def passed(*args: Any, **named: Any) -> None:
             try:
                 getattr(self._tracker, event)(*args, **named)
+                self._monitor.stop_requested |= self._tracker.stop
             except Exception as error:
                 first, self._failed = not self._failed, True
                 if first:

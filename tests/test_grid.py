@@ -18,6 +18,8 @@ from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
 from bench.grid.nodes import check_shared
 from bench.grid.slurm import Batch, batches, check_cluster, script
+from bench.monitor import Monitor
+from bench.trackers import tracked
 
 GIB = 2**30
 
@@ -104,6 +106,16 @@ def test_cancelled_jobs_stop_and_start_again_later(tmp_path: Path) -> None:
     folder.resume()
     run_local(folder, one_device(), Event(), launch=leaving(folder, []))
     assert set(statuses(folder).values()) == {"done"}
+
+
+def test_a_command_whose_worker_was_killed_stops_when_its_grid_is_cancelled(tmp_path: Path) -> None:
+    folder, monitor = grid_in(tmp_path, {"a": []}), Monitor()
+    with tracked(monitor, f"progress:{folder.job('a').progress}", "a"):
+        monitor.begin("SA", 8)
+        assert not monitor.stop_requested
+        folder.cancel()
+        monitor.begin("RA", 8)
+    assert monitor.stop_requested
 
 
 def test_jobs_share_a_device_as_far_as_its_memory_goes(tmp_path: Path) -> None:

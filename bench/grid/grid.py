@@ -227,6 +227,12 @@ class JobFolder:
             return None
 
     @property
+    def cancelled(self) -> bool:
+        """Whether its grid was cancelled, as :attr:`GridFolder.cancelled`."""
+        jobs = self.path.parent
+        return jobs.name == "jobs" and (jobs.parent / "cancelled").exists()
+
+    @property
     def failed(self) -> bool:
         """Whether the job failed for good."""
         return (state := self.state) is not None and state.status == "failed"

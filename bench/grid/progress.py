@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import Field
 
 from bench.files import write_json
-from bench.grid.grid import now
+from bench.grid.grid import JobFolder, now
 from bench.recipe import Settings
 
 _WRITE_EVERY_SECONDS = 5.0
@@ -28,6 +28,9 @@ class Progress(Settings):
 
 class ProgressFile:
     """A reporter that writes :class:`Progress` to the file ``path``, at most every five seconds within a phase."""
+
+    stop = False
+    """Whether the grid of the command was cancelled; the command's own worker may have been killed."""
 
     def __init__(self, path: str, run: str) -> None:
         self._path = Path(path)
@@ -65,4 +68,5 @@ class ProgressFile:
         found = Progress(
             phase=self._phase, done=self._done, total=self._total, unit=self._unit, seconds_left=left, written=now()
         )
+        self.stop = JobFolder(self._path.parent).cancelled
         write_json(self._path, found.model_dump(mode="json"))
