@@ -6,9 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
+from torch.optim import LBFGS, SGD, AdamW, Optimizer
 
 from bench.errors import BenchError
+from bench.monitor import plural
 from bench.recipe import TrainPlan
 
 _GROUP, _NUMBER = "group", ":number"
@@ -144,10 +145,35 @@ def keep_proportions(optimizer: Optimizer, peak: float) -> Optimizer:
     """Return the new ``optimizer``, whose groups keep their rates in proportion to ``peak``, the plan's.
 
     So a group with a tenth of the plan's rate has a tenth of it in every step.
+
+    Raises:
+        BenchError: it is no optimiser, or one that asks for the loss several times a step.
     """
+    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
+        raise BenchError(
+            f"the optimizer() of a stage returned a {type(optimizer).__name__}. It must return a torch.optim.Optimizer "
+            "whose step takes one gradient, such as SGD or AdamW."
+        )
     for group in optimizer.param_groups:
         group[_SHARE] = group["lr"] / peak
     return optimizer
+
+
+def refuse_strangers(optimizer: Optimizer, module: nn.Module) -> None:
+    """Raise BenchError if ``optimizer`` trains what is no parameter of ``module`` and so would not be saved."""
+    own = {id(parameter) for parameter in module.parameters()}
+    strangers = sum(id(parameter) not in own for group in optimizer.param_groups for parameter in group["params"])
+    if strangers:
+        raise BenchError(
+            f"{plural(strangers, 'parameter')} of the optimiser of {type(module).__name__} could not be saved, as no "
+            "module of it holds them. Assign them to it as nn.Parameter, or their modules in an nn.ModuleList."
+        )
+
+
+def untrained(optimizer: Optimizer, module: nn.Module) -> list[str]:
+    """Return the names of the parameters of ``module`` that require a gradient and are not in ``optimizer``."""
+    trained_ = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in trained_]
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.optim import SGD, Optimizer
+from torch import Tensor, nn
+from torch.optim import LBFGS, SGD, Optimizer
 from toy_stage import EPOCHS, STEPS, StopAfter, ToyStage, assert_same_file, make_plan, run, state_file, stop_at
 
 from bench.data import ImageSource
@@ -113,3 +113,71 @@ def test_groups_keep_their_rates_in_proportion_also_after_a_stop(
     assert [rates[0] for rates in seen] == expected
     assert [rates[1] for rates in seen] == pytest.approx([rate / 10 for rate in expected])
     assert not state_file(tmp_path).exists()
+
+
+@pytest.mark.parametrize("noted", [None, 0.5, torch.ones(2), {"purity": "high"}, {"purity": torch.ones(2)}])
+def test_a_review_that_returns_no_numbers_is_refused(noted: Any, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"stage 'toy' \(Answering\) returned .* from after_epoch that is no mapping"):
+        run(Answering(noted=noted), tmp_path)
+
+
+def test_a_number_that_only_some_steps_log_is_refused(tmp_path: Path) -> None:
+    calls = iter(range(100))
+    some = lambda loss: loss if next(calls) else StepLoss(loss.total, {"first": loss.total.detach()})  # noqa: E731
+    with pytest.raises(BenchError, match=r"stage 'toy' logs '(double|first)' in some steps alone"):
+        run(Answering(some), tmp_path)
+
+
+class Chosen(ToyStage):
+    """Trains on what ``chosen`` says, and with the optimiser that ``built`` makes of it."""
+
+    def __init__(self, chosen: Tensor | None = None, built: Callable[["Chosen"], Any] | None = None) -> None:
+        super().__init__(make_plan())
+        self._chosen, self._built = chosen, built
+
+    def positions(self, count: int) -> Tensor:
+        return super().positions(count) if self._chosen is None else self._chosen
+
+    def optimizer(self) -> Optimizer:
+        made: Optimizer = self._built(self) if self._built else super().optimizer()
+        return made
+
+
+@pytest.mark.parametrize(
+    "chosen", [torch.tensor([0, 11]), torch.tensor([-1, 2]), torch.ones(11, dtype=torch.bool), torch.ones(0).long()]
+)
+def test_positions_that_are_none_are_refused(chosen: Tensor, tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match=r"from positions\. It must return int64 \[n\], each from 0 to 10"):
+        run(Chosen(chosen), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("built", "message"),
+    [
+        (lambda stage: None, r"the optimizer\(\) of a stage returned a NoneType"),
+        (lambda stage: LBFGS(stage.parameters()), "returned a LBFGS. .* whose step takes one gradient"),
+        (lambda stage: SGD([nn.Parameter(torch.ones(2))], lr=1), "1 parameter of the optimiser of Chosen could not be"),
+    ],
+)
+def test_an_optimiser_that_cannot_train_or_be_saved_is_refused(
+    built: Callable[[Chosen], Any], message: str, tmp_path: Path
+) -> None:
+    stage = Chosen(built=built)
+    with pytest.raises(BenchError, match=message):
+        run(stage, tmp_path)
+    assert stage.seen == []
+
+
+def test_parameters_that_nothing_trains_are_named(tmp_path: Path) -> None:
+    monitor = StopAfter(10**6)
+    run(Chosen(built=lambda stage: SGD(stage.head.parameters(), lr=0.1)), tmp_path, monitor=monitor)
+    (note,) = monitor.notes
+    assert note.startswith("stage toy: no group of its optimiser holds encoder.backbone.conv.weight and 3 more, which")
+
+
+def test_a_buffer_that_is_not_finite_is_no_matter_of_the_learning_rate(tmp_path: Path) -> None:
+    stage = ToyStage(make_plan())
+    stage.register_buffer("sums", torch.full((2,), math.nan))
+    with pytest.raises(BenchError, match=r"has a buffer that is not finite after epoch 1, sums\. Nothing") as told:
+        run(stage, tmp_path)
+    assert "--set" not in str(told.value)

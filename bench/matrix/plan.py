@@ -218,7 +218,8 @@ def _equal_compute(
 ) -> EqualCompute | None:
     """Return the hours at equal compute; None if a phase was not measured, or the reference is not among the methods.
 
-    A method's seconds an operation are those of its own steps. A stage that cells share counts once, as in ``total``.
+    A method's seconds an operation are those of its own steps. A stage that cells share in ``total`` counts once a
+    method: with another budget it has other epochs, and is trained for that method alone.
     """
     training = [[phase for phase in phases if phase.phase.startswith("stage ")] for phases in estimates]
     if math.isnan(total) or any(phase.flops is None for stages in training for phase in stages):
@@ -228,12 +229,12 @@ def _equal_compute(
     budget = {run.recipe.dataset.sha256: flops for run, flops in pairs if run.recipe.method == COST_REFERENCE}
     if not budget:
         return None
-    changed = 0.0
+    equal = seeds * sum(phase.seconds for phases in estimates for phase in phases)
     for (run, flops), stages in zip(pairs, training, strict=True):
         if flops:
             seconds = sum(phase.seconds for phase in stages)
-            changed += seeds * seconds * (budget[run.recipe.dataset.sha256] / flops - 1)
-    return EqualCompute(reference=COST_REFERENCE, hours=(total + changed) / _HOUR, saved_hours=-changed / _HOUR)
+            equal += seeds * seconds * (budget[run.recipe.dataset.sha256] / flops - 1)
+    return EqualCompute(reference=COST_REFERENCE, hours=equal / _HOUR, saved_hours=(total - equal) / _HOUR)
 
 
 def _no_equal_compute(runs: Sequence[Run]) -> str:

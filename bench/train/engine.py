@@ -21,7 +21,7 @@ from bench.errors import BenchError
 from bench.files import remove
 from bench.job import Job
 from bench.method import Stage, StepLoss
-from bench.optim import keep_proportions, optimizer_tensors, restore_optimizer, set_lr
+from bench.optim import keep_proportions, optimizer_tensors, refuse_strangers, restore_optimizer, set_lr, untrained
 from bench.parallel import (
     any_device,
     copy_from_first,
@@ -42,7 +42,7 @@ from bench.train.checkpoint import (
     training_tensors,
     unfinished_path,
 )
-from bench.train.step import take_step
+from bench.train.step import numbers_of, positions_of, take_step
 
 
 def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str | None = None) -> Progress:
@@ -94,7 +94,7 @@ class _Training:
             unfinished_path(job.folder, stage.name),
             finished_path(job.folder, stage.name),
         )
-        self.positions = stage.positions(len(images)).to(device)
+        self.positions = positions_of(stage, len(images)).to(device)
         self.count = len(self.positions)
         self.steps = self.plan.steps_per_epoch(self.count)
         check_plan(stage, self.count, device, section)
@@ -128,6 +128,8 @@ class _Training:
     def begin(self) -> None:
         """Restore the state of an interrupted training, or prepare the stage for its first step."""
         self.optimizer = keep_proportions(self.stage.optimizer(), self.plan.effective_lr)
+        if self.plan.epochs:  # kNN trains nothing
+            self._look_at_optimizer()
         self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
         begun = self._restored(self._unfinished, self.optimizer)
         if begun is None:
@@ -146,6 +148,14 @@ class _Training:
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
         if self.plan.epochs:  # kNN trains nothing
             self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
+
+    def _look_at_optimizer(self) -> None:
+        refuse_strangers(self.optimizer, self.stage)
+        if left := untrained(self.optimizer, self.stage):
+            self.job.monitor.note(
+                f"stage {self.stage.name}: no group of its optimiser holds {left[0]}"
+                f"{f' and {len(left) - 1} more' if len(left) > 1 else ''}, which keep their first values"
+            )
 
     def save(self) -> None:
         """Save the state, which is the same on all devices."""
@@ -241,7 +251,13 @@ class _Epoch:
         """Add a finished step to the sums and the progress."""
         if self._progress.epoch == self._step == 0:
             self._first = loss.total.detach()
-        for name, value in {"loss": loss.total, **loss.scalars}.items():
+        logged = {"loss": loss.total, **loss.scalars}
+        if self._sums and (odd := sorted(logged.keys() ^ self._sums.keys())):
+            raise BenchError(
+                f"stage {self._training.stage.name!r} logs {odd[0]!r} in some steps alone, so it has no mean over "
+                "an epoch. Log it in every step."
+            )
+        for name, value in logged.items():
             self._sums[name] = self._sums.get(name, 0.0) + value.detach().double()
         self._images += images
         self._step += 1
@@ -259,7 +275,7 @@ class _Epoch:
         self._refuse_nonfinite(sums["loss"])
         done = self._step == training.steps
         with timed(job.device) as review, sharing(training.plan.batch_norm):
-            noted = training.stage.after_epoch(epoch, training.images) if done else {}
+            noted = numbers_of(training.stage, training.stage.after_epoch(epoch, training.images)) if done else {}
         means = {name: value / training.steps for name, value in sums.items()} | {"lr": self._lr}
         entry = self._measured(means, noted) if done else {}
         unfinished = {} if done else {name: value if math.isfinite(value) else None for name, value in sums.items()}
@@ -297,7 +313,7 @@ class _Epoch:
         name, number = self._training.stage.name, self._progress.epoch + 1
         if taken := sorted(means.keys() & noted.keys()):
             raise BenchError(f"stage {name!r} returned {taken[0]!r} from after_epoch, which its steps log already.")
-        logged = {**means, **{key: float(value) for key, value in noted.items()}}
+        logged = {**means, **noted}
         for key in (key for key, value in logged.items() if not math.isfinite(value)):
             self._training.job.monitor.note(
                 f"stage {name}: {key!r} is not finite in epoch {number}, whose history leaves it out"
@@ -316,6 +332,11 @@ class _Epoch:
                 f"the loss of stage {stage.name!r} is not finite in its first step, before any weight was changed, so "
                 "a lower learning rate does not help. Look in the code of the network and of the loss for a division "
                 f"by zero, a logarithm, or numbers that grow too large{exact}"
+            )
+        if names and {*names} <= {f"stage.{name}" for name, _ in stage.named_buffers()}:
+            raise BenchError(
+                f"stage {stage.name!r} has a buffer that is not finite after epoch {epoch}, {names[0][6:]}. Nothing of "
+                "this epoch was saved. Look where the stage's code sets it, or what the network's outputs grow to."
             )
         fault = (
             f"stage {stage.name!r} has weights that are not finite after epoch {epoch} ({names[0]} and "

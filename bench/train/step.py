@@ -1,4 +1,4 @@
-"""One training step of a stage, and what its forward must return for it."""
+"""One training step of a stage; and what a stage must return from its methods, which may be a user's own."""
 
 import torch
 from torch import Tensor
@@ -47,6 +47,28 @@ def take_step(
     if plan.batch_norm == "device":
         copy_from_first(stage.buffers())
     return StepLoss(total, scalars)
+
+
+def numbers_of(stage: Stage, returned: object) -> dict[str, float]:
+    """Return what ``stage`` returned from after_epoch; raises BenchError unless these are numbers by name."""
+    try:
+        return {name: float(value) for name, value in returned.items()}  # type: ignore[attr-defined]
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        raise BenchError(
+            f"stage {stage.name!r} ({type(stage).__name__}) returned a {type(returned).__name__} from after_epoch "
+            f"that is no mapping of numbers: {str(returned)[:80]}. It must return numbers by name; {{}} for none."
+        ) from None
+
+
+def positions_of(stage: Stage, count: int) -> Tensor:
+    """Return the positions that ``stage`` trains on; raises BenchError unless they are some among ``count``, int64."""
+    found = stage.positions(count)
+    if found.dtype != torch.int64 or found.ndim != 1 or not (((found >= 0) & (found < count)).all() and len(found)):
+        raise BenchError(
+            f"stage {stage.name!r} returned {found.dtype} {tuple(found.shape)} from positions. "
+            f"It must return int64 [n], each from 0 to {count - 1}."
+        )
+    return found
 
 
 def _checked(stage: Stage, returned: object) -> StepLoss:
