@@ -178,8 +178,9 @@ def test_the_sweep_of_a_withdrawn_record_is_measured_again_for_the_next_of_its_c
     monkeypatch.setattr(sys, "argv", words)
 
     def swept() -> list[str]:
-        with pytest.raises(SystemExit):
+        with pytest.raises(SystemExit) as ended:
             main()
+        assert not ended.value.code
         return [load_sweep(file).record_sha256 for file in sweep_files(results / "local")]
 
     assert swept() == [old.sha256]
@@ -189,6 +190,9 @@ def test_the_sweep_of_a_withdrawn_record_is_measured_again_for_the_next_of_its_c
     assert swept() == swept() == [new.sha256, old.sha256], "-eps.2.json comes before -eps.json"
     (shown,) = build_leaderboard(results).sweeps
     assert load_sweep(results / shown.files[0]).record_sha256 == new.sha256
+    ((newest, path),) = execute(prepare(changed(request, evaluate__pgd_steps=2)), results / "local")
+    correct(path, newest, results, reason="evaluation", note="too few steps")
+    assert swept() == [new.sha256, old.sha256], "of the evaluations that count, the newest is taken"
 
 
 def test_bad_corrections_are_refused_and_nothing_is_written(tmp_path: Path) -> None:

@@ -17,7 +17,16 @@ from bench.data import Dataset
 from bench.errors import BenchError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.record import Record, Sweep, load_sweep, sweep_files
-from bench.run import Finished, RunRequest, SweepRequest, execute, prepare, select_finished, sweep_runs
+from bench.run import (
+    Finished,
+    RunRequest,
+    SweepRequest,
+    execute,
+    one_a_classifier,
+    prepare,
+    select_finished,
+    sweep_runs,
+)
 from bench.zoo import save_tensors
 
 SMALL: dict[str, Any] = {
@@ -205,7 +214,7 @@ def test_of_one_classifier_the_evaluation_closest_to_the_tiers_is_taken(runs: Ru
         device="cpu",
     )
     ((other, _),) = execute(prepare(request), runs.folder / "results")
-    (taken,) = select_finished(runs.runs_dir, [first])
+    (taken,) = one_a_classifier(select_finished(runs.runs_dir, [first]))
     assert taken.record == runs.records[0]
     assert other.finished > taken.record.finished
     assert other.classifier_sha256 == taken.record.classifier_sha256
@@ -215,7 +224,7 @@ def test_a_classifier_that_was_evaluated_twice_is_swept_once(runs: Runs) -> None
     overrides = {**SMALL, "evaluate.pgd_steps": 1}
     request = RunRequest("simclr", runs.data, protocols=["slf"], overrides=overrides, device="cpu")
     ((record, _),) = execute(prepare(replace(request, runs_dir=runs.runs_dir)), runs.folder / "records")
-    chosen = select_finished(runs.runs_dir, runs.names()[:1])
+    chosen = one_a_classifier(select_finished(runs.runs_dir, runs.names()[:1]))
     assert record.classifier_sha256 == runs.records[0].classifier_sha256
     assert [each.record.sha256 for each in chosen] == [record.sha256]
 

@@ -137,7 +137,7 @@ def tsne(
     from bench.device import pick_device
     from bench.report.figures import Drawn, draw_tsne
     from bench.results import counted
-    from bench.run import select_finished
+    from bench.run import one_a_classifier, select_finished
 
     counts = counted(select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol), results_dir)
     counts.refuse_none("these runs")
@@ -145,7 +145,7 @@ def tsne(
         for record in counts.left_out:
             monitor.note(f"left out: {record}")
         files = draw_tsne(
-            counts.found,
+            one_a_classifier(counts.found),
             output,
             data_dir=data_dir,
             device=pick_device(device),

@@ -130,12 +130,12 @@ def _carry_out(
     """Sweep the chosen runs, and print or draw the results."""
     from bench.device import pick_device
     from bench.results import counted
-    from bench.run import select_finished, sweep_runs
+    from bench.run import one_a_classifier, select_finished, sweep_runs
 
     request.check()
     counts = counted(select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol), results_dir)
     counts.refuse_none("these runs")
-    chosen = counts.found
+    chosen = one_a_classifier(counts.found)
     with monitored(Console(stderr=True)) as monitor:
         for record in counts.left_out:
             monitor.note(f"left out: {record}")

@@ -142,7 +142,7 @@ def _open(path: Path) -> Finished:
 def select_finished(
     runs_dir: Path, runs: str | Sequence[str] = (), *, dataset: str | None = None, protocol: str = "slf"
 ) -> list[Finished]:
-    """Return the finished ``protocol`` of each run, all of them on the same data.
+    """Return every finished evaluation of each run under ``protocol``, all of them on the same data.
 
     Args:
         runs: one or several, see :func:`run_folder`; empty: every run on ``dataset``.
@@ -175,7 +175,7 @@ def select_finished(
         names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
         how = f"Choose one, such as --dataset {datasets[0][0]}, or name runs on one of them."
         raise BenchError(f"these runs are on several datasets: {names}; their numbers are not comparable. {how}")
-    return _one_a_classifier(found)
+    return found
 
 
 def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finished]:
@@ -189,7 +189,7 @@ def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finishe
     return chosen
 
 
-def _one_a_classifier(found: Iterable[Finished]) -> list[Finished]:
+def one_a_classifier(found: Iterable[Finished]) -> list[Finished]:
     """Return the preferred one of those that share a classifier: they differ only in their evaluation."""
     by_classifier = {(each.folder.path, each.record.classifier_sha256): each for each in by_preference(found)}
     return sorted(by_classifier.values(), key=lambda each: (each.folder.path.name, each.record.protocol_sha256))
