@@ -190,7 +190,7 @@ def test_the_sweep_of_a_withdrawn_record_is_measured_again_for_the_next_of_its_c
     assert swept() == swept() == [new.sha256, old.sha256], "-eps.2.json comes before -eps.json"
     (shown,) = build_leaderboard(results).sweeps
     assert load_sweep(results / shown.files[0]).record_sha256 == new.sha256
-    ((newest, path),) = execute(prepare(changed(request, evaluate__pgd_steps=2)), results / "local")
+    ((newest, path),) = execute(prepare(changed(request, evaluate__pgd_steps=4)), results / "local")
     correct(path, newest, results, reason="evaluation", note="too few steps")
     assert swept() == [new.sha256, old.sha256], "of the evaluations that count, the newest is taken"
 
