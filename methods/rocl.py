@@ -53,8 +53,8 @@ class RoCLSettings(TrainPlan, AttackSettings):
     start: Start = "uniform-clamped"
     attack_groups: int = Field(default=2, ge=1)
     """Number of equal parts of the batch for the attack and the extra term; negatives come from the same part only, as
-    each of the two GPUs saw its own 256 images. With 1, the whole batch. In a small last batch there are fewer parts:
-    each needs two images, since without a negative there is nothing to attack."""
+    each of the two GPUs saw its own 256 images. With 1, the whole batch. Each part needs two images: without a
+    negative there is nothing to attack, as for single images of a last batch."""
     projector: tuple[PositiveInt, ...] = Field(default=(2048, 128), min_length=1)
     """Widths of the projector's hidden and output layers; no batch-norm."""
     view: StrongView = StrongView(
@@ -192,8 +192,8 @@ class RoCLStage(Stage):
         return torch.stack([directed_nt_xent(pair, self.plan.temperature) for pair in pairs]).mean()
 
     def _groups(self, embeddings: Tensor) -> tuple[Tensor, ...]:
-        # The last batch of an epoch may hold few images.
-        return embeddings.tensor_split(max(1, min(self.plan.attack_groups, len(embeddings) // 2)))
+        # The last batch of an epoch may hold fewer images than there are groups.
+        return embeddings.tensor_split(min(self.plan.attack_groups, len(embeddings)))
 
 
 RoCL = single_stage(
