@@ -172,8 +172,8 @@ def refuse_strangers(optimizer: Optimizer, module: nn.Module) -> None:
 
 def untrained(optimizer: Optimizer, module: nn.Module) -> list[str]:
     """Return the names of the parameters of ``module`` that require a gradient and are not in ``optimizer``."""
-    trained_ = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in trained_]
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return [name for name, p in module.named_parameters() if p.requires_grad and id(p) not in held]
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:

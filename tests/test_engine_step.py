@@ -123,7 +123,10 @@ def test_a_review_that_returns_no_numbers_is_refused(noted: Any, tmp_path: Path)
 
 def test_a_number_that_only_some_steps_log_is_refused(tmp_path: Path) -> None:
     calls = iter(range(100))
-    some = lambda loss: loss if next(calls) else StepLoss(loss.total, {"first": loss.total.detach()})  # noqa: E731
+
+    def some(loss: StepLoss) -> StepLoss:
+        return loss if next(calls) else StepLoss(loss.total, {"first": loss.total.detach()})
+
     with pytest.raises(BenchError, match=r"stage 'toy' logs '(double|first)' in some steps alone"):
         run(Answering(some), tmp_path)
 
