@@ -91,6 +91,15 @@ class Leaving(Plain):
             yield stage
 
 
+class Nameless(Plain):
+    """A stage that says no name."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        for stage in super().stages(ctx):
+            stage.name = None  # type: ignore[assignment]  # as if the class had none
+            yield stage
+
+
 class Wide(Plain):
     """A second stage whose batches are larger than the data."""
 
@@ -119,6 +128,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
         (Doubled, r"method 'stranger' has two stages called 'ssl'; rename one"),
         (Overwriting, r"method 'stranger' has a stage called 'encoder', as another file of a run is; rename it"),
         (Leaving, r"method 'stranger' has a stage called 'my stage/1', which cannot be the name of a file; rename it"),
+        (Nameless, r"method 'stranger' has a stage without a name; give SimCLRStage one: name = "),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),
     ],
 )

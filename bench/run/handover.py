@@ -27,6 +27,10 @@ def check_stages(ctx: MethodContext) -> None:
     method: Method = METHODS.get(name)(ctx.recipe.config)
     stages, faults = list[str](), Faults()
     for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
+        if not isinstance(getattr(stage, "name", None), str):
+            raise BenchError(
+                f'method {name!r} has a stage without a name; give {type(stage).__name__} one: name = "ssl".'
+            )
         if stage.name in stages:
             raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
         if stage.name == "encoder" or stage.name.endswith(".training"):
