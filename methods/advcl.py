@@ -24,7 +24,7 @@ from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, branches, mlp
 from bench.recipe import AttackSettings, MethodConfig, TrainPlan
 from methods.high_frequency import high_frequency, high_pass
-from methods.losses import at_least_float32
+from methods.losses import in_float32
 from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
 from methods.schedules import advcl_rate
 from methods.simclr import SimCLRStage, SimCLRStageSettings
@@ -110,6 +110,7 @@ class AdvCLConfig(MethodConfig):
         return _digest(_path(source)) if given is None else given
 
 
+@in_float32
 def multi_view_contrastive(views: Sequence[Tensor], temperature: float) -> Tensor:
     """Return the contrastive loss of each image, averaged over its V views as anchors: V times [N, D] -> [N].
 
@@ -123,7 +124,7 @@ def multi_view_contrastive(views: Sequence[Tensor], temperature: float) -> Tenso
 
     Source: Khosla et al., "Supervised Contrastive Learning" (NeurIPS 2020), equation 2 with one class an image.
     """
-    z = F.normalize(at_least_float32(torch.stack(list(views))), dim=2)
+    z = F.normalize(torch.stack(list(views)), dim=2)
     flat = z.flatten(0, 1)
     similarity = flat @ flat.T / temperature
     eye = torch.eye(len(flat), dtype=torch.bool, device=flat.device)

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
-from methods.losses import at_least_float32, off_diagonal
+from methods.losses import in_float32, off_diagonal
 from methods.solo_learn import NATIVE_ENCODER, TwoViews, ZooPlan
 
 
@@ -34,6 +34,7 @@ class BarlowTwinsStageSettings(ZooPlan):
     )
 
 
+@in_float32
 def barlow_twins_loss(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
     """Return the distance of the views' cross-correlation M from the identity.
 
@@ -47,11 +48,10 @@ def barlow_twins_loss(z1: Tensor, z2: Tensor, *, redundancy: float) -> Tensor:
 
     Source: Barlow Twins (Zbontar et al., ICML 2021), equations 1 and 2.
     """
-    with torch.autocast(z1.device.type, enabled=False):  # D^2 sums over the batch, too many for half precision
-        z1, z2 = (F.batch_norm(at_least_float32(z), None, None, training=True) for z in (z1, z2))
-        correlation = z1.T @ z2 / len(z1)
-        invariance = (correlation.diagonal() - 1).square().sum()
-        return invariance + redundancy * off_diagonal(correlation).square().sum()
+    z1, z2 = (F.batch_norm(z, None, None, training=True) for z in (z1, z2))
+    correlation = z1.T @ z2 / len(z1)
+    invariance = (correlation.diagonal() - 1).square().sum()
+    return invariance + redundancy * off_diagonal(correlation).square().sum()
 
 
 class BarlowTwinsStage(Stage):

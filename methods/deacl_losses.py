@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from methods.losses import at_least_float32, negative_cosine
+from methods.losses import in_float32, negative_cosine
 
 Measure = Callable[[Tensor, Tensor, float], Tensor]
 """(u [B, D], v [B, D], temperature) -> how far u is from v, a scalar."""
@@ -26,18 +26,20 @@ def cosine(u: Tensor, v: Tensor, temperature: float) -> Tensor:
     return negative_cosine(u, v).mean()
 
 
+@in_float32
 def divergence(u: Tensor, v: Tensor, temperature: float) -> Tensor:
     """Return the mean over rows of KL(softmax(v_i / T) || softmax(u_i / T)), the direction of TRADES."""
-    of_u, of_v = (F.log_softmax(at_least_float32(features) / temperature, dim=1) for features in (u, v))
+    of_u, of_v = (F.log_softmax(features / temperature, dim=1) for features in (u, v))
     return F.kl_div(of_u, of_v, reduction="batchmean", log_target=True)
 
 
+@in_float32
 def info_nce(u: Tensor, v: Tensor, temperature: float) -> Tensor:
     """Return InfoNCE: the mean of -log(exp(cos(u_i, v_i) / T) / sum over j of exp(cos(u_i, v_j) / T)).
 
     The negatives of an image are the other images of the batch.
     """
-    of_u, of_v = (F.normalize(at_least_float32(features), dim=1) for features in (u, v))
+    of_u, of_v = (F.normalize(features, dim=1) for features in (u, v))
     return F.cross_entropy(of_u @ of_v.T / temperature, torch.arange(len(of_u), device=u.device))
 
 

@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
 from bench.recipe import OptimizerName
-from methods.losses import at_least_float32
+from methods.losses import in_float32
 from methods.momentum import MomentumNetwork, Rate
 from methods.solo_learn import NATIVE_ENCODER, GentleZooPlan, TwoViews
 
@@ -63,6 +63,7 @@ class MoCoStageSettings(GentleZooPlan):
         return self.warmup_epochs * self.steps_per_epoch(images) * self.batch_size < self.queue_length(images)
 
 
+@in_float32
 def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float, *, filled: Tensor) -> Tensor:
     """Return InfoNCE with one positive key and the queue as negatives.
 
@@ -82,6 +83,11 @@ def queue_contrast(query: Tensor, key: Tensor, queue: Tensor, temperature: float
     negatives = (query @ queue.T).masked_fill(unfilled, -torch.inf)
     logits = torch.cat([positive, negatives], dim=1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.int64, device=query.device))
+
+
+@in_float32
+def _unit(z: Tensor) -> Tensor:
+    return F.normalize(z, dim=1)
 
 
 class MoCoStage(Stage):
@@ -121,8 +127,8 @@ class MoCoStage(Stage):
     def forward(self, views: TwoViews) -> StepLoss:
         """Return the mean of both views' contrasts, and the queue's length for the record."""
         online = self._online()
-        q1, q2 = (F.normalize(at_least_float32(online(view)), dim=1) for view in views)
-        k1, k2 = (F.normalize(at_least_float32(self.momentum(view)), dim=1) for view in views)
+        q1, q2 = (_unit(online(view)) for view in views)
+        k1, k2 = (_unit(self.momentum(view)) for view in views)
         self._keys = torch.stack([k1, k2])
         first = queue_contrast(q1, k2, self.queues[1], self.plan.temperature, filled=self.filled)
         second = queue_contrast(q2, k1, self.queues[0], self.plan.temperature, filled=self.filled)

@@ -17,7 +17,7 @@ from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
 from bench.recipe import AttackSettings, OptimizerName, Start, TrainPlan
-from methods.losses import at_least_float32
+from methods.losses import in_float32
 from methods.schedules import rocl_rate
 
 
@@ -77,6 +77,7 @@ class RoCLSettings(TrainPlan, AttackSettings):
         return self
 
 
+@in_float32
 def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
     """Return RoCL's contrastive loss, whose gradient moves each embedding but not those that it is compared with.
 
@@ -92,14 +93,14 @@ def directed_nt_xent(views: Sequence[Tensor], temperature: float) -> Tensor:
     Source: ``src/loss.py`` at b6d5185, without its two guards of 1e-8, which move a value by about 1e-5. The
     objective in the paper, as we recall it, has all positives of an embedding in one logarithm; the code does not.
     """
-    u = _unit(torch.cat(list(views)))
-    # Under autocast the product is in bf16 again, and a CPU would leave log_softmax in it.
-    similarity = at_least_float32(u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
+    u = F.normalize(torch.cat(list(views)), dim=1)
+    similarity = (u @ u.detach().T / temperature).fill_diagonal_(-torch.inf)
     row = torch.arange(len(u), device=u.device)
     positives = torch.stack([row.roll(len(views[0]) * shift) for shift in range(1, len(views))], dim=1)
     return -similarity.log_softmax(dim=1).gather(1, positives).sum() / len(u)
 
 
+@in_float32
 def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
     """Return what the attack maximises: how badly each ``z_i`` is identified with ``targets_i``.
 
@@ -114,16 +115,11 @@ def instance_loss(z: Tensor, targets: Tensor, temperature: float) -> Tensor:
     Returns:
         [N].
     """
-    u = _unit(z)
+    u, fixed = F.normalize(z, dim=1), F.normalize(targets, dim=1)
     # The diagonal of this [N, 2N] compares each z with itself.
-    similarity = (u @ torch.cat([u.detach(), _unit(targets)]).T / temperature).fill_diagonal_(-torch.inf)
+    similarity = (u @ torch.cat([u.detach(), fixed]).T / temperature).fill_diagonal_(-torch.inf)
     positives = torch.arange(len(u), 2 * len(u), device=u.device)
     return F.cross_entropy(similarity, positives, reduction="none")
-
-
-def _unit(z: Tensor) -> Tensor:
-    """Return the rows of ``z`` scaled to length 1, in float32 where autocast left half precision."""
-    return F.normalize(at_least_float32(z), dim=1)
 
 
 class _Views(NamedTuple):

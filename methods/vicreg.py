@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import mlp
-from methods.losses import at_least_float32, off_diagonal
+from methods.losses import in_float32, off_diagonal
 from methods.solo_learn import NATIVE_ENCODER, GentleZooPlan, TwoViews
 
 
@@ -35,6 +35,7 @@ class VICRegStageSettings(GentleZooPlan):
     """Both views. Blur 0.5 as in that generation's parser default."""
 
 
+@in_float32
 def invariance_loss(z1: Tensor, z2: Tensor) -> Tensor:
     """Return the mean over all entries of (z1 - z2)^2: [B, D], [B, D] -> scalar.
 
@@ -43,6 +44,7 @@ def invariance_loss(z1: Tensor, z2: Tensor) -> Tensor:
     return F.mse_loss(z1, z2)
 
 
+@in_float32
 def variance_loss(z: Tensor) -> Tensor:
     """Return the mean over features of max(0, 1 - sqrt(Var + 1e-4)), Var unbiased: [B, D] -> scalar.
 
@@ -51,6 +53,7 @@ def variance_loss(z: Tensor) -> Tensor:
     return F.relu(1 - (z.var(dim=0) + 1e-4).sqrt()).mean()
 
 
+@in_float32
 def covariance_loss(z: Tensor) -> Tensor:
     """Return the sum over i != j of Cov(z)_ij^2, divided by D: [B, D] -> scalar, B > 1.
 
@@ -86,11 +89,10 @@ class VICRegStage(Stage):
     def forward(self, views: TwoViews) -> StepLoss:
         """Return the weighted sum of the three terms, and each of them."""
         plan = self.plan
-        z1, z2 = (at_least_float32(self.projector(self.encoder(view))) for view in views)
-        with torch.autocast(z1.device.type, enabled=False):  # D^2 sums over the batch, too many for half precision
-            invariance = invariance_loss(z1, z2)
-            variance = variance_loss(z1) + variance_loss(z2)
-            covariance = covariance_loss(z1) + covariance_loss(z2)
+        z1, z2 = (self.projector(self.encoder(view)) for view in views)
+        invariance = invariance_loss(z1, z2)
+        variance = variance_loss(z1) + variance_loss(z2)
+        covariance = covariance_loss(z1) + covariance_loss(z2)
         total = plan.invariance_weight * invariance
         total = total + plan.variance_weight * variance + plan.covariance_weight * covariance
         scalars = {"invariance": invariance, "variance": variance, "covariance": covariance}

@@ -1,13 +1,21 @@
 """Losses: closed forms, invariances, finite differences, and the papers' formulas written out in loops."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
 from bench import rng
+from methods.advcl import multi_view_contrastive
+from methods.ap_dpe.pretexts import selfie_loss
+from methods.barlow_twins import barlow_twins_loss
+from methods.deacl_losses import divergence, info_nce
 from methods.losses import negative_cosine, nt_xent
+from methods.mocov2 import queue_contrast
+from methods.rocl import directed_nt_xent, instance_loss
+from methods.vicreg import covariance_loss, invariance_loss, variance_loss
 
 
 def embeddings(count: int, dim: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -98,6 +106,35 @@ def test_half_precision_is_at_least_float32_before_it_overflows(dtype: torch.dty
     cosines = negative_cosine(z1, z2)
     assert cosines.dtype == torch.float32
     assert torch.allclose(cosines.double(), negative_cosine(z1.double(), z2.double()), atol=1e-6)
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ACL, DeACL, SimCLR": lambda a, b: nt_xent(a, b, 0.2),
+    "AdvCL": lambda a, b: multi_view_contrastive([a, b, a + b], 0.5),
+    "AP-DPE": lambda a, b: selfie_loss(torch.stack([a, b]), "double-softmax", channels=8),
+    "Barlow Twins": lambda a, b: barlow_twins_loss(a, b, redundancy=0.005),
+    "BYOL, DeACL": negative_cosine,
+    "DeACL, InfoNCE": lambda a, b: info_nce(a, b, 0.2),
+    "DeACL, KL": lambda a, b: divergence(a, b, 0.2),
+    "MoCo": lambda a, b: queue_contrast(a, b, a + b, 0.2, filled=torch.tensor(16)),
+    "RoCL": lambda a, b: directed_nt_xent([a, b], 0.5),
+    "RoCL, attack": lambda a, b: instance_loss(a, b, 0.5),
+    "VICReg": lambda a, b: invariance_loss(a, b) + variance_loss(a) + covariance_loss(b),
+}
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_autocast_lowers_no_loss(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """With similarities in bf16 SimCLR learnt another encoder: three times the RA at the same SA."""
+    z1, z2 = (z.float().requires_grad_() for z in embeddings(16, 16))
+    exact = loss(z1, z2)
+    with torch.autocast("cpu", torch.bfloat16):
+        low = loss(z1, z2)
+    assert torch.equal(low, exact)
+    gradients = (torch.autograd.grad(value.sum(), [z1, z2]) for value in (low, exact))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert loss(z1.bfloat16(), z2.bfloat16()).dtype == torch.float32
 
 
 def test_negative_cosine_has_its_closed_forms() -> None:

@@ -19,7 +19,6 @@ from bench.results import build_leaderboard, load_measured
 from bench.run import EvaluationRequest, RunRequest, prepare, prepare_evaluation
 from bench.train import stage_progress
 from bench.zoo import load_tensors
-from methods.rocl import directed_nt_xent
 
 
 def precisions(recipe: Recipe) -> dict[str, str]:
@@ -171,18 +170,15 @@ def test_the_scale_of_fp16_survives_every_stop(
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_losses_of_close_numbers_are_not_rounded_to_bf16() -> None:
+def test_the_divergence_of_close_logits_is_not_rounded_to_bf16() -> None:
     """On a CPU autocast gives log_softmax what a product in bf16 left."""
     draw = torch.Generator().manual_seed(0)
-    views = [torch.randn(64, 32, generator=draw) for _ in range(3)]
     logits = torch.randn(64, 10, generator=draw)
     close = logits + 0.01 * torch.randn(64, 10, generator=draw)
-    exact = directed_nt_xent(views, 0.5), divergence(logits, close).mean()
     with torch.autocast("cpu", torch.bfloat16):
-        low = directed_nt_xent(views, 0.5), divergence(logits.bfloat16(), close.bfloat16()).mean()
-    assert all(loss.dtype == torch.float32 for loss in low)
-    torch.testing.assert_close(low[0], exact[0], rtol=1e-3, atol=0)
-    assert low[1] > 0
+        low = divergence(logits.bfloat16(), close.bfloat16())
+    assert low.dtype == torch.float32
+    assert low.mean() > 0
 
 
 def test_fp32_is_float32_on_a_gpu_too() -> None:

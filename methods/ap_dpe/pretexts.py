@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from bench.nn import Encoder
 from methods.ap_dpe.attention import AttentionPooling
 from methods.ap_dpe.grid import CELLS, cells, reorder, rotate
+from methods.losses import in_float32
 
 SelfieLoss = Literal["double-softmax", "scaled"]
 
@@ -138,6 +139,7 @@ class Selfie(nn.Module):
         return Judged(loss, right.float().mean())
 
 
+@in_float32
 def selfie_loss(scores: Tensor, kind: SelfieLoss, *, channels: int) -> Tensor:
     """Return the loss of each image, [B].
 
