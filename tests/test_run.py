@@ -299,15 +299,23 @@ def test_results_that_cannot_be_kept_are_refused_before_any_training(request_: R
 
 
 def test_runs_are_listed_with_how_far_they_came(request_: RunRequest, tmp_path: Path) -> None:
+    short = {key: value for key, value in SMALL.items() if not key.startswith("stage1")}
+    begun = replace(request_, method="supervised", protocols=("aff",), seed=1, overrides=short)
     with pytest.raises(InterruptedRunError):
-        carry_out(replace(request_, seed=1), tmp_path / "results", Listener(1))
+        carry_out(begun, tmp_path / "results", Listener(1))
     carry_out(request_, tmp_path / "results")
     (tmp_path / "runs" / "stray").mkdir()
     (tmp_path / "runs" / "stray" / "run.json").write_text("[]")
     rows = list_runs(tmp_path / "runs")
-    assert [(row.seed, row.encoder, row.records[:4]) for row in rows] == [(0, True, "slf-"), (1, False, "")]
-    assert {(row.method, row.dataset, row.tier) for row in rows} == {("simclr", "toy", "mini")}
+    assert [(row.method, row.seed) for row in rows] == [("simclr", 0), ("supervised", 1)]
+    assert [(row.encoder, row.records[:4], row.now) for row in rows] == [
+        (True, "slf-", ""),
+        (True, "", "stopped, aff: 0 epochs"),
+    ]
+    assert {(row.dataset, row.tier) for row in rows} == {("toy", "mini")}
     assert list_runs(tmp_path / "nowhere") == []
+    with prepare(begun).folder.reserved():
+        assert [row.now for row in list_runs(tmp_path / "runs")] == ["", "running, aff: 0 epochs"]
 
 
 # What it will cost

@@ -140,7 +140,7 @@ def runs(
         [row.model_dump() for row in list_runs(runs_dir)],
         as_json,
         *("name", Column("method", drop=1), Column("dataset", drop=4), Column("tier", drop=2)),
-        *(Column("seed", number=True, drop=3), "encoder", "records", "targets"),
+        *(Column("seed", number=True, drop=3), "encoder", "records", "now", Column("targets", drop=5)),
     )
 
 

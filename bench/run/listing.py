@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from bench.errors import BenchError, DamagedFileError, warn
+from bench.monitor import plural
 from bench.recipe import Settings
 from bench.record import load_record
 from bench.run.finished import protocol_records, run_folders
 from bench.run.folder import RunDescription, other_sources
+from bench.run.locks import is_held
+from bench.train import Progress
+from bench.zoo import load_metadata
 
 
 class RunSummary(Settings):
@@ -19,6 +23,8 @@ class RunSummary(Settings):
     seed: int
     encoder: bool
     """Whether pre-training is finished."""
+    now: str
+    """Whether a process is running it, and the phase that is unfinished, with the epochs of its last saved state."""
     records: str
     """The finished protocols."""
     targets: str
@@ -51,18 +57,35 @@ def list_runs(runs_dir: Path) -> list[RunSummary]:
 
 
 def _summary(run: Path, described: RunDescription) -> RunSummary:
+    encoder = (run / "encoder.safetensors").exists()
     summary = {
         "name": run.name,
         "method": described.recipe["method"],
         "dataset": described.recipe["dataset"]["name"],
         "tier": described.recipe["tier"],
         "seed": described.seed,
-        "encoder": (run / "encoder.safetensors").exists(),
+        "encoder": encoder,
+        "now": _now(run, finished=encoder),
         "records": ", ".join(path.parent.name for path in protocol_records(run)),
         "targets": ", ".join(other_sources(run)),
         "commits": _commits(run),
     }
     return RunSummary.parse(summary, str(run))
+
+
+def _now(run: Path, *, finished: bool) -> str:
+    """Return such as "running", "stopped, advcl: 8 epochs", or "" where nothing is known to be left."""
+    phases = [_epochs(path) for path in sorted(run.rglob("*.training.safetensors"))]
+    state = "running" if is_held(run / ".lock") else "" if finished and not phases else "stopped"
+    return ", ".join(filter(None, [state, *phases]))
+
+
+def _epochs(path: Path) -> str:
+    try:
+        progress = Progress.parse(load_metadata(path), str(path))
+    except BenchError:
+        return ""  # the command that started the run reports it
+    return f"{progress.stage}: {plural(progress.epoch, 'epoch')}"
 
 
 def _commits(run: Path) -> dict[str, list[str | None]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout, UnixFileLock
 
-from bench.errors import BenchError
+from bench.errors import BenchError, BusyRunError
 
 
 @contextmanager
@@ -44,6 +44,23 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process holds the lock file ``path``; one that cannot be opened is free."""
+
+    def refuse(holder: str) -> None:
+        raise BusyRunError(holder)
+
+    try:
+        if path.is_file():
+            with locked(path, refuse):
+                pass
+    except BusyRunError:
+        return True
+    except BenchError:
+        pass
+    return False
 
 
 def _holder(path: Path) -> str:

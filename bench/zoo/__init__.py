@@ -19,7 +19,7 @@ from bench.zoo.layouts import ORIGINS
 from bench.zoo.released.network import released_tensors
 from bench.zoo.released.package import robustbench_package
 from bench.zoo.released.weights import released_preprocessing
-from bench.zoo.tensors import TensorFile, digest, load_tensors, misfits, save_tensors
+from bench.zoo.tensors import TensorFile, digest, load_metadata, load_tensors, misfits, save_tensors
 from bench.zoo.weights import fit_weights, form_channels, image_channels, read_weights
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "image_channels",
     "import_checkpoint",
     "is_foreign",
+    "load_metadata",
     "load_tensors",
     "misfits",
     "normalisation_settings",

@@ -64,13 +64,30 @@ def load_tensors(path: Path) -> TensorFile:
     text = header.get("metadata", "")
     if digest(tensors, text) != header.get("sha256"):
         raise DamagedFileError(f"{path} is damaged: its checksum does not match.")
+    return TensorFile(tensors, _parsed(text, path))
+
+
+def load_metadata(path: Path) -> dict[str, Any]:
+    """Return the metadata of ``path`` alone: its tensors are not read, nor is its checksum checked.
+
+    Raises:
+        BenchError: the file is missing, damaged, or not ours.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return _parsed((file.metadata() or {}).get("metadata", ""), path)
+    except (SafetensorError, OSError) as error:
+        raise BenchError(f"cannot read {path}: {error}.") from error
+
+
+def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
         metadata = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise DamagedFileError(f"cannot read {path}: its metadata is damaged ({error}).") from None
     if not isinstance(metadata, dict):
         raise DamagedFileError(f"cannot read {path}: its metadata is not a mapping.")
-    return TensorFile(tensors, metadata)
+    return metadata
 
 
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
