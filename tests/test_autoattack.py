@@ -14,7 +14,7 @@ from attacked_linear import quick as quick
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import distance
+from bench.attack import distance, square_fits
 from bench.attack.official import Flags, OfficialAutoAttack
 from bench.errors import BenchError
 from bench.recipe import Norm, Threat
@@ -150,6 +150,16 @@ def test_targets_are_nine_or_every_wrong_class(classes: int, targets: int) -> No
 def test_fewer_than_four_classes_are_refused(classes: int) -> None:
     with pytest.raises(BenchError, match=rf"at least 4 classes; this dataset has {classes}.*evaluate.autoattack=false"):
         run(Linear(classes), num_classes=classes)
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 16), (16, 12), (4, 4)])
+def test_square_under_l2_is_refused_where_it_would_break(height: int, width: int) -> None:
+    """Under l2 the library's Square raises for some of them after three attacks, and under linf it works."""
+    images = torch.full((COUNT, 1, height, width), 0.5)
+    with pytest.raises(BenchError, match=rf"this dataset are {height} x {width}.*evaluate.autoattack=false, or .*linf"):
+        run(images=images, threat=L2)
+    assert square_fits((1, height, width), "linf")
+    assert square_fits((1, 5, 5), "l2")
 
 
 class OriginalAutoAttack:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from bench import rng
 from bench.attack import auto_attack
-from bench.data import unit_pixels
+from bench.data import Split, unit_pixels
 from bench.doctor import CHECKS, Patient, examine
 from bench.doctor.gradient import input_gradient, nearby_cosines, slope_ratios, without_direction
 from bench.doctor.strength import STRENGTH
+from bench.doctor.surrogate import trained_surrogate
 from bench.errors import BenchError
 from bench.nn import Classifier, frozen_copy
 from bench.protocol.knn import SoftVote
@@ -67,6 +68,26 @@ def test_nothing_is_doubted_on_a_sound_classifier(robust: bool) -> None:
     assert found.ra
     assert 0.7 < found.ra.outcome.accuracy < 0.9 if robust else found.ra.outcome.correct == 0
     assert set(verdicts(found).values()) <= {"sound", "note"}
+
+
+def test_a_surrogate_of_two_classes_may_err() -> None:
+    """Twice as often right as a guess would be never wrong."""
+
+    def threes_and_eights(split: Split, wrong: int) -> Split:
+        chosen = (split.labels == 3) | (split.labels == 8)
+        labels = (split.labels[chosen] == 8).long()
+        labels[:wrong] = 1 - labels[:wrong]
+        return Split(split.images[chosen], labels)
+
+    data = digits()
+    for wrong, good in ((6, True), (24, False)):
+        test = threes_and_eights(data.test, wrong)
+        found = unmeasured(untrained(), test)
+        two = found.recipe.dataset.model_copy(update={"num_classes": 2, "test_images": len(test.labels)})
+        asked = replace(
+            found, recipe=found.recipe.model_copy(update={"dataset": two}), train=threes_and_eights(data.train, 0)
+        )
+        assert (trained_surrogate(asked) is not None) == good
 
 
 def test_jumps_of_the_vote_of_the_nearest_are_noted_and_not_doubted() -> None:

@@ -229,6 +229,15 @@ def test_what_attacks_need_is_checked_before_anything_is_trained(
     assert all(fault.startswith(start) for fault, start in zip(faults, said, strict=True)), faults
 
 
+def test_a_minimum_norm_attack_takes_no_gradients_in_bf16(tmp_path: Path) -> None:
+    """It ends on the boundary of the network that it differentiates, which float32 judges to lie on either side."""
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)
+    for chosen in ({"evaluate__attack": "min-norm"}, {"evaluate__attacks": ["pgd-cw", "min-norm"]}):
+        prepare(changed(request, **chosen))
+        with pytest.raises(BenchError, match=r"the attack 'min-norm' .*attack_precision=fp32, or leave min-norm out"):
+            prepare(changed(request, **chosen, evaluate__attack_precision="bf16"))
+
+
 def test_a_record_says_which_attack_ra_is_under(known: Callable[[Any], EvaluationSettings], tmp_path: Path) -> None:
     known(OneStep)
     request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path)

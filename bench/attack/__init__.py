@@ -1,7 +1,14 @@
 """Attacks: the allowed set (`ball_around`), the attacks (`PGD`, AutoAttack), and frozen models to run them on."""
 
 from bench.attack.ascent import PGD, pgd
-from bench.attack.auto import AutoAttackResult, AutoAttackState, auto_attack, square
+from bench.attack.auto import (
+    AutoAttackResult,
+    AutoAttackState,
+    auto_attack,
+    check_autoattack,
+    square,
+    square_fits,
+)
 from bench.attack.ball import Ball, LinfBall, ball_around, distance
 from bench.attack.frozen import attacking
 from bench.attack.minimal import MinimumNorm
@@ -27,6 +34,7 @@ __all__ = [
     "attacking",
     "auto_attack",
     "ball_around",
+    "check_autoattack",
     "cross_entropy",
     "distance",
     "image_generators",
@@ -35,4 +43,5 @@ __all__ = [
     "margin_objective",
     "pgd",
     "square",
+    "square_fits",
 ]

@@ -4,7 +4,7 @@ Each (attack, batch) has its own seed and gets only the images that survived the
 killed and continued from its last `AutoAttackState` therefore ends exactly as an uninterrupted one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from bench.attack.frozen import attacking
 from bench.attack.official import Flags, OfficialAutoAttack, Version
 from bench.errors import BenchError
 from bench.parallel import in_turn
-from bench.recipe import Settings, Threat
+from bench.recipe import Norm, Settings, Threat
 
 _TARGETS = 9  # in the standard version; fewer when there are fewer classes
 
@@ -94,10 +94,11 @@ def auto_attack(
             of images tried, and the number to try.
 
     Raises:
-        BenchError: fewer than 4 classes; logits that are not finite; a state of other images; an image that
+        BenchError: see :func:`check_autoattack`; logits that are not finite; a state of other images; an image that
             the library moved outside the threat model.
     """
-    _refuse(num_classes, len(images), state)
+    check_autoattack(num_classes, images.shape[1:], threat.norm)
+    _refuse_other(len(images), state)
     images = images.detach().contiguous()
     x_adv = images.clone()
     targets = min(_TARGETS, num_classes - 1)
@@ -160,6 +161,8 @@ def square(model: nn.Module, images: Tensor, labels: Tensor, *, threat: Threat, 
         threat: norm and eps.
         seed: determines every draw.
         queries: passes of each image at most; the standard version of AutoAttack makes 5,000.
+
+    The images have to be such as :func:`square_fits` allows.
     """
     images, device = images.detach().contiguous(), images.device
     with attacking(model), torch.no_grad(), rng.scoped(seed, "square", device=device):
@@ -171,12 +174,36 @@ def square(model: nn.Module, images: Tensor, labels: Tensor, *, threat: Threat, 
     return found
 
 
-def _refuse(num_classes: int, images: int, state: AutoAttackState | None) -> None:
+def check_autoattack(num_classes: int, shape: Sequence[int], norm: Norm, *, data: str = "this dataset") -> None:
+    """Raise BenchError if AutoAttack cannot attack images of ``shape`` (C, H, W) in ``num_classes`` under ``norm``.
+
+    Args:
+        num_classes: its targeted loss compares four logits.
+        shape: see :func:`square_fits`.
+        norm: of the threat model.
+        data: their name in the message.
+    """
+    instead = "Leave it out with --set evaluate.autoattack=false"
     if num_classes < 4:
+        raise BenchError(f"AutoAttack's targeted losses need at least 4 classes; {data} has {num_classes}. {instead}")
+    if not square_fits(shape, norm):
+        height, width = shape[1:]
         raise BenchError(
-            "AutoAttack's targeted loss compares four logits, so it needs at least 4 classes; "
-            f"this dataset has {num_classes}. Leave it out with `--set evaluate.autoattack=false`."
+            "AutoAttack's Square needs square images of at least 5 x 5 pixels under threat.norm=l2; those of "
+            f"{data} are {height} x {width}. {instead}, or attack under --set threat.norm=linf"
         )
+
+
+def square_fits(shape: Sequence[int], norm: Norm) -> bool:
+    """Return whether the library's Square can attack images of ``shape`` (C, H, W) under ``norm``.
+
+    Under ``l2`` it cuts images into five rows and as many columns, and draws both corners within the height.
+    """
+    height, width = shape[1:]
+    return norm != "l2" or height == width >= 5
+
+
+def _refuse_other(images: int, state: AutoAttackState | None) -> None:
     saved = len(state.survivors["clean"]) if state else images
     if saved != images:
         raise BenchError(

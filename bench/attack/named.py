@@ -19,7 +19,7 @@ from bench.attack.frozen import needing_gradients
 from bench.attack.minimal import MinimumNorm
 from bench.attack.supervised import Embedding, Supervised
 from bench.errors import BenchError
-from bench.recipe import EvaluationSettings, Norm, Threat, attack_name
+from bench.recipe import EvaluationSettings, Norm, Precision, Threat, attack_name
 from bench.record import Drawn
 from bench.registry import Registry
 
@@ -124,6 +124,18 @@ class NamedAttack:
             raise BenchError(
                 f"the attack {self.name!r} needs at least {self._least_classes} classes; there are {classes}. "
                 "Leave it out of --attacks, or choose another with --set evaluate.attack=pgd"
+            )
+
+    def check_precision(self, precision: Precision) -> None:
+        """Raise BenchError if this attack cannot take its gradients in ``precision``.
+
+        A minimum-norm attack ends on a boundary, which it finds by the very passes that give its gradients: on that of
+        the network in bf16, two thirds of its images were right in float32.
+        """
+        if self.minimal and precision != "fp32":
+            raise BenchError(
+                f"the attack {self.name!r} looks for the boundary of the network that gives its gradients, which would "
+                f"be that of {precision}. Type --set evaluate.attack_precision=fp32, or leave {self.name} out"
             )
 
     @property

@@ -10,7 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.attack import PGD, Loss, NamedAttack, Objective, cross_entropy, margin, margin_objective, square
+from bench.attack import (
+    PGD,
+    Loss,
+    NamedAttack,
+    Objective,
+    cross_entropy,
+    margin,
+    margin_objective,
+    square,
+    square_fits,
+)
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
 from bench.doctor.surrogate import trained_surrogate
@@ -110,6 +120,8 @@ def _margin(patient: Patient) -> Finding:
 def _random_search(patient: Patient) -> Finding | None:
     if patient.aa is not None:
         return None  # AutoAttack has asked it more, on more images: see "black-box attack"
+    if not square_fits(patient.sample.images.shape[1:], patient.threat.norm):
+        return None
     standing, x_adv = patient.right(patient.x_adv), patient.sample.images.clone()
     if standing.any():
         x_adv[standing] = square(

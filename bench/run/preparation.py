@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bench.attack import NamedAttack
+from bench.attack import NamedAttack, check_autoattack
 from bench.cost import at_budget
 from bench.data import DataIn, Dataset, check_dataset, load_dataset
 from bench.device import pick_device, refuse_precision
@@ -259,17 +259,16 @@ def check_seed(seed: int) -> None:
 
 
 def check_attacks(recipe: Recipe) -> None:
-    """Raise BenchError for attacks that are unknown, lack a package, cannot be made, or need more classes."""
+    """Raise BenchError for attacks that are unknown, lack a package, or do not fit the settings or the data."""
     data, faults = recipe.downstream.dataset, Faults()
     for name in (recipe.evaluate.attack, *recipe.evaluate.attacks):
         with faults:
-            NamedAttack(name, recipe.evaluate).check_classes(data.num_classes)
+            attack = NamedAttack(name, recipe.evaluate)
+            attack.check_classes(data.num_classes)
+            attack.check_precision(recipe.evaluate.attack_precision)
     with faults:
-        if recipe.evaluate.autoattack and data.num_classes < 4:
-            raise BenchError(
-                f"AutoAttack's targeted losses need at least 4 classes; {data.name} has {data.num_classes}. "
-                "Leave it out with --set evaluate.autoattack=false"
-            )
+        if recipe.evaluate.autoattack:
+            check_autoattack(data.num_classes, data.image_shape, recipe.threat.norm, data=data.name)
     faults.refuse()
 
 
