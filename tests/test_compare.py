@@ -245,6 +245,7 @@ def test_a_record_has_several_names(tmp_path: Path) -> None:
     for name in (str(path), path.name, path.stem, f"cifar10/{path.stem}", "deacl-mini-uniform-s1-slf"):
         assert find_record(name, tmp_path).path.name == path.name
     assert find_record(run, tmp_path, protocol="slf").path == path
+    assert find_record(run.rpartition("-")[0], tmp_path, protocol="slf").path == path
     assert find_record(run, tmp_path, protocol="aff").record.protocol == "aff"
     with pytest.raises(BenchError, match=r"(?s)means 2 records:.*-aff-.*-slf-.*--protocol"):
         find_record(run, tmp_path)

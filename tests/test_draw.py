@@ -182,6 +182,8 @@ def test_times_of_different_machines_do_not_share_a_figure(tmp_path: Path, drawn
     assert all(call["note"].endswith("without ACL 2022, which ran on several kinds of machine") for call in drawn)
     with pytest.raises(BenchError, match=r"of acl in .*without --time: rows ran on several kinds of machine"):
         draw_cost(results, tmp_path / "out", Choice(method="acl"), time=True)
+    with pytest.raises(BenchError, match=r"of dataset cifar10; there are of: digits\. Type bench run"):
+        draw_cost(results, tmp_path / "out", Choice("cifar10"), time=True)
     assert {path.stem for path in draw_cost(results, tmp_path / "out").files} == {"cost-digits-tiny-uniform-slf"}
 
 
@@ -202,7 +204,7 @@ def test_curves_are_one_figure_a_recipe_with_its_seeds(tmp_path: Path, drawn: li
 def test_a_protocol_that_logs_nothing_has_no_curves(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
     results, record = tmp_path / "results", template()
     add(results, record, protocol="knn", protocol_sha256="a" * 64, history={"protocol:knn": []}, aa=None)
-    with pytest.raises(BenchError, match="no record of training"):
+    with pytest.raises(BenchError, match="no records of training"):
         draw_curves(results, tmp_path / "out")
     add(results, record)
     assert len(draw_curves(results, tmp_path / "out").files) == 2
@@ -241,21 +243,24 @@ def test_curves_say_how_many_there_are_and_which_one_is_drawn(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("figure", "message"),
+    ("figure", "dataset", "message"),
     [
-        ("eps", "no sweep of eps on letters in .*. Type bench sweep-eps"),
-        ("steps", "no sweep of steps on letters in .*. Type bench sweep-steps"),
-        ("minimal", "no record with the attack min-norm on letters in .*. Type bench run deacl .* --attacks min-norm"),
-        ("cost", "no record of a pre-training on letters in .*. Type bench run deacl --dataset digits"),
-        ("curves", "no record of training on letters in .*. Type bench run deacl --dataset digits"),
-        ("tsne", "no run on letters in .* has a finished slf. Type bench run deacl --dataset digits"),
+        ("eps", "digit", r"unknown dataset 'digit'\. Did you mean 'digits'\?"),
+        ("eps", "cifar10", "no sweeps of eps of dataset cifar10; there are of: digits. Type bench sweep-eps"),
+        ("steps", "letters", "no sweeps of steps on letters in .*. Type bench sweep-steps"),
+        ("minimal", "letters", "no records with the attack min-norm on letters in .*. Type bench run .* min-norm"),
+        ("cost", "cifar10", "no records of a pre-training of dataset cifar10; there are of: digits. Type bench run"),
+        ("curves", "letters", r"unknown dataset 'letters'\. Allowed: digits"),
+        ("tsne", "letters", "no run on letters in .* has a finished slf. Type bench run deacl --dataset digits"),
     ],
 )
-def test_nothing_to_draw_names_the_command_that_makes_it(tmp_path: Path, figure: str, message: str) -> None:
+def test_nothing_to_draw_names_the_command_that_makes_it(
+    tmp_path: Path, figure: str, dataset: str, message: str
+) -> None:
     results = fill(tmp_path / "results")
     output = tmp_path / "out"
     source = ["--runs-dir", str(tmp_path)] if figure == "tsne" else ["--results-dir", str(results)]
-    arguments = ["plot", figure, *source, "--output", str(output), "--dataset", "letters"]
+    arguments = ["plot", figure, *source, "--output", str(output), "--dataset", dataset]
     done = CliRunner().invoke(app, arguments)
     with pytest.raises(BenchError, match=message):
         raise done.exception or AssertionError(done.output)

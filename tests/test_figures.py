@@ -96,6 +96,22 @@ def test_steps_are_on_a_logarithmic_axis_marked_where_they_were_measured() -> No
     assert [text.get_text() for text in axes.get_xticklabels()] == ["1", "10", "100"]
 
 
+def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
+    point = CostPoint(r"$\method$ SSL", 30, Band(50, 45, 55), None, 0)
+    histories = {"seed 0": {"stage:ssl": [{"loss": 1.0, r"$\lam$": 0.5}]}}
+    for figure in (cost_figure([point], title="A$x$", note="$"), curves_figure(histories, title=r"$\method$")):
+        save_figure(figure, tmp_path, "dollars")
+
+
+def test_a_long_heading_stays_within_its_figure() -> None:
+    title = "t, tier tiny, uniform fidelity, SLF: " + ", ".join(f"stage{n}.WIDTH=WWW{n}" for n in range(12))
+    panel = Panel("one", clusters()[0][:, :2], clusters()[1])
+    for figure in (curves_figure({"seed 0": HISTORY}, title=title), tsne_figure([panel], "xyz", title=title)):
+        figure.draw_without_rendering()
+        (heading,) = (text for text in figure.texts if text.get_text().split() == title.split())
+        assert heading.get_window_extent().x1 <= figure.bbox.x1
+
+
 def test_one_value_is_a_figure_too() -> None:
     line = SweepLine("alone", [Band(50, 40, 60)], 0)
     for kind, grid in (("eps", (0.0,)), ("steps", (1,))):

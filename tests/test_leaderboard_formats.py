@@ -296,3 +296,11 @@ def test_a_choice_that_fits_nothing_is_refused(tmp_path: Path, arguments: list[s
     done = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(tmp_path), *arguments])
     assert isinstance(done.exception, BenchError)
     assert complaint in str(done.exception)
+
+
+def test_json_is_a_format_of_a_file_too(tmp_path: Path) -> None:
+    fill(tmp_path, make_record(dataset="digits"))
+    file = tmp_path / "board.json"
+    done = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(tmp_path), "--json", "--output", str(file)])
+    assert (done.exit_code, done.stdout) == (0, ""), done.output
+    assert json.loads(file.read_text())["rows"][0]["dataset"] == "digits"

@@ -66,9 +66,9 @@ def leaderboard(
         with without_garbage_collection():
             _on_disk(results_dir, output, check=check, as_json=as_json)
         return
+    format_ = "json" if as_json else format_
     if format_ is None and (output or bibtex):
         raise BenchError("--output and --bibtex need --write, --check or --format. Add, for example, --format latex.")
-    format_ = "json" if as_json else format_
     with without_garbage_collection():
         _shown(results_dir, format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
 

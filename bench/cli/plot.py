@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from bench.cli._app import App
-from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir
+from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir, method_name
 from bench.cli._progress import monitored, reporting
 from bench.monitor import Monitor
 
@@ -107,8 +107,9 @@ def curves(
     """
     from bench.report.figures import Choice, draw_curves
 
+    choice = Choice(dataset, protocol, method and method_name(method))
     with reporting(Console(stderr=True)) as reporter:
-        drawn = draw_curves(results_dir, output, Choice(dataset, protocol, method), monitor=Monitor(reporter))
+        drawn = draw_curves(results_dir, output, choice, monitor=Monitor(reporter))
     _say(drawn, as_json)
 
 

@@ -168,7 +168,11 @@ def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
     if not may_be_of_run(path, name):  # so that few files have to be opened
         return False
     measured = load_measured(path)
-    return measured.run == name and protocol in (None, measured.record.protocol)
+    return name in _with_and_without_digest(measured.run) and protocol in (None, measured.record.protocol)
+
+
+def _with_and_without_digest(run: str) -> tuple[str, str]:
+    return run, run.rpartition("-")[0]
 
 
 def _ambiguous(name: str, matches: Sequence[Path], protocol: str | None) -> BenchError:

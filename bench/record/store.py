@@ -51,14 +51,17 @@ def may_be_of(path: Path, method: str) -> bool:
 
 
 def may_be_of_run(path: Path, run: str) -> bool:
-    """Return whether ``path`` may be a record of ``run``, which is the name of a folder, by its own name."""
+    """Return whether ``path`` may be a record of ``run``, by its own name.
+
+    ``run`` is the name of a folder, with or without the digest at its end.
+    """
     named = _NAMED.fullmatch(path.stem)
     if named is None:
         return False
     recipe, seed = named["recipe"], named["encoder"] or named["seed"]
     if "-from-" in recipe:  # transfer: the name of the run begins with the data of pre-training
-        return f"-{recipe.rpartition('-')[2]}-s{seed}-" in run
-    return run.startswith(f"{path.parent.name}-{recipe}-s{seed}-")
+        return f"-{recipe.rpartition('-')[2]}-s{seed}-" in f"{run}-"
+    return f"{run}-".startswith(f"{path.parent.name}-{recipe}-s{seed}-")
 
 
 def save_record(folder: Path, record: Record, monitor: Monitor | None = None) -> Path:

@@ -72,22 +72,25 @@ def refuse_missing(results_dir: Path, *, named: str = "--results-dir") -> None:
         )
 
 
-def no_records(kind: str, name: str, held: Iterable[str], *, on: str = "", hint: str = "") -> BenchError:
+def no_records(
+    kind: str, name: str, held: Iterable[str], *, what: str = "records", on: str = "", hint: str = ""
+) -> BenchError:
     """Return the error for a ``name`` that no record has: one that exists lacks records, and another is unknown.
 
     Args:
         kind: "dataset", "protocol", "tier" or "method"; of a method also one that begins with ``local/``.
         name: what the user wrote.
         held: the names of that kind that have records.
+        what: the kind of records, in the plural.
         on: which records these are, such as "digits, slf".
         hint: a closing sentence for a name that exists.
     """
     names, where = sorted(held), f" on {on}" if on else ""
     if names and not _exists(kind, name):
-        return unknown(kind, name, names, f"Those are all with records{where}." if on else "")
+        return unknown(kind, name, names, f"Those are all with {what}{where}." if on else "")
     there = f"; there are of: {', '.join(names)}" if names else ""
     hint = hint or ("" if names else "`bench run deacl --dataset digits` makes one.")
-    return BenchError(f"there are no records of {kind} {name}{where}{there}. {hint}".rstrip())
+    return BenchError(f"there are no {what} of {kind} {name}{where}{there}. {hint}".rstrip())
 
 
 def _exists(kind: str, name: str) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.errors import BenchError
 from bench.monitor import Monitor
-from bench.record import SweepKind
+from bench.record import Record, SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
 from bench.report.figures.minimal import MinimalLine, minimal_figure
@@ -37,6 +37,7 @@ from bench.results import (
     build_leaderboard,
     grouped,
     label,
+    no_records,
     read_groups,
     table_of,
     tier_forms,
@@ -67,11 +68,22 @@ class Choice(NamedTuple):
         wanted = zip(self, (dataset, protocol, method), strict=True)
         return all(wish in (None, found) for wish, found in wanted)
 
-    def finds_no(self, what: str, results_dir: Path, command: str) -> BenchError:
-        """Return the error for finding no ``what``, with the command that makes one."""
+    def finds_no(self, what: str, held: Iterable[tuple[str, str, str]], results_dir: Path, command: str) -> BenchError:
+        """Return the error for finding none of ``what``, a plural, with the command that makes one.
+
+        Args:
+            what: the kind of results.
+            held: dataset, protocol and method of all results of that kind.
+            results_dir: where they were looked for.
+            command: makes one.
+        """
+        names = list(zip(*held, strict=True))
+        for kind, wish, known in zip(("dataset", "protocol", "method"), self, names, strict=False):
+            if wish is not None and wish not in known:
+                return no_records(kind, wish, {*known}, what=what, hint=f"Type {command}")
         said = zip(("on", "under", "of"), self, strict=True)
         wanted = [f"{word} {value}" for word, value in said if value]
-        return BenchError(f"no {' '.join([what, *wanted])} in {results_dir}. Type {command}")
+        return BenchError(f"there are no {' '.join([what, *wanted])} in {results_dir}. Type {command}")
 
 
 EVERYTHING = Choice()
@@ -84,10 +96,10 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
         BenchError: there is none, or ``output`` cannot be written.
     """
     board = build_leaderboard(results_dir)
-    swept = (row for row in board.sweeps if row.key.settings.kind == kind)
-    rows = [row for row in swept if choice.takes(row.key.dataset, row.key.protocol, row.method)]
+    swept = [row for row in board.sweeps if row.key.settings.kind == kind]
+    rows = [row for row in swept if choice.takes(*_of_sweep(row))]
     if not rows:
-        raise choice.finds_no(f"sweep of {kind}", results_dir, f"bench sweep-{kind}")
+        raise choice.finds_no(f"sweeps of {kind}", map(_of_sweep, swept), results_dir, f"bench sweep-{kind}")
     files: list[Path] = []
     methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
     for table in grouped(rows, lambda row: row.key):
@@ -118,12 +130,14 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
         BenchError: no record has such a cost, or ``output`` cannot be written.
     """
     board = build_leaderboard(results_dir)
-    rows = [row for row in board.rows if _cost(row, time) and choice.takes(row.dataset, row.protocol, row.method)]
-    mixed = [row for row in board.rows if time and len(row.machines) > 1]
+    costly = [row for row in board.rows if _cost(row, time)]
+    rows = [row for row in costly if choice.takes(*_of(row))]
+    mixed = [row for row in board.rows if time and len(row.machines) > 1 and choice.takes(*_of(row))]
     if not rows:
         command = "bench plot cost, without --time: rows ran on several kinds of machine, so they have no one time"
         command = command if mixed else "bench run deacl --dataset digits"
-        raise choice.finds_no("record of a pre-training", results_dir, command)
+        held = map(_of, (*costly, *mixed))
+        raise choice.finds_no("records of a pre-training", held, results_dir, command)
     files: list[Path] = []
     methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
     for table in grouped(rows, lambda row: (row.table, row.machines if time else ())):
@@ -152,10 +166,11 @@ def draw_curves(
     """
     monitor = monitor or Monitor()
     groups, left_out, *_ = read_groups(results_dir, history=True)
-    first = ((group, group.seeds[0].record) for group in groups if any(group.seeds[0].record.history.values()))
-    chosen = [(group, one) for group, one in first if choice.takes(one.dataset, one.protocol, one.method)]
+    first = [(group, group.seeds[0].record) for group in groups if any(group.seeds[0].record.history.values())]
+    chosen = [(group, one) for group, one in first if choice.takes(*_of(one))]
     if not chosen:
-        raise choice.finds_no("record of training", results_dir, "bench run deacl --dataset digits")
+        held = (_of(one) for _, one in first)
+        raise choice.finds_no("records of training", held, results_dir, "bench run deacl --dataset digits")
     files: list[Path] = []
     monitor.begin("training curves", len(chosen), unit="figures")
     for group, record in chosen:
@@ -183,15 +198,12 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
         BenchError: there is no such record, or ``output`` cannot be written.
     """
     groups, left_out, *_ = read_groups(results_dir)
-    chosen = [
-        group
-        for group in groups
-        if all(one.record.attacks and one.record.attacks.perturbations for one in group.seeds)
-        and choice.takes(group.seeds[0].record.dataset, group.seeds[0].record.protocol, group.seeds[0].record.method)
-    ]
+    fit = [g for g in groups if all(one.record.attacks and one.record.attacks.perturbations for one in g.seeds)]
+    chosen = [group for group in fit if choice.takes(*_of(group.seeds[0].record))]
     if not chosen:
         command = "bench run deacl --dataset digits --attacks min-norm"
-        raise choice.finds_no("record with the attack min-norm", results_dir, command)
+        held = (_of(group.seeds[0].record) for group in fit)
+        raise choice.finds_no("records with the attack min-norm", held, results_dir, command)
     files: list[Path] = []
     methods = _numbered(group.seeds[0].record.method for group in groups)
     forms = tier_forms(group.seeds[0].record for group in groups)
@@ -208,6 +220,14 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
         name = table_file("minimal", key, first.threat.norm)
         files += save_figure(figure, output, free_name(name, key, files))
     return Drawn(files, left_out)
+
+
+def _of_sweep(row: SweepRow) -> tuple[str, str, str]:
+    return row.key.dataset, row.key.protocol, row.method
+
+
+def _of(one: Row | Record) -> tuple[str, str, str]:
+    return one.dataset, one.protocol, one.method
 
 
 def _row_name(row: Row | SweepRow) -> tuple[str, str]:

@@ -35,6 +35,7 @@ INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
 _STYLE: Any = {
     "font.family": "DejaVu Sans",  # comes with matplotlib, so a figure looks the same everywhere
     "font.size": 9,
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "axes.titlesize": 10,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
@@ -121,15 +122,20 @@ def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
 
 
 def heading(figure: Figure, text: str) -> None:
-    """Put the title of a figure of several panels above them."""
-    figure.suptitle(text, x=0.01, ha="left", fontweight="bold", fontsize=10)
+    """Put the title of a figure of several panels above them, in as many lines as its width requires."""
+    size = 10
+    figure.suptitle(_filled(figure, text, 0.66 * size), x=0.01, ha="left", fontweight="bold", fontsize=size)
 
 
 def caption(figure: Figure, text: str) -> None:
     """Put small print below ``figure``, in as many lines as its width requires."""
     size = 7.5
-    letters = int(figure.get_figwidth() * 72 / (0.52 * size))  # a letter of this font is about half as wide as high
-    figure.supxlabel(fill(text, letters), x=0.01, ha="left", fontsize=size, color=GREY)
+    figure.supxlabel(_filled(figure, text, 0.52 * size), x=0.01, ha="left", fontsize=size, color=GREY)
+
+
+def _filled(figure: Figure, text: str, letter: float) -> str:
+    """Return ``text`` in lines that fit ``figure``; ``letter`` is the mean width of a letter, in points."""
+    return fill(text, int(figure.get_figwidth() * 72 / letter))
 
 
 def save_figure(figure: Figure, folder: Path, name: str) -> list[Path]:
