@@ -104,7 +104,7 @@ def test_a_dollar_in_a_name_is_a_dollar(tmp_path: Path) -> None:
 
 
 def test_a_long_heading_stays_within_its_figure() -> None:
-    title = "t, tier tiny, uniform fidelity, SLF: " + ", ".join(f"stage{n}.WIDTH=WWW{n}" for n in range(12))
+    title = "t, tier tiny, uniform fidelity, SLF: " + ", ".join(f"stage{n}.batch_size=2{n}" for n in range(12))
     panel = Panel("one", clusters()[0][:, :2], clusters()[1])
     for figure in (curves_figure({"seed 0": HISTORY}, title=title), tsne_figure([panel], "xyz", title=title)):
         figure.draw_without_rendering()

@@ -124,7 +124,7 @@ def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
 def heading(figure: Figure, text: str) -> None:
     """Put the title of a figure of several panels above them, in as many lines as its width requires."""
     size = 10
-    figure.suptitle(_filled(figure, text, 0.66 * size), x=0.01, ha="left", fontweight="bold", fontsize=size)
+    figure.suptitle(_filled(figure, text, 0.68 * size), x=0.01, ha="left", fontweight="bold", fontsize=size)
 
 
 def caption(figure: Figure, text: str) -> None:
