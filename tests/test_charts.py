@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from site_records import template
 
 from bench.record import Outcome
 from bench.report.pictures import VERDICT_COLOURS, picture, verdict_grid
 from bench.report.site.charts import CostPoint, SweepLine, cost_chart, curve_chart, sweep_chart
+from bench.report.site.record_page import trainings
 from bench.report.verdict import Verdict, count_verdicts, verdicts
 
 EVIL = "<a onload=x> & \"b\" 'c'"
@@ -75,6 +77,16 @@ def test_a_curve_says_in_words_what_it_shows() -> None:
     spec = curve_chart([4.0, 3.0, 3.5, 1.0], name="loss")
     assert spec["description"] == "loss over 4 epochs, from 4 to 1"
     assert [(row["epoch"], row["value"]) for row in spec["data"]["values"]] == [(1, 4.0), (2, 3.0), (3, 3.5), (4, 1.0)]
+
+
+def test_a_quantity_stands_at_the_epochs_that_logged_it() -> None:
+    history = [{"loss": 3.0}, {"loss": 2.0, "probe": 0.5}, {"loss": 1.0}, {"probe": 0.25}]
+    (training,) = trainings(template().model_copy(update={"history": {"stage:ssl": history}}))
+    assert training.epochs == 4
+    assert training.rows == ((1, (3.0, None)), (2, (2.0, 0.5)), (3, (1.0, None)), (4, (None, 0.25)))
+    spec = dict(training.charts)["probe"]
+    assert spec["data"]["values"] == [{"epoch": 2, "value": 0.5}, {"epoch": 4, "value": 0.25}]
+    assert spec["description"] == "Stage ssl: probe over 2 epochs, from 0.5 to 0.25"
 
 
 def test_what_a_record_says_is_data_of_a_chart_never_an_expression() -> None:

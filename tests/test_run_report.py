@@ -14,9 +14,12 @@ from toy_runs import toy_data
 
 from bench.data import load_dataset
 from bench.errors import BenchError
+from bench.leaderboard.columns import score_text
 from bench.record import Diagnosis, Outcome, Record
 from bench.report.run_report import Report, examples, write, write_report
+from bench.report.templating import templates
 from bench.report.verdict import Verdict
+from bench.results import mean_score
 from bench.run import RunRequest, examination, execute, finished_in, prepare, run_folder
 
 SMALL: dict[str, Any] = {
@@ -164,6 +167,13 @@ def test_each_attack_of_the_list_and_the_curve_are_shown(made: Made, report: Pat
         assert f"| {one.attack} | {one.tried} | {one.outcome.correct} | {100 * one.outcome.accuracy:.1f} |" in text
         assert f"<code>{one.attack}</code>" in html
     assert pixels(next(report.glob("pictures/slf-*-minimal.png"))).any()
+
+
+def test_the_ends_of_an_interval_have_the_decimals_of_its_value() -> None:
+    page = templates("bench.report").from_string("{{ it|percent }} [{{ it|interval|join(', ') }}]")
+    for n, text in ((999, "45.3 [42.3, 48.4]"), (1000, "45.30 [42.24, 48.40]")):
+        outcome = Outcome.pack([place < 453 for place in range(n)], test_images=n)
+        assert page.render(it=outcome) == text == score_text(mean_score([outcome]))
 
 
 def test_accuracy_on_corrupted_images_is_there_at_every_severity(made: Made, report: Path) -> None:

@@ -14,6 +14,7 @@ from bench.results import (
     Measured,
     machine_text,
     measure_text,
+    percent,
     radius_text,
     reliability_flags,
     settings_text,
@@ -38,7 +39,8 @@ class Survival(NamedTuple):
 
     attack: str
     survivors: int
-    share: float
+    share: str
+    """Of all images measured, in percent."""
 
 
 class Listed(NamedTuple):
@@ -47,7 +49,7 @@ class Listed(NamedTuple):
     attack: str
     tried: int
     left: int
-    share: float
+    share: str
     """Of all images measured, in percent."""
     time: str
     what: str
@@ -58,8 +60,8 @@ class Curve(NamedTuple):
     """One quantity of a phase, epoch by epoch."""
 
     name: str
-    values: tuple[float, ...]
-    """One an epoch."""
+    values: tuple[float | None, ...]
+    """One an epoch; None in an epoch that did not log it."""
 
 
 class Setting(NamedTuple):
@@ -92,7 +94,7 @@ def survivals(record: Record) -> list[Survival]:
     if record.aa is None:
         return []
     n = record.aa.outcome.n
-    return [Survival(attack, count, 100 * count / n) for attack, count in record.aa.survivors.items()]
+    return [Survival(attack, count, percent(count / n, n)) for attack, count in record.aa.survivors.items()]
 
 
 def listed(record: Record) -> list[Listed]:
@@ -110,7 +112,7 @@ def _listed(record: Record, one: ListedAttack) -> Listed:
         what.append(f"median perturbation {'infinite' if median is None else NORMS[norm] + f' {median:.3g}'}")
     outcome = one.outcome
     time = time_text(cost.seconds) if cost else ""
-    return Listed(one.attack, one.tried, outcome.correct, 100 * outcome.accuracy, time, ", ".join(what))
+    return Listed(one.attack, one.tried, outcome.correct, percent(outcome.accuracy, outcome.n), time, ", ".join(what))
 
 
 def curves(record: Record) -> dict[str, list[Curve]]:
@@ -159,7 +161,7 @@ def phase_name(text: str) -> str:
 
 def _phase_curves(epochs: list[dict[str, float]]) -> Iterator[Curve]:
     for name in dict.fromkeys(key for epoch in epochs for key in epoch):
-        yield Curve(name, tuple(epoch[name] for epoch in epochs if name in epoch))
+        yield Curve(name, tuple(epoch.get(name) for epoch in epochs))
 
 
 def _cost(name: str, cost: PhaseCost) -> dict[str, str]:

@@ -23,7 +23,7 @@ def templates(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"url": url, "percent": _percent, "markdown": escape, "zip": zip, "protocol": protocol_title}
-    environment.filters["machine"] = machine_text
+    environment.filters |= {"interval": _interval, "machine": machine_text}
     environment.globals |= {"DASH": DASH, "Verdict": Verdict}
     return environment
 
@@ -36,3 +36,7 @@ def url(page: str) -> str:
 
 def _percent(outcome: Outcome) -> str:
     return percent(outcome.accuracy, outcome.n)
+
+
+def _interval(outcome: Outcome) -> list[str]:
+    return [percent(end, outcome.n) for end in outcome.interval]

@@ -158,14 +158,15 @@ def sweep_chart(
     }
 
 
-def curve_chart(values: Sequence[float], *, name: str) -> Spec:
-    """Return one quantity of a phase, one value an epoch."""
+def curve_chart(values: Sequence[float | None], *, name: str) -> Spec:
+    """Return one quantity of a phase, one value an epoch; None, never for all of them: that epoch has no mark."""
+    known = [(epoch, value) for epoch, value in enumerate(values, 1) if value is not None]
     return {
-        "description": f"{name} over {len(values)} epochs, from {values[0]:.4g} to {values[-1]:.4g}",
+        "description": f"{name} over {len(known)} epochs, from {known[0][1]:.4g} to {known[-1][1]:.4g}",
         "height": 120,
-        "data": {"values": [{"epoch": epoch, "value": value} for epoch, value in enumerate(values, 1)]},
+        "data": {"values": [{"epoch": epoch, "value": value} for epoch, value in known]},
         "params": [_ZOOM],
-        "mark": {"type": "line", "color": _colour(0), "point": len(values) <= _MARKED, "tooltip": True},
+        "mark": {"type": "line", "color": _colour(0), "point": len(known) <= _MARKED, "tooltip": True},
         "encoding": {
             "x": {
                 **{"field": "epoch", "type": "quantitative", "scale": {"nice": False, "zero": False}},

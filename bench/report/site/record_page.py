@@ -1,6 +1,5 @@
 """The page of one record: its accuracies, each with the outcome of every image, and the course of training."""
 
-from itertools import zip_longest
 from typing import NamedTuple
 
 from bench.record import Record
@@ -64,6 +63,7 @@ class Training(NamedTuple):
     phase: str
     charts: tuple[tuple[str, Spec], ...]
     """Each with the quantity's name."""
+    epochs: int
     rows: tuple[tuple[int, tuple[float | None, ...]], ...]
     """By epoch: each quantity's value."""
 
@@ -73,6 +73,6 @@ def trainings(record: Record) -> list[Training]:
     found = []
     for phase, quantities in curves(record).items():
         charts = tuple((one.name, curve_chart(one.values, name=f"{phase}: {one.name}")) for one in quantities)
-        rows = list(enumerate(zip_longest(*(one.values for one in quantities)), 1))
-        found.append(Training(phase, charts, tuple(rows[:: -(-len(rows) // _MOST_ROWS)])))
+        rows = list(enumerate(zip(*(one.values for one in quantities), strict=True), 1))
+        found.append(Training(phase, charts, len(rows), tuple(rows[:: -(-len(rows) // _MOST_ROWS)])))
     return found
