@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from board_records import RESULTS, SLF, fill, make_record, publish, table_below, text_of
+from board_records import RESULTS, SLF, fill, make_record, publish, rows_below, table_below, text_of
 
 from bench.errors import BenchError
 from bench.leaderboard import render_leaderboard
+from bench.report.site import write_site
 from bench.results import (
     build_leaderboard,
     eps_text,
@@ -77,6 +78,28 @@ def test_there_is_no_reference_where_nothing_was_published(tmp_path: Path) -> No
     assert headline(load_published(tmp_path), title="DeACL", dataset="cifar10", protocol="slf") is None
     publish(tmp_path, {"variant": {"x": 1}}, {"encoder": "resnet50"}, {"pretrain_dataset": "cifar100"})
     assert headline(load_published(tmp_path), title="M", dataset="cifar10", protocol="slf") is None
+
+
+def test_a_method_from_a_file_is_not_that_of_the_paper_whose_title_it_kept(tmp_path: Path) -> None:
+    facts = {**make_record().recipe["dataset"], "published_as": "cifar10"}
+    recipe = {**make_record().recipe, "dataset": facts}
+    fill(tmp_path, make_record(aa=50, recipe=recipe), make_record(aa=20, recipe=recipe, method="Mine+aabbccdd"))
+    text = render_leaderboard(build_leaderboard(tmp_path), records_at="results")
+    published = {row["Method"]: row["*Published AA*"] for row in rows_below(text, SLF)}
+    assert published == {"DeACL 2022": "*45.31*", "DeACL 2022 (Mine+aabbccdd)": "–"}
+
+
+def test_the_site_keeps_papers_and_methods_from_files_with_their_titles_apart(tmp_path: Path) -> None:
+    recipe = {**make_record().recipe, "dataset": {**make_record().recipe["dataset"], "published_as": "cifar10"}}
+    own = {"zMine+aabbccdd": "DeACL", "Other+aabbccdd": "DynACL"}
+    fill(tmp_path / "results", *(make_record(recipe=recipe, method=name, title=own[name]) for name in own))
+    folder = write_site(tmp_path / "results", tmp_path / "out").folder
+    index = (folder / "index.html").read_text()
+    assert all(name in index for name in own)
+    assert 'class="n published" data-sort' not in index.partition('<section class="published"')[0]
+    listing = {path.name.partition("-")[0]: 'id="published"' in path.read_text() for path in folder.glob("methods/*")}
+    assert [listing[name] for name in ("zMine", "Other", "deacl.html", "DynACL.html")] == [False, False, True, True]
+    assert all(f'href="methods/{name}.html#published"' in index for name in ("deacl", "DynACL"))
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ from bench.cost import (
 from bench.cost.memory import live_bytes
 from bench.cost.step_times import line
 from bench.cost.timing import compare
-from bench.method import Stage, StepLoss
+from bench.method import METHODS, Stage, StepLoss
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, TrainPlan, load_tier
 from bench.results import PublishedCosts
@@ -218,6 +218,13 @@ def test_methods_are_compared_with_deacl_and_papers_with_theirs() -> None:
     assert (deacl.to_reference, acl.to_reference, deacl.paper_to_reference) == (0.4, 1, 0.45 / 2.65)
     (alone,) = compare({"acl": stages["acl"]}, PublishedCosts(()).of)
     assert (alone.to_reference, alone.paper_gpu_days, alone.paper_to_reference) == (None, None, None)
+
+
+def test_a_method_from_a_file_has_no_cost_of_the_paper_whose_title_it_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "Mine+aabbccdd"
+    monkeypatch.setitem(METHODS._entries, name, METHODS.get("deacl"))
+    (mine,) = compare({name: [made("ssl", 60, 1)]}, PublishedCosts.under(RESULTS).of)
+    assert (mine.title, mine.paper_gpu_days, mine.paper_to_reference) == ("DeACL", None, None)
 
 
 # Data without pixels

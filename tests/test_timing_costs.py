@@ -67,6 +67,18 @@ def test_ratios_are_to_the_reference_as_it_stands(tmp_path: Path) -> None:
     assert (table.reference, {row.label: row.to_reference for row in table.rows}["DeACL"]) == ("ACL", 0.5)
 
 
+def test_a_method_from_a_file_is_no_reference_for_the_title_that_it_kept(tmp_path: Path) -> None:
+    mine: dict[str, Any] = {
+        "method": "Mine+aabbccdd",
+        "pretraining_sha256": "b" * 64,
+        "cost": {"stage:ssl": cost(7450)},
+    }
+    fill(tmp_path, make_record(), make_record(**mine))
+    assert {row.label: row.to_reference for row in only(tmp_path)} == {"DeACL": 1, "DeACL (Mine+aabbccdd)": 2}
+    ((table,), _) = measured_costs(tmp_path, reference="Mine+aabbccdd")
+    assert {row.label: row.to_reference for row in table.rows} == {"DeACL": 0.5, "DeACL (Mine+aabbccdd)": 1}
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -44,6 +44,7 @@ def _add(table: DataTable, records: "Sequence[Record]", results_dir: Path, seeds
     paper = reference(
         load_published(results_dir),
         table_of(measured),
+        method=first.method,
         title=first.title,
         published_as=measured.facts.published_as,
         overrides=first.overrides,

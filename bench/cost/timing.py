@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from bench.method import METHODS
+from bench.own_code import is_own
 from bench.recipe import Fidelity, Settings
 from bench.record import COST_REFERENCE
 
@@ -117,11 +118,10 @@ def compare(
     """
     seconds = {name: sum(stage.total_seconds for stage in stages) for name, stages in timed.items()}
     flops = {name: sum(stage.total_flops for stage in stages) for name, stages in timed.items()}
-    unit = papers(METHODS.get(reference).info.title)
+    unit = _reported(reference, papers)
     methods = []
     for name, stages in timed.items():
-        info = METHODS.get(name).info
-        paper = papers(info.title)
+        info, paper = METHODS.get(name).info, _reported(name, papers)
         methods.append(
             MethodTiming(
                 method=name,
@@ -138,3 +138,9 @@ def compare(
             )
         )
     return tuple(methods)
+
+
+def _reported(method: str, papers: PaperCosts) -> PaperCost | None:
+    title = METHODS.get(method).info.title
+    # A user's own code may have kept the title of the paper's that it changes.
+    return None if is_own(method) else papers(title)

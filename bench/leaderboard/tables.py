@@ -59,7 +59,14 @@ def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tu
     flags, machines = Notes(FLAG), Notes(machine_sign)
     columns = [*score_columns(rows, flags), Column(KNOWN, list(map(known_text, rows)), left=True)]
     references = [
-        reference(published, row.table, title=row.title, published_as=row.facts.published_as, overrides=row.overrides)
+        reference(
+            published,
+            row.table,
+            method=row.method,
+            title=row.title,
+            published_as=row.facts.published_as,
+            overrides=row.overrides,
+        )
         for row in rows
     ]
     released = [number if number and number.protocol == RELEASED else None for number in references]

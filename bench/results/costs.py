@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean
 
 from bench.errors import Faults
+from bench.own_code import is_own
 from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, Phase, PhaseCost, Record
 from bench.results.groups import LeftOut, grouped, read_groups
@@ -30,7 +31,8 @@ class MeasuredCost(Settings):
 
     method: str
     label: str
-    """The method's title, followed by "local" if it is, and by how pre-training differs from the tier's recipe."""
+    """The method's title, followed by "local" if it is, by its name if it is from a file, and by how pre-training
+    differs from the tier's recipe."""
     local: bool
     seeds: int
     stages: tuple[MeasuredStage, ...]
@@ -100,7 +102,7 @@ def measured_costs(
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)
     forms = tier_forms(one.record for one in measured)
-    tables = [_table(same, title, forms) for same in grouped(measured, _common)]
+    tables = [_table(same, reference, title, forms) for same in grouped(measured, _common)]
     if methods is not None:
         kept = [[row for row in table.rows if row.method in methods] for table in tables]
         tables = [
@@ -142,9 +144,9 @@ def _threads(record: Record) -> int:
     return (ran or [record.environment])[0].threads
 
 
-def _table(measured: Sequence[Measured], title: str, forms: Mapping[str, str]) -> MeasuredTable:
-    costs = [_cost(same) for same in grouped(measured, _pretraining)]
-    plain = [cost for cost in costs if cost.label in (title, named(title, [LOCAL]))]
+def _table(measured: Sequence[Measured], reference: str, title: str, forms: Mapping[str, str]) -> MeasuredTable:
+    costs, own = [_cost(same) for same in grouped(measured, _pretraining)], _own_name(reference)
+    plain = [cost for cost in costs if cost.label in (named(title, own), named(title, [LOCAL, *own]))]
     costs = [_beside(cost, [one for one in plain if one.local == cost.local] or plain) for cost in costs]
     rows = tuple(sorted(costs, key=lambda cost: (cost.total_seconds, cost.label)))
     form = forms.get(measured[0].record.tier_sha256, "")
@@ -201,8 +203,13 @@ def _label(one: Measured) -> str:
     record = one.record
     own = outside(record.overrides, *PROTOCOLS, "evaluate")  # which pre-training does not read
     budget = budget_text(one.recipe.budget)
-    departures = [*([LOCAL] if one.local else []), *settings_text(own), *([f"budget {budget}"] if budget else [])]
-    return named(record.title, departures)
+    departures = [*([LOCAL] if one.local else []), *_own_name(record.method)]
+    return named(record.title, [*departures, *settings_text(own), *([f"budget {budget}"] if budget else [])])
+
+
+def _own_name(method: str) -> list[str]:
+    """Return what tells a method from a file from the installed one whose title it may have kept."""
+    return [method] if is_own(method) else []
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

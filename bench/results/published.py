@@ -8,6 +8,7 @@ from pydantic import Field
 
 from bench.errors import BenchError
 from bench.files import read_json
+from bench.own_code import is_own
 from bench.recipe import RELEASED, Settings
 from bench.record import Known
 from bench.results.rows import TableKey
@@ -94,20 +95,22 @@ def reference(
     numbers: Iterable[PublishedNumber],
     table: TableKey,
     *,
+    method: str,
     title: str,
     published_as: str | None,
     overrides: Mapping[str, Any],
 ) -> PublishedNumber | None:
     """Return the headline number to show beside what was measured, or None: nothing is comparable with it.
 
-    That is the case where the recipe was changed, and where the table departs from a plain run: another adversary,
-    precision or budget, or a transfer, on which nobody published numbers that we know of.
+    That is the case where the recipe was changed, or the code: a copied method may keep the title of the paper's. And
+    where the table departs from a plain run: another adversary, precision or budget, or a transfer, on which nobody
+    published numbers that we know of.
 
     Args:
         published_as: the name under which papers list the images; None: nobody published numbers on them.
     """
     # The threat model of a released classifier is that of its publication, whatever the default of the data is.
-    if overrides or (table.departures and table.protocol != RELEASED):
+    if is_own(method) or overrides or (table.departures and table.protocol != RELEASED):
         return None
     return headline(numbers, title=title, dataset=published_as, protocol=table.protocol)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bench.method import METHODS, MethodInfo
+from bench.own_code import is_own
 from bench.record import IMPORTED, Record, load_record
 from bench.results import (
     CostRatio,
@@ -114,15 +115,15 @@ class Content:
         infos = {name: METHODS.get(name).info for name in METHODS}
         titles |= {name: info.title for name, info in infos.items()}
         found = [self._method(name, title, infos.get(name)) for name, title in titles.items()]
-        known = {title.casefold() for title in titles.values()}
-        others = {number.method for number in self.board.published if number.method.casefold() not in known}
+        known = {number.method for method in found for number in method.published}
+        others = {number.method for number in self.board.published} - known
         found += [self._method(None, title, None) for title in others]
         return tuple(sorted(found, key=lambda method: (method.title.casefold(), method.name or "")))
 
     @cached_property
     def method_pages(self) -> dict[str, str]:
-        """The pages of methods, by :func:`entry_name` and by the title in lower case."""
-        pages = {method.title.casefold(): method.page for method in self.methods}
+        """The pages of methods, by :func:`entry_name`; those with published numbers also by the title in lower case."""
+        pages = {method.title.casefold(): method.page for method in self.methods if method.published}
         return pages | {method.name: method.page for method in self.methods if method.name}
 
     def reference(self, row: Row) -> PublishedNumber | None:
@@ -130,6 +131,7 @@ class Content:
         return reference(
             self.board.published,
             row.table,
+            method=row.method,
             title=row.title,
             published_as=row.facts.published_as,
             overrides=row.overrides,
@@ -137,7 +139,9 @@ class Content:
 
     def _method(self, name: str | None, title: str, info: MethodInfo | None) -> MethodEntry:
         rows = tuple(row for row in self.board.rows if entry_name(row) == name)
-        published = tuple(n for n in self.board.published if n.method.casefold() == title.casefold())
+        # A user's own code may have kept the title of the paper's that it changes.
+        numbers = () if is_own(name or "") else self.board.published
+        published = tuple(number for number in numbers if number.method.casefold() == title.casefold())
         return MethodEntry(name, title, info, rows, published)
 
 
