@@ -343,3 +343,23 @@ def test_the_readme_shows_aa_under_aff_of_the_row_that_has_it(tmp_path: Path) ->
     block = render_readme_block(build_leaderboard(tmp_path), details_at="L.md")
     heading, _, row = ([cell.strip() for cell in line.split("|")] for line in block.splitlines() if line[:1] == "|")
     assert row[heading.index("AA under AFF, n=100")].startswith("70.0 ")
+
+
+def test_aff_recipes_of_one_name_give_the_readme_no_number(tmp_path: Path) -> None:
+    aff: dict[str, Any] = {"protocol": "aff", "sa": 150}
+    other: dict[str, Any] = {"method": "acl", "title": "ACL"}
+    fill(tmp_path, make_record(), *(make_record(aa=aa, protocol_sha256=f"{aa}" * 32, **aff) for aa in (70, 50)))
+    fill(tmp_path, make_record(aa=20, **other), make_record(aa=60, **other, **aff))
+    block = render_readme_block(build_leaderboard(tmp_path), details_at="L.md")
+    heading, _, *rows = ([cell.strip() for cell in line.split("|")] for line in block.splitlines() if line[:1] == "|")
+    shown = {row[2]: row[heading.index("AA under AFF, n=100")].split()[0] for row in rows}
+    assert shown == {"DeACL 2022": "–", "ACL 2022": "60.0"}
+
+
+@pytest.mark.parametrize("protocol", ["slf", "aff"])
+def test_the_readme_explains_shared_ranks_where_it_shows_one(tmp_path: Path, protocol: str) -> None:
+    alike = (make_record(method=name, title=name, protocol=protocol, aa=aa) for name, aa in (("a", 51), ("b", 50)))
+    fill(tmp_path, make_record(aa=90), *alike)
+    assert any(row.tied for row in build_leaderboard(tmp_path).rows)
+    block = render_readme_block(build_leaderboard(tmp_path), details_at="L.md")
+    assert ("share a rank (=)" in block) == (protocol == "slf")
