@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,17 @@ from bench.attack.apgd import TargetedAPGD
 from bench.cli import app
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Evaluation
-from bench.leaderboard import render_tables
-from bench.recipe import EvaluationSettings
-from bench.record import AttackList, ListedAttack, MinimalPerturbations, Outcome, Record, save_record
+from bench.leaderboard import render_latex, render_tables
+from bench.recipe import CORRUPTIONS, EvaluationSettings
+from bench.record import (
+    AttackList,
+    CorruptionEvaluation,
+    ListedAttack,
+    MinimalPerturbations,
+    Outcome,
+    Record,
+    save_record,
+)
 from bench.report import facts
 from bench.report.figures import MinimalLine, draw_minimal, minimal_figure
 from bench.report.site import write_site
@@ -209,6 +218,34 @@ def test_the_board_has_a_column_for_the_list_only_where_there_is_one(tmp_path: P
     )
     assert dict(zip(header.split(" | "), row.split(" | "), strict=True))["Attacks, n=200"].startswith("40.0 [")
     assert {one["method"]: one["attacks"] for one in load_records(tmp_path)} == {"deacl": 0.4, "simclr": None}
+    latex = render_latex(board, {})
+    assert "Method & AA & RA, images of AA & Attacks & RA & SA & " in latex
+    assert "(AA 100, Attacks 200, RA 200, SA 200)" in latex
+
+
+def test_the_site_has_the_mean_over_seeds_of_the_list_on_the_board_and_each_seed_on_the_page_of_the_method(
+    tmp_path: Path,
+) -> None:
+    results, heading = tmp_path / "results", '<th scope="col" class="n">Attacks</th>'
+    save_record(results, make_record(seed=1, method="simclr", title="SimCLR"))
+    pages = ("index.html", "methods/deacl.html")
+    assert not any(heading in text for text in site_texts(results, pages))
+    counts = {name: (120,) * 5 for name in CORRUPTIONS}
+    corrupted = CorruptionEvaluation(source="files", parametrisation="C", sha256="c" * 64, n=200, correct=counts)
+    for seed in range(2):
+        save_record(results, listed_record(seed=seed, aa=30, corruptions=corrupted))
+    index, method = site_texts(results, pages)
+    for text in (index, method):
+        headings = re.findall(r'<th scope="col"[^>]*>([^<]+)</th>', text[: text.index("</thead>")])
+        assert headings[headings.index("Attacks") :][:4] == ["Attacks", "RA", "SA", "Corrupted"]
+        assert "<b>40.0</b> <small>± 0.0</small>" in text
+    seeds = re.findall(r'<tr class="seed">(.*?)</tr>', method, re.S)
+    assert [re.findall(r">([0-9.]+)</a>", seed) for seed in seeds] == [["30.0", "40.0", "50.0", "80.0", "60.0"]] * 2
+
+
+def site_texts(results: Path, pages: Sequence[str]) -> list[str]:
+    folder = write_site(results, results.parent / "site").folder
+    return [(folder / page).read_text() for page in pages]
 
 
 def test_the_page_of_a_record_has_the_list_as_a_whole(tmp_path: Path) -> None:
@@ -222,7 +259,7 @@ def test_the_page_of_a_record_has_the_list_as_a_whole(tmp_path: Path) -> None:
 
 def test_the_facts_of_a_record_name_each_attack(tmp_path: Path) -> None:
     cw, minimal = facts.listed(listed_record())
-    assert (cw.attack, cw.tried, cw.left, cw.share, cw.time, cw.what) == ("pgd-cw", 160, 120, 60.0, "", "steps=20")
+    assert (cw.attack, cw.tried, cw.left, cw.share, cw.time, cw.what) == ("pgd-cw", 160, 120, "60.0", "", "steps=20")
     assert minimal.what == "steps=100, foolbox 3.3.4, median perturbation Linf 0.01"
     assert facts.listed(make_record()) == []
 

@@ -27,6 +27,7 @@ _BOLD = (
     r"(McNemar's exact test; Welch's $t$ test over several seeds unless all agree), uncorrected for the number of "
     "comparisons."
 )
+_SCORES = ("AA", "Attacks", "RA", "SA")
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "{}$&#_%"},
@@ -92,6 +93,7 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str], label: 
         "Method": names,
         "AA": [_aa(row) for row in rows],
         "RA, images of AA": [_score(row.ra_on_aa or (row.aa and row.ra)) for row in rows],
+        "Attacks": [_score(row.attacks) for row in rows],
         "RA": [_score(row.ra) for row in rows],
         "SA": [_score(row.sa) for row in rows],
         KNOWN: [escape_latex(known_text(row)) for row in rows],
@@ -99,8 +101,9 @@ def _table(key: TableKey, rows: Sequence[Row], cited: Mapping[str, str], label: 
         "Time / DeACL": [escape_latex(ratio) for ratio in time_ratios(rows)],
         "FLOPs / DeACL": [escape_latex(ratio) for ratio in flops_ratios(rows)],
     }
-    if not any(row.ra_on_aa for row in rows):
-        del columns["RA, images of AA"]
+    for heading, scores in (("RA, images of AA", "ra_on_aa"), ("Attacks", "attacks")):
+        if not any(getattr(row, scores) for row in rows):
+            del columns[heading]
     lines = [" & ".join(cells) + r" \\" for cells in zip(*columns.values(), strict=True)]
     notes = [rf"\textsuperscript{{{i}}}{escape_latex(doubt)}" for i, doubt in enumerate(doubts, 1)]
     notes += [escape_latex(line) for line in machine_lines(rows, machines)]
@@ -127,8 +130,8 @@ def _caption(key: TableKey, rows: Sequence[Row]) -> str:
     facts = rows[0].facts
     parts = [f"{key.dataset}, {protocol_title(key.protocol)}, tier {key.tier}, fidelity {key.fidelity}"]
     parts += [*([] if key.attack else [radius_text("linf", facts.eps)]), *key.departures]
-    scores = {name: {s.n for row in rows if (s := getattr(row, name))} for name in ("aa", "ra", "sa")}
-    images = ", ".join(f"{name.upper()} {_range(counts)}" for name, counts in scores.items() if counts)
+    scores = {name: {s.n for row in rows if (s := getattr(row, name.lower()))} for name in _SCORES}
+    images = ", ".join(f"{name} {_range(counts)}" for name, counts in scores.items() if counts)
     seeds = _range({len(row.seeds) for row in rows})
     return (
         f"{escape_latex(', '.join(parts))}. Percent of test images ({images}); seeds: {seeds}; one seed with the "

@@ -57,6 +57,8 @@ class Line(NamedTuple):
     known: str = ""
     """How its numbers are known, and how often they were verified."""
     flags: tuple[str, ...] = ()
+    attacks: Number | None = None
+    """Accuracy under the list of attacks."""
     corruptions: Number | None = None
     reference: Number | None = None
     """The headline AA of the method's paper."""
@@ -129,6 +131,7 @@ def measured_line(content: Content, row: Row) -> Line:
         rank=rank_text(row) if row.rank else "",
         known=known_text(row),
         flags=row.doubts,
+        attacks=of_score(row.attacks, target) if row.attacks else None,
         corruptions=of_score(row.corruptions.mean, target) if row.corruptions else None,
         reference=of_published(paper, "aa", f"{page}#published") if paper else None,
     )
