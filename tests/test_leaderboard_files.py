@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bench.cli.leaderboard import leaderboard
 from bench.errors import BenchError, CheckFailedError
-from bench.leaderboard import check_leaderboard, render_readme_block, write_leaderboard
+from bench.leaderboard import check_leaderboard, default_board, render_readme_block, write_leaderboard
 
 README = "# Title\n\nbefore <!-- leaderboard:begin -->old<!-- leaderboard:end --> after\n"
 
@@ -37,6 +37,31 @@ def test_links_lead_from_the_board_to_the_records(tmp_path: Path) -> None:
         links = re.findall(r"\]\(([^)]*\.json)\)", path.read_text())
         assert len(links) == 2
         assert all((path.parent / link.replace("%20", " ")).is_file() for link in links)
+
+
+def test_links_lead_from_tables_in_a_file_to_the_records(
+    tmp_path: Path, app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(tmp_path / "results", make_record())
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for path in (Path("here.md"), Path("sub/below.md"), tmp_path / "sub" / "absolute.md"):
+        CliRunner().invoke(app, ["--format", "markdown", "--output", str(path)])
+        (link,) = re.findall(r"\]\(([^)]*\.json)\)", path.read_text())
+        assert (path.parent / link).is_file()
+
+
+@pytest.mark.parametrize(("where", "given"), [("results", "."), ("results/local", ".."), ("docs", "../results")])
+def test_the_board_is_beside_the_results_wherever_the_command_is_typed(
+    where: str, given: str, tmp_path: Path, app: typer.Typer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = fill(tmp_path / "results", make_record())
+    write_leaderboard(results, tmp_path / "LEADERBOARD.md")
+    (tmp_path / where).mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path / where)
+    done = CliRunner().invoke(app, ["--check", "--results-dir", given])
+    assert (done.exit_code, done.exception) == (0, None)
+    assert default_board(Path(given)).resolve() == tmp_path / "LEADERBOARD.md"
 
 
 def test_the_readme_gets_short_slf_tables_between_its_markers(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """``bench leaderboard``: tables from records."""
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -109,18 +110,20 @@ def _shown(
     entries = bibtex_entries(row.method for row in board.rows) if bibtex or format_ == "latex" else {}
     if bibtex:
         write_bytes(bibtex, bibliography(entries).encode())
-    text = _text(board, format_, entries, results_dir)
+    # A link is read from where the text lies.
+    records_at = Path(os.path.relpath(results_dir, output.parent)) if output else results_dir
+    text = _text(board, format_, entries, records_at)
     if output:
         write_bytes(output, text.encode())
     else:
         typer.echo(text, nl=False)
 
 
-def _text(board: "Leaderboard", format_: Format, entries: dict[str, str], results_dir: Path) -> str:
+def _text(board: "Leaderboard", format_: Format, entries: dict[str, str], records_at: Path) -> str:
     from bench.leaderboard import render_csv, render_latex, render_tables
 
     if format_ == "markdown":
-        return render_tables(board, records_at=results_dir.as_posix())
+        return render_tables(board, records_at=records_at.as_posix())
     if format_ == "latex":
         return render_latex(board, entries)
     return render_csv(board) if format_ == "csv" else _json(board) + "\n"

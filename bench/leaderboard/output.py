@@ -24,7 +24,9 @@ _MARKER = re.compile(r"<!-- leaderboard:(begin|end)(?: (\S+))? -->")
 
 def default_board(results_dir: Path) -> Path:
     """Return the LEADERBOARD.md of ``results_dir``: beside a folder ``results``, and inside any other."""
-    return (results_dir.parent if results_dir.name == _PUBLISHED else results_dir) / "LEADERBOARD.md"
+    # ``.`` and ``..`` are the names of no folder.
+    folder = results_dir if results_dir.name == _PUBLISHED else Path(os.path.abspath(results_dir))
+    return (folder.parent if folder.name == _PUBLISHED else results_dir) / "LEADERBOARD.md"
 
 
 def board_files(results_dir: Path, path: Path) -> list[Path]:
