@@ -94,3 +94,12 @@ def test_nobody_looks_at_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_number_has_three_digits_and_no_exponent() -> None:
     written = {0.1234: "0.123", 9.6: "9.6", 960: "960", 1223: "1,220", 1234567: "1,230,000"}
     assert {value: digits(value) for value in written} == written
+
+
+@pytest.mark.parametrize(("width", "shown"), [(200, True), (86, False), (40, True)])
+def test_the_note_of_a_column_stands_below_where_the_column_is_shown(width: int, shown: bool) -> None:
+    table = DataTable("name", Column("time", drop=1, note="(a) a CPU"), caption="percent")
+    table.add("x" * 80, "0:12 (a)")
+    lines = printed(table, width)
+    assert ("(a) a CPU" in lines) == shown
+    assert lines[-1] == "percent"

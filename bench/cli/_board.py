@@ -45,13 +45,9 @@ def _table(rows: "Sequence[Row]", board: "Leaderboard") -> DataTable:
     from bench.leaderboard import plain_table
     from bench.results import DASH
 
-    columns, notes = plain_table(rows, board.published)
+    columns = plain_table(rows, board.published)
     columns = [column for column in columns if any(cell not in ("", DASH) for cell in column.cells)]
-    table = DataTable(
-        *(_column(column) for column in columns),
-        title=f"{rows[0].dataset}: {rows[0].table.conditions}",
-        caption="\n".join(notes),
-    )
+    table = DataTable(*map(_column, columns), title=f"{rows[0].dataset}: {rows[0].table.conditions}")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add(*cells)
     return table
@@ -60,4 +56,4 @@ def _table(rows: "Sequence[Row]", board: "Leaderboard") -> DataTable:
 def _column(column: "Written") -> Column:
     kind = column.heading.split(", n=")[0]
     drop = _LEFT_OUT_FIRST.index(kind) + 1 if kind in _LEFT_OUT_FIRST else 0
-    return Column(column.heading, number=not column.left, prose=column.left, drop=drop)
+    return Column(column.heading, not column.left, prose=column.left, drop=drop, note="\n".join(column.notes))

@@ -27,6 +27,8 @@ class Column:
     """Where the screen is too narrow, columns are left out whole: those with 1 first, then 2; with 0 never."""
     once: bool = False
     """Left blank where it, and all columns before it, repeat the row above."""
+    note: str = ""
+    """What stands below the table where the column is shown."""
 
 
 class DataTable:
@@ -65,7 +67,8 @@ class DataTable:
             left_out = [self.columns[place].heading for place in self._filled() if place not in shown]
             if left_out:
                 yield from _wrapped(f"no room for: {'; '.join(left_out)}. A wider screen, or --json, shows all.", width)
-        yield from _wrapped(self.caption, width, "dim")
+        notes = [self.columns[place].note for place in (self._filled() if shown is None else shown)]
+        yield from _wrapped("\n".join([*notes, self.caption]), width, "dim")
 
     def _shown(self, width: int) -> list[int] | None:
         """Return the places of the columns that fit into ``width``, None where those that must be shown do not."""

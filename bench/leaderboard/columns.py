@@ -14,6 +14,8 @@ class Column(NamedTuple):
     cells: Sequence[str]
     left: bool = False
     """Aligned left, as text is; numbers are aligned right."""
+    notes: Sequence[str] = ()
+    """Lines below the table: what the marks in its cells mean, and what else a reader of them needs."""
 
 
 def markdown_table(columns: Sequence[Column]) -> str:
@@ -24,6 +26,11 @@ def markdown_table(columns: Sequence[Column]) -> str:
         *zip(*(column.cells for column in columns), strict=True),
     ]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def notes_below(columns: Sequence[Column]) -> list[str]:
+    """Return the lines below a table of ``columns``."""
+    return [note for column in columns for note in column.notes]
 
 
 def score_column(name: str, scores: Sequence[Score | None], marks: Sequence[str] | None = None) -> Column:

@@ -4,13 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from urllib.parse import quote
 
-from bench.leaderboard.columns import Notes, markdown_table, score_column
+from bench.leaderboard.columns import markdown_table, notes_below, score_column
 from bench.leaderboard.tables import (
-    FLAG,
     corruption_table,
     cost_columns,
-    machine_lines,
-    machine_sign,
     marked_up,
     measured_table,
     published_table,
@@ -139,16 +136,15 @@ def _without_protocol(row: Row) -> TableKey:
 
 
 def _short_table(linear: Sequence[Row], full: Sequence[Row]) -> list[str]:
-    flags, machines = Notes(FLAG), Notes(machine_sign)
-    columns = list(map(marked_up, score_columns(linear, flags)))
+    columns = list(map(marked_up, score_columns(linear)))
     attacked = [row for row in full if row.aa]
     # Of several recipes with one label, none is known to be that of a row here: their names have a hash, and fit none.
     finetuned = dict(zip(row_names(attacked), (row.aa for row in attacked), strict=True))
     if finetuned.keys() & {row.label for row in linear}:
         columns.append(score_column("AA under AFF", [finetuned.get(row.label) for row in linear]))
-    time, time_ratio, _, flops_ratio = cost_columns(linear, machines)
+    time, time_ratio, _, flops_ratio = cost_columns(linear)
     columns += [time, time_ratio, flops_ratio]
-    return [markdown_table(columns), *map(escape, [*flags.lines(), *machine_lines(linear, machines)])]
+    return [markdown_table(columns), *map(escape, notes_below(columns))]
 
 
 def _measured(rows: Sequence[Row], published: Sequence[PublishedNumber], records_at: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from urllib.parse import quote
 
-from bench.leaderboard.columns import Column, Notes, markdown_table, score_column, seed_links
+from bench.leaderboard.columns import Column, Notes, markdown_table, notes_below, score_column, seed_links
 from bench.recipe import RELEASED
 from bench.results import (
     DASH,
@@ -47,17 +47,19 @@ def measured_table(rows: Sequence[Row], *, records_at: str, published: Sequence[
         records_at: the results folder as seen from the text, for the links.
         published: numbers of papers; the headline AA of a row's method gets a column of its own.
     """
-    columns, notes = plain_table(rows, published)
-    columns = [marked_up(column) for column in columns]
+    columns = [marked_up(column) for column in plain_table(rows, published)]
     links = [seed_links(row.seeds, row.records, records_at) for row in rows]
     columns.append(Column("Records", links, left=True))
-    return [markdown_table(columns), *map(escape, (*notes, *_checks(rows))), *_superseded(rows, records_at)]
+    return [
+        markdown_table(columns),
+        *map(escape, (*notes_below(columns), *_checks(rows))),
+        *_superseded(rows, records_at),
+    ]
 
 
-def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tuple[list[Column], list[str]]:
-    """Return the columns of one table of the board and the notes below it, all of it plain text."""
-    flags, machines = Notes(FLAG), Notes(machine_sign)
-    columns = [*score_columns(rows, flags), Column(KNOWN, list(map(known_text, rows)), left=True)]
+def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> list[Column]:
+    """Return the columns of one table of the board, all of it plain text."""
+    columns = [*score_columns(rows), Column(KNOWN, list(map(known_text, rows)), left=True)]
     references = [
         reference(
             published,
@@ -76,23 +78,24 @@ def plain_table(rows: Sequence[Row], published: Sequence[PublishedNumber]) -> tu
     ):
         if any(value is not None for value in found):
             columns.append(Column(heading, [DASH if value is None else f"{value:.2f}" for value in found]))
-    columns += [*cost_columns(rows, machines), Column("Seeds", [str(len(row.seeds)) for row in rows])]
-    return columns, [*flags.lines(), *machine_lines(rows, machines)]
+    return [*columns, *cost_columns(rows), Column("Seeds", [str(len(row.seeds)) for row in rows])]
 
 
 def marked_up(column: Column) -> Column:
     """Return a plain column in Markdown; what papers published is in italics."""
     if column.heading in (PUBLISHED_AA, _PUBLISHED_SA):
-        return Column(f"*{column.heading}*", [cell if cell == DASH else f"*{cell}*" for cell in column.cells])
+        cells = [cell if cell == DASH else f"*{cell}*" for cell in column.cells]
+        return column._replace(heading=f"*{column.heading}*", cells=cells)
     return column._replace(cells=list(map(escape, column.cells))) if column.left else column
 
 
-def score_columns(rows: Sequence[Row], flags: Notes) -> list[Column]:
-    """Return rank, method, AA, RA and SA of ``rows``; their doubts are added to ``flags``."""
-    marks = [flags.mark(row.doubts) for row in rows]
+def score_columns(rows: Sequence[Row]) -> list[Column]:
+    """Return rank, method, AA, RA and SA of ``rows``; their doubts are notes."""
+    flags = Notes(FLAG)
+    names = [name + flags.mark(row.doubts) for name, row in zip(row_names(rows), rows, strict=True)]
     return [
         Column("#", [rank_text(row) for row in rows]),
-        Column("Method", [name + mark for name, mark in zip(row_names(rows), marks, strict=True)], left=True),
+        Column("Method", names, left=True, notes=flags.lines()),
         score_column("AA", [row.aa for row in rows]),
         *_same_images(rows),
         *([score_column("Attacks", [row.attacks for row in rows])] if any(row.attacks for row in rows) else []),
@@ -109,13 +112,15 @@ def _same_images(rows: Sequence[Row]) -> list[Column]:
     return [Column("RA, images of AA", score_column("", scores).cells)]
 
 
-def cost_columns(rows: Sequence[Row], machines: Notes) -> list[Column]:
+def cost_columns(rows: Sequence[Row]) -> list[Column]:
     """Return the cost of pre-training, in time and in operations, each also as a multiple of DeACL's.
 
-    Where ``rows`` ran on several machines, ``machines`` marks which; a row of several has no time.
+    Where ``rows`` ran on several machines, each time is marked with its own; a row of several has no time.
     """
+    machines = Notes(machine_sign)
+    times = [_seconds(row) + mark for row, mark in zip(rows, time_marks(rows, machines), strict=True)]
     return [
-        Column("Time", [_seconds(row) + mark for row, mark in zip(rows, time_marks(rows, machines), strict=True)]),
+        Column("Time", times, notes=machine_lines(rows, machines)),
         Column("Time x DeACL", time_ratios(rows)),
         Column("FLOPs", [DASH if row.pretraining_flops is None else flops_text(row.pretraining_flops) for row in rows]),
         Column("FLOPs x DeACL", flops_ratios(rows)),
