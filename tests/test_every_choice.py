@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 from choices import choices
 from pydantic_core import to_jsonable_python
-from toy_runs import carry_out, toy_data, toy_request
+from toy_runs import Listener, carry_out, toy_data, toy_request
 
 from bench.errors import BenchError
 from bench.method import METHODS
@@ -145,7 +145,8 @@ def test_every_choice_is_in_its_record_or_refused_with_the_reason(case: Case, fo
         with pytest.raises(BenchError, match=said[0]):
             carry_out(request, folder / "results")
         return
-    ((record, path),) = carry_out(request, folder / "results")
+    ((record, path),) = carry_out(request, folder / "results", listener := Listener())
+    assert not any("plain attribute" in note for note in listener.notes)
     assert load_record(path) == record
     assert (record.protocol, record.sa.n, record.ra.outcome.n) == (protocol, 16, 16)
     assert record.ra.attack == chosen.get("evaluate.attack", "pgd")

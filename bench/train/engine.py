@@ -43,6 +43,7 @@ from bench.train.checkpoint import (
     unfinished_path,
 )
 from bench.train.step import numbers_of, positions_of, take_step
+from bench.train.unsaved import Unsaved
 
 
 def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str | None = None) -> Progress:
@@ -144,6 +145,7 @@ class _Training:
             self.progress = begun.model_copy(update={"environments": now})
             _restore_scaler(self.scaler, begun)
         self.stage.train()
+        self._unsaved = Unsaved(self.stage)
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
         if self.plan.epochs:  # kNN trains nothing
@@ -158,7 +160,8 @@ class _Training:
             )
 
     def save(self) -> None:
-        """Save the state, which is the same on all devices."""
+        """Save the state, which is the same on all devices, and tell once of what it lacks."""
+        self._unsaved.tell(self.job.monitor)
         refuse_difference(training_tensors(self.stage, self.optimizer), f"the state of stage {self.stage.name!r}")
         on_first(lambda: save_state(self._unfinished, self.stage, self.optimizer, self.progress))
 

@@ -1,0 +1,47 @@
+"""What a stage keeps outside its state dict: no saved state has it, and a run that is continued loses it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.method import Stage
+from bench.monitor import Monitor
+
+
+class Unsaved:
+    """The plain attributes of ``stage`` at the first step, to be looked at after an epoch.
+
+    One that exists only later, such as what a step leaves for ``after_step``, is no state: a step that continues a run
+    could not begin with it.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._before = _plain(stage)
+
+    def tell(self, monitor: Monitor) -> None:
+        """Report to ``monitor``, in the first call, an attribute that training has changed."""
+        before, self._before = self._before, {}
+        now = _plain(self._stage) if before else {}
+        if changed := [name for name, value in before.items() if not _same(value, now.get(name))]:
+            monitor.note(
+                f"stage {self._stage.name}: {changed[0]!r} is a plain attribute that training changes, and no saved "
+                "state has it. Make it a buffer, or this run, once interrupted, may end with other weights"
+            )
+
+
+def _plain(stage: Stage) -> dict[str, Any]:
+    """Return the numbers, words and tensors, copied, in the attributes of the stage and its modules, by name."""
+    return {
+        f"{prefix}.{name}".lstrip("."): value.clone() if isinstance(value, Tensor) else value
+        for prefix, module in stage.named_modules()
+        for name, value in vars(module).items()
+        if isinstance(value, int | float | complex | str | Tensor) and name != "training"  # the engine sets that one
+    }
+
+
+def _same(before: Any, now: Any) -> bool:
+    if isinstance(before, Tensor):
+        return isinstance(now, Tensor) and before.shape == now.shape and torch.equal(before.to(now), now)
+    return type(before) is type(now) and (before == now or before != before)
