@@ -187,3 +187,12 @@ def test_a_method_without_pre_training_has_no_budget(bench: Bench) -> None:
     request = replace(request, overrides={"evaluate.autoattack": False})
     with pytest.raises(BenchError, match="supervised has no pre-training, so --budget has no effect"):
         prepare(request)
+
+
+def test_a_fault_of_the_method_to_equal_is_said_as_its_own(bench: Bench) -> None:
+    small = {"stage1.batch_size": 12, "evaluate.autoattack": False}
+    request = toy_request(bench.data, bench.folder, tier="tiny", overrides=small, budget="like:deacl")
+    expected = r"recipe of deacl is that of its tier, .*: stage1\.batch_size is \d+, but there are 24 .*\. Name another"
+    with pytest.raises(BenchError, match=expected) as told:
+        prepare(request)
+    assert "Choose" not in str(told.value)

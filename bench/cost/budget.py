@@ -114,7 +114,15 @@ def _operations(recipe: Recipe, asked: str, dataset: Dataset, recipe_of: RecipeO
     plans = other.config.plans()
     if not plans:
         raise BenchError(f"{name} has no pre-training to compare with. Type, for example, --budget like:deacl")
-    return sum(plans[section].epochs * cost for section, cost in epoch_flops(other, dataset).items())
+    try:
+        costs = epoch_flops(other, dataset)
+    except BenchError as error:
+        fault = str(error).partition(". ")[0]  # what follows advises a --set, which is not for this recipe
+        raise BenchError(
+            f"--budget {asked}: the recipe of {name} is that of its tier, whatever --set says, and it cannot train on "
+            f"these data: {fault}. Name another method, or a number of operations, such as --budget 1e15"
+        ) from None
+    return sum(plans[section].epochs * cost for section, cost in costs.items())
 
 
 def _number(asked: str) -> float:
