@@ -16,6 +16,7 @@ from empty_folder import toy as toy
 from in_process import Said
 from pydantic import TypeAdapter
 
+from bench import own_code
 from bench import registry as registry_module
 from bench.attack import ATTACKS, NamedAttack
 from bench.cli._runs import show_records
@@ -248,7 +249,7 @@ def first_run(bench: Bench, toy: str, tmp_path: Path) -> Said:
 
 
 def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
-    first_run: Said, bench: Bench, toy: str, tmp_path: Path
+    first_run: Said, bench: Bench, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert first_run.code == 0, first_run.stderr
     (path,) = record_files(tmp_path / "results" / "local")
@@ -293,6 +294,10 @@ def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
     refused = bench(*evaluated)
     assert (refused.code, refused.stdout) == (1, "")
     assert "Type `bench --method FILE.py:Own COMMAND ...`" in refused.stderr
+    monkeypatch.delitem(own_code._TEXTS, name.partition("+")[2])
+    unread = " ".join(bench("report", folder.name).stderr.split())
+    assert "has no finished protocol that can be read. It was made with code from files that are not loaded. " in unread
+    assert unread.endswith("Type bench --method ./own.py:Own COMMAND ...")
     assert bench("--method", "own.py:Own", *evaluated).code == 0
     assert len(list(record_files(tmp_path / "results" / "local"))) == 2
 

@@ -8,12 +8,15 @@ from typing import Any
 from bench.data import typed_source
 from bench.errors import BenchError
 from bench.method import METHODS
-from bench.own_code import own_objects, to_load, typed
+from bench.own_code import own_objects, own_text, to_load, typed
 from bench.recipe import PROTOCOLS, RELEASED, typed_options, within
 from bench.record import IMPORTED
 from bench.robustbench import find_released
 from bench.run.encoder import load_encoder
 from bench.run.folder import RunDescription, other_sources
+
+_RECORDS = "*/record.json"
+"""Within the folder of a run."""
 
 
 def make_run(method: str, dataset: str, protocol: str) -> str:
@@ -23,7 +26,9 @@ def make_run(method: str, dataset: str, protocol: str) -> str:
 
 def unfinished(folder: Path, protocol: str | None = None) -> BenchError:
     """Return the error for the run in ``folder``, whose ``protocol`` is not finished; None: none is."""
-    return BenchError(f"the run {folder.name} has no finished {protocol or 'protocol'}. {to_finish(folder, protocol)}")
+    readable = " that can be read" if protocol is None and any(folder.glob(_RECORDS)) else ""
+    what = f"{protocol or 'protocol'}{readable}"
+    return BenchError(f"the run {folder.name} has no finished {what}. {to_finish(folder, protocol)}")
 
 
 def to_finish(folder: Path, protocol: str | None = None) -> str:
@@ -33,6 +38,12 @@ def to_finish(folder: Path, protocol: str | None = None) -> str:
     """
     run = RunDescription.load(folder)
     try:
+        lost = {
+            name: kind for name, kind in own_objects(run.recipe["method"], run.recipe).items() if not own_text(name)
+        }
+        if lost and any(folder.glob(_RECORDS)):
+            load = shlex.join(["bench", *to_load(lost), "COMMAND"])
+            return f"It was made with code from files that are not loaded. Type {load} ..."
         if find_released(run.recipe["encoder"]["arch"]):
             return f"It is a classifier that is judged as it was released. Type --protocol {RELEASED}"
         known = _trained_with(folder / "encoder.safetensors")
