@@ -302,6 +302,35 @@ def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
         read_resources(None, {}, ["=long"])
 
 
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("array=0-3", r"--slurm array=0-3: array follows from the grid\. Leave it out"),
+        ("dependency=afterok:3", "dependency follows from the grid"),
+        ("signal=USR1@10", r"signal follows from the grid\. Type --slurm grace=SECONDS"),
+        ("--no-requeue", "no-requeue follows from the grid"),
+        ("grace=x", r"grace must be a whole number from 1 \(given: x\)"),
+        ("grace", r"grace must be a whole number from 1 \(given: True\)"),
+        ("array_parallelism=0", "array_parallelism must be a whole number from 1"),
+        ("cpus-per-task=4", "cpus is given twice"),
+        ("t=1", "time is given twice"),
+    ],
+)
+def test_what_a_grid_decides_or_was_given_is_refused(tmp_path: Path, item: str, message: str) -> None:
+    with pytest.raises(BenchError, match=message):
+        read_resources(None, {"cpus": 3, "time": "12:00:00"}, [item])
+    (tmp_path / "profile.toml").write_text('[deacl]\narray = "0-3"')
+    with pytest.raises(BenchError, match=r"--profile .*: array follows from the grid"):
+        read_resources(tmp_path / "profile.toml", {}, [])
+
+
+def test_other_names_of_sbatch_and_numbers_are_understood(tmp_path: Path) -> None:
+    (tmp_path / "profile.toml").write_text('cpus-per-task = 4\narray_parallelism = "3"\n[deacl]\nt = "2:00"')
+    found = read_resources(tmp_path / "profile.toml", {}, ["p=gpu", "gpus-per-node=2", "grace=120"])
+    assert found.of_all == {"cpus": 4, "array_parallelism": 3, "partition": "gpu", "gpus": "2", "grace": 120}
+    assert found.of_one == {"deacl": {"time": "2:00"}}
+
+
 def test_a_section_of_the_profile_is_for_the_jobs_of_a_method(tmp_path: Path) -> None:
     profile = tmp_path / "a100.toml"
     profile.write_text(

@@ -64,6 +64,15 @@ def request_for(*methods: str, **changes: object) -> MatrixRequest:
 
 
 @pytest.mark.usefixtures("hourly")
+def test_a_measurement_on_a_busy_machine_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.matrix.plan.starvation", lambda device: lambda: f"busy: {device}")
+    found = plan_costs(request_for("simclr"), 1)
+    assert found.busy == "busy: cpu"
+    assert _lines(found)[0] == "busy: cpu"
+    assert _lines(found.model_copy(update={"busy": None})) == _lines(found)[1:]
+
+
+@pytest.mark.usefixtures("hourly")
 def test_a_shared_stage_counts_once_a_seed() -> None:
     found = plan_costs(request_for("deacl", "simclr", seeds=(0, 1, 2)), 8)
     assert [(row.method, row.jobs, row.hours_each, row.hours) for row in found.rows] == [

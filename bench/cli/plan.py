@@ -110,7 +110,7 @@ def _timed(found: "GridPlan") -> str:
 def _lines(found: "GridPlan") -> list[str]:
     """Return the totals in words."""
     devices = f"{found.gpus} device{'s' * (found.gpus > 1)}"
-    lines = [f"left out {line}" for line in found.left_out]
+    lines = [*(f"left out {line}" for line in found.left_out), *([found.busy] if found.busy else [])]
     if found.hours is None:
         lines.append(f"device time: at least {_time(found.known_hours)}; {found.absent['hours']}")
     else:

@@ -10,6 +10,18 @@ from bench.grid.grid import GridJob, Resource
 
 _SHARED = "shared"
 """The section of jobs that train shared stages."""
+_DECIDED = {
+    **dict.fromkeys(("array", "dependency", "job-name", "output", "requeue", "no-requeue", "wrap"), "Leave it out"),
+    "signal": "Type --slurm grace=SECONDS",
+}
+"""Options of sbatch that follow from the grid, and what to do about them."""
+_LONG = {
+    **{"c": "cpus", "cpus-per-task": "cpus", "gpus-per-node": "gpus"},
+    **{"A": "account", "C": "constraint", "p": "partition", "q": "qos", "t": "time"},
+}
+"""From other names of sbatch to those here."""
+_WHOLE = ("array_parallelism", "cpus", "grace")
+"""Whole numbers from 1."""
 
 
 class Resources(NamedTuple):
@@ -51,14 +63,19 @@ def read_resources(profile: Path | None, given: Mapping[str, Resource | None], o
         others: anything else of sbatch, as ``KEY=VALUE``, or ``KEY`` for an option without a value.
 
     Raises:
-        BenchError: the file cannot be read or holds other values, or an item without a name.
+        BenchError: the file cannot be read or holds other values, an item has no name or one that was given already, or
+            it is what the grid decides.
     """
     typed = {name: value for name, value in given.items() if value is not None}
     for item in others:
         name, equals, value = item.partition("=")
         if not name.strip("- "):
             raise BenchError(f"--slurm {item!r} is not of the form KEY=VALUE. Type, for example, --slurm qos=long")
-        typed[name.strip().lstrip("-")] = value if equals else True
+        name = name.strip().lstrip("-")
+        name = _LONG.get(name, name)
+        if name in typed:
+            raise BenchError(f"--slurm {item}: {name} is given twice. Leave out one of them.")
+        typed[name] = _checked(f"--slurm {item}", name, value if equals else True)
     values = {} if profile is None else _profile(profile)
     sections = {name: values.pop(name) for name in list(values) if isinstance(values[name], dict)}
     for where, found in (("", values), *sections.items()):
@@ -68,8 +85,22 @@ def read_resources(profile: Path | None, given: Mapping[str, Resource | None], o
                 f"--profile {profile}: {f'[{where}] ' if where else ''}{wrong[0]} = {found[wrong[0]]!r} is neither "
                 'text nor a whole number. Write, for example, partition = "gpu"'
             )
+        renamed = {_LONG.get(name, name): _checked(f"--profile {profile}", name, each) for name, each in found.items()}
+        found.clear()
+        found.update(renamed)
     of_one = {where: {key: value for key, value in own.items() if key not in typed} for where, own in sections.items()}
     return Resources({**values, **typed}, of_one)
+
+
+def _checked(source: str, name: str, value: Resource) -> Resource:
+    """Return ``value``, as a number where ``name`` is one; raise BenchError if it is none, or the grid's to decide."""
+    if name in _DECIDED:
+        raise BenchError(f"{source}: {name} follows from the grid. {_DECIDED[name]}.")
+    if _LONG.get(name, name) not in _WHOLE:
+        return value
+    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+        raise BenchError(f"{source}: {name} must be a whole number from 1 (given: {value}).")
+    return int(value)
 
 
 def _profile(path: Path) -> dict[str, Any]:

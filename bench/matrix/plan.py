@@ -10,7 +10,7 @@ import torch
 
 from bench.cost import PhaseEstimate, Profile, Projector, data_like
 from bench.data import DATASETS, Dataset, PixelFacts, Split, load_dataset
-from bench.device import EnergyMeter, device_name, energy_counters
+from bench.device import EnergyMeter, device_name, energy_counters, starvation
 from bench.matrix.cells import SHARED, Matrix, MatrixRequest, plan_matrix
 from bench.matrix.schedule import Timed, critical_path, time_on
 from bench.monitor import plural
@@ -64,6 +64,8 @@ class GridPlan(Settings):
     measured_on: str
     source: str
     """"this machine", or the files of the measurements."""
+    busy: str | None
+    """A warning that other programs left the measurement too little of the CPU; None: it had enough, or was none."""
     includes: tuple[str, ...]
     """The phases that are projected."""
     steps: Mapping[str, TimedSteps]
@@ -109,11 +111,12 @@ def plan_costs(
     runs = matrix.runs[: len(matrix.runs) // len(request.seeds)]
     projector = known or Projector(runs[0].device, said, many=True)
     meter, start = EnergyMeter(energy_counters(projector.device)), time.perf_counter()
+    starved = starvation(projector.device)
     estimates = []
     for number, run in enumerate(runs, 1):
         said(f"{number} of {len(runs)}: {run.recipe.method} on {run.recipe.dataset.name}")
         estimates.append(project(run, projector))
-    joules, seconds = meter.joules, time.perf_counter() - start
+    joules, seconds, busy = meter.joules, time.perf_counter() - start, starved()
     parts = [(run, phase) for run, phases in zip(runs, estimates, strict=True) for phase in phases]
     jobs = _timed(matrix, estimates)
     total, path = sum(job.seconds for job in jobs), critical_path(jobs)
@@ -130,6 +133,7 @@ def plan_costs(
         fidelity=request.fidelity,
         measured_on=known.device_name if known else device_name(projector.device),
         source=", ".join(map(str, profile)) or "this machine",
+        busy=None if known else busy,
         includes=tuple(dict.fromkeys(phase.phase for _, phase in parts)),
         steps={
             f"{phase.phase} of {run.recipe.method}": TimedSteps(images=phase.timed, batch=phase.batch)
