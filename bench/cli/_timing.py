@@ -11,7 +11,10 @@ if TYPE_CHECKING:
     from bench.results import MeasuredTable
 
 
-_DROPPED = {"spread": 1, "energy": 1, "memory": 2, "GFLOPs/image": 3, "images/s": 4, "pseudo-labels": 1, "FLOPs": 2}
+_DROPPED = {
+    **{"spread": 1, "energy": 1, "memory": 2, "GFLOPs/image": 3, "images/s": 4, "seeds": 5},
+    **{"pseudo-labels": 1, "FLOPs": 2},
+}
 """Which columns a narrow screen loses first."""
 
 
@@ -121,7 +124,10 @@ def memory(size: float | None) -> str:
 
 def _table(title: str, texts: tuple[str, ...], numbers: tuple[str, ...], caption: str) -> DataTable:
     return DataTable(
-        *(Column(name, once=name in ("method", "seeds")) for name in texts),
+        *(
+            Column(name, once=name in ("method", "seeds"), prose=name == "method", drop=_DROPPED.get(name, 0))
+            for name in texts
+        ),
         *(Column(name, number=True, drop=_DROPPED.get(name, 0)) for name in numbers),
         title=title,
         caption=caption,
