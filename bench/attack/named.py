@@ -129,8 +129,8 @@ class NamedAttack:
     def check_precision(self, precision: Precision) -> None:
         """Raise BenchError if this attack cannot take its gradients in ``precision``.
 
-        A minimum-norm attack ends on a boundary, which it finds by the very passes that give its gradients: on that of
-        the network in bf16, two thirds of its images were right in float32.
+        A minimum-norm attack ends on a boundary, which it finds by the very passes that give its gradients. An image on
+        that of the network in bf16 may well be right in float32.
         """
         if self.minimal and precision != "fp32":
             raise BenchError(
