@@ -152,6 +152,7 @@ class Record(Sealed):
     A phase whose environments have another digest ran with other code."""
     started: AwareDatetime
     finished: AwareDatetime
+    """To the microsecond, in older records to the second. Of several records of one run the latest counts."""
 
     def diagnosed(self, *verdicts: Verdict) -> tuple[Diagnosis, ...]:
         """Return what the checks found that ended in one of ``verdicts``, in their order."""

@@ -113,8 +113,8 @@ def new_record(
         environment=describe_environment(device_name(run.device), torch.get_num_threads()),
         environments=environments,
         code={name: digest for name, ran in environments.items() if (digest := _present_code(ran))},
-        started=run.folder.started.replace(microsecond=0),
-        finished=datetime.now(UTC).replace(microsecond=0),
+        started=run.folder.started,
+        finished=datetime.now(UTC),
     ).sealed()
 
 

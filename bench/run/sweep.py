@@ -182,5 +182,5 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         cost=swept.cost,
         environment=describe_environment(device_name(device), torch.get_num_threads()),
         environments=swept.environments,
-        finished=datetime.now(UTC).replace(microsecond=0),
+        finished=datetime.now(UTC),
     )

@@ -201,7 +201,7 @@ def _described(
         aa=found.aa and found.aa.outcome,
         differ={},
         environment=describe_environment(device_name(device), torch.get_num_threads()),
-        finished=datetime.now(UTC).replace(microsecond=0),
+        finished=datetime.now(UTC),
     )
     differ = {name: len(flips) for name, flips in verification.flips(record).items()}
     return verification.model_copy(update={"differ": differ})
