@@ -22,7 +22,7 @@ from bench.data.views import StrongView, WeakView
 from bench.files import file_digest
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
 from bench.nn import Encoder, branches, mlp
-from bench.recipe import AttackSettings, MethodConfig, TrainPlan
+from bench.recipe import AttackSettings, MethodConfig, TrainPlan, WithoutFolders
 from methods.high_frequency import high_frequency, high_pass
 from methods.losses import in_float32
 from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
@@ -82,7 +82,7 @@ class AdvCLSettings(TrainPlan, AttackSettings):
 class AdvCLConfig(MethodConfig):
     """AdvCL's own stage, the source of its pseudo-labels, and the stage that makes them."""
 
-    pseudo_labels: str = "kmeans"
+    pseudo_labels: Annotated[str, WithoutFolders] = "kmeans"
     """``kmeans``: clusters of the features that stage 1 learns. ``none``: AdvCL w/o pseudo-supervision, the loss
     without its cross-entropy. ``file:PATH``: arrays ``k2``, ``k10``, ... of an .npz file, such as the authors'
     labels. Only ``kmeans`` trains stage 1."""

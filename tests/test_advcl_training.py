@@ -10,6 +10,8 @@ import pytest
 import torch
 from advcl_stages import batches_seen, built, context, labelled_stage, recipe_of, views_of
 from torch import Tensor
+from toy_runs import SMALL as TOY_SETTINGS
+from toy_runs import toy_data, toy_request
 from toy_stage import StopAfter
 
 from bench import rng
@@ -17,6 +19,7 @@ from bench.data import ImagesOnDevice
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.nn import build_encoder
+from bench.run import execute, prepare
 from bench.train import train
 from bench.zoo import load_tensors
 from methods.advcl import AdvCL, AdvCLConfig, AdvCLStage
@@ -72,6 +75,30 @@ def test_labels_of_a_file_are_used_and_named_by_their_digest(tmp_path: Path) -> 
     os.mkfifo(path)
     with pytest.raises(BenchError, match=r"cannot read the pseudo-labels in .*: there is no such file"):
         recipe_of(pseudo_labels=f"file:{path}")
+
+
+def test_no_folder_of_the_labels_is_in_a_record_or_its_digests(tmp_path: Path) -> None:
+    results, folders = tmp_path / "results", [tmp_path / "ours", tmp_path / "theirs"]
+    data = toy_data(tmp_path / "toy.npz")
+    runs = []
+    for folder in folders:
+        folder.mkdir()
+        np.savez(folder / "labels.npz", k2=np.arange(24) % 2)
+        labels = {
+            "pseudo_labels": f"file:{folder / 'labels.npz'}",
+            "stage2.clusters": [2],
+            "stage2.epochs": 1,
+            "stage2.batch_size": 8,
+            "stage2.steps": 1,
+        }
+        request = toy_request(data, tmp_path, method="advcl", overrides={**TOY_SETTINGS, **labels})
+        runs.append(prepare(request))
+    assert runs[0].folder.path == runs[1].folder.path
+    ((record, path),) = execute(runs[0], results)
+    assert str(tmp_path) not in path.read_text()
+    assert record.overrides["pseudo_labels"] == "file:labels.npz"
+    folders[0].joinpath("labels.npz").unlink()
+    assert execute(runs[1], results) == [(record, path)], "read again, from the other folder"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import EncoderSettings, EvaluationSettings, FinetuneSettings, flatten, protocol_title
-from bench.results import Measured, budget_text, eps_text, file_text, precision_text
+from bench.results import Measured, budget_text, eps_text, precision_text
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -171,4 +171,4 @@ def _text(key: str, value: Any) -> str:
         return "all" if key == "evaluate.autoattack_images" else _ABSENT
     if key == "budget":
         return budget_text(value) or _ABSENT
-    return eps_text(value) if isinstance(value, float) and key.rpartition(".")[2] in _RADII else file_text(str(value))
+    return eps_text(value) if isinstance(value, float) and key.rpartition(".")[2] in _RADII else str(value)

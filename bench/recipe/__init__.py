@@ -1,6 +1,7 @@
 """Recipes: every number of a run, validated as one frozen, hashable object."""
 
 from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, CorruptionSource
+from bench.recipe.fields import WithoutFolders
 from bench.recipe.overrides import (
     flatten,
     outside,
@@ -94,6 +95,7 @@ __all__ = [
     "Threat",
     "Tier",
     "TrainPlan",
+    "WithoutFolders",
     "attack_name",
     "build_recipe",
     "canonical_digest",

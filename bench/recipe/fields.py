@@ -1,9 +1,10 @@
 """Types of fields that are read from foreign files: names for paths, texts, digests, bounded numbers."""
 
 import re
-from typing import Annotated
+from pathlib import PurePath
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, PlainSerializer
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 RESERVED = ("published", "local", "submissions")
@@ -41,6 +42,17 @@ _LONGEST = 2000
 Text = Annotated[str, Field(max_length=_LONGEST), AfterValidator(_checked_text)]
 """A text to show, after escaping: without control or direction characters and lone surrogates. A library's warning may
 have several lines; tables join them."""
+
+
+def without_folders(value: Any) -> Any:
+    """Return the value of a setting as records hold it: ``file:PATH`` without the folders of the machine it ran on."""
+    path = value.removeprefix("file:") if isinstance(value, str) else value
+    return value if path == value else f"file:{PurePath(path).name}"
+
+
+WithoutFolders = PlainSerializer(without_folders, when_used="json")
+"""Marks a setting that may be ``file:PATH``: in Python it has the path, in a recipe's file, and in digests, the name of
+the file only. Another setting has to hold its SHA-256."""
 
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 """A SHA-256 in hexadecimal."""

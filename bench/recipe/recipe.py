@@ -3,13 +3,24 @@
 import shlex
 from collections.abc import Mapping, Sequence, Set
 from functools import cache
-from typing import Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, SerializeAsAny, create_model, model_validator
 
 from bench.errors import BenchError, unknown
 from bench.own_code import typed
-from bench.recipe.fields import Amount, DatasetName, Digest, Name, Radius, Scalar, Side, Text
+from bench.recipe.fields import (
+    Amount,
+    DatasetName,
+    Digest,
+    Name,
+    Radius,
+    Scalar,
+    Side,
+    Text,
+    WithoutFolders,
+    without_folders,
+)
 from bench.recipe.overrides import flatten, insert, outside, section, within
 from bench.recipe.plan import Precision, TrainPlan
 from bench.recipe.protocols import PROTOCOLS, SECTIONS
@@ -88,7 +99,7 @@ class Recipe(Settings):
     tier: Name
     tier_sha256: Digest
     fidelity: Fidelity
-    overrides: dict[str, Any]
+    overrides: dict[str, Annotated[Any, WithoutFolders]]
     """What the user set with ``--set``, as written."""
     idle: tuple[str, ...] = ()
     """Keys of ``overrides`` that change no number."""
@@ -136,7 +147,7 @@ class Recipe(Settings):
 
     def overrides_of(self, protocol: str) -> dict[str, Any]:
         """Return the overrides that affect its result, without idle ones and those of other protocols."""
-        active = {key: value for key, value in self.overrides.items() if key not in self.idle}
+        active = {key: without_folders(value) for key, value in self.overrides.items() if key not in self.idle}
         return outside(active, *(name for name in PROTOCOLS if name != protocol))
 
     @property

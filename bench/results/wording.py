@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any
 
 from bench.recipe import Norm, protocol_title
@@ -65,14 +64,8 @@ def flops_text(flops: float) -> str:
 
 
 def settings_text(settings: Mapping[str, Any]) -> list[str]:
-    """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it; see :func:`file_text`."""
+    """Return ``key=value`` for each of ``settings``, sorted by key, as a user would type it."""
     return [f"{key}={_value(key, value)}" for key, value in sorted(settings.items())]
-
-
-def file_text(value: str) -> str:
-    """Return ``value``; of ``file:PATH`` without the folders, which say nothing on another machine."""
-    kind, colon, path = value.partition(":")
-    return f"file:{PurePath(path).name}" if kind == "file" and colon else value
 
 
 def named(name: str, departures: Iterable[str]) -> str:
@@ -123,7 +116,7 @@ def escape(text: str) -> str:
 
 def _value(key: str, value: Any) -> str:
     if isinstance(value, str):
-        return file_text(value)
+        return value
     if isinstance(value, float):
         # repr, not :g, because two recipes that differ in the seventh digit must not read alike.
         return eps_text(value) if key.split(".")[-1] == "eps" else re.sub(r"e([+-])0+", r"e\1", repr(value))
