@@ -324,6 +324,19 @@ def test_what_a_grid_decides_or_was_given_is_refused(tmp_path: Path, item: str, 
         read_resources(tmp_path / "profile.toml", {}, [])
 
 
+@pytest.mark.parametrize("time", ["12h", "1:2:3:4", "2 days", "-5", "12:00:", "1-"])
+def test_a_time_that_sbatch_cannot_read_is_refused(time: str) -> None:
+    with pytest.raises(BenchError, match=rf"--time: Slurm reads no time '{time}'\. Type, for example, 12:00:00"):
+        read_resources(None, {"time": time}, [])
+    with pytest.raises(BenchError, match=rf"--slurm t={time}: Slurm reads no time"):
+        read_resources(None, {}, [f"t={time}"])
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "12:00:00", "2-12", "2-12:30", "2-12:30:00", "UNLIMITED"])
+def test_every_form_of_a_time_is_passed_on(time: str) -> None:
+    assert read_resources(None, {"time": time}, []).of_all == {"time": time}
+
+
 def test_other_names_of_sbatch_and_numbers_are_understood(tmp_path: Path) -> None:
     (tmp_path / "profile.toml").write_text('cpus-per-task = 4\narray_parallelism = "3"\n[deacl]\nt = "2:00"')
     found = read_resources(tmp_path / "profile.toml", {}, ["p=gpu", "gpus-per-node=2", "grace=120"])

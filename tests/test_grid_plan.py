@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from in_process import say
 
 from bench.cli._progress import rough_time
@@ -107,6 +108,12 @@ def test_named_data_are_not_downloaded(tmp_path: Path) -> None:
     assert found.hours == 2
     assert list(tmp_path.iterdir()) == []
     assert found.absent["equal_compute"] == "deacl is not among the methods"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is such a device")
+def test_steps_are_not_timed_on_another_device_than_the_one_that_is_named() -> None:
+    with pytest.raises(BenchError, match="device 'cuda' cannot be used here"):
+        plan_costs(request_for("simclr", device="cuda"), 1)
 
 
 def test_each_kind_of_step_and_attack_is_measured_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

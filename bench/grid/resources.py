@@ -1,5 +1,6 @@
 """What each job asks Slurm for: options over a profile file, which may have a section for each method."""
 
+import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,8 @@ _LONG = {
 """From other names of sbatch to those here."""
 _WHOLE = ("array_parallelism", "cpus", "grace")
 """Whole numbers from 1."""
+_TIME = re.compile(r"\d+|\d+:\d+(:\d+)?|\d+-\d+(:\d+){0,2}|unlimited|infinite", re.IGNORECASE)
+"""The forms that sbatch reads: minutes, minutes:seconds, hours:minutes:seconds, and days before hours."""
 
 
 class Resources(NamedTuple):
@@ -63,10 +66,10 @@ def read_resources(profile: Path | None, given: Mapping[str, Resource | None], o
         others: anything else of sbatch, as ``KEY=VALUE``, or ``KEY`` for an option without a value.
 
     Raises:
-        BenchError: the file cannot be read or holds other values, an item has no name or one that was given already, or
-            it is what the grid decides.
+        BenchError: the file cannot be read or holds other values, an item has no name or one that was given already, it
+            is what the grid decides, or a number or time that sbatch cannot read.
     """
-    typed = {name: value for name, value in given.items() if value is not None}
+    typed = {name: _checked(f"--{name}", name, value) for name, value in given.items() if value is not None}
     for item in others:
         name, equals, value = item.partition("=")
         if not name.strip("- "):
@@ -93,9 +96,11 @@ def read_resources(profile: Path | None, given: Mapping[str, Resource | None], o
 
 
 def _checked(source: str, name: str, value: Resource) -> Resource:
-    """Return ``value``, as a number where ``name`` is one; raise BenchError if it is none, or the grid's to decide."""
+    """Return ``value``, as a number where ``name`` is one; raise BenchError for a bad one, or what the grid decides."""
     if name in _DECIDED:
         raise BenchError(f"{source}: {name} follows from the grid. {_DECIDED[name]}.")
+    if _LONG.get(name, name) == "time" and not _TIME.fullmatch(str(value)):
+        raise BenchError(f"{source}: Slurm reads no time {str(value)!r}. Type, for example, 12:00:00 or 2-12:00:00.")
     if _LONG.get(name, name) not in _WHOLE:
         return value
     if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:

@@ -102,11 +102,12 @@ def plan_costs(
         said: called with messages on progress.
 
     Raises:
-        BenchError: cells that cannot be run, or a bad profile.
+        BenchError: cells that cannot be run, a device that is not here, or a bad profile.
     """
     known = Profile(profile, said) if profile else None
-    there = bool(profile) or not torch.cuda.is_available()
-    request = replace(request, elsewhere=request.device != "cpu" and there)
+    # Steps are timed on the device that is named, so it must be here; unless a profile has their times.
+    elsewhere = request.device != "cpu" if profile else request.device is None and not torch.cuda.is_available()
+    request = replace(request, elsewhere=elsewhere)
     matrix = plan_matrix(request, Path("grid"), load=_noise)
     runs = matrix.runs[: len(matrix.runs) // len(request.seeds)]
     projector = known or Projector(runs[0].device, said, many=True)
