@@ -12,16 +12,13 @@ from typing import Any
 
 import pytest
 from board_records import make_record
-from in_process import say
 from programs import Program
 from toy_runs import VARYING, Listener, toy_data
 
 from bench.ablate import Ablation, CellResult, carry_out, parse_grid, plan_ablation, project_ablation, report_ablation
 from bench.errors import BenchError, InterruptedRunError
-from bench.method import AblationTable
-from bench.record import Diagnosis, Record, correct, load_record
+from bench.record import Diagnosis, Record, load_record
 from bench.run import RunRequest, execute, prepare
-from methods.deacl_tables import TABLES
 
 SMALL: dict[str, Any] = {
     "encoder.width": 1,
@@ -49,11 +46,11 @@ def base(data: str, tmp_path: Path) -> RunRequest:
     return RunRequest("deacl", data, tier="tiny", overrides=SMALL, runs_dir=tmp_path / "runs", device="cpu")
 
 
-@pytest.fixture
-def options(base: RunRequest, tmp_path: Path) -> list[str]:
+def options_in(folder: Path, data: str) -> list[str]:
+    """Return the words that make the command run as ``base`` does, in ``folder``."""
     settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    places = ["--runs-dir", str(tmp_path / "runs"), "--results-dir", str(tmp_path / "results")]
-    return ["--dataset", base.dataset, "--tier", "tiny", "--device", "cpu", *places, *settings]
+    places = ["--runs-dir", str(folder / "runs"), "--results-dir", str(folder / "results")]
+    return ["--dataset", data, "--tier", "tiny", "--device", "cpu", *places, *settings]
 
 
 def run_all(ablation: Ablation, results: Path, listener: Listener | None = None) -> list[CellResult]:
@@ -215,9 +212,10 @@ def test_an_ablation_stopped_anywhere_continues_to_the_same_end(
 
 
 def test_an_ablation_killed_after_its_first_cell_continues_to_the_same_end(
-    base: RunRequest, tmp_path: Path, whole: list[CellResult], options: list[str]
+    base: RunRequest, tmp_path: Path, whole: list[CellResult]
 ) -> None:
-    program = Program(tmp_path, "ablate", "deacl", "--grid", "stage2.lam=1,2,3", *options)
+    words = ["ablate", "deacl", "--grid", "stage2.lam=1,2,3", *options_in(tmp_path, base.dataset)]
+    program = Program(tmp_path, *words)
     program.wait_for(lambda: any(tmp_path.glob("results/toy/*.json")))
     assert program.end(signal.SIGKILL).code == -signal.SIGKILL, "it ended before it could be killed"
     finished = len(list(tmp_path.glob("results/toy/*.json")))
@@ -299,102 +297,3 @@ def test_seeds_are_averaged_and_protocols_stand_apart(base: RunRequest, tmp_path
         assert row.sa.accuracy == pytest.approx(sum(record.sa.accuracy for record in own) / 2)
         assert row.sa.std == pytest.approx(abs(own[0].sa.accuracy - own[1].sa.accuracy) / 2**0.5)
     assert not found.paper
-
-
-# The command
-
-
-def test_a_withdrawn_record_is_in_no_row_and_that_is_said(
-    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["ablate", "deacl", "--grid", "stage2.lam=1,3", "--seeds", "0,1", *options]
-    assert say(monkeypatch, capsys, *words).code == 0
-    rows = json.loads(say(monkeypatch, capsys, *words, "--json").stdout)["rows"]
-    (kept, *wrong) = [Path(path) for row in rows for path in row["records"]]
-    for path in wrong:
-        correct(path, load_record(path), tmp_path / "results", reason="training", note="bad lam")
-    found = json.loads(say(monkeypatch, capsys, *words, "--json").stdout)
-    assert [row["records"] for row in found["rows"]] == [[str(kept)], []]
-    assert found["rows"][1]["ra"] is None
-    cells = ("stage2.lam=1, slf, seed 1", "stage2.lam=3, slf, seed 0", "stage2.lam=3, slf, seed 1")
-    assert found["left_out"] == [f"{cell}: withdrawn: the training was wrong. bad lam" for cell in cells]
-    shown = say(monkeypatch, capsys, *words).stdout
-    assert shown.endswith("".join(f"left out: {line}\n" for line in found["left_out"]))
-    assert "failed" not in shown
-
-
-def test_a_table_is_printed_beside_the_papers_numbers(
-    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", *options)
-    assert code == 0
-    assert "once: stage ssl" in log
-    assert "stage ssl: 0/48 images" in log
-    assert text.count("n/a") == 6  # the two mixed cells
-    assert "paper: column 1 strong, column 2 weak" in text
-    assert "uniform fidelity, seed 0\n" in text.replace(" \n", "\n")
-    assert "7.62" in text
-    assert "other data (toy), tier tiny, uniform fidelity. Compare the order of the rows" in text
-    assert "not known to us" in text
-    code, shown, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "4", "--json", *options)
-    values = json.loads(shown)
-    assert (code, log) == (0, "finished before: only what is damaged or lost is made again\n")  # nothing to plan
-    assert [row["label"] for row in values["rows"]] == ["weak, weak", "strong, strong", "weak, strong", "strong, weak"]
-    assert [row["paper"] and row["paper"]["aa"] for row in values["rows"]] == [45.31, 6.93, None, None]
-    for measure in ("ra", "sa"):  # Wilson's interval reaches further to one side of a score than to the other
-        scores = [row[measure] for row in values["rows"]]
-        reach = max(abs(end - score["accuracy"]) for score in scores for end in score["interval"])
-        assert f"{measure.upper()} ± {100 * reach:.1f} (n = {scores[0]['n']})" in text
-    assert {label: line["aa"] for label, line in values["unplaced"].items()} == {
-        "column 1 weak, column 2 strong": 34.47,
-        "column 1 strong, column 2 weak": 7.62,
-    }
-
-
-def test_a_dry_run_says_what_it_would_cost_and_writes_nothing(
-    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--table", "1", "--dry-run", "--json", *options)
-    assert code == 0
-    assert "2 cells, 2 runs" in log
-    assert ": read 24 train and 16 test images" in log
-    assert list(json.loads(text)["cells"]) == ["from the teacher", "from scratch"]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_failed_cell_is_shown_and_ends_with_1(
-    options: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    code, text, log = say(monkeypatch, capsys, "ablate", "deacl", "--grid", "stage2.lr=1e30,0.5", *options)
-    assert code == 1
-    assert "failed" in text
-    assert log.splitlines()[-1].startswith("- stage2.lr=1e+30, seed 0: the loss of stage 'pseudo_at' is not finite")
-    assert log.count("bench: 1 run could not be finished") == 1
-    assert "Traceback" not in log
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("deacl", "nothing to vary"),
-        ("deacl --table 7", "unknown table of deacl '7'"),
-        ("deacl --table 1 --seeds 0,x", "--seeds '0,x': 'x' is not a seed. Type whole numbers, as in --seeds 0,1,2"),
-        ("deacl --table 1 --set student_init=scratch", "the table varies this"),
-        ("simclr --grid stage1.lr=1,2 --protocols slx", "unknown protocol 'slx'"),
-    ],
-)
-def test_a_mistake_is_one_message(
-    arguments: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, text, log = say(monkeypatch, capsys, "ablate", *arguments.split())
-    assert (code, text) == (1, "")
-    assert message in log
-    assert log.count("bench: ") == 1
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_every_table_is_named_in_the_help(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(TABLES["1"], AblationTable)
-    _, text, _ = say(monkeypatch, capsys, "ablate", "--help")
-    assert f"for deacl: {', '.join(TABLES)}." in text

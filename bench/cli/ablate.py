@@ -129,6 +129,7 @@ def _about(seconds: float) -> str:
 
 def _print_report(found: "AblationReport") -> None:
     from bench.recipe import protocol_title
+    from bench.results import NEW_RECORD
 
     several = len({row.protocol for row in found.rows}) > 1
     seeds = sorted({seed for row in found.rows for seed in row.seeds})
@@ -156,6 +157,8 @@ def _print_report(found: "AblationReport") -> None:
         print(f"- {note}")
     for record in found.left_out:
         print(f"left out: {record}")
+    if found.left_out:
+        print(NEW_RECORD)
 
 
 def _score(score: "Score | None") -> str:
