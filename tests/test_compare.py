@@ -161,7 +161,7 @@ def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
     where = {"dataset": "cifar10"}
     assert [one.record.seed for one in find_seeds("deacl", tmp_path, tier="mini", **where).seeds] == [0, 1]
     assert find_seeds("deacl", tmp_path, protocol="aff", **where).seeds[0].record.protocol == "aff"
-    with pytest.raises(BenchError, match=r"(?s)records of 2 recipes there:.*s0.*s1.*Choose with --tier"):
+    with pytest.raises(BenchError, match=r"(?s)records of 2 recipes there:.*s0.*s1.*\nChoose with --tier, or comp"):
         find_seeds("deacl", tmp_path, **where)
     with pytest.raises(BenchError, match=r"unknown method 'decal'. Did you mean 'deacl'"):
         find_seeds("decal", tmp_path, **where)
@@ -169,6 +169,15 @@ def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
         find_seeds("deacl", tmp_path, dataset="cifar")
     with pytest.raises(BenchError, match=r"unknown tier 'zz'. Allowed: mini, tiny. Those are all with records on cif"):
         find_seeds("deacl", tmp_path, tier="zz", **where)
+
+
+def test_recipes_that_no_option_tells_apart_are_named_by_their_settings(tmp_path: Path) -> None:
+    recipes = [{"stage2.lam": 3.0}, {"stage2.lam": 4.0}]
+    for one, sign in zip(recipes, "67", strict=True):
+        fill(tmp_path, make_record(overrides=one, protocol_sha256=sign * 64))
+    told = r"json \(stage2\.lam=3\.0\)\n.*json \(stage2\.lam=4\.0\)\nCompare two of these files\.$"
+    with pytest.raises(BenchError, match=told):
+        find_seeds("deacl", tmp_path, dataset="cifar10")
 
 
 def test_a_name_that_only_lacks_records_is_not_called_unknown(tmp_path: Path) -> None:

@@ -13,11 +13,15 @@ from bench.results import (
     Failed,
     Group,
     Measured,
+    budget_text,
     counted,
+    departures_text,
     load_measured,
+    named,
     no_records,
     read_corrections,
     read_groups,
+    settings_text,
     tier_called,
     tier_forms,
     tier_text,
@@ -134,12 +138,29 @@ def find_seeds(
     forms = tier_forms(group.seeds[0].record for group in chosen)
     chosen = [group for group in chosen if not forms.get(group.seeds[0].record.tier_sha256)] or chosen
     if len(chosen) > 1:
-        listing = "\n  - ".join(", ".join(str(one.path) for one in group.seeds) for group in chosen)
-        raise BenchError(
-            f"{method} has records of {len(chosen)} recipes there:\n  - {listing}\n"
-            "Choose with --tier, --fidelity or --precision, or compare two of these files."
-        )
+        raise _several(method, [group.seeds for group in chosen])
     return chosen[0]
+
+
+def _several(method: str, recipes: Sequence[Sequence[Measured]]) -> BenchError:
+    """Return the error for a ``method`` whose records are of several ``recipes``, with the options that tell them."""
+    firsts = [seeds[0].record for seeds in recipes]
+    listing = [
+        named(
+            ", ".join(str(one.path) for one in seeds),
+            departures_text(
+                *settings_text(seeds[0].record.overrides),
+                pretrained_on=seeds[0].record.pretrained_on,
+                budget=budget_text(seeds[0].recipe.budget),
+            ),
+        )
+        for seeds in recipes
+    ]
+    told = {"--tier": {one.tier for one in firsts}, "--precision": {one.overrides.get("precision") for one in firsts}}
+    options = [option for option, values in told.items() if len(values) > 1]
+    choice = f"Choose with {' or '.join(options)}, or compare" if options else "Compare"
+    lines = "".join(f"\n  - {line}" for line in listing)
+    return BenchError(f"{method} has records of {len(recipes)} recipes there:{lines}\n{choice} two of these files.")
 
 
 def _counting(paths: Sequence[Path], results_dir: Path) -> list[Path]:
