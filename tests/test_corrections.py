@@ -71,7 +71,17 @@ def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> Non
     assert "no longer" not in of_digits
     index = (write_site(results, tmp_path / "site").folder / "index.html").read_text()
     assert f'<p class="note">{said}.</p>' in index
-    assert f"superseded by cifar10/{better.name}: the evaluation was wrong. PGD attacked | pixels</li>" in index
+    why = f"superseded by cifar10/{better.name}: the evaluation was wrong. PGD attacked | pixels"
+    about = "cifar10: DeACL 2022, SLF, tier mini, seed 0"
+    assert f'<a href="records/cifar10/{deacl.stem}.html">{about}</a>, {why}</li>' in index
+    kept = tmp_path / "site" / "records" / "cifar10"
+    page = (kept / f"{deacl.stem}.html").read_text()
+    assert f"This record no longer counts, {why}</p>" in page
+    assert f'<a href="../../records/cifar10/{better.stem}.html">cifar10/{better.name}</a>' in page
+    assert (kept / deacl.name).read_bytes() == before
+    deacl.unlink()
+    index = (write_site(results, tmp_path / "site").folder / "index.html").read_text()
+    assert f"<li>{about}, {why}</li>" in index, "no link to what is not there"
 
 
 def test_the_screen_says_how_many_records_no_longer_count_and_where_to_read_why(

@@ -156,8 +156,8 @@ def _several(method: str, recipes: Sequence[Sequence[Measured]]) -> BenchError:
         )
         for seeds in recipes
     ]
-    told = {"--tier": {one.tier for one in firsts}, "--precision": {one.overrides.get("precision") for one in firsts}}
-    options = [option for option, values in told.items() if len(values) > 1]
+    tiers, precisions = {one.tier for one in firsts}, {one.overrides.get("precision") for one in firsts}
+    options = [*["--tier"] * (len(tiers) > 1), *["--precision"] * (len(precisions) > 1)]
     choice = f"Choose with {' or '.join(options)}, or compare" if options else "Compare"
     lines = "".join(f"\n  - {line}" for line in listing)
     return BenchError(f"{method} has records of {len(recipes)} recipes there:{lines}\n{choice} two of these files.")

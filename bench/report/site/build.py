@@ -48,7 +48,7 @@ def write_site(results_dir: Path, output: Path) -> Site:
             _write(folder / path, text.encode())
         swept = [file for row in content.board.sweeps for file in row.files]
         failed = [one.file for one in content.board.failed]
-        for file in [*(entry.file for entry in content.entries), *failed, *swept]:
+        for file in [*(entry.file for entry in content.entries), *failed, *content.corrected, *swept]:
             _write(folder / "records" / file, (results_dir / file).read_bytes())
     left_out = [(bad.file, bad.reason) for bad in content.board.left_out]
     return Site(output, len(content.entries), len(content.methods), left_out)
@@ -80,6 +80,9 @@ def _pages(content: Content) -> Iterator[tuple[str, str]]:
         yield page(method.page, "method.html", **_method_values(content, method))
     for entry in content.entries:
         yield page(entry.page, "record.html", **_record_values(content, entry))
+    for one in content.board.corrections:
+        if at := content.corrected.get(one.record):
+            yield page(at, "corrected.html", correction=one, newer=content.entry.get(one.superseded_by or ""))
 
 
 def _method_values(content: Content, method: MethodEntry) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from bench.method import METHODS, MethodInfo
 from bench.own_code import is_own
-from bench.record import IMPORTED, Record, load_record
+from bench.record import IMPORTED, LOCAL, Record, load_record, record_files
 from bench.results import (
     CostRatio,
     Leaderboard,
@@ -51,7 +51,7 @@ class Entry:
     @property
     def page(self) -> str:
         """The page's path in the site."""
-        return f"records/{self.file.removesuffix('.json')}.html"
+        return _record_page(self.file)
 
     @property
     def copy(self) -> str:
@@ -89,6 +89,13 @@ class Content:
     def entry(self) -> dict[str, Entry]:
         """The entries by file."""
         return {entry.file: entry for entry in self.entries}
+
+    @cached_property
+    def corrected(self) -> dict[str, str]:
+        """The pages of records that no longer count, by their files: what somebody cited stays, and says so."""
+        found = [path for folder in ("", LOCAL) for path in record_files(self.results_dir / folder)]
+        there = {path.relative_to(self.results_dir).as_posix() for path in found}
+        return {one.record: _record_page(one.record) for one in self.board.corrections if one.record in there}
 
     @cached_property
     def labels(self) -> dict[str, str]:
@@ -143,6 +150,11 @@ class Content:
         numbers = () if is_own(name or "") else self.board.published
         published = tuple(number for number in numbers if number.method.casefold() == title.casefold())
         return MethodEntry(name, title, info, rows, published)
+
+
+def _record_page(file: str) -> str:
+    """Return the path in the site of the page of the record ``file``, its path below the results folder."""
+    return f"records/{file.removesuffix('.json')}.html"
 
 
 def entry_name(one: Record | Row) -> str:
