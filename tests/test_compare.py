@@ -167,6 +167,10 @@ def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
         find_seeds("decal", tmp_path, **where)
     with pytest.raises(BenchError, match=r"unknown dataset 'cifar'. Did you mean 'cifar10'"):
         find_seeds("deacl", tmp_path, dataset="cifar")
+    with pytest.raises(
+        BenchError, match=r"'npz:own\.npz'. Allowed: cifar10. Own data are named after their file or fol"
+    ):
+        find_seeds("deacl", tmp_path, dataset="npz:own.npz")
     with pytest.raises(BenchError, match=r"unknown tier 'zz'. Allowed: mini, tiny. Those are all with records on cif"):
         find_seeds("deacl", tmp_path, tier="zz", **where)
 

@@ -87,7 +87,9 @@ def no_records(
     """
     names, where = sorted(held), f" on {on}" if on else ""
     if names and not _exists(kind, name):
-        return unknown(kind, name, names, f"Those are all with {what}{where}." if on else "")
+        told = f"Those are all with {what}{where}." if on else ""
+        own = kind == "dataset" and ":" in name
+        return unknown(kind, name, names, "Own data are named after their file or folder." if own else told)
     there = f"; there are of: {', '.join(names)}" if names else ""
     hint = hint or ("" if names else "`bench run deacl --dataset digits` makes one.")
     return BenchError(f"there are no {what} of {kind} {name}{where}{there}. {hint}".rstrip())
