@@ -19,7 +19,9 @@ from bench.data import ImagesOnDevice
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.nn import build_encoder
+from bench.report.reproduce import reproduction
 from bench.run import execute, prepare
+from bench.run.command import to_finish
 from bench.train import train
 from bench.zoo import load_tensors
 from methods.advcl import AdvCL, AdvCLConfig, AdvCLStage
@@ -99,6 +101,11 @@ def test_no_folder_of_the_labels_is_in_a_record_or_its_digests(tmp_path: Path) -
     assert record.overrides["pseudo_labels"] == "file:labels.npz"
     folders[0].joinpath("labels.npz").unlink()
     assert execute(runs[1], results) == [(record, path)], "read again, from the other folder"
+    runs[1].folder.encoder.unlink()
+    assert f" --set pseudo_labels=file:{folders[1] / 'labels.npz'} " in to_finish(runs[1].folder.path)
+    digest = record.recipe["config"]["pseudo_labels_sha256"]
+    said = f"pseudo_labels=file:labels.npz stands for your copy of that file, of SHA-256 {digest}."
+    assert said in reproduction(record).notes
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_other_files_than_the_recipe_asks_for_are_refused(request_: RunRequest, 
     ("choice", "settings", "message"),
     [
         ("nowhere", {}, r"nowhere: no such folder\. Name a folder of \.npy files, or type --corruptions generate"),
-        (None, {"corruptions": "files"}, "Type --corruptions and the path"),
+        (None, {"corruptions": "files"}, "Type --corruptions and the path of the folder, or --corruptions none"),
         (None, {"corruptions": "both"}, "'none', 'generate' or 'files'"),
         ("none", {"corruptions": "generate"}, "are both given; keep one of them"),
         ("generate", {"corruption_names": ["snw"]}, r"unknown corruption 'snw'\. Did you mean 'snow'"),
@@ -191,6 +191,10 @@ def test_an_encoder_that_is_trained_already_is_measured_alike(request_: RunReque
     ((other, _),) = execute(prepare_evaluation(replace(asked, corruptions=str(published))), results)
     assert other.corruptions is not None
     assert other.corruptions.source == "files"
+    fewer = replace(asked, corruptions=str(published), overrides={"evaluate.corruption_names": ["fog"]})
+    ((other, _),) = execute(prepare_evaluation(fewer), results)
+    assert other.corruptions is not None
+    assert list(other.corruptions.correct) == ["fog"]
 
 
 # What it will cost
@@ -199,7 +203,7 @@ def test_an_encoder_that_is_trained_already_is_measured_alike(request_: RunReque
 def test_the_projection_knows_what_is_still_to_make(request_: RunRequest) -> None:
     run = prepare(request_)
     estimates = {estimate.phase: estimate for estimate in project(run)}
-    assert estimates["corrupted images"].work == f"{2 * 5 * N} images, 0 MB"
+    assert estimates["corrupted images"].work == f"{2 * 5 * N} images, 1 MB"
     assert estimates["common corruptions"].work == f"10 x {N} images"
     assert all(estimate.seconds > 0 for estimate in estimates.values())
     assert not request_.data_dir.exists()

@@ -165,7 +165,7 @@ class Projector:
 
         count = len(missing) * len(SEVERITIES) * len(images)
         seconds = _seconds(work, torch.device("cpu")) if self._timed else math.nan
-        work_text = f"{plural(count, 'image')}, {count * images[0].numel() / 1e6:.0f} MB"
+        work_text = f"{plural(count, 'image')}, {math.ceil(count * images[0].numel() / 1e6)} MB"
         return PhaseEstimate("corrupted images", work_text, seconds / (len(few) * len(missing)) * count)
 
     @staticmethod

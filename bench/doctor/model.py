@@ -108,8 +108,9 @@ def _scale(patient: Patient) -> Finding:
 @check(
     "batch independence",
     question="The answer to an image does not depend on the other images of its batch, nor on its place among them.",
-    meaning="The model reads other images, such as the mean of the batch. What is measured depends on the batch size "
-    "and the order of the images, and an attack on a batch is no attack on an image.",
+    meaning="Unless the model draws numbers, which 'deterministic' tells, it reads other images, such as the mean of "
+    "the batch. What is measured depends on the batch size and the order of the images, and an attack on a batch is no "
+    "attack on an image.",
     remedy="Use statistics that were fixed in training, and evaluate again.",
 )
 @torch.no_grad()
@@ -133,8 +134,8 @@ def _batch_independence(patient: Patient) -> Finding:
 @check(
     "float64 agreement",
     question="In float64 every image gets the same prediction as in float32, except on the boundary of two classes.",
-    meaning="Rounding decides the outcome: the model loses the digits that it answers by, and another machine may "
-    "measure other numbers.",
+    meaning="Unless the model draws numbers, which 'deterministic' tells, rounding decides the outcome: it loses the "
+    "digits that it answers by, and another machine may measure other numbers.",
     remedy="Look for differences of large numbers and for quantisation in the model, and compute those in float64.",
 )
 @torch.no_grad()

@@ -7,7 +7,17 @@ from typing import NamedTuple
 
 from bench.data import DATASETS, typed_source
 from bench.own_code import as_typed, is_own
-from bench.recipe import RELEASED, EncoderSettings, load_tier, outside, override_text, tier_names, typed_options, within
+from bench.recipe import (
+    RELEASED,
+    EncoderSettings,
+    flatten,
+    load_tier,
+    outside,
+    override_text,
+    tier_names,
+    typed_options,
+    within,
+)
 from bench.record import IMPORTED, Record, RecordedRecipe
 
 _CORRUPTIONS = "evaluate.corruptions"
@@ -109,6 +119,10 @@ def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
                 f"copy of it. Its SHA-256, as the bench computes it, is {facts.sha256}."
             )
 
+    settings = dict(flatten(record.recipe.get("config", {})))
+    for key, value in record.overrides.items():
+        if isinstance(value, str) and value.startswith("file:"):
+            yield f"{key}={value} stands for your copy of that file, of SHA-256 {settings.get(f'{key}_sha256')}."
     if record.overrides.get(_CORRUPTIONS) == "files":
         yield (
             "--corruptions PATH stands for the folder of your corrupted test images, of SHA-256 "

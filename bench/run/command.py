@@ -93,7 +93,7 @@ def _training(folder: Path, run: RunDescription) -> list[str]:
         *to_load(own),
         *("run", typed(recipe["method"])),
         *typed_options(
-            recipe["overrides"],
+            {**recipe["overrides"], **run.files},
             dataset=run.source or typed_source(recipe["dataset"]["name"]),
             finetune_dataset=_other_data(folder, recipe),
             tier=recipe["tier"],

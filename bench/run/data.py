@@ -110,19 +110,24 @@ def plan_corruptions(
         BenchError: no path was given, or the files are damaged or do not belong to ``dataset`` or the recipe.
     """
     settings = recipe.evaluate
-    files = _files(settings, choice, dataset) if settings.corruptions == "files" else None
+    asked = recipe.overrides.get("evaluate.corruption_files")
+    files = _files(settings, choice, dataset, asked) if settings.corruptions == "files" else None
     known = settings.model_copy(update={"corruption_files": files and files.sha256})
     plan = None if settings.corruptions == "none" else Corruptions(settings.corruption_names, data_dir, files)
     return recipe.model_copy(update={"evaluate": known}), plan
 
 
-def _files(settings: EvaluationSettings, choice: str | None, dataset: Dataset) -> CorruptedImages:
+def _files(settings: EvaluationSettings, choice: str | None, dataset: Dataset, asked: str | None) -> CorruptedImages:
+    """Return the files in the folder ``choice``, whose digest must be the one that the user ``asked`` for, if any."""
     if choice is None:
-        raise BenchError(f"{_KEY} is files, but no folder is given. Type --corruptions and the path of the folder.")
-    files = open_files(Path(choice), dataset, settings.corruption_names)
-    if settings.corruption_files not in (None, files.sha256):
         raise BenchError(
-            f"{files.folder} has the SHA-256 {files.sha256}, but evaluate.corruption_files is "
-            f"{settings.corruption_files}. Give the matching folder, or type --set evaluate.corruption_files=null"
+            f"{_KEY} is files, but no folder is given. Type --corruptions and the path of the folder, or --corruptions "
+            "none to do without them."
+        )
+    files = open_files(Path(choice), dataset, settings.corruption_names)
+    if asked not in (None, files.sha256):
+        raise BenchError(
+            f"{files.folder} has the SHA-256 {files.sha256}, but evaluate.corruption_files is {asked}. Give the "
+            "matching folder, or leave that setting out."
         )
     return files

@@ -19,7 +19,7 @@ from bench.method import Stage
 from bench.monitor import Monitor, plural
 from bench.own_code import own_text
 from bench.recipe import Recipe, Settings, canonical_digest
-from bench.recipe.fields import Seed
+from bench.recipe.fields import Seed, without_folders
 from bench.run.locks import locked
 from bench.train import training_modules
 
@@ -37,6 +37,8 @@ class RunDescription(Settings):
     """The user's name for the pre-training data."""
     recipe: dict[str, Any]
     """As plain values, so that runs can be listed without their methods installed."""
+    files: dict[str, str] = {}
+    """The settings ``file:PATH`` as the user typed them; the recipe has none of their folders."""
     threads: int | None = Field(default=None, ge=1)
     """CPU threads that it began with; None: not known, in folders of older versions."""
 
@@ -171,7 +173,7 @@ class RunFolder:
         raise BusyRunError(f"{holder} is working on this run ({self.path}). Wait for it, or stop it.")
 
     def _identify(self, monitor: Monitor) -> None:
-        """Write the description of this run, or check it; if the data have moved, update their source."""
+        """Write the description of this run, or check it; if data or files have moved, update their paths."""
         found = self._described(monitor)
         if found is None:
             self._keep_own_text(monitor)
@@ -181,15 +183,22 @@ class RunFolder:
                 seed=self.seed,
                 source=self.source,
                 recipe=recipe,
+                files=self._files,
                 threads=torch.get_num_threads(),
             )
             write_json(self.description, found.model_dump(mode="json"))
         if found.fingerprint != self.fingerprint:
             raise self._another_run()
-        if self.source and found.source != self.source:
+        moved = {"source": self.source or found.source, "files": self._files or found.files}
+        if moved != {"source": found.source, "files": found.files}:
             started = self.description.stat().st_mtime
-            write_json(self.description, {**found.model_dump(mode="json"), "source": self.source})
+            write_json(self.description, {**found.model_dump(mode="json"), **moved})
             os.utime(self.description, (started, started))  # its time is when the run began
+
+    @property
+    def _files(self) -> dict[str, str]:
+        overrides = self.recipe.overrides
+        return {key: value for key, value in overrides.items() if without_folders(value) != value}
 
     def _keep_own_text(self, monitor: Monitor) -> None:
         """Write the text of the file that the method comes from, if any, and name the latest run of another text."""

@@ -1,18 +1,30 @@
 """The model card: what a network is, how robust it was measured to be, and how it is loaded without the bench."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from bench.recipe import protocol_title
-from bench.record import Record
-from bench.report.facts import Attack, attacks, flags
+from bench.monitor import plural
+from bench.recipe import SEVERITIES, protocol_title
+from bench.record import CorruptionEvaluation, Outcome, Record
+from bench.report.facts import attacks, flags
 from bench.report.reproduce import reproduction
 from bench.report.templating import templates
 from bench.zoo import Loading, Model
 
 _ON_THE_HUB = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Data of ours that the Hub has under a name."""
+
+
+class Accuracy(NamedTuple):
+    """One kind of accuracy of a record."""
+
+    name: str
+    """AA, Attacks, RA, SA or mCA."""
+    what: str
+    """The attack and its radius, or the corruptions."""
+    outcome: Outcome | CorruptionEvaluation
 
 
 def card(model: Model, loading: Loading, records: Sequence[Record]) -> str:
@@ -45,7 +57,7 @@ def _header(model: Model, loading: Loading, records: Sequence[Record], name: str
         tags=["adversarial-robustness", "self-supervised-learning", "ssl-robustness-bench"],
         datasets=sorted(_ON_THE_HUB[each] for each in data if each in _ON_THE_HUB) or None,
         metrics=["accuracy"],
-        eval_results=[_result(record, attack) for record, found in _measured(records) for attack in found] or None,
+        eval_results=[_result(record, one) for record, found in _measured(records) for one in found] or None,
     )
 
 
@@ -54,18 +66,26 @@ def _believed(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if not record.diagnosed("fail")]
 
 
-def _measured(records: Sequence[Record]) -> list[tuple[Record, list[Attack]]]:
+def _measured(records: Sequence[Record]) -> list[tuple[Record, list[Accuracy]]]:
     """Return what each record says that none before it says: SA is the same at every radius."""
-    found: list[tuple[Record, list[Attack]]] = []
-    said: list[tuple[str, str, Attack]] = []
+    found: list[tuple[Record, list[Accuracy]]] = []
+    said: list[tuple[str, str, Accuracy]] = []
     for record in _believed(records):
-        new = [one for one in attacks(record) if (record.protocol, record.dataset, one) not in said]
+        new = [one for one in _accuracies(record) if (record.protocol, record.dataset, one) not in said]
         said += [(record.protocol, record.dataset, one) for one in new]
         found.append((record, new))
     return found
 
 
-def _result(record: Record, attack: Attack) -> EvalResult:
+def _accuracies(record: Record) -> Iterator[Accuracy]:
+    for attack in attacks(record):
+        yield Accuracy(*attack)
+    if record.corruptions:
+        corruptions = plural(len(record.corruptions.correct), "common corruption")
+        yield Accuracy("mCA", f"{corruptions} in {len(SEVERITIES)} severities", record.corruptions)
+
+
+def _result(record: Record, one: Accuracy) -> EvalResult:
     # The Hub merges results of one task and data set, so the protocol and the attack are in the metric's name.
     return EvalResult(
         task_type="image-classification",
@@ -73,6 +93,6 @@ def _result(record: Record, attack: Attack) -> EvalResult:
         dataset_name=record.dataset,
         dataset_split="test",
         metric_type="accuracy",
-        metric_name=f"{attack.name} under {protocol_title(record.protocol)} ({attack.what})",
-        metric_value=round(100 * attack.outcome.accuracy, 2),
+        metric_name=f"{one.name} under {protocol_title(record.protocol)} ({one.what})",
+        metric_value=round(100 * one.outcome.accuracy, 2),
     )
