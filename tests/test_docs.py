@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import typer
 from attacked_linear import Linear, data
@@ -220,6 +221,8 @@ def test_commands_parse_and_their_settings_exist(name: str, tmp_path: Path, monk
     own_tier = next(block.text for block in blocks(ROOT / "docs" / "recipes.md") if block.language == "toml")
     (tmp_path / "my-tier.toml").write_text(own_tier)
     write_method("my-method", tmp_path)
+    labels: dict[str, Any] = {f"k{k}": np.arange(1437) % k for k in (2, 10, 50, 100, 500)}
+    np.savez(tmp_path / "advcl-labels.npz", **labels)
     list(METHODS)  # finds those that are installed; one from a file is forgotten after the test
     monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     monkeypatch.chdir(tmp_path)
