@@ -144,21 +144,15 @@ def find_seeds(
 
 def _several(method: str, recipes: Sequence[Sequence[Measured]]) -> BenchError:
     """Return the error for a ``method`` whose records are of several ``recipes``, with the options that tell them."""
-    firsts = [seeds[0].record for seeds in recipes]
-    listing = [
-        named(
-            ", ".join(str(one.path) for one in seeds),
-            departures_text(
-                *settings_text(seeds[0].record.overrides),
-                pretrained_on=seeds[0].record.pretrained_on,
-                budget=budget_text(seeds[0].recipe.budget),
-            ),
-        )
-        for seeds in recipes
-    ]
-    tiers, precisions = {one.tier for one in firsts}, {one.overrides.get("precision") for one in firsts}
-    options = [*["--tier"] * (len(tiers) > 1), *["--precision"] * (len(precisions) > 1)]
-    choice = f"Choose with {' or '.join(options)}, or compare" if options else "Compare"
+    listing, told = [], {"--tier": set[str | None](), "--precision": set[str | None]()}
+    for seeds in recipes:
+        record, budget = seeds[0].record, budget_text(seeds[0].recipe.budget)
+        own = departures_text(*settings_text(record.overrides), pretrained_on=record.pretrained_on, budget=budget)
+        listing.append(named(", ".join(str(one.path) for one in seeds), own))
+        told["--tier"].add(record.tier)
+        told["--precision"].add(record.overrides.get("precision"))
+    options = " or ".join(option for option, values in told.items() if len(values) > 1)
+    choice = f"Choose with {options}, or compare" if options else "Compare"
     lines = "".join(f"\n  - {line}" for line in listing)
     return BenchError(f"{method} has records of {len(recipes)} recipes there:{lines}\n{choice} two of these files.")
 
