@@ -106,8 +106,8 @@ def _faults(error: ValidationError) -> list[str]:
     for fault in error.errors():
         # A method's settings are typed without the section that holds them in the recipe.
         key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.")
-        # A fault of a whole section states its values itself.
-        told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | BaseModel)
+        # A fault of a whole section states its values itself, and None is a default, which nobody gave.
+        told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | BaseModel | None)
         given = "" if told else f" (given: {_shown(fault['input'])})"
         faults.append(f"{key}: {_words(fault)}{given}" if key else f"{_words(fault)}{given}")
     return faults
