@@ -50,12 +50,12 @@ SMALLEST: dict[str, Any] = {
 
 BESIDE: dict[str, dict[str, Any]] = {
     "stage1.outer_sign": {"stage1.h_weight": 0.1},
-    "stage1.optimizer": {"stage1.nesterov": False},
+    "stage1.optimizer": {"stage1.nesterov": False, "stage1.lr": 1e-3},
     "alf.start": {"alf.loss": "pgd"},
     "aff.start": {"aff.loss": "pgd"},
 }
-"""What some choices need beside them: the diversity term whose sign they are, no momentum of SGD's kind for AdamW, a
-loss with a gradient at the image."""
+"""What some choices need beside them: the diversity term whose sign they are, no momentum of SGD's kind for AdamW
+and a rate that all optimisers can take, a loss with a gradient at the image."""
 
 IMPOSSIBLE = {
     r".*precision=fp16": "in fp16, which needs a GPU",
