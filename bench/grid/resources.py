@@ -88,9 +88,10 @@ def read_resources(profile: Path | None, given: Mapping[str, Resource | None], o
                 f"--profile {profile}: {f'[{where}] ' if where else ''}{wrong[0]} = {found[wrong[0]]!r} is neither "
                 'text nor a whole number. Write, for example, partition = "gpu"'
             )
-        renamed = {_LONG.get(name, name): _checked(f"--profile {profile}", name, each) for name, each in found.items()}
+        named = {_LONG.get(name, name): each for name, each in found.items()}
+        checked = {name: _checked(f"--profile {profile}", name, each) for name, each in named.items()}
         found.clear()
-        found.update(renamed)
+        found.update(checked)
     of_one = {where: {key: value for key, value in own.items() if key not in typed} for where, own in sections.items()}
     return Resources({**values, **typed}, of_one)
 
@@ -99,9 +100,9 @@ def _checked(source: str, name: str, value: Resource) -> Resource:
     """Return ``value``, as a number where ``name`` is one; raise BenchError for a bad one, or what the grid decides."""
     if name in _DECIDED:
         raise BenchError(f"{source}: {name} follows from the grid. {_DECIDED[name]}.")
-    if _LONG.get(name, name) == "time" and not _TIME.fullmatch(str(value)):
+    if name == "time" and not _TIME.fullmatch(str(value)):
         raise BenchError(f"{source}: Slurm reads no time {str(value)!r}. Type, for example, 12:00:00 or 2-12:00:00.")
-    if _LONG.get(name, name) not in _WHOLE:
+    if name not in _WHOLE:
         return value
     if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
         raise BenchError(f"{source}: {name} must be a whole number from 1 (given: {value}).")
