@@ -6,6 +6,7 @@ from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 from bench.cli._tables import Column, DataTable
+from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.record import CorruptionEvaluation, Outcome, Record
@@ -84,7 +85,7 @@ def _measures(
         yield f"{names} at {radius_text(norm, listed[0].eps)}", [one.outcome for one in listed], "attacks"
     corrupted = [record.corruptions for record in records if record.corruptions]
     if corrupted:
-        yield f"mCA, {len(corrupted[0].correct)} corruptions", corrupted, "mca"
+        yield f"mCA, {plural(len(corrupted[0].correct), 'corruption')}", corrupted, "mca"
 
 
 def _cells(outcomes: "Sequence[Outcome | CorruptionEvaluation]") -> tuple[str, str]:
