@@ -73,6 +73,7 @@ def test_cost_adds_up_over_interruptions(tmp_path: Path) -> None:
         assert progress is not None
         seconds.append(progress.cost.seconds)
         assert progress.cost.images == [6, 11, 17][stopped - 1]
+        assert progress.epochs(steps=4) == stopped / 2
     progress = run(ToyStage(make_plan()), tmp_path)
     seconds.append(progress.cost.seconds)
     assert all(before < after for before, after in pairwise(seconds))

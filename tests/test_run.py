@@ -310,12 +310,12 @@ def test_runs_are_listed_with_how_far_they_came(request_: RunRequest, tmp_path: 
     assert [(row.method, row.seed) for row in rows] == [("simclr", 0), ("supervised", 1)]
     assert [(row.encoder, row.records[:4], row.now) for row in rows] == [
         (True, "slf-", ""),
-        (True, "", "stopped, aff: 0 epochs"),
+        (True, "", "stopped, aff: 0 epochs and 1 step"),
     ]
     assert {(row.dataset, row.tier) for row in rows} == {("toy", "mini")}
     assert list_runs(tmp_path / "nowhere") == []
     with prepare(begun).folder.reserved():
-        assert [row.now for row in list_runs(tmp_path / "runs")] == ["", "running, aff: 0 epochs"]
+        assert [row.now for row in list_runs(tmp_path / "runs")] == ["", "running, aff: 0 epochs and 1 step"]
 
 
 # What it will cost
@@ -347,7 +347,10 @@ def test_the_projection_names_every_phase_and_disturbs_nothing(request_: RunRequ
 def test_the_projection_knows_what_is_finished(request_: RunRequest, tmp_path: Path) -> None:
     steps = 24 // 8
     with pytest.raises(InterruptedRunError):
-        carry_out(request_, tmp_path / "results", Listener(steps))  # one of two epochs
+        carry_out(request_, tmp_path / "results", Listener(steps - 1))  # two steps of the first of two epochs
+    assert estimated(prepare(request_))["stage ssl"][1] == pytest.approx(4 / 6)
+    with pytest.raises(InterruptedRunError):
+        carry_out(request_, tmp_path / "results", Listener(1))  # the rest of that epoch
     assert estimated(prepare(request_))["stage ssl"][1] == 0.5
     with pytest.raises(InterruptedRunError):
         carry_out(request_, tmp_path / "results", Listener(2 * steps))  # the other, and one of the protocol's two

@@ -24,7 +24,7 @@ class RunSummary(Settings):
     encoder: bool
     """Whether pre-training is finished."""
     now: str
-    """Whether a process is running it, and the phase that is unfinished, with the epochs of its last saved state."""
+    """Whether a process is running it, and the unfinished phase with the epochs and steps that are saved."""
     records: str
     """The finished protocols."""
     targets: str
@@ -74,18 +74,19 @@ def _summary(run: Path, described: RunDescription) -> RunSummary:
 
 
 def _now(run: Path, *, finished: bool) -> str:
-    """Return such as "running", "stopped, advcl: 8 epochs", or "" where nothing is known to be left."""
-    phases = [_epochs(path) for path in sorted(run.rglob("*.training.safetensors"))]
+    """Return such as "running", "stopped, advcl: 8 epochs and 3 steps", or "" where nothing is known to be left."""
+    phases = [_saved(path) for path in sorted(run.rglob("*.training.safetensors"))]
     state = "running" if is_held(run / ".lock") else "" if finished and not phases else "stopped"
     return ", ".join(filter(None, [state, *phases]))
 
 
-def _epochs(path: Path) -> str:
+def _saved(path: Path) -> str:
     try:
         progress = Progress.parse(load_metadata(path), str(path))
     except BenchError:
         return ""  # the command that started the run reports it
-    return f"{progress.stage}: {plural(progress.epoch, 'epoch')}"
+    steps = f" and {plural(progress.step, 'step')}" if progress.step else ""
+    return f"{progress.stage}: {plural(progress.epoch, 'epoch')}{steps}"
 
 
 def _commits(run: Path) -> dict[str, list[str | None]]:

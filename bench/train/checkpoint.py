@@ -59,6 +59,10 @@ class Progress(Settings):
         """Whether any part of it was trained by code that differs from the present code, or is not known."""
         return any(one is None or one.code != code_digest(*one.modules) for one in self.environments)
 
+    def epochs(self, steps: int) -> float:
+        """Return the trained epochs, each of ``steps`` steps, with the share of the unfinished one."""
+        return self.epoch + self.step / steps
+
 
 def save_state(path: Path, stage: Stage, optimizer: Optimizer | None, progress: Progress) -> None:
     """Write the stage, its optimiser (None after the end of training) and ``progress`` to ``path``, atomically."""
