@@ -98,8 +98,9 @@ class Registry(Generic[T]):
     def _not_loaded(self, name: str) -> BenchError:
         stem = name.partition("+")[0]
         now = [other for other in self._entries if is_own(other) and other.partition("+")[0] == stem]
-        changed = f" The loaded file gives {', '.join(now)}: its code is not what it was." if now else ""
-        what = f"the {self.kind} {name} comes from a file that is not loaded.{changed}"
+        what = f"the {self.kind} {name} comes from a file that is not loaded."
+        if now:
+            what = f"the code of the {self.kind} {name} is not that of the loaded file, which gives {', '.join(now)}."
         return NotLoadedError(what, self.kind, as_typed(name))
 
     def _load_plugins(self) -> None:

@@ -66,7 +66,7 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
     assert "year" not in out
     assert "exists already" in bench("import", str(file)).stderr
     said = bench("import", "mine.safetensors").stderr
-    assert "is a file of the bench already. An encoder needs no import; type: bench evaluate mine.safetensors" in said
+    assert "is a file of the bench already. An encoder needs no import; type `bench evaluate mine.safetensors`." in said
     assert "its encoder is the encoder.safetensors of the run" in said
 
 

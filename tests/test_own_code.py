@@ -95,7 +95,8 @@ def test_a_name_alone_never_loads_a_file(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=message):
         METHODS.get(name)
     METHODS.name_of(f"{write(tmp_path, FILE.replace('own', 'changed'))}:Own")
-    with pytest.raises(BenchError, match=r"The loaded file gives Own\+\w+: its code is not what it was"):
+    message = r"the code of the method Own\+\w+ is not that of the loaded file, which gives Own\+"
+    with pytest.raises(BenchError, match=message):
         METHODS.get(name)
 
 

@@ -58,6 +58,7 @@ def test_the_walk_of_the_page(
     assert all(weights.included for weights in submission.weights.values())
     assert r"Submitted by Ada \<ada@example.org\>." in (made / "README.md").read_text(), "or a page would hide it"
     assert command(monkeypatch, folder, "leaderboard", "--check") == 0
+    assert "submissions: 1)" in capsys.readouterr().out
     for shown in submission.commands:
         assert shown in (made / "README.md").read_text()
     (verify,) = [shown.split() for shown in submission.commands if "verify" in shown and "knn.safetensors" in shown]
@@ -112,7 +113,8 @@ def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, mo
     [
         ("weights/encoder.safetensors", "weights/encoder.safetensors is missing"),
         ("weights", "weights/encoder.safetensors is not the file that was submitted"),
-        ("README.md", "README.md, the card, is missing"),
+        ("README.md", "README.md is missing"),
+        ("card", "README.md is not the file that was submitted"),
         ("submission.json", "is cut short|not JSON|No such file|cannot read|missing"),
         ("record", "checksum does not match"),
         ("another", "is not listed in submission.json"),
@@ -129,6 +131,9 @@ def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) 
         record.write_text(json.dumps({**values, "seed": 7}))
     elif harm == "weights":
         (made / "weights" / "encoder.safetensors").write_bytes(b"others")
+    elif harm == "card":
+        card = made / "README.md"
+        card.write_text(card.read_text().replace("SA", "SA, the best"))
     elif harm == "another":
         shutil.copy(record, record.with_name("another.json"))
     elif harm == "described":

@@ -9,6 +9,8 @@ from bench.cli._options import RESULTS, Results, method_name
 from bench.cli._tables import Column, DataTable, show
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bench.compare import Measure, RecordComparison, SeedComparison
 
 _SHOWN_DIFFERENCES = 12
@@ -119,9 +121,7 @@ def _show_records(found: "RecordComparison", images: bool) -> None:
             *(measure.upper(), _percent(one.a), _percent(one.b), *_difference(one.difference, one.interval)),
             *(_p_value(one.p_value), str(len(one.only_a)), str(len(one.only_b)), str(one.n)),
         )
-    _show(table, found)
-    for corrected, why in found.corrections.items():
-        print(f"{corrected} was {why.said}")
+    _show(table, found, [f"{corrected} was {why.said}" for corrected, why in found.corrections.items()])
     print("percent of the n images that both measured; interval: Newcombe 1998, method 10; p: McNemar's exact test")
     if images:
         for measure, one in found.measures.items():
@@ -147,8 +147,8 @@ def _table(*columns: str) -> DataTable:
     return DataTable("measure", *(Column(column, number=True) for column in columns))
 
 
-def _show(table: DataTable, found: "RecordComparison | SeedComparison") -> None:
-    print(f"A: {found.a}\nB: {found.b}\non {found.dataset}")
+def _show(table: DataTable, found: "RecordComparison | SeedComparison", notes: "Sequence[str]" = ()) -> None:
+    print(f"A: {found.a}", f"B: {found.b}", f"on {found.dataset}", *notes, sep="\n")
     show(table)
     for measure, reason in found.missing.items():
         print(f"{measure.upper()}: {reason}")

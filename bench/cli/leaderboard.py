@@ -77,11 +77,14 @@ def leaderboard(
 def _on_disk(results_dir: Path, output: Path | None, *, check: bool, as_json: bool) -> None:
     """Write or check the board's files, and name them."""
     from bench.leaderboard import board_files, check_leaderboard, default_board, write_leaderboard
+    from bench.record import submission_folders
 
     path = output or default_board(results_dir)
     board = check_leaderboard(results_dir, path) if check else write_leaderboard(results_dir, path)
     state, files = "up to date" if check else "written", ", ".join(map(str, board_files(results_dir, path)))
-    typer.echo(f"{state}: {files} (records: {board.records}, rows: {len(board.rows)})", err=as_json)
+    offered = len(list(submission_folders(results_dir)))
+    submissions = f", submissions: {offered}" if offered else ""
+    typer.echo(f"{state}: {files} (records: {board.records}, rows: {len(board.rows)}{submissions})", err=as_json)
     if as_json:
         typer.echo(_json(board))
         return

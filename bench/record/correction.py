@@ -25,7 +25,7 @@ REASONS: Mapping[CorrectionReason, str] = {
     "training": "the training was wrong",
     "data": "the data were wrong",
     "weights": "the weights are lost, or are not those of the record",
-    "rerun": "the same was run again, better",
+    "rerun": "it was run again",
     "authors": "its authors asked for it",
 }
 """Why a record no longer counts."""

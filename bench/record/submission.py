@@ -40,6 +40,8 @@ class Submission(Sealed):
     """The digest of each record by its path in the folder."""
     weights: dict[Text, SubmittedWeights]
     """By their paths, in the folder if they are included."""
+    files: dict[Text, Digest] = {}
+    """The digest of the card, and of each file of code, by its path in the folder; empty in older versions."""
     commands: tuple[Text, ...]
     """What makes the records again, and what verifies them."""
     date: AwareDatetime
@@ -57,8 +59,9 @@ def load_submission(folder: Path) -> Submission:
             may be published instead: :func:`submitted_record`.
     """
     submission = load_sealed(folder / _DESCRIPTION, Submission, schema=SUBMISSION_SCHEMA)
-    for name, weights in submission.weights.items():
-        if weights.included and _digest(folder, name) != weights.file_sha256:
+    weights = {name: each.file_sha256 for name, each in submission.weights.items() if each.included}
+    for name, digest in {**weights, **submission.files}.items():
+        if _digest(folder, name) != digest:
             what = "is not the file that was submitted" if (folder / name).exists() else "is missing"
             raise BenchError(f"{name} {what}. Submit the run again.")
     found = {path.relative_to(folder).as_posix() for path in folder.glob("records/*/*.json")}
@@ -66,8 +69,6 @@ def load_submission(folder: Path) -> Submission:
     if differing := sorted((found - submission.records.keys()) | missing):
         what = "is missing, and listed in" if differing[0] in missing else "is not listed in"
         raise BenchError(f"{differing[0]} {what} {_DESCRIPTION}. Submit the run again.")
-    if not (folder / "README.md").is_file():
-        raise BenchError("README.md, the card, is missing. Submit the run again.")
     return submission
 
 

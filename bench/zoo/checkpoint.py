@@ -31,6 +31,14 @@ _AGAIN = "Download it again, and compare its size, or its checksum, with the sou
 _PICKLES = (b"PK", b"\x80")
 """How a pickle begins: of torch.save since 2020, within a zip file, and before."""
 
+_LATER_PICKLES = (b"\x80\x03", b"\x80\x04", b"\x80\x05")
+"""How a pickle begins that is of a later protocol than those of torch.save."""
+
+_DUMPED = (
+    "is a pickle that torch.save did not write, but pickle.dump or joblib, and reading it could run code. Where it was "
+    "made, save the weights as tensors: torch.save(model.state_dict(), 'weights.pt')"
+)
+
 _HEAD = 4096
 
 
@@ -98,8 +106,8 @@ def read_checkpoint(path: Path) -> Any:
     if _is_safetensors(head):
         if not is_foreign(path):
             raise BenchError(
-                f"{path} is a file of the bench already. An encoder needs no import; type: bench evaluate "
-                f"{shlex.quote(str(path))} A protocol's file holds a classifier; its encoder is the "
+                f"{path} is a file of the bench already. An encoder needs no import; type `bench evaluate "
+                f"{shlex.quote(str(path))}`. A protocol's file holds a classifier; its encoder is the "
                 "encoder.safetensors of the run."
             )
         return _read_safetensors(path)
@@ -140,6 +148,8 @@ def _other_kind(head: bytes) -> str | None:
         return "is a pointer of Git LFS, not the file itself. Type: git lfs pull"
     if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"7z\xbc\xaf")):
         return "is compressed. Decompress it first, with gunzip, bunzip2, unxz or 7z."
+    if head.startswith(_LATER_PICKLES):
+        return _DUMPED
     return None
 
 
@@ -165,6 +175,8 @@ def _read_pickle(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         raise _refusal(path, str(error)) from None
     except Exception as error:  # what a damaged pickle raises is open: EOFError, KeyError, IndexError, struct.error
+        if "magic number" in str(error):
+            raise BenchError(f"{path} {_DUMPED}") from None
         raise BenchError(f"{path} is damaged or cut short ({short(error)}). {_AGAIN}") from None
 
 

@@ -202,6 +202,8 @@ def _network(state: StateDict, layout: Layout, choices: ImportChoices, where: st
         for prefix in (wanted, f"{wanted}."):
             if prefix in state.networks:
                 return prefix
+        if len(allowed) == 1:
+            raise BenchError(f"--network {choices.network}: {where} holds one network. Leave the option out.")
         raise unknown("network", choices.network, allowed, "They are the beginnings of the names of each ResNet.")
     if layout.network in state.networks:
         return layout.network

@@ -87,7 +87,10 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
     if not weights and (set(map(str, content)) & {*OPTIMISER, "state"}):
         return f"holds the state of an optimiser and no weights (keys: {keys}). Give the file of the network."
     if not weights:
-        return f"holds no weights (keys: {keys}). Give the file of the network."
+        return (
+            f"holds no tensors (keys: {keys}). Give the state_dict of the network; torch.from_numpy makes tensors of "
+            "arrays."
+        )
     if any(name.endswith(("patch_embed.proj.weight", "cls_token", "conv_proj.weight")) for name in weights):
         return (
             "holds a vision transformer, and its names do not show how many heads or which patches it has. Name the "

@@ -85,8 +85,6 @@ def write_submission(
             if described.included:
                 (made / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, made / name)
-        for own in code:
-            write_bytes(made / own.path, own.content)
         descriptions = {name: described for name, (_, described) in weights.items()}
         submission = Submission(
             by=by,
@@ -94,9 +92,14 @@ def write_submission(
             weights=descriptions,
             commands=(*_making(found), *(verify := _verifying(place or folder, records, descriptions, code))),
             date=datetime.now(UTC).replace(microsecond=0),
-        ).sealed()
+        )
+        files = {own.path: own.content for own in code}
+        files["README.md"] = _card(path, found, submission, code, verify).encode()
+        for name, content in files.items():
+            write_bytes(made / name, content)
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        submission = submission.model_copy(update={"files": digests}).sealed()
         submission.save(made)
-        (made / "README.md").write_text(_card(path, found, submission, code, verify))
     return Submitted(folder, submission, counts.left_out)
 
 
