@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from bench.cli._options import RESULTS, Results
 
@@ -26,7 +27,8 @@ def site(
     """
     from bench.report.site import serving, write_site
 
-    written = write_site(results_dir, output)
+    with Console(stderr=True).status("writing the site"):
+        written = write_site(results_dir, output)
     if as_json:
         typer.echo(json.dumps({**written._asdict(), "folder": str(written.folder)}, indent=1))
     else:
