@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from board_records import SLF, fill, make_record, rows_below, text_of
 from scipy.stats import binomtest, ttest_ind
 
+from bench.leaderboard import render_readme_block
 from bench.record import Record
 from bench.results import build_leaderboard
 
@@ -80,3 +82,16 @@ def test_without_aa_there_is_no_rank_and_without_shared_images_no_difference(tmp
 def test_ranks_start_again_in_every_table(tmp_path: Path) -> None:
     fill(tmp_path, *(make_record(tier=tier, aa=aa) for tier, aa in [("mini", 70), ("tiny", 20)]))
     assert [(row.rank, row.tied) for row in build_leaderboard(tmp_path).rows] == [(1, False), (1, False)]
+
+
+def test_a_readme_ranks_the_own_recipes_of_methods_that_have_one(tmp_path: Path) -> None:
+    changed: dict[str, Any] = {"overrides": {"stage2.lam": 3.0}, "protocol_sha256": "9" * 64}
+    fill(
+        *(tmp_path, make_record(aa=50), make_record(aa=90, **changed)),
+        make_record(method="b", title="b", aa=70, **changed),
+    )
+    assert [row["#"] for row in rows_below(text_of(tmp_path), SLF)] == ["1", "2", "3"]
+    block = render_readme_block(build_leaderboard(tmp_path), details_at="L.md")
+    _, _, *rows = ([cell.strip() for cell in line.split("|")] for line in block.splitlines() if line[:1] == "|")
+    assert [(row[1], row[2]) for row in rows] == [("1", "b 2022 (stage2.lam=3.0)"), ("2", "DeACL 2022")]
+    assert "short" not in build_leaderboard(tmp_path).rows[0].model_dump(), "JSON has the whole board"

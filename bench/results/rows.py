@@ -7,11 +7,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
+
 from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Settings, tier_names
 from bench.record import Known, Record
 from bench.results.groups import Group
 from bench.results.measured import Measured
-from bench.results.ranks import standings
+from bench.results.ranks import Standing, standings
 from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
 from bench.results.tiers import tier_forms, tier_text
@@ -97,6 +99,8 @@ class Row(Settings):
     and where SA is no better than guessing."""
     tied: bool = False
     """Whether it shares its rank."""
+    short: Standing | None = Field(default=None, exclude=True)
+    """Its place among the :func:`short_rows` of its table; None: it is none of them, or has no rank."""
     sa: Score
     ra: Score
     aa: Score | None
@@ -150,11 +154,22 @@ def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verific
     ranked: list[Row] = []
     for _, table in groupby(rows, key=lambda pair: pair[0].table):
         pairs = list(table)
-        found = standings([group for row, group in pairs if row.aa and not row.guessing])
+        short = set(map(id, short_rows([row for row, _ in pairs])))
         # Rows without AA and rows that guess come last and keep no rank.
-        ranked += [row.model_copy(update=standing._asdict()) for (row, _), standing in zip(pairs, found, strict=False)]
-        ranked += [row for row, _ in pairs[len(found) :]]
+        best = [(row, group) for row, group in pairs if row.aa and not row.guessing]
+        among_short = iter(standings([group for row, group in best if id(row) in short]))
+        for (row, _), place in zip(best, standings([group for _, group in best]), strict=True):
+            in_short = next(among_short) if id(row) in short else None
+            ranked.append(row.model_copy(update={**place._asdict(), "short": in_short}))
+        ranked += [row for row, _ in pairs[len(best) :]]
     return tuple(ranked)
+
+
+def short_rows(rows: Iterable[Row]) -> list[Row]:
+    """Return those ``rows`` of one table that a short one shows: of each method the tier's own recipe, or else all."""
+    rows = list(rows)
+    own = {row.method for row in rows if not row.overrides}
+    return [row for row in rows if not row.overrides or row.method not in own]
 
 
 def _row(group: Group, results_dir: Path, verifications: Verifications, forms: Mapping[str, str]) -> Row:
