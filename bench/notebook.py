@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from pydantic import JsonValue
 from torch import nn
 
@@ -120,9 +121,10 @@ def evaluate(
 
 @contextmanager
 def _in_python() -> Iterator[None]:
-    """Say what to call where a message of the command line says what to type."""
+    """Leave inference mode, and say what to call where a message of the command line says what to type."""
     try:
-        yield
+        with torch.inference_mode(False):
+            yield
     except NotLoadedError as error:
         call = {
             "encoder": f'bench.load_encoder(SOURCE, encoder="{error.typed}")',

@@ -109,6 +109,12 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
     assert record.encoder_sha256 == load_encoder(folder / "runs" / run / "encoder.safetensors").sha256
     assert record.overrides["evaluate.pgd_steps"] == 3
     assert bench.evaluate(run, protocols="slf", settings=settings) == [record]  # finished, and on the same data
+    with torch.inference_mode():  # in which nothing would have a gradient
+        source = folder / "runs" / run
+        (again,) = bench.evaluate(
+            source, protocols="slf", settings=settings, runs_dir="b/runs", results_dir="b/results"
+        )
+    assert (again.classifier_sha256, again.ra) == (record.classifier_sha256, record.ra)
     (path,) = (path for path in folder.glob("results/local/toy/*.json") if load_record(path) == record)
     correction = correct(path, record, folder / "results", reason="data", note="leaked")
     with pytest.warns(UserWarning, match=r"^the record of slf was withdrawn: the data were wrong\. leaked$"):
@@ -147,6 +153,21 @@ def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
     expected = PGD(3, 0.25, "uniform")(objective, images, threat=Threat(eps=8 / 255), generator=generators)
     assert torch.equal(attacked, expected)
     assert torch.equal(bench.attack.pgd(model, images, labels, eps=0, steps=1), images)
+    with torch.inference_mode():
+        made_here = images.clone(), labels.clone()
+        assert torch.equal(bench.attack.pgd(model, *made_here, eps=8 / 255, steps=3, seed=5), expected)
+        assert torch.is_inference_mode_enabled()
+
+
+class WithoutGradient(torch.nn.Module):
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) + 0.0
+
+
+class Overflowing(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flatten(1) * 1e39
 
 
 @pytest.mark.parametrize(
@@ -169,6 +190,8 @@ def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
         (torch.zeros(2, 3, 4, 4), {"steps": 1.5}, r"steps: must be a whole number"),
         (torch.zeros(2, 3, 4, 4), {"step_size": 0}, r"step_size: must be more than 0"),
         (torch.zeros(2, 3, 4, 4), {"model": lambda x: x}, r"model: must be a Module \(given: a function\)"),
+        (torch.zeros(2, 3, 4, 4), {"model": WithoutGradient()}, "by no path that has gradients, so PGD cannot run"),
+        (torch.full((2, 3, 4, 4), 0.5), {"model": Overflowing()}, "the model's logits are not all finite"),
         (torch.zeros(2, 3, 4, 4), {"model": torch.nn.Identity()}, r"returns \[2, 3, 4, 4\] for 2 .* logits \[B, K\]"),
         (torch.zeros(2, 3, 5, 5), {}, r"cannot take these images.* \[2, 3, 5, 5\] .*RuntimeError"),
         (torch.zeros(0, 3, 4, 4), {}, r"there are no images: their shape is \[0, 3, 4, 4\]"),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bench import rng
 from bench.attack.ball import Ball, ball_around
-from bench.attack.frozen import attacking
+from bench.attack.frozen import attacking, no_path
 from bench.attack.objective import Objective, margin_objective
 from bench.errors import BenchError, short, unknown
 from bench.recipe import AttackSettings, Norm, Start, Threat, with_checked_arguments
@@ -117,8 +117,8 @@ def _start(ball: Ball, images: Tensor, start: Start, generator: rng.Generators |
 
 
 def _gradient(objective: Objective, x: Tensor) -> Tensor:
-    with torch.enable_grad():
-        x = x.detach().requires_grad_()
+    with torch.inference_mode(False), torch.enable_grad():
+        x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
         value = objective(x).sum()
         if not value.requires_grad:  # no path leads back to the pixels: a gradient of zero, which the watch notes
             return torch.zeros_like(x)
@@ -164,7 +164,8 @@ def pgd(
         raise BenchError(f"steps is {steps}: that is the random start, and no attack. Pass 1 or more, such as 20.")
     generators = [rng.generator(seed, "pgd", position, 0) for position in range(len(images))]
     with attacking(model):
-        _refuse_labels(labels, images, model)
+        images, labels = (given.clone() if given.is_inference() else given for given in (images, labels))
+        _refuse_model(model, images, labels)
         return attack(margin_objective(model, labels), images, threat=threat, generator=generators)
 
 
@@ -180,11 +181,11 @@ def _refuse_images(images: Tensor) -> None:
         )
 
 
-@torch.no_grad()
-def _refuse_labels(labels: Tensor, images: Tensor, model: nn.Module) -> None:
-    """Raise BenchError unless ``model`` returns logits for ``images``, and ``labels`` are classes of theirs."""
+def _refuse_model(model: nn.Module, images: Tensor, labels: Tensor) -> None:
+    """Raise BenchError unless ``model`` returns logits with a gradient for ``images``, and ``labels`` are classes."""
     try:
-        logits = model(images)
+        with torch.enable_grad():
+            logits = model(images.detach().requires_grad_())
     except (Exception, SystemExit) as error:  # of a network that takes other images, or is on another device
         raise BenchError(
             f"the model cannot take these images, {images.dtype} of shape {list(images.shape)} on {images.device} "
@@ -195,6 +196,10 @@ def _refuse_labels(labels: Tensor, images: Tensor, model: nn.Module) -> None:
         raise BenchError(
             f"the model returns {found} for {len(images)} images. Pass one that returns logits [B, K], K > 1."
         )
+    if not logits.isfinite().all():
+        raise BenchError("the model's logits are not all finite. Look for NaN and infinity in its weights.")
+    if not logits.requires_grad:
+        raise no_path("PGD")
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or labels.device != images.device:
         raise BenchError(
             f"labels are {labels.dtype} of shape {list(labels.shape)} on {labels.device}; {len(images)} images need "

@@ -13,6 +13,8 @@ from bench.errors import BenchError
 def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
     """Freeze the parameters of ``modules`` and put them in eval mode; restore both on leaving.
 
+    Inference mode, in which no gradient would reach the pixels, is left meanwhile.
+
     Args:
         modules: the networks the attack differentiates through.
         train_mode: leave every training flag as it is, for methods that attack with batch statistics (AdvCL);
@@ -27,7 +29,9 @@ def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
         if not train_mode:
             for module in modules:
                 module.eval()
-        yield
+        recording = torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.set_grad_enabled(recording):
+            yield
     finally:
         for parameter, requires_grad in learnt:
             parameter.requires_grad_(requires_grad)
@@ -54,7 +58,12 @@ def needing_gradients(model: nn.Module, images: Tensor, culprit: str, instead: s
             reached: bool = model(images[:1].detach().requires_grad_()).requires_grad
         if reached:  # then it is the attack's own mistake
             raise
-        raise BenchError(
-            f"the logits depend on the pixels by no path that has gradients, so {culprit} cannot run. Look for "
-            f"detach, no_grad and NumPy in the model, or {instead}."
-        ) from None
+        raise no_path(culprit, f", or {instead}") from None
+
+
+def no_path(culprit: str, instead: str = "") -> BenchError:
+    """Return the error of an attack, ``culprit``, whose gradients do not reach the pixels."""
+    return BenchError(
+        f"the logits depend on the pixels by no path that has gradients, so {culprit} cannot run. Look for "
+        f"detach, no_grad and NumPy in the model{instead}."
+    )
