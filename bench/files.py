@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -192,6 +193,9 @@ def read_json(path: Path) -> Any:
         BenchError: it is missing or cannot be read.
     """
     try:
+        mode = path.stat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading it might never end
+            raise BenchError(f"cannot read {path}: it is a pipe or a device, not a file")
         return parse_json(path.read_bytes().decode())
     except OSError as error:
         raise BenchError(f"cannot read {path}: {error.strerror or error}") from error

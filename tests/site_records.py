@@ -25,8 +25,10 @@ def robust(record: Record, count: int) -> dict[str, Any]:
 
 
 def add(results: Path, record: Record, **changes: Any) -> Path:
-    """Write ``record`` with ``changes`` under ``results`` and return its file."""
-    return save_record(results, Record.model_validate({**dict(record), **changes}))
+    """Write ``record`` with ``changes``, its recipe's too, under ``results`` and return its file."""
+    stated = {name: changes[name] for name in ("method", "tier", "fidelity") if name in changes}
+    recipe = {**changes.get("recipe", record.recipe), **stated}
+    return save_record(results, Record.model_validate({**dict(record), **changes, "recipe": recipe}))
 
 
 def add_sweep(results: Path, record: Record, correct: list[int], **changes: Any) -> Path:

@@ -106,7 +106,8 @@ def test_an_older_recipe_differs_in_no_setting_that_had_no_name_yet(tmp_path: Pa
 
 def attack(*, aa: int | None = 71, **changes: Any) -> Record:
     record = make_record(method="b", aa=aa)
-    return record.model_copy(update={"ra": record.ra.model_copy(update=changes)})
+    ra = record.ra.model_copy(update=changes)
+    return record.model_copy(update={"ra": ra, "recipe": {**record.recipe, "evaluate": {"eps": ra.eps}}})
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from toy_runs import SMALL, changed, facts, toy_data, toy_request
 from bench.cli import main
 from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
+from bench.files import json_bytes
 from bench.leaderboard import check_leaderboard, write_leaderboard
 from bench.recipe import override_text
 from bench.record import (
     correct,
     correction_files,
+    load_correction,
     load_record,
     load_sweep,
     record_files,
@@ -34,6 +36,29 @@ def results_of(folder: Path) -> tuple[Path, list[Path]]:
     records = [make_record(), make_record(method="simclr", title="SimCLR", protocol_sha256="7" * 64)]
     results = fill(folder / "results", *records)
     return results, sorted((results / "cifar10").glob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [
+        ("cifar10/none.json", r"cifar10/none\.json, is not there"),
+        ("../LEADERBOARD.md", "is not there"),
+        (str(Path(__file__)), "is not there"),
+        ("{itself}", "which is superseded by it in turn"),
+        ("{other}", "which is superseded by it in turn"),
+    ],
+)
+def test_a_correction_counts_only_if_the_record_that_it_names_can(tmp_path: Path, instead: str, said: str) -> None:
+    results, paths = results_of(tmp_path)
+    itself, other = (path.relative_to(results).as_posix() for path in paths)
+    for path, named in zip(paths, (instead.format(itself=itself, other=other), itself), strict=True):
+        file = correct(path, load_record(path), results, reason="rerun", note="again")
+        forged = load_correction(file).model_copy(update={"superseded_by": named})
+        file.write_bytes(json_bytes(forged.sealed().content()))
+    written = tmp_path / "LEADERBOARD.md"
+    assert len(write_leaderboard(results, written).rows) >= 1, "what it would hide is shown"
+    with pytest.raises(CheckFailedError, match=rf"cannot trust .*{said}"):
+        check_leaderboard(results, written)
 
 
 def test_a_withdrawn_record_is_listed_and_no_longer_shown(tmp_path: Path) -> None:

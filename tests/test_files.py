@@ -145,6 +145,12 @@ def test_unreadable_json_is_named(tmp_path: Path, content: bytes) -> None:
         read_json(path)
 
 
+def test_a_pipe_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(BenchError, match=r"x\.json: it is a pipe or a device, not a file"):
+        read_json(tmp_path / "x.json")
+
+
 def test_what_is_set_aside_never_overwrites_what_was_before(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     for content, name in (("a", "w.safetensors.damaged"), ("b", "w.safetensors.damaged.2")):

@@ -50,6 +50,14 @@ LIES: Mapping[str, tuple[tuple[str | int, ...], Any]] = {
     "threat": (("recipe", "threat"), {"norm": "l2", "eps": 1e307}),
     "budget": (("recipe", "budget"), ["cheap"]),
     "budget size": (("recipe", "budget"), 1e308),
+    "another eps": (("ra", "eps"), 1e-3),
+    "another eps in the recipe": (("recipe", "evaluate"), {"eps": 1e-3}),
+    "other restarts in the recipe": (("recipe", "evaluate"), {"pgd_restarts": 9}),
+    "text for eps in the recipe": (("recipe", "evaluate"), {"eps": "8/255"}),
+    "another method in the recipe": (("recipe", "method"), "simclr"),
+    "another tier in the recipe": (("recipe", "tier"), "tiny"),
+    "unknown protocol": (("protocol",), "xyz"),
+    "finished too early": (("finished",), "2001-01-01T00:00:00+00:00"),
 }
 
 

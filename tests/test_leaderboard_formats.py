@@ -211,7 +211,8 @@ def test_every_table_has_a_label_of_its_own_and_the_head_names_the_command(tmp_p
     plain = make_record()
     recipes: tuple[dict[str, Any], ...] = ({}, {"budget": "2e12"}, {"threat": {"norm": "l2", "eps": 0.5}})
     for number, recipe in enumerate(recipes):
-        fill(tmp_path, make_record(recipe={**plain.recipe, **recipe}, protocol_sha256=f"{number}" * 64))
+        eps = recipe.get("threat", plain.recipe["threat"])["eps"]
+        fill(tmp_path, make_record(eps=eps, recipe={**plain.recipe, **recipe}, protocol_sha256=f"{number}" * 64))
     fill(tmp_path, make_record(data="e" * 64, protocol_sha256="e" * 64))
     fill(tmp_path, make_record(overrides={"precision": "bf16"}, protocol_sha256="f" * 64))
     text = render_latex(build_leaderboard(tmp_path), {})

@@ -115,7 +115,8 @@ def test_an_ra_far_above_aa_on_the_same_images_is_suspected_of_masking(tmp_path:
 def test_ra_and_aa_at_different_radii_say_nothing_about_masking(tmp_path: Path) -> None:
     record = make_record(aa=10, ra=[True] * 200)
     weaker = record.ra.model_copy(update={"eps": record.ra.eps / 8})
-    fill(tmp_path, record.model_copy(update={"ra": weaker}))
+    recipe = {**record.recipe, "evaluate": {"eps": weaker.eps}}
+    fill(tmp_path, record.model_copy(update={"ra": weaker, "recipe": recipe}))
     assert build_leaderboard(tmp_path).rows[0].flags == ()
 
 

@@ -148,7 +148,11 @@ def test_what_else_a_strangers_attack_may_return(
         attacked(known(attack))
 
 
-@pytest.mark.parametrize("entry", ["THREAT", "images"])
+def without_threat(model: Any, images: Any, labels: Any) -> Any:
+    return images
+
+
+@pytest.mark.parametrize("entry", ["THREAT", "images", "without_threat"])
 def test_what_is_no_attack_is_refused(entry: str, known: Callable[[Any], EvaluationSettings]) -> None:
     with pytest.raises(BenchError, match=r"is no attack: it (cannot be called|is called neither as an attack)"):
         attacked(known(f"{__name__}:{entry}"))

@@ -202,6 +202,7 @@ class Overflowing(torch.nn.Module):
         ),
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {}, r"images are torch\.uint8 .* pass images / 255"),
         (torch.full((2, 3, 4, 4), 1.5), {}, r"from 1\.5 to 1\.5; an attack takes floats"),
+        (torch.full((2, 3, 4, 4), -0.5), {}, "Put what normalises them into the model"),
         (torch.zeros(3, 4, 4), {}, r"shape \[3, 4, 4\]"),
         (torch.zeros(2, 3, 4, 4), {"eps": 8}, r"eps 8 outside \[0, 1\].* write 8/255"),
         (torch.zeros(2, 3, 4, 4), {"steps": 0}, "steps is 0: .* Pass 1 or more, such as 20"),

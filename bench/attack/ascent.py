@@ -175,9 +175,10 @@ def _refuse_images(images: Tensor) -> None:
         raise BenchError(f"there are no images: their shape is {list(images.shape)}. Pass one or more, [B, C, H, W].")
     low, high = images.aminmax()
     if images.ndim != 4 or not images.is_floating_point() or not 0 <= low <= high <= 1:
+        instead = "Put what normalises them into the model" if low < 0 else "For uint8 images, pass images / 255"
         raise BenchError(
             f"images are {images.dtype} of shape {list(images.shape)}, from {low:g} to {high:g}; an attack takes "
-            "floats [B, C, H, W] from 0 to 1. For uint8 images, pass images / 255."
+            f"floats [B, C, H, W] from 0 to 1. {instead}."
         )
 
 
@@ -203,7 +204,7 @@ def _refuse_model(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or labels.device != images.device:
         raise BenchError(
             f"labels are {labels.dtype} of shape {list(labels.shape)} on {labels.device}; {len(images)} images need "
-            f"as many classes, torch.int64 [B], on {images.device}."
+            f"as many classes, torch.int64 [B], on {images.device}, such as labels.long()."
         )
     if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise BenchError(

@@ -51,7 +51,9 @@ def _fault(entry: object) -> str:
     if not callable(entry):
         return "cannot be called."
     try:
-        if not _takes(entry, "labels"):
+        if _takes(entry, "labels"):
+            signature(entry).bind(None, None, None, threat=None, generator=None)
+        else:
             signature(entry).bind(20, 0.25, "uniform")
     except (TypeError, ValueError):
         return (

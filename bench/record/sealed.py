@@ -93,7 +93,8 @@ def load_sealed(path: Path, kind: type[S], *, schema: int) -> S:
     if version not in range(1, schema + 1) or type(version) is not int:
         later = isinstance(version, int) and version > schema
         raise (BenchError if later else DamagedFileError)(
-            f"{path}: schema version {version!r}, this program reads 1 to {schema}. Update the bench."
+            f"{path}: schema version {version!r}, this program reads 1 to {schema}. "
+            f"{'Update the bench' if later else 'Restore or remove it'}."
         )
     try:
         result = kind.parse(values, str(path), from_file=True)

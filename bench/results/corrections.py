@@ -42,9 +42,13 @@ class Corrections(NamedTuple):
 
 
 def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: bool = True) -> Corrections:
-    """Return the corrections under ``results_dir``; one of a record in ``measured`` that has changed is a fault."""
+    """Return the corrections under ``results_dir``.
+
+    One of a record in ``measured`` that has changed is a fault, and so is one that names a record to count instead
+    which is not there, or is itself superseded by the same one.
+    """
     held = {one.path.relative_to(results_dir).as_posix(): one.record.sha256 for one in measured}
-    found, faults = [], []
+    found, faults = dict[Path, Correction](), list[Fault]()
     for folder in [results_dir, results_dir / LOCAL][: 1 + local]:
         for path in correction_files(folder):
             try:
@@ -56,8 +60,27 @@ def read_corrections(results_dir: Path, measured: Sequence[Measured], *, local: 
                 reason = f"it corrects another record than {correction.record} holds now. Remove it, or restore that."
                 faults.append(Fault(path, reason))
             else:
-                found.append(correction)
-    return Corrections(tuple(sorted(found, key=lambda one: one.record)), tuple(faults))
+                found[path] = correction
+    by_record = {one.record: one for one in found.values()}
+    nothing_instead = {path: _nothing_instead(one, by_record, results_dir) for path, one in found.items()}
+    faults += [
+        Fault(path, f"{reason}. Remove it, or restore that.") for path, reason in nothing_instead.items() if reason
+    ]
+    sound = [one for path, one in found.items() if not nothing_instead[path]]
+    return Corrections(tuple(sorted(sound, key=lambda one: one.record)), tuple(faults))
+
+
+def _nothing_instead(one: Correction, by_record: Mapping[str, Correction], results_dir: Path) -> str:
+    """Return why the record that ``one`` names to count instead does not; empty: it does, or none is named."""
+    newer, passed = one.superseded_by, [one.record]
+    while newer:
+        if newer in passed:
+            return f"{one.record} is superseded by {one.superseded_by}, which is superseded by it in turn"
+        if {"..", "/"} & {*Path(newer).parts} or not (results_dir / newer).is_file():
+            return f"the record that it names to count instead, {newer}, is not there"
+        passed.append(newer)
+        newer = by_record[newer].superseded_by if newer in by_record else None
+    return ""
 
 
 def corrections_by_record(results_dir: Path) -> Mapping[str, Correction]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe import DatasetFacts, Threat
+from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Threat
 from bench.record import IMPORTED, Outcome, Record, RecordedRecipe, load_record
 
 _MANY = 500
@@ -80,9 +80,29 @@ def load_measured(path: Path, *, local: bool = False) -> Measured:
             f"{path}: corruptions disagrees with {where}: {cells.n} images in each cell, {facts.test_images} test "
             "images. Restore or remove it."
         )
-    if facts.name != record.dataset:
-        raise BenchError(f"{path}: dataset is {record.dataset}, {where}.name {facts.name}. Restore it.")
+    for name, its, key, wanted in (("dataset", record.dataset, f"{where}.name", facts.name), *_stated_twice(measured)):
+        if its != wanted:
+            raise BenchError(f"{path}: {name} is {its}, {key} {wanted}. Restore or remove it.")
+    if record.protocol not in ALL_PROTOCOLS:
+        raise BenchError(f"{path}: there is no protocol {record.protocol!r}. Update the bench, or remove it.")
+    if record.finished < record.started:
+        raise BenchError(f"{path}: it finished at {record.finished}, before it started. Restore or remove it.")
     return measured
+
+
+def _stated_twice(one: Measured) -> Iterator[tuple[str, object, str, object]]:
+    """Yield what a record and its recipe both state: the record's name and value, the recipe's key and value.
+
+    Old recipes lack some keys.
+    """
+    record, recipe, ra = one.record, one.record.recipe, one.record.ra
+    for name in ("method", "tier", "fidelity"):
+        yield name, getattr(record, name), f"recipe.{name}", recipe.get(name, getattr(record, name))
+    section = recipe.get("evaluate")
+    evaluate = section if isinstance(section, Mapping) else {}
+    eps = evaluate.get("eps")
+    yield "ra.eps", ra.eps, *(("recipe's threat.eps", one.threat.eps) if eps is None else ("recipe.evaluate.eps", eps))
+    yield "ra.restarts", ra.restarts, "recipe.evaluate.pgd_restarts", evaluate.get("pgd_restarts", ra.restarts)
 
 
 class Fault(NamedTuple):
