@@ -87,6 +87,16 @@ def test_the_kth_iterate_is_pgd_with_k_steps() -> None:
         assert torch.equal(x, alone)
 
 
+def test_inference_mode_does_not_hide_the_gradient() -> None:
+    objective = margin_objective(Net().eval(), LABELS)
+    expected = PGD(3, 0.25, "clean")(objective, edge_images(), threat=LINF)
+    with torch.inference_mode():
+        images = edge_images().clone()
+        assert images.is_inference()
+        assert torch.equal(PGD(3, 0.25, "clean")(objective, images, threat=LINF), expected)
+    assert not torch.equal(expected, edge_images())
+
+
 # Where it starts
 
 
