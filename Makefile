@@ -22,7 +22,7 @@ install: $(INSTALLED) ## Make .venv and install the pinned packages
 
 demo: $(INSTALLED) ## DeACL on digits, from raw images to a row of your own beside the published ones
 	$(BIN)/bench run deacl --dataset digits --protocols slf
-	$(BIN)/bench leaderboard --dataset digits --protocol slf --tier tiny
+	$(BIN)/bench leaderboard --dataset digits --protocol slf --tier tiny --short
 
 test: $(INSTALLED) ## The tests that take seconds
 	$(BIN)/python -m pytest -m "not slow and not browser and not slurm" $(PARALLEL)

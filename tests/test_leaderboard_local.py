@@ -97,5 +97,21 @@ def test_the_screen_shows_what_was_asked_for_and_writes_nothing(
     assert sum(row["local"] for row in rows) == 1
 
 
+def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lam: dict[str, Any] = {"overrides": {"stage2.lam": 3.0}, "protocol_sha256": "8" * 64}
+    fill(results, make_record(aa=90, **lam), make_record(aa=95, overrides={"budget": "1h"}))
+    fill(results / "local", make_record(method="b", title="b", aa=40, **OWN, **lam))
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(results), "--short"])
+    own = ["b 2022 (local,", "stage2.lam=3.0)", "DeACL 2022 (local)"]
+    assert [line for line in own if line not in shown.output] == []
+    assert "90.0" not in shown.output and "95.0" not in shown.output
+    assert "2 more rows, of other settings: without --short" in shown.output
+    refused = CliRunner().invoke(app, ["leaderboard", "--short", "--check"])
+    assert "leave out --dataset, --protocol, --tier, --short and --bibtex" in str(refused.exception)
+
+
 def test_published_numbers_come_with_the_package(tmp_path: Path) -> None:
     assert len(load_published(tmp_path / "nowhere")) == 95

@@ -94,4 +94,7 @@ def test_a_readme_ranks_the_own_recipes_of_methods_that_have_one(tmp_path: Path)
     block = render_readme_block(build_leaderboard(tmp_path), details_at="L.md")
     _, _, *rows = ([cell.strip() for cell in line.split("|")] for line in block.splitlines() if line[:1] == "|")
     assert [(row[1], row[2]) for row in rows] == [("1", "b 2022 (stage2.lam=3.0)"), ("2", "DeACL 2022")]
+    assert [(row.rank, row.label) for row in build_leaderboard(tmp_path).short().rows] == [
+        *((1, "b 2022 (stage2.lam=3.0)"), (2, "DeACL 2022"))
+    ]
     assert "short" not in build_leaderboard(tmp_path).rows[0].model_dump(), "JSON has the whole board"

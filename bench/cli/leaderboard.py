@@ -20,6 +20,9 @@ def leaderboard(
     dataset: Annotated[str | None, typer.Option(help="Show only this dataset.")] = None,
     protocol: Annotated[str | None, typer.Option(help="Show only this protocol, such as slf or knn.")] = None,
     tier: Annotated[str | None, typer.Option(help="Show only this tier.")] = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="Show one row a method, its tier's own recipe, ranked among themselves.")
+    ] = False,
     format_: Annotated[
         Format | None, typer.Option("--format", help="Form for a paper or a program; default: for the screen.")
     ] = None,
@@ -50,6 +53,7 @@ def leaderboard(
     Examples:
       bench leaderboard
       bench leaderboard --dataset digits --protocol slf
+      bench leaderboard --dataset digits --protocol slf --short
       bench leaderboard --format latex --dataset digits --protocol slf --bibtex methods.bib
       bench leaderboard --write
       bench leaderboard --check
@@ -60,9 +64,10 @@ def leaderboard(
     if sum(map(bool, (write, check, format_, as_json and format_))) > 1:
         raise BenchError("--write, --check and --format are different things to do, and --json is a format. Keep one.")
     if write or check:
-        if any(option is not None for option in (dataset, protocol, tier, bibtex)):
+        if short or any(option is not None for option in (dataset, protocol, tier, bibtex)):
             raise BenchError(
-                "--write and --check are about the whole board: leave out --dataset, --protocol, --tier and --bibtex."
+                "--write and --check are about the whole board: "
+                "leave out --dataset, --protocol, --tier, --short and --bibtex."
             )
         with without_garbage_collection():
             _on_disk(results_dir, output, check=check, as_json=as_json)
@@ -71,7 +76,7 @@ def leaderboard(
     if format_ is None and (output or bibtex):
         raise BenchError("--output and --bibtex need --write, --check or --format. Add, for example, --format latex.")
     with without_garbage_collection():
-        _shown(results_dir, format_, output, bibtex, dataset=dataset, protocol=protocol, tier=tier)
+        _shown(results_dir, format_, output, bibtex, short=short, dataset=dataset, protocol=protocol, tier=tier)
 
 
 def _on_disk(results_dir: Path, output: Path | None, *, check: bool, as_json: bool) -> None:
@@ -93,20 +98,30 @@ def _on_disk(results_dir: Path, output: Path | None, *, check: bool, as_json: bo
 
 
 def _shown(
-    results_dir: Path, format_: Format | None, output: Path | None, bibtex: Path | None, **wanted: str | None
+    results_dir: Path,
+    format_: Format | None,
+    output: Path | None,
+    bibtex: Path | None,
+    *,
+    short: bool,
+    **wanted: str | None,
 ) -> None:
     """Print the tables or write them to ``output``, and the citations to ``bibtex``; omissions go to stderr."""
     from bench.files import write_bytes
     from bench.leaderboard import bibliography, bibtex_entries
+    from bench.monitor import plural
     from bench.results import build_leaderboard
 
-    board = build_leaderboard(results_dir).only(**wanted)
+    whole = build_leaderboard(results_dir).only(**wanted)
+    board = whole.short() if short else whole
     for bad in board.left_out:
         typer.echo(f"left out {bad.file}: {bad.reason}", err=True)
     if format_ is None:
         from bench.cli._board import show_board
 
         show_board(board)
+        if hidden := len(whole.rows) - len(board.rows):
+            typer.echo(f"{plural(hidden, 'more row')}, of other settings: without --short")
         for one in board.withdrawn:
             typer.echo(f"{one.said}: {results_dir / one.reasons} says why")
         return

@@ -21,7 +21,7 @@ from bench.results.published import (
 )
 from bench.results.ratios import CostRatio, cost_ratios
 from bench.results.remarks import attack_text, budget_text, label, precision_text, recipe_departures, reliability_flags
-from bench.results.rows import Row, TableKey, known_text, rank_text, row_names, short_rows, table_of
+from bench.results.rows import Row, TableKey, known_text, rank_text, row_names, table_of
 from bench.results.scores import Score, mean_score
 from bench.results.sweeps import SweepKey, SweepRow, sweep_key, sweep_label
 from bench.results.tiers import tier_called, tier_forms, tier_text
@@ -100,7 +100,6 @@ __all__ = [
     "reliability_flags",
     "row_names",
     "settings_text",
-    "short_rows",
     "sweep_key",
     "sweep_label",
     "table_of",

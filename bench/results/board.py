@@ -1,6 +1,7 @@
 """The board as data: what the records and the papers give, before it becomes text."""
 
 from collections import Counter
+from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ from bench.recipe import Settings
 from bench.record import LOCAL, Correction
 from bench.results.groups import Failed, LeftOut, no_records, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
-from bench.results.rows import Row, make_rows
+from bench.results.rows import Row, make_rows, short_rows
 from bench.results.submissions import submission_faults
 from bench.results.sweeps import SweepRow, read_sweeps
 from bench.results.verifications import read_verifications
@@ -60,6 +61,18 @@ class Leaderboard(Settings):
             for (folder, dataset), count in counts.items()
         ]
 
+    def short(self) -> "Leaderboard":
+        """Return the board whose tables are those of plain runs, in short: see :func:`short_rows`.
+
+        Not in it are rows of transfer, of equal compute, of another precision, under another adversary, and of an older
+        form of a tier where there are newer ones. Rows are ranked among those of the short table.
+        """
+        current = {(row.dataset, row.tier) for row in self.rows if not row.tier_form}
+        newest = (row for row in self.rows if not row.tier_form or (row.dataset, row.tier) not in current)
+        plain = (row for row in newest if not row.table.departures)
+        tables = (short_rows(list(table)) for _, table in groupby(plain, key=lambda row: row.table))
+        return self.model_copy(update={"rows": tuple(_among_short(row) for table in tables for row in table)})
+
     def only(
         self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
     ) -> "Leaderboard":
@@ -83,6 +96,10 @@ class Leaderboard(Settings):
         shown = {row.dataset for row in rows} | {one.dataset for one in failed}
         corrections = tuple(one for one in self.corrections if not chosen or one.dataset in shown)
         return self.model_copy(update={"rows": rows, "failed": failed, "corrections": corrections})
+
+
+def _among_short(row: Row) -> Row:
+    return row.model_copy(update=row.short._asdict()) if row.short else row
 
 
 def _called(one: Settings, key: str) -> set[str]:

@@ -165,11 +165,13 @@ def make_rows(groups: Sequence[Group], results_dir: Path, verifications: Verific
     return tuple(ranked)
 
 
-def short_rows(rows: Iterable[Row]) -> list[Row]:
-    """Return those ``rows`` of one table that a short one shows: of each method the tier's own recipe, or else all."""
-    rows = list(rows)
-    own = {row.method for row in rows if not row.overrides}
-    return [row for row in rows if not row.overrides or row.method not in own]
+def short_rows(rows: Sequence[Row]) -> list[Row]:
+    """Return those ``rows`` of one table that a short one shows: of each method the tier's own recipe, or else all.
+
+    The user's own rows and the published ones are chosen apart.
+    """
+    own = {(row.method, row.local) for row in rows if not row.overrides}
+    return [row for row in rows if not row.overrides or (row.method, row.local) not in own]
 
 
 def _row(group: Group, results_dir: Path, verifications: Verifications, forms: Mapping[str, str]) -> Row:
