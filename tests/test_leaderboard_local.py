@@ -107,8 +107,12 @@ def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
     shown = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(results), "--short"])
     own = ["b 2022 (local,", "stage2.lam=3.0)", "DeACL 2022 (local)"]
     assert [line for line in own if line not in shown.output] == []
-    assert "90.0" not in shown.output and "95.0" not in shown.output
+    assert "90.0" not in shown.output
+    assert "95.0" not in shown.output
     assert "2 more rows, of other settings: without --short" in shown.output
+    fill(own_only := results / "only", make_record(aa=95, overrides={"budget": "1h"}))
+    nothing = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(own_only), "--short"])
+    assert nothing.output == "1 more row, of other settings: without --short\n"
     refused = CliRunner().invoke(app, ["leaderboard", "--short", "--check"])
     assert "leave out --dataset, --protocol, --tier, --short and --bibtex" in str(refused.exception)
 

@@ -119,7 +119,8 @@ def _shown(
     if format_ is None:
         from bench.cli._board import show_board
 
-        show_board(board)
+        if board.rows or not whole.rows:
+            show_board(board)
         if hidden := len(whole.rows) - len(board.rows):
             typer.echo(f"{plural(hidden, 'more row')}, of other settings: without --short")
         for one in board.withdrawn:
