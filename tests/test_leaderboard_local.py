@@ -101,7 +101,7 @@ def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
     results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lam: dict[str, Any] = {"overrides": {"stage2.lam": 3.0}, "protocol_sha256": "8" * 64}
-    fill(results, make_record(aa=90, **lam), make_record(aa=95, overrides={"budget": "1h"}))
+    fill(results, make_record(aa=90, **lam), make_record(aa=95, pretrained_on="cifar100"))
     fill(results / "local", make_record(method="b", title="b", aa=40, **OWN, **lam))
     monkeypatch.setenv("COLUMNS", "80")
     shown = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(results), "--short"])
@@ -110,7 +110,7 @@ def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
     assert "90.0" not in shown.output
     assert "95.0" not in shown.output
     assert "2 more rows, of other settings: without --short" in shown.output
-    fill(own_only := results / "only", make_record(aa=95, overrides={"budget": "1h"}))
+    fill(own_only := results / "only", make_record(aa=95, pretrained_on="cifar100"))
     nothing = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(own_only), "--short"])
     assert nothing.output == "1 more row, of other settings: without --short\n"
     refused = CliRunner().invoke(app, ["leaderboard", "--short", "--check"])
