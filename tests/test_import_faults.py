@@ -122,9 +122,12 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "a tensor": (lambda: torch.ones(2), "holds a Tensor, not a state dict"),
     "vision transformer": (
         lambda: {"cls_token": torch.ones(1, 1, 8), "patch_embed.proj.weight": torch.ones(8, 3, 4, 4)},
-        "holds a vision transformer.*bench evaluate timm:NAME --weights FILE",
+        "holds a vision transformer.*bench evaluate timm:NAME",
     ),
-    "another network": (lambda: {"features.0.weight": torch.ones(2, 3, 3, 3)}, "holds 1 tensors and no ResNet"),
+    "another network": (
+        lambda: {"features.0.weight": torch.ones(2, 3, 3, 3)},
+        "holds 1 tensors and no ResNet.* Name another network",
+    ),
     "joint model": (
         lambda: {"blocks.1.0.conv1.weight": torch.ones(1), "layer4_rotation.0.conv1.weight": torch.ones(1)},
         "holds AP-DPE's joint model",
@@ -148,9 +151,15 @@ CONTENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "biases": (lambda: other(conv1__bias=torch.ones(2)), "conv1.bias: 2, not absent"),
     "another depth": (
         lambda: random_weights(Dialect(blocks=(1, 1, 1, 1))),
-        "a ResNet of 1, 1, 1, 1 basic blocks, which is none of",
+        "a ResNet of 1, 1, 1, 1 basic blocks, which is none of .* Name another network: bench evaluate timm:NAME",
     ),
-    "another stem": (lambda: random_weights(Dialect(kernel=5)), "has a stem of 5x5"),
+    "another stem": (lambda: random_weights(Dialect(kernel=5)), "has a stem of 5x5.* Name another network"),
+    "a deep stem": (
+        lambda: {
+            name if name != "conv1.weight" else "conv1.0.weight": value for name, value in random_weights(BASIC).items()
+        },
+        "its stem is not one convolution: conv1.weight is absent. Name another network",
+    ),
     "not finite": (lambda: other(bn1__bias=torch.tensor([1.0, float("nan")])), "bn1.bias is not finite"),
     "a negative variance": (
         lambda: other(bn1__running_var=torch.tensor([1.0, -1.0])),

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.nn import ENCODERS
+from bench.zoo.networks import ANOTHER_NETWORK
 from bench.zoo.tensors import shape_text, taken
 
 _RENAMED = (
@@ -98,19 +99,20 @@ def read_form(tensors: Mapping[str, Tensor], where: str) -> Form:
         kind = f"{'pre-activation ' if preact else ''}{'bottleneck' if bottleneck else 'basic'} blocks"
         raise BenchError(
             f"{where} holds a ResNet of {', '.join(map(str, counts))} {kind}, which is none of "
-            f"{', '.join([*_ARCHITECTURES.values(), *_WIDE.values()])}."
+            f"{', '.join([*_ARCHITECTURES.values(), *_WIDE.values()])}. {ANOTHER_NETWORK}"
         )
     stem = tensors.get("conv1.weight")
     if stem is None or stem.ndim != 4:
         raise BenchError(
-            f"{where} is incomplete, or its stem is not one convolution: conv1.weight is {shape_text(stem)}."
+            f"{where} is incomplete, or its stem is not one convolution: conv1.weight is {shape_text(stem)}. "
+            f"{ANOTHER_NETWORK}"
         )
     width, channels, *kernel = stem.shape
     stems: Mapping[tuple[int, ...], str] = {(3, 3): "cifar", (7, 7): "imagenet"}
     if tuple(kernel) not in stems or (kernel != [3, 3] and (preact or arch in _WIDE.values())):
         raise BenchError(
             f"{where} has a stem of {kernel[0]}x{kernel[1]}, not of 3x3 (CIFAR) or 7x7 (ImageNet; of ResNets "
-            "without pre-activation alone)."
+            f"without pre-activation alone). {ANOTHER_NETWORK}"
         )
     return Form(arch, width, channels, stems[tuple(kernel)])
 

@@ -17,6 +17,11 @@ _ENCLOSING = (
 )
 """Names of what encloses a state dict or all of its names; files with several are read in this order."""
 
+ANOTHER_NETWORK = (
+    "Name another network: bench evaluate timm:NAME, or FILE.py:NAME of your own, --weights FILE --dataset D"
+)
+"""What to do with a file that holds none of the bench's own networks."""
+
 OPTIMISER = ("optimizer", "optimizer_state", "optimizer_state_dict", "optimizer_states", "optim", "param_groups")
 """Names under which files keep the state of an optimiser."""
 
@@ -93,8 +98,8 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
         )
     if any(name.endswith(("patch_embed.proj.weight", "cls_token", "conv_proj.weight")) for name in weights):
         return (
-            "holds a vision transformer, and its names do not show how many heads or which patches it has. Name the "
-            "network: bench evaluate timm:NAME --weights FILE --dataset D"
+            "holds a vision transformer, and its names do not show how many heads or which patches it has. "
+            f"{ANOTHER_NETWORK}"
         )
     if any(name.endswith(("layer4_rotation.0.conv1.weight", "layer4_jigsaw.0.conv1.weight")) for name in weights):
         return (
@@ -104,5 +109,6 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
     shown = ", ".join(sorted(weights)[:3])
     return (
         f"holds {len(weights)} tensors and no ResNet: no name ends in {_SIGNS[0]} (the first are {shown}). What can "
-        "be imported: ResNet-18, -34 and -50, AP-DPE's pre-activation ResNets, and Wide ResNet-28-10 and -34-10."
+        "be imported: ResNet-18, -34 and -50, AP-DPE's pre-activation ResNets, and Wide ResNet-28-10 and -34-10. "
+        f"{ANOTHER_NETWORK}"
     )
