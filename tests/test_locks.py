@@ -7,11 +7,13 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import time
 from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from bench.errors import BenchError
 from bench.run.locks import locked
@@ -43,6 +45,17 @@ def test_a_lock_names_its_holder_and_is_free_once_that_is_killed(tmp_path: Path)
     child.join()
     with locked(path, refuse):
         assert path.read_text().startswith(f"{os.getpid()}\n")
+    assert path.read_text() == "", "the next holder is not taken for this one"
+
+
+def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    with FileLock(path):
+        writer = threading.Timer(0.2, path.write_text, args=("123\nthere\n",))
+        writer.start()
+        with pytest.raises(BusyError, match=r"another process .123 on there."), locked(path, refuse):
+            pass
+        writer.join()
 
 
 def test_a_disk_without_locks_has_the_file_itself_and_a_dead_holders_is_taken_over(

@@ -1,6 +1,7 @@
 """Sweeps of finished runs: which runs, what they meet in the records, and that nothing is measured twice."""
 
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from bench.cli import app
 from bench.data import Dataset
-from bench.errors import BenchError, InterruptedRunError
+from bench.errors import BenchError, BusyRunError, InterruptedRunError
 from bench.monitor import Monitor
 from bench.record import Record, Sweep, load_sweep, sweep_files
 from bench.run import (
@@ -133,6 +134,19 @@ def test_nothing_is_measured_twice(runs: Runs, tmp_path: Path, monkeypatch: pyte
     assert {path: path.read_bytes() for path in sweep_files(tmp_path / "results")} == files
     carried_out(chosen, tmp_path / "results", request._replace(eps=(0.0, 0.02)))
     assert len(list(sweep_files(tmp_path / "results"))) == 4, "another grid is another sweep"
+
+
+def test_a_second_sweep_of_a_run_is_told_who_sweeps_it(runs: Runs, tmp_path: Path) -> None:
+    """It ends as a second `bench run` of one run does."""
+    chosen = select_finished(runs.runs_dir, runs.names()[:1])
+
+    class Meanwhile(Monitor):
+        def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+            with pytest.raises(BusyRunError, match=rf"another process \({os.getpid()} on .*\) is sweeping this run"):
+                carried_out(chosen, tmp_path / "results", SweepRequest("eps", (0.0, 0.01), (1,)))
+
+    carried_out(chosen, tmp_path / "results", SweepRequest("steps", None, (1, 3)), Meanwhile())
+    assert len(list(sweep_files(tmp_path / "results"))) == 1
 
 
 def test_runs_on_the_same_data_read_them_once(runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Verifications: measured again from weights, refused for the weights or the record of others, counted on the board."""
 
+import os
 import shutil
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ from toy_runs import Listener, toy_data, toy_request
 
 from bench.cli import main
 from bench.data import Split
-from bench.errors import BenchError, CheckFailedError
+from bench.errors import BenchError, BusyRunError, CheckFailedError
 from bench.evaluation import Evaluation, evaluate
 from bench.job import Job
 from bench.leaderboard import check_leaderboard, write_leaderboard
@@ -76,8 +77,22 @@ def test_what_a_run_keeps_gives_the_outcome_of_every_image_again(toy: Toy, proto
     assert done.verification.weights == ("encoder" if weights == "encoder" else "classifier")
     assert (done.verification.differ, done.verification.reason) == ({"sa": 0, "ra": 0}, "rounding")
     assert done.verification.fault(done.record) is None
-    left = [file.name for file in (toy.folder / "verifying").glob("*/*")]
-    assert set(left) == {".lock"}, "what was unfinished is removed, but no file that another process may lock by now"
+    left = {path.name for path in (toy.folder / "verifying").iterdir()}
+    assert left == {".locks"}, "what was unfinished is removed, but no file that another process may lock by now"
+
+
+def test_a_second_one_of_the_same_record_is_told_who_verifies_it(toy: Toy, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = toy.request(toy.weights("slf"))
+
+    def meanwhile(*given: Any, **settings: Any) -> Evaluation:
+        with pytest.raises(BusyRunError, match=rf"another process \({os.getpid()} on .*\) is verifying this record"):
+            verify(request, CPU, Listener())
+        return evaluate(*given, **settings)
+
+    monkeypatch.setattr("bench.run.verification.evaluate", meanwhile)
+    held = len(written(toy))
+    verify(request, CPU, Listener())
+    assert len(written(toy)) == held + 1
 
 
 def test_another_folder_other_threads_and_other_batches_move_no_image(

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +13,14 @@ import torch
 from pydantic import AliasChoices, Field
 
 from bench.code import code_digest
-from bench.errors import BenchError, BusyRunError, DamagedFileError
+from bench.errors import BenchError, DamagedFileError
 from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_bytes, write_json
 from bench.method import Stage
 from bench.monitor import Monitor, plural
 from bench.own_code import own_text
 from bench.recipe import Recipe, Settings, canonical_digest
 from bench.recipe.fields import Seed, without_folders
-from bench.run.locks import locked
+from bench.run.locks import locked, refusing
 from bench.train import training_modules
 
 _POLL_SECONDS = 0.5
@@ -159,18 +159,17 @@ class RunFolder:
         Raises BenchError if another process is using the folder, or it cannot be written.
         """
         make_writable(self.path)
-        with locked(self.path / ".lock", self._refuse):
+        with self._locked():
             yield
 
     def check_free(self) -> None:
         """Raise BusyRunError if another process is using the folder; nothing is created."""
-        lock = self.path / ".lock"
-        if lock.is_file():
-            with locked(lock, self._refuse):
+        if (self.path / ".lock").is_file():
+            with self._locked():
                 pass
 
-    def _refuse(self, holder: str) -> None:
-        raise BusyRunError(f"{holder} is working on this run ({self.path}). Wait for it, or stop it.")
+    def _locked(self) -> AbstractContextManager[None]:
+        return locked(self.path / ".lock", refusing(f"working on this run ({self.path})"))
 
     def _identify(self, monitor: Monitor) -> None:
         """Write the description of this run, or check it; if data or files have moved, update their paths."""

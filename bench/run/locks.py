@@ -2,6 +2,7 @@
 
 import os
 import platform
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +10,9 @@ from pathlib import Path
 from filelock import FileLock, Timeout, UnixFileLock
 
 from bench.errors import BenchError, BusyRunError
+
+_ATTEMPTS, _POLL_SECONDS = 20, 0.05
+"""How often, and after what time, the name of a holder is looked for again that has just locked the file."""
 
 
 @contextmanager
@@ -37,24 +41,33 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
             raise BenchError(
                 f"cannot lock {path}: {reason}. Make it writable, or choose another --runs-dir."
             ) from error
+    native = isinstance(lock, UnixFileLock)  # the other kind writes these lines itself, and deletes the file
     try:
-        if isinstance(lock, UnixFileLock):  # the other kind writes these lines itself
+        if native:
             with suppress(OSError):  # a full disk
                 path.write_text(f"{os.getpid()}\n{platform.node()}\n")
         yield
     finally:
+        if native:
+            with suppress(OSError):
+                os.truncate(path, 0)  # the next holder must not be taken for this one before it has written its name
         lock.release()
+
+
+def refusing(doing: str) -> Callable[[str], None]:
+    """Return what :func:`locked` calls to refuse: a BusyRunError that names the holder and what it is ``doing``."""
+
+    def refuse(holder: str) -> None:
+        raise BusyRunError(f"{holder} is {doing}. Wait for it, or stop it.")
+
+    return refuse
 
 
 def is_held(path: Path) -> bool:
     """Return whether a process holds the lock file ``path``; one that cannot be opened is free."""
-
-    def refuse(holder: str) -> None:
-        raise BusyRunError(holder)
-
     try:
         if path.is_file():
-            with locked(path, refuse):
+            with locked(path, refusing("at work")):
                 pass
     except BusyRunError:
         return True
@@ -64,9 +77,11 @@ def is_held(path: Path) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """Return a description of the process that holds the lock file ``path``."""
-    try:
-        number, host, *_ = path.read_text().split("\n")
-    except (OSError, ValueError):
-        return "another process"
-    return f"another process ({number} on {host})" if number.isdecimal() else "another process"
+    """Return a description of the process that holds the lock file ``path``, which writes its name after locking it."""
+    for _ in range(_ATTEMPTS):
+        with suppress(OSError, ValueError):
+            number, host, *_ = path.read_text().split("\n")
+            if number.isdecimal():
+                return f"another process ({number} on {host})"
+        time.sleep(_POLL_SECONDS)
+    return "another process"

@@ -26,7 +26,7 @@ from bench.record import (
     sweep_identity,
 )
 from bench.run.finished import Finished
-from bench.run.locks import locked
+from bench.run.locks import locked, refusing
 
 DEFAULT_STEPS = (1, 2, 5, 10, 20, 50, 100)
 _EPS_VALUES = 9
@@ -90,6 +90,7 @@ def sweep_runs(
 
     Raises:
         BenchError: invalid settings, missing data or weights, damaged results, a full disk.
+        BusyRunError: another process is sweeping one of the runs.
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor = monitor or Monitor()
@@ -146,11 +147,7 @@ def _sweep(
     finished: Finished, settings: SweepSettings, dataset: Dataset, device: torch.device, monitor: Monitor, name: str
 ) -> Swept:
     folder = finished.path
-
-    def refuse(holder: str) -> None:
-        raise BenchError(f"{holder} is sweeping this run ({folder}). Wait for it, or stop it.")
-
-    with locked(folder / ".lock", refuse):
+    with locked(folder / ".lock", refusing(f"sweeping this run ({folder})")):
         remove_unfinished(folder)
         job = Job(folder, _identity(finished, settings), finished.record.seed, device, monitor)
         return sweep(finished.classifier(device), dataset.test, settings, job, name=name)

@@ -1,7 +1,7 @@
 """Verifies a record: its classifier is loaded or made again, and measured as the record was."""
 
+import shutil
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +32,7 @@ from bench.record import (
 from bench.run.data import load_target
 from bench.run.encoder import EncoderFile, load_encoder, recipe_from
 from bench.run.finished import protocol_classifier
-from bench.run.locks import locked
+from bench.run.locks import locked, refusing
 from bench.train import train
 from bench.zoo import digest, is_foreign, load_tensors
 
@@ -66,6 +66,7 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
     Raises:
         BenchError: a damaged record, weights that are missing, damaged or not those of the record, data that are
             missing or others. Nothing is written then.
+        BusyRunError: another process is verifying the record.
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor, by = monitor or Monitor(), signed(request.by)
@@ -74,23 +75,19 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
     opened = _open(request.weights, record, recipe)
     dataset = _dataset(request, recipe)
     folder = request.runs_dir / f"verify-{record.sha256[:12]}-{'encoder' if opened.encoder else 'classifier'}"
+    # Outside the folder, which is deleted in the end: processes cannot agree on a lock whose file one of them deletes.
+    lock = request.runs_dir / ".locks" / folder.name
     make_writable(request.record.parent)
-    make_writable(folder)
-
-    def refuse(holder: str) -> None:
-        raise BenchError(f"{holder} is verifying this record ({folder}). Wait for it, or stop it.")
-
-    with locked(folder / ".lock", refuse):
+    make_writable(lock.parent)
+    with locked(lock, refusing(f"verifying this record ({folder})")):
+        make_writable(folder)
         remove_unfinished(folder)
         job = Job(folder, canonical_digest([record.sha256, opened.sha256]), record.seed, device, monitor)
         classifier = opened.classifier or _trained(opened, record, recipe, dataset, job)
         found = _measured(classifier, record, recipe, dataset, job)
         verification = _described(by, record, opened, classifier, found, device).sealed()
         path = save_verification(request.record, verification, monitor)
-        for left in folder.iterdir():
-            if left.name != ".lock":  # another process may lock that file by now
-                with suppress(OSError):
-                    left.unlink()
+        shutil.rmtree(folder, ignore_errors=True)
     return Verified(record, verification, path)
 
 
