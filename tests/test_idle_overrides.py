@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
 
+from bench.nn import unread_settings
 from bench.recipe import AFFSettings, Recipe, reevaluated
 from bench.results import read_groups
 from bench.results.rows import make_rows
@@ -96,6 +97,26 @@ def test_what_another_setting_makes_read_is_not_told(request_: RunRequest, recwa
     prepare(changed(request_, stage1__schedule="steps", stage1__decay_epochs=[0]))
     prepare(replace(request_, protocols=("slf",), overrides={**request_.overrides, "aff.selection_steps": 3}))
     assert not [told for told in recwarn if "has no effect" in str(told.message)]
+
+
+def test_an_own_network_reads_the_settings_that_it_names(
+    request_: RunRequest, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    text = "from torch import nn\n\ndef flat(width):\n    return nn.Sequential(nn.Flatten(), nn.LazyLinear(width))\n"
+    (tmp_path / "net.py").write_text(text)
+    arch = f"{tmp_path / 'net.py'}:flat"
+    prepare(changed(request_, encoder__arch=arch, encoder__width=3, encoder__stem_padding=2))
+    told = [str(one.message) for one in recwarn if "has no effect" in str(one.message)]
+    assert told == [
+        f"--set encoder.stem_padding has no effect with encoder.arch={arch}, yet counts as a change of the recipe"
+    ]
+
+
+def test_a_network_of_another_library_reads_none_of_the_settings_of_ours() -> None:
+    for arch in ("timm:resnet10t", "torchvision:resnet18"):
+        assert unread_settings(arch) == ["width", "stem_padding", "stem_init"]
+    for arch in ("resnet18", "preact-resnet18", "wrn28-10"):
+        assert unread_settings(arch) == []
 
 
 def test_only_trades_reads_its_weight() -> None:

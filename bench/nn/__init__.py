@@ -10,6 +10,7 @@ from bench.nn.encoder import (
     Normalise,
     backbone_factory,
     build_encoder,
+    unread_settings,
     with_loaded_encoder,
 )
 from bench.nn.heads import Classifier, mlp
@@ -36,5 +37,6 @@ __all__ = [
     "mlp",
     "resnet18",
     "stride_left",
+    "unread_settings",
     "with_loaded_encoder",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import BenchError
-from bench.nn.adapted import own_backbone
+from bench.nn.adapted import Outsider, own_backbone
 from bench.nn.copying import frozen_copy
 from bench.own_code import is_own, typed
 from bench.parallel import over_devices
@@ -137,6 +137,17 @@ def backbone_factory(arch: str) -> BackboneFactory:
     """Return what builds the backbone ``arch``; raises BenchError if there is none, or its file is not loaded."""
     factory = ENCODERS.get(arch)
     return own_backbone(typed(arch), factory) if is_own(arch) else factory
+
+
+def unread_settings(arch: str) -> list[str]:
+    """Return those of a recipe's settings of the encoder that the network ``arch`` does not read.
+
+    A network of timm or torchvision has a form of its own, and a user's own function reads the settings that it names.
+    """
+    factory, names = ENCODERS.get(arch), ["width", "stem_padding", "stem_init"]
+    if is_own(arch):
+        return [name for name in names if name not in signature(factory).parameters]
+    return names if isinstance(factory, Outsider) else []
 
 
 def build_encoder(

@@ -15,7 +15,8 @@ from bench.device import pick_device, refuse_precision
 from bench.errors import BenchError, Faults, unknown, warn
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
-from bench.nn import with_loaded_encoder
+from bench.nn import unread_settings, with_loaded_encoder
+from bench.own_code import typed
 from bench.parallel import refuse_uneven
 from bench.recipe import (
     ALL_PROTOCOLS,
@@ -242,14 +243,16 @@ def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe
 
 
 def _warn_of_unread(recipe: Recipe, protocols: Sequence[str]) -> None:
-    """Warn of each override of a stage, or of one of ``protocols``, that nothing reads beside the other settings."""
-    own = {name: recipe.protocol(name) for name in protocols if name in SECTIONS}
+    """Warn of each override that nothing reads beside the others: of the encoder, a stage, or one of ``protocols``."""
+    arch, own = recipe.encoder.arch, {name: recipe.protocol(name) for name in protocols if name in SECTIONS}
     plans: dict[str, Any] = {**recipe.config.plans(), **own}
+    unread = {name: plan.unread for name, plan in plans.items() if isinstance(plan, TrainPlan)}
+    unread["encoder"] = dict.fromkeys(unread_settings(arch), f"arch={typed(arch)}")
     for key in recipe.overrides:
         name, _, field_name = key.partition(".")
-        unread = plans[name].unread if isinstance(plans.get(name), TrainPlan) else {}
-        if field_name in unread and key not in recipe.idle:
-            warn(f"--set {key} has no effect with {name}.{unread[field_name]}, yet counts as a change of the recipe")
+        beside = unread.get(name, {}).get(field_name)
+        if beside and key not in recipe.idle:
+            warn(f"--set {key} has no effect with {name}.{beside}, yet counts as a change of the recipe")
 
 
 def check_seed(seed: int) -> None:
