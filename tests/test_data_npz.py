@@ -84,6 +84,10 @@ NPZ_FAULTS: dict[str, tuple[Arrays, str]] = {
         "y_train holds one class only, at least 2",
     ),
     "numeric classes": ({"classes": np.arange(3)}, "classes is int64 .*class names must be strings"),
+    "repeated classes": (
+        {"classes": np.array(["a", "b", "a"])},
+        "classes holds a name more than once: a. Give each class a name of its own",
+    ),
     "pickled classes": (
         {"classes": np.array(["a", 1, None], object)},
         "classes cannot be read.*Python objects",

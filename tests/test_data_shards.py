@@ -154,6 +154,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda r: (r / "classes.txt").write_text("one"),
         "train holds 1, labels of 1 classes",
     ),
+    "repeated classes": (
+        lambda r: (r / "classes.txt").write_text("crane\ncrane\n"),
+        "classes holds a name more than once: crane",
+    ),
     "odd size": (replaced(sample(1, png=numbers(12, 9, 3))), r"train-1\.tar: 00001\.png is 9x12 pixels, but .*is 10x9"),
 }
 

@@ -1,5 +1,6 @@
 """A dataset as plain arrays: the form that ``npz:PATH`` reads and that decoded folders are cached in."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,7 +32,7 @@ def dataset_from_arrays(
 
     Args:
         arrays: ``x_train`` and ``x_test``, uint8 [N, H, W, 3], or grey [N, H, W, 1] or [N, H, W];
-            ``y_train`` and ``y_test``, integers [N], 0..K-1; optionally ``classes``, strings [K], and
+            ``y_train`` and ``y_test``, integers [N], 0..K-1; optionally ``classes``, strings [K], all different, and
             ``index_train``, integers [N], positions in the official training split.
         what: the source of the arrays, for the message.
         name: the dataset's short name.
@@ -174,6 +175,8 @@ def _class_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
         for key, y in labels.items():
             if y.max() >= len(names):
                 yield f"{key} holds {y.max()}, labels of {len(names)} classes run to {len(names) - 1}"
+        if repeated := [name for name, count in Counter(names.tolist()).items() if count > 1]:
+            yield f"classes holds a name more than once: {few(repeated)}. Give each class a name of its own"
     if "y_train" in labels and len(np.unique(labels["y_train"])) < 2:
         yield "y_train holds one class only, at least 2 are needed"
 
