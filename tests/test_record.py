@@ -310,9 +310,10 @@ def without(key: str) -> Callable[[str], str]:
     [
         (lambda text: text[: len(text) // 2], "cannot read"),
         (lambda text: "", "cannot read"),
-        (lambda text: "[1, 2]", "schema version None"),
+        (lambda text: "[1, 2]", "this is no record of the bench: it has no schema_version. Give another file"),
         (edited("schema_version", 99), "schema version 99, this program reads 1 to 4. Update the bench"),
-        (without("schema_version"), "schema version None"),
+        (without("schema_version"), "this is no record of the bench"),
+        (edited("schema_version", None), "schema version None"),
         (edited("seed", 1), "checksum does not match"),
         (edited("sha256", "0" * 64), "checksum does not match"),
         (without("sha256"), "checksum does not match"),

@@ -85,11 +85,14 @@ def load_sealed(path: Path, kind: type[S], *, schema: int) -> S:
     """Return the ``kind`` in ``path``, of a schema version from 1 to ``schema``.
 
     Raises:
-        DamagedFileError: not JSON, incomplete, or edited after it was written.
+        DamagedFileError: not JSON, of another program, incomplete, or edited after it was written.
         BenchError: missing, or of an unknown schema version.
     """
     values = read_json(path)
-    version = values.get("schema_version") if isinstance(values, dict) else None
+    if not isinstance(values, dict) or "schema_version" not in values:
+        what = f"no {kind.__name__.lower()} of the bench: it has no schema_version"
+        raise DamagedFileError(f"{path}: this is {what}. Give another file, or restore this one.")
+    version = values["schema_version"]
     if version not in range(1, schema + 1) or type(version) is not int:
         later = isinstance(version, int) and version > schema
         raise (BenchError if later else DamagedFileError)(
