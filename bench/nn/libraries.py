@@ -99,7 +99,7 @@ def _without_classifier(network: nn.Module, name: str) -> nn.Module:
     if not last:
         raise BenchError(
             f"torchvision:{name} has no linear classifier to take off. Write a function that returns it without its "
-            "head: bench evaluate ./net.py:make_encoder --weights FILE"
+            f"head, and type ./net.py:make_encoder instead of torchvision:{name}."
         )
     network.set_submodule(last[-1], LeftOut())
     return network
