@@ -58,7 +58,7 @@ class CheckFailedError(BenchError):
 
 
 class InterruptedRunError(BenchError):
-    """The user or the system stopped the run; its state is saved: exit code 130."""
+    """The user or the system stopped the run; what is finished is saved: exit code 130."""
 
     exit_code = 130
 

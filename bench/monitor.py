@@ -86,7 +86,7 @@ class Monitor:
     def check(self) -> None:
         """Raise InterruptedRunError if a stop was requested. Call it where no work would be lost."""
         if self.stop_requested:
-            raise InterruptedRunError("interrupted; the run's state is saved. The same command continues it.")
+            raise InterruptedRunError("interrupted; what is finished is saved. The same command continues from there.")
 
     @contextmanager
     def stopped_by_signals(self) -> Iterator[None]:

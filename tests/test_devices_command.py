@@ -60,6 +60,6 @@ def test_what_ends_one_device_ends_all_and_the_next_call_goes_on(tmp_path: Path,
         ]
     else:
         assert process.returncode == 130
-        assert messages == ["bench: interrupted; the run's state is saved. The same command continues it."]
+        assert messages == ["bench: interrupted; what is finished is saved. The same command continues from there."]
     gone_on = finish(tmp_path, "runs", 2)
     assert all(torch.equal(gone_on[name], value) for name, value in straight.items())

@@ -159,7 +159,7 @@ def test_each_interruption_ends_as_it_should(broken: Finished, interruption: Int
         assert code == -signal.SIGKILL
     else:
         assert code == 130
-        assert stderr.splitlines()[-1].startswith("bench: interrupted; the run's state is saved")
+        assert stderr.splitlines()[-1].startswith("bench: interrupted; what is finished is saved")
         assert stderr.count("bench: ") == 1
     assert "Traceback" not in stderr
     assert stdout == ""

@@ -108,7 +108,7 @@ def toy() -> Stage:
 def stopped_on_one(folder: Path) -> None:
     """Train, and ask the last of the devices to stop after five steps."""
     last = dist.is_initialized() and dist.get_rank() == dist.get_world_size() - 1
-    with pytest.raises(InterruptedRunError, match="state is saved"):
+    with pytest.raises(InterruptedRunError, match="what is finished is saved"):
         run(toy(), folder, monitor=StopAfter(5) if last or not dist.is_initialized() else None)
 
 

@@ -123,7 +123,7 @@ def run(
 
 
 def stop_at(stage: Stage, folder: Path, steps: int, **changes: Any) -> None:
-    with pytest.raises(InterruptedRunError, match=r"state is saved\. The same command continues it"):
+    with pytest.raises(InterruptedRunError, match=r"what is finished is saved\. The same command continues"):
         run(stage, folder, monitor=StopAfter(steps), **changes)
 
 
