@@ -77,7 +77,7 @@ def make_record(
             **{"seed": 0, "protocol": "slf", "overrides": {}},
             "recipe": {"dataset": facts, "threat": {"norm": "linf", "eps": eps}},
             **{"pretraining_sha256": "1" * 64, "protocol_sha256": "2" * 64},
-            **{"encoder_sha256": "3" * 64, "classifier_sha256": "4" * 64},
+            **{"encoder_sha256": "3" * 64, "classifier_sha256": f"{4 + changes.get('seed', 0):064x}"},
             "sa": outcome(sa, TEST_IMAGES),
             "ra": PGDEvaluation(
                 **{"outcome": outcome(ra, TEST_IMAGES), "eps": eps, "steps": 20, "step_size": eps / 4},

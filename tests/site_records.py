@@ -28,7 +28,9 @@ def add(results: Path, record: Record, **changes: Any) -> Path:
     """Write ``record`` with ``changes``, its recipe's too, under ``results`` and return its file."""
     stated = {name: changes[name] for name in ("method", "tier", "fidelity") if name in changes}
     recipe = {**changes.get("recipe", record.recipe), **stated}
-    return save_record(results, Record.model_validate({**dict(record), **changes, "recipe": recipe}))
+    # No two seeds train the same classifier.
+    trained = {"classifier_sha256": f"{changes.get('seed', record.seed):064x}"}
+    return save_record(results, Record.model_validate({**dict(record), **trained, **changes, "recipe": recipe}))
 
 
 def add_sweep(results: Path, record: Record, correct: list[int], **changes: Any) -> Path:

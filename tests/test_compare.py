@@ -240,7 +240,7 @@ def test_methods_are_found_by_the_names_of_files_and_others_are_not_read(
         read.append(path.name)
         return load_record(path)
 
-    monkeypatch.setattr("bench.results.measured.load_record", load)
+    monkeypatch.setattr("bench.record.trusted.load_record", load)
     assert [one.record.seed for one in find_seeds("deacl", tmp_path, dataset="cifar10").seeds] == [0, 1]
     assert read == ["deacl-mini-uniform-s0-slf-22222222.json", "renamed.json"]
     read.clear()

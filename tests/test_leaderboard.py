@@ -257,7 +257,8 @@ def test_a_thousand_records_take_seconds_at_most(tmp_path: Path) -> None:
     (tmp_path / "cifar10").mkdir()
     template = make_record()
     for i in range(1000):
-        record = template.model_copy(update={"seed": i % 5, "protocol_sha256": f"{i // 5:064}"}).sealed()
+        own = {"seed": i % 5, "protocol_sha256": f"{i // 5:064}", "classifier_sha256": f"{i:064}"}
+        record = template.model_copy(update=own).sealed()
         (tmp_path / "cifar10" / f"{i}.json").write_text(record.model_dump_json())
     start = time.perf_counter()
     text = text_of(tmp_path)

@@ -13,7 +13,7 @@ from bench.compare import find_record, find_seeds
 from bench.leaderboard import check_leaderboard, write_leaderboard
 from bench.results import build_leaderboard, load_published, measured_costs
 
-OWN: dict[str, Any] = {"device": "My laptop, 8 threads", "classifier_sha256": "9" * 64}
+OWN: dict[str, Any] = {"device": "My laptop, 8 threads"}
 
 
 @pytest.fixture
@@ -115,6 +115,12 @@ def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
     assert nothing.output == "1 more row, of other settings: without --short\n"
     refused = CliRunner().invoke(app, ["leaderboard", "--short", "--check"])
     assert "leave out --dataset, --protocol, --tier, --short and --bibtex" in str(refused.exception)
+
+
+def test_two_data_sets_of_one_name_have_titles_of_their_own(tmp_path: Path) -> None:
+    fill(tmp_path, make_record(), make_record(data="e" * 64))
+    shown = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(tmp_path)]).output
+    assert shown.index("cifar10 dddddddd: SLF") < shown.index("cifar10 eeeeeeee: SLF") < shown.index("cifar10: several")
 
 
 def test_published_numbers_come_with_the_package(tmp_path: Path) -> None:

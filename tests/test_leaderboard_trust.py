@@ -75,6 +75,19 @@ def test_two_records_of_one_run_of_which_none_is_the_newest_are_both_left_out(tm
     assert all("the same run, finished at the same moment" in bad.reason for bad in board.left_out)
 
 
+def test_a_record_is_not_another_seed_of_itself(tmp_path: Path) -> None:
+    one = make_record()
+    fill(tmp_path, one, one.model_copy(update={"seed": 1}), make_record(seed=2))
+    board = build_leaderboard(tmp_path)
+    assert [row.seeds for row in board.rows] == [(2,)]
+    assert [bad.reason for bad in board.left_out] == [
+        "its classifier is that of seeds 0, 1, and no two seeds train the same. Keep the right one."
+    ] * 2
+    neighbours = make_record(protocol="knn", encoder_seed=0)
+    fill(tmp_path / "knn", neighbours, neighbours.model_copy(update={"seed": 1}))
+    assert build_leaderboard(tmp_path / "knn").rows[0].seeds == (0, 1), "kNN trains nothing"
+
+
 def test_outcomes_of_another_number_of_images_than_the_data_have_are_left_out(tmp_path: Path) -> None:
     record = make_record()
     facts = record.recipe["dataset"]

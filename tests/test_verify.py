@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from board_records import TEST_IMAGES, fill, make_record, outcome, text_of
+from in_process import say
 from toy_runs import Listener, toy_data, toy_request
 
 from bench.cli import main
@@ -145,6 +146,10 @@ def test_weights_of_others_and_none_are_refused_and_nothing_is_written(toy: Toy,
     edited.write_text(others[0][1].read_text().replace('"seed":1', '"seed":2').replace('"seed": 1', '"seed": 2'))
     with pytest.raises(BenchError, match="checksum does not match"):
         verify(toy.request(other, edited), CPU, Listener())
+    record = load_record(toy.slf)
+    forged = save_record(tmp_path, record.model_copy(update={"ra": record.ra.model_copy(update={"steps": 99})}))
+    with pytest.raises(BenchError, match=r"ra.steps is 99, recipe.evaluate.pgd_steps "):
+        verify(toy.request(toy.weights("slf"), forged), CPU, Listener())
     elsewhere = toy_data(tmp_path / "elsewhere.npz", classes=4, seed=5)
     with pytest.raises(BenchError, match=r"is not the data of the record"):
         verify(replace(toy.request(toy.weights("slf")), dataset=elsewhere), CPU, Listener())
@@ -152,6 +157,21 @@ def test_weights_of_others_and_none_are_refused_and_nothing_is_written(toy: Toy,
         verify(toy.request(toy.weights("slf"), by=" "), CPU, Listener())
     assert signed(" Ada  Lovelace\n") == "Ada Lovelace"
     assert written(toy) == held
+
+
+def test_rounding_is_a_reason_only_where_something_differs(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = load_record(toy.slf)
+    wrong = Outcome.pack([not right for right in record.sa.unpack()], test_images=record.sa.n)
+    here = record.model_copy(update={"sa": wrong})
+    there = here.model_copy(update={"environment": record.environment.model_copy(update={"platform": "another"})})
+    for forged, said in ((here, "rounding explains nothing here"), (there, "More than is allowed is not explained")):
+        path = save_record(tmp_path / forged.environment.platform[:7], forged)
+        args = ["verify", str(path), "--weights", str(toy.weights("slf")), "--by", "Ada", "--dataset", toy.data]
+        end = say(monkeypatch, capsys, *args, "--runs-dir", str(tmp_path / "runs"))
+        assert end.code == 3
+        assert said in end.stdout
 
 
 # On the board
@@ -272,7 +292,7 @@ def test_the_command_names_the_images_and_exits_with_3_where_accuracies_are_apar
     captured = capsys.readouterr()
     assert "withdrawn" not in captured.err
     assert all(str(place) in captured.out for place in range(3))
-    assert "moves images that lie on the boundary" in captured.out
+    assert "rounding explains nothing here" in captured.out
     assert (other.apart(record), code) == (["sa"], 3)
     assert "SA differs by more than the verification allows" in captured.err
     correction = correct(toy.slf, record, toy.folder / "results", reason="data", note="leaked")

@@ -1,5 +1,6 @@
 """The board on the screen: one table for each set of comparable rows."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -29,25 +30,29 @@ def show_board(board: "Leaderboard") -> None:
     if not board.rows and not board.failed:
         print("No records yet: `bench run deacl --dataset digits` makes the first.")
         return
-    for _, rows in groupby(board.rows, key=lambda row: row.table):
-        show(_table(list(rows), board))
+    data = Counter(dataset for dataset, _ in {(row.dataset, row.facts.sha256) for row in board.rows})
+    for key, rows in groupby(board.rows, key=lambda row: row.table):
+        name = key.dataset if data[key.dataset] == 1 else f"{key.dataset} {key.sha256[:8]}"
+        show(_table(list(rows), board, name))
     for one in board.failed:
         print(f"not shown as a result: {one.row}: the evaluation {one.reason} ({one.file})")
     words = ["percent of n test images; one seed: 95 % interval; several: mean ± deviation"]
     if any(row.tied for row in board.rows):
         words.append("=: not separated from the best of its group by a test at 5 %")
+    if shared := ", ".join(name for name, several in data.items() if several > 1):
+        words.append(f"{shared}: several data sets of one name, told apart by the first digits of their SHA-256")
     if any(row.local for row in board.rows):
         words.append("local: your own records, in the folder local of the results")
     print("\n".join(words))
 
 
-def _table(rows: "Sequence[Row]", board: "Leaderboard") -> DataTable:
+def _table(rows: "Sequence[Row]", board: "Leaderboard", dataset: str) -> DataTable:
     from bench.leaderboard import plain_table
     from bench.results import DASH
 
     columns = plain_table(rows, board.published)
     columns = [column for column in columns if any(cell not in ("", DASH) for cell in column.cells)]
-    table = DataTable(*map(_column, columns), title=f"{rows[0].dataset}: {rows[0].table.conditions}")
+    table = DataTable(*map(_column, columns), title=f"{dataset}: {rows[0].table.conditions}")
     for cells in zip(*(column.cells for column in columns), strict=True):
         table.add(*cells)
     return table

@@ -29,6 +29,11 @@ _REASONS = {
     "weights.",
 }
 
+_UNEXPLAINED = (
+    "The weights are the same, and so are machine, packages and code: rounding explains nothing here. Either the "
+    "arithmetic of this device varies from run to run, or the outcomes in the record are not those of these weights."
+)
+
 
 def verify(
     record: Annotated[str, typer.Argument(help="A record: its file, or its name below the results.")],
@@ -104,11 +109,21 @@ def _print(done: "Verified") -> None:
     flips = verification.flips(record)
     for name, each in flips.items():
         print("\n".join(_lines(name.upper(), each)))
+    conditions = list(_conditions(record, verification.environment))
     if any(flips.values()):
-        print(_REASONS[verification.reason])
-    for line in _conditions(record, verification.environment):
+        print(_reason(done, bool(conditions)))
+    for line in conditions:
         print(line)
     print(f"verification: {done.path}")
+
+
+def _reason(done: "Verified", elsewhere: bool) -> str:
+    """Return why images differ; ``elsewhere``: whether the machine, packages or code are not those of the record."""
+    verification = done.verification
+    if verification.reason == "rounding" and not elsewhere:
+        return _UNEXPLAINED
+    more = " More than is allowed is not explained by that." if verification.apart(done.record) else ""
+    return _REASONS[verification.reason] + more
 
 
 def _lines(name: str, flips: "Sequence[Flip]") -> Iterator[str]:

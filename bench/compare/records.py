@@ -73,7 +73,7 @@ def compare_records(
     if a.record.sha256 == b.record.sha256:
         raise BenchError(f"{a.path} and {b.path} are the same record. Name two different ones.")
     refuse_incomparable(a, b, measures=measures, across_protocols=across_protocols, across_precisions=across_precisions)
-    outcomes_a, outcomes_b = ({name.lower(): outcome for name, outcome in one.outcomes()} for one in (a, b))
+    outcomes_a, outcomes_b = ({name.lower(): outcome for name, outcome in one.record.outcomes()} for one in (a, b))
     compared: dict[Measure, MeasureComparison] = {}
     missing: dict[Measure, str] = {}
     for measure in measures:

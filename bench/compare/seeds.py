@@ -86,7 +86,7 @@ def compare_seeds(
 
 
 def _outcomes(group: Group, measure: Measure) -> list[Outcome]:
-    found = [dict(one.outcomes()).get(measure.upper()) for one in group.seeds]
+    found = [dict(one.record.outcomes()).get(measure.upper()) for one in group.seeds]
     return [outcome for outcome in found if outcome]
 
 

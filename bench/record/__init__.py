@@ -48,6 +48,7 @@ from bench.record.submission import (
     weights_needed,
 )
 from bench.record.sweep import Sweep, SweepKind, SweepSettings, grid_fault, sweep_identity
+from bench.record.trusted import load_trusted
 from bench.record.verification import (
     Flip,
     Reason,
@@ -110,6 +111,7 @@ __all__ = [
     "load_record",
     "load_submission",
     "load_sweep",
+    "load_trusted",
     "load_verification",
     "may_be_of",
     "may_be_of_run",

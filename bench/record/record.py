@@ -1,5 +1,6 @@
 """The record: the results of one protocol on one run. Every number of the board comes from one."""
 
+from collections.abc import Iterator
 from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -185,6 +186,15 @@ class Record(Sealed):
     def without_history(self) -> Self:
         """Return this without its histories of training, which take most of its memory; its digest no longer fits."""
         return self.model_copy(update={"history": {}})
+
+    def outcomes(self) -> Iterator[tuple[str, Outcome]]:
+        """Yield each measurement that was made, by its name in tables."""
+        yield "SA", self.sa
+        yield "RA", self.ra.outcome
+        if self.aa:
+            yield "AA", self.aa.outcome
+        for one in self.attacks.attacks if self.attacks else ():
+            yield f"attacks, {one.attack},", one.outcome
 
     def read_recipe(self) -> RecordedRecipe:
         """Return the recipe, typed as far as all methods share it; raises BenchError that lists every fault."""

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 from bench.errors import BenchError, unknown
-from bench.recipe import ALL_PROTOCOLS, Settings, canonical_digest, tier_names
+from bench.recipe import ALL_PROTOCOLS, SECTIONS, Settings, TrainPlan, canonical_digest, tier_names
 from bench.record import LOCAL, Correction, Record, may_be_of, record_files
 from bench.results.corrections import read_corrections
 from bench.results.measured import Measured, load_all
@@ -189,7 +189,27 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
         for one in same:
             names = " and ".join(other.path.name for other in same if other is not one)
             doubles.append((one.path, f"the same run, finished at the same moment, as {names}. Keep the right one."))
-    return trusted, doubles
+    return _without_copied_seeds(trusted, doubles)
+
+
+def _without_copied_seeds(
+    measured: Sequence[Measured], doubles: list[tuple[Path, str]]
+) -> tuple[list[Measured], list[tuple[Path, str]]]:
+    """Leave out records of several seeds that share one classifier: training never ends with the same weights twice."""
+    kept: list[Measured] = []
+    for same in grouped(measured, lambda one: (_recipe_key(one), one.record.classifier_sha256)):
+        seeds = {one.record.seed for one in same}
+        if len(seeds) == 1 or not _is_trained(same[0].record.protocol):
+            kept += same
+            continue
+        said = f"its classifier is that of seeds {', '.join(map(str, sorted(seeds)))}, and no two seeds train the same"
+        doubles += [(one.path, f"{said}. Keep the right one.") for one in same]
+    return kept, doubles
+
+
+def _is_trained(protocol: str) -> bool:
+    """Return whether the classifier is trained by the protocol, so that its seed shows in the weights."""
+    return protocol in SECTIONS and issubclass(SECTIONS[protocol], TrainPlan)
 
 
 def grouped(items: Iterable[T], key: Callable[[T], Hashable]) -> list[list[T]]:

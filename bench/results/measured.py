@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.recipe import ALL_PROTOCOLS, DatasetFacts, Threat
-from bench.record import IMPORTED, Outcome, Record, RecordedRecipe, load_record
+from bench.recipe import DatasetFacts, Threat
+from bench.record import IMPORTED, Record, RecordedRecipe, load_trusted
 
 _MANY = 500
 """Records from which on several processes read them: fewer are read before a process has started."""
@@ -51,58 +51,14 @@ class Measured(NamedTuple):
         parts = [self.recipe.dataset.name, *own]
         return "-".join([*parts, *([f"w{record.encoder_sha256[:8]}"] if record.method == IMPORTED else [])])
 
-    def outcomes(self) -> Iterator[tuple[str, Outcome]]:
-        """Yield each measurement that was made, by its name in tables."""
-        yield "SA", self.record.sa
-        yield "RA", self.record.ra.outcome
-        if self.record.aa:
-            yield "AA", self.record.aa.outcome
-        for one in self.record.attacks.attacks if self.record.attacks else ():
-            yield f"attacks, {one.attack},", one.outcome
-
 
 def load_measured(path: Path, *, local: bool = False) -> Measured:
     """Return the record in ``path``, which is ``local`` or published.
 
-    Raises:
-        BenchError: unreadable, of an unknown schema version, incomplete, edited, or inconsistent.
+    Errors are those of :func:`bench.record.load_trusted`.
     """
-    record = load_record(path)
-    measured = Measured(path, record, record.read_recipe(), local=local)
-    facts = measured.facts
-    where = "recipe.finetune.dataset" if measured.recipe.finetune else "recipe.dataset"
-    for name, outcome in measured.outcomes():
-        if misfit := outcome.misfit(facts.test_images):
-            raise BenchError(f"{path}: {name} disagrees with {where}: {misfit}. Restore or remove it.")
-    cells = record.corruptions
-    if cells and cells.n != facts.test_images:
-        raise BenchError(
-            f"{path}: corruptions disagrees with {where}: {cells.n} images in each cell, {facts.test_images} test "
-            "images. Restore or remove it."
-        )
-    for name, its, key, wanted in (("dataset", record.dataset, f"{where}.name", facts.name), *_stated_twice(measured)):
-        if its != wanted:
-            raise BenchError(f"{path}: {name} is {its}, {key} {wanted}. Restore or remove it.")
-    if record.protocol not in ALL_PROTOCOLS:
-        raise BenchError(f"{path}: there is no protocol {record.protocol!r}. Update the bench, or remove it.")
-    if record.finished < record.started:
-        raise BenchError(f"{path}: it finished at {record.finished}, before it started. Restore or remove it.")
-    return measured
-
-
-def _stated_twice(one: Measured) -> Iterator[tuple[str, object, str, object]]:
-    """Yield what a record and its recipe both state: the record's name and value, the recipe's key and value.
-
-    Old recipes lack some keys.
-    """
-    record, recipe, ra = one.record, one.record.recipe, one.record.ra
-    for name in ("method", "tier", "fidelity"):
-        yield name, getattr(record, name), f"recipe.{name}", recipe.get(name, getattr(record, name))
-    section = recipe.get("evaluate")
-    evaluate = section if isinstance(section, Mapping) else {}
-    eps = evaluate.get("eps")
-    yield "ra.eps", ra.eps, *(("recipe's threat.eps", one.threat.eps) if eps is None else ("recipe.evaluate.eps", eps))
-    yield "ra.restarts", ra.restarts, "recipe.evaluate.pgd_restarts", evaluate.get("pgd_restarts", ra.restarts)
+    trusted = load_trusted(path)
+    return Measured(path, trusted.record, trusted.recipe, local=local)
 
 
 class Fault(NamedTuple):

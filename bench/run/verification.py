@@ -25,7 +25,7 @@ from bench.record import (
     Record,
     Verification,
     describe_environment,
-    load_record,
+    load_trusted,
     save_verification,
     signed,
 )
@@ -70,7 +70,7 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
         InterruptedRunError: a stop was requested; the same call continues.
     """
     monitor, by = monitor or Monitor(), signed(request.by)
-    record = load_record(request.record)
+    record = load_trusted(request.record).record
     recipe = recipe_from(record.recipe)
     opened = _open(request.weights, record, recipe)
     dataset = _dataset(request, recipe)
