@@ -46,6 +46,10 @@ def test_the_meaning_of_a_setting_stands_beside_it_and_fits_the_screen(bench: Be
     lines = settings.splitlines()
     assert [line.partition("=")[0] for line in lines if len(line) > 90] == ["evaluate.corruption_names"]  # one value
     assert all(re.match(r"[a-z0-9_.-]+=\S| {42}\S", line) for line in lines)
+    inherited = "stage1.lr=0.4" + " " * 29 + "Peak learning rate, as published for batches of"
+    assert any(line.startswith(inherited) for line in lines), (
+        "the class that names the value does not repeat its meaning"
+    )
 
 
 def test_a_narrow_screen_breaks_the_lines_of_help_and_the_source_does_not(bench: Bench) -> None:

@@ -1,10 +1,14 @@
 """All facts about one method, with every setting."""
 
+import ast
+import inspect
 import json
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from shutil import get_terminal_size
-from textwrap import fill
+from textwrap import dedent, fill
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -41,7 +45,7 @@ def show_method(name: str, as_json: bool) -> None:
         dataset=data_like("cifar10", Path()).facts,
         tier=load_tier("paper"),
     )
-    meaning = _told(type(recipe).model_fields["precision"].description)
+    meaning = _docstrings(type(recipe))["precision"]
     settings = [_Setting("precision", recipe.precision, meaning), *_settings(recipe.config)]
     for section in SHARED:
         settings += _settings(getattr(recipe, section), f"{section}.")
@@ -64,15 +68,31 @@ def show_method(name: str, as_json: bool) -> None:
 def _settings(section: "BaseModel", prefix: str = "") -> Iterator[_Setting]:
     from pydantic import BaseModel
 
-    plain = section.model_dump(mode="json")
-    for name, field in type(section).model_fields.items():
+    plain, meanings = section.model_dump(mode="json"), _docstrings(type(section))
+    for name in type(section).model_fields:
         value = getattr(section, name)
         if isinstance(value, BaseModel):
             yield from _settings(value, f"{prefix}{name}.")
         else:
-            yield _Setting(f"{prefix}{name}", plain[name], _told(field.description))
+            yield _Setting(f"{prefix}{name}", plain[name], meanings.get(name, ""))
 
 
-def _told(description: str | None) -> str:
-    """Return the docstring of a setting on one line, as text and not as markup."""
-    return " ".join((description or "").replace("``", "`").replace("None", "null").split())
+def _docstrings(settings: type["BaseModel"]) -> dict[str, str]:
+    """Return the docstrings of the fields of ``settings``, each on one line, as text and not as markup.
+
+    Pydantic can read them, too (``use_attribute_docstrings``), but of all classes, at every start of every command.
+    """
+    found: dict[str, str] = {}
+    for each in reversed(settings.__mro__):
+        with suppress(OSError, TypeError):  # a class without a source, such as one typed at a prompt
+            (written,) = ast.parse(dedent(inspect.getsource(each))).body
+            found |= dict(_documented(written))
+    return {name: " ".join(text.replace("``", "`").replace("None", "null").split()) for name, text in found.items()}
+
+
+def _documented(written: ast.stmt) -> Iterator[tuple[str, str]]:
+    """Yield each field of a class that has a docstring, and this."""
+    if isinstance(written, ast.ClassDef):
+        for field, text in pairwise(written.body):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+                yield ast.unparse(field.target), str(text.value.value)

@@ -32,9 +32,7 @@ class Settings(BaseModel):
     Subclasses give each field its default, its unit and its source in the field's docstring or comment.
     """
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
     later: ClassVar[Mapping[str, Any]] = {}
     """Fields that are newer than the first records, each with the value that keeps the earlier behaviour."""
