@@ -9,7 +9,7 @@ import torch
 from in_process import say
 
 from bench.cli._progress import rough_time
-from bench.cli.plan import _lines, _table
+from bench.cli.plan import _lines, _table, _timed
 from bench.cost import (
     AttackSeconds,
     Effort,
@@ -180,6 +180,11 @@ def test_a_profile_gives_what_it_measured_and_nothing_else(
     whole, rest = divmod(count, slf.plan.batch_size)
     seconds += slf.plan.epochs * 0.5 * (whole + (rest / slf.plan.batch_size if rest else 0))
     seconds += tested * (run.recipe.evaluate.pgd_steps + 0.5) + 32 * 80  # of the doctor's checks
+    assert "and attacks" in _timed(found)
+    stages_alone = plan_costs(request_for("simclr"), 2, [tmp_path / "timing.json"])
+    assert stages_alone.includes == ("stage ssl",)
+    assert "attacks" not in _timed(stages_alone)
+    assert "AA" not in _timed(stages_alone)
     assert (found.measured_on, found.source) == ("A card", f"{tmp_path / 'timing.json'}, {path}")
     assert found.hours is not None
     assert found.hours >= seconds / 3600 * 0.999

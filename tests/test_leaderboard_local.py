@@ -109,10 +109,13 @@ def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
     assert [line for line in own if line not in shown.output] == []
     assert "90.0" not in shown.output
     assert "95.0" not in shown.output
-    assert "2 more rows, of other settings: without --short" in shown.output
+    assert "--short leaves out 2 rows of other settings" in shown.stderr
     fill(own_only := results / "only", make_record(aa=95, pretrained_on="cifar100"))
     nothing = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(own_only), "--short"])
-    assert nothing.output == "1 more row, of other settings: without --short\n"
+    assert (nothing.stdout, nothing.stderr) == ("", "--short leaves out 1 row of other settings\n")
+    without_aa = {"overrides": {"evaluate.autoattack": False}, "protocol_sha256": "7" * 64, "aa": None}
+    fill(knn := results / "knn", make_record(**without_aa), make_record(**{**lam, "aa": None}))
+    assert [row.overrides for row in build_leaderboard(knn).short().rows] == [without_aa["overrides"]]
     refused = CliRunner().invoke(app, ["leaderboard", "--short", "--check"])
     assert "leave out --dataset, --protocol, --tier, --short and --bibtex" in str(refused.exception)
 

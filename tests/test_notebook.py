@@ -159,6 +159,16 @@ def test_pgd_is_the_attack_of_the_bench(run: str, folder: Path) -> None:
         assert torch.is_inference_mode_enabled()
 
 
+def test_the_module_of_an_exported_program_is_attacked_too() -> None:
+    """As the card of an export loads it: PyTorch refuses its ``eval()``."""
+    images = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    model, labels = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 4)).eval(), torch.tensor([0, 1])
+    exported = torch.export.export(model, (images,)).module()
+    attacked = [bench.attack.pgd(each, images, labels, eps=8 / 255, steps=3) for each in (exported, model)]
+    assert torch.equal(*attacked)
+    assert not torch.equal(attacked[0], images)
+
+
 class WithoutGradient(torch.nn.Module):
     @torch.no_grad()
     def forward(self, x: torch.Tensor) -> torch.Tensor:

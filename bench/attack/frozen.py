@@ -27,8 +27,8 @@ def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
         for parameter, _ in learnt:
             parameter.requires_grad_(False)
         if not train_mode:
-            for module in modules:
-                module.eval()
+            for part, _ in modes:
+                part.training = False  # not part.eval(), which the module of an exported program refuses
         recording = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.set_grad_enabled(recording):
             yield

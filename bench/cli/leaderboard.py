@@ -116,13 +116,13 @@ def _shown(
     board = whole.short() if short else whole
     for bad in board.left_out:
         typer.echo(f"left out {bad.file}: {bad.reason}", err=True)
+    if hidden := len(whole.rows) - len(board.rows):
+        typer.echo(f"--short leaves out {plural(hidden, 'row')} of other settings", err=True)
     if format_ is None:
         from bench.cli._board import show_board
 
         if board.rows or not whole.rows:
             show_board(board)
-        if hidden := len(whole.rows) - len(board.rows):
-            typer.echo(f"{plural(hidden, 'more row')}, of other settings: without --short")
         for one in board.withdrawn:
             typer.echo(f"{one.said}: {results_dir / one.reasons} says why")
         return

@@ -135,7 +135,7 @@ def plan_costs(
         measured_on=known.device_name if known else device_name(projector.device),
         source=", ".join(map(str, profile)) or "this machine",
         busy=None if known else busy,
-        includes=tuple(dict.fromkeys(phase.phase for _, phase in parts)),
+        includes=tuple(dict.fromkeys(phase.phase for _, phase in parts if not math.isnan(phase.seconds))),
         steps={
             f"{phase.phase} of {run.recipe.method}": TimedSteps(images=phase.timed, batch=phase.batch)
             for run, phase in parts

@@ -41,14 +41,18 @@ def label(measured: Measured) -> str:
     return named(f"{record.title} {record.year}", departures)
 
 
+def told_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of ``overrides`` that a row names."""
+    return {key: value for key, value in overrides.items() if key not in _SHOWN_BY_COLUMNS}
+
+
 def recipe_departures(one: Record | Sweep, *, local: bool, encoder_seed: int | None) -> list[str]:
     """Return how the recipe of ``one`` departs from the tier's recipe of an installed method, as labels name it."""
-    own = {key: value for key, value in one.overrides.items() if key not in _SHOWN_BY_COLUMNS}
     return [
         *([LOCAL] if local else []),
         *(["re-evaluated"] if one.method == IMPORTED else []),
         *([one.method] if is_own(one.method) else []),
-        *settings_text(own),
+        *settings_text(told_settings(one.overrides)),
         *([] if encoder_seed is None else [f"encoder of seed {encoder_seed}"]),
     ]
 

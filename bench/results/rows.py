@@ -14,7 +14,15 @@ from bench.record import Known, Record
 from bench.results.groups import Group
 from bench.results.measured import Measured
 from bench.results.ranks import Standing, standings
-from bench.results.remarks import attack_text, budget_text, is_guessing, label, precision_text, reliability_flags
+from bench.results.remarks import (
+    attack_text,
+    budget_text,
+    is_guessing,
+    label,
+    precision_text,
+    reliability_flags,
+    told_settings,
+)
 from bench.results.scores import CorruptionScore, Score, corruption_score, mean_score, ra_on_aa
 from bench.results.tiers import tier_forms, tier_text
 from bench.results.verifications import Verifications, checks, contested, verifiers
@@ -170,8 +178,8 @@ def short_rows(rows: Sequence[Row]) -> list[Row]:
 
     The user's own rows and the published ones are chosen apart.
     """
-    own = {(row.method, row.local) for row in rows if not row.overrides}
-    return [row for row in rows if not row.overrides or (row.method, row.local) not in own]
+    own = {(row.method, row.local) for row in rows if not told_settings(row.overrides)}
+    return [row for row in rows if not told_settings(row.overrides) or (row.method, row.local) not in own]
 
 
 def _row(group: Group, results_dir: Path, verifications: Verifications, forms: Mapping[str, str]) -> Row:
