@@ -113,7 +113,7 @@ def test_a_short_board_has_the_own_recipe_of_each_method_yours_apart(
     fill(own_only := results / "only", make_record(aa=95, pretrained_on="cifar100"))
     nothing = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(own_only), "--short"])
     assert (nothing.stdout, nothing.stderr) == ("", "--short leaves out 1 row of other settings\n")
-    without_aa = {"overrides": {"evaluate.autoattack": False}, "protocol_sha256": "7" * 64, "aa": None}
+    without_aa: dict[str, Any] = {"overrides": {"evaluate.autoattack": False}, "protocol_sha256": "7" * 64, "aa": None}
     fill(knn := results / "knn", make_record(**without_aa), make_record(**{**lam, "aa": None}))
     assert [row.overrides for row in build_leaderboard(knn).short().rows] == [without_aa["overrides"]]
     refused = CliRunner().invoke(app, ["leaderboard", "--short", "--check"])
