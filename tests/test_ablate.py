@@ -202,7 +202,7 @@ def test_a_finished_ablation_does_nothing_anew(base: RunRequest, tmp_path: Path)
 def test_an_ablation_stopped_anywhere_continues_to_the_same_end(
     base: RunRequest, tmp_path: Path, whole: list[CellResult], stop_at: int
 ) -> None:
-    with pytest.raises(InterruptedRunError, match="The same command continues it"):
+    with pytest.raises(InterruptedRunError, match="The same command continues from there"):
         run_all(plan_ablation(base, GRID), tmp_path / "results", Listener(stop_at))
     finished = len(list(tmp_path.glob("results/toy/*")))
     listener = Listener()

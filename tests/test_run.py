@@ -230,7 +230,7 @@ def test_a_record_counts_whatever_becomes_of_the_next_protocol(request_: RunRequ
 def test_a_run_stopped_at_any_step_continues_to_the_same_end(
     request_: RunRequest, tmp_path: Path, whole: Record, stop_at: int
 ) -> None:
-    with pytest.raises(InterruptedRunError, match="The same command continues it"):
+    with pytest.raises(InterruptedRunError, match="The same command continues from there"):
         carry_out(request_, tmp_path / "results", Listener(stop_at))
     assert not list((tmp_path / "results").glob("*/*"))
     ((record, _),) = carry_out(request_, tmp_path / "results")

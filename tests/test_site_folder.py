@@ -90,7 +90,8 @@ def test_a_hundred_records_take_seconds(tmp_path: Path) -> None:
     path = add(tmp_path / "results", template())
     record = load_record(path)
     for i in range(100):
-        seed = record.model_copy(update={"seed": i % 5, "protocol_sha256": f"{i // 5:064}"}).sealed()
+        own = {"seed": i % 5, "protocol_sha256": f"{i // 5:064}", "classifier_sha256": f"{i:064}"}
+        seed = record.model_copy(update=own).sealed()
         path.with_name(f"{i}.json").write_bytes(json_bytes(seed.content()))
     write_site(tmp_path / "results", tmp_path / "warm")
     shutil.rmtree(tmp_path / "warm")
