@@ -117,6 +117,11 @@ def test_the_board_on_the_screen_names_what_failed(
     assert said.code == 0
     assert "not shown as a result: DeACL 2022, SLF" in said.stdout
     assert "deterministic is fail" in said.stdout
+    other = diagnosed("fail").model_copy(update={"overrides": {"stage2.lam": 3.0}, "protocol_sha256": "e" * 64})
+    save_record(tmp_path / "other", other)
+    for short, found in (((), True), (("--short",), False)):
+        shown = say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path / "other"), *short).stdout
+        assert ("not shown as a result: DeACL 2022 (stage2.lam=3.0), SLF" in shown) == found
     as_json = json.loads(say(monkeypatch, capsys, "leaderboard", "--results-dir", str(tmp_path), "--json").stdout)
     assert [one["reason"] for one in as_json["failed"]] == ["failed 'deterministic': deterministic is fail"]
     # A board of one protocol names the failed records of that protocol alone.

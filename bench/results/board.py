@@ -65,13 +65,15 @@ class Leaderboard(Settings):
         """Return the board whose tables are those of plain runs, in short: see :func:`short_rows`.
 
         Not in it are rows of transfer, of equal compute, of another precision, under another adversary, and of an older
-        form of a tier where there are newer ones. Rows are ranked among those of the short table.
+        form of a tier where there are newer ones; nor failed records of other settings than the tier's. Rows are ranked
+        among those of the short table.
         """
         current = {(row.dataset, row.tier) for row in self.rows if not row.tier_form}
         newest = (row for row in self.rows if not row.tier_form or (row.dataset, row.tier) not in current)
         plain = (row for row in newest if not row.table.departures)
         tables = (short_rows(list(table)) for _, table in groupby(plain, key=lambda row: row.table))
-        return self.model_copy(update={"rows": tuple(_among_short(row) for table in tables for row in table)})
+        rows = tuple(_among_short(row) for table in tables for row in table)
+        return self.model_copy(update={"rows": rows, "failed": tuple(one for one in self.failed if not one.settings)})
 
     def only(
         self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None

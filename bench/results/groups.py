@@ -10,7 +10,7 @@ from bench.recipe import ALL_PROTOCOLS, SECTIONS, Settings, TrainPlan, canonical
 from bench.record import LOCAL, Correction, Record, may_be_of, record_files
 from bench.results.corrections import read_corrections
 from bench.results.measured import Measured, load_all
-from bench.results.wording import conditions_text
+from bench.results.wording import conditions_text, named, settings_text
 
 T = TypeVar("T")
 
@@ -31,8 +31,10 @@ class Failed(LeftOut):
     dataset: str
     protocol: str
     tier: str
+    settings: tuple[str, ...]
+    """How its recipe departs from the tier's, as a user would type it."""
     row: str
-    """Method, conditions and seed, in words."""
+    """Method, settings, conditions and seed, in words."""
 
 
 class Group(NamedTuple):
@@ -156,7 +158,8 @@ def _sound(group: Group) -> Group:
 
 
 def _failed(one: Measured, results_dir: Path) -> Failed:
-    record = one.record
+    record, settings = one.record, settings_text(one.record.overrides)
+    conditions = conditions_text(record.protocol, record.tier, record.fidelity, ())
     return Failed(
         file=one.path.relative_to(results_dir).as_posix(),
         reason="; ".join(failed.said for failed in record.diagnosed("fail")),
@@ -164,8 +167,8 @@ def _failed(one: Measured, results_dir: Path) -> Failed:
         dataset=record.dataset,
         protocol=record.protocol,
         tier=record.tier,
-        row=f"{record.title} {record.year}, {conditions_text(record.protocol, record.tier, record.fidelity, ())}, "
-        f"seed {record.seed}",
+        settings=tuple(settings),
+        row=f"{named(f'{record.title} {record.year}', settings)}, {conditions}, seed {record.seed}",
     )
 
 
