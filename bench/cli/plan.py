@@ -101,10 +101,9 @@ def _timed(found: "GridPlan") -> str:
     if not images:
         return "No step was measured."
     span = [f"{min(each)}" if len(each) == 1 else f"{min(each)} to {max(each)}" for each in (images, batches)]
-    attacks = ", and attacks" if any(phase.startswith("RA") for phase in found.includes) else ""
-    surviving = (
-        ", half of which are taken to survive AA" if any(phase.startswith("AA") for phase in found.includes) else ""
-    )
+    kinds = {phase.partition(",")[0] for phase in found.includes}
+    attacks = ", and attacks" if "RA" in kinds else ""
+    surviving = ", half of which are taken to survive AA" if "AA" in kinds else ""
     return (
         f"Measured: steps of {span[0]} images, each kind once{attacks}. Scaled: on a line to the batches of "
         f"{span[1]}, to all epochs, and to the test images{surviving}."

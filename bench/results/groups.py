@@ -192,22 +192,24 @@ def _without_doubles(measured: Sequence[Measured]) -> tuple[list[Measured], list
         for one in same:
             names = " and ".join(other.path.name for other in same if other is not one)
             doubles.append((one.path, f"the same run, finished at the same moment, as {names}. Keep the right one."))
-    return _without_copied_seeds(trusted, doubles)
+    trusted, copied = _without_copied_seeds(trusted)
+    return trusted, [*doubles, *copied]
 
 
-def _without_copied_seeds(
-    measured: Sequence[Measured], doubles: list[tuple[Path, str]]
-) -> tuple[list[Measured], list[tuple[Path, str]]]:
-    """Leave out records of several seeds that share one classifier: training never ends with the same weights twice."""
-    kept: list[Measured] = []
+def _without_copied_seeds(measured: Sequence[Measured]) -> tuple[list[Measured], list[tuple[Path, str]]]:
+    """Return the records to keep, and those of several seeds that share one trained classifier, each with the reason.
+
+    Training never ends with the same weights twice.
+    """
+    kept, copied = [], []
     for same in grouped(measured, lambda one: (_recipe_key(one), one.record.classifier_sha256)):
         seeds = {one.record.seed for one in same}
         if len(seeds) == 1 or not _is_trained(same[0].record.protocol):
             kept += same
             continue
         said = f"its classifier is that of seeds {', '.join(map(str, sorted(seeds)))}, and no two seeds train the same"
-        doubles += [(one.path, f"{said}. Keep the right one.") for one in same]
-    return kept, doubles
+        copied += [(one.path, f"{said}. Keep the right one.") for one in same]
+    return kept, copied
 
 
 def _is_trained(protocol: str) -> bool:
