@@ -182,6 +182,27 @@ def test_all_of_a_method_is_projected() -> None:
     assert advcl[1].total_seconds == advcl[1].training_seconds + (advcl[1].preparation_seconds or 0)
 
 
+def test_a_stage_that_methods_share_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[str] = []
+
+    def seconds(probe: StageProbe, batch: int) -> float:
+        measured.append(probe.stage.name)
+        return float(len(measured))
+
+    monkeypatch.setattr(StageProbe, "seconds", seconds)
+    overrides = {"encoder.width": 1, "stage1.batch_size": 8}
+    of_simclr = Subject.of("simclr", DATA, tier=load_tier("tiny"), overrides=overrides | {"stage1.epochs": 7})
+    attacked = {"stage2.batch_size": 8, "stage2.steps": 1}
+    of_deacl = Subject.of("deacl", DATA, tier=load_tier("tiny"), overrides=overrides | attacked)
+    found = time_pretraining([of_simclr, of_deacl], Effort(rounds=3, seconds=60), device=CPU).stages
+    (simclr,), (shared, own) = found["simclr"], found["deacl"]
+    assert measured[-6:] == ["ssl", "pseudo_at"] * 3, "alternately, once a round for both methods"
+    assert (shared.step, shared.seconds) == (simclr.step, simclr.seconds)
+    assert own.seconds != shared.seconds
+    assert simclr.epochs == 7 != shared.epochs
+    assert simclr.training_seconds / 7 == pytest.approx(shared.training_seconds / shared.epochs)
+
+
 VIT = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}
 
 

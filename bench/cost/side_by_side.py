@@ -70,12 +70,24 @@ class Timed(NamedTuple):
     """The reasons why methods could not be timed."""
 
 
+class _Part(NamedTuple):
+    """A stage of a method; its step is measured by the first probe of that digest."""
+
+    owner: Subject
+    own: StageProbe
+    step: str
+    """Digest of its step."""
+    preparation: float | None
+
+
 def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: torch.device) -> Timed:
-    """Time the stages of all ``subjects``, one a method, alternately, and project the whole cost of each stage."""
+    """Time the stages of all ``subjects``, one a method, alternately, and project the whole cost of each stage.
+
+    Stages with the same step, such as a first stage that methods share, are measured once.
+    """
     end = time.perf_counter() + effort.seconds
-    probes: list[StageProbe] = []
-    preparations: list[float | None] = []
-    owners: list[Subject] = []
+    probes: dict[str, StageProbe] = {}
+    parts: list[_Part] = []
     left_out: dict[str, str] = {}
 
     def in_time() -> None:
@@ -88,44 +100,48 @@ def time_pretraining(subjects: Sequence[Subject], effort: Effort, *, device: tor
             in_time()
             images = owner.data.random_images()
             own = [StageProbe(stage, images, device=device) for stage in owner.stages(device)]
-            for probe in own:
+            steps = [step_digest(probe.stage, owner.recipe.encoder, owner.data.facts.image_shape) for probe in own]
+            measured = {step: probes.get(step, probe) for step, probe in zip(steps, own, strict=True)}
+            for probe in measured.values():
                 probe.count(in_time)
             in_time()
             prepared = _preparations(owner, device)
         except BenchError as error:  # the time is up, or the method cannot train such an encoder
             left_out[owner.recipe.method] = str(error)
             continue
-        probes += own
-        preparations += prepared
-        owners += [owner] * len(own)
+        probes |= measured
+        parts += [_Part(owner, *each) for each in zip(own, steps, prepared, strict=True)]
     if not probes:
         return Timed({}, left_out)
-    times = time_in_turn(probes, replace(effort, seconds=end - time.perf_counter()))
+    times = time_in_turn([*probes.values()], replace(effort, seconds=end - time.perf_counter()))
+    times_of = dict(zip(probes, times, strict=True))
     stages: dict[str, list[StageTiming]] = {}
-    for each in zip(owners, probes, preparations, times, strict=True):
-        stages.setdefault(each[0].recipe.method, []).append(_timing(*each))
+    for part in parts:
+        timing = _timing(part, probes[part.step], times_of[part.step])
+        stages.setdefault(part.owner.recipe.method, []).append(timing)
     return Timed(stages, left_out)
 
 
-def _timing(owner: Subject, probe: StageProbe, preparation: float | None, times: StepTimes) -> StageTiming:
-    plan, images = probe.plan, len(probe.stage.positions(owner.data.images))
-    passes = probe.passes()
+def _timing(part: _Part, measured: StageProbe, times: StepTimes) -> StageTiming:
+    stage, plan = part.own.stage, part.own.plan
+    images = len(stage.positions(part.owner.data.images))
+    passes = measured.passes()
     return StageTiming(
-        stage=probe.stage.name,
+        stage=stage.name,
         epochs=plan.epochs,
         images_per_epoch=plan.images_per_epoch(images),
         published_batch=plan.batch_size,
-        precision=probe.stage.plan.precision,
-        step=step_digest(probe.stage, owner.recipe.encoder, owner.data.facts.image_shape),
+        precision=stage.plan.precision,
+        step=part.step,
         batch=times.batch,
         seconds={size: tuple(values) for size, values in times.seconds.items()},
         step_seconds=times.at(times.batch),
         images_per_second=plan.batch_size / times.at(plan.batch_size),
         forward_backward=passes.both,
         forward=passes.forward,
-        flops_per_image=probe.flops_per_image(),
-        peak_memory_bytes=probe.memory(plan.batch_size),
-        preparation_seconds=preparation,
+        flops_per_image=measured.flops_per_image(),
+        peak_memory_bytes=measured.memory(plan.batch_size),
+        preparation_seconds=part.preparation,
         training_seconds=times.of(plan, images),
     )
 
