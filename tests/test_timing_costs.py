@@ -54,6 +54,15 @@ def test_what_one_run_did_not_measure_is_absent(tmp_path: Path) -> None:
     assert acl.stages[0].flops_per_image == 2e6
 
 
+def test_faulty_records_of_other_datasets_are_not_told_where_one_is_named(tmp_path: Path) -> None:
+    fill(tmp_path, make_record())
+    for dataset in ("digits", "elsewhere"):
+        (tmp_path / dataset).mkdir(exist_ok=True)
+        (tmp_path / dataset / "broken.json").write_text("{")
+    told = {name: [bad.file for bad in measured_costs(tmp_path, dataset=name)[1]] for name in (None, "digits")}
+    assert told == {None: ["digits/broken.json", "elsewhere/broken.json"], "digits": ["digits/broken.json"]}
+
+
 def test_ratios_are_to_the_reference_as_it_stands(tmp_path: Path) -> None:
     dear = make_record(overrides={"stage2.steps": 50}, pretraining_sha256="b" * 64, cost={"stage:ssl": cost(8000)})
     evaluated = make_record(overrides={"evaluate.pgd_steps": 50}, protocol="alf")

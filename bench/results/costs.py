@@ -86,7 +86,7 @@ def measured_costs(
         tier: None: any.
 
     Returns:
-        the tables, and the files that had to be left out.
+        the tables, and the files that had to be left out, those in the folder of ``dataset`` if one is named.
 
     Raises:
         BenchError: no method called as one of ``methods`` or ``reference``, here or in the records.
@@ -109,7 +109,7 @@ def measured_costs(
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
     wanted = [table for table in tables if dataset in (None, table.dataset) and tier in (None, table.tier)]
-    return sorted(wanted, key=_order), left_out
+    return sorted(wanted, key=_order), [bad for bad in left_out if dataset in (None, Path(bad.file).parent.name)]
 
 
 def _installed(method: str) -> str:
