@@ -54,7 +54,7 @@ def test_the_meaning_of_a_setting_stands_beside_it_and_fits_the_screen(bench: Be
 
 def test_a_narrow_screen_breaks_the_lines_of_help_and_the_source_does_not(bench: Bench) -> None:
     shown = bench("compare", "--help", columns=80).stdout
-    assert "\n accuracies with a 95 % interval, and McNemar's exact test. Methods are" in shown
+    assert "\n accuracies with a 95 % interval, and McNemar's exact test. Methods, and" in shown
     assert "\n   bench compare a.json b.json --measures aa " in shown, "an example has a line of its own"
 
 

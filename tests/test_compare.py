@@ -176,11 +176,14 @@ def test_the_recipe_as_it_stands_is_what_a_method_means(tmp_path: Path) -> None:
         find_seeds("deacl", tmp_path, tier="zz", **where)
 
 
-def test_recipes_that_no_option_tells_apart_are_named_by_their_settings(tmp_path: Path) -> None:
+def test_recipes_that_no_option_tells_apart_are_told_apart_by_their_settings(tmp_path: Path) -> None:
     recipes = [{"stage2.lam": 3.0}, {"stage2.lam": 4.0}]
     for one, sign in zip(recipes, "67", strict=True):
         fill(tmp_path, make_record(overrides=one, protocol_sha256=sign * 64))
-    told = r"json \(stage2\.lam=3\.0\)\n.*json \(stage2\.lam=4\.0\)\nCompare two of these files\.$"
+    told = (
+        r"json \(stage2\.lam=3\.0\)\n.*json \(stage2\.lam=4\.0\)\n"
+        r"Choose with settings, as in 'deacl stage2\.lam=3\.0', or compare two of these files\.$"
+    )
     with pytest.raises(BenchError, match=told):
         find_seeds("deacl", tmp_path, dataset="cifar10")
 

@@ -1,6 +1,8 @@
 """bench compare of two methods over their seeds: the spread, the images, and which recipe a method means."""
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +10,12 @@ from board_records import fill, make_record
 from scipy.stats import ttest_ind
 from test_compare import group
 
-from bench.compare import compare_seeds, find_seeds
+from bench.compare import compare_seeds, find_seeds, split_name
 from bench.errors import BenchError
 from bench.leaderboard import render_csv
 from bench.recipe import load_tier
+from bench.recipe.overrides import insert
+from bench.record import LOCAL, Diagnosis, Record, correct, load_record, save_record
 from bench.results import Group, build_leaderboard
 from bench.results.ranks import separated
 
@@ -73,3 +77,88 @@ def test_accuracies_on_different_images_are_not_compared_over_seeds(tmp_path: Pa
     assert not separated(*groups)
     with pytest.raises(BenchError, match="nothing to compare: AA: the two were measured on different images"):
         compare_seeds(*groups, measures=("aa",))
+
+
+# Variants of a method
+
+
+CONFIG = {"ssl": "simclr", "stage2": {"lam": 2.0, "loss": "cosine"}}
+
+
+def variant(seed: int, sign: str, **changes: Any) -> Record:
+    """A record of DeACL with settings, the recipe of which says them, too."""
+    record = make_record(seed=seed, protocol_sha256=sign * 64, **changes)
+    config: dict[str, Any] = deepcopy(CONFIG)
+    for key, value in record.overrides.items():
+        insert(config, key, value)
+    return record.model_copy(update={"recipe": {**record.recipe, "config": config}})
+
+
+@pytest.fixture
+def variants(tmp_path: Path) -> Path:
+    infonce = {"stage2.loss": "infonce"}
+    fill(tmp_path, *(variant(seed, "2") for seed in (0, 1)))
+    fill(tmp_path, *(variant(seed, "6", overrides=infonce) for seed in (2, 3)))
+    fill(tmp_path, variant(4, "7", overrides={**infonce, "stage2.lam": 3.0}))
+    fill(tmp_path, variant(5, "8", overrides={"ssl": "byol", "stage2.loss": "kl", "stage2.lam": 3.0}))
+    return fill(tmp_path / LOCAL, variant(6, "6", overrides=infonce)).parent
+
+
+@pytest.mark.parametrize(
+    ("name", "seeds"),
+    [
+        ("deacl", [0, 1]),
+        ("deacl stage2.loss=infonce", [2, 3]),
+        ("deacl stage2.lam=3 stage2.loss=infonce", [4]),
+        ("deacl stage2.lam=3.0, stage2.loss=infonce", [4]),
+        ("deacl ssl=byol", [5]),
+        ("deacl stage2.lam=2", [0, 1]),
+        ("deacl stage2.loss=infonce stage2.lam=2", [2, 3]),
+        ("local/deacl stage2.loss=infonce", [6]),
+    ],
+)
+def test_a_method_with_settings_is_that_variant_and_the_tiers_own_values_are_settings_too(
+    variants: Path, name: str, seeds: list[int]
+) -> None:
+    assert [one.record.seed for one in find_seeds(name, variants, dataset="cifar10").seeds] == seeds
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("deacl stage2.los=kl", r"unknown setting 'stage2.los'. Did you mean 'stage2.loss'"),
+        (
+            "deacl stage2.loss=mse",
+            r"no records of deacl stage2.loss=mse on cifar10, slf, uniform; there are of: stage2.loss=cosine, "
+            r"stage2.loss=infonce, stage2.loss=kl. `bench run deacl --dataset cifar10 --protocols slf --set stage2.lo",
+        ),
+        ("deacl ssl=byol stage2.lam=2", r"no records of deacl ssl=byol stage2.lam=2 on cifar10, slf, uniform. `"),
+        (
+            "deacl stage2.lam=3",
+            r"deacl stage2.lam=3 has records of 2 recipes.*settings, as in 'deacl stage2.lam=3.0 s",
+        ),
+        ("decal stage2.lam=3", r"unknown method 'decal'. Did you mean 'deacl'"),
+        ("deacl stage2.lam", r"'deacl stage2.lam' is not a method with settings. Type, for example"),
+    ],
+)
+def test_a_variant_without_records_is_told_what_there_is(variants: Path, name: str, said: str) -> None:
+    with pytest.raises(BenchError, match=f"(?s){said}"):
+        find_seeds(name, variants, dataset="cifar10")
+
+
+def test_only_a_record_of_that_variant_is_a_reason_that_it_has_none(tmp_path: Path) -> None:
+    failing = Diagnosis(check="deterministic", verdict="fail", found="it is not")
+    fill(tmp_path, variant(0, "6", overrides={"stage2.loss": "kl"}, doctor=(failing,)), variant(1, "2"))
+    path = save_record(tmp_path, variant(2, "7", overrides={"stage2.loss": "mse"}))
+    correct(path, load_record(path), tmp_path, reason="data", note="Wrong labels.")
+    for loss, said in [
+        ("kl", "failed 'deterministic'"),
+        ("mse", "withdrawn: the data"),
+        ("l1", "there are of: stage2"),
+    ]:
+        with pytest.raises(BenchError, match=f"(?s)deacl stage2.loss={loss} .*{said}"):
+            find_seeds(f"deacl stage2.loss={loss}", tmp_path, dataset="cifar10")
+
+
+def test_the_name_of_a_variant_may_hold_a_path_and_lists() -> None:
+    assert split_name("my methods/own.py:Own a.b=[1, 2] c='x y'") == ["my methods/own.py:Own", "a.b=[1, 2]", "c='x y'"]

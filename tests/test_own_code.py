@@ -265,7 +265,7 @@ def test_a_method_from_a_file_runs_to_a_row_and_its_run_is_read_again(
     assert (folder / "method.py").read_text() == text
     (row,) = build_leaderboard(tmp_path / "results").rows
     assert row.label.startswith(f"Own 2020 (local, {name}, encoder.width=1")
-    compared = bench("compare", "./own.py:Own", "simclr", "--dataset", "toy")
+    compared = bench("compare", "./own.py:Own encoder.width=1", "simclr", "--dataset", "toy")
     assert "no records of method simclr on toy" in " ".join(compared.stderr.split())
     assert name in compared.stderr
     compared = bench("compare", "./own.py:Own", "simclr", "--dataset", "toy", "--protocol", "knn")

@@ -1,4 +1,4 @@
-"""``bench compare``: two records image by image, or two methods over their seeds."""
+"""``bench compare``: two records image by image, or two methods or variants of one over their seeds."""
 
 import json
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,12 +20,13 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A record's file or name, or its run's; with --dataset, a method. local/ in front: your own."
+            help="A record's file or name, or its run's. With --dataset a method, or 'METHOD KEY=VALUE ...', settings as "
+            "after --set. local/ in front: your own."
         ),
     ],
     b: Annotated[str, typer.Argument(help="The other; differences are A minus B.")],
     dataset: Annotated[
-        str | None, typer.Option(help="A and B are methods: compare them over their seeds on this dataset.")
+        str | None, typer.Option(help="A and B are methods or variants: compare them over their seeds on this dataset.")
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Which of a run's records to take, such as slf or knn; for methods slf.")
@@ -52,24 +53,26 @@ def compare(
     """Show how far apart two results are, and whether chance may explain it.
 
     Records are compared on their common images: the difference of their accuracies with a 95 % interval, and
-    McNemar's exact test. Methods are compared over their seeds: means, standard deviations, Welch's interval.
+    McNemar's exact test. Methods, and variants of one, are compared over their seeds: means, standard deviations,
+    Welch's interval.
 
     Examples:
       bench compare deacl-tiny-uniform-s0-aff simclr-tiny-uniform-s0-aff --images
       bench compare a.json b.json --measures aa
       bench compare deacl simclr --dataset digits --protocol slf
+      bench compare deacl "deacl stage2.loss=ae2gt_infonce" --dataset digits
       bench compare local/deacl deacl --dataset digits
       bench compare ./my_method.py:MyMethod deacl --dataset digits
     """
-    from bench.compare import compare_records, compare_seeds, find_record, find_seeds
+    from bench.compare import compare_records, compare_seeds, find_record, find_seeds, split_name
     from bench.errors import unknown
     from bench.recipe import ALL_PROTOCOLS
 
-    chosen, a, b = _measures(measures), method_name(a), method_name(b)
+    chosen = _measures(measures)
     if protocol not in (None, *ALL_PROTOCOLS):
         raise unknown("protocol", str(protocol), ALL_PROTOCOLS)
     if dataset is None:
-        first, second = (find_record(name, results_dir, protocol=protocol) for name in (a, b))
+        first, second = (find_record(method_name(name), results_dir, protocol=protocol) for name in (a, b))
         pair = compare_records(
             first,
             second,
@@ -85,14 +88,15 @@ def compare(
         return
     groups = [
         find_seeds(
-            *(name, results_dir),
+            " ".join([method_name(method), *settings]),
+            results_dir,
             dataset=dataset,
             protocol=protocol or "slf",
             tier=tier,
             fidelity=fidelity,
             precision=precision,
         )
-        for name in (a, b)
+        for method, *settings in map(split_name, (a, b))
     ]
     seeds = compare_seeds(*groups, measures=chosen, across_precisions=across_precisions)
     if as_json:

@@ -1,4 +1,4 @@
-"""Two methods compared over the seeds that each was run with."""
+"""Two methods, or variants of one, compared over the seeds that each was run with."""
 
 from collections.abc import Sequence
 
@@ -60,7 +60,7 @@ def compare_seeds(
     """
     first_a, first_b = a.seeds[0], b.seeds[0]
     if first_a.record.sha256 == first_b.record.sha256:
-        raise BenchError(f"{label(first_a)} would be compared with itself. Name two different methods.")
+        raise BenchError(f"{label(first_a)} would be compared with itself. Name two different methods or variants.")
     for one in (a, b):
         if len(one.seeds) < 2:
             raise BenchError(
