@@ -20,8 +20,8 @@ def compare(
     a: Annotated[
         str,
         typer.Argument(
-            help="A record's file or name, or its run's. With --dataset a method, or 'METHOD KEY=VALUE ...', settings as "
-            "after --set. local/ in front: your own."
+            help="A record's file or name, or its run's. With --dataset a method, or 'METHOD KEY=VALUE ...' with "
+            "settings as after --set. local/ in front: your own."
         ),
     ],
     b: Annotated[str, typer.Argument(help="The other; differences are A minus B.")],
