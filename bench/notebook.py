@@ -36,9 +36,9 @@ def load_encoder(
     """Return a trained encoder, on the CPU and in eval mode: images [B, C, H, W] in [0, 1] -> features [B, D].
 
     Args:
-        source: what ``bench evaluate`` takes: an encoder file, a checkpoint in a known layout, a run's folder or name;
-            a network, ``timm:NAME``, ``torchvision:NAME`` or ``FILE.py:NAME``; or a classifier, ``robustbench:NAME``,
-            whose features are its logits.
+        source: what ``bench evaluate`` takes: an encoder file, a checkpoint in a known layout, a run's folder, its
+            name or how that alone begins; a network, ``timm:NAME``, ``torchvision:NAME`` or ``FILE.py:NAME``; or a
+            classifier, ``robustbench:NAME``, whose features are its logits.
         weights: the file of the weights of a network, or of a classifier that is not to be downloaded.
         normalisation: as in ``--normalisation``: of the input of a network; None: its library's, none for FILE.py.
         network: as in ``--network``: which of several networks in the file of the weights.

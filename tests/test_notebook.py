@@ -69,7 +69,7 @@ assert "torch" not in sys.modules
 
 def test_an_encoder_is_that_of_its_file(run: str, folder: Path) -> None:
     path = folder / "runs" / run / "encoder.safetensors"
-    for source in (run, folder / "runs" / run, path):
+    for source in (run, run[:-3], folder / "runs" / run, path):
         encoder = bench.load_encoder(source)
         assert not encoder.training
         assert isinstance(encoder.source, EvaluationRequest)
@@ -78,6 +78,23 @@ def test_an_encoder_is_that_of_its_file(run: str, folder: Path) -> None:
     assert all(torch.equal(value, tensors[name]) for name, value in encoder.state_dict().items())
     with pytest.raises(BenchError, match=r"is not a file\. Type the path of an encoder\.safetensors"):
         bench.load_encoder("nothing")
+    for call in (bench.load_encoder, bench.evaluate):
+        with pytest.raises(BenchError, match=r"^the name of an encoder is empty\. Type the path of an encoder\.safe"):
+            call("")
+
+
+def test_the_name_of_a_run_may_be_begun_and_one_without_encoder_says_what_to_type(run: str, folder: Path) -> None:
+    other = folder / "others" / f"{run}-half"
+    other.mkdir(parents=True)
+    (other / "run.json").write_bytes((folder / "runs" / run / "run.json").read_bytes())
+    with pytest.raises(
+        BenchError, match=rf"the run {run}-half has no encoder yet\. Type bench run simclr .*--runs-dir"
+    ):
+        bench.load_encoder(run, runs_dir="others")
+    (other.parent / f"{run}-more").mkdir()
+    (other.parent / f"{run}-more" / "run.json").write_bytes((other / "run.json").read_bytes())
+    with pytest.raises(BenchError, match=rf"2 runs begin with '{run}', among them {run}-half and {run}-more"):
+        bench.load_encoder(run, runs_dir="others")
 
 
 def test_an_encoder_that_was_trained_elsewhere_comes_through_the_same_door(run: str, folder: Path) -> None:

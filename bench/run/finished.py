@@ -216,23 +216,30 @@ def described_recipe(folder: Path) -> Recipe:
     return recipe_from(RunDescription.load(folder).recipe)
 
 
-def run_folder(runs_dir: Path, run: str) -> Path:
+def find_run(runs_dir: Path, run: str) -> Path | None:
     """Return the folder of ``run``: a name under ``runs_dir``, a prefix that only one name has, or a path.
 
-    Raises:
-        BenchError: no run or several runs match.
+    Returns None if there is no such run; raises BenchError if several begin so.
     """
-    names = [path.name for path in run_folders(runs_dir)]
-    begun = [name for name in names if name.startswith(run)] if run else []
+    begun = [path.name for path in run_folders(runs_dir) if run and path.name.startswith(run)]
     for folder in (runs_dir / run, Path(run), *(runs_dir / name for name in begun if len(begun) == 1)):
         if (folder / "run.json").is_file():
             return folder
-    if not names:
-        raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
     if len(begun) > 1:
         raise BenchError(
             f"{len(begun)} runs begin with {run!r}, among them {begun[0]} and {begun[1]}. Type the full name."
         )
+    return None
+
+
+def run_folder(runs_dir: Path, run: str) -> Path:
+    """Return the folder of ``run``, named as in :func:`find_run`; raises BenchError if no run or several match."""
+    folder = find_run(runs_dir, run)
+    if folder is not None:
+        return folder
+    names = [path.name for path in run_folders(runs_dir)]
+    if not names:
+        raise BenchError(f"there are no runs in {runs_dir}. `bench run deacl --dataset digits` makes one.")
     raise unknown("run", run, names, f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them.")
 
 

@@ -12,7 +12,9 @@ from bench.nn import ENCODERS, Outsider, backbone_factory, build_encoder
 from bench.own_code import as_typed, is_in_file
 from bench.recipe import EncoderSettings
 from bench.robustbench import KIND, find_entry
+from bench.run.command import to_finish
 from bench.run.encoder import EncoderFile, Origin, load_encoder
+from bench.run.finished import find_run
 from bench.run.imported import Import, WeightsReport
 from bench.zoo import (
     ImportChoices,
@@ -28,6 +30,7 @@ from bench.zoo import (
     short_name,
 )
 
+_ENCODER = "encoder.safetensors"
 _NETWORK = "backbone.network."
 _OPTIONS = "encoder.options"
 
@@ -50,22 +53,29 @@ def is_named(given: str | Path) -> bool:
 def encoder_path(given: str | Path, runs_dir: Path) -> str | Path:
     """Return the file that ``given`` means: itself, or the encoder of a run or an export, by folder or name.
 
-    The name of a network stays a name.
+    A run is named as in :func:`bench.run.run_folder`. The name of a network stays a name.
 
     Raises BenchError if there is none.
     """
     if is_named(given):
         return given
-    given = Path(given)
-    exported = given / "model.safetensors"
-    for path in (given, given / "encoder.safetensors", exported, runs_dir / given / "encoder.safetensors"):
-        if path.is_file():
-            return path
-    what = "holds no encoder.safetensors" if given.is_dir() else "is not a file"
-    raise BenchError(
-        f"{given} {what}. Type the path of an encoder.safetensors, or a run's name; "
-        f"`bench runs --runs-dir {runs_dir}` lists them."
+    ways = (
+        "Type the path of an encoder.safetensors, or a run's name; "
+        f"`bench runs --runs-dir {shlex.quote(str(runs_dir))}` lists them."
     )
+    if not str(given):
+        raise BenchError(f"the name of an encoder is empty. {ways}")
+    path = Path(given)
+    for file in (path, path / _ENCODER, path / "model.safetensors", runs_dir / path / _ENCODER):
+        if file.is_file():
+            return file
+    run = find_run(runs_dir, str(given))
+    if run is None:
+        what = f"holds no {_ENCODER}" if path.is_dir() else "is not a file"
+        raise BenchError(f"{given} {what}. {ways}")
+    if not (run / _ENCODER).is_file():
+        raise BenchError(f"the run {run.name} has no encoder yet. {to_finish(run)}")
+    return run / _ENCODER
 
 
 def open_encoder(
