@@ -1,10 +1,12 @@
 """What a user types arrives in the function behind the command, which is replaced here: nothing is trained."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from board_records import fill, make_record
 from grid_jobs import grid_in
 from typer.testing import CliRunner
 
@@ -12,6 +14,7 @@ from bench.attack import ATTACKS
 from bench.cli import app
 from bench.errors import BenchError
 from bench.grid import GridFolder, grid_status
+from bench.report.figures import Choice, Drawn
 
 
 class Spy:
@@ -68,6 +71,28 @@ def test_an_evaluation_is_asked_for_as_typed(replaced: Any, where: str) -> None:
     typed("evaluate", "timm:vit_tiny_patch16_224", "--data-in", where, "--dry-run")
     (((request,), _),) = prepare.calls
     assert request.data_in == where
+
+
+@pytest.mark.parametrize("figure", ["eps", "steps", "minimal", "cost", "curves"])
+def test_own_data_are_named_for_a_figure_as_for_a_run(replaced: Any, figure: str) -> None:
+    verb = "sweeps" if figure in ("eps", "steps") else figure
+    drawn = replaced(f"bench.report.figures.draw_{verb}", Drawn([], []))
+    for given in ("npz:some/toy.npz", "toy"):
+        typed("plot", figure, "--dataset", given)
+    assert [next(each for each in args if isinstance(each, Choice)) for args, _ in drawn.calls] == [Choice("toy")] * 2
+
+
+def test_own_data_are_named_for_tables_as_for_a_run(tmp_path: Path) -> None:
+    records = [make_record(method=name, seed=seed, dataset="toy") for name in ("deacl", "acl") for seed in (0, 1)]
+    fill(tmp_path, *records, make_record(dataset="digits"))
+    for words in (["leaderboard"], ["compare", "deacl", "acl"], ["timing", "--from-results"]):
+        shown = [
+            json.loads(typed(*words, "--dataset", given, "--results-dir", str(tmp_path), "--json"))
+            for given in ("toy", "npz:some/toy.npz")
+        ]
+        assert shown[0] == shown[1]
+        assert "toy" in str(shown[0])
+        assert "digits" not in str(shown[0])
 
 
 @pytest.mark.parametrize("words", [[], ["--adversarial"]])

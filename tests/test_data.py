@@ -14,7 +14,7 @@ import torch
 from own_data import Arrays, good, numbers, save
 from own_data import own as own
 
-from bench.data import DATASETS, Dataset, Source, Split, load_dataset
+from bench.data import DATASETS, Dataset, Source, Split, load_dataset, recorded_name
 from bench.errors import BenchError
 from bench.run.data import dataset_facts
 
@@ -135,6 +135,7 @@ def test_own_data_never_bear_a_known_name(stem: str, name: str, tmp_path: Path) 
     spec = save(tmp_path / f"{stem}.npz", good())
     dataset = load_dataset(spec, tmp_path)
     assert (dataset.name, dataset.source, dataset.published_as) == (name, spec, None)
+    assert recorded_name(spec) == name, "also where nothing is read"
 
 
 @pytest.mark.parametrize(("stem", "begins"), [("数据", "own"), ("图像", "own"), ("数据 2", "2"), ("größe", "gro-e")])
@@ -143,6 +144,23 @@ def test_data_whose_name_loses_letters_have_a_name_of_their_own(stem: str, begin
     other = load_dataset(save(tmp_path / f"{stem}.npz", good() | {"x_test": numbers(3, 9, 10, 3, seed=2)}), tmp_path)
     assert [each.name for each in (first, other)] == [f"{begins}-{each.sha256[:6]}" for each in (first, other)]
     assert first.name != other.name
+    with pytest.raises(BenchError, match=f"in records is {begins}- and six digits of its SHA-256. Type that name"):
+        recorded_name(first.source)
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("digits", "digits"),
+        ("my", "my"),
+        ("folder:some/photos", "photos"),
+        ("folder@224:some/cifar10", "cifar10-folder-224"),
+        ("webdataset:some/photos/{train,val}.tar", "photos"),
+        ("npz:", "npz:"),
+    ],
+)
+def test_the_name_that_records_have_is_known_without_the_data(source: str, name: str) -> None:
+    assert recorded_name(source) == name
 
 
 @pytest.mark.parametrize(("field", "value"), [("name", "my data"), ("name", "../up"), ("eps", -1.0)])

@@ -122,6 +122,15 @@ def method_name(given: str) -> str:
     return METHODS.name_of(given)
 
 
+def recorded_name(given: str | None) -> str | None:
+    """Return the name in records of the data that ``given`` names, such as ``my`` of ``npz:my.npz``; None for None."""
+    if given is None or ":" not in given:
+        return given
+    from bench.data import recorded_name
+
+    return recorded_name(given)
+
+
 def names(text: str | None) -> list[str] | None:
     """Return the names in ``text``, which stand between commas; None for None."""
     return None if text is None else [name.strip() for name in text.split(",")]

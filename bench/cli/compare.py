@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli._options import RESULTS, Results, method_name
+from bench.cli._options import RESULTS, Results, method_name, recorded_name
 from bench.cli._tables import Column, DataTable, show
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ def compare(
     ],
     b: Annotated[str, typer.Argument(help="The other; differences are A minus B.")],
     dataset: Annotated[
-        str | None, typer.Option(help="A and B are methods or variants: compare them over their seeds on this dataset.")
+        str | None,
+        typer.Option(
+            help="A and B are methods or variants: compare them over their seeds on this dataset.",
+            callback=recorded_name,
+        ),
     ] = None,
     protocol: Annotated[
         str | None, typer.Option(help="Which of a run's records to take, such as slf or knn; for methods slf.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli._options import RESULTS, Results
+from bench.cli._options import RESULTS, Results, recorded_name
 
 if TYPE_CHECKING:
     from bench.results import Leaderboard
@@ -17,7 +17,7 @@ Format = Literal["markdown", "latex", "csv", "json"]
 
 def leaderboard(
     results_dir: Results = RESULTS,
-    dataset: Annotated[str | None, typer.Option(help="Show only this dataset.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Show only this dataset.", callback=recorded_name)] = None,
     protocol: Annotated[str | None, typer.Option(help="Show only this protocol, such as slf or knn.")] = None,
     tier: Annotated[str | None, typer.Option(help="Show only this tier.")] = None,
     short: Annotated[

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from bench.cli._app import App
-from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir, method_name
+from bench.cli._options import RESULTS, DataDir, Device, Results, RunsDir, method_name, recorded_name
 from bench.cli._progress import monitored, reporting
 from bench.monitor import Monitor
 
@@ -21,7 +21,10 @@ plot = App(
     help="Draw figures as PNG and SVG: bench plot eps, steps, minimal, cost, curves or tsne.", no_args_is_help=True
 )
 
-OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only results on this dataset; default: all.")]
+OnDataset = Annotated[
+    str | None,
+    typer.Option("--dataset", help="Only results on this dataset; default: all.", callback=recorded_name),
+]
 UnderProtocol = Annotated[
     str | None, typer.Option("--protocol", help="Only under this protocol, such as slf or knn; default: all.")
 ]

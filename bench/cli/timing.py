@@ -76,6 +76,7 @@ def timing(
     methods = [option.method_name(each) for each in methods or []]
 
     if from_results:
+        dataset = option.recorded_name(dataset)
         costs, left_out = measured_costs(results_dir, methods or None, reference, dataset=dataset, tier=tier)
         shown = {row.method for table in costs for row in table.rows}
         absent = [name for name in dict.fromkeys(methods) if name not in shown]

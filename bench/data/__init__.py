@@ -3,7 +3,7 @@
 from bench.data.dataset import Dataset, PixelFacts, Split
 from bench.data.images import ImagesOnDevice, ImageSource, StreamedImages, on_device, unit_pixels
 from bench.data.limits import DataIn
-from bench.data.load import DATASETS, OWN_FORMS, Source, check_dataset, load_dataset, typed_source
+from bench.data.load import DATASETS, OWN_FORMS, Source, check_dataset, load_dataset, recorded_name, typed_source
 from bench.data.resize import resized
 from bench.data.stored import StoredImages
 
@@ -22,6 +22,7 @@ __all__ = [
     "check_dataset",
     "load_dataset",
     "on_device",
+    "recorded_name",
     "resized",
     "typed_source",
     "unit_pixels",

@@ -86,6 +86,24 @@ def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Datas
     return replace(dataset, name=f"{dataset.name}-{dataset.sha256[:6]}")
 
 
+def recorded_name(source: str) -> str:
+    """Return the name that records have for the data that ``source`` names, which are not read.
+
+    Raises:
+        BenchError: own data whose name ends in digits of their SHA-256.
+    """
+    own = _OWN.fullmatch(source)
+    if own is None or not own["path"]:
+        return source
+    name = _own_name(own)
+    if not _plain(_stem(own)).isascii():
+        raise BenchError(
+            f"the name of {source} in records is {name}- and six digits of its SHA-256. Type that name; "
+            "`bench runs` lists it."
+        )
+    return name
+
+
 def typed_source(name: str) -> str:
     """Return what a user types for the data called ``name``: npz:PATH for own data, whose place is not known."""
     return name if name in DATASETS else "npz:PATH"
@@ -119,7 +137,7 @@ def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
     form, path = own["form"], Path(own["path"]).expanduser()
     if not own["path"]:
         raise BenchError(f"{source!r} names no path. Type {OWN_FORMS[form]}.")
-    name = _own_name(_stem(own), form)
+    name = _own_name(own)
     if in_files:
         return _listed(form, path, name, _side(source, own["side"]), source, data_dir).dataset(data_dir, data_in)
     if own["side"]:
@@ -128,8 +146,7 @@ def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
 
 
 def _listed(form: str, path: Path, name: str, side: int | None, source: str, data_dir: Path) -> Listing:
-    """Return the images of a folder or of shards; data of another size get another name."""
-    name += f"-{side}" if side else ""
+    """Return the images of a folder or of shards."""
     if form == "folder":
         listing = folder.list_folder(path, name=name, source=source)
     else:
@@ -157,11 +174,15 @@ def _plain(stem: str) -> str:
     return "".join(sign for sign in unicodedata.normalize("NFKD", stem) if not unicodedata.combining(sign))
 
 
-def _own_name(stem: str, form: str) -> str:
-    """Return a name for folders and tables that cannot be mistaken for one of the named datasets."""
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", _plain(stem)[:80]).strip("-.") or "own"
+def _own_name(own: re.Match[str]) -> str:
+    """Return a name for folders and tables that cannot be mistaken for one of the named datasets.
+
+    Data that are resized to another side get another name.
+    """
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", _plain(_stem(own))[:80]).strip("-.") or "own"
     known = {_letters(dataset) for dataset in DATASETS} | set(RESERVED)
-    return f"{name}-{form}" if _letters(name) in known else name
+    name = f"{name}-{own['form']}" if _letters(name) in known else name
+    return f"{name}-{int(own['side'])}" if own["side"] else name
 
 
 def _letters(name: str) -> str:
