@@ -14,7 +14,7 @@ import torch
 from own_data import Arrays, good, numbers, save
 from own_data import own as own
 
-from bench.data import DATASETS, Dataset, Source, Split, load_dataset, recorded_name
+from bench.data import DATASETS, Dataset, Source, Split, load_dataset, recorded_name, same_source
 from bench.errors import BenchError
 from bench.run.data import dataset_facts
 
@@ -161,6 +161,29 @@ def test_data_whose_name_loses_letters_have_a_name_of_their_own(stem: str, begin
 )
 def test_the_name_that_records_have_is_known_without_the_data(source: str, name: str) -> None:
     assert recorded_name(source) == name
+
+
+@pytest.mark.parametrize(
+    ("other", "same"),
+    [
+        ("npz:my.npz", True),
+        ("npz:./my.npz", True),
+        ("npz:{here}/my.npz", True),
+        ("npz:~/my.npz", True),
+        ("npz:other/my.npz", False),
+        ("folder:my.npz", False),
+        ("npz@32:my.npz", False),
+        ("my.npz", False),
+        ("digits", False),
+    ],
+)
+def test_own_data_are_the_same_at_the_same_place(
+    other: str, same: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert same_source("npz:my.npz", other.format(here=tmp_path)) is same
+    assert same_source("digits", "digits")
 
 
 @pytest.mark.parametrize(("field", "value"), [("name", "my data"), ("name", "../up"), ("eps", -1.0)])

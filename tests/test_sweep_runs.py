@@ -329,6 +329,16 @@ def test_runs_on_several_datasets_are_not_mixed(runs: Runs) -> None:
     )
 
 
+def test_own_data_may_be_typed_in_another_way_than_for_the_run(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Path(runs.data.removeprefix("npz:"))
+    monkeypatch.chdir(place.parent)
+    found = select_finished(runs.runs_dir, dataset="toy")
+    for typed in (runs.data, "npz:toy.npz", "npz:./toy.npz"):
+        assert [each.path for each in select_finished(runs.runs_dir, dataset=typed)] == [each.path for each in found]
+    with pytest.raises(BenchError, match=r"unknown dataset of a finished run 'npz:/elsewhere/toy.npz'.*toy"):
+        select_finished(runs.runs_dir, dataset="npz:/elsewhere/toy.npz")
+
+
 def test_a_run_that_does_not_exist_is_looked_for_among_those_that_do(runs: Runs) -> None:
     name = runs.names()[0]
     wrong = f"{name[:-1]}-"  # the beginning of a name would be that run

@@ -104,6 +104,18 @@ def recorded_name(source: str) -> str:
     return name
 
 
+def same_source(first: str, second: str) -> bool:
+    """Return whether both name the same data: the same name, or the same place in the same form, however typed."""
+    return _placed(first) == _placed(second)
+
+
+def _placed(source: str) -> tuple[str, ...]:
+    own = _OWN.fullmatch(source)
+    if own is None:
+        return (source,)
+    return own["form"], own["side"] or "", str(Path(own["path"]).expanduser().resolve())
+
+
 def typed_source(name: str) -> str:
     """Return what a user types for the data called ``name``: npz:PATH for own data, whose place is not known."""
     return name if name in DATASETS else "npz:PATH"

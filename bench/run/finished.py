@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from bench.data import DATASETS, Dataset
+from bench.data import DATASETS, Dataset, same_source
 from bench.errors import BenchError, Faults, unknown, warn
 from bench.nn import Classifier, load_tensors_into
 from bench.protocol import build_protocol, released_classifier
@@ -52,8 +52,8 @@ class Finished:
         return dataset
 
     def is_on(self, dataset: str) -> bool:
-        """Return whether its protocol ran on ``dataset``, a name or what the user typed for it."""
-        return dataset in (self.record.dataset, self.source)
+        """Return whether its protocol ran on ``dataset``, a name or what a user types for it."""
+        return dataset == self.record.dataset or same_source(dataset, self.source)
 
     def classifier(self, device: torch.device) -> Classifier:
         """Return the classifier that the record describes, in eval mode on ``device``; its data are not needed.
