@@ -143,12 +143,24 @@ def _unchanged(encoder: nn.Module) -> EvaluationRequest:
             "this encoder does not come from a file, so a record could not say what it is. Load it with "
             "bench.load_encoder(...): a network of your own as './net.py:NAME' with weights='net.pt'."
         )
-    if digest(encoder.state_dict()) != source.open().sha256:
+    file, state = source.open(), encoder.state_dict()
+    if any(tensor.is_meta for tensor in state.values()) or digest(state) != file.sha256:
         raise BenchError(
             f"the weights of this encoder are no longer those of {source.encoder}, so a record could not say where "
             "they come from. Load it again with bench.load_encoder(...)."
         )
+    if _form(encoder) != _form(file.plain()):
+        raise BenchError(
+            f"modules or forward hooks of this encoder are no longer those of {source.encoder}, which is what would be "
+            "evaluated. Load it again with bench.load_encoder(...); a network with changes of your own is one as "
+            "'./net.py:NAME' with weights='net.pt'."
+        )
     return source
+
+
+def _form(encoder: nn.Module) -> tuple[str, list[int]]:
+    """Return what an encoder computes with besides its weights: its modules, and how many forward hooks each has."""
+    return str(encoder), [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in encoder.modules()]
 
 
 class _Warning(Monitor):

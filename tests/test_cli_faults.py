@@ -87,7 +87,7 @@ def complaint(said: Said) -> str:
         ),
         ("run deacl --set stage1.batch_size=1438", "stage1.batch_size is 1438, but there are 1437 images to train on"),
         ("run deacl --set encoder.arch=resnet19", "unknown encoder 'resnet19'. Did you mean 'resnet18'"),
-        ("run deacl --seed -1", "seed -1 is out of range; choose one from 0 to 4294967295"),
+        ("run deacl --seed -1", "seed -1 is out of range; choose a whole number from 0 to 4294967295"),
         ("run deacl --seed 4294967296", "seed 4294967296 is out of range"),
         ("run deacl --device nonsense", "device 'nonsense' cannot be used here. Allowed: cpu"),
         ("run deacl --device cuda:99", "device 'cuda:99' cannot be used here. Allowed: cpu"),

@@ -16,7 +16,7 @@ import bench
 from bench.attack import PGD, image_generators, margin_objective
 from bench.data import load_dataset, unit_pixels
 from bench.errors import BenchError
-from bench.nn import Classifier, build_encoder
+from bench.nn import Classifier, Normalise, build_encoder
 from bench.recipe import EncoderSettings, Threat
 from bench.record import Record, correct, load_record
 from bench.rng import generator, scoped
@@ -135,7 +135,7 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
     (path,) = (path for path in folder.glob("results/local/toy/*.json") if load_record(path) == record)
     correction = correct(path, record, folder / "results", reason="data", note="leaked")
     with pytest.warns(UserWarning, match=r"^the record of slf was withdrawn: the data were wrong\. leaked$"):
-        bench.evaluate(run, protocols="slf", settings=settings)
+        bench.evaluate(run, protocols="slf, slf", settings=settings)
     correction.unlink()
     with torch.no_grad():
         next(encoder.parameters()).add_(1)
@@ -143,6 +143,26 @@ def test_evaluate_is_bench_evaluate(run: str, folder: Path) -> None:
         bench.evaluate(encoder)
     with pytest.raises(BenchError, match=r"does not come from a file.* Load it with bench\.load_encoder"):
         bench.evaluate(type(encoder)(encoder.backbone, encoder.normalise))
+
+
+class Halved(Normalise):
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward(images) / 2
+
+
+def test_an_encoder_that_computes_something_else_than_its_file_is_refused(run: str) -> None:
+    """What is evaluated is the file: a hook, or another module, would be left out of it without a word."""
+    encoder = bench.load_encoder(run)
+    message = r"^modules or forward hooks of this encoder are no longer those of .* Load it again"
+    for part in (encoder, encoder.backbone):
+        for register in (part.register_forward_hook, part.register_forward_pre_hook):
+            hook = register(lambda *_: None)  # type: ignore[operator]
+            with pytest.raises(BenchError, match=message):
+                bench.evaluate(encoder)
+            hook.remove()
+    encoder.normalise.__class__ = Halved
+    with pytest.raises(BenchError, match=message):
+        bench.evaluate(encoder)
 
 
 def test_what_bench_evaluate_tells_is_a_warning(run: str, folder: Path) -> None:
@@ -215,6 +235,20 @@ class Overflowing(torch.nn.Module):
         (torch.zeros(2, 3, 4, 4), {"labels": [0, 1]}, r"pgd: labels: must be a Tensor \(given: \[0, 1\]\)"),
         (torch.zeros(2, 3, 4, 4), {"steps": -1}, r"steps: must be at least 0 \(given: -1\)"),
         (torch.zeros(2, 3, 4, 4), {"steps": 1.5}, r"steps: must be a whole number"),
+        (torch.zeros(2, 3, 4, 4), {"steps": True}, r"^pgd: steps: must be a number \(given: True\)$"),
+        (
+            torch.zeros(2, 3, 4, 4),
+            {"eps": True, "step_size": False},
+            r"2 faults\n  - eps: .*\n  - step_size: must be a",
+        ),
+        (torch.zeros(2, 3, 4, 4), {"seed": -1}, r"^pgd: seed: must be at least 0 \(given: -1\)$"),
+        (torch.zeros(2, 3, 4, 4), {"seed": 2**32}, r"^pgd: seed: must be at most 4294967295 \(given: 4294967296\)$"),
+        (
+            torch.zeros(2, 3, 4, 4, device="meta"),
+            {},
+            r"^images are torch\.strided on meta, which .* dense ones on the CPU",
+        ),
+        (torch.zeros(2, 3, 4, 4).to_sparse(), {}, r"^images are torch\.sparse_coo on cpu, which an attack cannot read"),
         (torch.zeros(2, 3, 4, 4), {"step_size": 0}, r"step_size: must be more than 0"),
         (torch.zeros(2, 3, 4, 4), {"model": lambda x: x}, r"model: must be a Module \(given: a function\)"),
         (torch.zeros(2, 3, 4, 4), {"model": WithoutGradient()}, "by no path that has gradients, so PGD cannot run"),
@@ -267,6 +301,7 @@ def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str
         ),
         (lambda run: untyped.evaluate(3), "encoder: must be a Module or text or a path"),
         (lambda run: untyped.evaluate(run, protocols="slff"), "unknown protocol 'slff'"),
+        (lambda run: untyped.evaluate(run, protocols="slf,kn"), "unknown protocol 'kn'. Did you mean 'knn'"),
         (lambda run: untyped.evaluate(run, protocols=[]), "no protocol is named. Type one or several of slf"),
         (lambda run: untyped.evaluate(run, protocols=3), "protocols: must be text or a Sequence"),
         (
@@ -274,6 +309,10 @@ def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str
             "settings: must be plain",
         ),
         (lambda run: untyped.evaluate(run, seed=-1), "seed -1 is out of range"),
+        (
+            lambda run: untyped.evaluate(bench.load_encoder(run).to("meta")),
+            "weights of this encoder are no longer those",
+        ),
         (lambda run: untyped.evaluate(run, device="gpu"), "device 'gpu' cannot be used"),
         (lambda run: untyped.evaluate(run, "nowhere"), "unknown dataset 'nowhere'"),
         (lambda run: untyped.evaluate(run, seed=5, results_dir="toy.npz"), "cannot write toy.npz"),

@@ -3,7 +3,9 @@
 import copy
 import math
 from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attacked_images import (
@@ -162,12 +164,15 @@ def test_a_random_start_needs_a_generator(start: Start) -> None:
         run_pgd(linear(noise("weight")), edge_images(), start=start)
 
 
-def test_a_misspelt_start_is_refused() -> None:
-    for steps, size in ((-1, 0.25), (3, -0.25), (3, float("nan")), (3, float("inf"))):
-        with pytest.raises(BenchError, match=f"PGD of {steps} steps of {size} eps: neither may be negative"):
+def test_wrong_arguments_are_refused() -> None:
+    wrong: list[tuple[Any, Any]] = [(-1, 0.25), (2.5, 0.25), (True, 0.25), ("3", 0.25)]
+    wrong += [(3, -0.25), (3, float("nan")), (3, float("inf")), (3, True), (3, "x")]
+    for steps, size in wrong:
+        with pytest.raises(BenchError, match=f"PGD of {steps} steps of {size} eps: the first must be a whole number"):
             PGD(steps, size, "clean")
     with pytest.raises(BenchError, match=r"unknown start 'unifrom'. Did you mean 'uniform'"):
         PGD(1, 0.25, "unifrom")  # type: ignore[arg-type]
+    assert PGD(np.int64(3), np.float32(0.25), "clean").steps == 3  # type: ignore[arg-type]
 
 
 # What it leaves untouched

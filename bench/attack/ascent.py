@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import ClassVar, Self, get_args
 
 import torch
@@ -15,6 +16,7 @@ from bench.attack.frozen import attacking, no_path
 from bench.attack.objective import Objective, margin_objective
 from bench.errors import BenchError, short, unknown
 from bench.recipe import AttackSettings, Norm, Start, Threat, with_checked_arguments
+from bench.recipe.fields import Number, Seed, Whole
 
 _GAUSSIAN_SCALE = 0.001  # TRADES, algorithm 1
 
@@ -37,11 +39,13 @@ class PGD:
 
     def __post_init__(self) -> None:
         if self.start not in get_args(Start):
-            raise unknown("start", self.start, get_args(Start))
-        if self.steps < 0 or not 0 <= self.step_size < math.inf:
+            raise unknown("start", str(self.start), get_args(Start))
+        kinds = (self.steps, Integral), (self.step_size, Real)
+        numbers = all(isinstance(value, kind) and not isinstance(value, bool) for value, kind in kinds)
+        if not numbers or self.steps < 0 or not 0 <= self.step_size < math.inf:
             raise BenchError(
-                f"PGD of {self.steps} steps of {self.step_size} eps: neither may be negative, and a step is finite. "
-                "Pass, for example, 20 and 0.25."
+                f"PGD of {self.steps} steps of {self.step_size} eps: the first must be a whole number, the second a "
+                "finite one, and neither may be negative. Pass, for example, 20 and 0.25."
             )
 
     @classmethod
@@ -132,12 +136,12 @@ def pgd(
     images: Tensor,
     labels: Tensor,
     *,
-    eps: float,
+    eps: Number,
     norm: Norm = "linf",
-    steps: int = 20,
-    step_size: float = 0.25,
+    steps: Whole = 20,
+    step_size: Number = 0.25,
     start: Start = "uniform",
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Tensor:
     """Return ``images`` changed so that a classifier errs: the attack that RA is measured with, as one call.
 
@@ -171,6 +175,11 @@ def pgd(
 
 def _refuse_images(images: Tensor) -> None:
     """Raise BenchError unless they are a batch of pixels in [0, 1]."""
+    if images.is_meta or images.layout is not torch.strided:
+        raise BenchError(
+            f"images are {images.layout} on {images.device}, which an attack cannot read. Pass dense ones on the CPU "
+            "or a GPU."
+        )
     if not images.numel():
         raise BenchError(f"there are no images: their shape is {list(images.shape)}. Pass one or more, [B, C, H, W].")
     low, high = images.aminmax()

@@ -4,7 +4,7 @@ import re
 from pathlib import PurePath
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,99}")
 RESERVED = ("published", "local", "submissions")
@@ -63,7 +63,20 @@ Commit = Annotated[str, Field(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
 Side = Annotated[int, Field(ge=1, le=65_536)]
 """Height, width or channels of an image."""
 
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+def _no_flag(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_flag)]
+"""A whole number: true and false, which Python takes for 1 and 0, are none."""
+
+Number = Annotated[float, BeforeValidator(_no_flag)]
+"""A number, as :data:`Whole`."""
+
+Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 """Number of images, steps or bytes, so bounded that a product of two still fits a float."""

@@ -257,8 +257,8 @@ def _warn_of_unread(recipe: Recipe, protocols: Sequence[str]) -> None:
 
 def check_seed(seed: int) -> None:
     """Raise BenchError if ``seed`` is out of range."""
-    if not 0 <= seed < 2**32:
-        raise BenchError(f"seed {seed} is out of range; choose one from 0 to {2**32 - 1}.")
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise BenchError(f"seed {seed!r} is out of range; choose a whole number from 0 to {2**32 - 1}.")
 
 
 def check_attacks(recipe: Recipe) -> None:
@@ -294,7 +294,7 @@ def check_protocols(recipe: Recipe, protocols: Sequence[str], device: torch.devi
 
 
 def chosen_protocols(names: str | Sequence[str] | None, title: str, method: type[Method]) -> tuple[str, ...]:
-    """Return the protocols ``names``, one or several, without duplicates.
+    """Return the protocols ``names``, without duplicates; those in a text stand between commas.
 
     None: the default ones that ``method``, called ``title``, allows.
 
@@ -302,7 +302,7 @@ def chosen_protocols(names: str | Sequence[str] | None, title: str, method: type
         BenchError: unknown protocols, or such as the method does not allow.
     """
     possible, faults = method.info.protocols, Faults()
-    names = [names] if isinstance(names, str) else names
+    names = [name.strip() for name in names.split(",")] if isinstance(names, str) else names
     if names is not None and not names:
         raise BenchError(f"no protocol is named. Type one or several of {', '.join(possible)}, or leave them out.")
     for protocol in names or ():
