@@ -156,7 +156,7 @@ def test_an_encoder_that_computes_something_else_than_its_file_is_refused(run: s
     message = r"^modules or forward hooks of this encoder are no longer those of .* Load it again"
     for part in (encoder, encoder.backbone):
         for register in (part.register_forward_hook, part.register_forward_pre_hook):
-            hook = register(lambda *_: None)  # type: ignore[operator]
+            hook = register(lambda *_: None)
             with pytest.raises(BenchError, match=message):
                 bench.evaluate(encoder)
             hook.remove()
