@@ -96,6 +96,8 @@ def test_a_failed_cell_is_shown_and_ends_with_1(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ("loss", "loss is a table of deacl, not a method. Type bench ablate deacl --table loss"),
+        ("los --table 1", "unknown method 'los'"),
         ("deacl", "nothing to vary"),
         ("deacl --table 7", "unknown table of deacl '7'"),
         ("deacl --table 1 --seeds 0,x", "--seeds '0,x': 'x' is not a seed. Type whole numbers, as in --seeds 0,1,2"),

@@ -1,7 +1,7 @@
 """The grid of an ablation: a table of the method's paper, or ``--grid key=v1,v2``."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from math import prod
 from typing import Any
@@ -19,7 +19,7 @@ def choose_table(method: str, table: str | None, grid: Sequence[str]) -> Ablatio
     Raises:
         BenchError: an unknown method or table, a faulty grid, or not exactly one of the two.
     """
-    tables = METHODS.get(method).info.tables
+    tables = _tables(method)
     if table is None and not grid:
         listed = f"--table {'|'.join(tables)}, or " if tables else ""
         raise BenchError(f"nothing to vary. Type {listed}your own grid: --grid KEY=VALUE,VALUE")
@@ -31,6 +31,19 @@ def choose_table(method: str, table: str | None, grid: Sequence[str]) -> Ablatio
         own = "your own grid: --grid KEY=VALUE,VALUE"
         raise unknown(f"table of {method}", table, tables, f"Or type {own}")
     return tables[table]
+
+
+def _tables(method: str) -> Mapping[str, AblationTable]:
+    """Return the tables of ``method``; the name of a table alone is answered with whose it is."""
+    try:
+        return METHODS.get(method).info.tables
+    except BenchError:
+        for other in METHODS:
+            if method in METHODS.get(other).info.tables:
+                raise BenchError(
+                    f"{method} is a table of {other}, not a method. Type bench ablate {other} --table {method}"
+                ) from None
+        raise
 
 
 def parse_grid(items: Sequence[str]) -> AblationTable:
