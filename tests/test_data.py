@@ -118,6 +118,29 @@ def test_a_path_without_its_kind_is_answered_with_the_kind(tmp_path: Path, monke
 
 
 @pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        ("npz:photos", "folder"),
+        ("folder:my.npz", "npz"),
+        ("folder@32:my.npz", "npz"),
+        ("folder:my.tar", "webdataset"),
+        ("webdataset:my.npz", "npz"),
+    ],
+)
+def test_a_path_under_another_kind_is_answered_with_its_kind(
+    given: str, form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("photos").mkdir()
+    for name in ("my.npz", "my.tar"):
+        Path(name).touch()
+    kind, path = given.split(":")
+    message = f"^{path} is a (file|folder), which {kind.partition('@')[0]}: does not read. Type {form}:{path}, "
+    with pytest.raises(BenchError, match=message):
+        load_dataset(given, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("stem", "name"),
     [
         ("own", "own"),

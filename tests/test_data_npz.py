@@ -175,5 +175,3 @@ def test_npz_cut_short(tmp_path: Path) -> None:
 def test_npz_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match=r"none\.npz: no such file"):
         load_dataset(f"npz:{tmp_path / 'none.npz'}", tmp_path)
-    with pytest.raises(BenchError, match=r"it is a folder\. Type folder:"):
-        load_dataset(f"npz:{tmp_path}", tmp_path)

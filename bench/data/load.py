@@ -125,14 +125,27 @@ def check_dataset(source: str) -> None:
     """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
     if source not in DATASETS and not _OWN.fullmatch(source):
         if os.path.exists(source):
-            is_folder = os.path.isdir(source)
-            form = "folder" if is_folder else "webdataset" if source.endswith(".tar") else "npz"
-            what = OWN_FORMS[form].replace("PATH", source)
-            raise BenchError(
-                f"{source!r} is a {'folder' if is_folder else 'file'}, not the name of a dataset. Type {what}"
-            )
+            raise BenchError(f"{source!r} is {_kind(source)}, not the name of a dataset. Type {_form_at(source)}")
         forms = [f"{form}:PATH" for form in OWN_FORMS]
         raise unknown("dataset", source, [*DATASETS, *forms], "`bench datasets` lists them.")
+
+
+def _refuse_other_form(form: str, path: str) -> None:
+    """Raise BenchError if there is a file where ``form`` has a folder, or the other way round."""
+    place = Path(path).expanduser()
+    other = {"npz": place.is_dir(), "folder": place.is_file(), "webdataset": place.suffix == ".npz"}[form]
+    if other and place.exists():
+        raise BenchError(f"{path} is {_kind(place)}, which {form}: does not read. Type {_form_at(path)}")
+
+
+def _kind(path: str | Path) -> str:
+    return "a folder" if os.path.isdir(path) else "a file"
+
+
+def _form_at(path: str) -> str:
+    """Return how to name the data at ``path``, and what they are."""
+    form = "folder" if Path(path).expanduser().is_dir() else "webdataset" if path.endswith(".tar") else "npz"
+    return OWN_FORMS[form].replace("PATH", path)
 
 
 def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
@@ -149,6 +162,7 @@ def _loaded(source: str, data_dir: Path, data_in: DataIn) -> Dataset:
     form, path = own["form"], Path(own["path"]).expanduser()
     if not own["path"]:
         raise BenchError(f"{source!r} names no path. Type {OWN_FORMS[form]}.")
+    _refuse_other_form(form, own["path"])
     name = _own_name(own)
     if in_files:
         return _listed(form, path, name, _side(source, own["side"]), source, data_dir).dataset(data_dir, data_in)

@@ -46,8 +46,7 @@ def read_arrays(path: Path, also: tuple[str, ...] = ()) -> tuple[dict[str, Array
         BenchError: the file is missing, not an archive, or larger than plausible.
     """
     if not path.is_file():
-        why = f"it is a folder. Type folder:{path} for a folder of images" if path.is_dir() else "no such file"
-        raise BenchError(f"{path}: {why}. Type npz: and the path of an .npz file.")
+        raise BenchError(f"{path}: no such file. Type npz: and the path of an .npz file.")
     try:
         with zipfile.ZipFile(path) as archive:
             return _read(archive, path, also)
