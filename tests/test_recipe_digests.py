@@ -46,11 +46,14 @@ def with_leaf(settings: Any, path: tuple[str, ...]) -> Any:
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")  # "eval!" is none of the allowed values
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_each_digest_depends_on_exactly_its_own_numbers(method: str) -> None:
+    """On all numbers for the first method, and for the others on those that only they have."""
     recipe = recipe_of(method=method, tier="mini")
     pretraining, protocols = recipe.pretraining_digest(), {name: recipe.protocol_digest(name) for name in PROTOCOLS}
     before_encoder = {"method", "config", "dataset", "encoder", "threat"}
-    counted = 0
+    first, counted = method == METHOD_NAMES[0], 0
     for path, value in leaves(recipe):
+        if path[0] != "config" and not first:
+            continue
         assert not isinstance(value, set | frozenset), "a set has another order in another process"
         other = with_leaf(recipe, path)
         assert (other.pretraining_digest() != pretraining) == (path[0] in before_encoder), path
@@ -58,7 +61,7 @@ def test_each_digest_depends_on_exactly_its_own_numbers(method: str) -> None:
             own = before_encoder | {name, "evaluate", "finetune", "budget", "precision"}
             assert (other.protocol_digest(name) != before) == (path[0] in own), (name, path)
         counted += 1
-    assert counted > 50
+    assert counted > 200 or not first
     assert len(set(protocols.values())) == len(PROTOCOLS)
 
 

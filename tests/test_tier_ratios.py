@@ -1,5 +1,6 @@
 """Tiers keep the papers' ratios: of the updates that methods make, and of the images that they see."""
 
+from functools import cache
 from itertools import combinations
 
 import pytest
@@ -11,9 +12,10 @@ from bench.recipe import TrainPlan
 PRETRAINED = [name for name in METHOD_NAMES if METHODS.get(name).config_type().plans()]
 
 
-def plans_of(method: str, tier: str, images: int) -> list[TrainPlan]:
+@cache
+def plans_of(method: str, tier: str, images: int) -> tuple[TrainPlan, ...]:
     recipe = recipe_of(method=method, tier=tier, facts=make_facts(train_images=images))
-    return list(recipe.config.plans().values())
+    return tuple(recipe.config.plans().values())
 
 
 def updates(method: str, tier: str, images: int) -> int:

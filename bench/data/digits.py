@@ -3,6 +3,7 @@
 Source: E. Alpaydin and C. Kaynak, "Optical Recognition of Handwritten Digits", UCI, 1998 (its test part).
 """
 
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -18,12 +19,7 @@ _SPLIT_SEED = 0
 
 def _load(data_dir: Path) -> Dataset:
     """Return the 1,797 digits as 16x16 images; ``data_dir`` is not used, since they come with a package."""
-    from sklearn.datasets import load_digits
-
-    raw = load_digits()
-    images = _upsample(torch.from_numpy(raw.images))
-    labels = torch.from_numpy(raw.target).to(torch.int64)
-    train, test = _split(labels)
+    images, labels, train, test = _arrays()
     return Dataset(
         name="digits",
         source="digits",
@@ -33,6 +29,16 @@ def _load(data_dir: Path) -> Dataset:
         eps=16 / 255,
         mirror=False,
     )
+
+
+@cache
+def _arrays() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images, labels, and the positions of the train and of the test images."""
+    from sklearn.datasets import load_digits
+
+    raw = load_digits()
+    labels = torch.from_numpy(raw.target).to(torch.int64)
+    return _upsample(torch.from_numpy(raw.images)), labels, *_split(labels)
 
 
 def _upsample(grey: Tensor) -> Tensor:
