@@ -158,17 +158,21 @@ class _SeveralError(BenchError):
 
 
 def together(items: Sequence[A], work: Callable[[A], B], label: Callable[[A], str]) -> list[B]:
-    """Return ``work`` of each of ``items``, cells of a grid; raises one BenchError with all faults."""
+    """Return ``work`` of each of ``items``, cells of a grid; raises one BenchError with each fault once."""
     done, faults = [], dict[str, list[str]]()
     for item in items:
         try:
             done.append(work(item))
         except BenchError as error:
-            faults.setdefault(str(error), []).append(label(item))
+            for fault in error.found if isinstance(error, _SeveralError) else [str(error)]:
+                faults.setdefault(fault, []).append(label(item))
     if not faults:
         return done
     count = len(items) - len(done)
     if len(faults) == 1 and not done:
         raise BenchError(next(iter(faults)))
-    lines = [f"{'; '.join(cells)}: {fault}" for fault, cells in faults.items()]
+    alike: dict[str, list[str]] = {}
+    for fault, cells in faults.items():
+        alike.setdefault("every cell" if len(cells) == len(items) else "; ".join(cells), []).append(fault)
+    lines = [listed(where, found) for where, found in alike.items()]
     raise BenchError("\n- ".join([f"{count} of {len(items)} cells cannot be run:", *lines]))

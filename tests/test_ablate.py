@@ -110,7 +110,7 @@ def test_the_faults_of_all_cells_are_listed_together(base: RunRequest) -> None:
     first, *lines = str(raised.value).split("\n- ")
     assert first == "4 of 6 cells cannot be run:"
     assert len(lines) == 2
-    assert lines[0].startswith("stage2.lam=1, stage2.lr=-1; stage2.lam=2, stage2.lr=-1: recipe deacl/tiny: stage2.lr")
+    assert lines[0].startswith("stage2.lam=1, stage2.lr=-1; stage2.lam=2, stage2.lr=-1: recipe of tier tiny: stage2.lr")
     assert "(given: 'x')" in lines[1]
 
 

@@ -73,7 +73,7 @@ def test_faults_of_both_stages_are_listed_together() -> None:
 
 def test_an_unknown_framework_is_one_fault() -> None:
     allowed = r"'simclr', 'mocov2', 'byol', 'barlow_twins' or 'vicreg' \(given: 'dino'\)$"
-    with pytest.raises(BenchError, match=rf"^recipe deacl/toy: ssl: must be {allowed}"):
+    with pytest.raises(BenchError, match=rf"^recipe of tier toy: ssl: must be {allowed}"):
         recipe_of(ssl="dino")
     with pytest.raises(BenchError, match=rf"^config: ssl: must be {allowed}"):
         DeACLConfig.parse({"ssl": "dino", "stage1": {"lr": -1}}, "config")

@@ -129,6 +129,36 @@ def test_faults_of_all_cells_are_one_message(data: str, tmp_path: Path) -> None:
         plan_matrix(request_of(data, tmp_path, methods=["simclr", "supervised"]), tmp_path)
 
 
+def test_what_cells_have_in_common_is_said_once(data: str, tmp_path: Path) -> None:
+    two: dict[str, Any] = {"methods": ["simclr", "acl"], "protocols": ["slf"]}
+    with pytest.raises(BenchError, match=r"^recipe of tier mini: encoder\.width: must be at least 1 \(given: 0\)$"):
+        plan_matrix(request_of(data, tmp_path, **two, overrides={"encoder.width": 0}), tmp_path)
+    large = {**SETTINGS, "slf.batch_size": 99, "stage1.batch_size": 98}
+    with pytest.raises(BenchError) as refused:
+        plan_matrix(
+            request_of(data, tmp_path, **two, overrides=large, own={"acl": {"stage1.batch_size": 97}}), tmp_path
+        )
+    assert [line.partition(", but ")[0] for line in str(refused.value).splitlines()] == [
+        "2 of 2 cells cannot be run:",
+        "- every cell: slf.batch_size is 99",
+        f"- simclr, {data}: stage1.batch_size is 98",
+        f"- acl, {data}: stage1.batch_size is 97",
+    ]
+    with pytest.raises(
+        BenchError, match=rf"\n- simclr, {data}: 2 faults\n  - slf.*\n  - stage1.*98.*\n- acl, {data}: .* 97"
+    ):
+        plan_matrix(
+            request_of(
+                data,
+                tmp_path,
+                **two,
+                overrides={**SETTINGS, "stage1.batch_size": 98},
+                own={"acl": {"stage1.batch_size": 97}, "simclr": {"slf.batch_size": 99}},
+            ),
+            tmp_path,
+        )
+
+
 def test_a_setting_may_be_of_one_method(data: str, tmp_path: Path) -> None:
     of_all, of_one = split_settings(["slf.epochs=1", "deacl:stage2.lam=3", "./my.py:Mine:stage1.lr=1:2"])
     assert of_all == ["slf.epochs=1"]

@@ -136,7 +136,7 @@ def test_all_unknown_keys_are_named_together() -> None:
 
 def test_all_bad_values_are_named_together_with_what_was_given() -> None:
     sets = ["stage2.lr=-1", "stage1.view.blur_prob=2", "encoder.width=0", "student_init=random", "slf.epochs=many"]
-    with pytest.raises(BenchError, match=r"recipe deacl/paper: 5 faults") as caught:
+    with pytest.raises(BenchError, match=r"recipe of tier paper: 5 faults") as caught:
         recipe_of(*sets)
     for item in sets:
         key, given = item.split("=")

@@ -152,4 +152,4 @@ def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Re
                 values["config"][stage][key] = value
     # Values given with --set are not scaled, so they are no longer idle; a precision has nothing to scale.
     idle = tuple(key for key in recipe.idle if key == "precision")
-    return type(recipe).parse({**values, "budget": budget, "idle": idle}, f"recipe {recipe.method}/{recipe.tier}")
+    return type(recipe).parse({**values, "budget": budget, "idle": idle}, f"recipe of tier {recipe.tier}")

@@ -218,7 +218,7 @@ def build_recipe(
     if finetune:
         threat = _default_threat(finetune, overrides)
         values["finetune"] = {"dataset": finetune, "threat": threat, "resized_from": resized_from}
-    what = f"recipe {method}/{tier.name}"
+    what = f"recipe of tier {tier.name}"
     refuse_unknown(overrides, parse_recipe(values, config_type, what), (*SHARED, "config", "precision"))
     for key, value in outside(overrides, "precision").items():
         insert(values, key if section(key) in SHARED else f"config.{key}", value)

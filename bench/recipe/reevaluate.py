@@ -82,7 +82,7 @@ def reevaluated(
         "idle": [] if departs else list(outside(dict.fromkeys(recipe.idle), *touched)),
         "finetune": Finetune(dataset=data, threat=threat, resized_from=resized_from) if departs else None,
     }
-    return parse_recipe(values, type(recipe.config), f"recipe {recipe.method}/{recipe.tier}")
+    return parse_recipe(values, type(recipe.config), f"recipe of tier {recipe.tier}")
 
 
 def _of_protocols(overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
