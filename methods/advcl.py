@@ -9,10 +9,10 @@ replaces it by default. It is stage 1 and part of the cost, so results are not d
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple, Self
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -100,14 +100,18 @@ class AdvCLConfig(MethodConfig):
 
     @field_validator("pseudo_labels_sha256")
     @classmethod
-    def _of_the_file(cls, given: str | None, info: ValidationInfo) -> str | None:
-        source = info.data.get("pseudo_labels", "")
-        if not source.startswith("file:"):
-            if given is not None:
-                raise ValueError(f"pseudo_labels {source!r} are in no file. Leave it out")
-            return None
+    def _of_a_file(cls, given: str | None, info: ValidationInfo) -> str | None:
+        source = info.data.get("pseudo_labels", "file:")  # absent: it has a fault of its own
+        if given is not None and not source.startswith("file:"):
+            raise ValueError(f"pseudo_labels {source!r} are in no file. Leave it out")
+        return given
+
+    @model_validator(mode="after")
+    def _with_the_digest(self) -> Self:
         # A stored recipe has it: an encoder is read where its labels are not, and no path of a stranger's is opened.
-        return _digest(_path(source)) if given is None else given
+        if self.pseudo_labels_sha256 is not None or not self.pseudo_labels.startswith("file:"):
+            return self
+        return self.model_copy(update={"pseudo_labels_sha256": _digest(_path(self.pseudo_labels))})
 
 
 @in_float32

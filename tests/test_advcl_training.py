@@ -112,7 +112,10 @@ def test_no_folder_of_the_labels_is_in_a_record_or_its_digests(tmp_path: Path) -
     ("sets", "message"),
     [
         *(({"pseudo_labels": bad}, "must be kmeans, none or file:PATH") for bad in (True, "kmean", "file:")),
-        ({"pseudo_labels": "file:/no/such.npz"}, r"the pseudo-labels in /no/such\.npz: there is no such file$"),
+        (
+            {"pseudo_labels": "file:/no/such.npz"},
+            r"^recipe of tier \w+: cannot read the pseudo-labels in /no/such\.npz: there is no such file$",
+        ),
         ({"stage2__clusters": [1]}, r"stage2\.clusters\.0"),
         ({"stage2__clusters": []}, r"stage2\.clusters"),
         ({"pseudo_labels_sha256": "ab"}, "pseudo_labels 'kmeans' are in no file"),

@@ -103,7 +103,7 @@ def _faults(error: ValidationError) -> list[str]:
     faults = []
     for fault in error.errors():
         # A method's settings are typed without the section that holds them in the recipe.
-        key = ".".join(str(part) for part in fault["loc"]).removeprefix("config.")
+        key = ".".join(map(str, fault["loc"][1:] if fault["loc"][:1] == ("config",) else fault["loc"]))
         # A fault of a whole section states its values itself, and None is a default, which nobody gave.
         told = fault["type"] in ("missing", "extra_forbidden") or isinstance(fault["input"], dict | BaseModel | None)
         given = "" if told else f" (given: {_shown(fault['input'])})"
