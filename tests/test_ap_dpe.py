@@ -223,7 +223,9 @@ def test_exports_that_a_task_does_not_have_are_refused() -> None:
         "jigsaw",
         "trunk",
     ]
-    with pytest.raises(BenchError, match=r"^recipe of tier \w+: task selfie has no rotation end to export; choose export=trunk"):
+    with pytest.raises(
+        BenchError, match=r"^recipe of tier \w+: task selfie has no rotation end to export; choose export=trunk"
+    ):
         config_of(task="selfie", export="rotation")
 
 
