@@ -88,6 +88,10 @@ def test_a_failed_record_is_named_and_in_no_table(tmp_path: Path) -> None:
     site = write_site(results, tmp_path / "site")
     index = (site.folder / "index.html").read_text()
     assert [one.file for one in board.failed if f"records/{one.file}" in index] == [one.file for one in board.failed]
+    assert "their evaluation failed a check of <code>bench doctor</code>: 2 records." in index
+    assert [one.partition(", SLF")[0] for one in site.failed] == [
+        f"not shown as a result: {title}" for title in ("DeACL 2022", "SimCLR 2022")
+    ]
     assert all((site.folder / "records" / one.file).is_file() for one in board.failed)
     with pytest.raises(
         BenchError, match=r"no records of method simclr on .*alf"
@@ -117,6 +121,8 @@ def test_the_board_on_the_screen_names_what_failed(
     assert said.code == 0
     assert "not shown as a result: DeACL 2022, SLF" in said.stdout
     assert "deterministic is fail" in said.stdout
+    told = say(monkeypatch, capsys, "site", "--results-dir", str(tmp_path), "--output", str(tmp_path / "site")).stdout
+    assert set(said.stdout.splitlines()) & set(told.splitlines()) == {build_leaderboard(tmp_path).failed[0].said}
     other = diagnosed("fail").model_copy(update={"overrides": {"stage2.lam": 3.0}, "protocol_sha256": "e" * 64})
     save_record(tmp_path / "other", other)
     for short, found in (((), True), (("--short",), False)):

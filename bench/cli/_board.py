@@ -35,7 +35,7 @@ def show_board(board: "Leaderboard") -> None:
         name = key.dataset if data[key.dataset] == 1 else f"{key.dataset} {key.sha256[:8]}"
         show(_table(list(rows), board, name))
     for one in board.failed:
-        print(f"not shown as a result: {one.row}: the evaluation {one.reason} ({one.file})")
+        print(one.said)
     words = ["percent of n test images; one seed: 95 % interval; several: mean ± deviation"]
     if any(row.tied for row in board.rows):
         words.append("=: not separated from the best of its group by a test at 5 %")

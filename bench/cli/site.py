@@ -33,6 +33,8 @@ def site(
         typer.echo(json.dumps({**written._asdict(), "folder": str(written.folder)}, indent=1))
     else:
         typer.echo(f"{output / 'index.html'} written (records: {written.records}, methods: {written.methods})")
+        for record in written.failed:
+            typer.echo(record)
         for file, reason in written.left_out:
             typer.echo(f"left out {file}: {reason}")
     if not serve:

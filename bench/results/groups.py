@@ -36,6 +36,11 @@ class Failed(LeftOut):
     row: str
     """Method, settings, conditions and seed, in words."""
 
+    @property
+    def said(self) -> str:
+        """What to say of it beside the results."""
+        return f"not shown as a result: {self.row}: the evaluation {self.reason} ({self.file})"
+
 
 class Group(NamedTuple):
     """One recipe under one protocol, over all seeds it was run with."""

@@ -31,6 +31,8 @@ class Site(NamedTuple):
     methods: int
     left_out: Sequence[tuple[str, str]]
     """Files that cannot be trusted, each with the reason."""
+    failed: Sequence[str]
+    """What to say of each record whose evaluation failed a check."""
 
 
 def write_site(results_dir: Path, output: Path) -> Site:
@@ -51,7 +53,9 @@ def write_site(results_dir: Path, output: Path) -> Site:
         for file in [*(entry.file for entry in content.entries), *failed, *content.corrected, *swept]:
             _write(folder / "records" / file, (results_dir / file).read_bytes())
     left_out = [(bad.file, bad.reason) for bad in content.board.left_out]
-    return Site(output, len(content.entries), len(content.methods), left_out)
+    return Site(
+        output, len(content.entries), len(content.methods), left_out, [one.said for one in content.board.failed]
+    )
 
 
 def _write(path: Path, content: bytes) -> None:
