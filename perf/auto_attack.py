@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyautoattack
 import torch
-from comparison import Comparison, Table, arguments, speeds, take_turns
+from comparison import OURS, Comparison, Table, arguments, speeds, take_turns
 from plain import plain
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -29,7 +29,7 @@ from bench.device import keep_freed_memory
 from bench.nn import Classifier, build_encoder
 from bench.recipe import EncoderSettings, Threat
 
-OURS, PACKAGE = "ours", "pyautoattack"
+PACKAGE = "pyautoattack"
 Verdicts = Callable[[Tensor, Tensor], Tensor]
 """Images [B, C, H, W] and labels [B] -> bool [B]: still correct."""
 

@@ -34,6 +34,9 @@ Seconds = dict[str, list[float]]
 Cell = str | float | None
 """None: not measured."""
 
+OURS, OURS_BF16 = "ours", "ours, bf16"
+"""Rows of what the bench does."""
+
 
 def take_turns(
     calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: bool = True, wall_clock: bool = False
@@ -66,6 +69,16 @@ def ratio(seconds: Seconds, slow: str, fast: str) -> str:
     each = [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
     low, middle, high = statistics.quantiles(each, n=4, method="inclusive") if len(each) > 1 else each * 3
     return f"{middle:.2f} ({low:.2f} to {high:.2f})"
+
+
+def ratio_columns(seconds: Seconds) -> list[str]:
+    """Return the headings of :func:`ratios`."""
+    return ["ours is times as fast", *(["in bf16"] if OURS_BF16 in seconds else [])]
+
+
+def ratios(seconds: Seconds, row: str) -> list[Cell]:
+    """Return how many times as fast as ``row`` ours is, and ours in bf16 where it was measured."""
+    return ["" if row == ours else ratio(seconds, row, ours) for ours in (OURS, OURS_BF16) if ours in seconds]
 
 
 @dataclass(frozen=True)
@@ -188,6 +201,12 @@ def arguments(doc: str, *, rounds: int) -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=rounds, help="how often each call is timed (default %(default)s)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default %(default)s)")
     parser.add_argument("--output", type=Path, help="also write everything here, as JSON")
+    return parser
+
+
+def with_bf16(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add the option ``--bf16`` to a parser."""
+    parser.add_argument("--bf16", action="store_true", help="also ours in bf16: slow where the processor emulates it")
     return parser
 
 

@@ -5,7 +5,8 @@
   the transcription's favour.
 - SimCLR against the same step with lightly's NT-Xent and LARS and torchvision's v2 transforms in a data loader.
 
-Weights, images, batch and settings are the same on both sides, images are noise of CIFAR-10's shape, and all is fp32.
+Weights, images, batch and settings are the same on both sides, images are noise of CIFAR-10's shape, and all is fp32,
+but for a row of ours in bf16 with ``--bf16``.
 Each peer also runs with channels-last weights and images, which the framework offers but does not choose itself. The
 C library keeps freed memory as in a run of ours, for all alike; ``perf/pgd.py`` also measures without.
 
@@ -22,7 +23,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import Cell, Comparison, Seconds, Table, arguments, ratio, take_turns
+from comparison import (
+    OURS,
+    OURS_BF16,
+    Cell,
+    Comparison,
+    Seconds,
+    Table,
+    arguments,
+    ratio_columns,
+    ratios,
+    take_turns,
+    with_bf16,
+)
 from plain import channels_last, plain
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,22 +49,21 @@ from bench.cost import Subject, data_like
 from bench.device import keep_freed_memory
 from bench.method import Stage
 from bench.nn import Encoder
-from bench.recipe import load_tier
+from bench.recipe import Precision, load_tier
 from bench.train import take_step
 from methods.deacl import PseudoATStage
 from methods.simclr import SimCLRStage
 
 CPU = torch.device("cpu")
 EPS, ALPHA, ATTACK_STEPS, LAMBDA = 8 / 255, 2 / 255, 5, 2.0
-OURS = "ours"
 SMALL_RATE = 1e-3
 """Learning rate of both sides: the weights of many steps on noise stay finite."""
 
 
-def stage_of(method: str, width: int, batch: int, section: str) -> Stage:
-    """Return the untrained last stage of ``method`` as published, but for width, batch and learning rate."""
+def stage_of(method: str, width: int, batch: int, section: str, precision: Precision = "fp32") -> Stage:
+    """Return the untrained last stage of ``method`` as published, but for width, batch, learning rate and precision."""
     overrides: dict[str, Any] = {"encoder.width": width, f"{section}.batch_size": batch, f"{section}.lr": SMALL_RATE}
-    overrides |= {f"{section}.lr_batch": batch, f"{section}.precision": "fp32"}
+    overrides |= {f"{section}.lr_batch": batch, f"{section}.precision": precision}
     data = data_like("cifar10", Path("data"))
     subject = Subject.of(method, data, tier=load_tier("paper"), overrides=overrides)
     return list(subject.stages(CPU))[-1].train()
@@ -187,25 +199,36 @@ def update(optimizer: Optimizer, loss: Tensor) -> None:
     optimizer.step()
 
 
+def our_steps(compared: Comparison, images: Tensor, method: str, width: int, section: str) -> dict[str, Any]:
+    """Return a step of the last stage of ``method``, and with ``--bf16`` one of the same stage in bf16."""
+    precisions: dict[str, Precision] = {OURS: "fp32"}
+    if compared.options.bf16:
+        precisions[OURS_BF16] = "bf16"
+    return {
+        name: OurStep(stage_of(method, width, len(images), section, precision), images)
+        for name, precision in precisions.items()
+    }
+
+
 def compare_deacl(compared: Comparison, width: int, batch: int) -> None:
     """Time DeACL's second stage."""
-    stage, images = stage_of("deacl", width, batch, "stage2"), noise(batch)
+    images = noise(batch)
+    steps = our_steps(compared, images, "deacl", width, "stage2")
+    stage = steps[OURS].stage
     assert isinstance(stage, PseudoATStage)
     assert isinstance(stage.teacher, Encoder)
     teacher, student = plain(stage.teacher), plain(stage.encoder)
-    steps = {
-        OURS: OurStep(stage, images),
-        "plain transcription": PlainDeACL(teacher, student, images),
-        "the same, channels-last": PlainDeACL(channels_last(teacher), channels_last(student), images),
-    }
+    steps["plain transcription"] = PlainDeACL(teacher, student, images)
+    steps["the same, channels-last"] = PlainDeACL(channels_last(teacher), channels_last(student), images)
     show(compared, f"DeACL, stage 2, ResNet-18 of width {width}, batch {batch}", steps, batch)
 
 
 def compare_simclr(compared: Comparison, width: int, batch: int) -> None:
     """Time SimCLR."""
-    stage, images = stage_of("simclr", width, batch, "stage1"), noise(batch)
+    images = noise(batch)
+    steps = our_steps(compared, images, "simclr", width, "stage1")
+    stage = steps[OURS].stage
     assert isinstance(stage, SimCLRStage)
-    steps: dict[str, Any] = {OURS: OurStep(stage, images)}
     loss = compared.peer("lightly", "SimCLR with lightly", "lightly.loss")
     if loss:
         peer = Lightly(loss, compared.peer("lightly", "SimCLR with lightly", "lightly.utils.lars"))
@@ -221,7 +244,7 @@ def show(compared: Comparison, title: str, steps: dict[str, Any], batch: int) ->
     for name, step in steps.items():
         calls |= {name: step, f"{name}: views": step.views}
     seconds = take_turns(calls, compared.options.rounds)
-    compared.add(Table(title, ("", "images/s", "ours is times as fast", "views take"), rows(seconds, batch)), seconds)
+    compared.add(Table(title, ("", "images/s", *ratio_columns(seconds), "views take"), rows(seconds, batch)), seconds)
 
 
 def rows(seconds: Seconds, batch: int) -> list[list[Cell]]:
@@ -230,7 +253,7 @@ def rows(seconds: Seconds, batch: int) -> list[list[Cell]]:
     found: list[list[Cell]] = []
     for name in (name for name in seconds if not name.endswith(": views")):
         share = medians[f"{name}: views"] / medians[name]
-        found.append([name, batch / medians[name], "" if name == OURS else ratio(seconds, name, OURS), f"{share:.1%}"])
+        found.append([name, batch / medians[name], *ratios(seconds, name), f"{share:.1%}"])
     return found
 
 
@@ -241,7 +264,7 @@ def noise(batch: int) -> Tensor:
 
 def parse() -> argparse.Namespace:
     """Read the command line."""
-    parser = arguments(__doc__, rounds=9)
+    parser = with_bf16(arguments(__doc__, rounds=9))
     parser.add_argument("--widths", type=int, nargs="+", default=[16, 64])
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 16], help="images, one number a width")
     return parser.parse_args()

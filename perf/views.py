@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from comparison import Comparison, Seconds, Table, arguments, speeds, take_turns
+from comparison import OURS, Comparison, Seconds, Table, arguments, speeds, take_turns
 from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision import transforms
@@ -28,7 +28,6 @@ SIDE = 32
 FEW = 64
 """Images that a pipeline makes one by one in a round, which takes about as long as one of our batches; and those that
 torchvision makes with one draw."""
-OURS = "ours"
 
 
 class PILBlur:

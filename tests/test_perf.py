@@ -136,10 +136,12 @@ def test_images_from_disk_are_compared(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_training_steps_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = measured("training", tmp_path, monkeypatch, "--widths", "16", "--batches", "2")
+    training = measured("training", tmp_path, monkeypatch, "--widths", "16", "--batches", "2", "--bf16")
     deacl, simclr = training["tables"]
-    assert [row[0] for row in deacl["rows"]] == ["ours", "plain transcription", "the same, channels-last"]
-    assert [row[0] for row in simclr["rows"]] == ["ours"]
+    ours = ["ours", "ours, bf16"]
+    assert [row[0] for row in deacl["rows"]] == [*ours, "plain transcription", "the same, channels-last"]
+    assert [row[0] for row in simclr["rows"]] == ours
+    assert [len(row) for row in deacl["rows"]] == [len(deacl["columns"])] * 4
     assert training["left_out"] == {"SimCLR with lightly": "lightly is not installed"}
     assert all(len(values) == 1 for table in training["seconds"].values() for values in table.values())
 
@@ -205,9 +207,11 @@ def test_laws_of_time_and_memory_are_measured(tmp_path: Path, monkeypatch: pytes
 
 
 def test_attacks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = measured("pgd", tmp_path, monkeypatch, "--widths", "16", "--batches", "2", "--steps", "1")
+    found = measured("pgd", tmp_path, monkeypatch, "--widths", "16", "--batches", "2", "--steps", "1", "--bf16")
     usual, kept = found["tables"]
-    assert [row[0] for row in usual["rows"]] == ["ours", "plain loop", "the same, channels-last", ".backward() loop"]
+    loops = ["plain loop", "the same, channels-last", ".backward() loop"]
+    assert [row[0] for row in usual["rows"]] == ["ours", *loops, "ours, bf16"]
+    assert usual["columns"] == ["", "images/s", "ours is times as fast", "in bf16", "of the limit"]
     assert [row[0] for row in kept["rows"]] == [row[0] for row in usual["rows"]]
     assert found["left_out"] == {name: f"{name} is not installed" for name in ("torchattacks", "foolbox")}
 
