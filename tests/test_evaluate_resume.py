@@ -1,17 +1,20 @@
 """Evaluation interrupted anywhere ends with the same numbers, and does not trust a state that is not its own."""
 
 import json
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from evaluations import TEST_IMAGES, Recorder, Shared, classifier, measure, outcomes
+from evaluations import TEST_IMAGES, Recorder, Shared, classifier, measure, outcomes, recipe
 from evaluations import short_attacks as short_attacks
 from evaluations import whole as whole
 
+from bench.attack import AutoAttackState
 from bench.errors import BenchError, InterruptedRunError
-from bench.evaluation import Evaluation
+from bench.evaluation import Evaluation, evaluation_progress
 from bench.evaluation.state import EvaluationState
 
 # Interruptions
@@ -50,6 +53,44 @@ def test_stopped_again_and_again_it_does_no_batch_twice(tmp_path: Path, whole: E
     batches = 2 * -(-TEST_IMAGES // 5)
     assert batches < rounds < batches + 20
     assert outcomes(found) == outcomes(whole)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"autoattack": False, "attacks": ["pgd-cw", "pgd-dlr"], "eps": 0.03},
+        {"autoattack": False, "autoattack_images": None, "attacks": ["pgd-dlr"], "eps": 0.5},
+    ],
+)
+def test_how_far_an_evaluation_has_come_is_known(tmp_path: Path, settings: dict[str, Any]) -> None:
+    seen, finished = [evaluation_progress(tmp_path, recipe(**settings))], False
+    assert seen == [{}]
+    while not finished:
+        with suppress(InterruptedRunError):
+            measure(tmp_path, Recorder(stop_at=1), **settings)
+            finished = True
+        seen.append(evaluation_progress(tmp_path, recipe(**settings)))
+    for before, after in pairwise(seen):
+        assert all(before[name] <= after[name] <= 1 for name in before)
+    parts = {"aa"} if not settings else {f"attacks.{name}" for name in settings["attacks"]}
+    assert seen[-1] == {"ra": 1, "corruptions": 0, **dict.fromkeys(parts, 1)}
+    assert [one["ra"] for one in seen if 0 < one.get("ra", 0) < 1] == [5 / 22, 10 / 22, 15 / 22, 20 / 22]
+    for part in parts:
+        assert any(0 < one.get(part, 0) < 1 for one in seen), part
+
+
+def test_autoattack_has_come_as_far_as_its_attacks_have(tmp_path: Path) -> None:
+    """A gradient counts as three passes: APGD-CE's 300 of 12,500, then a part of APGD-T's 2,700."""
+    right = tuple(position < 6 for position in range(9))
+    state = AutoAttackState(
+        survivors={"clean": right, "apgd-ce": right, "apgd-t": right}, done={"apgd-ce": 6, "apgd-t": 4}
+    )
+    EvaluationState(fingerprint="me", autoattack=state.model_dump(mode="json")).save(tmp_path / "evaluation.json")
+    assert evaluation_progress(tmp_path, recipe())["aa"] == pytest.approx((300 + 2700 * 4 / 6) / 12_500)
+    (tmp_path / "evaluation.json").write_text("{}")
+    assert evaluation_progress(tmp_path, recipe()) == {}
+    assert (tmp_path / "evaluation.json").read_text() == "{}", "left as it is"
 
 
 def test_a_finished_evaluation_is_not_done_again(tmp_path: Path, whole: Evaluation) -> None:

@@ -358,6 +358,10 @@ def test_the_projection_knows_what_is_finished(request_: RunRequest, tmp_path: P
         carry_out(request_, tmp_path / "results", Listener(2 * steps))  # the other, and one of the protocol's two
     phases = estimated(prepare(request_))
     assert (phases["stage ssl"][1], phases["protocol slf"][1], phases["RA, PGD-2"][1]) == (0, 0.5, 1)
+    with pytest.raises(InterruptedRunError):
+        carry_out(request_, tmp_path / "results", Listener(steps + 2 + 1))  # all of SA, and one of RA's two batches
+    phases = estimated(prepare(request_))
+    assert (phases["protocol slf"][1], phases["RA, PGD-2"][1], phases["the doctor's checks"][1]) == (0, 0.5, 1)
     carry_out(request_, tmp_path / "results")
     assert {left for _, left in estimated(prepare(request_)).values()} == {0}
 

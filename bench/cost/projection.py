@@ -17,7 +17,7 @@ from bench.cost.step_times import Effort, StepTimes, time_in_turn
 from bench.data import Split, unit_pixels
 from bench.data.corruptions import corrupt
 from bench.doctor import SAMPLE
-from bench.evaluation import attacked_copy, autoattack_images
+from bench.evaluation import AUTOATTACK_PASSES, attacked_copy, autoattack_images, evaluation_progress, phase_of
 from bench.method import Stage
 from bench.monitor import plural
 from bench.nn import Classifier
@@ -35,10 +35,6 @@ _PROBE_IMAGES = 64
 _FEW_IMAGES = 16
 """The same for a grid."""
 
-# Cost of AutoAttack standard for an image that survives all attacks: APGD-CE and APGD-T take 10 x 100 gradients,
-# FAB-T 9 x 100 gradients and about two more forward passes per step, Square 5,000 forward passes.
-_AA_GRADIENTS = 1900
-_AA_FORWARDS = 6800
 _AA_SURVIVORS = 0.5
 """Assumed share of images that survive; the true share is not known in advance."""
 _DOCTOR_GRADIENTS = 80
@@ -201,30 +197,36 @@ class AttackSeconds(NamedTuple):
         work = f"features of {plural(images, 'image')}"
         return PhaseEstimate(f"protocol {protocol}", work, images * self.forward, left, place)
 
-    def evaluation(self, recipe: Recipe) -> Iterator[PhaseEstimate]:
-        """Yield the estimates for the evaluation of a classifier under ``recipe``."""
+    def evaluation(self, recipe: Recipe, place: Path) -> Iterator[PhaseEstimate]:
+        """Yield the estimates for the evaluation of a classifier under ``recipe``; its state is in ``place``."""
+        done = evaluation_progress(place, recipe)
+
+        def estimate(measured: str, phase: str, work: str, seconds: float) -> PhaseEstimate:
+            return PhaseEstimate(phase, work, seconds, 1 - done.get(measured, 0.0), place)
+
         settings, count = recipe.evaluate, recipe.dataset.test_images
         attack = NamedAttack(settings.attack, settings)
         passes = attack.gradients * settings.pgd_restarts
         work = f"{plural(count, 'test image')}, {plural(settings.pgd_restarts, 'restart')}"
         seconds = count * (passes * self.gradient + 2 * self.forward)
-        yield PhaseEstimate(f"RA, {attack.title}", work, seconds)
+        yield estimate("ra", f"RA, {attack.title}", work, seconds)
         if settings.autoattack:
             attacked = len(autoattack_images(recipe))
-            survivor = _AA_GRADIENTS * self.gradient + _AA_FORWARDS * self.forward
+            each = AUTOATTACK_PASSES.values()
+            survivor = sum(gradients * self.gradient + forwards * self.forward for gradients, forwards in each)
             work = f"standard, {plural(attacked, 'test image')}"
-            yield PhaseEstimate("AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor)
+            yield estimate("aa", "AA, AutoAttack", work, attacked * _AA_SURVIVORS * survivor)
         for name in settings.attacks:
             attacked = len(autoattack_images(recipe))
             seconds = attacked * NamedAttack(name, settings).gradients * self.gradient
-            yield PhaseEstimate(f"attack {name}", f"at most {plural(attacked, 'test image')}", seconds)
+            yield estimate(phase_of(name), f"attack {name}", f"at most {plural(attacked, 'test image')}", seconds)
         if settings.corruptions != "none":
             cells = len(settings.corruption_names) * len(SEVERITIES)
             work = f"{cells} x {plural(count, 'image')}"
-            yield PhaseEstimate("common corruptions", work, cells * count * self.forward)
+            yield estimate("corruptions", "common corruptions", work, cells * count * self.forward)
         sample = min(SAMPLE, count)
         seconds = sample * _DOCTOR_GRADIENTS * self.gradient
-        yield PhaseEstimate("the doctor's checks", plural(sample, "test image"), seconds)
+        yield estimate("doctor", "the doctor's checks", plural(sample, "test image"), seconds)
 
 
 def step_digest(stage: Stage, encoder: EncoderSettings, image_shape: Sequence[int]) -> str:

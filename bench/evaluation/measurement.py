@@ -22,6 +22,9 @@ from bench.zoo import digest
 
 T = TypeVar("T")
 
+STATE = "evaluation.json"
+"""The file of the state, in the folder of the job."""
+
 
 class Measurement:
     """A classifier on the test split, measured batch by batch; the state is saved after each batch.
@@ -34,7 +37,7 @@ class Measurement:
         self.settings = recipe.evaluate
         self.threat = Threat(norm=recipe.threat.norm, eps=recipe.eval_eps)
         self.attacked = _Interruptible(attacked_copy(classifier, self.settings.attack_precision), job.monitor).eval()
-        self.path = job.folder / "evaluation.json"
+        self.path = job.folder / STATE
         # The registry finds the attacks, no import: the digest of the code has to be told of those in other packages.
         attacks = {NamedAttack(name, self.settings).module for name in (self.settings.attack, *self.settings.attacks)}
         modules = dict.fromkeys((caller, *modules_of(classifier), *sorted(attacks)))

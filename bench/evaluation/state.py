@@ -80,6 +80,17 @@ class EvaluationState(SavedState):
 S = TypeVar("S", bound=SavedState)
 
 
+def read_state(path: Path, kind: type[S]) -> S:
+    """Return the state in ``path``; raises BenchError if it is missing or damaged."""
+    values = read_json(path)
+    try:
+        if canonical_digest(values["state"]) != values["sha256"]:
+            raise BenchError("its checksum does not match")
+    except (KeyError, TypeError) as error:
+        raise BenchError(str(error)) from error
+    return kind.parse(values["state"], str(path))
+
+
 def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
     """Return the state in ``path``, or ``fresh`` if the file is missing, damaged, or of another classifier.
 
@@ -91,11 +102,8 @@ def load_state(path: Path, fresh: S, monitor: Monitor) -> S:
     if not path.exists():
         return fresh
     try:
-        values = read_json(path)
-        if canonical_digest(values["state"]) != values["sha256"]:
-            raise BenchError("its checksum does not match")
-        state = type(fresh).parse(values["state"], str(path))
-    except (BenchError, KeyError, TypeError) as error:
+        state = read_state(path, type(fresh))
+    except BenchError as error:
         aside = set_aside(path)
         monitor.note(f"{path} is damaged ({error}). It was renamed to {aside.name}, and this evaluation starts again.")
         return fresh

@@ -83,8 +83,8 @@ def _protocols(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:
             else:
                 features = seconds.features(protocol, len(train.labels), folder.path)
                 yield replace(features, left=0.0) if trained else features
-        for each in seconds.evaluation(recipe):
-            yield replace(each, left=0.0 if folder.record.exists() else 1.0, place=folder.path)
+        for each in seconds.evaluation(recipe, folder.path):
+            yield replace(each, left=0.0) if folder.record.exists() else each
 
 
 def _encoder_digest(run: Run) -> str | None:
