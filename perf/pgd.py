@@ -102,8 +102,11 @@ def contestants(
     classifier = classifier_of(width)
     prepared, network = classifier.prepared(), plain(classifier).eval()
     faster = channels_last(network).eval()
-    calls: dict[str, Callable[[], object]] = {
-        OURS: lambda: ours(prepared, images, labels, steps),
+    calls: dict[str, Callable[[], object]] = {OURS: lambda: ours(prepared, images, labels, steps)}
+    if compared.options.bf16:
+        low = attacked_copy(classifier, "bf16")
+        calls[OURS_BF16] = lambda: ours(low, images, labels, steps)
+    calls |= {
         "plain loop": lambda: plain_loop(network, images, labels, steps, uniform(images)),
         "the same, channels-last": lambda: plain_loop(faster, images, labels, steps, uniform(images)),
         ".backward() loop": lambda: backward_loop(network, images, labels, steps),
@@ -112,9 +115,6 @@ def contestants(
     if torchattacks:
         attack = torchattacks.PGD(network, eps=EPS, alpha=STEP, steps=steps)
         calls["torchattacks"] = lambda: attack(images, labels)
-    if compared.options.bf16:
-        low = attacked_copy(classifier, "bf16")
-        calls[OURS_BF16] = lambda: ours(low, images, labels, steps)
     foolbox = compared.peer("foolbox", "foolbox")
     if foolbox:
         model = foolbox.PyTorchModel(network, bounds=(0, 1))
