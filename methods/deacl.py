@@ -6,7 +6,6 @@ hyper-parameters of supervised adversarial training: weak views, no projector, n
 """
 
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from bench.attack import PGD, attacking
 from bench.data.views import StrongView, WeakView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss
-from bench.nn import Encoder
+from bench.nn import Encoder, trainable_copy
 from bench.recipe import AttackSettings, MethodConfig, TrainPlan
 from methods.deacl_losses import LOSS_FORMS, LossName, info_nce
 from methods.deacl_tables import TABLES
@@ -241,9 +240,9 @@ def _student(
     init: Literal["teacher", "scratch"], ctx: MethodContext, ssl: FrameworkStage
 ) -> tuple[Encoder, nn.Sequential]:
     """Return the student's encoder and projector before stage 2: copies of the teacher's, or fresh ones."""
-    projector = deepcopy(ssl.projector)
+    projector = trainable_copy(ssl.projector)
     if init == "teacher":
-        return deepcopy(ssl.encoder), projector
+        return trainable_copy(ssl.encoder), projector
     with ctx.scoped("student", "projector"):
         for layer in projector:
             if isinstance(layer, nn.Linear | nn.BatchNorm1d):

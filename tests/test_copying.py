@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from copy import deepcopy
 
+import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from bench import rng
-from bench.nn import frozen_copy
+from bench.nn import frozen_copy, trainable_copy
 
 
 class Tied(nn.Module):
@@ -72,3 +74,17 @@ def test_hooks_and_tensors_of_the_copy_are_its_own() -> None:
 
 def test_a_module_that_is_more_than_its_attributes_is_copied_as_it_says() -> None:
     check(built(lambda: nn.Sequential(weight_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3))))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_a_weight_that_a_step_has_computed_is_copied_without_that_step() -> None:
+    module = built(lambda: nn.Sequential(old_weight_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3)))
+    x = torch.rand(4, 3, generator=rng.generator(0, "images"))
+    module(x).square().sum().backward()
+    frozen, learning = frozen_copy(module), trainable_copy(module)
+    with pytest.raises(RuntimeError, match="support the deepcopy protocol"):
+        deepcopy(module)
+    assert torch.equal(frozen(x), module.eval()(x))
+    learning(x).square().sum().backward()
+    grads = [parameter.grad for parameter in learning.parameters()]
+    assert all(grad is not None and bool(grad.ne(0).any()) for grad in grads[1:3]), "its own weight is what it learns"

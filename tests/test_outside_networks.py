@@ -1,5 +1,6 @@
 """Networks that were written elsewhere: versions of their parts, the classifier left out, and what a user is told."""
 
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import torch
 import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from toy_runs import toy_data
+from toy_runs import SMALL, carry_out, toy_data, toy_request
 
 from bench import evaluate, load_encoder, rng
 from bench.cost import StageProbe
@@ -17,6 +18,7 @@ from bench.errors import BenchError
 from bench.method import Stage, StepLoss
 from bench.nn import ENCODERS, LeftOut, Normalise, build_encoder
 from bench.recipe import EncoderSettings, TrainPlan
+from bench.run import prepare
 from bench.run.named import WeightChoices, open_encoder
 from bench.zoo.weights import Weights, fit_weights
 
@@ -81,6 +83,14 @@ class Noisy(nn.Module):
 
     def forward(self, x):
         return nn.functional.dropout(self.norm(x), training=self.training).mean((2, 3))
+
+class Normed(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.utils.weight_norm(nn.Conv2d(3, 4, 3))
+
+    def forward(self, x):
+        return self.body(x).mean((2, 3))
 """
 CPU = torch.device("cpu")
 
@@ -238,6 +248,18 @@ def test_useless_features_are_not_blamed_on_a_training_that_did_not_happen() -> 
     (text,) = (str(each.message) for each in noted if "the same features" in str(each.message))
     assert "Look in its code" in text
     assert "pre-training" not in text
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@pytest.mark.usefixtures("own")
+def test_weights_that_each_step_computes_are_copied_for_attacks_and_students(tmp_path: Path) -> None:
+    arch, short = {"encoder.arch": "./net.py:Normed"}, {"stage2.epochs": 1, "stage2.batch_size": 8}
+    small = {key: value for key, value in SMALL.items() if key != "encoder.width"}
+    request = toy_request(toy_data(Path("toy.npz")), tmp_path, method="deacl", overrides={**small, **short, **arch})
+    ((record, _),) = carry_out(request, tmp_path / "results")
+    assert record.method == "deacl"
+    with pytest.raises(BenchError, match="AP-DPE splits its encoder after layer3, so it needs a ResNet of the bench"):
+        prepare(replace(request, method="ap-dpe", overrides=arch))
 
 
 @pytest.mark.parametrize("shape", [(2, 1, 8, 8), (3, 8, 8), (2, 4, 8, 8)])

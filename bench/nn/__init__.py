@@ -1,7 +1,7 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
 from bench.nn.adapted import LeftOut, Outsider
-from bench.nn.copying import frozen_copy, load_tensors_into
+from bench.nn.copying import frozen_copy, load_tensors_into, trainable_copy
 from bench.nn.encoder import (
     ENCODERS,
     FIXED_CONSTANTS,
@@ -37,6 +37,7 @@ __all__ = [
     "mlp",
     "resnet18",
     "stride_left",
+    "trainable_copy",
     "unread_settings",
     "with_loaded_encoder",
 ]

@@ -17,8 +17,16 @@ def frozen_copy(module: M) -> M:
     That spends most of its time on the many small dictionaries of a module, of which most are empty. At tier ``tiny`` a
     step of DeACL's second stage became 1.05 times as fast (AMD EPYC).
     """
+    return trainable_copy(module).eval().requires_grad_(False)
+
+
+def trainable_copy(module: M) -> M:
+    """Return a deep copy of ``module``, which may have been trained.
+
+    ``copy.deepcopy`` refuses tensors that a step has computed, such as the weights of ``torch.nn.utils.weight_norm``.
+    """
     copy: M = _copy(module, {})
-    return copy.eval().requires_grad_(False)
+    return copy
 
 
 def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -37,7 +45,7 @@ def load_tensors_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def _copy(value: Any, memo: dict[int, Any]) -> Any:
-    """Return what ``deepcopy(value, memo)`` returns."""
+    """Return what ``deepcopy(value, memo)`` returns, and a tensor that a step has computed without that step."""
     kind = type(value)
     if kind in _CONSTANT or (kind is tuple and all(type(item) in _CONSTANT for item in value)):
         return value
@@ -51,8 +59,8 @@ def _copy(value: Any, memo: dict[int, Any]) -> Any:
         copied = {name: _copy(item, memo) for name, item in value.items()}
     elif kind is nn.Parameter:
         copied = nn.Parameter(value.detach().clone(), value.requires_grad)
-    elif kind is Tensor and value.is_leaf:
-        copied = value.detach().clone().requires_grad_(value.requires_grad)
+    elif kind is Tensor:
+        copied = value.detach().clone().requires_grad_(value.requires_grad and value.is_leaf)
     elif kind.__module__ in ("builtins", "collections") and not value:
         copied = kind()
     else:

@@ -72,7 +72,7 @@ class PretextStage(Stage):
     def _new_encoder(self, ctx: MethodContext, *names: str) -> Encoder:
         encoder = ctx.new_encoder(self.name, *names)
         if self._diverse:
-            make_twice_differentiable(encoder)
+            make_twice_differentiable(resnet_of(encoder))
         return encoder
 
     def _task(self, name: str, trunk: Encoder, ctx: MethodContext) -> nn.Module:
