@@ -14,6 +14,7 @@ from bench.method import METHODS
 from bench.monitor import Monitor
 from bench.nn import ENCODERS, Encoder
 from bench.recipe import with_checked_arguments
+from bench.recipe.fields import Whole
 from bench.record import LOCAL, Record
 from bench.results import corrections_by_record
 from bench.run import EvaluationRequest, WeightChoices, encoder_path, execute, prepare_evaluation
@@ -73,7 +74,7 @@ def evaluate(
     *,
     protocols: str | Sequence[str] | None = None,
     settings: Mapping[str, JsonValue] | None = None,
-    seed: int | None = None,
+    seed: Whole | None = None,
     device: str | None = None,
     runs_dir: str | Path = "runs",
     results_dir: str | Path = Path("results", LOCAL),

@@ -309,6 +309,7 @@ def test_pgd_refuses(images: torch.Tensor, options: dict[str, Any], message: str
             "settings: must be plain",
         ),
         (lambda run: untyped.evaluate(run, seed=-1), "seed -1 is out of range"),
+        (lambda run: untyped.evaluate(run, seed=True), r"^evaluate: seed: must be a number \(given: True\)$"),
         (
             lambda run: untyped.evaluate(bench.load_encoder(run).to("meta")),
             "weights of this encoder are no longer those",
