@@ -7,7 +7,6 @@ import json
 import math
 import os
 import re
-import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -33,8 +32,50 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_stream(path: Path, parts: Iterable[bytes]) -> None:
     """Write ``parts`` one after the other, as :func:`write_bytes` does: for content larger than the memory."""
+    if _is_special(path):  # renaming a file to its name would destroy it
+        raise BenchError(f"cannot write {path}: it is a pipe or a device, not a file. Move it away")
     with _written(path, parts) as temporary:
         os.replace(temporary, path)
+
+
+def check_output(path: Path) -> None:
+    """Check that :func:`write_output` could write ``path``, before the work whose result it gets.
+
+    Raises:
+        BenchError: it is a folder, or its folder could not be made or written.
+    """
+    if path.is_dir():
+        raise BenchError(f"cannot write {path}: it is a folder. Name a file in it, such as {path / 'output.json'}")
+    if not _is_open(path):
+        check_writable(Path(os.path.realpath(path)).parent)
+
+
+def write_output(path: Path, content: bytes) -> None:
+    """Write ``content`` to the file that a user named, as :func:`write_bytes` does; a symbolic link is followed.
+
+    A device, a pipe and what a program has open, such as ``/dev/null`` and ``/dev/stdout``, are written to as they are.
+
+    Raises:
+        BenchError: as for :func:`write_bytes`.
+    """
+    if not _is_open(path):
+        write_bytes(Path(os.path.realpath(path)), content)
+        return
+    try:
+        with path.open("ab") as stream:
+            stream.write(content)
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def _is_open(path: Path) -> bool:
+    """Return whether ``path`` is a device or a pipe, or the name of an open file."""
+    target = path.parent / os.readlink(path) if path.is_symlink() else path
+    return _is_special(path) or any(os.path.realpath(one.parent).startswith("/proc/") for one in (path, target))
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not (path.is_file() or path.is_dir())
 
 
 def create_bytes(path: Path, content: bytes) -> bool:
@@ -193,8 +234,7 @@ def read_json(path: Path) -> Any:
         BenchError: it is missing or cannot be read.
     """
     try:
-        mode = path.stat().st_mode
-        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # reading it might never end
+        if _is_special(path):  # reading it might never end
             raise BenchError(f"cannot read {path}: it is a pipe or a device, not a file")
         return parse_json(path.read_bytes().decode())
     except OSError as error:

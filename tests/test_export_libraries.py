@@ -56,7 +56,11 @@ VIT = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads"
 @pytest.mark.parametrize("classes", [4, None])
 @pytest.mark.parametrize(
     ("arch", "options"),
-    [("timm:vit_tiny_patch16_224", VIT), ("torchvision:shufflenet_v2_x0_5", {"input_size": 32})],
+    [
+        ("timm:vit_tiny_patch16_224", VIT),
+        ("torchvision:shufflenet_v2_x0_5", {"input_size": 32}),
+        ("torchvision:mobilenet_v3_small", {"input_size": 32}),  # its classifier is the last of a sequence
+    ],
 )
 def test_a_network_of_a_library_is_written_for_that_library(
     arch: str, options: dict[str, Any], classes: int | None, tmp_path: Path

@@ -16,12 +16,14 @@ import torch
 from bench import files
 from bench.errors import BenchError
 from bench.files import (
+    check_output,
     make_writable,
     read_json,
     remove_unfinished,
     set_aside,
     write_bytes,
     write_json,
+    write_output,
 )
 from bench.folders import replaced_folder
 from bench.zoo import digest, load_tensors, save_tensors
@@ -149,6 +151,44 @@ def test_a_pipe_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.json")
     with pytest.raises(BenchError, match=r"x\.json: it is a pipe or a device, not a file"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_pipe_or_device_is_never_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.json")
+    with pytest.raises(BenchError, match=r"x\.json: it is a pipe or a device, not a file"):
+        write_bytes(tmp_path / "x.json", b"x")
+    assert stat.S_ISFIFO((tmp_path / "x.json").stat().st_mode)
+
+
+def test_an_output_goes_to_where_it_was_asked_for(tmp_path: Path) -> None:
+    pipe, target, link = (tmp_path / name for name in ("pipe", "shared/real.json", "link.json"))
+    screen, terminal = os.openpty()  # a device that no mistake can replace
+    write_output(Path(os.ttyname(terminal)), b"shown")
+    assert os.read(screen, 5) == b"shown"
+    os.mkfifo(pipe)
+    with open(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        write_output(pipe, b"through")
+        assert reader.read() == b"through"
+    target.parent.mkdir()
+    link.symlink_to(target)
+    write_output(link, b"followed")
+    assert (link.is_symlink(), target.read_bytes()) == (True, b"followed")
+    with (tmp_path / "opened").open("wb") as opened:
+        opened.write(b"first, ")
+        opened.flush()
+        write_output(Path(f"/proc/self/fd/{opened.fileno()}"), b"then")
+    assert (tmp_path / "opened").read_bytes() == b"first, then"
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="it is a folder"):
+        check_output(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(BenchError, match="Not a directory"):
+        check_output(tmp_path / "file" / "x.json")
+    for fine in (Path("/dev/stdout"), tmp_path / "new" / "x.json", tmp_path / "file"):
+        check_output(fine)
+    assert listing(tmp_path) == ["file"]
 
 
 def test_what_is_set_aside_never_overwrites_what_was_before(tmp_path: Path) -> None:

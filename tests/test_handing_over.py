@@ -100,6 +100,23 @@ class Nameless(Plain):
             yield stage
 
 
+class Inverting(Plain):
+    """A method that inverts the images themselves when it makes its stage."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        ctx.images.copy_(255 - ctx.images)
+        yield from super().stages(ctx)
+
+
+class Blackening(Plain):
+    """A method that makes some of the images black when its stage is trained."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        yield from super().stages(ctx)
+        if next(self._stage.parameters()).grad is not None:
+            ctx.images[2:].zero_()
+
+
 class Wide(Plain):
     """A second stage whose batches are larger than the data."""
 
@@ -129,6 +146,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
         (Overwriting, r"method 'stranger' has a stage called 'encoder', as another file of a run is; rename it"),
         (Leaving, r"method 'stranger' has a stage called 'my stage/1', which cannot be the name of a file; rename it"),
         (Nameless, r"method 'stranger' has a stage without a name; give SimCLRStage one: name = "),
+        (Inverting, r"method 'stranger' changes the training images in place.* Change a copy"),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),
     ],
 )
@@ -139,6 +157,16 @@ def test_what_cannot_be_evaluated_is_not_trained(
     with pytest.raises(BenchError, match=complaint):
         prepare(request)
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_method_that_changes_the_images_while_it_trains_has_no_encoder(
+    registered: Callable[[type[Plain]], str], tmp_path: Path
+) -> None:
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, method=registered(Blackening))
+    run = prepare(request)
+    with pytest.raises(BenchError, match="changes the training images in place"):
+        execute(run, tmp_path / "results")
+    assert not run.folder.encoder.exists()
 
 
 def test_a_method_may_say_that_its_encoder_has_another_form(

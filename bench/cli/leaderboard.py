@@ -107,7 +107,7 @@ def _shown(
     **wanted: str | None,
 ) -> None:
     """Print the tables or write them to ``output``, and the citations to ``bibtex``; omissions go to stderr."""
-    from bench.files import write_bytes
+    from bench.files import write_output
     from bench.leaderboard import bibliography, bibtex_entries
     from bench.monitor import plural
     from bench.results import build_leaderboard
@@ -128,12 +128,12 @@ def _shown(
         return
     entries = bibtex_entries(row.method for row in board.rows) if bibtex or format_ == "latex" else {}
     if bibtex:
-        write_bytes(bibtex, bibliography(entries).encode())
+        write_output(bibtex, bibliography(entries).encode())
     # A link is read from where the text lies.
     records_at = Path(os.path.relpath(results_dir, output.parent)) if output else results_dir
     text = _text(board, format_, entries, records_at)
     if output:
-        write_bytes(output, text.encode())
+        write_output(output, text.encode())
     else:
         typer.echo(text, nl=False)
 

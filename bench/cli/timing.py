@@ -65,7 +65,7 @@ def timing(
       bench timing --from-results
     """
     from bench.errors import BenchError, Faults
-    from bench.files import write_json
+    from bench.files import check_output, json_bytes, write_output
     from bench.record import COST_REFERENCE
     from bench.results import PublishedCosts, measured_costs
 
@@ -75,6 +75,8 @@ def timing(
     reference = option.method_name(reference or COST_REFERENCE)
     methods = [option.method_name(each) for each in methods or []]
 
+    if output is not None:
+        check_output(output)
     if from_results:
         dataset = option.recorded_name(dataset)
         costs, left_out = measured_costs(results_dir, methods or None, reference, dataset=dataset, tier=tier)
@@ -121,7 +123,7 @@ def timing(
         notes = [f"left out {name}: {reason}" for name, reason in found.left_out.items()]
         notes += filter(None, [starved()])
     if output is not None:
-        write_json(output, values)
+        write_output(output, json_bytes(values))
     if as_json:
         print(json.dumps(values, indent=1))
         return

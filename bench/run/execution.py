@@ -21,6 +21,7 @@ from bench.recipe import RELEASED
 from bench.record import Phase, Record, save_record
 from bench.run.encoder import EncoderFile, Origin, intact_encoder
 from bench.run.examination import examined, new_patient
+from bench.run.handover import unchanged
 from bench.run.preparation import Run
 from bench.run.records import kept_records, new_record
 from bench.run.reuse import reuse_classifier
@@ -199,9 +200,10 @@ def _pretrain(run: Run, monitor: Monitor) -> EncoderFile:
     method = run.method(run.recipe.config)
     stages: dict[str, Progress] = {}
     before = None
-    for stage in method.stages(run.context):
-        stages[stage.name] = _train_stage(run, stage, monitor, before)
-        before = digest(stage.state_dict())
+    with unchanged(run.context.images, run.recipe.method):
+        for stage in method.stages(run.context):
+            stages[stage.name] = _train_stage(run, stage, monitor, before)
+            before = digest(stage.state_dict())
     recipe = run.recipe.model_dump(mode="json")
     origin = Origin(fingerprint=run.folder.fingerprint, seed=run.seed, recipe=recipe, stages=tuple(stages.values()))
     made = EncoderFile(method.result().state_dict(), origin)

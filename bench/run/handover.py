@@ -1,5 +1,7 @@
 """Checks the stages of a method, and the encoder that it hands over, before anything is trained."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +23,13 @@ def check_stages(ctx: MethodContext) -> None:
 
     All stages are built once, untrained, on the CPU. Each needs a name of its own, for its files, and a plan that works
     on the data and the run's device. The method's encoder must have the form of :func:`plain_encoder`, which its
-    weights are loaded into, and must compute the same features with the same weights.
+    weights are loaded into, and must compute the same features with the same weights. The images must stay as they are.
     """
+    with unchanged(ctx.images, ctx.recipe.method):
+        _check_stages(ctx)
+
+
+def _check_stages(ctx: MethodContext) -> None:
     name = ctx.recipe.method
     method: Method = METHODS.get(name)(ctx.recipe.config)
     stages, faults = list[str](), Faults()
@@ -51,6 +58,18 @@ def check_stages(ctx: MethodContext) -> None:
             refuse_uneven(section or stage.name, stage.plan.batch_size)
     faults.refuse()
     _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
+
+
+@contextmanager
+def unchanged(images: Tensor, method: str) -> Iterator[None]:
+    """Raise BenchError if ``images`` are changed within: the protocols and the next seeds read them, too."""
+    before = images._version
+    yield
+    if images._version != before:
+        raise BenchError(
+            f"method {method!r} changes the training images in place, and its protocols would train on what it made of "
+            "them. Change a copy, such as ctx.images.clone()."
+        )
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ share, which come with fixed widths and ImageNet's stem: a 3x3 stem of any paddi
 the lines that load the weights. So is the normalisation, and the size that images are resized to.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from copy import deepcopy
@@ -156,7 +157,7 @@ def _write(
     """Write ``tensors``, and return the ``lines``, the parts that are ``replaced``, and those around the network."""
     write_bytes(folder / "model.safetensors", packed(tensors, {"format": "pt"}))
     if replaced:
-        lines.append(f"{', '.join(f'model.{part}' for part in replaced)} = {', '.join(replaced.values())}")
+        lines.append(f"{', '.join(map(_place, replaced))} = {', '.join(replaced.values())}")
     lines.append('model.load_state_dict(safetensors.torch.load_file("model.safetensors"))')
     before = []
     if model.constants:
@@ -170,3 +171,8 @@ def _write(
     needs = f"torch, {'timm, ' if library == 'timm' else ''}torchvision and safetensors"
     files = (("model.safetensors", f"the weights, under the names of {library}"),)
     return Loading("\n".join(lines) + "\n", "timm" if library == "timm" else "pytorch", needs, files)
+
+
+def _place(part: str) -> str:
+    """Return a part of the network as Python: parts of a sequence have a number, such as ``classifier.3``."""
+    return re.sub(r"\.(\d+)\b", r"[\1]", f"model.{part}")
