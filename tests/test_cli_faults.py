@@ -50,6 +50,7 @@ def complaint(said: Said) -> str:
             "run simclr --set ssl.epochs=3",
             "'ssl.epochs'. Did you mean 'stage1.epochs'? The sections of simclr's stages",
         ),
+        ("run supervised --set stage1.lr=3", "'stage1.lr'. supervised has no stages of pre-training"),
         ("run deacl --set pseudo_at.lr=3", "Did you mean 'stage1.lr' or 'stage2.lr'?"),
         ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
         ("run rocl --set stage1.projector=[]", "stage1.projector: must have at least 1 of them (given: [])"),

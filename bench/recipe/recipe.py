@@ -352,5 +352,6 @@ def _stage_meant(key: str, recipe: Recipe, allowed: Set[str]) -> str:
     if head in {section(known) for known in allowed} or not (meant or head.startswith("stage")):
         return ""
     near = f"Did you mean {' or '.join(map(repr, meant))}? " if meant else ""
-    sections = f"The sections of {typed(recipe.method)}'s stages are {', '.join(plans)}."
+    name, listed = typed(recipe.method), ", ".join(plans)
+    sections = f"The sections of {name}'s stages are {listed}." if plans else f"{name} has no stages of pre-training."
     return f"unknown setting {key!r}. {near}{sections}"
