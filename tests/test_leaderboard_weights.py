@@ -24,8 +24,10 @@ def published(tmp_path: Path) -> Path:
 def test_the_page_names_size_and_digest_of_each_file_and_its_records(published: Path) -> None:
     page, (run,) = published / "results" / "WEIGHTS.md", (published / "runs").glob("*/encoder.safetensors")
     assert write_weights_page(page, published / "runs", published / "results") == (1, 0, [])
-    (row,) = [line for line in page.read_text().splitlines() if line.startswith(f"| {run.parent.name}.safetensors")]
-    assert f"| {run.stat().st_size:,} | `{sha256(run.read_bytes()).hexdigest()}` |" in row
+    digest = sha256(run.read_bytes()).hexdigest()
+    start = f"| {run.parent.name}-{digest[:8]}.safetensors"
+    (row,) = [line for line in page.read_text().splitlines() if line.startswith(start)]
+    assert f"| {run.stat().st_size:,} | `{digest}` |" in row
     links = re.findall(r"\[(\w+)\]\(([^)]+)\)", row)
     assert [name for name, _ in links] == ["knn", "slf"]
     assert all((page.parent / target).is_file() for _, target in links)

@@ -56,10 +56,7 @@ def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> Weights
         raise BenchError(f"{path} is not a page of weights, so it is kept. Choose another file.")
     records = _by_encoder(results_dir)
     files = _encoder_files(runs_dir, records)
-    cells = {
-        found: (f"{escape(file.parent.name)}.safetensors", f"{file.stat().st_size:,}", file_digest(file))
-        for found, file in files.items()
-    }
+    cells = {found: _described(file) for found, file in files.items()}
     absent = {found: same for found, same in records.items() if found not in files}
     kept = _lines(before, path.parent, absent)
     known = sorted((*line, _links(records[found], path.parent)) for found, line in (cells | kept).items())
@@ -72,6 +69,15 @@ def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> Weights
     write_bytes(path, f"{_HEAD}\n{markdown_table(columns)}\n".encode())
     lacking = [one.path.name for found, same in absent.items() if found not in kept for one in same]
     return WeightsPage(len(files), len(kept), sorted(lacking))
+
+
+def _described(encoder: Path) -> tuple[str, str, str]:
+    """Return name, bytes and SHA-256 of the file ``encoder``.
+
+    The name has the beginning of the digest: on two kinds of machine one run trains two encoders.
+    """
+    sha256 = file_digest(encoder)
+    return f"{escape(encoder.parent.name)}-{sha256[:8]}.safetensors", f"{encoder.stat().st_size:,}", sha256
 
 
 def _lines(page: str, folder: Path, records: Mapping[str, Sequence[Measured]]) -> dict[str, tuple[str, str, str]]:
