@@ -314,6 +314,12 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def stamp(file: Path | str | int) -> tuple[int, int]:
+    """Return the size of ``file``, a path or an open file, and when it last changed: others once it has changed."""
+    stat = os.stat(file)
+    return stat.st_size, stat.st_mtime_ns
+
+
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of the file ``path``."""
     with path.open("rb") as stream:

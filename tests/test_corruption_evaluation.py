@@ -1,14 +1,16 @@
 """Accuracy under corruptions: what is counted, and that an interruption leaves no trace in it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bench.data import Dataset, Split
-from bench.data.corruptions import CorruptedImages, generated_images
+from bench.data.corruptions import CorruptedImages, generated_images, open_files
 from bench.errors import BenchError, InterruptedRunError
 from bench.evaluation import Evaluation, evaluate
 from bench.job import Job
@@ -169,17 +171,13 @@ def test_stopped_after_any_batch_it_continues_to_the_same_end(
 
 def test_counts_on_other_images_are_not_used(tmp_path: Path, corrupted: CorruptedImages) -> None:
     measure(tmp_path, corrupted)
-    changed = CorruptedImages(
-        corrupted.folder,
-        corrupted.images,
-        {**corrupted.digests, "contrast": "0" * 64},
-        corrupted.parametrisation,
-        corrupted.package,
-    )
+    copy = Path(shutil.copytree(corrupted.folder, tmp_path / "copy"))
+    np.save(copy / "contrast.npy", np.load(copy / "contrast.npy")[::-1])
+    changed = open_files(copy, DATA, NAMES)
     backbone = Counting()
     found = measure(tmp_path, changed, model=classifier(backbone))
     assert backbone.seen == 5 * N
-    assert counts(found).correct == counts(measure(tmp_path / "anew", corrupted)).correct
+    assert counts(found).correct == counts(measure(tmp_path / "anew", changed)).correct
 
 
 def test_names_are_put_in_order_and_checked() -> None:

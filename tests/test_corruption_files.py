@@ -135,6 +135,17 @@ def test_files_that_are_not_what_they_should_be(published: Path, damage: Callabl
     assert str(raised.value).startswith(f"corrupted images of toy in {published}: ")
 
 
+def test_a_file_that_changes_while_it_is_measured_is_refused(published: Path) -> None:
+    files = open_files(published, dataset(), NAMES)
+    first = files.batch("fog", 1, slice(5))
+    (published / "fog.npy").touch()
+    assert torch.equal(files.batch("fog", 1, slice(5)), first)  # its pixels are the same
+    resaved("fog", lambda x: x ^ 1)(published)
+    with pytest.raises(BenchError, match=r"fog\.npy has changed since its digest was computed\. Type the command"):
+        files.batch("fog", 1, slice(5))
+    files.batch("gaussian_noise", 1, slice(5))
+
+
 def test_all_faults_are_listed_together(published: Path) -> None:
     (published / "labels.npy").unlink()
     cut(published)
@@ -212,6 +223,23 @@ def test_damaged_images_are_noticed_said_and_made_again(tmp_path: Path, damage: 
     (note,) = listener.notes
     assert f"{first.folder / 'fog.npy'} is damaged or missing; it is made again" in note
     assert open_files(first.folder, dataset(), NAMES).digests == first.digests
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_generated_images_that_change_while_they_are_measured_are_refused(anew: bool, tmp_path: Path) -> None:
+    made = generate(tmp_path)
+    made = made if anew else generate(tmp_path)
+    resaved("fog", lambda x: x * 0)(made.folder)
+    with pytest.raises(BenchError, match=r"fog\.npy has changed since its digest was computed"):
+        made.batch("fog", 3, slice(5))
+
+
+def test_images_that_another_run_makes_at_the_same_time_are_the_same(tmp_path: Path) -> None:
+    made = generate(tmp_path)
+    expected = made.batch("fog", 3, slice(5))
+    (made.folder / "fog.json").unlink()
+    assert generate(tmp_path) == made
+    assert torch.equal(made.batch("fog", 3, slice(5)), expected)
 
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:

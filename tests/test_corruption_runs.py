@@ -147,6 +147,36 @@ def test_files_are_measured_and_named_in_the_record(request_: RunRequest, publis
     assert not (request_.data_dir / "cache").exists()
 
 
+class Changing(Listener):
+    """Makes all images of ``folder`` black once training has begun."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def begin(self, phase: str, total: int, *, done: int = 0, unit: str = "images") -> None:
+        if phase == "stage ssl":
+            for path in self._folder.rglob("[fp]*.npy"):
+                np.save(path, np.load(path) * 0)
+        super().begin(phase, total, done=done, unit=unit)
+
+
+@pytest.mark.parametrize("generated", [True, False])
+def test_images_that_change_during_the_run_are_refused(request_: RunRequest, published: Path, generated: bool) -> None:
+    asked = request_ if generated else replace(request_, corruptions=str(published))
+    folder = request_.data_dir if generated else published
+    (before,) = carry_out(replace(asked, runs_dir=asked.runs_dir / "before"))
+    with pytest.raises(BenchError, match=r"fog\.npy has changed since its digest was computed"):
+        carry_out(asked, Changing(folder))
+    listener = Listener()
+    (record,) = carry_out(asked, listener)
+    assert "stage ssl" not in listener.phases
+    assert record.corruptions is not None
+    assert before.corruptions is not None
+    assert (record.corruptions.sha256 == before.corruptions.sha256) is generated
+    assert (record.corruptions == before.corruptions) is generated
+
+
 def test_other_files_than_the_recipe_asks_for_are_refused(request_: RunRequest, published: Path) -> None:
     pinned = {**SMALL, "evaluate.corruption_files": "0" * 64}
     with pytest.raises(BenchError, match=r"has the SHA-256 \w{64}, but .* is 0{64}"):

@@ -225,9 +225,12 @@ def test_an_image_that_changes_during_the_run_is_named(root: Path, tmp_path: Pat
     copy = tmp_path / "pics"
     shutil.copytree(root, copy)
     disk = load(copy, "disk")
-    (copy / "train" / "ant" / "1.jpg").write_bytes(b"")
-    with pytest.raises(BenchError, match=r"ant.1\.jpg cannot be decoded.*Copy it again"):
+    changed = copy / "train" / "ant" / "1.jpg"
+    changed.write_bytes((copy / "train" / "ant" / "2.jpg").read_bytes())
+    with pytest.raises(BenchError, match=r"ant.1\.jpg has changed since it was listed\. Start again"):
         list(StreamedImages(disk.train.images, CPU, 1).in_order(4))
+    assert load(copy, "disk").sha256 != disk.sha256
+    changed.write_bytes(b"")
     with pytest.raises(BenchError, match=r"ant.1\.jpg cannot be decoded"):
         load(copy, "disk")
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps
 from bench.data.arrays import MIN_SIDE
 from bench.data.limits import check_expansion
 from bench.errors import BenchError
+from bench.files import stamp
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 BACKGROUND = "white"
@@ -55,7 +56,7 @@ class Encoded(NamedTuple):
     member: str = ""
     """Its name within the file."""
     stamp: tuple[int, int] | None = None
-    """Size and time of the last change of the file, in nanoseconds, when the place was found; None: not compared."""
+    """Of the file when it was listed; None: not compared."""
 
     def __str__(self) -> str:
         return f"{self.path}: {self.member}" if self.member else self.path
@@ -63,13 +64,16 @@ class Encoded(NamedTuple):
     def open(self) -> Image.Image:
         """Return the image, of which only the header is decoded."""
         if self.length is None:
+            self._check_unchanged(self.path)
             return Image.open(self.path)
         with open(self.path, "rb") as file:
-            stat = os.fstat(file.fileno())
-            if self.stamp not in (None, (stat.st_size, stat.st_mtime_ns)):
-                raise UnfitError("changed", f"{self.path} has changed since it was listed. Start again.")
+            self._check_unchanged(file.fileno())
             file.seek(self.first)
             return Image.open(io.BytesIO(file.read(self.length)))
+
+    def _check_unchanged(self, file: str | int) -> None:
+        if self.stamp not in (None, stamp(file)):
+            raise UnfitError("changed", f"{self.path} has changed since it was listed. Start again.")
 
     def size(self) -> int:
         """Return its number of bytes."""

@@ -88,7 +88,7 @@ def _list(split: Path) -> _Files:
         listing.skipped.extend(_suffix(e) for e in visible if e not in images)
         for entry in sorted(images, key=lambda e: natural(e.name)):
             stat = entry.stat()
-            listing.images.append(Encoded(entry.path))
+            listing.images.append(Encoded(entry.path, stamp=(stat.st_size, stat.st_mtime_ns)))
             listing.labels.append(label)
             listing.stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return listing

@@ -5,8 +5,8 @@
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.data.dataset import Dataset
 from bench.errors import BenchError, listed
+from bench.files import stamp
 from bench.recipe import SEVERITIES, canonical_digest
 
 _PUBLISHED = {
@@ -27,7 +28,7 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class CorruptedImages:
-    """Corrupted copies of a whole test split, read from disk on demand.
+    """Corrupted copies of a whole test split, read from disk on demand; files that change meanwhile are noticed.
 
     Args:
         folder: where the files lie.
@@ -35,6 +36,7 @@ class CorruptedImages:
         digests: SHA-256 of the pixels of each corruption.
         parametrisation: what defines the severities.
         package: name and version of the program that made them; None if unknown.
+        stamps: of the files, from before they were hashed; one without a stamp is hashed again when it is first read.
     """
 
     folder: Path
@@ -42,6 +44,7 @@ class CorruptedImages:
     digests: Mapping[str, str]
     parametrisation: str
     package: tuple[str, str] | None = None
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def sha256(self) -> str:
@@ -49,14 +52,29 @@ class CorruptedImages:
         return canonical_digest(dict(self.digests))
 
     def batch(self, name: str, severity: int, images: slice) -> Tensor:
-        """Return uint8 [B, C, H, W]: these ``images`` of the test split under a corruption."""
+        """Return uint8 [B, C, H, W]: these ``images`` of the test split under a corruption.
+
+        Raises:
+            BenchError: they can no longer be read, or are not those of the digest.
+        """
         first = (severity - 1) * self.images
         rows = range(first, first + self.images)[images]
-        pixels = open_array(self.folder / f"{name}.npy")[rows.start : rows.stop]
-        return torch.from_numpy(np.array(pixels)).permute(0, 3, 1, 2)
+        pixels = np.array(open_array(self.folder / f"{name}.npy")[rows.start : rows.stop])
+        self._check_unchanged(name)
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2)
+
+    def _check_unchanged(self, name: str) -> None:
+        """Hash a file again whose stamp has changed: another run may have made the same images at the same time."""
+        path = self.folder / f"{name}.npy"
+        found = stamp(path)
+        if found == self.stamps.get(name):
+            return
+        if pixels_digest(name, open_array(path)) != self.digests[name]:
+            raise BenchError(f"{path} has changed since its digest was computed. Type the command again.")
+        self.stamps[name] = found
 
 
-def open_files(folder: Path, dataset: Dataset, names: Iterable[str]) -> CorruptedImages:
+def open_files(folder: Path, dataset: Dataset, names: Sequence[str]) -> CorruptedImages:
     """Return the files in ``folder`` as corrupted copies of the dataset's test split; every pixel is hashed.
 
     ``folder`` may also be the parent folder, as RobustBench lays out ``CIFAR-10-C``.
@@ -73,7 +91,7 @@ def open_files(folder: Path, dataset: Dataset, names: Iterable[str]) -> Corrupte
         raise BenchError(f"{folder}: no such folder. {where}, or type --corruptions generate.")
     channels, height, width = dataset.image_shape
     shape = (len(SEVERITIES) * len(dataset.test), height, width, channels)
-    faults, digests = _label_faults(folder, dataset), {}
+    faults, digests, stamps = _label_faults(folder, dataset), {}, stamps_in(folder, names)
     for name in names:
         try:
             pixels = open_array(folder / f"{name}.npy")
@@ -86,7 +104,12 @@ def open_files(folder: Path, dataset: Dataset, names: Iterable[str]) -> Corrupte
             digests[name] = pixels_digest(name, pixels)
     if faults:
         raise BenchError(listed(f"corrupted images of {dataset.name} in {folder}", faults))
-    return CorruptedImages(folder, len(dataset.test), digests, "that of the files")
+    return CorruptedImages(folder, len(dataset.test), digests, "that of the files", stamps=stamps)
+
+
+def stamps_in(folder: Path, names: Iterable[str]) -> dict[str, tuple[int, int]]:
+    """Return the stamps of the corruptions called ``names`` whose files exist."""
+    return {name: stamp(path) for name in names if (path := folder / f"{name}.npy").exists()}
 
 
 def _label_faults(folder: Path, dataset: Dataset) -> list[str]:

@@ -12,7 +12,7 @@ from numpy.lib import format as npy
 
 from bench import __version__, rng
 from bench.data.corruptions.corruption import PARAMETRISATION, VERSION, corrupt
-from bench.data.corruptions.files import CorruptedImages, open_array, pixels_digest
+from bench.data.corruptions.files import CorruptedImages, open_array, pixels_digest, stamps_in
 from bench.data.dataset import Dataset
 from bench.errors import BenchError
 from bench.files import inside, read_json, write_bytes, write_json, write_stream
@@ -37,6 +37,7 @@ def generated_images(dataset: Dataset, names: Sequence[str], *, data_dir: Path, 
         InterruptedRunError: a stop was requested; the finished corruptions are kept.
     """
     folder = _folder(dataset, data_dir)
+    stamps = stamps_in(folder, names)
     digests = {name: digest for name in names if (digest := _kept(folder, name, monitor))}
     missing = [name for name in names if name not in digests]
     if missing:
@@ -47,7 +48,7 @@ def generated_images(dataset: Dataset, names: Sequence[str], *, data_dir: Path, 
             digests[name] = _make(folder, name, dataset, monitor)
         monitor.end()
     package = ("ssl-robustness-bench", __version__)
-    return CorruptedImages(folder, len(dataset.test), digests, PARAMETRISATION, package)
+    return CorruptedImages(folder, len(dataset.test), digests, PARAMETRISATION, package, stamps)
 
 
 def ungenerated(dataset: Dataset, names: Sequence[str], data_dir: Path) -> list[str]:
