@@ -6,11 +6,11 @@ configuration, yields its training stages one after the other, and hands over th
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from pydantic import create_model
+from pydantic import AfterValidator, Field, create_model
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -18,7 +18,8 @@ from bench import rng
 from bench.data import ImageSource
 from bench.nn import Encoder, build_encoder
 from bench.optim import build_optimizer
-from bench.recipe import PROTOCOLS, MethodConfig, Recipe, Threat, TrainPlan
+from bench.recipe import ALL_PROTOCOLS, PROTOCOLS, MethodConfig, Recipe, Settings, Threat, TrainPlan
+from bench.recipe.fields import Title, Year
 from bench.registry import Registry
 
 
@@ -155,13 +156,19 @@ class AblationTable:
     """Notes for the reader."""
 
 
+def _known_protocol(name: str) -> str:
+    if name not in ALL_PROTOCOLS:
+        raise ValueError(f"is no protocol; allowed: {', '.join(PROTOCOLS)}")
+    return name
+
+
 @dataclass(frozen=True)
 class MethodInfo:
-    """How a method is listed and cited."""
+    """How a method is listed and cited; BenchError where a field is not of its type, which a record would refuse."""
 
-    title: str
+    title: Title
     """As the paper writes it: "DeACL"."""
-    year: int
+    year: Year
     paper: str
     bibtex: str
     summary: str
@@ -174,12 +181,21 @@ class MethodInfo:
     """Network passes an image costs in a step, stage by stage; fb: forward and backward, f: forward only."""
     outside: str = "nothing"
     """Labels, clusters or other encoders that pre-training uses in addition to the images."""
-    protocols: tuple[str, ...] = PROTOCOLS
+    protocols: Annotated[tuple[Annotated[str, AfterValidator(_known_protocol)], ...], Field(min_length=1)] = PROTOCOLS
     """The protocols it can be evaluated under; the first is the default."""
     robust: bool = True
     """Whether pre-training is meant to make the encoder adversarially robust."""
     tables: Mapping[str, AblationTable] = field(default_factory=dict)
     """The ablations of its paper, by their name in ``bench ablate --table``."""
+
+    def __post_init__(self) -> None:
+        for name, value in _CheckedInfo.parse(vars(self), "MethodInfo"):
+            object.__setattr__(self, name, value)
+
+
+# A model beside the dataclass, whose arguments may be positional and which ``dataclasses.replace`` takes.
+_info_fields: dict[str, Any] = {one.name: (one.type, ...) for one in fields(MethodInfo)}
+_CheckedInfo = create_model("_CheckedInfo", __base__=Settings, **_info_fields)
 
 
 class Method(Protocol):

@@ -173,7 +173,8 @@ def _module(file: Path, text: str) -> tuple[ModuleType, str]:
     except (Exception, SystemExit) as error:
         lines = [frame.lineno for frame in extract_tb(error.__traceback__) if frame.filename == str(file)]
         where = f"{file}, line {lines[-1]}" if lines else str(file)
-        raise BenchError(f"{where}: {type(error).__name__}: {error}{_advice(error)}") from error
+        told = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
+        raise BenchError(f"{where}: {told}{_advice(error)}") from error
     return module, digits
 
 

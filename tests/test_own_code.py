@@ -132,6 +132,31 @@ def test_a_faulty_file_is_one_message(tmp_path: Path, named: str, text: str, mes
     assert set(METHODS) == known
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ("year=-5", r"own\.py, line 15: MethodInfo: year: must be at least 1900 \(given: -5\)"),
+        ("year=2000.5", r"year: must be a whole number \(given: 2000\.5\)"),
+        ("year='MM'", r"year: must be a whole number \(given: 'MM'\)"),
+        ("year=True", "year: must be a number .*True"),
+        ("title=''", "title: must have at least 1 characters"),
+        ("title='a\\0b'", "title: holds characters that cannot be printed"),
+        ("paper=None", "paper: must be text"),
+        ("bibtex=None, outside=None", "2 faults\n.*bibtex: must be text\n.*outside: must be text"),
+        ("robust='perhaps'", "robust: must be true or false"),
+        ("protocols=('slf', 'nope')", r"protocols\.1: is no protocol; allowed: slf, alf, .*\(given: 'nope'\)"),
+        ("protocols=()", "protocols: must have at least 1 of them"),
+        ("tables={'1': 5}", "tables.1: must be a .*AblationTable"),
+    ],
+)
+def test_what_a_method_says_of_itself_is_checked_when_its_file_is_loaded(
+    tmp_path: Path, changed: str, message: str
+) -> None:
+    write(tmp_path, FILE.replace('title="Own"', changed))
+    with pytest.raises(BenchError, match=message):
+        METHODS.get(f"{tmp_path}/own.py:Own")
+
+
 LUCKLESS = "raise OSError('no luck')"
 NET = f"""from torch import nn
 

@@ -43,6 +43,9 @@ Text = Annotated[str, Field(max_length=_LONGEST), AfterValidator(_checked_text)]
 """A text to show, after escaping: without control or direction characters and lone surrogates. A library's warning may
 have several lines; tables join them."""
 
+Title = Annotated[str, Field(min_length=1, max_length=_LONGEST), AfterValidator(_checked_text)]
+"""A text that is not empty."""
+
 
 def without_folders(value: Any) -> Any:
     """Return the value of a setting as records hold it: ``file:PATH`` without the folders of the machine it ran on."""
@@ -77,6 +80,9 @@ Number = Annotated[float, BeforeValidator(_no_flag)]
 """A number, as :data:`Whole`."""
 
 Seed = Annotated[Whole, Field(ge=0, le=2**32 - 1)]
+
+Year = Annotated[Whole, Field(ge=1900, le=9999)]
+"""Of a method's paper."""
 
 Count = Annotated[int, Field(ge=0, le=10**15)]
 """Number of images, steps or bytes, so bounded that a product of two still fits a float."""

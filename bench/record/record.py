@@ -7,7 +7,7 @@ from pydantic import AwareDatetime, Field, model_validator
 
 from bench.own_code import own_objects
 from bench.recipe import Precision, Settings
-from bench.recipe.fields import Amount, Count, DatasetName, Digest, Epochs, Name, Radius, Seed, Text
+from bench.recipe.fields import Amount, Count, DatasetName, Digest, Epochs, Name, Radius, Seed, Text, Year
 from bench.record.attacks import AttackList
 from bench.record.corruption import CorruptionEvaluation
 from bench.record.cost import PhaseCost
@@ -97,7 +97,7 @@ class Record(Sealed):
     schema_version: Literal[1, 2, 3, 4] = SCHEMA
     method: Name
     title: Text
-    year: int = Field(ge=1900, le=9999)
+    year: Year
     """Of the method's paper."""
     dataset: DatasetName
     """The data that the classifier was trained and evaluated on."""

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import AwareDatetime, Field, model_validator
 
 from bench.recipe import Norm, Settings, Start, canonical_digest, radius_fault
-from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text
+from bench.recipe.fields import DatasetName, Digest, Name, Seed, Text, Year
 from bench.record.cost import PhaseCost
 from bench.record.environment import Environment
 from bench.record.outcome import Drawn, NoGradient, Outcome
@@ -77,7 +77,7 @@ class Sweep(Sealed):
     schema_version: Literal[1, 2, 3] = SWEEP_SCHEMA
     method: Name
     title: Text
-    year: int = Field(ge=1900, le=9999)
+    year: Year
     dataset: DatasetName
     dataset_sha256: Digest
     pretrained_on: Name | None = None

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator
 from bench.method import METHODS, Method, MethodContext, MethodInfo, Stage
 from bench.nn import Encoder
 from bench.recipe import RELEASED, EncoderSettings, MethodConfig, Settings
-from bench.recipe.fields import Digest, Text, checked_dataset
+from bench.recipe.fields import Digest, Text, Year, checked_dataset
 from bench.record import IMPORTED
 from bench.robustbench import Entry, find_released
 from bench.zoo import ImportReport
@@ -72,7 +72,7 @@ class Import(Settings):
 
     title: Text
     """Its title in tables: "DeACL, the authors' weights"."""
-    year: int = Field(ge=1900, le=9999)
+    year: Year
     encoder: EncoderSettings
     """Its form. Its normalisation must be fixed constants or none, not those of a dataset given here."""
     report: ImportReport | None = None

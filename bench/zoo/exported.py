@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from bench.errors import BenchError
 from bench.files import parse_json
 from bench.nn import build_encoder
 from bench.recipe import EncoderSettings, Settings
-from bench.recipe.fields import Digest, Side, Text
+from bench.recipe.fields import Digest, Side, Text, Year
 from bench.zoo.tensors import EXPORTED, taken
 
 
@@ -23,7 +22,7 @@ class ExportedForm(Settings):
     encoder: EncoderSettings
     image_shape: tuple[Side, Side, Side]
     title: Text
-    year: int = Field(ge=1900, le=9999)
+    year: Year
     trained_on: Text = ""
     """The name of the data; empty: not known, as in exports of older versions."""
     trained_on_sha256: Digest | None = None
