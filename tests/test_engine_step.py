@@ -147,10 +147,18 @@ class Chosen(ToyStage):
 
 
 @pytest.mark.parametrize(
-    "chosen", [torch.tensor([0, 11]), torch.tensor([-1, 2]), torch.ones(11, dtype=torch.bool), torch.ones(0).long()]
+    ("chosen", "what"),
+    [
+        (torch.tensor([0, 11]), r"torch\.int64 \(2,\)"),
+        (torch.tensor([-1, 2]), r"torch\.int64 \(2,\)"),
+        (torch.ones(11, dtype=torch.bool), r"torch\.bool \(11,\)"),
+        (torch.ones(0).long(), r"torch\.int64 \(0,\)"),
+        ([0, 1, 2], "a list"),
+    ],
 )
-def test_positions_that_are_none_are_refused(chosen: Tensor, tmp_path: Path) -> None:
-    with pytest.raises(BenchError, match=r"from positions\. It must return int64 \[n\], each from 0 to 10"):
+def test_positions_that_are_none_are_refused(chosen: Any, what: str, tmp_path: Path) -> None:
+    message = rf"stage 'toy' returned {what} from positions\. .* int64 \[n\], .* one position, each from 0 to 10"
+    with pytest.raises(BenchError, match=message):
         run(Chosen(chosen), tmp_path)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
 
 from bench.errors import BenchError
@@ -100,6 +100,62 @@ class Nameless(Plain):
             yield stage
 
 
+class Unprintable(Plain):
+    """A stage whose name no record can hold."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        for stage in super().stages(ctx):
+            stage.name = "my\astage"
+            yield stage
+
+
+class Forgetful(Plain):
+    """Yields no stage, as a function without ``yield``."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        return None  # type: ignore[return-value]
+
+
+class Layered(Plain):
+    """Yields a layer, which cannot be trained by itself."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        list(super().stages(ctx))
+        yield nn.Linear(2, 2)  # type: ignore[misc]
+
+
+class Planless(Plain):
+    """A stage without a plan."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        for stage in super().stages(ctx):
+            stage.plan = {}  # type: ignore[assignment]
+            yield stage
+
+
+class Listing(Plain):
+    """Trains on positions in a list."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        for stage in super().stages(ctx):
+            stage.positions = lambda count: list(range(count))  # type: ignore[method-assign, assignment, return-value]
+            yield stage
+
+
+class Silent(Plain):
+    """Hands over nothing."""
+
+    def result(self) -> Encoder:
+        return None  # type: ignore[return-value]
+
+
+class Formless(Plain):
+    """Says that its encoder has another form, and does not make it."""
+
+    def form(self, plain: Encoder) -> Encoder:
+        return plain.backbone  # type: ignore[return-value]
+
+
 class Inverting(Plain):
     """A method that inverts the images themselves when it makes its stage."""
 
@@ -146,6 +202,13 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
         (Overwriting, r"method 'stranger' has a stage called 'encoder', as another file of a run is; rename it"),
         (Leaving, r"method 'stranger' has a stage called 'my stage/1', which cannot be the name of a file; rename it"),
         (Nameless, r"method 'stranger' has a stage without a name; give SimCLRStage one: name = "),
+        (Unprintable, r"method 'stranger' has a stage called 'my\\x07stage', which cannot be the name of a file"),
+        (Forgetful, r"method 'stranger' returned a NoneType from stages\(\)\. It must yield its stages"),
+        (Layered, r"method 'stranger' yields a Linear from stages\(\)\. .* bench\.method\.Stage"),
+        (Planless, r"has a stage whose plan is a dict; set the plan of SimCLRStage .* bench\.recipe\.TrainPlan"),
+        (Listing, r"stage 'ssl' returned a list from positions\. It must return a tensor"),
+        (Silent, r"method 'stranger' returned a NoneType from result\(\)\. .* made by ctx\.new_encoder\(\)"),
+        (Formless, r"method 'stranger' returned a ResNet from form\(\)\. It must return an encoder"),
         (Inverting, r"method 'stranger' changes the training images in place.* Change a copy"),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),
     ],

@@ -1,6 +1,6 @@
 """Checks the stages of a method, and the encoder that it hands over, before anything is trained."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +11,15 @@ from torch import Tensor
 from bench.data import unit_pixels
 from bench.errors import BenchError, Faults
 from bench.files import inside
-from bench.method import METHODS, Method, MethodContext
+from bench.method import METHODS, Method, MethodContext, Stage
 from bench.nn import Encoder
 from bench.parallel import refuse_uneven
+from bench.recipe import TrainPlan
 from bench.run.encoder import plain_encoder
-from bench.train import check_plan
+from bench.train import check_plan, positions_of
+
+_LONGEST_NAME = 100
+"""Characters of the name of a stage."""
 
 
 def check_stages(ctx: MethodContext) -> None:
@@ -33,31 +37,66 @@ def _check_stages(ctx: MethodContext) -> None:
     name = ctx.recipe.method
     method: Method = METHODS.get(name)(ctx.recipe.config)
     stages, faults = list[str](), Faults()
-    for stage in method.stages(replace(ctx, device=torch.device("cpu"))):
-        if not isinstance(getattr(stage, "name", None), str):
-            raise BenchError(
-                f'method {name!r} has a stage without a name; give {type(stage).__name__} one: name = "ssl".'
-            )
-        if stage.name in stages:
-            raise BenchError(f"method {name!r} has two stages called {stage.name!r}; rename one.")
-        if stage.name == "encoder" or stage.name.endswith(".training"):
-            raise BenchError(
-                f"method {name!r} has a stage called {stage.name!r}, as another file of a run is; rename it."
-            )
-        try:
-            inside(Path(), stage.name)
-        except BenchError:
-            raise BenchError(
-                f"method {name!r} has a stage called {stage.name!r}, which cannot be the name of a file; rename it."
-            ) from None
+    for stage in _stages(name, method, replace(ctx, device=torch.device("cpu"))):
+        _check_name(name, stage, stages)
         stages.append(stage.name)
         section = ctx.recipe.config.section_of(stage.plan)
         with faults:
-            check_plan(stage, len(stage.positions(len(ctx.images))), ctx.device, section)
+            check_plan(stage, len(positions_of(stage, len(ctx.images))), ctx.device, section)
         with faults:
             refuse_uneven(section or stage.name, stage.plan.batch_size)
     faults.refuse()
-    _check_form(name, method.result(), plain_encoder(ctx.recipe), unit_pixels(ctx.images[:2]))
+    handed, plain = _encoder(name, "result()", method.result()), _encoder(name, "form()", plain_encoder(ctx.recipe))
+    _check_form(name, handed, plain, unit_pixels(ctx.images[:2]))
+
+
+def _stages(name: str, method: Method, ctx: MethodContext) -> Iterator[Stage]:
+    """Yield what ``method`` does; raise BenchError where that is no stage with a plan."""
+    made: object = method.stages(ctx)
+    if not isinstance(made, Iterable):
+        raise BenchError(f"method {name!r} returned a {type(made).__name__} from stages(). It must yield its stages.")
+    for stage in made:
+        if not isinstance(stage, Stage):
+            raise BenchError(
+                f"method {name!r} yields a {type(stage).__name__} from stages(). It must yield objects of classes made "
+                "from bench.method.Stage."
+            )
+        if not isinstance(plan := getattr(stage, "plan", None), TrainPlan):
+            raise BenchError(
+                f"method {name!r} has a stage whose plan is a {type(plan).__name__}; set the plan of "
+                f"{type(stage).__name__} to its settings, a bench.recipe.TrainPlan."
+            )
+        yield stage
+
+
+def _check_name(method: str, stage: Stage, others: Collection[str]) -> None:
+    name = getattr(stage, "name", None)
+    if not isinstance(name, str):
+        raise BenchError(
+            f'method {method!r} has a stage without a name; give {type(stage).__name__} one: name = "ssl".'
+        )
+    if name in others:
+        raise BenchError(f"method {method!r} has two stages called {name!r}; rename one.")
+    if name == "encoder" or name.endswith(".training"):
+        raise BenchError(f"method {method!r} has a stage called {name!r}, as another file of a run is; rename it.")
+    try:
+        inside(Path(), name)
+        fits = name.isprintable() and len(name) <= _LONGEST_NAME
+    except BenchError:
+        fits = False
+    if not fits:
+        raise BenchError(
+            f"method {method!r} has a stage called {name!r}, which cannot be the name of a file; rename it."
+        )
+
+
+def _encoder(name: str, verb: str, returned: object) -> Encoder:
+    if not isinstance(returned, Encoder):
+        raise BenchError(
+            f"method {name!r} returned a {type(returned).__name__} from {verb}. It must return an encoder, such as one "
+            "made by ctx.new_encoder()."
+        )
+    return returned
 
 
 @contextmanager

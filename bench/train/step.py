@@ -62,13 +62,17 @@ def numbers_of(stage: Stage, returned: object) -> dict[str, float]:
 
 def positions_of(stage: Stage, count: int) -> Tensor:
     """Return the positions that ``stage`` trains on; raises BenchError unless they are some among ``count``, int64."""
-    found = stage.positions(count)
-    if found.dtype != torch.int64 or found.ndim != 1 or not (((found >= 0) & (found < count)).all() and len(found)):
-        raise BenchError(
-            f"stage {stage.name!r} returned {found.dtype} {tuple(found.shape)} from positions. "
-            f"It must return int64 [n], each from 0 to {count - 1}."
-        )
-    return found
+    found: object = stage.positions(count)
+    what = f"a {type(found).__name__}"
+    if isinstance(found, Tensor):
+        whole = found.dtype == torch.int64 and found.ndim == 1 and len(found) > 0
+        if whole and bool(((found >= 0) & (found < count)).all()):
+            return found
+        what = f"{found.dtype} {tuple(found.shape)}"
+    raise BenchError(
+        f"stage {stage.name!r} returned {what} from positions. It must return a tensor, int64 [n], of at least one "
+        f"position, each from 0 to {count - 1}."
+    )
 
 
 def _checked(stage: Stage, returned: object) -> StepLoss:
