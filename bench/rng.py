@@ -4,9 +4,11 @@ Nothing here keeps state between calls, so a resumed run draws the same numbers 
 """
 
 import hashlib
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,16 +54,23 @@ def _drawn(draw: Callable[..., Tensor], shape: Sequence[int], generators: Genera
 
 @contextmanager
 def scoped(seed: int, *names: str | int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Make the global generators produce the stream called ``names``, and restore them afterwards.
+    """Make the global generators of torch, NumPy and Python produce the stream ``names``, and restore them afterwards.
 
-    For code that uses only the global generators: module constructors, and attacks from other libraries.
+    For code that uses only those: module constructors, attacks from other libraries, and the steps of a user's method.
     """
-    device = torch.device(device)
+    device, stream = torch.device(device), derive(seed, *names)
     # All devices of this type, because torch.manual_seed reseeds each of them.
     count = 0 if device.type == "cpu" else torch.get_device_module(device).device_count()
     kind = device.type if count else "cuda"
-    with torch.random.fork_rng(devices=range(count), device_type=kind):
-        # On a CPU its own generator alone: torch.manual_seed also notes a stack trace for each kind of device.
-        seeded = torch.manual_seed if count else torch.default_generator.manual_seed
-        seeded(derive(seed, *names))
-        yield
+    before = np.random.get_state(), random.getstate()
+    try:
+        with torch.random.fork_rng(devices=range(count), device_type=kind):
+            # On a CPU its own generator alone: torch.manual_seed also notes a stack trace for each kind of device.
+            seeded = torch.manual_seed if count else torch.default_generator.manual_seed
+            seeded(stream)
+            np.random.seed(stream % 2**32)
+            random.seed(stream)
+            yield
+    finally:
+        np.random.set_state(before[0])
+        random.setstate(before[1])

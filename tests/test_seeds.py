@@ -1,20 +1,27 @@
 """Several seeds in one command: each is the run that it would be alone, and the command can be killed."""
 
 import json
+import random
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from in_process import say
+from torch import Tensor
 from toy_runs import SMALL, Listener, carry_out, facts, toy_data, toy_request
 
+from bench import rng
 from bench.cli._options import parse_seeds
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record
 from bench.run import RunRequest, execute, prepare
+from methods.simclr import SimCLRStage
 
 SETTINGS = [part for key, value in SMALL.items() for part in ("--set", f"{key}={json.dumps(value)}")]
 
@@ -141,3 +148,44 @@ def test_threads_are_used_and_recorded(
         assert say(monkeypatch, capsys, *command, "--threads", "0")[0] == 2
     finally:
         torch.set_num_threads(before)
+
+
+# What a user's own method draws from
+
+GENERATORS: dict[str, Callable[[], float]] = {
+    "torch": lambda: torch.rand(()).item(),
+    "numpy": np.random.rand,
+    "random": random.random,
+}
+
+
+@pytest.mark.parametrize("draw", GENERATORS.values(), ids=GENERATORS)
+def test_a_stream_is_that_of_every_global_generator(draw: Callable[[], float]) -> None:
+    outside = draw()
+    with rng.scoped(0, "a"):
+        one = draw(), draw()
+    between = draw()
+    with rng.scoped(0, "a"):
+        again = draw(), draw()
+    with rng.scoped(0, "b"):
+        other = draw(), draw()
+    assert one == again
+    assert len({outside, between, *one, *other}) == 6
+
+
+def test_a_method_that_draws_from_numpy_and_python_follows_the_seed(
+    request_: RunRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = SimCLRStage.views
+
+    def shifted(self: SimCLRStage, images: Tensor, generator: torch.Generator, index: Tensor) -> Any:
+        by = np.random.randint(0, 8), random.randrange(8)
+        return views(self, images.roll(by, dims=(2, 3)), generator, index)
+
+    def encoder(folder: str, seed: int) -> str:
+        request = replace(request_, runs_dir=tmp_path / folder, seed=seed)
+        return carry_out(request, tmp_path / "results" / folder)[0][0].encoder_sha256
+
+    plain = encoder("plain", 0)
+    monkeypatch.setattr(SimCLRStage, "views", shifted)
+    assert encoder("a", 0) == encoder("b", 0) not in (plain, encoder("c", 1))
