@@ -121,6 +121,26 @@ def test_a_review_that_returns_no_numbers_is_refused(noted: Any, tmp_path: Path)
         run(Answering(noted=noted), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "number", "fault"),
+    [
+        ("a\0b", 1.0, "holds characters that cannot be printed"),
+        (3, 1.0, "must be text"),
+        ("n" * 2001, 1.0, "must have at most 2000 characters"),
+        ("big", 1e200, r"numbers\.big: must be at most 1e\+100 \(given: 1e\+200\)"),
+    ],
+)
+def test_a_number_that_no_record_can_hold_is_refused_in_the_first_epoch(
+    name: Any, number: float, fault: str, tmp_path: Path
+) -> None:
+    with pytest.raises(BenchError, match=rf"stage 'toy' logs what no record can hold: .*{fault}"):
+        run(Answering(noted={name: number}), tmp_path)
+    assert not state_file(tmp_path).exists()
+    logged = torch.tensor(number, dtype=torch.float64)
+    with pytest.raises(BenchError, match=rf"stage 'toy' logs what no record can hold: .*{fault}"):
+        run(Answering(lambda loss: StepLoss(loss.total, {name: logged})), tmp_path)
+
+
 def test_a_number_that_only_some_steps_log_is_refused(tmp_path: Path) -> None:
     calls = iter(range(100))
 

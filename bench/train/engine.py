@@ -42,7 +42,7 @@ from bench.train.checkpoint import (
     training_tensors,
     unfinished_path,
 )
-from bench.train.step import numbers_of, positions_of, take_step
+from bench.train.step import numbers_of, positions_of, recordable, take_step
 from bench.train.unsaved import Unsaved
 
 
@@ -321,7 +321,7 @@ class _Epoch:
             self._training.job.monitor.note(
                 f"stage {name}: {key!r} is not finite in epoch {number}, whose history leaves it out"
             )
-        return {key: value for key, value in logged.items() if math.isfinite(value)}
+        return recordable(self._training.stage, {key: value for key, value in logged.items() if math.isfinite(value)})
 
     def _refuse_nonfinite(self, loss: float) -> None:
         training, stage, epoch = self._training, self._training.stage, self._progress.epoch + 1

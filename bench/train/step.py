@@ -1,5 +1,7 @@
 """One training step of a stage; and what a stage must return from its methods, which may be a user's own."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -8,6 +10,8 @@ from bench.device import autocast
 from bench.errors import BenchError
 from bench.method import Stage, StepLoss
 from bench.parallel import copy_from_first, sharing, synchronise
+from bench.recipe import Settings
+from bench.recipe.fields import Scalar, Text
 
 LOGGED = ("loss", "lr")
 """The numbers of an epoch that the engine logs itself."""
@@ -58,6 +62,17 @@ def numbers_of(stage: Stage, returned: object) -> dict[str, float]:
             f"stage {stage.name!r} ({type(stage).__name__}) returned a {type(returned).__name__} from after_epoch "
             f"that is no mapping of numbers: {str(returned)[:80]}. It must return numbers by name; {{}} for none."
         ) from None
+
+
+class _Numbers(Settings):
+    """Numbers by name, as a record holds them."""
+
+    numbers: dict[Text, Scalar]
+
+
+def recordable(stage: Stage, numbers: Mapping[str, float]) -> dict[str, float]:
+    """Return the ``numbers`` of an epoch; raises BenchError for a name or a number that no record can hold."""
+    return _Numbers.parse({"numbers": numbers}, f"stage {stage.name!r} logs what no record can hold").numbers
 
 
 def positions_of(stage: Stage, count: int) -> Tensor:
