@@ -7,7 +7,8 @@ types loads a file: a name that is read from a run or a record never does.
 
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from difflib import get_close_matches
 from importlib.abc import ExecutionLoader
 from importlib.util import decode_source, module_from_spec, spec_from_loader
@@ -76,6 +77,23 @@ def own_text(name: str) -> str | None:
     """Return the text of the loaded file that the object called ``name`` comes from; None: it is from no file."""
     own = _NAME.fullmatch(name)
     return _TEXTS.get(own[2]) if own else None
+
+
+def files_of(objects: Iterable[str]) -> dict[str, str]:
+    """Return the paths of the loaded files that ``objects``, names, come from, with the digits of their digests."""
+    paths = {name: typed(name).rpartition(":")[0] for name in objects}
+    return {str(Path(path).expanduser().absolute()): name.partition("+")[2] for name, path in paths.items()}
+
+
+def changed_files(files: Mapping[str, str]) -> list[str]:
+    """Return those of ``files``, from an earlier :func:`files_of`, that are gone or have other code by now."""
+
+    def holds(path: str, digits: str) -> bool:
+        with suppress(OSError, SyntaxError, ValueError):
+            return source_digest(decode_source(Path(path).read_bytes()))[:8] == digits
+        return False
+
+    return [path for path, digits in files.items() if not holds(path, digits)]
 
 
 def is_in_file(given: str) -> bool:

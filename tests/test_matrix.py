@@ -330,6 +330,29 @@ def test_the_commands(
     assert "bench run refuses --devises 2" in refused
 
 
+def test_a_method_that_was_corrected_needs_the_first_command_and_no_retry(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str, tmp_path: Path
+) -> None:
+    (own := tmp_path / "own.py").write_text("from methods.simclr import SimCLR\n")
+    request = request_of(data, tmp_path, methods=[f"{own}:SimCLR"], seeds=[0])
+    folder = GridFolder.create(tmp_path / "grid", Grid(asked=request.asked, jobs=plan_matrix(request, tmp_path).jobs))
+    (job,) = folder.grid.jobs
+    assert list(job.code) == [str(own)]
+
+    def failing(*_: object) -> int:
+        own.write_text(f"{own.read_text()}CORRECTED = True\n")
+        return 9
+
+    monkeypatch.setattr(local_module, "work", lambda *args, **more: work(*args, **{**more, "launch": failing}))
+    done = say(monkeypatch, capsys, "matrix", "retry", str(folder.path))
+    assert done.stderr.endswith("\nType the bench matrix command again.\n")
+    state = folder.job(job.name).state
+    done = say(monkeypatch, capsys, "matrix", "retry", str(folder.path))
+    changed = f"bench: the code of {own} has changed since this grid was made. Type the bench matrix command again.\n"
+    assert (done.code, done.stderr) == (1, changed)
+    assert folder.job(job.name).state == state
+
+
 def test_a_failure_ends_the_command_with_its_log(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str, tmp_path: Path
 ) -> None:

@@ -239,10 +239,14 @@ def retry(
     Examples:
       bench matrix retry
     """
-    from bench.grid import grid_status
+    from bench.grid import grid_status, to_start
 
     folder = _opened(ctx, grid, grid_option)
-    for each in grid_status(folder):
+    found = grid_status(folder)
+    for job in to_start(folder, found, again=True):
+        if job.outdated:
+            raise BenchError(job.outdated)
+    for each in found:
         if each.status == "failed":
             folder.job(each.name).forget()
     _start(folder, at_once, as_json, again=True)
@@ -300,7 +304,7 @@ def _refuse_before(ctx: typer.Context) -> None:
 
 def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool = False) -> None:
     """Submit or run every job of ``folder`` that nobody works on."""
-    from bench.grid import grid_status, run_local, stop_on_signals, submit, to_start
+    from bench.grid import MAKE_ANEW, grid_status, run_local, stop_on_signals, submit, to_start
 
     console = Console(stderr=True)
     if folder.grid.on == "slurm":
@@ -339,7 +343,9 @@ def _start(folder: "GridFolder", at_once: int | None, as_json: bool, again: bool
         else:
             show(*status_tables(folder.path, found, every=False))
         if lines := fault_lines(found):
-            raise BenchError("\n".join([*lines, f"bench matrix retry {folder.path} tries these again."]))
+            outdated = any(folder.jobs[each.name].outdated for each in found if each.status == "failed")
+            advice = f"{MAKE_ANEW}." if outdated else f"bench matrix retry {folder.path} tries these again."
+            raise BenchError("\n".join([*lines, advice]))
         counts = Counter(each.status for each in found)
         if counts.keys() - {"done"}:
             what = "cancelled" if counts["cancelled"] else "not finished"

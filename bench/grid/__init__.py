@@ -1,6 +1,6 @@
 """Grids: jobs in a folder, run by workers on this machine or on Slurm. Nothing here imports torch or needs a daemon."""
 
-from bench.grid.grid import Grid, GridFolder, GridJob, JobFolder, JobState, Resource
+from bench.grid.grid import MAKE_ANEW, Grid, GridFolder, GridJob, JobFolder, JobState, Resource
 from bench.grid.local import Device, run_local
 from bench.grid.progress import Progress, ProgressFile
 from bench.grid.resources import read_resources
@@ -10,6 +10,7 @@ from bench.grid.status import JobStatus, grid_status, to_start
 from bench.grid.worker import work
 
 __all__ = [
+    "MAKE_ANEW",
     "Device",
     "Grid",
     "GridFolder",

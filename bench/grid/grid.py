@@ -14,11 +14,13 @@ from pydantic import Field
 
 from bench.errors import BenchError
 from bench.files import inside, read_json, remove, write_bytes, write_json
+from bench.own_code import changed_files
 from bench.recipe import Settings
 
 Resource = str | int | bool
 _FILE = "grid.json"
 _LOCK_SECONDS = 60.0
+MAKE_ANEW = "Type the bench matrix command again"
 
 
 class GridJob(Settings):
@@ -34,6 +36,8 @@ class GridJob(Settings):
     """Jobs that must be finished before it starts: shared stages."""
     method: str
     dataset: str
+    code: dict[str, str] = {}
+    """The files of the user's own code that it runs, absolute paths, with the digits of their digests."""
     memory: int | None = Field(default=None, ge=0)
     """Bytes on the device at its peak, estimated; None: not known."""
     resources: dict[str, Resource] = {}
@@ -42,7 +46,18 @@ class GridJob(Settings):
     @property
     def finished(self) -> bool:
         """Whether everything that it leaves exists."""
-        return all(Path(path).exists() for path in self.leaves)
+        return not any(self.missing)
+
+    @property
+    def missing(self) -> Iterator[str]:
+        """The paths of what it leaves that do not exist."""
+        return (path for path in self.leaves if not Path(path).exists())
+
+    @property
+    def outdated(self) -> str:
+        """Why it would not leave what the grid expects: its code has changed since; empty if it has not."""
+        files = " and ".join(changed_files(self.code))
+        return files and f"the code of {files} has changed since this grid was made. {MAKE_ANEW}."
 
 
 class JobState(Settings):

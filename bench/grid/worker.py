@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from bench.errors import BenchError, BusyRunError, CheckFailedError, InterruptedRunError
 from bench.files import make_writable
-from bench.grid.grid import GridFolder, GridJob, JobFolder, JobState, now
+from bench.grid.grid import MAKE_ANEW, GridFolder, GridJob, JobFolder, JobState, now
 
 Outcome = Literal["done", "stopped", "failed", "busy"]
 Launch = Callable[[Sequence[str], JobFolder, Mapping[str, str], Callable[[], bool]], int]
@@ -106,6 +106,9 @@ def _attempts(
         if stopping():
             write("stopped")
             return "stopped"
+        if why := job.outdated:
+            write("failed", why)
+            return "failed"
         write("running")
         code = launch(job.command, own, environment, stopping)
         # A record whose evaluation failed a check is finished, and says so; another attempt would find the same.
@@ -120,8 +123,9 @@ def _attempts(
             continue
         failures += 1
         if failures > folder.grid.retries:
-            missing = "" if code else f", without {next(p for p in job.leaves if not Path(p).exists())}"
-            write("failed", f"exit code {code}{missing}, attempt {failures}\n{own.last_lines()}")
+            why = f"exit code {code}" + ("" if code else f", without {next(job.missing)}")
+            advice = "" if code else f"Its data may have changed since this grid was made. {MAKE_ANEW}.\n"
+            write("failed", f"{why}, attempt {failures}\n{advice}{own.last_lines()}")
             return "failed"
 
 

@@ -10,7 +10,7 @@ from bench.data import Dataset, check_dataset, load_dataset
 from bench.errors import BenchError, Faults, together, unknown
 from bench.grid import GridJob, JobFolder
 from bench.method import METHODS, Method
-from bench.own_code import is_in_file
+from bench.own_code import files_of, is_in_file, own_objects
 from bench.recipe import PROTOCOLS, Fidelity, load_tier, override_text
 from bench.run import Run, RunRequest, peak_memory, prepare, shared_stages
 
@@ -256,5 +256,6 @@ def _job(
         needs=tuple(needs),
         method=method,
         dataset=run.recipe.dataset.name,
+        code=files_of(own_objects(run.recipe.method, run.recipe.model_dump())),
         memory=memory,
     )
