@@ -207,11 +207,14 @@ def test_parameters_that_nothing_trains_are_named(tmp_path: Path) -> None:
 
 
 class Plain(ToyStage):
-    """Keeps three things that no state dict has, and a step changes one of them."""
+    """Keeps four things that no state dict has, and a step changes one of them."""
+
+    turns: Tensor
 
     def __init__(self, change: Callable[[Any], None] = lambda stage: None) -> None:
         super().__init__(make_plan())
         self.warm, self.kind, self.centre = 0.5, "cold", torch.zeros(4)
+        self.register_buffer("turns", torch.zeros(()), persistent=False)
         self._change = change
 
     def after_step(self) -> None:
@@ -220,23 +223,24 @@ class Plain(ToyStage):
 
 
 @pytest.mark.parametrize(
-    ("name", "change"),
+    ("name", "kind", "change"),
     [
-        ("warm", lambda stage: setattr(stage, "warm", 2 * stage.warm)),
-        ("kind", lambda stage: setattr(stage, "kind", "warm")),
-        ("centre", lambda stage: stage.centre.add_(1)),
-        ("head.in_features", lambda stage: setattr(stage.head, "in_features", 5)),
+        ("warm", "a plain attribute", lambda stage: setattr(stage, "warm", 2 * stage.warm)),
+        ("kind", "a plain attribute", lambda stage: setattr(stage, "kind", "warm")),
+        ("centre", "a plain attribute", lambda stage: stage.centre.add_(1)),
+        ("head.in_features", "a plain attribute", lambda stage: setattr(stage.head, "in_features", 5)),
+        ("turns", "a buffer with persistent=False", lambda stage: stage.turns.add_(1)),
     ],
 )
 def test_state_that_no_checkpoint_has_is_reported_once(
-    name: str, change: Callable[[Any], None], tmp_path: Path
+    name: str, kind: str, change: Callable[[Any], None], tmp_path: Path
 ) -> None:
     monitor, same = StopAfter(10**6), StopAfter(10**6)
     run(Plain(), tmp_path / "same", monitor=same)
     assert same.notes == []
     run(Plain(change), tmp_path / "changed", monitor=monitor)
     (note,) = monitor.notes
-    assert note.startswith(f"stage toy: '{name}' is a plain attribute that training changes, and no saved state has it")
+    assert note.startswith(f"stage toy: '{name}' is {kind} that training changes, and no saved state has it")
 
 
 def test_a_buffer_that_is_not_finite_is_no_matter_of_the_learning_rate(tmp_path: Path) -> None:

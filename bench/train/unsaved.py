@@ -1,16 +1,17 @@
 """What a stage keeps outside its state dict: no saved state has it, and a run that is continued loses it."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bench.method import Stage
 from bench.monitor import Monitor
 
 
 class Unsaved:
-    """The plain attributes of ``stage`` at the first step, to be looked at after an epoch.
+    """The plain attributes and non-persistent buffers of ``stage`` at the first step, to be looked at after an epoch.
 
     One that exists only later, such as what a step leaves for ``after_step``, is no state: a step that continues a run
     could not begin with it.
@@ -18,27 +19,35 @@ class Unsaved:
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
-        self._before = _plain(stage)
+        self._before = _values(stage)
 
     def tell(self, monitor: Monitor) -> None:
-        """Report to ``monitor``, in the first call, an attribute that training has changed."""
+        """Report to ``monitor``, in the first call, one of them that training has changed."""
         before, self._before = self._before, {}
-        now = _plain(self._stage) if before else {}
+        now = _values(self._stage) if before else {}
         if changed := [name for name, value in before.items() if not _same(value, now.get(name))]:
+            buffers = dict(self._stage.named_buffers())
+            what = "a buffer with persistent=False" if changed[0] in buffers else "a plain attribute"
             monitor.note(
-                f"stage {self._stage.name}: {changed[0]!r} is a plain attribute that training changes, and no saved "
-                "state has it. Make it a buffer, or this run, once interrupted, may end with other weights"
+                f"stage {self._stage.name}: {changed[0]!r} is {what} that training changes, and no saved state has it. "
+                "Make it a persistent buffer, or this run, once interrupted, may end with other weights"
             )
 
 
-def _plain(stage: Stage) -> dict[str, Any]:
-    """Return the numbers, words and tensors, copied, in the attributes of the stage and its modules, by name."""
+def _values(stage: Stage) -> dict[str, Any]:
+    """Return the numbers, words and tensors, copied, that the stage and its modules hold and do not save, by name."""
     return {
         f"{prefix}.{name}".lstrip("."): value.clone() if isinstance(value, Tensor) else value
         for prefix, module in stage.named_modules()
-        for name, value in vars(module).items()
+        for name, value in _unsaved(module)
         if isinstance(value, int | float | complex | str | Tensor) and name != "training"  # the engine sets that one
     }
+
+
+def _unsaved(module: nn.Module) -> Iterator[tuple[str, Any]]:
+    yield from vars(module).items()
+    for name in module._non_persistent_buffers_set:
+        yield name, module._buffers[name]
 
 
 def _same(before: Any, now: Any) -> bool:
