@@ -4,6 +4,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from traceback import walk_stack
 from types import TracebackType
 from typing import Self, TypeVar
@@ -23,6 +24,24 @@ class BenchError(Exception):
 
 class DamagedFileError(BenchError):
     """A file that the bench wrote is damaged: it is cut short, or its content has changed."""
+
+
+class UnwritableError(BenchError):
+    """A file or folder cannot be written.
+
+    Args:
+        path: of the file or folder.
+        why: the reason, and what to do about it.
+        options: those of the command that say where ``path`` is; the command line knows them.
+    """
+
+    def __init__(self, path: Path, why: str, options: Sequence[str] = ()) -> None:
+        elsewhere = f", or choose another with {' or '.join(options)}" if options else ""
+        super().__init__(f"cannot write {path}: {why}{elsewhere}; then run the same command again.")
+        self.path, self.why, self.options = path, why, tuple(options)
+
+    def __reduce__(self) -> tuple[type[BenchError], tuple[Path, str, Sequence[str]]]:
+        return UnwritableError, (self.path, self.why, self.options)  # pickled between the processes of a run
 
 
 class BusyRunError(BenchError):

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from bench.errors import BenchError, DamagedFileError
+from bench.errors import BenchError, DamagedFileError, UnwritableError
 
 UNFINISHED = ".unfinished"
 """The ending of the names of files that are still being written."""
@@ -292,10 +292,10 @@ def _finite(text: str) -> float:
 
 def refusal(path: Path, error: OSError) -> BenchError:
     """Return the error for a failed write of ``path``: the reason, and what to do."""
-    return BenchError(
-        f"cannot write {path}: {error.strerror or error}. Free some space or make the folder writable, "
-        "or choose another with --runs-dir, --results-dir, --data-dir or --output; then run the same command again."
-    )
+    there = nearest_folder(path)
+    if isinstance(error, FileExistsError | NotADirectoryError) and not there.is_dir():
+        return UnwritableError(path, f"{'it' if there == path else there} is not a folder. Move it away")
+    return UnwritableError(path, f"{error.strerror or error}. Free some space or make the folder writable")
 
 
 def _umask() -> int:

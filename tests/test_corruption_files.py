@@ -244,5 +244,5 @@ def test_images_that_another_run_makes_at_the_same_time_are_the_same(tmp_path: P
 
 def test_a_folder_that_cannot_be_written_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("mine")
-    with pytest.raises(BenchError, match=r"cannot write .*--data-dir"):
+    with pytest.raises(BenchError, match=r"cannot write .*cache is not a folder"):
         generate(tmp_path)

@@ -180,6 +180,6 @@ def test_a_full_disk_leaves_the_previous_state(tmp_path: Path, monkeypatch: pyte
     stop_at(ToyStage(make_plan()), tmp_path, 5)
     before = state_file(tmp_path).read_bytes()
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(BenchError, match=r"cannot write .*No space left.*--runs-dir"):
+    with pytest.raises(BenchError, match=r"cannot write .*No space left.*Free some space"):
         run(ToyStage(make_plan()), tmp_path)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]

@@ -104,9 +104,9 @@ def test_a_folder_that_cannot_be_synchronised_is_no_failure(tmp_path: Path, monk
 
 def test_a_parent_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(BenchError, match=r"cannot write .*file.*--results-dir"):
+    with pytest.raises(BenchError, match=r"cannot write .*file.* is not a folder\. Move it away; then run"):
         write_bytes(tmp_path / "file" / "x", b"")
-    with pytest.raises(BenchError, match=r"cannot write .*file.*--results-dir"):
+    with pytest.raises(BenchError, match=r"cannot write .*file.* is not a folder\. Move it away; then run"):
         make_writable(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -184,7 +184,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_work(tmp_path: P
     with pytest.raises(BenchError, match="it is a folder"):
         check_output(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(BenchError, match="Not a directory"):
+    with pytest.raises(BenchError, match=r"it is not a folder\. Move it away"):
         check_output(tmp_path / "file" / "x.json")
     for fine in (Path("/dev/stdout"), tmp_path / "new" / "x.json", tmp_path / "file"):
         check_output(fine)

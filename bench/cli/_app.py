@@ -1,13 +1,14 @@
-"""The program and its families of commands: Typer's, but an option that takes one value is refused when given twice."""
+"""The program and its families of commands: Typer's, with checked options; a fault in writing names the option."""
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from bench.errors import BenchError
+from bench.errors import BenchError, UnwritableError
 
 _FITS = 78
 """Characters of a line of help on a screen of 80."""
@@ -25,20 +26,40 @@ class App(typer.Typer):
 
 
 class _Once:
-    """Mixed into a command: reads the words before the command does."""
+    """Mixed into a command: reads the words before the command does, and the paths in them after it failed."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        given = self.make_parser(ctx).parse_args(args=list(args))[2]  # type: ignore[attr-defined]
+        values, _, given = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
         for param in given:
-            single = param.param_type_name == "option" and not (param.multiple or param.is_flag)
-            if single and given.count(param) > 1:
+            if param.param_type_name != "option":
+                continue
+            if not (param.multiple or param.is_flag) and given.count(param) > 1:
                 raise BenchError(f"{param.opts[-1]} is given twice, and takes one value. Keep one of them.")
+            if values[param.name] == "":  # such as a variable of the shell that is not set
+                raise BenchError(f"{param.opts[-1]} is given an empty text. Give it a value, or leave it out.")
         return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; what cannot be written is told with the options that named its place."""
+        try:
+            return super().invoke(ctx)  # type: ignore[misc]
+        except UnwritableError as error:
+            options = [param for param in ctx.command.params if param.param_type_name == "option"]
+            names = [param.opts[0] for param in options if _names(ctx.params.get(param.name), error.path)]
+            raise UnwritableError(error.path, error.why, names or error.options) from error
 
 
 class _Command(_Once, TyperCommand):
     def __init__(self, name: str | None, *, help: str | None = None, **settings: Any) -> None:
         super().__init__(name, help=help and _flowing(help), **settings)
+
+
+def _names(value: Any, path: Path) -> bool:
+    """Return whether the ``value`` of an option is a path that ``path`` is, or lies in, or is the folder of."""
+    if not isinstance(value, Path):
+        return False
+    here, there = value.resolve(), path.resolve()
+    return there.is_relative_to(here) or there == here.parent
 
 
 def _flowing(text: str) -> str:
