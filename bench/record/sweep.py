@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Sequence
 from itertools import pairwise
+from math import isclose
 from typing import Any, Literal, Self
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -28,7 +29,7 @@ def grid_fault(grid: Sequence[float]) -> str | None:
     if min(grid) < 0:
         return f"has the negative value {min(grid):g}; values are 0 or more"
     for earlier, later in pairwise(grid):
-        if later == earlier:
+        if isclose(later, earlier, rel_tol=1e-6):  # such as 0.0156862745 and 4/255, one radius in a table
             return f"has the value {later:g} twice; give each once"
         if later < earlier:
             return f"is not in ascending order: {later:g} comes after {earlier:g}"
