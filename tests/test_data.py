@@ -100,6 +100,8 @@ def test_a_listing_loads_nothing(name: str) -> None:
             r"unknown dataset 'cifar-10'. Did you mean 'cifar10'.*folder:PATH.*npz:PATH.*bench datasets",
         ),
         ("zip:x", "unknown dataset 'zip:x'"),
+        ("webdataset:https://a.org/{train,test}.tar", "own data are files, not addresses. Download them, and name"),
+        ("folder@224x224:x", "unknown dataset 'folder@224x224:x'.*folder@SIZE:PATH"),
         ("npz:", "'npz:' names no path. Type npz:PATH"),
         ("folder:", "'folder:' names no path. Type folder:PATH"),
     ],

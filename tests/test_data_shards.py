@@ -146,14 +146,22 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "no label": (replaced(sample(1, cls=None)), r"00001 has no label: .*00001\.cls, a whole number"),
     "label in words": (replaced(sample(1, cls=b"cat")), r"00001\.cls holds b'cat', but a label is a whole number"),
-    "negative label": (replaced(sample(1, cls=-1)), r"00001\.cls holds b'-1', but a label is a whole number from 0 on"),
+    "negative label": (
+        replaced(sample(1, cls=-1)),
+        r"00001\.cls holds b'-1', but a label is a whole number below 100000",
+    ),
     "label that no image has": (replaced(sample(1, cls=5)), "the labels run to 5 but only 3 of them occur"),
     "same key": (replaced(sample(1), sample(2), sample(1)), r"train-1\.tar: the key 00001 occurs twice"),
     "same name": (replaced(sample(1), sample(1)), r"train-1\.tar: 00001\.cls: duplicate file name"),
     "label outside the classes": (
         lambda r: (r / "classes.txt").write_text("one"),
-        "train holds 1, labels of 1 classes",
+        r"with classes\.txt: 2 faults\n  - train holds 1, labels of 1 classes",
     ),
+    "empty line among the classes": (
+        lambda r: (r / "classes.txt").write_text("even\n\nodd\n"),
+        r"classes\.txt, line 2 is empty\. Write the name of a class in each line",
+    ),
+    "label too large": (replaced(sample(1, cls=1000000)), r"00001\.cls holds b'1000000', but a label is a whole"),
     "repeated classes": (
         lambda r: (r / "classes.txt").write_text("crane\ncrane\n"),
         "classes holds a name more than once: crane",

@@ -123,10 +123,12 @@ def typed_source(name: str) -> str:
 
 def check_dataset(source: str) -> None:
     """Raise BenchError if ``source`` is no name of a dataset; nothing is read or downloaded."""
+    if re.search(r":\w+://", source):
+        raise BenchError(f"{source}: own data are files, not addresses. Download them, and name their path.")
     if source not in DATASETS and not _OWN.fullmatch(source):
         if os.path.exists(source):
             raise BenchError(f"{source!r} is {_kind(source)}, not the name of a dataset. Type {_form_at(source)}")
-        forms = [f"{form}:PATH" for form in OWN_FORMS]
+        forms = [*(f"{form}:PATH" for form in OWN_FORMS), *(f"{form}@SIZE:PATH" for form in OWN_FORMS if form != "npz")]
         raise unknown("dataset", source, [*DATASETS, *forms], "`bench datasets` lists them.")
 
 

@@ -62,7 +62,8 @@ def list_shards(given: str, *, name: str, source: str, data_dir: Path) -> Listin
     paths = _found(given)
     home = Path(given) if Path(given).is_dir() else Path(os.path.commonpath([path.absolute().parent for path in paths]))
     splits, left = _by_split(paths, home)
-    names, used = _class_names(home), [*splits["train"], *splits["test"]]
+    listing_file = next((home / name for name in _CLASSES if (home / name).is_file()), None)
+    names, used = _class_names(listing_file) if listing_file else None, [*splits["train"], *splits["test"]]
     stamps = [_stamp(path) for path in used]
     key = hashlib.sha256(DECODING + repr((list(map(str, used)), stamps, len(splits["train"]), names)).encode())
     fingerprint = key.hexdigest()[:16]
@@ -70,7 +71,7 @@ def list_shards(given: str, *, name: str, source: str, data_dir: Path) -> Listin
     places = list(zip(used, stamps, shards, strict=True))
     train, test = _listed(places[: len(splits["train"])]), _listed(places[len(splits["train"]) :])
     if faults := _label_faults(train.labels, test.labels, names):
-        raise BenchError(listed(given, faults))
+        raise BenchError(listed(f"{given} with {listing_file.name}" if listing_file else given, faults))
     classes = names or tuple(str(label) for label in range(1 + max(train.labels + test.labels)))
     skipped = sum((Counter(shard.skipped) for shard in shards), Counter({".tar": left} if left else {}))
     return Listing(given, name, source, classes, train, test, fingerprint, skipped)
@@ -141,14 +142,15 @@ def _by_split(paths: Sequence[Path], home: Path) -> tuple[dict[str, list[Path]],
     return chosen, len(found["val"]) if found["test"] else 0
 
 
-def _class_names(home: Path) -> tuple[str, ...] | None:
-    """Return the names of the classes, if a file lists them."""
-    for path in (home / name for name in _CLASSES if (home / name).is_file()):
-        try:
-            return tuple(line.strip() for line in path.read_text("utf-8").splitlines() if line.strip())
-        except (OSError, UnicodeDecodeError) as error:
-            raise BenchError(f"{path} cannot be read ({error}). Write one name a line, in UTF-8.") from error
-    return None
+def _class_names(path: Path) -> tuple[str, ...]:
+    """Return the names of the classes, which the file ``path`` lists."""
+    try:
+        names = [line.strip() for line in path.read_text("utf-8").rstrip().split("\n")]
+    except (OSError, UnicodeDecodeError) as error:
+        raise BenchError(f"{path} cannot be read ({error}). Write one name a line, in UTF-8.") from error
+    if "" in names:
+        raise BenchError(f"{path}, line {names.index('') + 1} is empty. Write the name of a class in each line.")
+    return tuple(names)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
@@ -247,7 +249,7 @@ def _label(member: tarfile.TarInfo | None, raw: Any, decode: Any, what: str) -> 
         label: int = decode("cls", content)
         if 0 <= label < _MOST_CLASSES:
             return label
-    raise UnfitError("label", f"{what}.cls holds {content!r}, but a label is a whole number from 0 on.")
+    raise UnfitError("label", f"{what}.cls holds {content!r}, but a label is a whole number below {_MOST_CLASSES}.")
 
 
 def _label_faults(train: list[int], test: list[int], names: tuple[str, ...] | None) -> list[str]:
