@@ -180,6 +180,9 @@ class AdvCLStage(Stage):
         self.encoder, self.normal, self.pgd_ce = branches(ctx.new_encoder(self.name), 3)
         self._pseudo_labels, self._threat = pseudo_labels, ctx.threat
         classes = pseudo_labels.classes if pseudo_labels else ()
+        if not classes:  # no loss reaches what the branch does not share
+            for parameter in set(self.pgd_ce.parameters()) - set(self.encoder.parameters()):
+                parameter.requires_grad_(False)
         width = self.encoder.feature_dim
         with ctx.scoped(self.name, "heads"):
             self.projector = mlp([width, width, settings.projection_dim], batch_norm=True)

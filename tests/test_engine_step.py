@@ -12,7 +12,7 @@ from torch.optim import LBFGS, SGD, Optimizer
 from toy_stage import EPOCHS, STEPS, StopAfter, ToyStage, assert_same_file, make_plan, run, state_file, stop_at
 
 from bench.data import ImageSource
-from bench.errors import BenchError
+from bench.errors import BenchError, InterruptedRunError
 from bench.method import StepLoss
 from bench.train import finished_path
 
@@ -204,6 +204,65 @@ def test_parameters_that_nothing_trains_are_named(tmp_path: Path) -> None:
     run(Chosen(built=lambda stage: SGD(stage.head.parameters(), lr=0.1)), tmp_path, monitor=monitor)
     (note,) = monitor.notes
     assert note.startswith("stage toy: no group of its optimiser holds encoder.backbone.conv.weight and 3 more, which")
+
+
+class Detached(ToyStage):
+    """Its steps give the head a gradient; the encoder has one only in those where ``joined`` is true."""
+
+    def __init__(self, joined: Callable[[int], bool] = lambda step: False) -> None:
+        super().__init__(make_plan())
+        self._joined = joined
+
+    def forward(self, views: Tensor) -> StepLoss:
+        features = self.encoder(views)
+        features = features if self._joined(len(self.seen)) else features.detach()
+        self._keys = features.detach()
+        return StepLoss(self.head(features).square().mean())
+
+
+def test_parameters_without_a_gradient_in_an_epoch_are_named_once(tmp_path: Path) -> None:
+    monitor = StopAfter(10**6)
+    run(Detached(), tmp_path, monitor=monitor)
+    (note,) = monitor.notes
+    message = "stage toy: no step of epoch 1 had a gradient for encoder.backbone.conv.weight and 3 more, which keep"
+    assert note.startswith(message)
+
+
+def test_parameters_with_a_gradient_in_some_steps_are_not_named(tmp_path: Path) -> None:
+    monitor = StopAfter(10**6)
+    run(Detached(lambda step: step == STEPS), tmp_path, monitor=monitor)
+    assert monitor.notes == []
+
+
+def test_only_a_whole_epoch_tells_which_parameters_have_no_gradient(tmp_path: Path) -> None:
+    first, then = StopAfter(2), StopAfter(10**6)
+    with pytest.raises(InterruptedRunError):
+        run(Detached(), tmp_path, monitor=first)
+    run(Detached(), tmp_path, monitor=then)
+    assert first.notes == []
+    (note,) = then.notes
+    assert "no step of epoch 2 had a gradient for" in note
+
+
+def test_what_a_stage_freezes_for_an_epoch_needs_no_gradient(tmp_path: Path) -> None:
+    class Thawing(Detached):
+        def before_epoch(self, epoch: int) -> None:
+            self.encoder.requires_grad_(epoch > 0)
+
+    monitor = StopAfter(10**6)
+    run(Thawing(lambda step: step > STEPS), tmp_path, monitor=monitor)
+    assert monitor.notes == []
+
+
+def test_gradients_that_a_stage_clears_tell_nothing(tmp_path: Path) -> None:
+    class Clearing(ToyStage):
+        def after_step(self) -> None:
+            super().after_step()
+            self.zero_grad()
+
+    monitor = StopAfter(10**6)
+    run(Clearing(make_plan()), tmp_path, monitor=monitor)
+    assert monitor.notes == []
 
 
 class Plain(ToyStage):

@@ -21,7 +21,7 @@ from bench.errors import BenchError
 from bench.files import remove
 from bench.job import Job
 from bench.method import Stage, StepLoss
-from bench.optim import keep_proportions, optimizer_tensors, refuse_strangers, restore_optimizer, set_lr, untrained
+from bench.optim import keep_proportions, optimizer_tensors, restore_optimizer, set_lr
 from bench.parallel import (
     any_device,
     copy_from_first,
@@ -44,6 +44,7 @@ from bench.train.checkpoint import (
 )
 from bench.train.step import numbers_of, positions_of, recordable, take_step
 from bench.train.unsaved import Unsaved
+from bench.train.updates import Updates
 
 
 def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str | None = None) -> Progress:
@@ -73,6 +74,7 @@ def train(stage: Stage, images: Tensor | ImageSource, job: Job, *, section: str 
             for images, index, generator in epoch.batches():
                 with epoch.counted_once(len(index)), epoch.seeded():
                     loss = take_step(stage, images, index, generator, training.optimizer, training.scaler)
+                training.updates.look()
                 clock.look()
                 epoch.add(loss, len(index))
         epoch.close(clock)
@@ -130,7 +132,7 @@ class _Training:
         """Restore the state of an interrupted training, or prepare the stage for its first step."""
         self.optimizer = keep_proportions(self.stage.optimizer(), self.plan.effective_lr)
         if self.plan.epochs:  # kNN trains nothing
-            self._look_at_optimizer()
+            self.updates = Updates(self.stage, self.optimizer, self.job.monitor)
         self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
         begun = self._restored(self._unfinished, self.optimizer)
         if begun is None:
@@ -150,14 +152,6 @@ class _Training:
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
         if self.plan.epochs:  # kNN trains nothing
             self.job.monitor.begin(f"stage {self.stage.name}", self.plan.epochs * per_epoch, done=done)
-
-    def _look_at_optimizer(self) -> None:
-        refuse_strangers(self.optimizer, self.stage)
-        if left := untrained(self.optimizer, self.stage):
-            self.job.monitor.note(
-                f"stage {self.stage.name}: no group of its optimiser holds {left[0]}"
-                f"{f' and {len(left) - 1} more' if len(left) > 1 else ''}, which keep their first values"
-            )
 
     def save(self) -> None:
         """Save the state, which is the same on all devices, and tell once of what it lacks."""
@@ -295,6 +289,8 @@ class _Epoch:
                 "cost": cost.model_copy(update={"flops_per_image": self._flops}),
             }
         )
+        if done and not self._progress.step:  # of a part of an epoch, nothing can be said
+            training.updates.tell(epoch + 1)
         training.save()
         if done:
             job.monitor.scalars(entry, epoch + 1)
