@@ -119,8 +119,9 @@ def told(error: UserError) -> UserError:
         module = str(frame.f_globals.get("__name__"))
         if what := _FOREIGN.get(module) or _FOREIGN.get(module.partition(".")[0]):
             where = f"{frame.f_code.co_filename}, line {line}"
+            said = str(error).replace(f"{module}.", "")  # Python names a method with its module
             message = (
-                f"{' or '.join(what)} raised {type(error).__name__} in {where}: {error}\n"
+                f"{' or '.join(what)} raised {type(error).__name__} in {where}{said and f': {said}'}\n"
                 "Type bench --traceback COMMAND ... to see the calls that led there."
             )
             found = BenchError(message)

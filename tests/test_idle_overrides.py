@@ -84,6 +84,7 @@ def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_pa
         ("stage1.beta2", 0.9, "stage1.optimizer=lars"),
         ("slf.lr_floor", 0.1, "slf.schedule=steps"),
         ("slf.selection_steps", 3, "slf.selection=last"),
+        ("evaluate.corruption_names", ["fog"], "evaluate.corruptions=none"),
     ],
 )
 def test_a_setting_that_nothing_reads_is_told(request_: RunRequest, key: str, value: Any, beside: str) -> None:

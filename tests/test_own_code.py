@@ -238,6 +238,16 @@ def test_what_an_attack_or_a_plug_in_raises_names_it(tmp_path: Path, monkeypatch
     with pytest.raises(AttributeError) as raised:
         attack(torch.nn.Identity(), images, labels, threat=Threat(eps=0.1), seed=0, positions=[0, 1])
     assert str(told(raised.value)).startswith(f"the attack {tmp_path}/own.py:noise raised AttributeError in ")
+    for call, said in (
+        ("next(iter([]))", "raised StopIteration in {}, line 2\nType bench --traceback"),
+        ("noise()", "line 2: noise() missing 3 required positional arguments"),
+        ("noise(*None)", "line 2: noise() argument after * must be an iterable"),
+    ):
+        file = write(tmp_path, text.replace("labels.sideways()", call), "other.py")
+        attack = NamedAttack(ATTACKS.name_of(f"{file}:noise"), EvaluationSettings())
+        with pytest.raises((StopIteration, TypeError)) as wrong:
+            attack(torch.nn.Identity(), images, labels, threat=Threat(eps=0.1), seed=0, positions=[0, 1])
+        assert said.format(file) in str(told(wrong.value))
     # Code of an installed package is known by the package; other code, the bench's own, keeps its traceback.
     assert told(ValueError("ours")).args == ("ours",)
     point = EntryPoint("strange", "stranger_package.sub:Attack", "bench.attacks")

@@ -247,6 +247,8 @@ def _warn_of_unread(recipe: Recipe, protocols: Sequence[str]) -> None:
     arch, own = recipe.encoder.arch, {name: recipe.protocol(name) for name in protocols if name in SECTIONS}
     plans: dict[str, Any] = {**recipe.config.plans(), **own}
     unread = {name: plan.unread for name, plan in plans.items() if isinstance(plan, TrainPlan)}
+    if recipe.evaluate.corruptions == "none":
+        unread["evaluate"] = {"corruption_names": "corruptions=none"}
     unread["encoder"] = dict.fromkeys(unread_settings(arch), f"arch={typed(arch)}")
     for key in recipe.overrides:
         name, _, field_name = key.partition(".")
