@@ -265,6 +265,16 @@ def test_gradients_that_a_stage_clears_tell_nothing(tmp_path: Path) -> None:
     assert monitor.notes == []
 
 
+def test_a_step_that_changes_the_default_type_is_refused(tmp_path: Path) -> None:
+    def doubled(loss: StepLoss) -> StepLoss:
+        torch.set_default_dtype(torch.float64)
+        return loss
+
+    with pytest.raises(BenchError, match=r"stage 'toy' makes torch\.float64 the default type of torch"):
+        run(Answering(doubled), tmp_path)
+    assert torch.get_default_dtype() == torch.float32
+
+
 class Plain(ToyStage):
     """Keeps four things that no state dict has, and a step changes one of them."""
 

@@ -156,6 +156,21 @@ class Formless(Plain):
         return plain.backbone  # type: ignore[return-value]
 
 
+class Doubling(Plain):
+    """Makes all that follows float64."""
+
+    def stages(self, ctx: MethodContext) -> Iterator[Stage]:
+        torch.set_default_dtype(torch.float64)
+        yield from super().stages(ctx)
+
+
+class Exact(Stranger):
+    """Hands over an encoder in float64."""
+
+    def changed(self, encoder: Encoder) -> Encoder:
+        return encoder.double()
+
+
 class Inverting(Plain):
     """A method that inverts the images themselves when it makes its stage."""
 
@@ -196,7 +211,7 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
 @pytest.mark.parametrize(
     ("method", "complaint"),
     [
-        (Cut, r"method 'stranger' .* has 12 tensors with other names or shapes, the first 'backbone\.layer4\.1\.bn1"),
+        (Cut, r"method 'stranger' .* has 12 tensors with other names, shapes or types, .* 'backbone\.layer4\.1\.bn1"),
         (Stranger, r"method 'stranger' .* it computes other features with the same weights\. Nothing is trained"),
         (Doubled, r"method 'stranger' has two stages called 'ssl'; rename one"),
         (Overwriting, r"method 'stranger' has a stage called 'encoder', as another file of a run is; rename it"),
@@ -209,6 +224,11 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[Plain]], str]:
         (Listing, r"stage 'ssl' returned a list from positions\. It must return a tensor"),
         (Silent, r"method 'stranger' returned a NoneType from result\(\)\. .* made by ctx\.new_encoder\(\)"),
         (Formless, r"method 'stranger' returned a ResNet from form\(\)\. It must return an encoder"),
+        (
+            Doubling,
+            r"method 'stranger' makes torch\.float64 the default type of torch, .* Leave torch\.set_default_dtype",
+        ),
+        (Exact, r"has 102 tensors with other names, shapes or types, the first"),
         (Inverting, r"method 'stranger' changes the training images in place.* Change a copy"),
         (Wide, r"second\.batch_size is 1000, but there are 24 images"),
     ],
@@ -220,6 +240,18 @@ def test_what_cannot_be_evaluated_is_not_trained(
     with pytest.raises(BenchError, match=complaint):
         prepare(request)
     assert not (tmp_path / "runs").exists()
+    assert torch.get_default_dtype() == torch.float32
+
+
+def test_another_default_type_is_refused_whoever_set_it(tmp_path: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        with pytest.raises(
+            BenchError, match=r"the default type of torch is torch\.float64, .*torch\.float32\) after it"
+        ):
+            prepare(toy_request(toy_data(tmp_path / "toy.npz"), tmp_path))
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_method_that_changes_the_images_while_it_trains_has_no_encoder(

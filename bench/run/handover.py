@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.data import unit_pixels
+from bench.device import refuse_default_type, same_default_type
 from bench.errors import BenchError, Faults
 from bench.files import inside
 from bench.method import METHODS, Method, MethodContext, Stage
@@ -101,9 +102,11 @@ def _encoder(name: str, verb: str, returned: object) -> Encoder:
 
 @contextmanager
 def unchanged(images: Tensor, method: str) -> Iterator[None]:
-    """Raise BenchError if ``images`` are changed within: the protocols and the next seeds read them, too."""
+    """Raise BenchError if ``images``, or torch's default type, are changed: the protocols and next seeds read them."""
+    refuse_default_type()
     before = images._version
-    yield
+    with same_default_type(f"method {method!r}"):
+        yield
     if images._version != before:
         raise BenchError(
             f"method {method!r} changes the training images in place, and its protocols would train on what it made of "
@@ -113,9 +116,11 @@ def unchanged(images: Tensor, method: str) -> Iterator[None]:
 
 @torch.no_grad()
 def _check_form(name: str, handed: Encoder, plain: Encoder, images: Tensor) -> None:
-    ours, theirs = ({(key, *value.shape) for key, value in encoder.state_dict().items()} for encoder in (plain, handed))
-    if differing := sorted(ours ^ theirs):
-        fault = f"has {len(differing)} tensors with other names or shapes, the first {differing[0][0]!r}"
+    ours, theirs = (
+        {(key, value.dtype, *value.shape) for key, value in encoder.state_dict().items()} for encoder in (plain, handed)
+    )
+    if differing := sorted({key for key, *_ in ours ^ theirs}):
+        fault = f"has {len(differing)} tensors with other names, shapes or types, the first {differing[0]!r}"
     else:
         plain.load_state_dict(handed.state_dict())
         found, expected = (encoder.eval()(images) for encoder in (handed, plain))

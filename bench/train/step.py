@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from bench.device import autocast
+from bench.device import autocast, same_default_type
 from bench.errors import BenchError
 from bench.method import Stage, StepLoss
 from bench.parallel import copy_from_first, sharing, synchronise
@@ -34,7 +34,7 @@ def take_step(
     # Batch-norm needs two images in each part.
     parts = max(1, min(plan.accumulate, len(images) // 2))
     optimizer.zero_grad(set_to_none=True)
-    with sharing(plan.batch_norm):
+    with sharing(plan.batch_norm), same_default_type(f"stage {stage.name!r}"):
         for part, where in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
             views = stage.views(part, generator, where)
             with autocast(images.device, plan.precision):
