@@ -32,9 +32,9 @@ from bench.cli import (
     timing,
     verify,
 )
-from bench.cli._app import App
+from bench.cli._app import App, placed
 from bench.cli._streams import ReportedExit, guarded
-from bench.errors import BenchError, InterruptedRunError
+from bench.errors import BenchError, InterruptedRunError, UnwritableError
 from bench.own_code import told
 
 app = App(
@@ -133,6 +133,7 @@ def main() -> None:
             app(prog_name="bench")
         except (Exception, SystemExit) as error:
             found = told(error)
+            found = placed(found) if isinstance(found, UnwritableError) else found
             if isinstance(found, BenchError):
                 if _state.get("traceback"):
                     print_exception(error)

@@ -14,6 +14,10 @@ _FITS = 78
 """Characters of a line of help on a screen of 80."""
 
 
+_read: dict[str, Any] = {}
+"""The context of the command that was read last, which is the one that runs."""
+
+
 class App(typer.Typer):
     """Typer's application; raises BenchError where a user gives an option twice of which only the last would count."""
 
@@ -26,7 +30,7 @@ class App(typer.Typer):
 
 
 class _Once:
-    """Mixed into a command: reads the words before the command does, and the paths in them after it failed."""
+    """Mixed into a command: reads the words before the command does."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         values, _, given = self.make_parser(ctx).parse_args(args=list(args))  # type: ignore[attr-defined]
@@ -37,21 +41,21 @@ class _Once:
                 raise BenchError(f"{param.opts[-1]} is given twice, and takes one value. Keep one of them.")
             if values[param.name] == "":  # such as a variable of the shell that is not set
                 raise BenchError(f"{param.opts[-1]} is given an empty text. Give it a value, or leave it out.")
+        _read["last"] = ctx
         return super().parse_args(ctx, args)  # type: ignore[misc,no-any-return]
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; what cannot be written is told with the options that named its place."""
-        try:
-            return super().invoke(ctx)  # type: ignore[misc]
-        except UnwritableError as error:
-            options = [param for param in ctx.command.params if param.param_type_name == "option"]
-            names = [param.opts[0] for param in options if _names(ctx.params.get(param.name), error.path)]
-            raise UnwritableError(error.path, error.why, names or error.options) from error
 
 
 class _Command(_Once, TyperCommand):
     def __init__(self, name: str | None, *, help: str | None = None, **settings: Any) -> None:
         super().__init__(name, help=help and _flowing(help), **settings)
+
+
+def placed(error: UnwritableError) -> UnwritableError:
+    """Return ``error`` with the options of the command that named the place of what cannot be written."""
+    context = _read["last"]
+    options = [param for param in context.command.params if param.param_type_name == "option"]
+    names = [param.opts[0] for param in options if _names(context.params.get(param.name), error.path)]
+    return UnwritableError(error.path, error.why, names)
 
 
 def _names(value: Any, path: Path) -> bool:
