@@ -162,7 +162,7 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, what: str) 
 
     stop_at(ToyStage(make_plan()), tmp_path, STEPS)
     before = state_file(tmp_path).read_bytes()
-    named = r"weights that are not finite after epoch 3 \(stage.head.weight"
+    named = r"weights or statistics that are not finite after epoch 3 \(stage.head.weight"
     if what == "buffer":
         named = "a buffer that is not finite after epoch 3, queue"
     with pytest.raises(BenchError, match=f"'toy' has {named}"):

@@ -312,6 +312,18 @@ def test_state_that_no_checkpoint_has_is_reported_once(
     assert note.startswith(f"stage toy: '{name}' is {kind} that training changes, and no saved state has it")
 
 
+def test_running_statistics_that_are_not_finite_are_a_matter_of_the_learning_rate(tmp_path: Path) -> None:
+    class Overflowing(ToyStage):
+        def after_step(self) -> None:
+            super().after_step()
+            self.encoder.backbone.norm.running_var.fill_(math.inf)  # type: ignore[union-attr, operator]
+
+    with pytest.raises(
+        BenchError, match=r"statistics that are not finite after epoch 1 \(stage\..*running_var .* --set"
+    ):
+        run(Overflowing(make_plan()), tmp_path)
+
+
 def test_a_buffer_that_is_not_finite_is_no_matter_of_the_learning_rate(tmp_path: Path) -> None:
     stage = ToyStage(make_plan())
     stage.register_buffer("sums", torch.full((2,), math.nan))

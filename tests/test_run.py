@@ -222,7 +222,7 @@ def test_a_deleted_result_is_written_again(request_: RunRequest, tmp_path: Path)
 def test_a_record_counts_whatever_becomes_of_the_next_protocol(request_: RunRequest, tmp_path: Path) -> None:
     asked = replace(request_, protocols=("slf", "alf"), overrides={**request_.overrides, "alf.lr": 1e30})
     for _ in range(2):
-        with pytest.raises(BenchError, match="stage 'alf' has weights that are not finite"):
+        with pytest.raises(BenchError, match="stage 'alf' has weights or statistics that are not finite"):
             carry_out(asked, tmp_path / "results")
         (path,) = (tmp_path / "results").rglob("*.json")
         assert load_record(path).protocol == "slf"

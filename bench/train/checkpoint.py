@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from bench.code import code_digest
@@ -77,6 +78,16 @@ def nonfinite(stage: Stage, optimizer: Optimizer) -> list[str]:
     if not tensors or bool(torch.stack([value.isfinite().all().to(device) for value in tensors.values()]).all()):
         return []
     return [name for name, value in tensors.items() if not bool(value.isfinite().all())]
+
+
+def own_buffers(stage: Stage) -> set[str]:
+    """Return the names, as in :func:`nonfinite`, of all buffers but running statistics, which follow the weights."""
+    return {
+        f"stage.{prefix}.{name}".replace("..", ".")
+        for prefix, module in stage.named_modules()
+        if not isinstance(module, _NormBase)
+        for name in module._buffers
+    }
 
 
 def training_tensors(stage: Stage, optimizer: Optimizer | None) -> dict[str, Tensor]:

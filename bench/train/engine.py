@@ -38,6 +38,7 @@ from bench.train.checkpoint import (
     finished_path,
     load_state,
     nonfinite,
+    own_buffers,
     save_state,
     training_tensors,
     unfinished_path,
@@ -332,13 +333,13 @@ class _Epoch:
                 "a lower learning rate does not help. Look in the code of the network and of the loss for a division "
                 f"by zero, a logarithm, or numbers that grow too large{exact}"
             )
-        if names and {*names} <= {f"stage.{name}" for name, _ in stage.named_buffers()}:
+        if names and {*names} <= own_buffers(stage):
             raise BenchError(
                 f"stage {stage.name!r} has a buffer that is not finite after epoch {epoch}, {names[0][6:]}. Nothing of "
                 "this epoch was saved. Look where the stage's code sets it, or what the network's outputs grow to."
             )
         fault = (
-            f"stage {stage.name!r} has weights that are not finite after epoch {epoch} ({names[0]} and "
+            f"stage {stage.name!r} has weights or statistics that are not finite after epoch {epoch} ({names[0]} and "
             f"{len(names) - 1} other tensors): its steps were too large"
             if names
             else f"the loss of stage {stage.name!r} is not finite in epoch {epoch}"
