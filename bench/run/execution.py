@@ -143,7 +143,7 @@ def _say_collapse(run: Run, encoder: Encoder, stages: Sequence[Progress], monito
         key, lr = (f"{plans[-1][0]}.lr", plans[-1][1].lr) if plans else ("lr", 1.0)
         raise BenchError(
             f"the encoder's features are not finite, although its weights are: these grew too large in its last "
-            f"stage. Train it again with a lower learning rate, for example --set {key}={lr / 10:g}"
+            f"stage. Train it again with a lower learning rate, for example --set {key}={min(lr / 10, 1):g}"
         )
     if constant(features):
         cause, advice = (
