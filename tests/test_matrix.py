@@ -25,6 +25,7 @@ from bench.grid.grid import JobFolder
 from bench.matrix import Matrix, MatrixRequest, local_devices, plan_matrix
 from bench.matrix import devices as devices_module
 from bench.matrix.cells import _chosen, _command
+from bench.method import METHODS
 from bench.record import load_record
 from bench.run import Run, RunRequest, execute, prepare
 
@@ -333,6 +334,7 @@ def test_the_commands(
 def test_a_method_that_was_corrected_needs_the_first_command_and_no_retry(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], data: str, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(METHODS, "_entries", dict(METHODS._entries))
     (own := tmp_path / "own.py").write_text("from methods.simclr import SimCLR\n")
     request = request_of(data, tmp_path, methods=[f"{own}:SimCLR"], seeds=[0])
     folder = GridFolder.create(tmp_path / "grid", Grid(asked=request.asked, jobs=plan_matrix(request, tmp_path).jobs))
