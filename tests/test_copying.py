@@ -6,11 +6,15 @@ from copy import deepcopy
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo import mutation_guard
 from torch.nn.utils import weight_norm as old_weight_norm
 from torch.nn.utils.parametrizations import weight_norm
 
 from bench import rng
-from bench.nn import frozen_copy, trainable_copy
+from bench.nn import copying, frozen_copy, trainable_copy
+
+TAGGED = "___has_generation_tag_patch"
+"""What torch leaves on ``nn.Module`` when it has put its own functions there, for good."""
 
 
 class Tied(nn.Module):
@@ -74,6 +78,19 @@ def test_hooks_and_tensors_of_the_copy_are_its_own() -> None:
 
 def test_a_module_that_is_more_than_its_attributes_is_copied_as_it_says() -> None:
     check(built(lambda: nn.Sequential(weight_norm(nn.Linear(3, 3)), nn.BatchNorm1d(3))))
+
+
+def test_modules_are_copied_as_fast_after_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("__init__", "__setstate__"):
+        monkeypatch.setattr(nn.Module, name, getattr(nn.Module, name))  # put back after the test
+    monkeypatch.delattr(nn.Module, TAGGED, raising=False)
+    mutation_guard.install_generation_tagging_init()
+    delattr(nn.Module, TAGGED)
+    module = built(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
+    with monkeypatch.context() as patch:
+        patch.delattr(copying, "deepcopy")  # what is slow, and refuses weights that a step has computed
+        frozen_copy(module)
+    check(module)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")

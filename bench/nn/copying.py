@@ -75,5 +75,6 @@ def _is_ordinary(kind: type[nn.Module]) -> bool:
         not hasattr(kind, "__deepcopy__")
         and kind.__reduce_ex__ is object.__reduce_ex__
         and kind.__getstate__ is nn.Module.__getstate__
-        and kind.__setstate__.__module__.startswith("torch.nn.")  # they read attributes of older versions
+        # They read attributes of older versions; torch.compile and torch.export put one around the first for good.
+        and kind.__setstate__.__module__.startswith(("torch.nn.", "torch._dynamo."))
     )
