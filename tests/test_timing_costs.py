@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ from bench.cli import app
 from bench.cost import StageProbe
 from bench.errors import BenchError
 from bench.record import LOCAL, PhaseCost
-from bench.results import MeasuredCost, measured_costs
+from bench.report.figures import Choice, draw_cost
+from bench.results import LeftOut, MeasuredCost, build_leaderboard, measured_costs
 
 
 def cost(seconds: float, **changes: Any) -> PhaseCost:
@@ -55,12 +56,21 @@ def test_what_one_run_did_not_measure_is_absent(tmp_path: Path) -> None:
 
 
 def test_faulty_records_of_other_datasets_are_not_told_where_one_is_named(tmp_path: Path) -> None:
-    fill(tmp_path, make_record())
-    for dataset in ("digits", "elsewhere"):
-        (tmp_path / dataset).mkdir(exist_ok=True)
-        (tmp_path / dataset / "broken.json").write_text("{")
-    told = {name: [bad.file for bad in measured_costs(tmp_path, dataset=name)[1]] for name in (None, "digits")}
-    assert told == {None: ["digits/broken.json", "elsewhere/broken.json"], "digits": ["digits/broken.json"]}
+    results = fill(tmp_path / "results", make_record())
+    for file in ("cifar10/broken.json", "elsewhere/broken.json", "elsewhere/sweeps/x-eps.json"):
+        (results / file).parent.mkdir(exist_ok=True, parents=True)
+        (results / file).write_text("{")
+
+    def files(left_out: Iterable[LeftOut]) -> set[str]:
+        return {bad.file for bad in left_out}
+
+    assert files(measured_costs(results)[1]) == {"cifar10/broken.json", "elsewhere/broken.json"}
+    board = build_leaderboard(results)
+    drawn = [draw_cost(results, tmp_path / "figures", Choice(dataset=name)).left_out for name in (None, "cifar10")]
+    for whole in (board.left_out, board.only(tier="tiny").left_out, drawn[0]):
+        assert files(whole) == {"cifar10/broken.json", "elsewhere/broken.json", "elsewhere/sweeps/x-eps.json"}
+    for one in (measured_costs(results, dataset="cifar10")[1], board.only(dataset="cifar10").left_out, drawn[1]):
+        assert files(one) == {"cifar10/broken.json"}
 
 
 def test_ratios_are_to_the_reference_as_it_stands(tmp_path: Path) -> None:

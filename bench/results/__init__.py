@@ -10,7 +10,7 @@ from bench.results.corrections import (
 )
 from bench.results.costs import MeasuredCost, MeasuredStage, MeasuredTable, measured_costs
 from bench.results.flat import load_records
-from bench.results.groups import Failed, Found, Group, LeftOut, grouped, no_records, read_groups
+from bench.results.groups import Failed, Found, Group, LeftOut, grouped, left_out_of, no_records, read_groups
 from bench.results.measured import Measured, load_measured, without_garbage_collection
 from bench.results.published import (
     PublishedCosts,
@@ -81,6 +81,7 @@ __all__ = [
     "headline",
     "known_text",
     "label",
+    "left_out_of",
     "load_measured",
     "load_published",
     "load_records",

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from bench.monitor import plural
 from bench.recipe import Settings
 from bench.record import LOCAL, Correction
-from bench.results.groups import Failed, LeftOut, no_records, read_groups, refuse_missing
+from bench.results.groups import Failed, LeftOut, left_out_of, no_records, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows, short_rows
 from bench.results.submissions import submission_faults
@@ -80,7 +80,7 @@ class Leaderboard(Settings):
     ) -> "Leaderboard":
         """Return the board of the measured rows, and of the failed records, that match; None matches all.
 
-        Of corrections it has those of its datasets.
+        Of corrections, and of files that were left out, it has those of its datasets.
 
         Raises:
             BenchError: none has such a value, or none has them all.
@@ -97,7 +97,10 @@ class Leaderboard(Settings):
             failed = tuple(one for one in failed if value in _called(one, key))
         shown = {row.dataset for row in rows} | {one.dataset for one in failed}
         corrections = tuple(one for one in self.corrections if not chosen or one.dataset in shown)
-        return self.model_copy(update={"rows": rows, "failed": failed, "corrections": corrections})
+        left_out = tuple(left_out_of(self.left_out, dataset))
+        return self.model_copy(
+            update={"rows": rows, "failed": failed, "corrections": corrections, "left_out": left_out}
+        )
 
 
 def _among_short(row: Row) -> Row:

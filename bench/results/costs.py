@@ -8,7 +8,7 @@ from bench.errors import Faults
 from bench.own_code import is_own
 from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, Phase, PhaseCost, Record
-from bench.results.groups import LeftOut, grouped, read_groups
+from bench.results.groups import LeftOut, grouped, left_out_of, read_groups
 from bench.results.measured import Measured
 from bench.results.remarks import budget_text, precision_text
 from bench.results.tiers import tier_forms
@@ -109,7 +109,7 @@ def measured_costs(
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
     wanted = [table for table in tables if dataset in (None, table.dataset) and tier in (None, table.tier)]
-    return sorted(wanted, key=_order), [bad for bad in left_out if dataset in (None, Path(bad.file).parent.name)]
+    return sorted(wanted, key=_order), left_out_of(left_out, dataset)
 
 
 def _installed(method: str) -> str:

@@ -23,6 +23,11 @@ class LeftOut(Settings):
     reason: str
 
 
+def left_out_of(left_out: Iterable[LeftOut], dataset: str | None) -> list[LeftOut]:
+    """Return those of ``left_out`` that lie in the folder of ``dataset``; None: all."""
+    return [bad for bad in left_out if dataset in (None, *Path(bad.file).parts)]
+
+
 class Failed(LeftOut):
     """A record whose evaluation failed a check of the doctor: no result, but named below the tables."""
 

@@ -37,6 +37,7 @@ from bench.results import (
     build_leaderboard,
     grouped,
     label,
+    left_out_of,
     no_records,
     read_groups,
     table_of,
@@ -48,7 +49,7 @@ R = TypeVar("R", Row, SweepRow, Group)
 
 
 class Drawn(NamedTuple):
-    """The figures that were drawn, and the results that were left out."""
+    """The figures that were drawn, and the results that were left out: of one dataset, where one was chosen."""
 
     files: list[Path]
     """The figures, each as PNG and SVG."""
@@ -117,7 +118,7 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
             f"bands: {spread_text(score for row in table for score in row.scores)}",
         )
         files += save_figure(figure, output, free_name(table_file(kind, key), [*key[:-1], settings.digest()], files))
-    return Drawn(files, board.left_out)
+    return Drawn(files, left_out_of(board.left_out, choice.dataset))
 
 
 def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, time: bool = False) -> Drawn:
@@ -153,7 +154,7 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
         )
         name = table_file("time" if time else "cost", key, *machines)
         files += save_figure(figure, output, free_name(name, [*key, *machines], files))
-    return Drawn(files, board.left_out)
+    return Drawn(files, left_out_of(board.left_out, choice.dataset))
 
 
 def draw_curves(
@@ -188,7 +189,7 @@ def draw_curves(
         files += save_figure(figure, output, free_name(file, record.protocol_sha256, files))
         monitor.advance(1, file)
     monitor.end()
-    return Drawn(files, left_out)
+    return Drawn(files, left_out_of(left_out, choice.dataset))
 
 
 def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -> Drawn:
@@ -219,7 +220,7 @@ def draw_minimal(results_dir: Path, output: Path, choice: Choice = EVERYTHING) -
         )
         name = table_file("minimal", key, first.threat.norm)
         files += save_figure(figure, output, free_name(name, key, files))
-    return Drawn(files, left_out)
+    return Drawn(files, left_out_of(left_out, choice.dataset))
 
 
 def _of_sweep(row: SweepRow) -> tuple[str, str, str]:
