@@ -67,7 +67,7 @@ def test_faulty_records_of_other_datasets_are_not_told_where_one_is_named(tmp_pa
     assert files(measured_costs(results)[1]) == {"cifar10/broken.json", "elsewhere/broken.json"}
     board = build_leaderboard(results)
     drawn = [draw_cost(results, tmp_path / "figures", Choice(dataset=name)).left_out for name in (None, "cifar10")]
-    for whole in (board.left_out, board.only(tier="tiny").left_out, drawn[0]):
+    for whole in (board.left_out, board.only(tier="mini").left_out, drawn[0]):
         assert files(whole) == {"cifar10/broken.json", "elsewhere/broken.json", "elsewhere/sweeps/x-eps.json"}
     for one in (measured_costs(results, dataset="cifar10")[1], board.only(dataset="cifar10").left_out, drawn[1]):
         assert files(one) == {"cifar10/broken.json"}
