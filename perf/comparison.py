@@ -222,9 +222,8 @@ def _typed() -> list[str]:
 def machine() -> str:
     """Return the name of this machine: processor, instruction set, cores and memory."""
     processor = device_name(torch.device("cpu")).rpartition(",")[0]
-    instructions = torch.backends.cpu.get_cpu_capability()
     memory = psutil.virtual_memory().total / 2**30
-    return f"{processor} ({instructions}), {psutil.cpu_count()} cores, {memory:.0f} GiB"
+    return f"{processor}, {psutil.cpu_count()} cores, {memory:.0f} GiB"
 
 
 class _Usage:

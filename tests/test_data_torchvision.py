@@ -140,5 +140,5 @@ def test_a_damaged_folder_is_named(tiny_cifar: Path) -> None:
 
 def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(BenchError, match=r"cannot keep CIFAR10 in .*file: .*--data-dir"):
+    with pytest.raises(BenchError, match=r"cannot keep CIFAR10 in .*file: it is a file\. .*--data-dir"):
         load_dataset("cifar10", tmp_path / "file")

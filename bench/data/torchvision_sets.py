@@ -94,8 +94,9 @@ def _explained(kind: Any, home: str, data_dir: Path) -> Iterator[None]:
 
 def _remedy(kind: Any, home: str, data_dir: Path, error: Exception) -> str:
     if _is_disk(error):
+        reason = "it is a file" if data_dir.is_file() else error
         return (
-            f"cannot keep {kind.__name__} in {data_dir}: {error}. "
+            f"cannot keep {kind.__name__} in {data_dir}: {reason}. "
             "Free some space there, or name another folder with --data-dir."
         )
     archive, extracted = data_dir / kind.filename, data_dir / kind.base_folder

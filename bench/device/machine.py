@@ -40,7 +40,11 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of ``device`` for tables."""
+    """Return the name of ``device`` for tables.
+
+    That of a CPU includes the instructions which PyTorch computes with: with AVX2 the same processor rounds differently
+    and takes another time than with AVX-512, and clouds call both by one name.
+    """
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
     return f"{_processor()}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
@@ -104,9 +108,10 @@ def busy_cores() -> tuple[float, int]:
 
 
 def _processor() -> str:
+    instructions = torch.backends.cpu.get_cpu_capability()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return names[0]
-    except (OSError, IndexError):
-        return "CPU"
+            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = "CPU"
+    return name if instructions == "DEFAULT" else f"{name} ({instructions})"

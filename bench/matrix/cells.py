@@ -11,7 +11,8 @@ from bench.errors import BenchError, Faults, together, unknown
 from bench.grid import GridJob, JobFolder
 from bench.method import METHODS, Method
 from bench.own_code import files_of, is_in_file, own_objects
-from bench.recipe import PROTOCOLS, Fidelity, load_tier, override_text
+from bench.recipe import PROTOCOLS, Fidelity, load_tier, override_text, with_checked_fields
+from bench.recipe.fields import Whole
 from bench.run import Run, RunRequest, peak_memory, prepare, shared_stages
 
 ALL = "all"
@@ -19,6 +20,7 @@ SHARED = "(shared stage)"
 """In the place of a method, for the jobs that train stages which several cells share."""
 
 
+@with_checked_fields
 @dataclass(frozen=True)
 class MatrixRequest:
     """The options of ``bench matrix``."""
@@ -26,7 +28,7 @@ class MatrixRequest:
     methods: Sequence[str]
     """Names, or ``all``."""
     datasets: Sequence[str]
-    seeds: Sequence[int] = (0,)
+    seeds: Sequence[Whole] = (0,)
     protocols: Sequence[str] | None = None
     """Each method gets those of them that apply to it; None: all that apply."""
     tier: str | None = None

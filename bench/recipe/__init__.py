@@ -50,7 +50,14 @@ from bench.recipe.sections import (
     Start,
     attack_name,
 )
-from bench.recipe.settings import Crop, MirrorProbability, Settings, canonical_digest, with_checked_arguments
+from bench.recipe.settings import (
+    Crop,
+    MirrorProbability,
+    Settings,
+    canonical_digest,
+    with_checked_arguments,
+    with_checked_fields,
+)
 from bench.recipe.threat import Norm, Threat, radius_fault
 from bench.recipe.tiers import Tier, load_tier, tier_names
 
@@ -113,5 +120,6 @@ __all__ = [
     "tier_names",
     "typed_options",
     "with_checked_arguments",
+    "with_checked_fields",
     "within",
 ]

@@ -150,13 +150,15 @@ def _unfit(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 
 
-def with_checked_arguments(verb: Callable[P, R]) -> Callable[P, R]:
+def with_checked_arguments(verb: Callable[P, R], title: str | None = None) -> Callable[P, R]:
     """Return ``verb``, which raises one BenchError with every argument that is not of the type it declares.
 
-    A text becomes a path where a path is declared.
+    A text becomes a path where a path is declared. ``title`` names it in the message, if its own name does not.
     """
+    title = title or verb.__name__
     names = signature(verb)
     call: Callable[..., R] = validate_call(config=ConfigDict(arbitrary_types_allowed=True))(verb)
 
@@ -165,11 +167,12 @@ def with_checked_arguments(verb: Callable[P, R]) -> Callable[P, R]:
         try:
             given = names.bind(*args, **kwargs).arguments
         except TypeError as error:
-            raise BenchError(f"{verb.__name__}: {error}. Its arguments: {', '.join(names.parameters)}.") from None
+            known = ", ".join(name for name in names.parameters if name != "self")
+            raise BenchError(f"{title}: {error}. Its arguments: {known}.") from None
         try:
             return call(**given)
         except ValidationError as error:
-            if error.title != verb.__name__:
+            if error.title not in (verb.__name__, verb.__qualname__):
                 raise
             wanted: dict[str, dict[str, None]] = {}  # one fault for all members of a union
             for fault in error.errors():
@@ -178,9 +181,15 @@ def with_checked_arguments(verb: Callable[P, R]) -> Callable[P, R]:
                 f"{name}: {' or '.join(words).replace(' or must be', ' or')} (given: {_shown_argument(given[name])})"
                 for name, words in wanted.items()
             ]
-            raise BenchError(listed(verb.__name__, faults)) from None
+            raise BenchError(listed(title, faults)) from None
 
     return checked
+
+
+def with_checked_fields(kind: type[T]) -> type[T]:
+    """Return the dataclass ``kind``, whose fields are checked as :func:`with_checked_arguments` checks arguments."""
+    kind.__init__ = with_checked_arguments(kind.__init__, kind.__name__)  # type: ignore[method-assign]
+    return kind
 
 
 _TYPES = {

@@ -29,7 +29,9 @@ from bench.recipe import (
     TrainPlan,
     build_recipe,
     load_tier,
+    with_checked_fields,
 )
+from bench.recipe.fields import Whole
 from bench.record import RecordName
 from bench.run.data import Corruptions, dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile, plain_encoder
@@ -40,6 +42,7 @@ _COPIES = 4
 """Copies of the encoder that a run keeps on disk: two in the training state with momenta, the result, a classifier."""
 
 
+@with_checked_fields
 @dataclass(frozen=True)
 class RunRequest:
     """The options of ``bench run``."""
@@ -54,7 +57,7 @@ class RunRequest:
     """None: SLF, ALF and AFF, or what the method allows of them."""
     finetune_dataset: str | None = None
     """Data for protocols and evaluation (transfer); None: the pre-training data."""
-    seed: int = 0
+    seed: Whole = 0
     overrides: Mapping[str, Any] = field(default_factory=dict)
     budget: str | None = None
     """The compute for pre-training: floating-point operations, or ``like:METHOD``; it determines the epochs."""
@@ -321,9 +324,12 @@ def _check_protocol(protocol: str, title: str, method: type[Method]) -> None:
     if protocol not in ALL_PROTOCOLS:
         raise unknown("protocol", protocol, possible)
     if protocol not in possible:
-        whole = f"{method.info.title} is a whole classifier, which is judged as it is"
-        reasons = {possible: "it has no pre-trained features", (RELEASED,): whole}
-        reason = "it is no whole classifier" if protocol == RELEASED else reasons[possible]
+        if protocol == RELEASED:
+            reason = "it is no whole classifier"
+        elif possible == (RELEASED,):
+            reason = f"{method.info.title} is a whole classifier, which is judged as it is"
+        else:
+            reason = f"it is evaluated under {', '.join(possible)} alone"
         raise BenchError(
             f"{title} cannot be evaluated under {protocol}: {reason}. Type --protocols {','.join(possible)}"
         )

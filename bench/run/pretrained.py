@@ -11,7 +11,8 @@ from bench.data import DATASETS, DataIn, Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
-from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated
+from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated, with_checked_fields
+from bench.recipe.fields import Whole
 from bench.robustbench import KIND, Entry, find_entry
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
 from bench.run.encoder import EncoderFile
@@ -21,6 +22,7 @@ from bench.run.named import WeightChoices, is_option, open_encoder
 from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
 
 
+@with_checked_fields
 @dataclass(frozen=True)
 class EvaluationRequest:
     """The options of ``bench evaluate``."""
@@ -34,7 +36,7 @@ class EvaluationRequest:
     """Data for protocols and evaluation; None: the pre-training data."""
     protocols: str | Sequence[str] | None = None
     """None: all protocols that the method allows."""
-    seed: int | None = None
+    seed: Whole | None = None
     """Of protocols and evaluation; None: the seed of pre-training."""
     overrides: Mapping[str, Any] = field(default_factory=dict)
     """Keys of the protocols, of ``evaluate`` and of ``threat``."""

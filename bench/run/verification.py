@@ -19,7 +19,7 @@ from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier
 from bench.protocol import build_protocol, released_classifier
-from bench.recipe import RELEASED, Recipe, canonical_digest
+from bench.recipe import RELEASED, Recipe, canonical_digest, with_checked_fields
 from bench.record import (
     Reason,
     Record,
@@ -37,6 +37,7 @@ from bench.train import train
 from bench.zoo import digest, is_foreign, load_tensors
 
 
+@with_checked_fields
 @dataclass(frozen=True)
 class VerificationRequest:
     """The options of ``bench verify``."""

@@ -1,4 +1,4 @@
-"""What is said where other programs leave too few CPU cores."""
+"""The machine: what a CPU is called, and what is said where other programs leave too few of its cores."""
 
 import subprocess
 import sys
@@ -8,7 +8,7 @@ import psutil
 import pytest
 import torch
 
-from bench.device import crowding, starvation
+from bench.device import crowding, device_name, starvation
 
 CPU = torch.device("cpu")
 
@@ -17,6 +17,17 @@ def machine(patch: pytest.MonkeyPatch, *, cores: int, busy: float, threads: int)
     patch.setattr(psutil, "cpu_count", lambda: cores)
     patch.setattr(psutil, "cpu_percent", lambda interval: 100 * busy / cores)
     patch.setattr(torch, "get_num_threads", lambda: threads)
+
+
+@pytest.mark.parametrize(("instructions", "named"), [("AVX2", True), ("AVX512", True), ("DEFAULT", False)])
+def test_a_cpu_is_called_after_its_instructions(
+    monkeypatch: pytest.MonkeyPatch, instructions: str, named: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    name = device_name(CPU)
+    assert name.endswith(f"({instructions}), 3 threads" if named else ", 3 threads")
+    assert (instructions in name) == named
 
 
 @pytest.mark.parametrize(
