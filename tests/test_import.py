@@ -27,7 +27,7 @@ from bench.nn import ENCODERS
 from bench.record import Record
 from bench.run import import_encoder
 from bench.run.encoder import load_encoder
-from bench.zoo import ORIGINS, ImportChoices, import_checkpoint, short_name
+from bench.zoo import ORIGINS, ImportChoices, import_checkpoint, save_tensors, short_name
 
 # What it says and writes
 
@@ -66,8 +66,11 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
     assert "year" not in out
     assert "exists already" in bench("import", str(file)).stderr
     said = bench("import", "mine.safetensors").stderr
-    assert "is a file of the bench already. An encoder needs no import; type `bench evaluate mine.safetensors`." in said
-    assert "its encoder is the encoder.safetensors of the run" in said
+    assert "mine.safetensors is a file of the bench already, and needs no import: type `bench evaluate mine" in said
+    save_tensors(Path("slf.safetensors"), {"head.weight": torch.ones(2, 2)}, {"protocol": "slf"})
+    said = bench("import", "slf.safetensors").stderr
+    assert "needs no import: it is no encoder, but the state of a stage or the classifier of a protocol. The " in said
+    assert "bench evaluate" not in said
 
 
 def test_safetensors_of_others_are_read(bench: Bench) -> None:
@@ -75,6 +78,7 @@ def test_safetensors_of_others_are_read(bench: Bench) -> None:
     code, out, err = bench("import", "theirs.safetensors", *SAID)
     assert code == 0, err
     assert "year: the present one, because the file does not show its paper; --year changes it\n" in out
+    assert "assumed: what leaves no trace in a file, such as strides, pooling and ReLU, is as in resnet18\n" in out
     assert load_encoder(Path("theirs-encoder.safetensors")).tensors["backbone.conv1.weight"].shape == (2, 3, 3, 3)
 
 

@@ -89,6 +89,8 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool, *, dated: boo
     print(f"taken: {report.tensors} tensors" + (f" below {report.network}" if report.network else ""))
     for name, what in report.dropped.items():
         print(f"left out, {name}: {what}")
+    if report.origin == NO_ORIGIN:
+        print(f"assumed: what leaves no trace in a file, such as strides, pooling and ReLU, is as in {report.arch}")
     if report.caution:
         print(report.caution)
     if path:

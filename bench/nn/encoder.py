@@ -103,7 +103,12 @@ class Encoder(nn.Module):
         self.to(memory_format=self._memory_format)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of ``images`` [B, C, H, W] in [0, 1]."""
+        """Return the features of ``images`` [B, C, H, W] in [0, 1]; raises BenchError for anything else than floats."""
+        if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+            raise BenchError(
+                f"the encoder takes images [B, C, H, W] in [0, 1], as a tensor of floats; given: {_kind(images)}. Make "
+                "one image a batch with image[None], and integers from 0 to 255 floats with images / 255."
+            )
         return over_devices(self._features, images)
 
     def _features(self, images: Tensor) -> Tensor:
@@ -121,6 +126,11 @@ class Encoder(nn.Module):
         if isinstance(copy.backbone, Preparable):
             copy.backbone.prepare_for_attack()
         return copy.eval().requires_grad_(False)
+
+
+def _kind(value: object) -> str:
+    """Return the type of ``value``, and the shape of a tensor, for a message."""
+    return f"{value.dtype} {[*value.shape]}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
 
 
 def with_loaded_encoder(overrides: Mapping[str, Any]) -> dict[str, Any]:

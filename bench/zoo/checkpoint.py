@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.serialization import safe_globals
 
 from bench.errors import BenchError, short
-from bench.zoo.tensors import FORMAT
+from bench.zoo.tensors import FORMAT, load_metadata
 
 _AGAIN = "Download it again, and compare its size, or its checksum, with the source."
 
@@ -105,17 +105,23 @@ def read_checkpoint(path: Path) -> Any:
         raise BenchError(f"{path} {fault}")
     if _is_safetensors(head):
         if not is_foreign(path):
-            raise BenchError(
-                f"{path} is a file of the bench already. An encoder needs no import; type `bench evaluate "
-                f"{shlex.quote(str(path))}`. A protocol's file holds a classifier; its encoder is the "
-                "encoder.safetensors of the run."
-            )
+            raise _ours(path)
         return _read_safetensors(path)
     if not head.startswith(_PICKLES):
         raise BenchError(
             f"{path} is no checkpoint: it begins with {head[:8]!r}. Give a file that torch.save wrote, or safetensors."
         )
     return _read_pickle(path)
+
+
+def _ours(path: Path) -> BenchError:
+    what = f"{path} is a file of the bench already, and needs no import"
+    if {"recipe", "imported"} & load_metadata(path).keys():
+        return BenchError(f"{what}: type `bench evaluate {shlex.quote(str(path))}`.")
+    return BenchError(
+        f"{what}: it is no encoder, but the state of a stage or the classifier of a protocol. The encoder of a run is "
+        "its encoder.safetensors."
+    )
 
 
 def is_foreign(path: Path) -> bool:
