@@ -11,6 +11,7 @@ from bench.nn import unread_settings
 from bench.recipe import AFFSettings, Recipe, reevaluated
 from bench.results import read_groups
 from bench.results.rows import make_rows
+from bench.results.verifications import Verifications
 from bench.run import RunRequest, prepare
 
 BATCHES = {"stage1.batch_size": 8, "slf.batch_size": 8}
@@ -73,7 +74,7 @@ def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_pa
     assert record.recipe["overrides"] == {**SMALL, "threat.eps": 8 / 255}
     ((plain, plain_path),) = carry_out(request_, results)
     assert (plain.sha256, plain_path) == (record.sha256, path)
-    (row,) = make_rows(read_groups(results).groups, results, {})
+    (row,) = make_rows(read_groups(results).groups, results, Verifications())
     assert "threat.eps" not in row.overrides
 
 

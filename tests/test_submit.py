@@ -14,9 +14,10 @@ from bench.cli import main
 from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
-from bench.record import Diagnosis, correct, load_record, load_submission
+from bench.record import Diagnosis, correct, load_record, load_submission, load_verification, save_verification
 from bench.report.model_export import Submitted, write_submission
 from bench.report.model_export import submission as module
+from bench.results import build_leaderboard
 from bench.run import Finished, finished_in
 
 
@@ -74,9 +75,13 @@ def test_the_walk_of_the_page(
         subprocess.run(line, shell=True, cwd=folder, check=True)
     board = write_leaderboard(folder / "results", folder / "LEADERBOARD.md")
     assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "its weights are those of published records"
-    assert {row.protocol: row.verified for row in board.rows} == {"slf": (0,), "knn": (1,)}
+    assert (known := {row.protocol: row.verified for row in board.rows}) == {"slf": (0,), "knn": (1,)}
     monkeypatch.chdir(folder)
     (published,) = (folder / "results" / "toy").glob("*-knn-*.json")
+    (grace,) = published.parent.glob("verifications/*.json")
+    ada = load_verification(grace).model_copy(update={"by": "ADA  <ada@example.org>"})
+    save_verification(published, ada.sealed())
+    assert {row.protocol: row.verified for row in build_leaderboard(folder / "results").rows} == known, "not one's own"
     assert find_record(verify[2], folder / "results").path.samefile(published), "the card still names it"
     published.unlink()
     with pytest.raises(CheckFailedError, match=r"records/toy/.*knn.*json is missing, and listed in submission.json"):

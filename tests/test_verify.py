@@ -227,6 +227,15 @@ def test_the_board_counts_the_people_who_verified_every_seed(tmp_path: Path) -> 
     assert f"Measured again: DeACL 2022, seed 0, by Ada, 2026-01-01, {seen}" in text
 
 
+def test_a_person_counts_once_however_the_name_is_typed(tmp_path: Path) -> None:
+    record = make_record()
+    fill(tmp_path, record)
+    (path,) = (tmp_path / "cifar10").glob("*.json")
+    for day, name in enumerate(("Zo\u00eb", "zoe\u0308", "ZO\u00cb", " Zo\u00eb  ", "Zoe"), start=1):
+        save_verification(path, verification(record, name, finished=datetime(2026, 2, day, tzinfo=UTC)))
+    assert build_leaderboard(tmp_path).rows[0].verified == (2,)
+
+
 def test_images_that_differ_are_named_and_within_the_allowance_they_count(tmp_path: Path) -> None:
     record = make_record().sealed()
     right, wrong = (record.ra.outcome.unpack().index(hit) for hit in (True, False))

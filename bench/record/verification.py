@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
+from unicodedata import normalize
 
 from pydantic import AwareDatetime
 
@@ -42,6 +43,11 @@ def signed(by: str) -> str:
     if not name:
         raise BenchError("--by is empty. Type your name, as in --by 'Ada Lovelace'")
     return _Signed.parse({"by": name}, "--by").by
+
+
+def person(by: str) -> str:
+    """Return what is the same for every way to type the name ``by``: its case, spaces and form of Unicode."""
+    return normalize("NFKC", " ".join(by.split()).casefold())
 
 
 class Flip(NamedTuple):

@@ -11,7 +11,7 @@ from bench.record import LOCAL, Correction
 from bench.results.groups import Failed, LeftOut, left_out_of, no_records, read_groups, refuse_missing
 from bench.results.published import PublishedNumber, load_published
 from bench.results.rows import Row, make_rows, short_rows
-from bench.results.submissions import submission_faults
+from bench.results.submissions import read_submissions
 from bench.results.sweeps import SweepRow, read_sweeps
 from bench.results.verifications import read_verifications
 
@@ -125,9 +125,9 @@ def build_leaderboard(results_dir: Path, *, local: bool = True) -> Leaderboard:
     """
     refuse_missing(results_dir)
     groups, left_out, corrections, hidden = read_groups(results_dir, local=local)
-    verifications, bad_verifications = read_verifications(results_dir, groups, hidden, local=local)
+    submitters, offered = read_submissions(results_dir)
+    verifications, bad_verifications = read_verifications(results_dir, groups, hidden, submitters, local=local)
     sweeps, bad_sweeps = read_sweeps(results_dir, groups, hidden, local=local)
-    offered = submission_faults(results_dir)
     return Leaderboard(
         rows=make_rows(groups, results_dir, verifications),
         sweeps=sweeps,

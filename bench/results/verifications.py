@@ -3,18 +3,33 @@
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.errors import BenchError
-from bench.record import LOCAL, Record, Verification, load_verification, verification_files
+from bench.record import LOCAL, Record, Verification, load_verification, person, verification_files
 from bench.results.groups import Group, LeftOut
 from bench.results.wording import machine_text
 
-Verifications = Mapping[str, Sequence[Verification]]
-"""By the digest of the record."""
+
+class Verifications(NamedTuple):
+    """The verifications of records, by the records' digests."""
+
+    found: Mapping[str, Sequence[Verification]] = {}
+    submitters: Mapping[str, str] = {}
+    """Who submitted each record, where that is known: their own verification is shown and not counted."""
+
+    def of(self, record: Record) -> Sequence[Verification]:
+        """Return those of ``record``."""
+        return self.found.get(record.sha256, ())
 
 
 def read_verifications(
-    results_dir: Path, groups: Sequence[Group], hidden: Collection[str], *, local: bool = True
+    results_dir: Path,
+    groups: Sequence[Group],
+    hidden: Collection[str],
+    submitters: Mapping[str, str],
+    *,
+    local: bool = True,
 ) -> tuple[Verifications, list[LeftOut]]:
     """Return the verifications of the records of ``groups``, and the files that cannot be trusted.
 
@@ -35,7 +50,7 @@ def read_verifications(
                 left_out.append(LeftOut(file=path.relative_to(results_dir).as_posix(), reason=fault))
             else:
                 found[verification.record_sha256].append(verification)
-    return found, left_out
+    return Verifications(found, submitters), left_out
 
 
 def _fault(verification: Verification, record: Record | None, hidden: Collection[str]) -> str | None:
@@ -45,16 +60,19 @@ def _fault(verification: Verification, record: Record | None, hidden: Collection
     return verification.fault(record)
 
 
-def verifiers(group: Group, found: Verifications) -> tuple[int, ...]:
-    """Return, by seed, how many people have verified the record."""
-    return tuple(
-        len({each.by for each in found.get(one.record.sha256, ()) if not each.apart(one.record)}) for one in group.seeds
-    )
+def verifiers(group: Group, verifications: Verifications) -> tuple[int, ...]:
+    """Return, by seed, how many people besides its submitter have verified the record."""
+
+    def others(record: Record) -> set[str]:
+        found = {person(each.by) for each in verifications.of(record) if not each.apart(record)}
+        return found - {person(verifications.submitters.get(record.sha256, ""))}
+
+    return tuple(len(others(one.record)) for one in group.seeds)
 
 
-def checks(group: Group, found: Verifications) -> tuple[tuple[str, ...], ...]:
+def checks(group: Group, verifications: Verifications) -> tuple[tuple[str, ...], ...]:
     """Return, by seed, a line for each verification: who, when, where, and how many images differ."""
-    return tuple(tuple(map(_line, found.get(one.record.sha256, ()))) for one in group.seeds)
+    return tuple(tuple(map(_line, verifications.of(one.record))) for one in group.seeds)
 
 
 def _line(verification: Verification) -> str:
@@ -71,10 +89,10 @@ def _line(verification: Verification) -> str:
     )
 
 
-def contested(group: Group, found: Verifications) -> Iterator[str]:
+def contested(group: Group, verifications: Verifications) -> Iterator[str]:
     """Yield a sentence for each verification that a record of ``group`` has not passed."""
     for one in group.seeds:
-        for each in found.get(one.record.sha256, ()):
+        for each in verifications.of(one.record):
             if apart := each.apart(one.record):
                 what = " and ".join(apart).upper()
                 yield f"{each.by} measured another {what} from the same weights (seed {one.record.seed})"
