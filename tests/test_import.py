@@ -56,7 +56,7 @@ def test_it_says_what_it_took_and_writes_a_file_of_ours(bench: Bench) -> None:
     assert "--title is empty" in bench("import", str(file), "--title", " ").stderr
     for part in (
         "Mine 2025",
-        "resnet18, width 2, 16 features",
+        "resnet18 of width 2, 16 features",
         "number 1 (adversarial)",
         "the projector",
         "imagenet: ",
@@ -261,3 +261,20 @@ def test_a_pickle_that_would_run_code_is_refused(
     assert name in err
     assert "Nothing was run. The safe way: ask for the file as safetensors" in err
     assert [path.name for path in Path().iterdir()] == ["theirs.pt"], "nothing was run, and nothing written"
+
+
+def test_an_export_of_an_own_network_is_imported_with_its_file(bench: Bench) -> None:
+    Path("net.py").write_text(
+        "from torch import nn\n\ndef make(image_shape):\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n"
+    )
+    save_file({"0.weight": torch.rand(4, 3, 3, 3), "0.bias": torch.rand(4)}, "net.safetensors")
+    words = ("--weights", "net.safetensors", "--dataset", toy_data(Path("toy.npz")), "--protocols", "knn", "--device")
+    assert bench("evaluate", "./net.py:make", *words, "cpu", "--set", "evaluate.autoattack=false").code == 0
+    (run,) = (path.name for path in Path("runs").iterdir() if path.is_dir())
+    assert bench("export", run, "--output", "made").code == 0
+    code, out, err = bench("--encoder", "./net.py:make", "import", "made", "--output", "back.safetensors")
+    assert code == 0, err
+    assert re.search(r"^architecture: make\+\w{8}, 4 features$", out, re.M)
+    assert not re.search("^(stem|batch-norm|assumed):", out, re.M), "those of the bench's own networks"
+    assert "evaluate it with: bench --encoder ./net.py:make evaluate back.safetensors --dataset " in out

@@ -1,14 +1,16 @@
 """Attacks by name: those of the bench, and whatever a package adds through the entry-point group ``bench.attacks``."""
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
+import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from bench import rng
@@ -18,10 +20,15 @@ from bench.attack.ball import ball_around, refuse_outside
 from bench.attack.frozen import needing_gradients
 from bench.attack.minimal import MinimumNorm
 from bench.attack.supervised import Embedding, Supervised
+from bench.device import same_default_type
 from bench.errors import BenchError
-from bench.recipe import EvaluationSettings, Norm, Precision, Threat, attack_name
+from bench.recipe import EvaluationSettings, Norm, Precision, Settings, Threat, attack_name
+from bench.recipe.fields import Name, Text, Whole
 from bench.record import Drawn
 from bench.registry import Registry
+
+_LARGEST = 2**63
+"""Larger numbers, infinite ones and those that are none are words in a record."""
 
 
 class Attack(Protocol):
@@ -82,6 +89,15 @@ ATTACKS.add("min-norm", MinimumNorm())
 ATTACKS.add("embedding", Embedding.of)
 
 
+class _Said(Settings):
+    """What an attack says of itself, as a record can hold it."""
+
+    settings: dict[Text, Text]
+    """Those that are words."""
+    least_classes: Annotated[Whole, Field(ge=1)]
+    package: Name | None
+
+
 class NamedAttack:
     """An attack of the registry; each of its results is checked.
 
@@ -91,8 +107,8 @@ class NamedAttack:
         stream: the name of its generators; RA's is "pgd".
 
     Raises:
-        BenchError: there is no attack of that name, it cannot be made from these settings, or its package is not
-            installed.
+        BenchError: there is no attack of that name, it cannot be made from these settings, what it says of itself is
+            of another type or cannot be written, or its package is not installed.
     """
 
     def __init__(self, name: str, settings: EvaluationSettings, *, stream: str = "pgd") -> None:
@@ -110,8 +126,17 @@ class NamedAttack:
         self._watched = _takes(self.attack, "on_gradient")
         self.start_drawn: Drawn = "per image" if getattr(self.attack, "per_image", False) else "per batch"
         self.minimal = hasattr(self.attack, "nearest")
-        self._least_classes: int = getattr(self.attack, "least_classes", 2)
-        self.package: str | None = getattr(self.attack, "package", None)
+        self.settings: dict[str, int | float | str] = {**self.from_recipe, **_plain(self.attack)}
+        """The recipe's numbers, where it is made from them; and those and the words in its fields, as a dataclass."""
+        said = _Said.parse(
+            {
+                "settings": {key: value for key, value in self.settings.items() if isinstance(value, str)},
+                "least_classes": getattr(self.attack, "least_classes", 2),
+                "package": getattr(self.attack, "package", None),
+            },
+            f"the attack {name!r}",
+        )
+        self._least_classes, self.package = said.least_classes, said.package
         try:
             self.package_version = version(self.package) if self.package else None
         except PackageNotFoundError:
@@ -139,11 +164,6 @@ class NamedAttack:
                 f"the attack {self.name!r} looks for the boundary of the network that gives its gradients, which would "
                 f"be that of {precision}. Type --set evaluate.attack_precision=fp32, or leave {self.name} out"
             )
-
-    @property
-    def settings(self) -> dict[str, int | float | str]:
-        """The recipe's numbers, where it is made from them; and those and the words in its fields, as a dataclass."""
-        return {**self.from_recipe, **_plain(self.attack)}
 
     @property
     def steps(self) -> int | None:
@@ -198,7 +218,7 @@ class NamedAttack:
             generator = rng.generator(seed, self._stream, positions[0], restart, device=images.device)
         watch = {"on_gradient": on_gradient} if self._watched else {}
         # Copies: what an attack does to them in place cannot make a result look as if it had not moved.
-        with self._gradients(model, images):
+        with self._running(model, images, seed, positions[0], restart):
             x_adv = self.attack(model, images.clone(), labels.clone(), threat=threat, generator=generator, **watch)
         self._refuse(x_adv, images, threat)
         return ball_around(images, threat).project(x_adv.detach())
@@ -209,16 +229,20 @@ class NamedAttack:
         Raises:
             BenchError: the model has no gradients, or the result is not finite, leaves [0, 1], or has another shape.
         """
-        with self._gradients(model, images):
+        with self._running(model, images, 0):
             found = self.attack.nearest(model, images.clone(), labels.clone(), norm=norm)
         farthest = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
         self._refuse(found, images, Threat(norm=norm, eps=farthest))
         nearest: Tensor = found.detach()
         return nearest
 
-    def _gradients(self, model: nn.Module, images: Tensor) -> AbstractContextManager[None]:
-        instead = "choose another with --attacks or --set evaluate.attack=pgd"
-        return needing_gradients(model, images, f"the attack {self.name!r}", instead)
+    @contextmanager
+    def _running(self, model: nn.Module, images: Tensor, seed: int, *place: int) -> Iterator[None]:
+        """Guard what runs within: whatever an attack changes outside its images is put back, or refused."""
+        name, instead = f"the attack {self.name!r}", "choose another with --attacks or --set evaluate.attack=pgd"
+        drawn = rng.scoped(seed, self._stream, "global", *place, device=images.device)
+        with drawn, same_default_type(name), needing_gradients(model, images, name, instead):
+            yield
 
     def _refuse(self, x_adv: object, images: Tensor, threat: Threat) -> None:
         refuse_outside(x_adv, images, threat, f"the attack {self.name!r}")
@@ -235,7 +259,10 @@ def _plain(attack: object) -> dict[str, int | float | str]:
     found: dict[str, int | float | str] = {}
     for field in fields(attack) if is_dataclass(attack) else ():
         value = getattr(attack, field.name)
-        if isinstance(value, int | float | str):
+        value = value.item() if isinstance(value, np.generic) else value
+        if isinstance(value, int | float) and not abs(value) < _LARGEST:
+            found[field.name] = str(value)
+        elif isinstance(value, int | float | str):
             found[field.name] = value
         elif is_dataclass(value):
             found |= _plain(value)

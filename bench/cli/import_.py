@@ -68,6 +68,7 @@ def _write(encoder: "EncoderFile", path: Path) -> None:
 
 def _say(encoder: "EncoderFile", path: Path | None, as_json: bool, *, dated: bool) -> None:
     """Print what ``encoder`` is, and whether its year is a guess: ``dated``, the user named one."""
+    from bench.own_code import is_own, to_load
     from bench.zoo import NO_ORIGIN
 
     known = encoder.origin.imported
@@ -82,9 +83,10 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool, *, dated: boo
     if report.origin == NO_ORIGIN and not dated:
         print("year: the present one, because the file does not show its paper; --year changes it")
     print(f"origin: {report.origin} (layout {report.layout})")
-    print(f"architecture: {report.arch}, width {report.width}, {report.features} features")
-    print(f"stem: {report.stem} ({report.stem_from})")
-    print(f"batch-norm: {report.batch_norm}")
+    print(f"architecture: {known.encoder.described}, {report.features} features")
+    if not known.encoder.from_outside:
+        print(f"stem: {report.stem} ({report.stem_from})")
+        print(f"batch-norm: {report.batch_norm}")
     print(f"normalisation: {report.normalisation} ({report.normalisation_from})")
     print(f"taken: {report.tensors} tensors" + (f" below {report.network}" if report.network else ""))
     for name, what in report.dropped.items():
@@ -95,4 +97,6 @@ def _say(encoder: "EncoderFile", path: Path | None, as_json: bool, *, dated: boo
         print(report.caution)
     if path:
         print(f"encoder: {path}")
-        print(f"evaluate it with: {shlex.join(['bench', 'evaluate', str(path), '--dataset', encoder.example_data])}")
+        loading = to_load({report.arch: "encoder"} if is_own(report.arch) else {})
+        words = ["bench", *loading, "evaluate", str(path), "--dataset", encoder.example_data]
+        print(f"evaluate it with: {shlex.join(words)}")

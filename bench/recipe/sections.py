@@ -64,9 +64,14 @@ class EncoderSettings(Settings):
     """Mean and standard deviation of each channel, for ``normalisation = "constants"`` only."""
 
     @property
+    def from_outside(self) -> bool:
+        """Whether a library or a user's file makes the network: then width and stem are none of its settings."""
+        return ":" in self.arch or is_own(self.arch)
+
+    @property
     def described(self) -> str:
         """What is built, in words: only the bench's own networks, and installed ones, have a width."""
-        return self.arch if ":" in self.arch or is_own(self.arch) else f"{self.arch} of width {self.width}"
+        return self.arch if self.from_outside else f"{self.arch} of width {self.width}"
 
     @field_validator("arch")
     @classmethod

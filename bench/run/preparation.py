@@ -11,7 +11,7 @@ import torch
 from bench.attack import NamedAttack, check_autoattack
 from bench.cost import at_budget
 from bench.data import DataIn, Dataset, check_dataset, load_dataset
-from bench.device import pick_device, refuse_precision
+from bench.device import pick_device, refuse_default_type, refuse_precision
 from bench.errors import BenchError, Faults, unknown, warn
 from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
@@ -274,6 +274,8 @@ def check_attacks(recipe: Recipe) -> None:
             attack = NamedAttack(name, recipe.evaluate)
             attack.check_classes(data.num_classes)
             attack.check_precision(recipe.evaluate.attack_precision)
+    with faults:
+        refuse_default_type()
     with faults:
         if recipe.evaluate.autoattack:
             check_autoattack(data.num_classes, data.image_shape, recipe.threat.norm, data=data.name)
