@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from bench.errors import BenchError
+from bench.errors import BenchError, warn
 from bench.files import UNFINISHED, nearest_folder, refusal
 
 _CONTENTS = "CONTENTS"
@@ -50,7 +50,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
     number = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):  # some network disks do not support locks
-            fcntl.flock(number, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                warn(f"waiting for another process, which has locked {folder}")
+                fcntl.flock(number, fcntl.LOCK_EX)
         yield
     finally:
         os.close(number)

@@ -132,6 +132,11 @@ def test_a_method_with_settings_is_that_variant_and_the_tiers_own_values_are_set
             r"no records of deacl stage2.loss=mse on cifar10, slf, uniform; there are of: stage2.loss=cosine, "
             r"stage2.loss=infonce, stage2.loss=kl. `bench run deacl --dataset cifar10 --protocols slf --set stage2.lo",
         ),
+        (
+            "deacl stage2.lam=abc",
+            r"^stage2.lam=abc is of another type than in the records: stage2.lam=2.0, stage2.lam=3",
+        ),
+        ("deacl stage2.loss=3", r"^stage2.loss=3 is of another type than in the records: stage2.loss=cosine, "),
         ("deacl ssl=byol stage2.lam=2", r"no records of deacl ssl=byol stage2.lam=2 on cifar10, slf, uniform. `"),
         (
             "deacl stage2.lam=3",

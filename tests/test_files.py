@@ -268,7 +268,10 @@ def test_a_folder_is_replaced_as_a_whole_and_lists_what_is_in_it(tmp_path: Path)
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
 
 
-def test_two_calls_for_one_folder_follow_each_other(tmp_path: Path) -> None:
+def test_two_calls_for_one_folder_follow_each_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("bench.folders.warn", said.append)
+
     def second() -> None:
         with replaced_folder(tmp_path / "out", "a site") as folder:
             (folder / "index").write_text("second")
@@ -280,6 +283,7 @@ def test_two_calls_for_one_folder_follow_each_other(tmp_path: Path) -> None:
         other.join(0.1)
         (folder / "page").write_text("first")
     other.join()
+    assert said == [f"waiting for another process, which has locked {tmp_path}"]
     assert contents(tmp_path / "out") == {"index": "second", "CONTENTS": "index\n"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 

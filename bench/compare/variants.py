@@ -203,9 +203,16 @@ def _no_such_settings(variant: Variant, where: _Where, there: Sequence[Measured]
         if not held:
             keys = {known for one in there for known in (*one.record.overrides, *_recipe(one))}
             return unknown("setting", key, keys, f"`bench methods {typed(variant.method)}` lists those of the method.")
+        of_records = ", ".join(sorted({override_text(key, each) for each in held}))
+        if _is_number(value) != all(map(_is_number, held)) and None not in (value, *held):
+            raise BenchError(f"{override_text(key, value)} is of another type than in the records: {of_records}.")
         if value not in held and not others:
-            others = f"; there are of: {', '.join(sorted({override_text(key, each) for each in held}))}"
+            others = f"; there are of: {of_records}"
     return BenchError(f"there are no records of {variant} on {where}{others}. {_to_run(variant, where)}.")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _to_run(variant: Variant, where: _Where) -> str:
