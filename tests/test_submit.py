@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bench.compare import find_record
 from bench.errors import BenchError, CheckFailedError
 from bench.leaderboard import check_leaderboard, write_leaderboard
 from bench.record import Diagnosis, correct, load_record, load_submission, load_verification, save_verification
-from bench.report.model_export import Submitted, write_submission
+from bench.report.model_export import Submitted, submission_name, write_submission
 from bench.report.model_export import submission as module
 from bench.results import build_leaderboard
 from bench.run import Finished, finished_in
@@ -30,6 +31,10 @@ def home(finished_toy: Path) -> Path:
 
 def name(home: Path) -> str:
     return next((home / "runs").glob("toy-*")).name
+
+
+def place(home: Path) -> str:
+    return f"results/submissions/{submission_name(home / 'runs' / name(home))}"
 
 
 def check(home: Path) -> None:
@@ -52,9 +57,9 @@ def test_the_walk_of_the_page(
     assert command(monkeypatch, folder, "submit", name(home), "--by", "Ada <ada@example.org>") == 0
     said = capsys.readouterr().out
     assert said.endswith("Type: bench leaderboard --check. Then open a pull request with this folder.\n")
-    made = folder / "results" / "submissions" / name(home)
+    made = folder / place(home)
     submission = load_submission(made)
-    assert all(str(Path("results", "submissions", name(home), file)) in said for file in submission.records)
+    assert all(f"{place(home)}/{file}" in said for file in submission.records)
     assert {load_record(made / file).protocol for file in submission.records} == {"slf", "knn"}
     assert all(weights.included for weights in submission.weights.values())
     assert r"Submitted by Ada \<ada@example.org\>." in (made / "README.md").read_text(), "or a page would hide it"
@@ -71,7 +76,9 @@ def test_the_walk_of_the_page(
     assert len(moves) == 3
     (folder / "results" / "toy" / "verifications").mkdir(parents=True)  # the second submission on these data
     for line in moves:
-        line = line.removeprefix("git ").replace("/RUN/", f"/{name(home)}/").replace("digits", "toy")
+        line = (
+            line.removeprefix("git ").replace("results/submissions/NAME/", f"{place(home)}/").replace("digits", "toy")
+        )
         subprocess.run(line, shell=True, cwd=folder, check=True)
     board = write_leaderboard(folder / "results", folder / "LEADERBOARD.md")
     assert command(monkeypatch, folder, "leaderboard", "--check") == 0, "its weights are those of published records"
@@ -88,14 +95,14 @@ def test_the_walk_of_the_page(
         check(folder)
     # Outside of a clone, the lines that lead there.
     assert command(monkeypatch, tmp_path, "submit", name(home), "--by", "Ada", "--runs-dir", "home/runs") == 0
-    place = f"results/submissions/{name(home)}"
+    there = place(home)
     lines = capsys.readouterr().out.splitlines()[-5:]
     assert lines.pop(1) == "  mkdir -p results/submissions"
-    assert lines[0] == f"A pull request adds this folder to the repository, as {place}. In your clone, type:"
-    elsewhere = load_submission(tmp_path / place)
-    assert all(f"bench verify {place}/records/toy/" in shown for shown in elsewhere.commands if "verify" in shown)
-    assert lines[1:3] == [f"  cp -r {tmp_path / place} {place}", "  bench leaderboard --check"]
-    submitted = next((tmp_path / place).glob("records/*/*.json"))
+    assert lines[0] == f"A pull request adds this folder to the repository, as {there}. In your clone, type:"
+    elsewhere = load_submission(tmp_path / there)
+    assert all(f"bench verify {there}/records/toy/" in shown for shown in elsewhere.commands if "verify" in shown)
+    assert lines[1:3] == [f"  cp -r {tmp_path / there} {there}", "  bench leaderboard --check"]
+    submitted = next((tmp_path / there).glob("records/*/*.json"))
     with pytest.raises(BenchError, match="is submitted, and no published record yet"):
         correct(submitted, load_record(submitted), tmp_path / "results", reason="data", note="leaked")
 
@@ -123,6 +130,7 @@ def test_large_weights_are_described_and_left_out(home: Path, tmp_path: Path, mo
         ("submission.json", "is cut short|not JSON|No such file|cannot read|missing"),
         ("record", "checksum does not match"),
         ("another", "is not listed in submission.json"),
+        ("a submission in it", r"changed/README\.md is not listed in submission\.json\. Delete it"),
         ("described", "the weights of records/toy/.* are not described|checksum"),
     ],
 )
@@ -141,6 +149,8 @@ def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) 
         card.write_text(card.read_text().replace("SA", "SA, the best"))
     elif harm == "another":
         shutil.copy(record, record.with_name("another.json"))
+    elif harm == "a submission in it":
+        shutil.copytree(made, made / "changed")
     elif harm == "described":
         submission = load_submission(made)
         kept = {file: each for file, each in submission.weights.items() if "encoder" in file}
@@ -152,6 +162,36 @@ def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) 
             check(home)
     finally:
         shutil.rmtree(made)
+
+
+def test_two_people_submit_and_publish_the_same_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another machine the same recipe and seed end with another record, of the same name."""
+    folder = shutil.copytree(home, tmp_path / "home")
+    others, theirs = tmp_path / "others", []
+    shutil.copytree(home, others)
+    for path in (others / "runs").glob("*/*/record.json"):
+        record = load_record(path)
+        dates = {"started": record.started - timedelta(days=1), "finished": record.finished - timedelta(days=1)}
+        theirs.append(record.model_copy(update=dates).sealed())
+        path.write_text(json.dumps(theirs[-1].content()))
+    assert place(others) != place(home)
+    for each in (folder, others):
+        write_submission(each / "runs", name(home), folder / place(each), by=each.name, results_dir=each / "results")
+    check(folder)
+    (toy := folder / "results" / "toy").mkdir()
+    for each in (folder, others):
+        for path in (folder / place(each) / "records" / "toy").glob("*.json"):
+            path.rename(toy / (path.name if each == folder else f"{path.stem}.2.json"))
+    write_leaderboard(folder / "results", folder / "LEADERBOARD.md")
+    check(folder)
+    monkeypatch.chdir(folder)
+    (shown, *_) = (words for words in load_submission(folder / place(others)).commands if "verify" in words)
+    assert find_record(shown.split()[2], folder / "results").record.sha256 in {record.sha256 for record in theirs}
+    next(toy.glob("*.2.json")).unlink()
+    with pytest.raises(CheckFailedError, match=r"is missing, and listed in submission\.json"):
+        check(folder)
 
 
 def test_a_run_that_nobody_could_verify_is_refused_and_nothing_is_written(home: Path, tmp_path: Path) -> None:

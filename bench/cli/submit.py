@@ -14,7 +14,7 @@ def submit(
     run: Annotated[str, typer.Argument(help="The run's name, or how it alone begins; `bench runs` lists them.")],
     by: Annotated[str, typer.Option(help="Your name, which the submission holds.")],
     to: Annotated[
-        Path | None, typer.Option(help="The folder; default: results/submissions/RUN.", show_default=False)
+        Path | None, typer.Option(help="The folder; default: results/submissions/RUN-DIGITS.", show_default=False)
     ] = None,
     runs_dir: Annotated[Path, typer.Option(help="Where runs are kept.")] = Path("runs"),
     results_dir: option.Results = option.RESULTS,
@@ -28,10 +28,10 @@ def submit(
       bench submit digits-deacl-tiny-uniform-s0 --by "Ada Lovelace"
     """
     from bench.record import SUBMISSIONS
-    from bench.report.model_export import write_submission
+    from bench.report.model_export import submission_name, write_submission
     from bench.run import run_folder
 
-    place = option.RESULTS / SUBMISSIONS / run_folder(runs_dir, run).name
+    place = option.RESULTS / SUBMISSIONS / submission_name(run_folder(runs_dir, run))
     folder = to or place
     made = write_submission(runs_dir, run, folder, by=by, results_dir=results_dir, place=place)
     written = made.submission

@@ -1,13 +1,14 @@
 """Submissions: folders with records that somebody offers for the board, and the digests of their weights."""
 
 from collections.abc import Iterator, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
 from pydantic import AwareDatetime
 
 from bench.errors import BenchError
-from bench.files import file_digest, inside
+from bench.files import file_digest, inside, read_json
 from bench.recipe import Settings
 from bench.recipe.fields import Count, Digest, Text
 from bench.record.sealed import Sealed, load_sealed
@@ -64,27 +65,55 @@ def load_submission(folder: Path) -> Submission:
         if _digest(folder, name) != digest:
             what = "is not the file that was submitted" if (folder / name).exists() else "is missing"
             raise BenchError(f"{name} {what}. Submit the run again.")
-    found = {path.relative_to(folder).as_posix() for path in folder.glob("records/*/*.json")}
-    missing = {name for name in submission.records if not submitted_record(folder, name).is_file()}
-    if differing := sorted((found - submission.records.keys()) | missing):
-        what = "is missing, and listed in" if differing[0] in missing else "is not listed in"
-        raise BenchError(f"{differing[0]} {what} {_DESCRIPTION}. Submit the run again.")
+    missing = {
+        name for name, sha256 in submission.records.items() if not submitted_record(folder, name, sha256).is_file()
+    }
+    if missing:
+        raise BenchError(f"{min(missing)} is missing, and listed in {_DESCRIPTION}. Submit the run again.")
+    if foreign := _foreign(folder, {_DESCRIPTION, *submission.records, *weights, *submission.files}):
+        raise BenchError(f"{min(foreign)} is not listed in {_DESCRIPTION}. Delete it, or submit the run again.")
     return submission
 
 
-def submitted_record(folder: Path, name: str) -> Path:
-    """Return the file of the record ``name`` of the submission in ``folder``: in it, or where it was published."""
+def _foreign(folder: Path, listed: set[str]) -> set[str]:
+    """Return the files in ``folder`` that are not ``listed``; verifications may be added, and hidden files are none."""
+    files = [path.relative_to(folder) for path in folder.rglob("*") if not path.is_dir()]
+    verifications = {path for path in files if path.match("records/*/verifications/*.json")}
+    return {path.as_posix() for path in {*files} - verifications if not path.name.startswith(".")} - listed
+
+
+def submitted_record(folder: Path, name: str, sha256: str) -> Path:
+    """Return the file of the record ``name`` of the submission in ``folder``: in it, or where it was published.
+
+    A published one may have a number behind its name, where another record had the name; ``sha256``, its digest, tells.
+    """
     parts = Path(name).parts
     there = inside(folder, *parts)
-    return there if there.is_file() else inside(folder.parent.parent, *parts[1:])
+    if there.is_file():
+        return there
+    published = inside(folder.parent.parent, *parts[1:])
+    numbered = sorted(published.parent.glob(f"{escape(published.stem)}.*.json"))
+    return next((path for path in (published, *numbered) if _is_record(path, sha256)), there)
+
+
+def _is_record(path: Path, sha256: str) -> bool:
+    try:
+        values = read_json(path)
+    except BenchError:
+        return False
+    return isinstance(values, dict) and values.get("sha256") == sha256
 
 
 def published_from(record: Path) -> Path:
     """Return where the record is that a submission has, or had, at ``record``; another path is returned as it is."""
     *_, submissions, _, records, dataset, name = (*[""] * 5, *record.parts)
-    if (submissions, records) != (SUBMISSIONS, "records"):
+    if (submissions, records) != (SUBMISSIONS, "records") or not (
+        described := record.parents[2] / _DESCRIPTION
+    ).is_file():
         return record
-    return submitted_record(record.parents[2], f"{records}/{dataset}/{name}")
+    listed = f"{records}/{dataset}/{name}"
+    digests = load_sealed(described, Submission, schema=SUBMISSION_SCHEMA).records
+    return submitted_record(described.parent, listed, digests[listed]) if listed in digests else record
 
 
 def submission_folders(results_dir: Path) -> Iterator[Path]:

@@ -27,7 +27,7 @@ def _checked(folder: Path) -> Submission:
     submission = load_submission(folder)
     digests = {}
     for name, expected in submission.records.items():
-        record = load_measured(submitted_record(folder, name)).record
+        record = load_measured(submitted_record(folder, name, expected)).record
         if record.sha256 != expected:
             raise BenchError(f"{name} is not the record that was submitted. Submit the run again.")
         digests[name] = record.encoder_sha256, record.classifier_sha256

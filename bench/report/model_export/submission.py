@@ -18,7 +18,7 @@ from bench.folders import new_folder
 from bench.method import METHODS
 from bench.nn import ENCODERS
 from bench.own_code import own_text, to_load
-from bench.recipe import RELEASED
+from bench.recipe import RELEASED, canonical_digest
 from bench.record import Submission, SubmittedWeights, save_record, signed
 from bench.registry import Registry
 from bench.report.model_export.card import card
@@ -42,6 +42,11 @@ class Submitted(NamedTuple):
     submission: Submission
     left_out: tuple[str, ...]
     """What to say of each record that was corrected."""
+
+
+def submission_name(path: Path) -> str:
+    """Return the usual name of the submission of the run in ``path``: no other person's or machine's has the same."""
+    return f"{path.name}-{canonical_digest(sorted(each.record.sha256 for each in finished_in(path)))[:8]}"
 
 
 def write_submission(
