@@ -100,6 +100,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             unfinished.mkdir()
             yield unfinished
             path.parent.mkdir(parents=True, exist_ok=True)
+            check_new(path)  # another process may have made it meanwhile
             unfinished.rename(path)
     except OSError as error:
         raise refusal(path, error) from error

@@ -152,16 +152,22 @@ def _unchanged(encoder: nn.Module) -> EvaluationRequest:
         )
     if _form(encoder) != _form(file.plain()):
         raise BenchError(
-            f"modules or forward hooks of this encoder are no longer those of {source.encoder}, which is what would be "
-            "evaluated. Load it again with bench.load_encoder(...); a network with changes of your own is one as "
-            "'./net.py:NAME' with weights='net.pt'."
+            f"modules, forward hooks or forward() of this encoder are no longer those of {source.encoder}, which is "
+            "what would be evaluated. Load it again with bench.load_encoder(...); a network with changes of your own "
+            "is one as './net.py:NAME' with weights='net.pt'."
         )
     return source
 
 
 def _form(encoder: nn.Module) -> tuple[str, list[int]]:
-    """Return what an encoder computes with besides its weights: its modules, and how many forward hooks each has."""
-    return str(encoder), [len(part._forward_hooks) + len(part._forward_pre_hooks) for part in encoder.modules()]
+    """Return what an encoder computes with besides its weights: its modules, and of each its forward hooks.
+
+    A ``forward`` that was set on a module itself, not its class, counts as a hook.
+    """
+    parts = encoder.modules()
+    return str(encoder), [
+        len(part._forward_hooks) + len(part._forward_pre_hooks) + ("forward" in vars(part)) for part in parts
+    ]
 
 
 class _Warning(Monitor):

@@ -300,17 +300,17 @@ def test_an_own_network_is_judged_with_its_weights_and_submitted_with_its_file(
     assert record.recipe["encoder"]["arch"] == ENCODERS.name_of(f"{own}:Small")
     assert "bench evaluate FILE.py:Small --weights FILE --normalisation none" in reproduction(record).command
     (run,) = (path.name for path in Path("runs").iterdir() if path.is_dir())
-    submit, submission = ("submit", run, "--by", "Ada"), Path("results", "submissions", run)
+    submit, submissions = ("submit", run, "--by", "Ada"), Path("results", "submissions")
     monkeypatch.setattr(ENCODERS, "_entries", {key: each for key, each in ENCODERS._entries.items() if "+" not in key})
     with pytest.raises(BenchError, match=r'First call bench\.load_encoder\(SOURCE, encoder="FILE\.py:Small"\) with'):
         load_named(run)
     assert "Type `bench --encoder FILE.py:Small COMMAND ...`" in say(monkeypatch, capsys, *submit).stderr
-    assert not submission.exists()
+    assert not submissions.exists()
     assert load_named(run, encoder=f"{own}:Small").feature_dim == 6
     out = say(monkeypatch, capsys, *submit).stdout
-    (copy,) = (submission / "code").iterdir()
+    (copy,) = submissions.glob("*/code/*")
     assert (f"code: {copy}" in out, copy.read_text()) == (True, own.read_text())
-    command, card = load_submission(submission).commands[-1], (submission / "README.md").read_text()
+    command, card = load_submission(copy.parents[1]).commands[-1], (copy.parents[1] / "README.md").read_text()
     assert f"bench --encoder {copy}:Small verify " in command
     parts = (command, f"SHA-256 `{file_digest(copy)}`", f'encoder="code/{copy.name}:Small")')
     assert all(part in card for part in parts)

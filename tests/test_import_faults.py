@@ -62,6 +62,10 @@ BYTES: dict[str, tuple[Callable[[], bytes], str]] = {
     "compressed": (lambda: b"\x1f\x8b\x08\x00", "is compressed"),
     "text": (lambda: b"hello, world, this is text", r"is no checkpoint: it begins with b'hello, w'"),
     "zip": (partial(zipped, "readme.txt"), r"zip file without a checkpoint of PyTorch \(readme.txt\)"),
+    "arrays": (
+        partial(zipped, "conv1.weight.npy"),
+        r"is an archive of NumPy arrays\. .*torch\.from_numpy",
+    ),
     "TorchScript": (partial(zipped, "net/constants.pkl"), "is a TorchScript archive"),
     "a pickle of another library": (lambda: pickle.dumps({"a": 1}), r"that torch\.save did not write.*could run code"),
     "the same, protocol 2": (lambda: pickle.dumps({"a": 1}, protocol=2), r"that torch\.save did not write"),
@@ -82,6 +86,11 @@ def refused(bench: Bench, path: Path | str, message: str, *options: str) -> None
     with pytest.raises(BenchError, match=message):
         raise BenchError(err)
     assert [each.name for each in Path().iterdir()] == [Path(path).name], "nothing is written"
+
+
+def test_an_address_is_not_read(bench: Bench) -> None:
+    said = bench("import", "https://example.org/a.pth").stderr
+    assert said.endswith("No such file or directory. Addresses are not read: download the file first.\n")
 
 
 def without(*endings: str) -> dict[str, Any]:
@@ -187,7 +196,11 @@ def test_a_checkpoint_that_cannot_be_taken_is_one_message(name: str, bench: Benc
         (("--branch", "clean"), "--branch clean: theirs.pt has one batch-norm in each place. Leave the option out"),
         (("--network", "encoder."), "--network encoder.: theirs.pt holds one network. Leave the option out"),
         (("--normalisation", "cifra"), "unknown normalisation 'cifra'. Did you mean 'cifar'"),
-        (("--normalisation", "0.5/0.5"), "takes images of 3 channels, and --normalisation has 1"),
+        (
+            ("--normalisation", "0.5/0.5"),
+            "of 3 channels, and .* constants for 1 .--normalisation.*: 0.5,0.5,0.5/0.25",
+        ),
+        (("--normalisation", "123.675,116.28,103.53/58.4,57.1,57.4"), "is for pixels from 0 to 255, and ours are fr"),
         (("--normalisation", "0.5/0.5,0.5"), "one mean and one deviation a channel, not 1 and 2"),
         (("--normalisation", "0.5,0.5,0.5/0.5,0,0.5"), "constants.1.1: must be at least 1e-06 .given: 0"),
         (("--normalisation", "1e39,0.5,nan/1e-46,0.5,0.5"), "(?s)3 faults.*1e.39.*nan.*1e-46"),

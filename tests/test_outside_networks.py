@@ -5,7 +5,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torchvision
@@ -267,17 +266,3 @@ def test_weights_that_each_step_computes_are_copied_for_attacks_and_students(tmp
 def test_images_of_other_channels_are_refused_and_not_broadcast(shape: tuple[int, ...]) -> None:
     with pytest.raises(BenchError, match=rf"with C = 3; these have the shape \[{shape[0]}, "):
         Normalise([0.5] * 3, [0.2] * 3)(torch.rand(shape))
-
-
-@pytest.mark.parametrize(
-    ("images", "given"),
-    [
-        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), r"torch\.uint8 \[2, 3, 8, 8\]"),
-        (torch.rand(3, 8, 8), r"torch\.float32 \[3, 8, 8\]"),
-        (np.zeros((2, 3, 8, 8), np.float32), "a ndarray"),
-    ],
-)
-def test_what_are_no_images_in_the_unit_interval_is_refused(images: Any, given: str) -> None:
-    settings = EncoderSettings(width=1, normalisation="none")
-    with pytest.raises(BenchError, match=rf"in \[0, 1\], as a tensor of floats; given: {given}\. .*images / 255"):
-        build_encoder(settings, image_shape=(3, 8, 8), mean=(), std=())(images)

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.errors import BenchError
-
 if TYPE_CHECKING:
     from bench.run import EncoderFile
 
@@ -56,14 +54,8 @@ def import_(
     encoder = import_encoder(file, choices, title=title, year=year)
     path = output or Path(f"{short_name(file)}-encoder.safetensors")
     if not dry_run:
-        _write(encoder, path)
+        encoder.create(path)
     _say(encoder, None if dry_run else path, as_json, dated=year is not None)
-
-
-def _write(encoder: "EncoderFile", path: Path) -> None:
-    if path.exists():
-        raise BenchError(f"{path} exists already, and is not replaced. Delete it, or type another --output.")
-    encoder.save(path)
 
 
 def _say(encoder: "EncoderFile", path: Path | None, as_json: bool, *, dated: bool) -> None:

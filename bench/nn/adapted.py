@@ -37,10 +37,11 @@ class Adapted(nn.Module):
             in train mode.
     """
 
+    memory_format = torch.contiguous_format
+    """Plain networks may reshape by views, which fail where channels come last."""
+
     def __init__(self, network: nn.Module, name: str, image_shape: Sequence[int], size: tuple[int, int] | None) -> None:
         super().__init__()
-        # Plain networks may reshape by views, which fail where channels come last.
-        self.memory_format = torch.contiguous_format
         self.network = network
         self.size = size
         self.feature_dim = _features(self, name, image_shape)

@@ -99,8 +99,12 @@ class Encoder(nn.Module):
         self.normalise = normalise
         self.backbone = backbone
         self.feature_dim: int = backbone.feature_dim  # type: ignore[assignment]  # the factory promises an int
-        self._memory_format = getattr(backbone, "memory_format", torch.channels_last)
         self.to(memory_format=self._memory_format)
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        # Not an attribute: torch.save, which takes pickle's second protocol, could not save the module.
+        return getattr(self.backbone, "memory_format", torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the features of ``images`` [B, C, H, W] in [0, 1]; raises BenchError for anything else than floats."""

@@ -13,6 +13,7 @@ from torch import Tensor
 from bench import rng
 from bench.data import typed_source
 from bench.errors import BenchError
+from bench.files import create_bytes
 from bench.method import Method, OwnForm
 from bench.monitor import Monitor
 from bench.nn import Encoder, build_encoder, load_tensors_into
@@ -30,6 +31,7 @@ from bench.zoo import (
     load_tensors,
     misfits,
     save_tensors,
+    sealed_bytes,
 )
 
 
@@ -128,6 +130,11 @@ class EncoderFile:
     def save(self, path: Path) -> None:
         """Write it to ``path``, atomically."""
         save_tensors(path, self.tensors, self.origin.model_dump(mode="json"))
+
+    def create(self, path: Path) -> None:
+        """Write it to the new file ``path``; raises BenchError if there is one, also one that was made meanwhile."""
+        if path.exists() or not create_bytes(path, sealed_bytes(self.tensors, self.origin.model_dump(mode="json"))):
+            raise BenchError(f"{path} exists already, and is not replaced. Delete it, or type another --output.")
 
 
 def recipe_from(values: Mapping[str, Any]) -> Recipe:

@@ -19,7 +19,7 @@ from bench.zoo.layouts import ORIGINS
 from bench.zoo.released.network import released_tensors
 from bench.zoo.released.package import robustbench_package
 from bench.zoo.released.weights import released_preprocessing
-from bench.zoo.tensors import TensorFile, digest, load_metadata, load_tensors, misfits, save_tensors
+from bench.zoo.tensors import TensorFile, digest, load_metadata, load_tensors, misfits, save_tensors, sealed_bytes
 from bench.zoo.weights import fit_weights, form_channels, image_channels, read_weights
 
 __all__ = [
@@ -50,5 +50,6 @@ __all__ = [
     "released_tensors",
     "robustbench_package",
     "save_tensors",
+    "sealed_bytes",
     "short_name",
 ]

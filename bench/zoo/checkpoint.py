@@ -100,7 +100,8 @@ def read_checkpoint(path: Path) -> Any:
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
-        raise BenchError(f"cannot read {path}: {error.strerror}.") from None
+        advice = " Addresses are not read: download the file first." if re.match(r"\w{2,}:/", str(path)) else ""
+        raise BenchError(f"cannot read {path}: {error.strerror}.{advice}") from None
     if fault := _other_kind(head):
         raise BenchError(f"{path} {fault}")
     if _is_safetensors(head):
@@ -202,6 +203,11 @@ def _other_archive(path: Path) -> str | None:
         return (
             "is a TorchScript archive: a program, not weights alone. Where it was made, save its weights: "
             "torch.save(model.state_dict(), 'weights.pt')"
+        )
+    if any(name.endswith(".npy") for name in names):
+        return (
+            "is an archive of NumPy arrays. Make tensors of them, and save those: "
+            "torch.save({name: torch.from_numpy(array) for name, array in np.load(FILE).items()}, 'weights.pt')"
         )
     if not any(name.endswith("data.pkl") for name in names):
         return (

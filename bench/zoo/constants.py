@@ -35,6 +35,11 @@ def parse_constants(text: str) -> Constants | None:
         mean, std = (tuple(float(each) for each in half.split(",")) for half in text.split("/"))
     except ValueError:
         raise unknown("normalisation", text, ["none", *CONSTANTS], f"Or type means and deviations: {TYPED}") from None
+    if 1 < max(mean) <= 255:
+        raise BenchError(
+            f"--normalisation {text} is for pixels from 0 to 255, and ours are from 0 to 1. Divide means and "
+            f"deviations by 255, as in {TYPED}"
+        )
     return _checked(mean, std, f"--normalisation {text}")
 
 

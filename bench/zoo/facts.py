@@ -13,6 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from bench.errors import BenchError
+from bench.monitor import plural
 from bench.zoo.constants import CONSTANTS, TYPED, Constants, parse_constants, read_constants
 from bench.zoo.form import Form
 from bench.zoo.layout import Layout
@@ -79,8 +80,11 @@ def read_facts(
         raise BenchError(_question(path, choices, padding is None, normalisation is None))
     constants = normalisation.constants
     if constants and len(constants[0]) != form.channels:
+        means, deviations = (",".join([each] * form.channels) for each in ("0.5", "0.25"))
         raise BenchError(
-            f"{path} takes images of {form.channels} channels, and {normalisation.said_by} has {len(constants[0])}."
+            f"{path} takes images of {plural(form.channels, 'channel')}, and the normalisation has constants for "
+            f"{len(constants[0])} ({normalisation.said_by}). Type --normalisation none, or one mean and one deviation "
+            f"a channel: {means}/{deviations}"
         )
     return Facts(*padding, constants, normalisation.said_by, normalisation.buffers)
 

@@ -151,7 +151,7 @@ def _taken_back(exported: ExportedEncoder, choices: ImportChoices, path: Path) -
         stem=f"padding {settings.stem_padding}",
         stem_from=header,
         batch_norm="one in each place",
-        normalisation="none" if constants is None else f"mean {constants[0]}, std {constants[1]}",
+        normalisation=describe_constants(constants),
         normalisation_from=header,
         tensors=len(exported.tensors),
         dropped=exported.dropped,

@@ -87,7 +87,7 @@ def _what_else(content: Any, tensors: Collection[str]) -> str:
     """Return what a checkpoint without a ResNet holds, and what to do."""
     if not isinstance(content, Mapping):
         return f"holds a {type(content).__name__}, not a state dict. Save model.state_dict() instead."
-    keys = ", ".join(sorted(map(str, content))[:8])
+    keys = ", ".join(sorted(map(str, content))[:8]) or "none"
     weights = [name for name in tensors if not {*name.split(".")[:2]} & {*OPTIMISER, "state", "rng_state"}]
     if not weights and (set(map(str, content)) & {*OPTIMISER, "state"}):
         return f"holds the state of an optimiser and no weights (keys: {keys}). Give the file of the network."

@@ -33,8 +33,13 @@ class TensorFile(NamedTuple):
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> None:
     """Write ``tensors`` and JSON-able ``metadata`` to ``path``; raises BenchError when the disk refuses."""
+    write_bytes(path, sealed_bytes(tensors, metadata))
+
+
+def sealed_bytes(tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> bytes:
+    """Return the content of the file that :func:`save_tensors` writes."""
     text = json.dumps(metadata, sort_keys=True)
-    write_bytes(path, packed(tensors, {"format": FORMAT, "metadata": text, "sha256": digest(tensors, text)}))
+    return packed(tensors, {"format": FORMAT, "metadata": text, "sha256": digest(tensors, text)})
 
 
 def packed(tensors: Mapping[str, Tensor], header: Mapping[str, str]) -> bytes:
