@@ -13,7 +13,7 @@ from torch.nn.utils.parametrizations import weight_norm
 from bench import rng
 from bench.nn import copying, frozen_copy, trainable_copy
 
-TAGGED = "___has_generation_tag_patch"
+TAGGED = {"___has_generation_tag_patch", "___needs_generation_tag_patch"}
 """What torch leaves on ``nn.Module`` when it has put its own functions there, for good."""
 
 
@@ -83,9 +83,11 @@ def test_a_module_that_is_more_than_its_attributes_is_copied_as_it_says() -> Non
 def test_modules_are_copied_as_fast_after_a_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("__init__", "__setstate__"):
         monkeypatch.setattr(nn.Module, name, getattr(nn.Module, name))  # put back after the test
-    monkeypatch.delattr(nn.Module, TAGGED, raising=False)
+    for name in TAGGED:
+        monkeypatch.delattr(nn.Module, name, raising=False)
     mutation_guard.install_generation_tagging_init()
-    delattr(nn.Module, TAGGED)
+    for name in TAGGED & {*vars(nn.Module)}:
+        delattr(nn.Module, name)
     module = built(lambda: nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
     with monkeypatch.context() as patch:
         patch.delattr(copying, "deepcopy")  # what is slow, and refuses weights that a step has computed

@@ -1,6 +1,7 @@
 """The machine: its devices and their names, CPU threads, and the load from other programs."""
 
 import time
+import warnings
 from collections.abc import Callable
 
 import psutil
@@ -25,7 +26,10 @@ def pick_device(name: str | None = None) -> torch.device:
         BenchError: the device cannot be used here.
     """
     keep_freed_memory()
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    with warnings.catch_warnings():
+        # PyTorch 2.9 warns of these switches; later versions have kept them.
+        warnings.filterwarnings("ignore", "Please use the new API settings")
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     if name is None:
         best = PartialState().device
         # Projections are computed in float64, which Apple's GPUs lack.
