@@ -107,13 +107,13 @@ def _is_record(path: Path, sha256: str) -> bool:
 def published_from(record: Path) -> Path:
     """Return where the record is that a submission has, or had, at ``record``; another path is returned as it is."""
     *_, submissions, _, records, dataset, name = (*[""] * 5, *record.parts)
-    if (submissions, records) != (SUBMISSIONS, "records") or not (
-        described := record.parents[2] / _DESCRIPTION
-    ).is_file():
+    if (submissions, records) != (SUBMISSIONS, "records"):
         return record
-    listed = f"{records}/{dataset}/{name}"
-    digests = load_sealed(described, Submission, schema=SUBMISSION_SCHEMA).records
-    return submitted_record(described.parent, listed, digests[listed]) if listed in digests else record
+    folder, listed = record.parents[2], f"{records}/{dataset}/{name}"
+    if not (folder / _DESCRIPTION).is_file():
+        return record
+    digests = load_sealed(folder / _DESCRIPTION, Submission, schema=SUBMISSION_SCHEMA).records
+    return submitted_record(folder, listed, digests[listed]) if listed in digests else record
 
 
 def submission_folders(results_dir: Path) -> Iterator[Path]:
