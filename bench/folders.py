@@ -2,9 +2,10 @@
 
 import ctypes
 import fcntl
+import glob
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,14 +89,17 @@ def check_new(path: Path) -> None:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield an empty folder that becomes ``path`` after the block has filled it; if the block fails, nothing is left.
 
+    What a killed process left of an earlier call for ``path`` is deleted.
+
     Raises:
         BenchError: ``path`` is a file or a folder that is not empty, or cannot be written.
     """
     path = path.absolute()
     check_new(path)
     try:
-        nearest = nearest_folder(path.parent)
-        with TemporaryDirectory(dir=nearest, prefix=f".{path.name}.", suffix=UNFINISHED) as parent:
+        nearest, prefix = nearest_folder(path.parent), f".{path.name}."
+        _remove_abandoned(nearest.glob(f"{glob.escape(prefix)}*{UNFINISHED}"))
+        with TemporaryDirectory(dir=nearest, prefix=prefix, suffix=UNFINISHED) as parent, _alone_in(Path(parent)):
             unfinished = Path(parent) / path.name
             unfinished.mkdir()
             yield unfinished
@@ -104,6 +108,18 @@ def new_folder(path: Path) -> Iterator[Path]:
             unfinished.rename(path)
     except OSError as error:
         raise refusal(path, error) from error
+
+
+def _remove_abandoned(folders: Iterable[Path]) -> None:
+    """Delete those of ``folders`` that no running process has locked."""
+    for folder in folders:
+        with suppress(OSError):
+            number = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder)
+            finally:
+                os.close(number)
 
 
 def _old(unfinished: Path) -> Path:

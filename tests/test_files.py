@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -25,7 +26,7 @@ from bench.files import (
     write_json,
     write_output,
 )
-from bench.folders import replaced_folder
+from bench.folders import check_new, new_folder, replaced_folder
 from bench.zoo import digest, load_tensors, save_tensors
 
 TENSORS = {
@@ -286,6 +287,26 @@ def test_two_calls_for_one_folder_follow_each_other(tmp_path: Path, monkeypatch:
     assert said == [f"waiting for another process, which has locked {tmp_path}"]
     assert contents(tmp_path / "out") == {"index": "second", "CONTENTS": "index\n"}
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_a_killed_process_left_of_a_new_folder_is_deleted_and_what_another_writes_is_not(tmp_path: Path) -> None:
+    (left := tmp_path / ".out.a1.unfinished" / "out").mkdir(parents=True)
+    (left / "weights").touch()
+    with new_folder(tmp_path / "out") as other:
+        assert not left.parent.exists()
+        with new_folder(tmp_path / "out") as folder:
+            assert other.is_dir()
+            (folder / "page").write_text("whole")
+        with pytest.raises(BenchError, match="out is not empty, and stays as it is"):
+            check_new(tmp_path / "out")
+        shutil.rmtree(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_new_folder_that_another_process_has_made_meanwhile_stays(tmp_path: Path) -> None:
+    with pytest.raises(BenchError, match="out is not empty, and stays as it is"), new_folder(tmp_path / "out"):
+        write_json(tmp_path / "out" / "theirs", 1)
+    assert listing(tmp_path) == ["out", "out/theirs"]
 
 
 def test_a_failure_leaves_the_folder_as_it_was_and_nothing_else(tmp_path: Path) -> None:
