@@ -164,6 +164,23 @@ def test_a_changed_submission_fails_the_check(home: Path, harm: str, said: str) 
         shutil.rmtree(made)
 
 
+def test_a_submission_of_an_older_version_lists_neither_card_nor_code(home: Path) -> None:
+    made = home / "results" / "submissions" / "older"
+    try:
+        submission = write_submission(
+            home / "runs", name(home), made, by="Ada", results_dir=home / "results"
+        ).submission
+        submission.model_copy(update={"files": {}}).sealed().save(made)
+        (made / "code").mkdir()
+        (made / "code" / "own.py").touch()
+        check(home)
+        (made / "notes.txt").touch()
+        with pytest.raises(CheckFailedError, match=r"notes\.txt is not listed in submission\.json"):
+            check(home)
+    finally:
+        shutil.rmtree(made)
+
+
 def test_two_people_submit_and_publish_the_same_run(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -70,7 +70,8 @@ def load_submission(folder: Path) -> Submission:
     }
     if missing:
         raise BenchError(f"{min(missing)} is missing, and listed in {_DESCRIPTION}. Submit the run again.")
-    if foreign := _foreign(folder, {_DESCRIPTION, *submission.records, *weights, *submission.files}):
+    described = submission.files or {"README.md", *(f"code/{path.name}" for path in folder.glob("code/*.py"))}
+    if foreign := _foreign(folder, {_DESCRIPTION, *submission.records, *weights, *described}):
         raise BenchError(f"{min(foreign)} is not listed in {_DESCRIPTION}. Delete it, or submit the run again.")
     return submission
 
