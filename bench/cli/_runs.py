@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from bench.cli._devices import screen
 from bench.cli._progress import rough_time
 from bench.cli._results import results_table
 from bench.cli._streams import work_is_kept
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 def reading() -> AbstractContextManager[object]:
     """Return a context in which the screen shows that the data are being read."""
-    return Console(stderr=True).status("reading the data")
+    return screen().status("reading the data")
 
 
 def say_inventory(console: Console, run: "Run") -> None:
@@ -37,7 +38,7 @@ def say_inventory(console: Console, run: "Run") -> None:
             console.print(f"{dataset.name}: {dataset.inventory.described()}{where}", markup=False, highlight=False)
 
 
-def say_weights(run: "Run") -> None:
+def say_weights(console: Console, run: "Run") -> None:
     """Print what was taken from the file of the weights of a network that is known by its name."""
     known = run.encoder.origin.imported if run.encoder else None
     if known is None or known.weights is None:
@@ -49,7 +50,7 @@ def say_weights(run: "Run") -> None:
         f"{report.file}: {report.tensors} tensors{below}, {report.features} features; left out: {dropped}",
         f"{report.input}; normalisation {report.normalisation} ({report.normalisation_from})",
     ):
-        Console(stderr=True).print(line, markup=False, highlight=False)
+        console.print(line, markup=False, highlight=False)
 
 
 @contextmanager

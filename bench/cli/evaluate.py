@@ -1,12 +1,13 @@
 """``bench evaluate``: protocols and attacks on a trained encoder."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bench.cli import _options as option
+from bench.cli._devices import Devices, screen, together
 from bench.cli._progress import monitored
 from bench.cli._runs import announce, reading, say_weights, show_records
 from bench.trackers import tracked
@@ -45,6 +46,7 @@ def evaluate(
     dry_run: option.DryRun = False,
     recipe: option.ShowRecipe = False,
     device: option.Device = None,
+    devices: Devices = None,
     threads: option.Threads = None,
     track: option.Track = None,
     runs_dir: option.RunsDir = Path("runs"),
@@ -65,9 +67,9 @@ def evaluate(
       bench evaluate deacl.ckpt --dataset cifar10
       bench evaluate timm:vit_tiny_patch16_224 --weights vit.safetensors --dataset cifar10
       bench evaluate ./net.py:make_encoder --weights net.pt --normalisation cifar --dataset cifar10
-      bench evaluate robustbench:Carmon2019Unlabeled
+      bench evaluate robustbench:Carmon2019Unlabeled --devices 4
     """
-    from bench.device import use_threads
+    from bench.parallel import first_then_others, is_first, on_first
     from bench.run import (
         EvaluationRequest,
         WeightChoices,
@@ -78,32 +80,34 @@ def evaluate(
         threads_open,
     )
 
-    use_threads(threads)
-    request = EvaluationRequest(
-        encoder=encoder_path(encoder, runs_dir),
-        weights=WeightChoices(weights, normalisation, network),
-        dataset=dataset,
-        finetune_dataset=finetune_dataset,
-        protocols=option.names(protocols),
-        seed=seed,
-        overrides=option.overrides(preset, set_, precision, attacks=attacks),
-        runs_dir=runs_dir,
-        data_dir=data_dir,
-        data_in=data_in,
-        device=device,
-        corruptions=corruptions,
-    )
-    with reading():
-        run = prepare_evaluation(request)
-    say_weights(run)
-    is_open = threads is None and threads_open(run)
-    announce([run], results_dir, threads=threads, dry_run=dry_run, recipe=recipe, as_json=as_json)
-    if dry_run:
-        return
-    with (
-        monitored(Console(stderr=True)) as monitor,
-        tracked(monitor, track, run.folder.path.name),
-        threads_as_begun(run, is_open),
-    ):
-        records = execute(run, results_dir, monitor)
-    show_records(records, [run], results_dir, as_json=as_json)
+    with together(devices, device, threads) as known:
+        request = EvaluationRequest(
+            encoder=encoder_path(encoder, runs_dir),
+            weights=WeightChoices(weights, normalisation, network),
+            dataset=dataset,
+            finetune_dataset=finetune_dataset,
+            protocols=option.names(protocols),
+            seed=seed,
+            overrides=option.overrides(preset, set_, precision, attacks=attacks),
+            runs_dir=runs_dir,
+            data_dir=data_dir,
+            data_in=data_in,
+            device=device,
+            corruptions=corruptions,
+        )
+        with reading():
+            run = first_then_others(lambda: prepare_evaluation(request))
+        say_weights(screen(), run)
+        is_open = known is None and threads_open(run)
+        show = partial(announce, [run], results_dir, dry_run=dry_run, recipe=recipe, as_json=as_json)
+        on_first(lambda: show(threads=known))
+        if dry_run:
+            return
+        with (
+            monitored(screen()) as monitor,
+            tracked(monitor, track if is_first() else None, run.folder.path.name),
+            threads_as_begun(run, is_open),
+        ):
+            records = execute(run, results_dir, monitor)
+        if is_first():
+            show_records(records, [run], results_dir, as_json=as_json)

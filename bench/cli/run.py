@@ -1,17 +1,15 @@
 """``bench run``: one method from raw images to records."""
 
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from bench.cli import _options as option
+from bench.cli._devices import Devices, screen, together
 from bench.cli._progress import monitored
 from bench.cli._runs import announce, reading, say_inventory, show_records
-from bench.cli._streams import ReportedExit
 from bench.trackers import tracked
 
 
@@ -50,9 +48,7 @@ def run(
     dry_run: option.DryRun = False,
     recipe: option.ShowRecipe = False,
     device: option.Device = None,
-    devices: Annotated[
-        int | None, typer.Option(metavar="N", help="GPUs, or without GPUs processes on the CPU, that work together.")
-    ] = None,
+    devices: Devices = None,
     accumulate: Annotated[
         int | None,
         typer.Option(metavar="N", help="Compute each batch in N parts, to save memory, where the loss permits it."),
@@ -84,79 +80,54 @@ def run(
       bench run deacl --dataset cifar10 --devices 4
       bench run simclr --dataset cifar10 --encoder timm:vit_tiny_patch16_224 --set encoder.options.img_size=32
     """
-    import torch
-
-    from bench.device import use_threads
     from bench.errors import BenchError
-    from bench.parallel import check_devices, first_then_others, is_first, joined, launch, on_first, started_together
+    from bench.parallel import first_then_others, is_first, on_first
     from bench.run import RunRequest, execute, prepare, threads_as_begun, threads_open, train_shared
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
     chosen = (seed or 0,) if seeds is None else option.parse_seeds(seeds)
-    use_threads(threads)
-    together = started_together()
-    if devices is not None and together is None:
-        check_devices(devices, device)
-        if devices > 1:
-            raise ReportedExit(launch(devices, again))
-    if devices is not None and together not in (None, devices):
-        raise BenchError(f"--devices {devices}, but {together} processes were started. Leave out --devices.")
-    request = RunRequest(
-        method=method,
-        dataset=dataset,
-        tier=tier,
-        fidelity=fidelity,
-        protocols=option.names(protocols),
-        finetune_dataset=finetune_dataset,
-        seed=chosen[0],
-        overrides=option.overrides(preset, set_, precision, encoder, attacks),
-        accumulate=accumulate,
-        budget=budget,
-        runs_dir=runs_dir,
-        data_dir=data_dir,
-        data_in=data_in,
-        device=device,
-        corruptions=corruptions,
-    )
-    with joined(device, threads):
-        with reading() if is_first() else nullcontext():
+    with together(devices, device, threads) as known:
+        request = RunRequest(
+            method=method,
+            dataset=dataset,
+            tier=tier,
+            fidelity=fidelity,
+            protocols=option.names(protocols),
+            finetune_dataset=finetune_dataset,
+            seed=chosen[0],
+            overrides=option.overrides(preset, set_, precision, encoder, attacks),
+            accumulate=accumulate,
+            budget=budget,
+            runs_dir=runs_dir,
+            data_dir=data_dir,
+            data_in=data_in,
+            device=device,
+            corruptions=corruptions,
+        )
+        with reading():
             first = first_then_others(lambda: prepare(request))
             runs = [first.with_seed(each) for each in chosen]
-        is_open = threads is None and together is None and threads_open(first)
+        is_open, tracker = known is None and threads_open(first), track if is_first() else None
         if shared_only and not dry_run:
-            say_inventory(Console(stderr=True, quiet=not is_first()), first)
-            with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
+            say_inventory(screen(), first)
+            with monitored(screen()) as monitor:
                 for each in runs:
-                    tracker = tracked(monitor, track if is_first() else None, each.folder.path.name)
-                    with threads_as_begun(each, is_open), tracker:
+                    with threads_as_begun(each, is_open), tracked(monitor, tracker, each.folder.path.name):
                         path = train_shared(each, monitor)
                         if is_first():
                             print(f"stage: {path}")
             return
-        known = threads if together is None else torch.get_num_threads()
         show = partial(announce, runs, results_dir, estimate=estimate, dry_run=dry_run, recipe=recipe, as_json=as_json)
         on_first(lambda: show(threads=known))
         if dry_run:
             return
-        with monitored(Console(stderr=True, quiet=not is_first())) as monitor:
+        with monitored(screen()) as monitor:
             records = []
             for each in runs:
                 if len(runs) > 1 and not each.finished:
                     monitor.note(f"seed {each.seed}")
-                tracker = tracked(monitor, track if is_first() else None, each.folder.path.name)
-                with threads_as_begun(each, is_open), tracker:
+                with threads_as_begun(each, is_open), tracked(monitor, tracker, each.folder.path.name):
                     records += execute(each, results_dir, monitor)
         if is_first():
             show_records(records, runs, results_dir, as_json=as_json)
-
-
-def again() -> int:
-    """Run this command again, in a process of its own, and return its exit code."""
-    from bench.cli import main
-
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0

@@ -1,13 +1,15 @@
 """``bench sweep-eps`` and ``bench sweep-steps``: accuracy of finished runs against the size of the attack."""
 
 import json
+from collections.abc import Sequence
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
+from bench.cli._devices import Devices, screen, together
 from bench.cli._options import LOCAL_RESULTS, DataDir, Device, RunsDir
 from bench.cli._progress import monitored
 from bench.cli._streams import work_is_kept
@@ -17,7 +19,7 @@ from bench.errors import BenchError
 if TYPE_CHECKING:
     from bench.record import Outcome, Record, Sweep
     from bench.results import SweepKey
-    from bench.run import SweepRequest
+    from bench.run import Finished, SweepRequest
 
 Runs = Annotated[list[str] | None, typer.Argument(help="Runs, as `bench runs` lists them; default: all of the data.")]
 OnDataset = Annotated[str | None, typer.Option("--dataset", help="Only runs on this dataset.")]
@@ -43,6 +45,7 @@ def sweep_eps(
     step_size: StepSize = 0.25,
     output: Output = None,
     device: Device = None,
+    devices: Devices = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
@@ -54,6 +57,7 @@ def sweep_eps(
       bench sweep-eps
       bench sweep-eps --dataset digits --eps 0,8/255,16/255
       bench sweep-eps RUN-UNDER-L2 --eps 0,0.25,0.5,1
+      bench sweep-eps --dataset cifar10 --devices 4
     """
     from bench.run import SweepRequest
 
@@ -67,6 +71,7 @@ def sweep_eps(
         results_dir=results_dir,
         data_dir=data_dir,
         device=device,
+        devices=devices,
         output=output,
         as_json=as_json,
     )
@@ -81,6 +86,7 @@ def sweep_steps(
     step_size: StepSize = 0.25,
     output: Output = None,
     device: Device = None,
+    devices: Devices = None,
     runs_dir: RunsDir = Path("runs"),
     results_dir: ResultsDir = LOCAL_RESULTS,
     data_dir: DataDir = Path("data"),
@@ -109,6 +115,7 @@ def sweep_steps(
         results_dir=results_dir,
         data_dir=data_dir,
         device=device,
+        devices=devices,
         output=output,
         as_json=as_json,
     )
@@ -124,30 +131,46 @@ def _carry_out(
     results_dir: Path,
     data_dir: Path,
     device: str | None,
+    devices: int | None,
     output: Path | None,
     as_json: bool,
 ) -> None:
     """Sweep the chosen runs, and print or draw the results."""
     from bench.device import pick_device
+    from bench.parallel import is_first, on_first
     from bench.results import counted
     from bench.run import one_a_classifier, select_finished, sweep_runs
 
-    request.check()
-    counts = counted(select_finished(runs_dir, runs or (), dataset=dataset, protocol=protocol), results_dir)
-    counts.refuse_none("these runs")
-    chosen = one_a_classifier(counts.found)
-    with monitored(Console(stderr=True)) as monitor:
-        for record in counts.left_out:
-            monitor.note(f"left out: {record}")
-        found = sweep_runs(
-            chosen,
-            request,
-            results_dir,
-            data_dir=data_dir,
-            device=pick_device(device),
-            withdrawn=counts.withdrawn,
-            monitor=monitor,
-        )
+    with together(devices, device, threads=None):
+        request.check()
+        select = partial(select_finished, runs_dir, runs or (), dataset=dataset, protocol=protocol)
+        counts = on_first(lambda: counted(select(), results_dir))
+        counts.refuse_none("these runs")
+        chosen = one_a_classifier(counts.found)
+        with monitored(screen()) as monitor:
+            for record in counts.left_out:
+                monitor.note(f"left out: {record}")
+            found = sweep_runs(
+                chosen,
+                request,
+                results_dir,
+                data_dir=data_dir,
+                device=pick_device(device),
+                withdrawn=counts.withdrawn,
+                monitor=monitor,
+            )
+        if is_first():
+            _show(found, chosen, results_dir, output, as_json)
+
+
+def _show(
+    found: "Sequence[tuple[Sweep, Path]]",
+    chosen: "Sequence[Finished]",
+    results_dir: Path,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Print the sweeps that were ``found`` of the runs ``chosen``, and draw them."""
     sweeps = [sweep for sweep, _ in found]
     figures = _drawn(sweeps[0], results_dir, output) if output else []
     if as_json:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from bench.cli import _options as option
+from bench.cli._devices import Devices, screen, together
 from bench.cli._progress import monitored
 from bench.cli._streams import work_is_kept
 from bench.cli._tables import Column, DataTable, show
+from bench.errors import BenchError, CheckFailedError
 from bench.monitor import plural
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def verify(
         str | None, typer.Option(help="Where the record's data are, if they are its author's own.")
     ] = None,
     device: option.Device = None,
+    devices: Devices = None,
     threads: option.Threads = None,
     runs_dir: Annotated[Path, typer.Option(help="Where an unfinished verification is kept.")] = Path("runs"),
     results_dir: option.Results = option.RESULTS,
@@ -58,27 +60,33 @@ def verify(
 
     Examples:
       bench verify results/digits/RECORD.json --weights slf.safetensors --by "Ada Lovelace"
-      bench verify RECORD --weights encoder.safetensors --by "Ada Lovelace"
+      bench verify RECORD --weights encoder.safetensors --by "Ada Lovelace" --devices 4
     """
     from bench.compare import find_record
-    from bench.device import pick_device, use_threads
-    from bench.errors import BenchError, CheckFailedError
+    from bench.device import pick_device
+    from bench.parallel import is_first
     from bench.results import find_correction
     from bench.run import VerificationRequest
     from bench.run import verify as measured_again
 
-    found = find_record(record, results_dir)
-    if weights is None:
-        raise BenchError(
-            f"{found.path} comes without weights, and nothing can be measured without them. Type --weights and the "
-            f"path of {found.record.protocol}.safetensors of its run, or of its encoder.safetensors."
-        )
-    if why := find_correction(found, results_dir):
-        typer.echo(f"{found.path} is measured, although it was {why.said}", err=True)
-    use_threads(threads)
-    request = VerificationRequest(found.path, weights, by, dataset, runs_dir, data_dir)
-    with monitored(Console(stderr=True)) as monitor:
-        done = measured_again(request, pick_device(device), monitor)
+    with together(devices, device, threads):
+        found = find_record(record, results_dir)
+        if weights is None:
+            raise BenchError(
+                f"{found.path} comes without weights, and nothing can be measured without them. Type --weights and the "
+                f"path of {found.record.protocol}.safetensors of its run, or of its encoder.safetensors."
+            )
+        if why := find_correction(found, results_dir):
+            screen().print(f"{found.path} is measured, although it was {why.said}", markup=False, soft_wrap=True)
+        request = VerificationRequest(found.path, weights, by, dataset, runs_dir, data_dir)
+        with monitored(screen()) as monitor:
+            done = measured_again(request, pick_device(device), monitor)
+        if is_first():
+            _show(done, as_json)
+
+
+def _show(done: "Verified", as_json: bool) -> None:
+    """Print the verification; raises CheckFailedError if an accuracy differs by more than it allows."""
     if as_json:
         print(json.dumps(done.verification.model_dump(mode="json"), indent=1))
     else:

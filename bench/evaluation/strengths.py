@@ -1,6 +1,7 @@
 """Accuracy under PGD on a grid: of eps, with one attack per value; or of steps, with one trajectory for all values."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from bench.device import Clock, PeakMemory, device_name
 from bench.evaluation.state import Environments, SavedState, load_state
 from bench.job import Job
 from bench.nn import Classifier
+from bench.parallel import devices, in_turn, on_first
 from bench.recipe import Threat
 from bench.record import (
     Drawn,
@@ -74,28 +76,27 @@ def sweep(
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
     path = job.folder / f"sweep-{settings.kind}-{job.fingerprint[:8]}.json"
-    attack = _Attack(classifier.to(job.device).eval(), settings, job)
+    attack = _Attack(classifier.to(job.device).eval(), test, settings, job)
     empty = ((),) * len(settings.grid)
     modules = (__name__, *modules_of(classifier))
-    now = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules)
+    now = describe_environment(device_name(job.device), torch.get_num_threads(), modules=modules, devices=devices())
     nothing = {"last": empty, "worst": empty, "no_gradient": (NoGradient(),) * len(empty), "environments": ()}
     fresh = _State.parse(
         {"fingerprint": job.fingerprint, "peak_memory": 0, "start_drawn": START_DRAWN, **nothing}, "sweep"
     )
-    state = load_state(path, fresh, job.monitor)
+    state = on_first(lambda: load_state(path, fresh, job.monitor))
     if state.start_drawn != START_DRAWN:  # of an older version: noise of two kinds must not mix
         state = fresh
     memory = PeakMemory(job.device)
-    count, batch = len(test.labels), settings.batch_size
+    count = len(test.labels)
     steps = len(settings.steps)
     done = sum(len(state.last[row]) for row in range(0, len(empty), steps))
     job.monitor.begin(name, count * len(settings.eps), done=done)
+    clock = Clock()
     for number, eps in enumerate(settings.eps):
         rows = range(number * steps, (number + 1) * steps)
-        for first in range(len(state.last[rows.start]), count, batch):
-            clock = Clock()
-            images = unit_pixels(test.images[first : first + batch].to(job.device))
-            verdicts = attack(images, test.labels[first : first + batch].to(job.device), eps, first)
+        firsts = range(len(state.last[rows.start]), count, settings.batch_size)
+        for verdicts in in_turn(firsts, partial(attack, eps)):
             state = _State(
                 fingerprint=job.fingerprint,
                 start_drawn=START_DRAWN,
@@ -106,8 +107,9 @@ def sweep(
                 peak_memory=larger_peak(state.peak_memory, memory.bytes),
                 environments=continued(state.environments, now),
             )
-            state.save(path)
-            job.monitor.advance(len(images))
+            on_first(partial(state.save, path))
+            clock = Clock()
+            job.monitor.advance(len(verdicts[0].last))
     job.monitor.end()
     cost = PhaseCost(
         seconds=state.seconds,
@@ -123,24 +125,26 @@ class _Verdict(NamedTuple):
     """The outcomes of one batch after some number of steps."""
 
     last: Tensor
-    """bool [B]: whether the iterate after these steps is classified correctly."""
+    """bool [B], on the CPU: whether the iterate after these steps is classified correctly."""
     worst: Tensor
-    """bool [B]: whether every iterate up to there is classified correctly."""
+    """bool [B], on the CPU: whether every iterate up to there is classified correctly."""
     no_gradient: NoGradient
 
 
 class _Attack:
     """PGD on one classifier, evaluated at each number of steps in the grid."""
 
-    def __init__(self, classifier: Classifier, settings: SweepSettings, job: Job) -> None:
-        self._classifier, self._settings, self._job = classifier, settings, job
+    def __init__(self, classifier: Classifier, test: Split, settings: SweepSettings, job: Job) -> None:
+        self._classifier, self._test, self._settings, self._job = classifier, test, settings, job
         self._attacked = classifier.prepared()
 
-    def __call__(self, images: Tensor, labels: Tensor, eps: float, first: int) -> list[_Verdict]:
-        """Return the outcomes for each number of steps: images float [B, C, H, W] in [0, 1], labels int64 [B]."""
-        settings = self._settings
+    def __call__(self, eps: float, first: int) -> list[_Verdict]:
+        """Return the outcomes of the batch of test images from ``first`` on, for each number of steps."""
+        settings, device = self._settings, self._job.device
+        batch = slice(first, first + settings.batch_size)
+        images, labels = unit_pixels(self._test.images[batch].to(device)), self._test.labels[batch].to(device)
         if eps == 0:  # every iterate is the image
-            right = _judge(self._classifier, images, labels)
+            right = _judge(self._classifier, images, labels).cpu()
             return [_Verdict(right, right, NoGradient())] * len(settings.steps)
         seen: list[Tensor] = []
         watch = GradientWatch()
@@ -172,7 +176,8 @@ class _Attack:
             if step in self._settings.steps:
                 last = _judge(self._classifier, x_adv, labels)
                 worst = worst & last
-                yield _Verdict(last, worst, NoGradient(first=int(watch.first.sum()), last=int(watch.last.sum())))
+                counted = NoGradient(first=int(watch.first.sum()), last=int(watch.last.sum()))
+                yield _Verdict(last.cpu(), worst.cpu(), counted)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -34,6 +35,10 @@ class Finished:
     record: Record
     source: str
     """The user's name for the data that it was evaluated on."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle where it is: another process of this run opens it again."""
+        return _open, (self.path / "record.json",)
 
     @property
     def recipe(self) -> Recipe:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from bench.evaluation import START_DRAWN, Swept, sweep
 from bench.files import make_writable, remove_unfinished
 from bench.job import Job
 from bench.monitor import Monitor
+from bench.parallel import devices, first_then_others, held_by_first, on_first
 from bench.recipe import Norm, outside
 from bench.record import (
     Sweep,
@@ -95,9 +97,9 @@ def sweep_runs(
     """
     monitor = monitor or Monitor()
     attacks = [request.settings(finished) for finished in chosen]
-    make_writable(results_dir)
-    remove_unfinished(results_dir)
-    known = _known(results_dir, withdrawn, monitor)
+    on_first(lambda: make_writable(results_dir))
+    on_first(lambda: remove_unfinished(results_dir))
+    known = on_first(lambda: _known(results_dir, withdrawn, monitor))
     load = _loader(data_dir)
     found = []
     for number, (finished, settings) in enumerate(zip(chosen, attacks, strict=True), 1):
@@ -106,7 +108,7 @@ def sweep_runs(
             name = f"{number}/{len(chosen)} {finished.record.title}, seed {finished.record.seed}"
             swept = _sweep(finished, settings, load(finished), device, monitor, name)
             made = _described(finished, settings, swept, device).sealed()
-            known[identity] = made, save_sweep(results_dir, made, monitor)
+            known[identity] = made, on_first(partial(save_sweep, results_dir, made, monitor))
         found.append(known[identity])
     return found
 
@@ -132,7 +134,7 @@ def _loader(data_dir: Path) -> Callable[[Finished], Dataset]:
     def load(finished: Finished) -> Dataset:
         key = finished.source, finished.recipe.dataset.sha256
         if key not in loaded:
-            loaded[key] = finished.dataset(data_dir)
+            loaded[key] = first_then_others(lambda: finished.dataset(data_dir))
         return loaded[key]
 
     return load
@@ -147,8 +149,8 @@ def _sweep(
     finished: Finished, settings: SweepSettings, dataset: Dataset, device: torch.device, monitor: Monitor, name: str
 ) -> Swept:
     folder = finished.path
-    with locked(folder / ".lock", refusing(f"sweeping this run ({folder})")):
-        remove_unfinished(folder)
+    with held_by_first(lambda: locked(folder / ".lock", refusing(f"sweeping this run ({folder})"))):
+        on_first(lambda: remove_unfinished(folder))
         job = Job(folder, _identity(finished, settings), finished.record.seed, device, monitor)
         return sweep(finished.classifier(device), dataset.test, settings, job, name=name)
 
@@ -177,7 +179,7 @@ def _described(finished: Finished, settings: SweepSettings, swept: Swept, device
         worst=swept.worst,
         no_gradient=swept.no_gradient,
         cost=swept.cost,
-        environment=describe_environment(device_name(device), torch.get_num_threads()),
+        environment=describe_environment(device_name(device), torch.get_num_threads(), devices=devices()),
         environments=swept.environments,
         finished=datetime.now(UTC),
     )

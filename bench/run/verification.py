@@ -18,6 +18,7 @@ from bench.files import make_writable, remove_unfinished
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.nn import Classifier
+from bench.parallel import devices, first_then_others, held_by_first, on_first
 from bench.protocol import build_protocol, released_classifier
 from bench.recipe import RELEASED, Recipe, canonical_digest, with_checked_fields
 from bench.record import (
@@ -74,21 +75,21 @@ def verify(request: VerificationRequest, device: torch.device, monitor: Monitor 
     record = load_trusted(request.record).record
     recipe = recipe_from(record.recipe)
     opened = _open(request.weights, record, recipe)
-    dataset = _dataset(request, recipe)
+    dataset = first_then_others(lambda: _dataset(request, recipe))
     folder = request.runs_dir / f"verify-{record.sha256[:12]}-{'encoder' if opened.encoder else 'classifier'}"
     # Outside the folder, which is deleted in the end: processes cannot agree on a lock whose file one of them deletes.
     lock = request.runs_dir / ".locks" / folder.name
-    make_writable(request.record.parent)
-    make_writable(lock.parent)
-    with locked(lock, refusing(f"verifying this record ({folder})")):
-        make_writable(folder)
-        remove_unfinished(folder)
+    on_first(lambda: make_writable(request.record.parent))
+    on_first(lambda: make_writable(lock.parent))
+    with held_by_first(lambda: locked(lock, refusing(f"verifying this record ({folder})"))):
+        on_first(lambda: make_writable(folder))
+        on_first(lambda: remove_unfinished(folder))
         job = Job(folder, canonical_digest([record.sha256, opened.sha256]), record.seed, device, monitor)
         classifier = opened.classifier or _trained(opened, record, recipe, dataset, job)
         found = _measured(classifier, record, recipe, dataset, job)
         verification = _described(by, record, opened, classifier, found, device).sealed()
-        path = save_verification(request.record, verification, monitor)
-        shutil.rmtree(folder, ignore_errors=True)
+        path = on_first(lambda: save_verification(request.record, verification, monitor))
+        on_first(lambda: shutil.rmtree(folder, ignore_errors=True))
     return Verified(record, verification, path)
 
 
@@ -198,7 +199,7 @@ def _described(
         ra=found.ra.outcome,
         aa=found.aa and found.aa.outcome,
         differ={},
-        environment=describe_environment(device_name(device), torch.get_num_threads()),
+        environment=describe_environment(device_name(device), torch.get_num_threads(), devices=devices()),
         finished=datetime.now(UTC),
     )
     differ = {name: len(flips) for name, flips in verification.flips(record).items()}
