@@ -222,6 +222,15 @@ def by_losses(patient: Patient) -> dict[str, float]:
     return {"RA's loss": share(patient, attacked(patient)), "margin": share(patient, x)}
 
 
+def by_averages(patient: Patient) -> dict[str, float]:
+    """Return how many images RA's attack leaves, and how many of them the attack with averaged gradients leaves."""
+    (check,) = (one for one in CHECKS["attack"] if one.name == "averaged gradient")
+    found = check(patient)
+    assert found
+    left, broken = (float(found.numbers[name] or 0) for name in ("left by RA's attack", "broken"))
+    return {"PGD": left, "and averaged": left - broken}
+
+
 def by_search(patient: Patient) -> dict[str, float]:
     """Return how many of the images that PGD leaves remain after Square."""
     sample = patient.sample

@@ -20,6 +20,7 @@ from doctor_cases import (
     at_first_norm,
     attacked,
     both,
+    by_averages,
     by_losses,
     by_search,
     by_suite,
@@ -230,6 +231,15 @@ PICTURES: dict[str, Callable[[], Picture]] = {
         "pixel of the middle row",
         "gradient",
     ),
+    "pixels without gradient": lambda: Picture(
+        lines,
+        *both(
+            lambda one: input_gradient(one.attacked, attacked(one, steps=0), one.sample.labels)[:6, 0, 8].tolist(),
+            "stairs with short ramps",
+        ),
+        "pixel of the middle row",
+        "gradient",
+    ),
     "finite difference": lambda: Picture(
         points, *both(promised_and_measured, "random noise layer"), "promised change of the loss", "measured"
     ),
@@ -255,6 +265,7 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     "number of steps": lambda: Picture(lines, *both(along_steps, "random resizing"), "steps", "accuracy [%]"),
     "restarts": lambda: Picture(bars, *both(over_starts, "dropout left on"), "starts", "accuracy [%]"),
     "margin loss": lambda: Picture(bars, *both(by_losses, "logits x 1e-4"), "", "accuracy [%]"),
+    "averaged gradient": lambda: Picture(bars, *both(by_averages, "stairs with short ramps"), "", "images left"),
     "random search": lambda: Picture(bars, *both(by_search, "quantised input"), "", "images left"),
     "transfer": lambda: Picture(bars, *both(by_transfer, "detached gradient"), "", "images left"),
     "missed by AutoAttack": lambda: Picture(

@@ -118,6 +118,12 @@ def quantised(x: Tensor) -> Tensor:
     return (4 * x).round() / 4
 
 
+def ramped(x: Tensor, width: float = 0.15) -> Tensor:
+    """Stairs with a short slope at each step, of so much of it to both sides: exact where there is a gradient."""
+    step = (63 * x).round() / 63
+    return step + (x - step).clamp(-width / 63, width / 63)
+
+
 def noisy(x: Tensor) -> Tensor:
     return x + 0.1 * torch.randn_like(x)
 
@@ -218,6 +224,7 @@ SABOTAGES: dict[str, Callable[[Classifier], Classifier]] = {
     "logits x 1e-4": scaled(1e-4),
     "logits x 1e4": scaled(1e4),
     "quantised input": in_front(quantised),
+    "stairs with short ramps": in_front(ramped),
     "random noise layer": in_front(noisy),
     "random resizing": in_front(resized),
     "softmax output": behind(nn.Softmax(dim=1), logits=True),

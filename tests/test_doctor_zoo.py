@@ -26,6 +26,7 @@ from bench.record.shares import at_least
 
 FOUND_BY: dict[str, dict[str, Verdict]] = {
     "quantised input": {"zero gradient": "fail", "loss growth": "doubt", "unbounded attack": "doubt"},
+    "stairs with short ramps": {"pixels without gradient": "fail"},
     "random noise layer": {"finite difference": "fail"},
     "random resizing": {"gradient stability": "fail"},
     "detached gradient": {"zero gradient": "fail"},
@@ -104,6 +105,26 @@ def test_jumps_of_the_vote_of_the_nearest_are_noted_and_not_doubted() -> None:
     assert verdict_on(int(found.numbers["jumps"] + found.numbers["wrong"]), int(found.numbers["images"])) == "doubt"
 
 
+def merged(x: torch.Tensor) -> torch.Tensor:
+    """The largest of four pixels, in place of all: most have no gradient, and matter little while they have none."""
+    return F.interpolate(F.max_pool2d(x, 2), scale_factor=2)
+
+
+def thinned(x: torch.Tensor) -> torch.Tensor:
+    """One of four pixels, in place of all: most have no gradient, and never matter."""
+    return F.interpolate(x[..., ::2, ::2], scale_factor=2)
+
+
+@pytest.mark.parametrize("change", [merged, thinned])
+def test_pixels_without_gradient_that_matter_little_are_sound(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    visited = unmeasured(in_front(change)(frozen_copy(sound())).eval(), images_tested(in_order=False))
+    (asked,) = (one for one in CHECKS["gradient"] if one.name == "pixels without gradient")
+    found = asked(visited)
+    assert found
+    assert found.verdict in ("sound", "note")
+    assert found.numbers["share"] == 0.75
+
+
 def waving() -> Patient:
     """Return one whose pixels go through waves as long as eps: half of it is a way out, and all of it is none."""
     waves = in_front(lambda x: x + 0.2 * (2 * torch.pi / digits().eps * x).sin())
@@ -125,6 +146,7 @@ def autoattacked(**survivors: int) -> Patient:
 ATTACKED: list[tuple[str | Callable[[], Patient], str, Verdict]] = [
     ("logits x 1e-4", "margin loss", "doubt"),
     ("logits x 1e4", "margin loss", "note"),
+    ("stairs with short ramps", "averaged gradient", "doubt"),
     ("quantised input", "random search", "doubt"),
     ("dropout left on", "restarts", "doubt"),
     ("random resizing", "number of steps", "doubt"),

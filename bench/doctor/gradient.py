@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from bench.attack import log_margin, margin_objective
 from bench.doctor.check import Check, Finding, check
-from bench.doctor.patient import Patient
+from bench.doctor.patient import Patient, shaken
 from bench.record import verdict_on
 
 _SLOPE_STEPS = (1 / 50, 1 / 500)
@@ -24,6 +24,17 @@ _SLOPES = (0.5, 2.0)
 
 _NEARBY = 1 / 10
 """Of eps, in its norm: the most that a random move may be, less than half a step of the attack."""
+
+_FLAT = 1 / 20
+"""The share of pixels without a gradient that are worth a question. Sound classifiers had none."""
+
+_INFLUENCE = 3 / 4
+"""Of that of a mean pixel, in squares of the logits' distance, which add up over independent moves. Pixels without a
+gradient have about 1 on stairs, 0 where they are cut off, and about 0.2 where they are not the largest of their
+max-pool, with 0.7 on the worst of many images."""
+
+_MOVES = 4
+"""Random moves that the influence is a mean over."""
 
 _COSINE = 0.5
 """After that move, the gradients of sound classifiers had cosines of 0.93 or more, on each image."""
@@ -55,6 +66,41 @@ def _zero_gradient(patient: Patient) -> Finding:
 
 
 @check(
+    "pixels without gradient",
+    question="From a random start, pixels whose gradient is zero hardly move the logits.",
+    meaning="The attack leaves these pixels where its start has put them, although they count: some layer is flat in "
+    "most places and has a slope in a few. Images look robust that are not, so RA and AA are too high.",
+    remedy="Look for rounding, thresholds and lookup tables between pixels and logits. Such a layer needs a "
+    "differentiable stand-in for attacks (BPDA).",
+)
+@torch.no_grad()
+def _pixels_without_gradient(patient: Patient) -> Finding | None:
+    images, labels = patient.sample.images, patient.sample.labels
+    generator, radius = patient.generator("pixels without gradient"), patient.pixel_radius
+    start = shaken(images, radius, generator)
+    gradient = input_gradient(patient.attacked, start, labels)
+    known = ~without_direction(gradient)
+    n = int(known.sum())
+    if not n:
+        return None  # no gradient at all
+    shares = (gradient == 0).flatten(1).double().mean(1)
+    logits = patient.attacked(start)
+    of_some, of_all = (torch.zeros_like(shares) for _ in range(2))
+    for _ in range(_MOVES):
+        moved = shaken(images, radius, generator)
+        of_some += _squared_distance(patient.attacked(torch.where(gradient == 0, moved, start)), logits)
+        of_all += _squared_distance(patient.attacked(moved), logits)
+    influence = of_some / of_all / shares
+    masked = known & (shares > _FLAT) & (influence > _INFLUENCE)
+    count, middle = int(masked.sum()), float(shares[known].median())
+    found = (
+        f"on {count} of {n} images pixels without a gradient move the logits about as much as others; the median image "
+        f"has {middle:.1%} such pixels"
+    )
+    return Finding(verdict_on(count, n), found, {"images": float(n), "masked": float(count), "share": middle})
+
+
+@check(
     "finite difference",
     question="A small step along the gradient changes the loss as the gradient promises, or at least a step ten times "
     "smaller does.",
@@ -66,7 +112,7 @@ def _zero_gradient(patient: Patient) -> Finding:
 )
 def _finite_difference(patient: Patient) -> Finding | None:
     images, labels = patient.sample.images, patient.sample.labels
-    steps = [share * _pixel_radius(patient) for share in _SLOPE_STEPS]
+    steps = [share * patient.pixel_radius for share in _SLOPE_STEPS]
     wide, narrow = (slope_ratios(patient.attacked, images, labels, step) for step in steps)
     known = ~(wide.isnan() | narrow.isnan())
     n = int(known.sum())
@@ -97,7 +143,7 @@ def _finite_difference(patient: Patient) -> Finding | None:
 )
 def _stability(patient: Patient) -> Finding | None:
     images, labels = patient.sample.images, patient.sample.labels
-    step = _NEARBY * _pixel_radius(patient)
+    step = _NEARBY * patient.pixel_radius
     cosines = nearby_cosines(patient.attacked, images, labels, step, patient.generator("nearby"))
     known = cosines[~cosines.isnan()]
     if not len(known):
@@ -128,10 +174,9 @@ def _inner_optimisation(patient: Patient) -> Finding:
     return Finding("doubt", found, numbers)
 
 
-def _pixel_radius(patient: Patient) -> float:
-    """Return how far all pixels of an image may move together within the threat model."""
-    pixels = patient.sample.images[0].numel()
-    return patient.threat.eps if patient.threat.norm == "linf" else min(1.0, patient.threat.eps / pixels**0.5)
+def _squared_distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return that of logits [B, K], for each image: float64 [B]."""
+    return (a.double() - b.double()).square().sum(1)
 
 
 class _Watch(TorchFunctionMode):
@@ -187,12 +232,17 @@ def nearby_cosines(model: nn.Module, images: Tensor, labels: Tensor, step: float
     Returns:
         [B]; NaN where one of the two has no gradient.
     """
-    noise = 2 * torch.rand(images.shape, generator=generator, device=images.device) - 1
-    gradients = [input_gradient(model, x, labels) for x in (images, (images + step * noise).clamp(0, 1))]
+    gradients = [input_gradient(model, x, labels) for x in (images, shaken(images, step, generator))]
     missing = without_direction(gradients[0]) | without_direction(gradients[1])
     # Scaled first: the function takes lengths below 1e-8 for 1e-8.
     a, b = (F.normalize(gradient.flatten(1), p=torch.inf, eps=0.0) for gradient in gradients)
     return F.cosine_similarity(a, b).masked_fill(missing, torch.nan)
 
 
-GRADIENT: tuple[Check, ...] = (_zero_gradient, _finite_difference, _stability, _inner_optimisation)
+GRADIENT: tuple[Check, ...] = (
+    _zero_gradient,
+    _pixels_without_gradient,
+    _finite_difference,
+    _stability,
+    _inner_optimisation,
+)

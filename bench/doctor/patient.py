@@ -75,6 +75,12 @@ class Patient:
         """The threat model of the evaluation."""
         return Threat(norm=self.recipe.threat.norm, eps=self.recipe.eval_eps)
 
+    @property
+    def pixel_radius(self) -> float:
+        """How far all pixels of an image may move together within the threat model."""
+        pixels = self.sample.images[0].numel()
+        return self.threat.eps if self.threat.norm == "linf" else min(1.0, self.threat.eps / pixels**0.5)
+
     @cached_property
     def sample(self) -> Sample:
         """A few of the images that AutoAttack is run on: the same for all methods and seeds on one dataset."""
@@ -148,3 +154,9 @@ def watching(parts: Sequence[M], watch: Callable[[M, Tensor], None]) -> Iterator
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def shaken(images: Tensor, step: float, generator: torch.Generator) -> Tensor:
+    """Return ``images`` with every pixel moved at random by up to ``step``, within [0, 1]."""
+    noise = 2 * torch.rand(images.shape, generator=generator, device=images.device) - 1
+    return (images + step * noise).clamp(0, 1)

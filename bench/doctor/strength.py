@@ -16,13 +16,14 @@ from bench.attack import (
     NamedAttack,
     Objective,
     cross_entropy,
+    log_margin,
     margin,
     margin_objective,
     square,
     square_fits,
 )
 from bench.doctor.check import Check, Finding, check
-from bench.doctor.patient import Patient
+from bench.doctor.patient import Patient, shaken
 from bench.doctor.surrogate import trained_surrogate
 from bench.recipe import Threat
 from bench.record import TOLERANCE, verdict_on
@@ -35,6 +36,9 @@ _TIMES = 5
 
 _BLIND = 0.01
 """The share of images that an attack without the model's gradient may break: on sound models, none of a hundred."""
+
+_NEARBY = 4
+"""Points whose gradients are averaged, within a step of the attack."""
 
 _SUITE = ("pgd-cw", "pgd-dlr", "apgd-dlr", "targeted-screen")
 """Attacks beside AutoAttack's, cheapest first, each on what the ones before it left."""
@@ -108,6 +112,28 @@ def _margin(patient: Patient) -> Finding:
     # Others who attack by cross-entropy will measure a higher RA; this one does not depend on it.
     misled = verdict_on(max(0, left - standing), len(labels)) in ("doubt", "fail")
     return Finding("note" if misled and finding.verdict == "sound" else finding.verdict, found, numbers)
+
+
+@check(
+    "averaged gradient",
+    question="The mean gradient of a few points nearby leads to little more than the gradient at the image itself.",
+    meaning="The gradient is right where it is taken and says little about what lies a step ahead, such as on stairs "
+    "with a slope here and there. RA is too high.",
+    remedy="See the checks of the gradient. Attack with gradients that are averaged over small moves.",
+    deep=True,
+)
+def _averaged(patient: Patient) -> Finding:
+    generator, labels = patient.generator("averaged gradient"), patient.sample.labels
+    step = patient.recipe.evaluate.pgd_step_size * patient.pixel_radius
+
+    def objective(x: Tensor) -> Tensor:
+        losses = []
+        for _ in range(_NEARBY):
+            inside = shaken(x.detach(), step, generator)
+            losses.append(log_margin(patient.attacked(x + (inside - x).detach()), labels))  # also where it is cut to 1
+        return torch.stack(losses).mean(0)
+
+    return _beside(patient, f"PGD on the mean of {_NEARBY} points nearby", _climbed(patient, objective))
 
 
 @check(
@@ -222,4 +248,13 @@ def _climbed(patient: Patient, objective: Objective) -> Tensor:
     return attack(objective, patient.sample.images, threat=patient.threat, generator=patient.generator("start"))
 
 
-STRENGTH: tuple[Check, ...] = (_smaller_radius, _steps, _restarts, _margin, _random_search, _transfer, _missed)
+STRENGTH: tuple[Check, ...] = (
+    _smaller_radius,
+    _steps,
+    _restarts,
+    _margin,
+    _averaged,
+    _random_search,
+    _transfer,
+    _missed,
+)
