@@ -33,6 +33,13 @@ def test_what_are_no_images_in_the_unit_interval_is_refused(encoder: Encoder, im
         encoder(images)
 
 
+def test_images_of_numpys_usual_floats_are_refused(encoder: Encoder) -> None:
+    images = torch.from_numpy(np.zeros((2, 3, 8, 8), np.uint8) / 255)
+    with pytest.raises(BenchError, match=r"these images are float64\. Give images\.float\(\)\.$"):
+        encoder(images)
+    assert encoder.double()(images).dtype == torch.float64
+
+
 def test_it_is_saved_whole(encoder: Encoder) -> None:
     file, images = io.BytesIO(), torch.rand(2, 3, 8, 8)
     torch.save(encoder, file)

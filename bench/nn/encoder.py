@@ -107,12 +107,14 @@ class Encoder(nn.Module):
         return getattr(self.backbone, "memory_format", torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the features of ``images`` [B, C, H, W] in [0, 1]; raises BenchError for anything else than floats."""
+        """Return the features of ``images`` [B, C, H, W] in [0, 1]; raises BenchError for what are no such images."""
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             raise BenchError(
                 f"the encoder takes images [B, C, H, W] in [0, 1], as a tensor of floats; given: {_kind(images)}. Make "
                 "one image a batch with image[None], and integers from 0 to 255 floats with images / 255."
             )
+        if images.dtype == torch.float64 and any(weight.dtype == torch.float32 for weight in self.parameters()):
+            raise BenchError("the encoder computes in float32, and these images are float64. Give images.float().")
         return over_devices(self._features, images)
 
     def _features(self, images: Tensor) -> Tensor:
