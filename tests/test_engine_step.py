@@ -312,6 +312,52 @@ def test_state_that_no_checkpoint_has_is_reported_once(
     assert note.startswith(f"stage toy: '{name}' is {kind} that training changes, and no saved state has it")
 
 
+class Curriculum(Plain):
+    """``begin`` sets what changes between epochs."""
+
+    def __init__(self, begin: Callable[[Any, int], None], change: Callable[[Any], None] = lambda stage: None) -> None:
+        super().__init__(change)
+        self._begin = begin
+
+    def before_epoch(self, epoch: int) -> None:
+        self._begin(self, epoch)
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        lambda stage, epoch: setattr(stage, "warm", (epoch + 1) / EPOCHS),
+        lambda stage, epoch: setattr(stage, "kind", f"epoch {epoch}"),
+        lambda stage, epoch: setattr(stage, "centre", torch.full((4,), epoch + 1.0)),
+        lambda stage, epoch: stage.centre.fill_(epoch + 1),
+        lambda stage, epoch: stage.turns.fill_(epoch + 1),
+    ],
+)
+def test_what_an_epoch_begins_with_needs_no_saved_state(begin: Callable[[Any, int], None], tmp_path: Path) -> None:
+    monitor = StopAfter(10**6)
+    run(Curriculum(begin), tmp_path, monitor=monitor)
+    assert monitor.notes == []
+
+
+def test_what_a_step_changes_is_reported_even_if_each_epoch_begins_with_it(tmp_path: Path) -> None:
+    def begin(stage: Plain, epoch: int) -> None:
+        stage.warm = epoch + 1.0
+
+    monitor = StopAfter(10**6)
+    run(Curriculum(begin, lambda stage: setattr(stage, "warm", stage.warm / 2)), tmp_path, monitor=monitor)
+    assert [note.split(" is ")[0] for note in monitor.notes] == ["stage toy: 'warm'"]
+
+
+def test_what_depends_on_the_epochs_before_is_reported_and_counted_once(tmp_path: Path) -> None:
+    def begin(stage: Plain, epoch: int) -> None:
+        stage.warm *= 2
+
+    monitor, stage = StopAfter(10**6), Curriculum(begin)
+    run(stage, tmp_path, monitor=monitor)
+    assert [note.split(" is ")[0] for note in monitor.notes] == ["stage toy: 'warm'"]
+    assert stage.warm == 0.5 * 2**EPOCHS
+
+
 def test_running_statistics_that_are_not_finite_are_a_matter_of_the_learning_rate(tmp_path: Path) -> None:
     class Overflowing(ToyStage):
         def after_step(self) -> None:

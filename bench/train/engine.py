@@ -148,7 +148,7 @@ class _Training:
             self.progress = begun.model_copy(update={"environments": now})
             _restore_scaler(self.scaler, begun)
         self.stage.train()
-        self._unsaved = Unsaved(self.stage)
+        self.unsaved = Unsaved(self.stage)
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
         if self.plan.epochs:  # kNN trains nothing
@@ -156,7 +156,7 @@ class _Training:
 
     def save(self) -> None:
         """Save the state, which is the same on all devices, and tell once of what it lacks."""
-        self._unsaved.tell(self.job.monitor)
+        self.unsaved.tell(self.job.monitor)
         refuse_difference(training_tensors(self.stage, self.optimizer), f"the state of stage {self.stage.name!r}")
         on_first(lambda: save_state(self._unfinished, self.stage, self.optimizer, self.progress))
 
@@ -217,7 +217,7 @@ class _Epoch:
         size, steps = training.plan.batch_size, training.steps
         order = torch.randperm(training.count, generator=rng.generator(job.seed, name, "order", epoch))
         order = training.positions[order.to(job.device)]
-        training.stage.before_epoch(epoch)
+        training.unsaved.begin_epoch(epoch)
         coming = [order[step * size : (step + 1) * size] for step in range(self._step, steps)]
         images = training.images.batches(coming)
         for step, positions in enumerate(coming, self._step):

@@ -1,6 +1,6 @@
 """What a stage keeps outside its state dict: no saved state has it, and a run that is continued loses it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,11 +21,25 @@ class Unsaved:
         self._stage = stage
         self._before = _values(stage)
 
+    def begin_epoch(self, epoch: int) -> None:
+        """Call ``before_epoch`` of the stage. What it sets alike each time it is called needs no saved state.
+
+        In the first epoch that is tried, as a run that is continued within an epoch calls it again.
+        """
+        self._stage.before_epoch(epoch)
+        first = _values(self._stage) if self._before else {}
+        if _changed(self._before, first):
+            attributes = dict(vars(self._stage))
+            self._stage.before_epoch(epoch)
+            others = _changed(first, _values(self._stage))
+            vars(self._stage).update(attributes)  # what counts its calls goes on as if it was called once
+            self._before = first | {name: value for name, value in self._before.items() if name in others}
+
     def tell(self, monitor: Monitor) -> None:
         """Report to ``monitor``, in the first call, one of them that training has changed."""
         before, self._before = self._before, {}
         now = _values(self._stage) if before else {}
-        if changed := [name for name, value in before.items() if not _same(value, now.get(name))]:
+        if changed := _changed(before, now):
             buffers = dict(self._stage.named_buffers())
             what = "a buffer with persistent=False" if changed[0] in buffers else "a plain attribute"
             monitor.note(
@@ -48,6 +62,10 @@ def _unsaved(module: nn.Module) -> Iterator[tuple[str, Any]]:
     yield from vars(module).items()
     for name in module._non_persistent_buffers_set:
         yield name, module._buffers[name]
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [name for name, value in before.items() if not _same(value, now.get(name))]
 
 
 def _same(before: Any, now: Any) -> bool:
