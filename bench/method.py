@@ -56,7 +56,10 @@ class Stage(nn.Module):
     other (``accumulate``)."""
 
     def optimizer(self) -> Optimizer:
-        """Return the optimiser of all trained parameters: by default the plan's.
+        """Return one optimiser of all trained parameters: by default the plan's.
+
+        All that its steps depend on is in the form of torch's ``state_dict``: tensors and numbers of each parameter,
+        and numbers of the groups. Two optimisers in one are refused.
 
         The plan's schedule moves its rates: a group whose rate is half of ``plan.effective_lr`` has half of the
         schedule's in every step.

@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim import LBFGS, SGD, AdamW, Optimizer
+from torch.optim import SGD, AdamW, Optimizer
 
 from bench.errors import BenchError
 from bench.monitor import plural
@@ -88,9 +89,10 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
     ``exp_avg.encoder.conv1.weight`` belongs to a parameter of ``module``, ``group.0.weight_decay`` to a group.
 
     Raises:
-        BenchError: its state holds something that is neither a tensor nor a number.
+        BenchError: its state holds what belongs to no parameter, or is neither a tensor nor a number.
     """
     names = _names(optimizer, module)
+    _refuse_odd_state(optimizer)
     state = optimizer.state_dict()
     found = {f"{what}.{names[i]}": value for i, values in state["state"].items() for what, value in values.items()}
     for i, group in enumerate(state["param_groups"]):
@@ -113,17 +115,35 @@ def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[
         if name in by_name:
             state[by_name[name]][what] = tensor.item() if key.endswith(_NUMBER) else tensor
     optimizer.load_state_dict({**fresh, "state": dict(state)})
-    for parameter, values in optimizer.state.items():
-        for what, value in values.items():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                # empty_like keeps the parameter's memory format, which the speed of the update depends on.
-                values[what] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    for name, parameter in zip(names, _parameters(optimizer), strict=True):
+        for what, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor) and (saved := tensors.get(f"{what}.{name}")) is not None:
+                # empty_like keeps the parameter's memory format, which the speed of the update depends on; torch has
+                # converted the values to its type.
+                like = parameter if value.shape == parameter.shape else value
+                exact = torch.empty_like(like, dtype=saved.dtype, device=value.device).copy_(saved)
+                optimizer.state[parameter][what] = exact
 
 
 def _names(optimizer: Optimizer, module: nn.Module) -> list[str]:
     """Return the names of the parameters of ``optimizer``, in its order."""
     of = {id(parameter): name for name, parameter in module.named_parameters()}
-    return [of[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]
+    return [of[id(parameter)] for parameter in _parameters(optimizer)]
+
+
+def _refuse_odd_state(optimizer: Optimizer) -> None:
+    held = {id(parameter) for parameter in _parameters(optimizer)}
+    for key, values in optimizer.state.items():
+        if id(key) not in held or not isinstance(values, dict):
+            what = "the state of a tensor that no group holds" if isinstance(key, Tensor) else repr(key)
+            raise BenchError(
+                f"the optimiser's state holds {what}, which cannot be saved. Keep in it, for each parameter of the "
+                "groups, tensors and numbers by name; other numbers belong in a group."
+            )
+
+
+def _parameters(optimizer: Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def _numbers(group: Mapping[str, Any]) -> list[tuple[str, int | float]]:
@@ -147,16 +167,35 @@ def keep_proportions(optimizer: Optimizer, peak: float) -> Optimizer:
     So a group with a tenth of the plan's rate has a tenth of it in every step.
 
     Raises:
-        BenchError: it is no optimiser, or one that asks for the loss several times a step.
+        BenchError: it is no optimiser, or one that asks for the loss several times a step or cannot be saved.
     """
-    if not isinstance(optimizer, Optimizer) or isinstance(optimizer, LBFGS):
+    if (fault := _fault(optimizer)) is not None:
         raise BenchError(
-            f"the optimizer() of a stage returned a {type(optimizer).__name__}. It must return a torch.optim.Optimizer "
-            "whose step takes one gradient, such as SGD or AdamW."
+            f"the optimizer() of a stage returned a {type(optimizer).__name__}{fault}. It must return one "
+            "torch.optim.Optimizer whose step takes one gradient, such as SGD or AdamW, and whose state_dict() holds "
+            "all that its steps depend on. Parameters with a rate of their own are a group of it: docs/methods.md"
         )
     for group in optimizer.param_groups:
         group[_SHARE] = group["lr"] / peak
     return optimizer
+
+
+def _fault(optimizer: object) -> str | None:
+    """Return why ``optimizer`` can train no stage, in words that follow its type; None: it can."""
+    if not isinstance(optimizer, Optimizer):
+        return ""
+    try:
+        signature(optimizer.step).bind()
+    except TypeError:
+        return ", whose step cannot be taken without a closure"
+    for value in vars(optimizer).values():
+        parts = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(part, Optimizer) for part in parts):
+            return ", which holds other optimisers"
+    state: object = optimizer.state_dict()
+    if not isinstance(state, dict) or state.keys() != {"state", "param_groups"}:
+        return ", whose state_dict() has another form than torch's, state and param_groups"
+    return None
 
 
 def refuse_strangers(optimizer: Optimizer, module: nn.Module) -> None:

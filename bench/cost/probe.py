@@ -15,6 +15,7 @@ from bench.cost.memory import live_bytes
 from bench.device import count_flops
 from bench.method import Stage
 from bench.nn import Encoder, load_tensors_into
+from bench.optim import keep_proportions
 from bench.train import take_step
 
 _FEW = (2, 4, 6)
@@ -57,7 +58,7 @@ class StageProbe:
         if stage.plan.precision == "fp16" and device.type == "cpu":
             stage.plan = stage.plan.model_copy(update={"precision": "fp32"})
         self.stage, self.images, self.device, self._seed = stage.to(device).train(), images, device, seed
-        self._optimizer = stage.optimizer()
+        self._optimizer = keep_proportions(stage.optimizer(), stage.plan.effective_lr)
         self._scaler = torch.amp.GradScaler(device.type, enabled=stage.plan.precision == "fp16")
         self._start = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
         self._counted: dict[int, _Counts] = {}

@@ -249,6 +249,7 @@ class _Epoch:
         """Add a finished step to the sums and the progress."""
         if self._progress.epoch == self._step == 0:
             self._first = loss.total.detach()
+            optimizer_tensors(self._training.optimizer, self._training.stage)  # what cannot be saved is refused here
         logged = {"loss": loss.total, **loss.scalars}
         if self._sums and (odd := sorted(logged.keys() ^ self._sums.keys())):
             raise BenchError(
