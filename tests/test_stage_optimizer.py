@@ -63,7 +63,7 @@ class Pair(Optimizer):
         self.inner = SGD(stage.encoder.parameters(), lr=0.1, momentum=0.9), Adam(stage.head.parameters(), lr=0.1)
         super().__init__([group for one in self.inner for group in one.param_groups], {})
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> Any:
         for one in self.inner:
             one.step()
 
