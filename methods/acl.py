@@ -18,7 +18,7 @@ from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, Stage, StepLoss, single_stage
 from bench.nn import Encoder, branches, frozen_copy
 from bench.optim import LARS, trained
-from bench.recipe import AttackSettings, MethodConfig, OptimizerName, TrainPlan
+from bench.recipe import AttackSettings, MethodConfig, OptimizerName, Threat, TrainPlan
 from methods.losses import nt_xent
 from methods.schedules import acl_rate
 
@@ -125,12 +125,33 @@ class RateInMomentum(LARS):
         return result
 
 
-class _Views(NamedTuple):
+class Views(NamedTuple):
+    """Two views of each image, half a batch apart, and where the attack's start is drawn from."""
+
     images: Tensor
     generator: torch.Generator
 
 
-class ACLStage(Stage):
+class DualStream(Stage):
+    """What ACL and DynACL have in common: the optimiser, and one attack on both views of all images."""
+
+    name = "pretrain"
+    distributed = True
+    plan: ACLSettings
+    threat: Threat
+
+    def optimizer(self) -> Optimizer:
+        """Return the plan's optimiser, or ACL's own form of LARS."""
+        if self.plan.optimizer == "lars" and self.plan.lars_lr_in_momentum:
+            return RateInMomentum(trained(self), self.plan)
+        return super().optimizer()
+
+    def attacked(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return ``images``, moved jointly to increase ``loss``, one scalar for all of them."""
+        return PGD.of(self.plan)(lambda x: loss(x).expand(len(x)), images, threat=self.threat, generator=generator)
+
+
+class ACLStage(DualStream):
     """Minimises NT-Xent between two views, clean or attacked according to the variant.
 
     As in the authors' code:
@@ -150,12 +171,9 @@ class ACLStage(Stage):
     no quantity. The linear probe that they train alongside is left out: no stage sees a label.
     """
 
-    name = "pretrain"
-    distributed = True
-
     def __init__(self, config: ACLConfig, ctx: MethodContext) -> None:
         super().__init__()
-        self.plan: ACLSettings = config.stage1
+        self.plan = config.stage1
         self.variant = variant = config.variant
         settings = config.stage1
         encoder = ctx.new_encoder(self.name)
@@ -164,19 +182,13 @@ class ACLStage(Stage):
         streams = branches(Branch(encoder, projector), 2 if variant in ("ds", "a2s") else 1)
         self.clean, self.adversarial = streams[0], streams[-1]
         self.encoder = (self.clean if config.branch == "clean" else self.adversarial).encoder
-        self._threat = ctx.threat
+        self.threat = ctx.threat
 
-    def optimizer(self) -> Optimizer:
-        """Return the plan's optimiser, or ACL's own form of LARS."""
-        if self.plan.optimizer == "lars" and self.plan.lars_lr_in_momentum:
-            return RateInMomentum(trained(self), self.plan)
-        return super().optimizer()
-
-    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> _Views:
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Views:
         """uint8 [B, C, H, W] -> two strong views, float [2B, C, H, W] in [0, 1]; the attack's start comes later."""
-        return _Views(self.plan.view(torch.cat([images, images]), generator), generator)
+        return Views(self.plan.view(torch.cat([images, images]), generator), generator)
 
-    def forward(self, views: _Views) -> StepLoss:
+    def forward(self, views: Views) -> StepLoss:
         """Return the mean of the variant's terms, with each term as a scalar."""
         images, generator = views
         terms: dict[str, Tensor] = {}
@@ -199,16 +211,12 @@ class ACLStage(Stage):
         target = self.adversarial.prepared()
         with torch.no_grad():
             fixed = self.clean.prepared()(second)
-        attacked = self._attack(lambda x: nt_xent(target(x), fixed, self.plan.temperature), first, generator)
+        attacked = self.attacked(lambda x: nt_xent(target(x), fixed, self.plan.temperature), first, generator)
         return nt_xent(self.adversarial(attacked), self.clean(second), self.plan.temperature)
 
     def _attack_both(self, images: Tensor, generator: torch.Generator) -> Tensor:
         target = self.adversarial.prepared()
-        return self._attack(lambda x: self._joint_loss(target, x), images, generator)
-
-    def _attack(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
-        """Return ``images``, moved jointly to increase ``loss``, one scalar for all of them."""
-        return PGD.of(self.plan)(lambda x: loss(x).expand(len(x)), images, threat=self._threat, generator=generator)
+        return self.attacked(lambda x: self._joint_loss(target, x), images, generator)
 
 
 ACL = single_stage(

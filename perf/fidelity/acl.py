@@ -6,7 +6,7 @@ Run from the repository's root: ``python perf/fidelity/acl.py PATH/TO/CLONE``. I
 
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib import import_module
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -164,15 +164,19 @@ def compare_steps(table: Table) -> None:
         quantity = f"attack of step {step} (5 steps, same start)"
         attack(table, quantity, neighbours(mine[0]), theirs[0], neighbours(images))
         table.number(f"loss of step {step}", total, loss, within=1e-6)
-        found, state = named(stage), model.state_dict()
-        counters = {name for name in found if name.endswith("num_batches_tracked")}
-        names = sorted(found.keys() - counters - {NOISE})
-        gap = {"relative": relative([found[name] for name in names], [state[name] for name in names])}
-        updated = f"after LARS step {step} (rate {rate:.5f})"
-        table.apart(f"weights and running statistics {updated}, worst tensor", gap, within=1e-5)
-        table.apart(f"that bias {updated}", {"relative": relative([found[NOISE]], [state[NOISE]])}, within=1e-1)
-        tracked = [sorted({int(values[name]) for name in counters}) for values in (found, state)]
-        table.equal(f"batches tracked after step {step}", *map(str, tracked))
+        compare_states(table, f"after LARS step {step} (rate {rate:.5f})", named(stage), model.state_dict())
+
+
+def compare_states(table: Table, when: str, found: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> None:
+    """Add our weights and statistics, ``found``, beside upstream's of the same names in ``state``."""
+    counters = {name for name in found if name.endswith("num_batches_tracked")}
+    (noise,) = (name for name in found if name.endswith(NOISE))
+    names = sorted(found.keys() - counters - {noise})
+    gap = {"relative": relative([found[name] for name in names], [state[name] for name in names])}
+    table.apart(f"weights and running statistics {when}, worst tensor", gap, within=1e-5)
+    table.apart(f"that bias {when}", {"relative": relative([found[noise]], [state[noise]])}, within=1e-1)
+    tracked = [sorted({int(values[name]) for name in counters}) for values in (found, state)]
+    table.equal(f"batches tracked {when}", *map(str, tracked))
 
 
 def compare_rates(table: Table, arguments: Namespace) -> None:
