@@ -181,10 +181,10 @@ def test_tsne_shows_every_image_in_the_mark_of_its_class() -> None:
 
 
 def test_lines_are_told_apart_without_colour() -> None:
-    marks = [mark(number) for number in range(55)]
-    assert len({(style.marker, str(style.dash)) for style in marks}) == 55
-    assert len({style.marker for style in marks[:11]}) == 11, "as many as there are methods"
-    assert len({(mark(number).colour, mark(number).marker) for number in range(121)}) == 121
+    marks = [mark(number) for number in range(60)]
+    assert len({(style.marker, str(style.dash)) for style in marks}) == 60
+    assert len({style.marker for style in marks[:12]}) == 12, "as many as there are methods"
+    assert len({(mark(number).colour, mark(number).marker) for number in range(144)}) == 144
 
 
 BLIND = {
@@ -241,18 +241,18 @@ def test_small_print_ends_inside_the_figure() -> None:
 
 def test_a_method_has_one_colour_and_no_other_method_has_it() -> None:
     found = [
-        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, method + 11 * row)
-        for method in range(11)
+        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, method + 12 * row)
+        for method in range(12)
         for row in range(2)
     ]
     (axes,) = cost_figure(found, title="", note="").axes
     legend = axes.get_legend()
     assert legend is not None
-    colours = [str(handle.get_color()) for handle in legend.get_lines()[:22]]
+    colours = [str(handle.get_color()) for handle in legend.get_lines()[:24]]
     assert colours[::2] == colours[1::2]
-    assert len(set(colours)) == 11
-    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:22:2]}) == 11
-    assert len({(handle.get_color(), str(handle.get_marker())) for handle in legend.get_lines()[:22]}) == 22
+    assert len(set(colours)) == 12
+    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:24:2]}) == 12
+    assert len({(handle.get_color(), str(handle.get_marker())) for handle in legend.get_lines()[:24]}) == 24
 
 
 def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:
