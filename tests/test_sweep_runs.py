@@ -340,6 +340,17 @@ def test_own_data_may_be_typed_in_another_way_than_for_the_run(runs: Runs, monke
         select_finished(runs.runs_dir, dataset="npz:/elsewhere/toy.npz")
 
 
+def test_data_that_were_moved_are_known_by_their_pixels(runs: Runs, tmp_path: Path) -> None:
+    moved = shutil.copy(runs.data.removeprefix("npz:"), tmp_path / "moved.npz")
+    found = select_finished(runs.runs_dir, dataset=f"npz:{moved}")
+    assert sorted(each.folder.path.name for each in found) == runs.names()
+    assert [len(each.dataset(tmp_path).test) for each in found] == [20, 20]
+    lost = replace(found[0], source=f"npz:{tmp_path / 'lost.npz'}")
+    typed = f"bench evaluate {lost.folder.path} --protocols slf --dataset npz:PATH"
+    with pytest.raises(BenchError, match=rf"no such file.* are elsewhere now, tell it where: {typed}$"):
+        lost.dataset(tmp_path)
+
+
 def test_a_run_that_does_not_exist_is_looked_for_among_those_that_do(runs: Runs) -> None:
     name = runs.names()[0]
     wrong = f"{name[:-1]}-"  # the beginning of a name would be that run

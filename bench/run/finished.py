@@ -3,7 +3,7 @@
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,10 @@ class Finished:
 
     def dataset(self, data_dir: Path) -> Dataset:
         """Return the data that it was evaluated on; raises BenchError if they are missing or have changed."""
-        dataset = load_target(self.source, data_dir, self.folder.recipe.dataset).dataset
+        try:
+            dataset = load_target(self.source, data_dir, self.folder.recipe.dataset).dataset
+        except BenchError as error:
+            raise self._without_data(error) from error
         expected = self.recipe.dataset.sha256
         if dataset.sha256 != expected:
             raise BenchError(
@@ -56,9 +59,26 @@ class Finished:
             )
         return dataset
 
+    def _without_data(self, error: BenchError) -> BenchError:
+        """Return ``error`` with the command that tells the run where its data are now, if they are a user's own."""
+        kind, own, _ = self.source.partition(":")
+        words = ["bench", "evaluate", str(self.folder.path), "--protocols", self.protocol, "--dataset", f"{kind}:PATH"]
+        where = f" If the data of {self.folder.path.name} are elsewhere now, tell it where: {shlex.join(words)}"
+        return BenchError(f"{error}{where if own else ''}")
+
     def is_on(self, dataset: str) -> bool:
         """Return whether its protocol ran on ``dataset``, a name or what a user types for it."""
         return dataset == self.record.dataset or same_source(dataset, self.source)
+
+    def moved_to(self, source: str) -> "Finished | None":
+        """Return it with its data at ``source``, a user's own data; None: those are others, or not there."""
+        if ":" not in source:
+            return None
+        try:
+            found = load_target(source, Path(), self.folder.recipe.dataset).dataset
+        except BenchError:
+            return None
+        return replace(self, source=source) if found.sha256 == self.recipe.dataset.sha256 else None
 
     def classifier(self, device: torch.device) -> Classifier:
         """Return the classifier that the record describes, in eval mode on ``device``; its data are not needed.
@@ -185,6 +205,8 @@ def select_finished(
 
 def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finished]:
     chosen = [each for each in found if each.is_on(dataset)]
+    if not chosen:  # the same data may be in another place by now
+        chosen = [moved for each in found if (moved := each.moved_to(dataset))]
     left = {each.folder.path for each in chosen}
     for each in found if named else ():
         if each.folder.path not in left:
