@@ -100,6 +100,16 @@ def optimizer_tensors(optimizer: Optimizer, module: nn.Module) -> dict[str, Tens
     return dict(_plain(name, value) for name, value in found.items() if value is not None)
 
 
+def unsaved_settings(optimizer: Optimizer) -> dict[str, Any]:
+    """Return what the groups of ``optimizer`` hold beside their rates and what :func:`optimizer_tensors` returns."""
+    return {
+        f"{_GROUP} {i} {key}": value
+        for i, group in enumerate(optimizer.param_groups)
+        for key, value in group.items()
+        if key not in {"params", "lr", *dict(_numbers(group))}
+    }
+
+
 def restore_optimizer(optimizer: Optimizer, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Restore what :func:`optimizer_tensors` returned into ``optimizer``, new and of the same kind, in place."""
     names = _names(optimizer, module)

@@ -136,6 +136,7 @@ class _Training:
             self.updates = Updates(self.stage, self.optimizer, self.job.monitor)
         self.scaler = torch.amp.GradScaler(self.job.device.type, enabled=self.plan.precision == "fp16")
         begun = self._restored(self._unfinished, self.optimizer)
+        self.unsaved = Unsaved(self.stage, self.optimizer)
         if begun is None:
             with timed(self.job.device) as clock:
                 on_first(lambda: self.stage.before_training(self.images))
@@ -148,7 +149,6 @@ class _Training:
             self.progress = begun.model_copy(update={"environments": now})
             _restore_scaler(self.scaler, begun)
         self.stage.train()
-        self.unsaved = Unsaved(self.stage)
         per_epoch = min(self.count, self.steps * self.plan.batch_size)
         done = self.progress.epoch * per_epoch + self.progress.step * self.plan.batch_size
         if self.plan.epochs:  # kNN trains nothing
