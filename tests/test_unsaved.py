@@ -201,6 +201,7 @@ def test_what_is_saved_or_computed_or_added_is_not_reported(tmp_path: Path) -> N
             self.trained = list(self.parameters()), [self.head, self.queue]
             self.log: list[float] = [0.5]
             self.labels, self.missing = torch.full((2,), math.nan), math.nan
+            self.odd = [torch.zeros(2, device="meta"), torch.eye(2).to_sparse(), torch.zeros(()), torch.zeros(0)]
             self.later: list[Tensor] = []
             self.none: list[Any] = [None, None]
 

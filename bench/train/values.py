@@ -5,19 +5,27 @@ import random
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from types import FunctionType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 Name = TypeVar("Name", bound=object)
-Word = int | float | complex | str | np.generic
-_Container = (dict, list, tuple, deque)
+_Scalar = int | float | complex | str | np.generic
+_CONTAINERS = (dict, list, tuple, deque)
 
 
 class GeneratorState(bytes):
     """The state of a random generator."""
+
+
+class _Array(NamedTuple):
+    """The numbers of a tensor or an array, in the memory of the CPU: that of the device belongs to training."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    numbers: bytes
 
 
 class _Computed:
@@ -48,7 +56,7 @@ def values_of(objects: Mapping[str, Any], modules: Collection[str], seen: set[in
             if (copy := _copied(value)) is not None:
                 found[name] = copy
             parts = dict(_parts(value, modules))
-            if isinstance(value, _Container):
+            if isinstance(value, _CONTAINERS):
                 found[name] = {part: one for part, one in parts.items() if _plain(one)}
                 parts = {part: one for part, one in parts.items() if part not in found[name]}
             left.extend((f"{name}.{part}", one) for part, one in parts.items())
@@ -72,7 +80,7 @@ def changed(before: Mapping[Name, Any], now: Mapping[Name, Any]) -> list[Name]:
 
 
 def _plain(value: Any) -> bool:
-    return isinstance(value, Word) or (isinstance(value, tuple) and all(map(_plain, value)))
+    return isinstance(value, _Scalar) or (isinstance(value, tuple) and all(map(_plain, value)))
 
 
 def _copied(value: Any) -> Any:
@@ -80,10 +88,13 @@ def _copied(value: Any) -> Any:
     if isinstance(value, Tensor):
         if value.grad_fn is not None:
             return _Computed()
-        held = type(value) in (Tensor, nn.Parameter, nn.Buffer) and value.layout == torch.strided
-        return value.detach().to("cpu", copy=True) if held else None  # the device's memory is that of training
+        odd = value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_nested
+        if odd or type(value) not in (Tensor, nn.Parameter, nn.Buffer):
+            return None
+        plain = value.detach().cpu().resolve_conj().resolve_neg().flatten()
+        return _Array(str(value.dtype), tuple(value.shape), plain.view(torch.uint8).numpy().tobytes())
     if isinstance(value, np.ndarray):
-        return None if value.dtype.hasobject else value.copy()
+        return None if value.dtype.hasobject else _Array(str(value.dtype), value.shape, value.tobytes())
     return _state(value)
 
 
@@ -101,7 +112,7 @@ def _parts(value: Any, modules: Collection[str]) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, dict):
         for number, (key, one) in enumerate(value.items()):
             yield key if isinstance(key, str | int) else number, one
-    elif isinstance(value, _Container):
+    elif isinstance(value, _CONTAINERS):
         yield from enumerate(value)
     elif isinstance(value, nn.Module):
         yield from value.named_parameters()
@@ -111,15 +122,8 @@ def _parts(value: Any, modules: Collection[str]) -> Iterator[tuple[Any, Any]]:
 
 
 def _same(before: Any, now: Any) -> bool:
-    if _Computed in (type(before), type(now)):
+    if isinstance(before, _Computed) or isinstance(now, _Computed):
         return True
-    if isinstance(before, Tensor):
-        equal = isinstance(now, Tensor) and before.shape == now.shape and before.dtype == now.dtype
-        return equal and bool(((before == now) | (before != before) & (now != now)).all())
-    if type(before) is not type(now):
-        return False
-    if isinstance(before, np.ndarray):
-        return before.shape == now.shape and bool(((before == now) | (before != before) & (now != now)).all())
-    if isinstance(before, dict):
+    if isinstance(before, dict) and isinstance(now, dict):
         return not changed(before, now)
-    return bool(before == now or before != before)
+    return type(before) is type(now) and bool(before == now or before != before)
