@@ -167,6 +167,10 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda r: (r / "test" / "ant").rename(r / "test" / "asp"),
         "2 faults\n  - train/ has classes that test/ lacks: ant.*\n  - test/ has .* train/ lacks: asp",
     ),
+    "unprintable class": (
+        lambda r: [(r / split / "ant").rename(r / split / "an\tt") for split in ("train", "test")],
+        r"train/ has classes that no table can show: 'an\\tt'\. Rename these folders",
+    ),
     "empty class": (empty_class, r"test/ has classes without an image: bee.*\.png, \.jpg"),
     "single class": (single_class, "train/ holds 1 class folders, at least 2"),
     "odd size": (

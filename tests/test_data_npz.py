@@ -88,6 +88,10 @@ NPZ_FAULTS: dict[str, tuple[Arrays, str]] = {
         {"classes": np.array(["a", "b", "a"])},
         "classes holds a name more than once: a. Give each class a name of its own",
     ),
+    "unprintable classes": (
+        {"classes": np.array(["a", "\x1b[31mred", " "])},
+        r"classes holds '\\x1b\[31mred', ' ', which no table can show",
+    ),
     "pickled classes": (
         {"classes": np.array(["a", 1, None], object)},
         "classes cannot be read.*Python objects",

@@ -161,6 +161,10 @@ FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         lambda r: (r / "classes.txt").write_text("even\n\nodd\n"),
         r"classes\.txt, line 2 is empty\. Write the name of a class in each line",
     ),
+    "unprintable class": (
+        lambda r: (r / "classes.txt").write_text("ev\x07en\nodd\n"),
+        r"classes\.txt holds 'ev\\x07en', which no table can show",
+    ),
     "label too large": (replaced(sample(1, cls=1000000)), r"00001\.cls holds b'1000000', but a label is a whole"),
     "repeated classes": (
         lambda r: (r / "classes.txt").write_text("crane\ncrane\n"),

@@ -27,7 +27,7 @@ from bench.record.shares import at_least
 FOUND_BY: dict[str, dict[str, Verdict]] = {
     "quantised input": {"zero gradient": "fail", "loss growth": "doubt", "unbounded attack": "doubt"},
     "stairs with short ramps": {"pixels without gradient": "fail"},
-    "random noise layer": {"finite difference": "fail"},
+    "random noise layer": {"deterministic": "fail", "finite difference": "doubt"},
     "random resizing": {"gradient stability": "fail"},
     "detached gradient": {"zero gradient": "fail"},
     "straight-through estimator missing": {"zero gradient": "fail"},
@@ -41,7 +41,7 @@ FOUND_BY: dict[str, dict[str, Verdict]] = {
     "logits x 1e-4": {"scale of logits": "doubt"},
     "logits x 1e4": {"scale of logits": "doubt"},
     "test-time optimiser": {"inner optimisation": "doubt"},
-    "dropout left on": {"finite difference": "fail"},
+    "dropout left on": {"deterministic": "fail", "finite difference": "doubt"},
     "non-deterministic top-k": {"finite difference": "doubt"},
     "label-leaking file order": {"attack repeated": "doubt"},
     "AA on another subset than RA": {"RA and AA": "doubt"},
@@ -103,6 +103,17 @@ def test_jumps_of_the_vote_of_the_nearest_are_noted_and_not_doubted() -> None:
     assert found.verdict == "note"
     assert found.numbers["jumps"] > found.numbers["wrong"]
     assert verdict_on(int(found.numbers["jumps"] + found.numbers["wrong"]), int(found.numbers["images"])) == "doubt"
+
+
+def test_a_stand_in_that_attacks_need_is_doubted_and_not_refused() -> None:
+    """BPDA through the rounding of the quantised input: RA falls to what it is, and the row can be shown."""
+    passed = in_front(lambda x: x + ((4 * x).round() / 4 - x).detach())
+    found, hidden = patient(passed(frozen_copy(sound())).eval()), patient(sabotaged("quantised input"))
+    assert found.ra
+    assert hidden.ra
+    assert found.ra.outcome.accuracy < hidden.ra.outcome.accuracy - 0.1
+    assert verdicts(found)["finite difference"] == "doubt"
+    assert "fail" not in verdicts(found).values()
 
 
 def merged(x: torch.Tensor) -> torch.Tensor:

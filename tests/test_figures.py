@@ -177,6 +177,23 @@ def test_tsne_shows_every_image_in_the_mark_of_its_class() -> None:
     assert [text.get_text() for text in legend.texts] == ["x", "y", "z"]
 
 
+@pytest.mark.parametrize("count", [10, 20, 21, 100])
+@pytest.mark.parametrize("letters", [1, 300])
+def test_names_of_classes_leave_room_for_the_points(count: int, letters: int) -> None:
+    names = [f"{number:03d}" + letters * "x" for number in range(count)]
+    points = np.random.default_rng(0).normal(size=(400, 2)).astype(np.float32)
+    figure = tsne_figure([Panel("one", points, np.arange(400) % count)], names, title="title")
+    figure.draw_without_rendering()
+    assert figure.axes[0].get_window_extent().height > figure.bbox.height / 4
+    if count > 20:
+        assert not figure.legends
+        assert any(f"{count} classes, without a legend" in " ".join(text.get_text().split()) for text in figure.texts)
+        return
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert [text.get_text()[:3] for text in legend.texts] == [name[:3] for name in names]
+
+
 # How they look
 
 

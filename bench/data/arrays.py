@@ -1,7 +1,7 @@
 """A dataset as plain arrays: the form that ``npz:PATH`` reads and that decoded folders are cached in."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,11 @@ def dataset_from_arrays(
 def few(values: Sequence[object]) -> str:
     """Return the first five of ``values`` as text, and how many more there are."""
     return ", ".join(map(str, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "")
+
+
+def unprintable(names: Iterable[str]) -> list[str]:
+    """Return those of the ``names`` of classes that are blank or hold signs which no screen shows, in ASCII."""
+    return [ascii(name) for name in names if not name.strip() or not name.isprintable()]
 
 
 def _split(images: Array, labels: Array) -> Split:
@@ -175,6 +180,8 @@ def _class_faults(arrays: Mapping[str, Array]) -> Iterator[str]:
         for key, y in labels.items():
             if y.max() >= len(names):
                 yield f"{key} holds {y.max()}, labels of {len(names)} classes run to {len(names) - 1}"
+        if unshown := unprintable(names.tolist()):
+            yield f"classes holds {few(unshown)}, which no table can show. Give each class a name of printable signs"
         if repeated := [name for name, count in Counter(names.tolist()).items() if count > 1]:
             yield f"classes holds a name more than once: {few(repeated)}. Give each class a name of its own"
     if "y_train" in labels and len(np.unique(labels["y_train"])) < 2:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.arrays import Array, few
+from bench.data.arrays import Array, few, unprintable
 from bench.data.decode import DECODING, EXTENSIONS, Encoded
 from bench.data.listing import ListedSplit, Listing, natural, suffix
 from bench.errors import BenchError, listed
@@ -109,6 +109,8 @@ def _faults(train: _Files, test: _Files) -> list[str]:
     for here, there, split, other in ((train, test, "train", "test"), (test, train, "test", "train")):
         if only := sorted(set(here.classes) - set(there.classes)):
             faults.append(f"{split}/ has classes that {other}/ lacks: {few(only)}. Both need the same class folders.")
+        if unshown := unprintable(here.classes):
+            faults.append(f"{split}/ has classes that no table can show: {few(unshown)}. Rename these folders.")
         labels = set(here.labels)
         if empty := [c for i, c in enumerate(here.classes) if i not in labels]:
             faults.append(f"{split}/ has classes without an image: {few(empty)}. {_FORM}")

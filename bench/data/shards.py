@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.data.arrays import label_faults
+from bench.data.arrays import few, label_faults, unprintable
 from bench.data.decode import DECODING, EXTENSIONS, Encoded, UnfitError, counted_faults
 from bench.data.kept import keep, kept
 from bench.data.listing import ListedSplit, Listing, natural, suffix
@@ -150,6 +150,8 @@ def _class_names(path: Path) -> tuple[str, ...]:
         raise BenchError(f"{path} cannot be read ({error}). Write one name a line, in UTF-8.") from error
     if "" in names:
         raise BenchError(f"{path}, line {names.index('') + 1} is empty. Write the name of a class in each line.")
+    if unshown := unprintable(names):
+        raise BenchError(f"{path} holds {few(unshown)}, which no table can show. Write names of printable signs.")
     return tuple(names)
 
 

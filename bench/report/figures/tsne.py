@@ -33,6 +33,10 @@ Points = NDArray[np.float32]
 
 _PERPLEXITY = 30.0  # scikit-learn's default
 _ACROSS = 4
+_LISTED = 20
+"""The most classes that have a legend: more would take the room of the points, and repeat colours and shapes."""
+_LONGEST = 20
+"""Letters of a class name that the legend shows."""
 
 
 class Panel(NamedTuple):
@@ -64,21 +68,20 @@ def tsne_figure(panels: Sequence[Panel], classes: Sequence[str], *, title: str, 
     """
     across = min(len(panels), across)
     down = -(-len(panels) // across)
+    listed, width = _legend(classes), max(2.5 * across, 4.0)
+    longest = max((len(str(line.get_label())) for line in listed), default=0)
+    columns = max(1, min(len(classes), 5 * across, int(width / (0.35 + 0.08 * longest))))
+    rows = -(-len(listed) // columns)
     with styled():
-        figure = new_figure(max(2.5 * across, 4.0), 2.6 * down + 0.6)
+        figure = new_figure(width, 2.6 * down + 0.6 + 0.17 * max(0, rows - 2))
         grid = figure.subplots(down, across, squeeze=False).flat
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
         for axes, panel in zip(grid, panels, strict=False):
             _draw(axes, panel, classes)
-        heading(figure, title)
-        figure.legend(
-            handles=_legend(classes),
-            loc="outside lower left",
-            ncols=min(len(classes), 5 * across),
-            handlelength=1,
-            columnspacing=1.4,
-        )
+        heading(figure, title if listed else f"{title}; {len(classes)} classes, without a legend")
+        if listed:
+            figure.legend(handles=listed, loc="outside lower left", ncols=columns, handlelength=1, columnspacing=1.4)
         return figure
 
 
@@ -105,10 +108,13 @@ def _draw(axes: Axes, panel: Panel, classes: Sequence[str]) -> None:
 
 
 def _legend(classes: Sequence[str]) -> list[Line2D]:
+    if len(classes) > _LISTED:
+        return []
     marks = map(mark, range(len(classes)))
+    names = [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in classes]
     return [
         Line2D([], [], color=style.colour, marker=style.marker, linestyle="", label=name)
-        for style, name in zip(marks, classes, strict=True)
+        for style, name in zip(marks, names, strict=True)
     ]
 
 
