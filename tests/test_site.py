@@ -155,7 +155,7 @@ def test_every_method_has_a_page_with_its_citation(pages: dict[str, Page]) -> No
     text = "".join(data for path, data in pages["methods/deacl.html"].texts if "pre" in path)
     assert "@inproceedings{zhang2022deacl" in text
     listed = {Path(link).name for link in targets(pages["all-methods.html"]) if link.startswith("methods/")}
-    assert {"deacl.html", "simclr.html", "supervised.html", "DynACL.html"} <= listed
+    assert {"deacl.html", "simclr.html", "supervised.html", "dynacl.html", "A-InfoNCE.html"} <= listed
     assert {f"methods/{name}" for name in listed} == {name for name in pages if name.startswith("methods/")}
 
 
