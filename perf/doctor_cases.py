@@ -335,6 +335,15 @@ def imprecise() -> Patient:
     return changed(sabotaged.behind(lambda x: (x + 2e7) - 2e7, logits=True))
 
 
+def copied(patient: Patient, *, keep: bool) -> tuple[Tensor, Tensor]:
+    """Return the logits of a classifier and of its copy for attacks, which may ``keep`` its first shift."""
+    copy = patient.classifier.prepared()
+    if not keep:
+        copy.encoder.backbone[1].bias.data.zero_()  # type: ignore[index]
+    with torch.no_grad():
+        return logits(patient)[:32].flatten(), copy(patient.sample.images)[:32].flatten()
+
+
 def other_encoder() -> nn.Module:
     """Return an encoder that was trained otherwise."""
     return sabotaged.sound(robust=False).encoder

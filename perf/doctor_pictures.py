@@ -29,6 +29,7 @@ from doctor_cases import (
     changed,
     climbs,
     constant,
+    copied,
     cosines,
     guesses,
     imprecise,
@@ -173,6 +174,14 @@ PICTURES: dict[str, Callable[[], Picture]] = {
     ),
     "batch independence": lambda: Picture(
         points, *both(lambda one: of_parts(one, 1), "reads the batch's mean"), "logits in a batch", "alone"
+    ),
+    "attacked copy": lambda: Picture(
+        points,
+        copied(case(), keep=True),
+        copied(case(), keep=False),
+        "folded without its bias",
+        "logits of the classifier",
+        "of the copy",
     ),
     "float64 agreement": lambda: Picture(
         points,

@@ -163,6 +163,13 @@ class Imprecise(Changed):
         return (logits + 1e8) - 1e8
 
 
+class Misfolded(Classifier):
+    def prepared(self) -> Classifier:
+        copy = super().prepared()
+        copy.head.bias.data.zero_()
+        return copy
+
+
 class Normalising(Changed):
     def before(self, images: Tensor) -> Tensor:
         return (images - 0.5) / 0.25
@@ -221,6 +228,7 @@ BROKEN: dict[str, tuple[str, Callable[[], Patient], Verdict]] = {
     "logits x 1e-4": ("scale of logits", lambda: patient(classifier(Hot)), "doubt"),
     "mean of the batch": ("batch independence", lambda: patient(classifier(Batched)), "fail"),
     "place in the batch": ("batch independence", lambda: patient(classifier(Ordered)), "fail"),
+    "a lost bias": ("attacked copy", lambda: patient(classifier(Misfolded)), "fail"),
     "lost digits": ("float64 agreement", lambda: patient(classifier(Imprecise)), "fail"),
     "normalised outside": ("pixel range", lambda: patient(classifier(Normalising)), "fail"),
     "scaled outside": ("unit of eps", lambda: patient(classifier(Halving)), "fail"),

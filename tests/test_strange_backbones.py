@@ -1,6 +1,7 @@
 """A backbone that is no ResNet: it gets the shape of the images and options, and says what the bench needs of it."""
 
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -55,6 +56,14 @@ def test_it_gets_the_shape_of_the_images_and_its_options(build: Callable[..., En
     backbone: Any = build(patch=4).backbone
     assert (backbone.side, backbone.embed.kernel_size) == (8, (4, 4))
     assert build()(torch.rand(2, 3, 8, 8, generator=rng.generator(0))).shape == (2, 4)
+
+
+def test_a_copy_that_it_returns_instead_of_changing_itself_is_refused(
+    build: Callable[..., Encoder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Patches, "prepare_for_attack", deepcopy)
+    with pytest.raises(BenchError, match=r"prepare_for_attack\(\) of Patches returns a Patches, which is not used"):
+        build().prepared()
 
 
 def test_options_that_it_does_not_have_are_refused(build: Callable[..., Encoder]) -> None:

@@ -126,9 +126,26 @@ def _batch_independence(patient: Patient) -> Finding:
         f"logits differ by up to {_share(worst)} of their spread between the batch, the reversed batch and "
         f"{len(alone)} images alone, and {changed} predictions change"
     )
-    # Another batch size may choose another algorithm, whose rounding differs; ten times as much is something else.
-    verdict: Verdict = "sound" if worst <= ROUNDING else "doubt" if worst <= 10 * ROUNDING else "fail"
-    return Finding(verdict, found, _numbers(worst, changed))
+    return Finding(_beyond_rounding(worst), found, _numbers(worst, changed))
+
+
+@check(
+    "attacked copy",
+    question="The copy that attacks differentiate answers as the classifier does.",
+    meaning="RA and AA attack a copy that is prepared for it, such as with batch-norm folded into convolutions. If it "
+    "is another function, RA is an attack on something else, and too high, and AA is the accuracy of the copy.",
+    remedy="Let prepare_for_attack() leave the network's outputs in eval mode as they are, or leave it out.",
+)
+@torch.no_grad()
+def _attacked_copy(patient: Patient) -> Finding:
+    images = torch.cat([patient.sample.images, patient.x_adv])
+    found = agreement(patient.classifier(images), patient.attacked(images))
+    changed = int(found.changed.sum())
+    said = (
+        f"of {len(images)} images, clean and attacked, {changed} get another prediction of the copy; logits differ by "
+        f"up to {_share(found.difference)} of their spread"
+    )
+    return Finding(_beyond_rounding(found.difference), said, _numbers(found.difference, changed))
 
 
 @check(
@@ -162,6 +179,11 @@ def _float64(patient: Patient) -> Finding:
     return Finding(verdict, said, {**_numbers(found.difference, lost), "on the boundary": float(len(named))})
 
 
+def _beyond_rounding(difference: float) -> Verdict:
+    """Return the verdict on two answers that other kernels may round otherwise; ten times as much is no rounding."""
+    return "sound" if difference <= ROUNDING else "doubt" if difference <= 10 * ROUNDING else "fail"
+
+
 def _share(difference: float) -> str:
     return f"{100 * difference:.2g} %"
 
@@ -176,5 +198,6 @@ MODEL: tuple[Check, ...] = (
     _logits,
     _scale,
     _batch_independence,
+    _attacked_copy,
     _float64,
 )

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bench.errors import BenchError, short
-from bench.nn.copying import frozen_copy
+from bench.nn.copying import frozen_copy, prepare_in_place
 from bench.own_code import told
 
 _CHANNELS = re.compile(r"to have (\d+) channels, but got (\d+) channels")
@@ -55,8 +55,8 @@ class Adapted(nn.Module):
 
     def prepare_for_attack(self) -> None:
         """Prepare the network, if it can be (:class:`bench.nn.encoder.Preparable`)."""
-        if prepare := getattr(self.network, "prepare_for_attack", None):
-            prepare()
+        if hasattr(self.network, "prepare_for_attack"):
+            prepare_in_place(self.network)
 
 
 class LeftOut(nn.Identity):

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from bench.errors import BenchError
+
 M = TypeVar("M", bound=nn.Module)
 
 _CONSTANT = (bool, int, float, str, type(None))
@@ -78,3 +80,12 @@ def _is_ordinary(kind: type[nn.Module]) -> bool:
         # They read attributes of older versions; torch.compile and torch.export put one around the first for good.
         and kind.__setstate__.__module__.startswith(("torch.nn.", "torch._dynamo."))
     )
+
+
+def prepare_in_place(network: Any) -> None:
+    """Call ``network.prepare_for_attack()``; raises BenchError if that returns something, which nobody would use."""
+    if (returned := network.prepare_for_attack()) is not None:
+        raise BenchError(
+            f"prepare_for_attack() of {type(network).__name__} returns a {type(returned).__name__}, which is not used. "
+            "Let it change the network itself, which is a copy, and return nothing."
+        )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bench.errors import BenchError
 from bench.nn.adapted import Outsider, own_backbone
-from bench.nn.copying import frozen_copy
+from bench.nn.copying import frozen_copy, prepare_in_place
 from bench.own_code import is_own, typed
 from bench.parallel import over_devices
 from bench.recipe import EncoderSettings
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         """
         copy = frozen_copy(self)
         if isinstance(copy.backbone, Preparable):
-            copy.backbone.prepare_for_attack()
+            prepare_in_place(copy.backbone)
         return copy.eval().requires_grad_(False)
 
 
