@@ -1,6 +1,8 @@
 """DynACL: its annealing, what the network and its follower see, one step against a naive one, its recipe."""
 
 from copy import deepcopy
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +10,13 @@ import torch
 from test_acl import EPS, TOY, batch_norms, batches_seen, context, generator, naive_attack, pixels
 from test_losses import slow_nt_xent
 from torch import Tensor, nn
+from toy_stage import CPU, StopAfter
 
+from bench.errors import InterruptedRunError
+from bench.job import Job
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
-from bench.train import take_step
+from bench.train import take_step, train
+from bench.zoo import digest
 from methods.dynacl import DynACL, DynACLConfig, DynACLSettings, DynACLStage, Streams, weakened
 
 
@@ -167,6 +173,24 @@ def test_the_followers_encoder_is_handed_on(branch: str) -> None:
     stage = stage_of(branch=branch)
     assert stage.encoder is getattr(stage.followers, branch).encoder
     assert isinstance(stage.followers, Streams)
+
+
+# Training
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_a_stopped_training_continues_bit_for_bit_through_its_levels(tmp_path: Path, steps: int) -> None:
+    """Three steps an epoch, each of which has another level: the stops are in the first, second and third."""
+    whole, broken, continued = (stage_of() for _ in range(3))
+    run = partial(train, images=pixels(13))
+    run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
+    stop = StopAfter(steps)
+    with pytest.raises(InterruptedRunError):
+        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, stop))
+    run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
+    assert digest(continued.state_dict()) == digest(whole.state_dict())
+    assert digest(broken.state_dict()) != digest(whole.state_dict())
+    assert not stop.notes, "the curriculum is a function of the epoch, and no unsaved state"
 
 
 # The recipe
