@@ -15,6 +15,7 @@ from bench.attack.minimal import MinimumNorm
 from bench.attack.named import ATTACKS, Attack, NamedAttack, image_generators
 from bench.attack.objective import GradientWatch, Loss, Objective, cross_entropy, log_margin, margin, margin_objective
 from bench.attack.supervised import Ascent, Embedding
+from bench.attack.verdict import correct
 
 __all__ = [
     "ATTACKS",
@@ -35,6 +36,7 @@ __all__ = [
     "auto_attack",
     "ball_around",
     "check_autoattack",
+    "correct",
     "cross_entropy",
     "distance",
     "image_generators",

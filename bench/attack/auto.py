@@ -15,6 +15,7 @@ from bench import rng
 from bench.attack.ball import refuse_outside
 from bench.attack.frozen import attacking
 from bench.attack.official import Flags, OfficialAutoAttack, Version
+from bench.attack.verdict import correct
 from bench.errors import BenchError
 from bench.parallel import in_turn
 from bench.recipe import Norm, Settings, Threat
@@ -94,8 +95,8 @@ def auto_attack(
             of images tried, and the number to try.
 
     Raises:
-        BenchError: see :func:`check_autoattack`; logits that are not finite; a state of other images; an image that
-            the library moved outside the threat model.
+        BenchError: see :func:`check_autoattack`; logits under attack that are not finite; a state of other images; an
+            image that the library moved outside the threat model.
     """
     check_autoattack(num_classes, images.shape[1:], threat.norm)
     _refuse_other(len(images), state)
@@ -105,8 +106,9 @@ def auto_attack(
     flags = Flags(state.warnings if state else ())
     done = dict(state.done) if state else {}
     with attacking(model), torch.no_grad():
+        watched = _Watched(model)
         official = OfficialAutoAttack(
-            model, threat=threat, targets=targets, version=version, device=images.device, flags=flags
+            watched, threat=threat, targets=targets, version=version, device=images.device, flags=flags
         )
         survivors = (
             _restored(state, images.device) if state else {"clean": _all_correct(model, images, labels, batch_size)}
@@ -123,6 +125,7 @@ def auto_attack(
                 stream = (seed, "autoattack", attack, first)
                 with rng.scoped(*stream, device=images.device):
                     found = official.run(attack, x, y, seed=rng.derive(*stream) % 2**31)
+                watched.refuse_not_finite(attack)
                 refuse_outside(found, x, threat, f"AutoAttack ({attack} of {official.package})")
                 # The library's verdict is not used: the model's answer on the returned image counts.
                 return _Batch(batch.cpu(), _correct(model, found, y).cpu(), found.cpu(), list(flags.raised))
@@ -203,6 +206,28 @@ def square_fits(shape: Sequence[int], norm: Norm) -> bool:
     return norm != "l2" or height == width >= 5
 
 
+class _Watched(nn.Module):
+    """A model that notes logits that are not finite: the library takes them for an answer, class 0."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.found = model, torch.tensor(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.model(images)
+        self.found = self.found.to(logits.device) | ~logits.detach().isfinite().all()  # read later: a GPU need not wait
+        return logits
+
+    def refuse_not_finite(self, attack: str) -> None:
+        """Raise BenchError if any logits were not finite until now, the end of ``attack``."""
+        if self.found:
+            raise BenchError(
+                f"the classifier's logits are not all finite under AutoAttack's {attack}, which takes those for an "
+                "answer, class 0. So AA cannot be measured. Look for a division by zero or a number that grows too "
+                "large in the network, or leave AutoAttack out with --set evaluate.autoattack=false"
+            )
+
+
 def _refuse_other(images: int, state: AutoAttackState | None) -> None:
     saved = len(state.survivors["clean"]) if state else images
     if saved != images:
@@ -218,13 +243,7 @@ def _all_correct(model: nn.Module, images: Tensor, labels: Tensor, batch_size: i
 
 
 def _correct(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    logits: Tensor = model(images)
-    if not logits.isfinite().all():
-        raise BenchError(
-            "the classifier's logits are not all finite, so no accuracy can be measured. "
-            "Train it again with a smaller learning rate, or look for NaN in its weights."
-        )
-    return logits.argmax(dim=1) == labels
+    return correct(model(images), labels)
 
 
 def _state(survivors: dict[str, Tensor], done: dict[str, int], flags: Flags) -> AutoAttackState:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import NamedAttack
+from bench.attack import NamedAttack, correct
 from bench.data import Split, unit_pixels
 from bench.errors import BenchError
 from bench.evaluation import attacked_copy, autoattack_images
@@ -133,8 +133,7 @@ class Patient:
     @torch.no_grad()
     def right(self, images: Tensor) -> Tensor:
         """Return whether the classifier gives each of ``images``, variants of the sample, its label: bool [B]."""
-        right: Tensor = self.classifier(images).argmax(1) == self.sample.labels
-        return right
+        return correct(self.classifier(images), self.sample.labels)
 
     def generator(self, *names: str | int) -> torch.Generator:
         """Return a fresh generator for the stream called ``names``, on the patient's device."""

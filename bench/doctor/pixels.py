@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from bench.attack import distance
+from bench.attack import correct, distance
 from bench.data import unit_pixels
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient, watching
@@ -109,9 +109,7 @@ def _normalisation(patient: Patient) -> Finding | None:
     fitting = {name: each for name, each in known.items() if len(each[0]) == images.shape[1] and min(each[1]) > 0}
     if not fitting:
         return None
-    right, *others = (
-        patient.classifier(x).argmax(1) == labels for x in (images, *_normalised(images, fitting.values()))
-    )
+    right, *others = (correct(patient.classifier(x), labels) for x in (images, *_normalised(images, fitting.values())))
     found = {name: (then.double().mean().item(), then) for name, then in zip(fitting, others, strict=True)}
     plain = right.double().mean().item()
     name, (share, then) = max(found.items(), key=lambda pair: pair[1][0])

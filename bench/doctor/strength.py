@@ -15,6 +15,7 @@ from bench.attack import (
     Loss,
     NamedAttack,
     Objective,
+    correct,
     cross_entropy,
     log_margin,
     margin,
@@ -203,7 +204,7 @@ def _missed(patient: Patient) -> Finding | None:
             positions=[sample.positions[place] for place in standing],
         )
         with torch.no_grad():
-            right = patient.classifier(x_adv).argmax(1) == sample.labels[standing]
+            right = correct(patient.classifier(x_adv), sample.labels[standing])
         standing = [place for place, still in zip(standing, right.tolist(), strict=True) if still]
     missed = [sample.positions[place] for place in left if place not in standing]
     named = f" (test images {', '.join(map(str, missed))})" if missed else ""

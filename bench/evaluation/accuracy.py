@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import torch
 
-from bench.attack import GradientWatch, NamedAttack
+from bench.attack import GradientWatch, NamedAttack, correct
 from bench.evaluation.measurement import Measurement
 from bench.record import Drawn, NoGradient, Outcome, PGDEvaluation
 
@@ -65,8 +65,8 @@ def robust_accuracy(work: Measurement) -> PGDEvaluation:
 def _answers(work: Measurement, first: int) -> tuple[list[int], list[bool]]:
     """Return the classifier's answers to the batch at ``first``, and which of them are right."""
     images, labels = work.batch(first)
-    answers = work.classifier(images).argmax(1)
-    return answers.tolist(), (answers == labels).tolist()
+    logits = work.classifier(images)
+    return logits.argmax(1).tolist(), correct(logits, labels).tolist()
 
 
 class _Batch(NamedTuple):
@@ -101,7 +101,7 @@ def _attacked(work: Measurement, attack: NamedAttack, first: int) -> _Batch:
             first_step[standing] |= watch.first
             last_step[standing] |= watch.last
         with torch.no_grad():
-            robust[standing] = work.classifier(x_adv).argmax(1) == labels[standing]
+            robust[standing] = correct(work.classifier(x_adv), labels[standing])
     found = NoGradient(first=int(first_step.sum()), last=int(last_step.sum())) if seen else None
     return _Batch(tuple(robust.tolist()), found)
 

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bench.attack import NamedAttack, distance
+from bench.attack import NamedAttack, correct, distance
 from bench.evaluation.autoattack import autoattack_images
 from bench.evaluation.measurement import Measurement
 from bench.evaluation.state import AttackProgress
@@ -75,8 +75,7 @@ def _tried(work: Measurement, attack: NamedAttack, positions: list[int]) -> tupl
 
 @torch.no_grad()
 def _wrong(work: Measurement, images: Tensor, labels: Tensor) -> Tensor:
-    wrong: Tensor = work.classifier(images).argmax(1) != labels
-    return wrong
+    return ~correct(work.classifier(images), labels)
 
 
 def _listed(

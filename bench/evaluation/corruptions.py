@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 
+from bench.attack import correct
 from bench.data.corruptions import CorruptedImages
 from bench.evaluation.measurement import Measurement
 from bench.evaluation.state import CorruptionCounts
@@ -57,4 +58,4 @@ def _right(work: Measurement, corrupted: CorruptedImages, name: str, severity: i
     work.job.monitor.check()
     batch = slice(first, first + work.settings.batch_size)
     images, wanted = work.to_device(corrupted.batch(name, severity, batch), work.test.labels[batch])
-    return int((work.classifier(images).argmax(1) == wanted).sum())
+    return int(correct(work.classifier(images), wanted).sum())

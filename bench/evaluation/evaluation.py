@@ -42,7 +42,8 @@ def evaluate(
             attack.
 
     Raises:
-        BenchError: an attack that leaves the threat model, logits that are not finite, or a state of another run.
+        BenchError: an attack that leaves the threat model, logits under AutoAttack that are not finite, or a state of
+            another run.
         InterruptedRunError: a stop was requested; the finished batches are saved.
     """
     asked = recipe.evaluate.corruptions != "none"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bench.attack import PGD, GradientWatch, image_generators, log_margin
+from bench.attack import PGD, GradientWatch, correct, image_generators, log_margin
 from bench.code import modules_of
 from bench.data import Split, unit_pixels
 from bench.device import Clock, PeakMemory, device_name
@@ -151,7 +151,7 @@ class _Attack:
 
         def objective(x: Tensor) -> Tensor:
             logits = self._attacked(x)
-            seen.append(logits.detach().argmax(1) == labels)
+            seen.append(correct(logits.detach(), labels))
             return log_margin(logits, labels)
 
         run = PGD(settings.steps[-1], settings.step_size, settings.start).iterates(
@@ -182,8 +182,7 @@ class _Attack:
 
 @torch.no_grad()
 def _judge(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    right: Tensor = model(images).argmax(1) == labels
-    return right
+    return correct(model(images), labels)
 
 
 def _extended(table: tuple[tuple[bool, ...], ...], rows: range, columns: list[Tensor]) -> tuple[tuple[bool, ...], ...]:

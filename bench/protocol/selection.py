@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import rng
-from bench.attack import PGD, attacking, margin_objective
+from bench.attack import PGD, attacking, correct, margin_objective
 from bench.data import ImageSource, unit_pixels
 from bench.errors import BenchError
 from bench.nn import Classifier
@@ -78,5 +78,5 @@ class BestEpoch(nn.Module):
             objective = margin_objective(attacked, target)
             adversarial = attack(objective, unit_pixels(batch), threat=self._threat, generator=generator)
             with attacking(classifier), torch.no_grad():  # as in RA, on the classifier itself
-                right += int((classifier(adversarial).argmax(1) == target).sum())
+                right += int(correct(classifier(adversarial), target).sum())
         return right / len(labels)
