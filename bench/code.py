@@ -3,21 +3,28 @@
 A module enters as its syntax tree without docstrings, comments, layout and what it says about itself, such as
 ``__version__``. So documentation and releases do not change a digest, and any other change of an imported module does.
 A package whose ``__init__`` only re-exports names is skipped: an import of ``bench.recipe.TrainPlan`` reaches
-``bench.recipe.plan`` and not its neighbours.
+``bench.recipe.plan`` and not its neighbours. A user's own file enters with the modules that it imports and that are
+not installed with a version.
 """
 
 import ast
 import hashlib
 import sys
-from collections.abc import Iterator, Sequence
+import sysconfig
+from collections.abc import Container, Iterator, Sequence
 from functools import cache
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+OWN_FILE = "own_code+"
+"""What the name of a module from a user's own file begins with."""
 _OWN = "bench"
 _FRAMEWORKS = ("torch", "torchvision", "timm")
 """Not digested: records keep their versions."""
-
+_PYTHON = tuple(sysconfig.get_path(name) for name in ("stdlib", "platstdlib"))
+_INSTALLED = frozenset({"site-packages", "dist-packages"})
 
 _ABOUT = frozenset({"__all__", "__author__", "__copyright__", "__date__", "__email__", "__license__", "__version__"})
 """Names in a module's own body that say something about it; no result depends on them."""
@@ -40,6 +47,28 @@ class _Module(NamedTuple):
     sha256: str
 
 
+class SourceFile(NamedTuple):
+    """The file of an imported module."""
+
+    path: Path
+    text: str
+
+
+class _FromFile(Container[str]):
+    """The packages of a user's own file: its ``module``, and what is neither Python's, the bench's nor installed.
+
+    What ``pip install -e`` installs is among them: its code changes while its version stays.
+    """
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __contains__(self, package: object) -> bool:
+        if package in (_OWN, "methods", *_FRAMEWORKS):
+            return False
+        return package == self._module or any(not _is_installed(Path(place)) for place in _places(str(package)))
+
+
 class _Network(Protocol):
     """A ``torch.nn.Module``; torch is not needed here."""
 
@@ -60,11 +89,43 @@ def modules_of(network: _Network) -> tuple[str, ...]:
 def code_digest(*roots: str) -> str:
     """Return the SHA-256 of the modules ``roots`` and of all modules that they reach by import.
 
-    Modules of ``bench`` and of the roots' top-level packages count; for other packages a record keeps the version. A
-    module without source enters by its name. So does a module of a package that is not imported yet, because a root
-    named in a file must not start a program. Within a process the first digest is cached.
+    Modules of ``bench`` and of the roots' top-level packages count, and what :func:`imported_files` names for a root;
+    for other packages a record keeps the version. A module without source enters by its name. So does a module of a
+    package that is not imported yet, because a root named in a file must not start a program. Within a process the
+    first digest is cached.
     """
+    imported = [name for root in roots if root.startswith(OWN_FILE) for name in _imported(root)]
     packages = frozenset([_OWN, *(root.partition(".")[0] for root in roots)]) & sys.modules.keys()
+    return _joint_digest([*roots, *imported], packages.union(name.partition(".")[0] for name in imported))
+
+
+def file_digest(module: str) -> str:
+    """Return the SHA-256 of ``module``, a user's own file, together with what :func:`imported_files` names for it."""
+    code, imported = _read(module), _imported(module)
+    assert code is not None, "the text of a user's own file is known"
+    return _joint_digest([module, *imported], _FromFile(module)) if imported else code.sha256
+
+
+def imported_files(module: str) -> dict[str, SourceFile]:
+    """Return the modules that ``module``, a user's own file, imports and that are not installed with a version.
+
+    Modules that these import count, too, and the packages that they are in. Those without source are left out here.
+    """
+    texts = {name: text for name in _imported(module) if (text := _source(name))}
+    files = {name: spec.origin for name in texts if (spec := _spec(name)) and spec.origin}
+    return {name: SourceFile(Path(path), texts[name]) for name, path in files.items()}
+
+
+def _imported(module: str) -> list[str]:
+    packages = _FromFile(module)
+    found = reached([module], packages)
+    # All that an __init__ imports runs with it, and here nothing vouches that it only hands names on.
+    while parents := {name.rpartition(".")[0] for name in found} - found - {""}:
+        found = reached([*found, *parents], packages)
+    return sorted(found - {module})
+
+
+def _joint_digest(roots: Sequence[str], packages: Container[str]) -> str:
     found: dict[str, list[str]] = {root: [] for root in roots}
     for name in reached(roots, packages):
         module = _read(name)
@@ -77,7 +138,7 @@ def source_digest(source: str) -> str:
     return _digest(ast.parse(source))
 
 
-def reached(roots: Sequence[str], packages: frozenset[str]) -> set[str]:
+def reached(roots: Sequence[str], packages: Container[str]) -> set[str]:
     """Return the names of ``roots`` and of the modules in ``packages`` that they reach by import."""
     found: set[str] = set()
     left = list(roots)
@@ -94,7 +155,7 @@ def reached(roots: Sequence[str], packages: frozenset[str]) -> set[str]:
     return found
 
 
-def _neighbours(module: _Module, packages: frozenset[str]) -> list[str]:
+def _neighbours(module: _Module, packages: Container[str]) -> list[str]:
     """Return the modules in ``packages`` that each import of ``module`` leads to."""
     own = (one for one in module.imports if one.source.partition(".")[0] in packages)
     return [target for one in own for target in _targets(one)]
@@ -131,7 +192,7 @@ def _read(name: str) -> _Module | None:
     source = _source(name)
     if source is None:
         return None
-    tree = ast.parse(source)
+    tree = ast.parse(source, name)
     package = name if _is_package(name) else name.rpartition(".")[0]
     body = [node for node in tree.body if not (_is_text(node) or _is_about(node))]
     return _Module(
@@ -143,7 +204,7 @@ def _read(name: str) -> _Module | None:
 
 def _source(name: str) -> str | None:
     try:
-        spec = sys.modules[name].__spec__ if name in sys.modules else find_spec(name)
+        spec = _spec(name)
         loader: Any = spec and spec.loader
         found: str | None = loader.get_source(name)
     except (AttributeError, ImportError, ValueError):
@@ -151,9 +212,29 @@ def _source(name: str) -> str | None:
     return found
 
 
+def _spec(name: str) -> ModuleSpec | None:
+    return sys.modules[name].__spec__ if name in sys.modules else find_spec(name)
+
+
 def _is_package(name: str) -> bool:
-    spec = sys.modules[name].__spec__ if name in sys.modules else find_spec(name)
+    spec = _spec(name)
     return spec is not None and spec.submodule_search_locations is not None
+
+
+def _places(package: str) -> list[str]:
+    """Return the files or folders that the code of a top-level ``package`` lies in; none if it is built into Python."""
+    try:
+        spec = _spec(package)
+    except (ImportError, ValueError):
+        return []
+    if spec is None:
+        return []
+    return list(spec.submodule_search_locations or ([spec.origin] if spec.has_location and spec.origin else []))
+
+
+def _is_installed(place: Path) -> bool:
+    """Return whether ``place`` belongs to Python, or to packages that are installed with a version."""
+    return bool(_INSTALLED & set(place.parts)) or any(place.is_relative_to(each) for each in _PYTHON)
 
 
 def _imports(node: ast.AST, package: str) -> Iterator[_Import]:

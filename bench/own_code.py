@@ -1,8 +1,9 @@
 """Objects from a user's own Python files, named ``FILE.py:OBJECT``; and which errors such code, or a plug-in, raised.
 
 An object is known by its name and the first digits of the digest of its file's code, as in ``MyMethod+3f2a9c1b``. So
-a file that was changed gives another object, and no object can be mistaken for an installed one. Only what the user
-types loads a file: a name that is read from a run or a record never does.
+a file that was changed gives another object, and no object can be mistaken for an installed one. The modules that the
+file imports and that are not installed with a version belong to its code. Only what the user types loads a file: a
+name that is read from a run or a record never does.
 """
 
 import re
@@ -17,12 +18,14 @@ from traceback import extract_tb, walk_tb
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from bench.code import source_digest
+from bench.code import OWN_FILE, SourceFile, file_digest, imported_files, source_digest
 from bench.errors import BenchError, unknown
 
 _NAME = re.compile(r"(\w+)\+([0-9a-f]{8})")
 _TEXTS: dict[str, str] = {}
 """The texts of the loaded files, by the digits of their digests."""
+_IMPORTED: dict[str, dict[str, SourceFile]] = {}
+"""By the same digits, the modules that belong to the code of a loaded file beside itself, by name."""
 _TYPED: dict[str, str] = {}
 """What the user typed for the objects of the loaded files, by their names."""
 _FOREIGN: dict[str, list[str]] = {}
@@ -79,10 +82,26 @@ def own_text(name: str) -> str | None:
     return _TEXTS.get(own[2]) if own else None
 
 
+def own_imports(name: str) -> dict[str, str]:
+    """Return the texts of the modules that belong to the code of the object called ``name``, beside its file.
+
+    They are named as files in a folder: ``mylib/losses.py``.
+    """
+
+    def within(module: str, path: Path) -> str:
+        return module.replace(".", "/") + ("/__init__.py" if path.stem == "__init__" else ".py")
+
+    found = _IMPORTED.get(name.partition("+")[2], {})
+    return {within(module, file.path): file.text for module, file in found.items()}
+
+
 def files_of(objects: Iterable[str]) -> dict[str, str]:
-    """Return the paths of the loaded files that ``objects``, names, come from, with the digits of their digests."""
-    paths = {name: typed(name).rpartition(":")[0] for name in objects}
-    return {str(Path(path).expanduser().absolute()): name.partition("+")[2] for name, path in paths.items()}
+    """Return the loaded files that the code of ``objects``, names, lies in: paths, with the digits of their digests."""
+    found = []
+    for name in objects:
+        digits, path = name.partition("+")[2], typed(name).rpartition(":")[0]
+        found += [SourceFile(Path(path), _TEXTS[digits]), *_IMPORTED[digits].values()]
+    return {str(file.path.expanduser().absolute()): source_digest(file.text)[:8] for file in found}
 
 
 def changed_files(files: Mapping[str, str]) -> list[str]:
@@ -145,7 +164,7 @@ def load_own(given: str, kind: str, fits: Callable[[Any], bool]) -> OwnObject:
     file = Path(path).expanduser()
     text = _text(file, kind)
     module, digits = _module(file, text)
-    _TEXTS[digits] = text
+    _TEXTS[digits], _IMPORTED[digits] = text, imported_files(module.__name__)
     if name and hasattr(module, name):
         mark_foreign(module.__name__, f"the {kind} {given}")
         own = OwnObject(f"{name}+{digits}", getattr(module, name))
@@ -170,20 +189,15 @@ def _text(file: Path, kind: str) -> str:
 
 
 def _module(file: Path, text: str) -> tuple[ModuleType, str]:
-    """Return the module that ``text`` makes, and the digits of its digest."""
+    """Return the module that ``text`` makes, and the digits of the digest of its code.
+
+    The module has the name of its own text: what it imports is known when it has run.
+    """
     try:
-        digits = source_digest(text)[:8]
-        name = f"own_code+{digits}"
-        if name in sys.modules:
-            return sys.modules[name], digits
-        spec = spec_from_loader(name, _Text(file, text))
-        assert spec is not None, "the loader is given"
-        module = sys.modules[name] = module_from_spec(spec)
-        try:
-            spec.loader.exec_module(module)  # type: ignore[union-attr]  # the loader is given
-        except BaseException:
-            del sys.modules[name]
-            raise
+        name = f"{OWN_FILE}{source_digest(text)[:8]}"
+        if name not in sys.modules:
+            _run(name, file, text)
+        return sys.modules[name], file_digest(name)[:8]
     except SyntaxError as error:
         where = file if error.filename in (None, "<unknown>") else error.filename
         raise BenchError(
@@ -194,7 +208,18 @@ def _module(file: Path, text: str) -> tuple[ModuleType, str]:
         where = f"{file}, line {lines[-1]}" if lines else str(file)
         told = str(error) if isinstance(error, BenchError) else f"{type(error).__name__}: {error}"
         raise BenchError(f"{where}: {told}{_advice(error)}") from error
-    return module, digits
+
+
+def _run(name: str, file: Path, text: str) -> None:
+    """Make ``text`` the module ``name`` of this process."""
+    spec = spec_from_loader(name, _Text(file, text))
+    assert spec is not None, "the loader is given"
+    module = sys.modules[name] = module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)  # type: ignore[union-attr]  # the loader is given
+    except BaseException:
+        del sys.modules[name]
+        raise
 
 
 def _advice(error: BaseException) -> str:

@@ -17,7 +17,7 @@ from bench.errors import BenchError, DamagedFileError
 from bench.files import inside, make_writable, read_json, remove_unfinished, set_aside, write_bytes, write_json
 from bench.method import Stage
 from bench.monitor import Monitor, plural
-from bench.own_code import own_text
+from bench.own_code import own_imports, own_text
 from bench.recipe import Recipe, Settings, canonical_digest
 from bench.recipe.fields import Seed, without_folders
 from bench.run.locks import locked, refusing
@@ -200,20 +200,27 @@ class RunFolder:
         return {key: value for key, value in overrides.items() if without_folders(value) != value}
 
     def _keep_own_text(self, monitor: Monitor) -> None:
-        """Write the text of the file that the method comes from, if any, and name the latest run of another text."""
+        """Write the code of the method that comes from a file, if it does, and name the latest run of other code."""
         recipe, text = self.recipe, own_text(self.recipe.method)
         if text is None:
             return
         write_bytes(self.path / "method.py", text.encode())
+        imported = own_imports(recipe.method)
+        for file, content in imported.items():
+            write_bytes(self.path / "imported" / file, content.encode())
         name = recipe.method.partition("+")[0]
         pattern = f"{recipe.dataset.name}-{name}+*-{recipe.tier}-{recipe.fidelity}-s{self.seed}-*"
         others = [path for path in self.path.parent.glob(pattern) if f"-{recipe.method}-" not in path.name]
         if others:
             latest = max(others, key=lambda path: path.stat().st_mtime).name
             rest = f" and {plural(len(others) - 1, 'other run')}" if others[1:] else ""
+            kept = (
+                "method.py and imported/ in each run's folder hold"
+                if imported
+                else "method.py in each run's folder holds"
+            )
             monitor.note(
-                f"the code of {name} differs from that of {latest}{rest}, so this is another run. method.py in each "
-                "run's folder holds its code."
+                f"the code of {name} differs from that of {latest}{rest}, so this is another run. {kept} its code."
             )
 
     def _described(self, monitor: Monitor) -> RunDescription | None:
