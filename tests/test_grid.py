@@ -12,7 +12,7 @@ import pytest
 from grid_jobs import grid_in, leaving, statuses
 
 from bench.errors import BenchError, CheckFailedError, InterruptedRunError
-from bench.grid import Device, Grid, GridFolder, grid_status, read_resources, run_local, stop_on_signals, to_start, work
+from bench.grid import Device, Grid, GridFolder, grid_status, run_local, stop_on_signals, to_start, work
 from bench.grid import local as local_module
 from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
@@ -283,95 +283,6 @@ def test_the_script_asks_for_what_was_given(tmp_path: Path) -> None:
     }
     assert "JOBS=(deacl)" in text
     assert f'matrix work {tmp_path} "${{JOBS[$SLURM_ARRAY_TASK_ID]}}"' in text
-
-
-def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
-    profile = tmp_path / "a100.toml"
-    profile.write_text('partition = "gpu"\ngpus = 1\n')
-    found = read_resources(profile, {"gpus": 4, "time": None}, ["qos=long", "--exclusive"])
-    assert found == ({"partition": "gpu", "gpus": 4, "qos": "long", "exclusive": True}, {})
-    profile.write_text("[deacl]\ngpus = 1.5\n")
-    with pytest.raises(BenchError, match=r"\[deacl\] gpus = 1\.5 is neither text nor a whole number"):
-        read_resources(profile, {}, [])
-    profile.write_text("gpus")
-    with pytest.raises(BenchError, match="is not TOML"):
-        read_resources(profile, {}, [])
-    with pytest.raises(BenchError, match="cannot be read"):
-        read_resources(tmp_path / "none.toml", {}, [])
-    with pytest.raises(BenchError, match="not of the form KEY=VALUE"):
-        read_resources(None, {}, ["=long"])
-
-
-@pytest.mark.parametrize(
-    ("item", "message"),
-    [
-        ("array=0-3", r"--slurm array=0-3: array follows from the grid\. Leave it out"),
-        ("dependency=afterok:3", "dependency follows from the grid"),
-        ("signal=USR1@10", r"signal follows from the grid\. Type --slurm grace=SECONDS"),
-        ("--no-requeue", "no-requeue follows from the grid"),
-        ("grace=x", r"grace must be a whole number from 1 \(given: x\)"),
-        ("grace", r"grace must be a whole number from 1 \(given: True\)"),
-        ("array_parallelism=0", "array_parallelism must be a whole number from 1"),
-        ("cpus-per-task=4", "cpus is given twice"),
-        ("t=1", "time is given twice"),
-    ],
-)
-def test_what_a_grid_decides_or_was_given_is_refused(tmp_path: Path, item: str, message: str) -> None:
-    with pytest.raises(BenchError, match=message):
-        read_resources(None, {"cpus": 3, "time": "12:00:00"}, [item])
-    (tmp_path / "profile.toml").write_text('[deacl]\narray = "0-3"')
-    with pytest.raises(BenchError, match=r"--profile .*: array follows from the grid"):
-        read_resources(tmp_path / "profile.toml", {}, [])
-
-
-@pytest.mark.parametrize("time", ["12h", "1:2:3:4", "2 days", "-5", "12:00:", "1-"])
-def test_a_time_that_sbatch_cannot_read_is_refused(time: str) -> None:
-    with pytest.raises(BenchError, match=rf"--time: Slurm reads no time '{time}'\. Type, for example, 12:00:00"):
-        read_resources(None, {"time": time}, [])
-    with pytest.raises(BenchError, match=rf"--slurm t={time}: Slurm reads no time"):
-        read_resources(None, {}, [f"t={time}"])
-
-
-@pytest.mark.parametrize("time", ["90", "90:00", "12:00:00", "2-12", "2-12:30", "2-12:30:00", "UNLIMITED"])
-def test_every_form_of_a_time_is_passed_on(time: str) -> None:
-    assert read_resources(None, {"time": time}, []).of_all == {"time": time}
-
-
-def test_other_names_of_sbatch_and_numbers_are_understood(tmp_path: Path) -> None:
-    (tmp_path / "profile.toml").write_text('cpus-per-task = 4\narray_parallelism = "3"\n[deacl]\nt = "2:00"')
-    found = read_resources(tmp_path / "profile.toml", {}, ["p=gpu", "gpus-per-node=2", "grace=120"])
-    assert found.of_all == {"cpus": 4, "array_parallelism": 3, "partition": "gpu", "gpus": "2", "grace": 120}
-    assert found.of_one == {"deacl": {"time": "2:00"}}
-
-
-def test_a_section_of_the_profile_is_for_the_jobs_of_a_method(tmp_path: Path) -> None:
-    profile = tmp_path / "a100.toml"
-    profile.write_text(
-        'gpus = 1\ntime = "1:00"\n[acl]\ngpus = 2\ntime = "9:00"\n[shared]\nmem = "8G"\n[byol]\ngpus = 3\n'
-    )
-    found = read_resources(profile, {"time": "2:00"}, [])
-    assert found.names == {"gpus", "time", "mem"}
-    jobs = tuple(
-        job.model_copy(update={"method": method, "command": ("run", *more)})
-        for job, method, *more in zip(
-            grid_in(tmp_path, {"a": [], "b": [], "c": [], "d": []}).grid.jobs,
-            ("acl", "simclr", "(shared stage)", "acl"),
-            ("", "", "--shared-only", ""),
-            strict=True,
-        )
-    )
-    given = found.given(jobs, ["acl", "byol"])
-    assert [job.resources for job in given] == [{"gpus": 2}, {}, {"mem": "8G"}, {"gpus": 2}]
-    with pytest.raises(BenchError, match=r"unknown section of --profile 'byol'.*Allowed: acl, shared, simclr"):
-        found.given(jobs, ["acl"])
-    grid = GridFolder.create(tmp_path, Grid(asked={}, jobs=given, resources=found.of_all))
-    made = batches(grid.grid.jobs)
-    assert [[job.name for job in batch.jobs] for batch in made] == [["a", "d"], ["b"], ["c"]]
-    asked = [
-        {line.removeprefix("#SBATCH --") for line in script(grid, batch).splitlines() if "gpus-per-node" in line}
-        for batch in made
-    ]
-    assert asked == [{"gpus-per-node=2"}, {"gpus-per-node=1"}, {"gpus-per-node=1"}]
 
 
 def test_without_slurm_the_message_says_what_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

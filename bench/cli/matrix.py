@@ -119,7 +119,8 @@ def start(
     if not methods:
         raise BenchError("no method is named. Type, for example, bench matrix --methods deacl,simclr --datasets digits")
     given = {"partition": partition, "account": account, "gpus": gpus, "cpus": cpus, "time": time_}
-    resources = read_resources(profile, given, slurm or [])
+    own = {method.rpartition(":")[2] for method in methods.split(",")}  # sections name a file's methods alone
+    resources = read_resources(profile, given, slurm or [], own.union(METHODS))
     if on == "local" and resources.names:
         raise BenchError(
             f"{', '.join(sorted(resources.names))}: Slurm alone gives these. Add --on slurm, or leave them out."
@@ -153,7 +154,7 @@ def start(
     content = Grid(
         asked=request.asked,
         on=on,
-        jobs=resources.given(planned.jobs, METHODS),
+        jobs=resources.given(planned.jobs),
         retries=retries,
         folders=request.folders,
         resources=resources.of_all,
