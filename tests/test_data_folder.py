@@ -139,6 +139,15 @@ def empty_class(root: Path) -> None:
         path.rename(path.with_suffix(".txt"))
 
 
+def links_to_nothing(root: Path) -> None:
+    """Beside them, one that leads to an image, and one to a class."""
+    (root / "train" / "ant" / "8.png").symlink_to(root / "unmounted" / "8.png")
+    (root / "test" / "cat").symlink_to(root / "unmounted" / "cat")
+    (root / "train" / "bee").rename(root.parent / "bees")
+    (root / "train" / "bee").symlink_to(root.parent / "bees")
+    (root / "train" / "ant" / "7.png").symlink_to(root / "train" / "ant" / "9.png")
+
+
 def sixteen_bits(root: Path) -> None:
     Image.fromarray(np.zeros((9, 10), np.uint16)).save(root / "test" / "bee" / "31.png")
 
@@ -170,6 +179,10 @@ FOLDER_FAULTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "unprintable class": (
         lambda r: [(r / split / "ant").rename(r / split / "an\tt") for split in ("train", "test")],
         r"train/ has classes that no table can show: 'an\\tt'\. Rename these folders",
+    ),
+    "links to nothing": (
+        links_to_nothing,
+        "pics: symbolic links that lead to nothing: test/cat, train/ant/8.png. Mount the disk",
     ),
     "empty class": (empty_class, r"test/ has classes without an image: bee.*\.png, \.jpg"),
     "single class": (single_class, "train/ holds 1 class folders, at least 2"),

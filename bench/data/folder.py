@@ -28,6 +28,7 @@ class _Files:
         labels: one per file, position in ``classes``.
         stamps: one per file, changes when the file changes.
         skipped: suffixes of the files that are not images, one per file.
+        dangling: symbolic links to nothing, each from the split on.
     """
 
     classes: tuple[str, ...]
@@ -35,6 +36,7 @@ class _Files:
     labels: list[int]
     stamps: list[tuple[int, int, int]]
     skipped: list[str]
+    dangling: list[str]
 
 
 def list_folder(root: Path, *, name: str, source: str) -> Listing:
@@ -77,13 +79,12 @@ def _hint(root: Path) -> str:
 
 def _list(split: Path) -> _Files:
     """Return the images below ``split``; raises OSError where a folder is missing or unreadable."""
-    with os.scandir(split) as entries:
-        visible = [e for e in entries if not e.name.startswith(".")]
+    visible = _visible(split)
     classes = tuple(sorted(e.name for e in visible if e.is_dir()))
-    listing = _Files(classes, [], [], [], [_suffix(e) for e in visible if not e.is_dir()])
+    listing = _Files(classes, [], [], [], [_suffix(e) for e in visible if not e.is_dir()], _dangling(visible, split))
     for label, name in enumerate(classes):
-        with os.scandir(split / name) as entries:
-            visible = [e for e in entries if not e.name.startswith(".")]
+        visible = _visible(split / name)
+        listing.dangling.extend(_dangling(visible, split))
         images = {e for e in visible if _is_image(e)}
         listing.skipped.extend(_suffix(e) for e in visible if e not in images)
         for entry in sorted(images, key=lambda e: natural(e.name)):
@@ -92,6 +93,16 @@ def _list(split: Path) -> _Files:
             listing.labels.append(label)
             listing.stamps.append((stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
     return listing
+
+
+def _visible(folder: Path) -> list["os.DirEntry[str]"]:
+    with os.scandir(folder) as entries:
+        return [e for e in entries if not e.name.startswith(".")]
+
+
+def _dangling(entries: list["os.DirEntry[str]"], split: Path) -> list[str]:
+    """Return the links to nothing among ``entries``, which may be images or classes of a disk that is not mounted."""
+    return [os.path.relpath(e.path, split.parent) for e in entries if e.is_symlink() and not os.path.exists(e.path)]
 
 
 def _is_image(entry: "os.DirEntry[str]") -> bool:
@@ -104,6 +115,10 @@ def _suffix(entry: "os.DirEntry[str]") -> str:
 
 def _faults(train: _Files, test: _Files) -> list[str]:
     faults = []
+    if dangling := sorted(train.dangling + test.dangling):
+        faults.append(
+            f"symbolic links that lead to nothing: {few(dangling)}. Mount the disk that they lead to, or remove them."
+        )
     if len(train.classes) < 2:
         faults.append(f"train/ holds {len(train.classes)} class folders, at least 2 are needed. {_FORM}")
     for here, there, split, other in ((train, test, "train", "test"), (test, train, "test", "train")):
