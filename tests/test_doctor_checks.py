@@ -153,6 +153,13 @@ class Batched(Changed):
         return logits - logits.mean(0)
 
 
+class NeverAlone(Changed):
+    """Has no answer to a single image, as batch-norm of features in train mode."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return nn.functional.batch_norm(logits, None, None, training=True)
+
+
 class Ordered(Changed):
     def after(self, logits: Tensor) -> Tensor:
         return logits + torch.arange(len(logits))[:, None] * torch.eye(CLASSES)[0]
@@ -227,6 +234,7 @@ BROKEN: dict[str, tuple[str, Callable[[], Patient], Verdict]] = {
     "logits x 1e4": ("scale of logits", lambda: patient(classifier(Cold)), "doubt"),
     "logits x 1e-4": ("scale of logits", lambda: patient(classifier(Hot)), "doubt"),
     "mean of the batch": ("batch independence", lambda: patient(classifier(Batched)), "fail"),
+    "no answer to one image": ("batch independence", lambda: patient(classifier(NeverAlone)), "fail"),
     "place in the batch": ("batch independence", lambda: patient(classifier(Ordered)), "fail"),
     "a lost bias": ("attacked copy", lambda: patient(classifier(Misfolded)), "fail"),
     "lost digits": ("float64 agreement", lambda: patient(classifier(Imprecise)), "fail"),
@@ -258,6 +266,13 @@ def after_a_pass(found: Patient) -> Patient:
 def test_a_fault_is_found_by_its_check(fault: str) -> None:
     name, broken, expected = BROKEN[fault]
     assert verdict(name, broken()) == expected
+
+
+def test_a_model_that_has_no_answer_to_one_image_stops_no_check() -> None:
+    visit = examine(patient(classifier(NeverAlone)), Monitor())
+    assert not [one.found for one in visit if "the check stopped" in one.found]
+    (alone,) = (one.found for one in visit if one.check == "batch independence")
+    assert "none of them alone (ValueError: Expected more than 1 value per channel" in alone
 
 
 def test_every_check_has_a_fault_that_it_finds() -> None:

@@ -168,7 +168,7 @@ def _stability(patient: Patient) -> Finding | None:
 @torch.no_grad()
 def _inner_optimisation(patient: Patient) -> Finding:
     with _Watch() as watch:
-        patient.attacked(patient.sample.images[:1])
+        patient.attacked(patient.sample.images[:2])  # two: of one image no batch-norm in train mode has statistics
     numbers = {"operations": float(watch.with_gradients)}
     if not watch.with_gradients:
         return Finding("sound", "a pass that was asked for no gradients computes none", numbers)

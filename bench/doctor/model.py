@@ -118,7 +118,10 @@ def _batch_independence(patient: Patient) -> Finding:
     images, together = patient.sample.images, patient.logits
     turned = patient.classifier(images.flip(0)).flip(0)
     few = slice(_ALONE)
-    alone = torch.cat([patient.classifier(image[None]) for image in images[few]])
+    try:
+        alone = torch.cat([patient.classifier(image[None]) for image in images[few]])
+    except (RuntimeError, ValueError) as error:  # such as: one value has no variance
+        return Finding("fail", f"the model answers {len(images)} images, but none of them alone ({short(error)})")
     compared = [agreement(together, turned), agreement(together[few], alone)]
     worst = max(one.difference for one in compared)
     changed = sum(int(one.changed.sum()) for one in compared)
