@@ -170,6 +170,17 @@ def refusal(name: str, channels: int = 3) -> str:
 
 
 @pytest.mark.usefixtures("own")
+def test_where_the_size_of_images_is_assumed_the_message_says_so() -> None:
+    torch.save({"weight": torch.ones(4, 3, 3, 3), "bias": torch.ones(4)}, "w.pt")
+    with pytest.raises(BenchError, match=r"images of 3x32x32") as caught:
+        load_encoder("./net.py:Large", weights="w.pt", normalisation="none")
+    assert "images of 32x32 are assumed here, whatever yours are: for images of 8x8, input_size=8" in str(caught.value)
+    with pytest.raises(BenchError, match=r"images of 3x16x16") as caught:
+        load_encoder("./net.py:Large", weights="w.pt", normalisation="none", options={"input_size": 16})
+    assert "assumed" not in str(caught.value) + refusal("Large")
+
+
+@pytest.mark.usefixtures("own")
 def test_an_error_in_an_own_network_has_its_line_and_only_one_about_shapes_advises_to_resize() -> None:
     text = refusal("Boom")
     assert "./net.py:Boom cannot take images of 3x8x8" in text

@@ -1,6 +1,6 @@
 """Networks: encoders, and the heads that are put on top of them."""
 
-from bench.nn.adapted import LeftOut, Outsider
+from bench.nn.adapted import LeftOut, Outsider, UnfitImagesError
 from bench.nn.copying import frozen_copy, load_tensors_into, trainable_copy
 from bench.nn.encoder import (
     ENCODERS,
@@ -29,6 +29,7 @@ __all__ = [
     "Outsider",
     "ResNet",
     "StridedConv2d",
+    "UnfitImagesError",
     "backbone_factory",
     "branches",
     "build_encoder",

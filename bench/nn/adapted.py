@@ -22,6 +22,10 @@ _SHAPES = re.compile(r"\b(shapes?|sizes?|dimensions?|channels?|height|width)\b",
 """What PyTorch and the libraries say where a tensor has another shape than a network needs."""
 
 
+class UnfitImagesError(BenchError):
+    """A network cannot take images of the size that it was given."""
+
+
 class Adapted(nn.Module):
     """Normalised images [B, C, H, W] -> features [B, feature_dim] of ``network``.
 
@@ -33,7 +37,8 @@ class Adapted(nn.Module):
             None: they stay as they are.
 
     Raises:
-        BenchError: it cannot take such images, or does not return one vector of features for each, in eval mode and
+        UnfitImagesError: it cannot take such images.
+        BenchError: it does not return one vector of features for each, in eval mode and
             in train mode.
     """
 
@@ -158,7 +163,8 @@ def _probed(backbone: Adapted, name: str, image_shape: Sequence[int], *, train: 
         found = (frozen_copy(backbone).train() if train else backbone)(torch.zeros(2, *image_shape))
     except (Exception, SystemExit) as error:
         seen = "x".join(map(str, (image_shape[0], *(backbone.size or image_shape[1:]))))
-        raise BenchError(f"{name} cannot take images of {seen}{mode}: {_fault(error)}{_advice(error, seen)}") from error
+        said = f"{name} cannot take images of {seen}{mode}: {_fault(error)}{_advice(error, seen)}"
+        raise UnfitImagesError(said) from error
     if isinstance(found, Tensor) and found.ndim == 2 and len(found) == 2 and found.is_floating_point():
         return found.shape[1]
     shape = f"a tensor of shape {list(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"

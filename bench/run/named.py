@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from bench import rng
 from bench.errors import BenchError
-from bench.nn import ENCODERS, Outsider, backbone_factory, build_encoder
+from bench.nn import ENCODERS, Encoder, Outsider, UnfitImagesError, backbone_factory, build_encoder
 from bench.own_code import as_typed, is_in_file
 from bench.recipe import EncoderSettings
 from bench.robustbench import KIND, find_entry
@@ -33,6 +33,7 @@ from bench.zoo import (
 _ENCODER = "encoder.safetensors"
 _NETWORK = "backbone.network."
 _OPTIONS = "encoder.options"
+_ASSUMED = 32  # pixels a side
 
 
 class WeightChoices(NamedTuple):
@@ -139,6 +140,20 @@ def _options(overrides: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _plain(form: EncoderSettings, channels: int, size: tuple[int, int] | None) -> Encoder:
+    """Return an encoder for images of ``size``; without one the data decide it, which are not read yet."""
+    try:
+        with rng.scoped(0, "plain encoder"):
+            return build_encoder(form, image_shape=(channels, *(size or (_ASSUMED, _ASSUMED))), mean=(), std=())
+    except UnfitImagesError as error:
+        if size is not None:
+            raise
+        raise UnfitImagesError(
+            f"{error}\nWeights are read before any data, so images of {_ASSUMED}x{_ASSUMED} are assumed here, "
+            "whatever yours are: for images of 8x8, input_size=8."
+        ) from error
+
+
 def _outside(given: str, choices: WeightChoices, options: dict[str, Any]) -> EncoderFile:
     arch = ENCODERS.name_of(given)
     factory = backbone_factory(arch)
@@ -159,8 +174,7 @@ def _outside(given: str, choices: WeightChoices, options: dict[str, Any]) -> Enc
         **normalisation_settings(constants),
     )
     channels = len(constants[0]) if constants else form_channels(form, weights.tensors)
-    with rng.scoped(0, "plain encoder"):
-        encoder = build_encoder(form, image_shape=(channels, *(size or (32, 32))), mean=(), std=())
+    encoder = _plain(form, channels, size)
     network = encoder.backbone.get_submodule("network")
     if (found := image_channels(network, weights.tensors)) not in (None, channels):
         raise BenchError(
