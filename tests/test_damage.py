@@ -4,11 +4,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from toy_runs import Listener, carry_out, facts, toy_data, toy_request
 
 from bench.errors import BenchError, InterruptedRunError
 from bench.record import Record
 from bench.run import prepare
+from bench.run.finished import finished_protocols
 from bench.zoo import digest, load_tensors, save_tensors
 
 
@@ -124,6 +126,19 @@ def test_the_damaged_encoder_of_a_finished_run_is_made_again(data: str, tmp_path
     path.with_name(f"{path.name}.damaged").unlink()
     carry_out(asked, tmp_path / "results")
     assert not path.exists(), "deleted to save space"
+
+
+def test_the_classifier_of_a_finished_protocol_is_read_by_what_needs_it_alone(data: str, tmp_path: Path) -> None:
+    asked, listener = toy_request(data, tmp_path), Listener()
+    ((before, _),) = carry_out(asked, tmp_path / "results")
+    (path,) = asked.runs_dir.rglob("slf-*/slf.safetensors")
+    tensors, metadata = load_tensors(path)
+    save_tensors(path, {name: 2 * value for name, value in tensors.items()}, metadata)
+    ((record, _),) = carry_out(asked, tmp_path / "results", listener)
+    assert (record, listener.notes, listener.phases) == (before, [], [])
+    (finished,) = finished_protocols(asked.runs_dir)
+    with pytest.raises(BenchError, match="not those that its record was made with"):
+        finished.classifier(torch.device("cpu"))
 
 
 def test_an_encoder_of_another_run_is_refused(data: str, tmp_path: Path) -> None:
