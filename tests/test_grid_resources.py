@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from grid_jobs import grid_in
+from in_process import say
 
 from bench.errors import BenchError
 from bench.grid import Grid, GridFolder, read_resources
@@ -128,3 +129,26 @@ def test_a_section_of_the_profile_is_for_the_jobs_of_a_method(tmp_path: Path) ->
         for batch in made
     ]
     assert asked == [{"gpus-per-node=2"}, {"gpus-per-node=1"}, {"gpus-per-node=1"}]
+
+
+@pytest.mark.parametrize(
+    ("section", "methods", "message"),
+    [
+        ("all", "all", "unknown section 'all'"),
+        ("Mine", "deacl,gone.py:Mine", "there is no file"),
+        ("Mine", "deacl", "'Mine'"),
+    ],
+)
+def test_a_section_is_a_method_of_a_package_or_of_the_files_that_are_named(
+    section: str,
+    methods: str,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "a100.toml").write_text(f"[{section}]\ncpus = 4\n")
+    words = ("--methods", methods, "--datasets", "digits", "--on", "slurm", "--profile", str(tmp_path / "a100.toml"))
+    code, _, said = say(monkeypatch, capsys, "matrix", *words, "--dry-run")
+    assert code == 1
+    assert message in said

@@ -119,7 +119,7 @@ def start(
     if not methods:
         raise BenchError("no method is named. Type, for example, bench matrix --methods deacl,simclr --datasets digits")
     given = {"partition": partition, "account": account, "gpus": gpus, "cpus": cpus, "time": time_}
-    own = {method.rpartition(":")[2] for method in methods.split(",")}  # sections name a file's methods alone
+    own = {name for method in methods.split(",") if (name := method.rpartition(".py:")[2]) != method}
     resources = read_resources(profile, given, slurm or [], own.union(METHODS))
     if on == "local" and resources.names:
         raise BenchError(
