@@ -19,7 +19,7 @@ from bench.record import save_sweep, wilson_interval
 from bench.report.figures import Choice, draw_cost, draw_curves, draw_sweeps, draw_tsne, tsne
 from bench.report.figures import draw as drawing
 from bench.report.figures.curves import curves_figure
-from bench.report.figures.style import mark
+from bench.report.figures.style import COLOURS, mark
 from bench.report.figures.words import band, file_name, free_name
 from bench.results import Score
 from bench.run import execute, prepare, select_finished
@@ -124,9 +124,9 @@ def test_a_method_has_one_mark_in_all_figures(tmp_path: Path, drawn: list[dict[s
     assert len({style[:2] for style in marks[1].values()}) == 3
     labels = {one.label.replace("\n ", ""): one.mark for one in drawn[1]["data"]}
     number = labels["DeACL 2022, 3 seeds"]
-    assert labels["DeACL 2022 (stage2.lam=3)"] == number + 11
-    assert mark(number).colour == mark(number + 11).colour
-    assert mark(number).marker != mark(number + 11).marker
+    assert labels["DeACL 2022 (stage2.lam=3)"] == number + len(COLOURS)
+    assert mark(number).colour == mark(number + len(COLOURS)).colour
+    assert mark(number).marker != mark(number + len(COLOURS)).marker
 
 
 def test_a_damaged_sweep_is_left_out_and_named(results: Path, tmp_path: Path) -> None:
