@@ -61,7 +61,7 @@ def weakened(view: StrongView, strength: float) -> StrongView:
     return view.model_copy(
         update={
             "crop_scale": (largest - strength * (largest - smallest), largest),
-            "jitter": tuple(strength * range_ for range_ in view.jitter),
+            "jitter": tuple(strength * part for part in view.jitter),
             "jitter_prob": strength * view.jitter_prob,
             "grayscale_prob": strength * view.grayscale_prob,
         }

@@ -108,7 +108,8 @@ def run(
         with reading():
             first = first_then_others(lambda: prepare(request))
             runs = [first.with_seed(each) for each in chosen]
-        is_open, tracker = known is None and threads_open(first), track if is_first() else None
+        is_open = known is None and threads_open(first)
+        tracker = track if is_first() else None
         if shared_only and not dry_run:
             say_inventory(screen(), first)
             with monitored(screen()) as monitor:

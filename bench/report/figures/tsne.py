@@ -37,6 +37,8 @@ _LISTED = 20
 """The most classes that have a legend: more would take the room of the points, and repeat colours and shapes."""
 _LONGEST = 20
 """Letters of a class name that the legend shows."""
+_MARK, _LETTER, _LINE = 0.35, 0.08, 0.17
+"""Inches of the legend: a mark with its margins, a letter, and a line."""
 
 
 class Panel(NamedTuple):
@@ -70,10 +72,10 @@ def tsne_figure(panels: Sequence[Panel], classes: Sequence[str], *, title: str, 
     down = -(-len(panels) // across)
     listed, width = _legend(classes), max(2.5 * across, 4.0)
     longest = max((len(str(line.get_label())) for line in listed), default=0)
-    columns = max(1, min(len(classes), 5 * across, int(width / (0.35 + 0.08 * longest))))
+    columns = max(1, min(len(classes), 5 * across, int(width / (_MARK + _LETTER * longest))))
     rows = -(-len(listed) // columns)
     with styled():
-        figure = new_figure(width, 2.6 * down + 0.6 + 0.17 * max(0, rows - 2))
+        figure = new_figure(width, 2.6 * down + 0.6 + _LINE * max(0, rows - 2))
         grid = figure.subplots(down, across, squeeze=False).flat
         for axes in grid[len(panels) :]:
             axes.set_axis_off()
