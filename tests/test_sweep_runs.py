@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -345,6 +346,7 @@ def test_data_that_were_moved_are_known_by_their_pixels(runs: Runs, tmp_path: Pa
     found = select_finished(runs.runs_dir, dataset=f"npz:{moved}")
     assert sorted(each.folder.path.name for each in found) == runs.names()
     assert [len(each.dataset(tmp_path).test) for each in found] == [20, 20]
+    assert pickle.loads(pickle.dumps(found)) == found, "another process of a sweep reads them there, too"
     lost = replace(found[0], source=f"npz:{tmp_path / 'lost.npz'}")
     typed = f"bench evaluate {lost.folder.path} --protocols slf --dataset npz:PATH"
     with pytest.raises(BenchError, match=rf"no such file.* are elsewhere now, tell it where: {typed}$"):

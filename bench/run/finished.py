@@ -37,8 +37,8 @@ class Finished:
     """The user's name for the data that it was evaluated on."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle where it is: another process of this run opens it again."""
-        return _open, (self.path / "record.json",)
+        """Pickle where it and its data are: another process of this run opens it again."""
+        return _reopened, (self.path / "record.json", self.source)
 
     @property
     def recipe(self) -> Recipe:
@@ -70,15 +70,13 @@ class Finished:
         """Return whether its protocol ran on ``dataset``, a name or what a user types for it."""
         return dataset == self.record.dataset or same_source(dataset, self.source)
 
-    def moved_to(self, source: str) -> "Finished | None":
-        """Return it with its data at ``source``, a user's own data; None: those are others, or not there."""
-        if ":" not in source:
-            return None
+    def has_its_data_at(self, source: str) -> bool:
+        """Return whether a user's own data at ``source`` are those that it was evaluated on."""
         try:
             found = load_target(source, Path(), self.folder.recipe.dataset).dataset
         except BenchError:
-            return None
-        return replace(self, source=source) if found.sha256 == self.recipe.dataset.sha256 else None
+            return False
+        return found.sha256 == self.recipe.dataset.sha256
 
     def classifier(self, device: torch.device) -> Classifier:
         """Return the classifier that the record describes, in eval mode on ``device``; its data are not needed.
@@ -164,6 +162,10 @@ def _open(path: Path) -> Finished:
     return Finished(folder, record.protocol, path.parent, record, source)
 
 
+def _reopened(path: Path, source: str) -> Finished:
+    return replace(_open(path), source=source)
+
+
 def select_finished(
     runs_dir: Path, runs: str | Sequence[str] = (), *, dataset: str | None = None, protocol: str = "slf"
 ) -> list[Finished]:
@@ -205,8 +207,10 @@ def select_finished(
 
 def _on(found: Sequence[Finished], dataset: str, *, named: bool) -> list[Finished]:
     chosen = [each for each in found if each.is_on(dataset)]
-    if not chosen:  # the same data may be in another place by now
-        chosen = [moved for each in found if (moved := each.moved_to(dataset))]
+    if not chosen and ":" in dataset:  # the same data may be in another place by now
+        one_of_each = {each.recipe.dataset.sha256: each for each in found}
+        there = [sha256 for sha256, each in one_of_each.items() if each.has_its_data_at(dataset)]
+        chosen = [replace(each, source=dataset) for each in found if each.recipe.dataset.sha256 in there]
     left = {each.folder.path for each in chosen}
     for each in found if named else ():
         if each.folder.path not in left:
