@@ -29,9 +29,9 @@ _FLAT = 1 / 20
 """The share of pixels without a gradient that are worth a question. Sound classifiers had none."""
 
 _INFLUENCE = 3 / 4
-"""Of that of a mean pixel, in squares of the logits' distance, which add up over independent moves. Pixels without a
-gradient have about 1 on stairs, 0 where they are cut off, and about 0.2 where they are not the largest of their
-max-pool, with 0.7 on the worst of many images."""
+"""Of that of a mean pixel, in squares of the logits' distance, which add up over independent moves of a step of the
+attack. Pixels without a gradient have about 1 on stairs, 0 where they are cut off, and far less than this where they
+are not the largest of their max-pool."""
 
 _MOVES = 4
 """Random moves that the influence is a mean over."""
@@ -87,7 +87,7 @@ def _pixels_without_gradient(patient: Patient) -> Finding | None:
     logits = patient.attacked(start)
     of_some, of_all = (torch.zeros_like(shares) for _ in range(2))
     for _ in range(_MOVES):
-        moved = shaken(images, radius, generator)
+        moved = shaken(start, patient.recipe.evaluate.pgd_step_size * radius, generator)
         of_some += _squared_distance(patient.attacked(torch.where(gradient == 0, moved, start)), logits)
         of_all += _squared_distance(patient.attacked(moved), logits)
     influence = of_some / of_all / shares
