@@ -31,8 +31,7 @@ def _join(rank: int, count: int, port: int, work: Callable[[], Any], results: An
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     try:
-        value = work()
-    except Exception as error:
-        value = error
-    results.put((rank, value))
+        results.put((rank, work()))
+    except Exception as error:  # what cannot be pickled counts: nothing was put then
+        results.put((rank, error))
     dist.destroy_process_group()

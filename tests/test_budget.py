@@ -2,16 +2,19 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import run_together
 from toy_runs import SMALL, carry_out, toy_data, toy_request
 
 from bench.cost import budget
 from bench.cost.budget import nearest_epochs
 from bench.data import Dataset
 from bench.errors import BenchError
+from bench.parallel import first_then_others
 from bench.recipe import Recipe
 from bench.run import Run, prepare
 
@@ -113,6 +116,15 @@ def test_a_budget_is_met_within_an_epoch(bench: Bench, method: str) -> None:
         before = plain.recipe.config.plans()[stage]
         assert plan.epochs != before.epochs
         assert plan.warmup_epochs == pytest.approx(before.warmup_epochs * plan.epochs / before.epochs, abs=1e-6)
+
+
+def test_several_devices_find_the_epochs_of_one(bench: Bench) -> None:
+    """The first device counts by itself while the others wait, so each of the others must count by itself as well."""
+
+    def recipe() -> str:
+        return bench.run("acl", "2e9").recipe.model_dump_json()
+
+    assert run_together(2, partial(first_then_others, recipe)) == [recipe()] * 2
 
 
 def test_a_stage_that_is_not_trained_costs_nothing_and_needs_no_batch(bench: Bench) -> None:

@@ -6,7 +6,7 @@ import pytest
 from processes import run_together
 
 from bench.errors import BenchError
-from bench.parallel import first_then_others, launch, refuse_uneven
+from bench.parallel import by_itself, devices, first_then_others, launch, on_first, refuse_uneven
 from bench.parallel.group import _UNSAID
 
 
@@ -23,6 +23,11 @@ def test_what_only_the_others_refuse_is_refused_on_all_devices() -> None:
     first, other = run_together(2, _what_is_refused)
     assert first == other
     assert "stage1.batch_size is 9, which does not divide by 2 devices" in first
+
+
+def test_work_by_itself_within_such_work_leaves_the_device_alone() -> None:
+    counts = run_together(2, lambda: (on_first(lambda: (by_itself(devices), devices())), devices()))
+    assert counts == [((1, 1), 2)] * 2
 
 
 def test_a_process_that_lost_its_connection_is_reported() -> None:

@@ -9,6 +9,7 @@ device.
 from bench.parallel.group import check_devices, joined, launch, started_together
 from bench.parallel.processes import (
     any_device,
+    by_itself,
     copy_from_first,
     devices,
     first_then_others,
@@ -24,6 +25,7 @@ from bench.parallel.shares import over_devices, sharing, synchronise
 
 __all__ = [
     "any_device",
+    "by_itself",
     "check_devices",
     "copy_from_first",
     "devices",

@@ -22,7 +22,7 @@ _alone = False
 
 
 def devices() -> int:
-    """Return how many devices work together at present: 1 in a run without others, and within :func:`on_first`."""
+    """Return how many devices work together at present: 1 in a run without others, and within :func:`by_itself`."""
     return dist.get_world_size() if not _alone and dist.is_available() and dist.is_initialized() else 1
 
 
@@ -62,19 +62,20 @@ def on_first(work: Callable[[], T]) -> T:
     """
     if devices() == 1:
         return work()
-    outcome: list[Any] = [_attempt(partial(_by_itself, work)) if is_first() else None]
+    outcome: list[Any] = [_attempt(partial(by_itself, work)) if is_first() else None]
     dist.broadcast_object_list(outcome, src=0)
     result: T = _result(outcome[0])
     return result
 
 
-def _by_itself(work: Callable[[], T]) -> T:
+def by_itself(work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, done on this device as in a run on one: it waits for no other."""
     global _alone
-    _alone = True
+    before, _alone = _alone, True
     try:
         return work()
     finally:
-        _alone = False
+        _alone = before
 
 
 def first_then_others(work: Callable[[], T]) -> T:

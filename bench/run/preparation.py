@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from bench.files import check_writable, nearest_folder
 from bench.method import METHODS, Method, MethodContext
 from bench.nn import unread_settings, with_loaded_encoder
 from bench.own_code import typed
-from bench.parallel import refuse_uneven
+from bench.parallel import by_itself, refuse_uneven
 from bench.recipe import (
     ALL_PROTOCOLS,
     DEFAULT_PROTOCOLS,
@@ -203,7 +204,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     with faults:
         check_attacks(recipe)
     if request.budget is not None:
-        recipe = at_budget(recipe, request.budget, dataset, recipe_of)
+        recipe = by_itself(partial(at_budget, recipe, request.budget, dataset, recipe_of))
     with faults:
         check_protocols(recipe, protocols, there)
     finetune = target and target.dataset
