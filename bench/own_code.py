@@ -224,7 +224,7 @@ def _run(name: str, file: Path, text: str) -> None:
 
 def _advice(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return ". What is loaded from a file is one file: write it there, or install the module as a package."
+        return ". A file beside it is not found by itself: put its folder in PYTHONPATH, or install the module."
     return ". Correct it and type the command again."
 
 

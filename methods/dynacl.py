@@ -16,7 +16,7 @@ from bench.nn import branches
 from bench.recipe import MethodConfig
 from methods.acl import ACLSettings, Branch, DualStream, Views, projection_head
 from methods.losses import nt_xent
-from methods.momentum import MomentumNetwork, Rate
+from methods.momentum import MomentumNetwork
 
 
 class DynACLSettings(ACLSettings):
@@ -26,8 +26,8 @@ class DynACLSettings(ACLSettings):
     warmup_start: float = Field(default=0.5, ge=0)
     """The rate moves once an epoch, and the first of ten epochs has a tenth of it."""
 
-    tau: Rate = 0.99
-    """Share of its weights that the momentum network keeps at an update."""
+    tau: float = Field(default=0.99, ge=0, lt=1)
+    """Share of its weights that the momentum network keeps at an update; with 1 it would never learn."""
     levels: int = Field(default=20, ge=1)
     """How many strengths of augmentation and how many weights there are: one for 50 of the 1000 epochs."""
     reweighting: float = Field(default=2 / 3, ge=0, le=1)

@@ -12,7 +12,7 @@ from test_losses import slow_nt_xent
 from torch import Tensor, nn
 from toy_stage import CPU, StopAfter
 
-from bench.errors import InterruptedRunError
+from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
 from bench.train import take_step, train
@@ -224,3 +224,8 @@ def test_the_published_network() -> None:
     for streams in (stage.online, stage.followers):
         assert sum(parameter.numel() for parameter in streams.parameters()) == 11_971_520
     assert stage.encoder.normalise.get_buffer("std").tolist() == pytest.approx([0.229, 0.224, 0.225])
+
+
+def test_a_momentum_network_that_never_learns_is_refused() -> None:
+    with pytest.raises(BenchError, match=r"stage1\.tau.*less than 1"):
+        recipe_of(stage1__tau=1)

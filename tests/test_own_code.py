@@ -114,7 +114,11 @@ def test_a_name_alone_never_loads_a_file(tmp_path: Path) -> None:
         ("own.py:Own", FILE.replace("):", ")"), r"own\.py, line 9: expected ':'"),
         ("own.py:Own", FILE + "return\n", r"own\.py, line 16: 'return' outside function"),
         ("own.py:Own", FILE + "x = Own.inof\n", r"own\.py, line 16: AttributeError: .*inof"),
-        ("own.py:Own", FILE + "import exit_now_please\n", r"line 16: ModuleNotFoundError.* one file: write it there"),
+        (
+            "own.py:Own",
+            FILE + "import exit_now_please\n",
+            r"line 16: ModuleNotFoundError.* put its folder in PYTHONPATH",
+        ),
         ("own.py:Own", FILE + "raise SystemExit(3)\n", r"own\.py, line 16: SystemExit: 3"),
         (
             "own.py:Own",

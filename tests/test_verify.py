@@ -286,6 +286,19 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     return int(ended.value.code or 0)
 
 
+def test_the_weights_and_data_of_a_run_at_hand_are_found(
+    toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["verify", str(toy.knn), "--by", "Ada", "--device", "cpu", "--runs-dir", str(toy.folder / "runs")]
+    held = written(toy)
+    said = say(monkeypatch, capsys, *words)
+    assert (said.code, str(toy.weights("knn")) in said.stderr) == (0, True)
+    (made,) = {*written(toy)} - {*held}
+    assert load_verification(made).differ == {"sa": 0, "ra": 0}
+    said = say(monkeypatch, capsys, *words[:-1], str(tmp_path))
+    assert f"comes without weights, and no run in {tmp_path} keeps them" in said.stderr
+
+
 def test_the_command_names_the_images_and_exits_with_3_where_accuracies_are_apart(
     toy: Toy, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

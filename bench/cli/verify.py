@@ -17,7 +17,7 @@ from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.record import Environment, Flip, Record
-    from bench.run import Verified
+    from bench.run import Finished, Verified
 
 _MOST = 20
 """Images of one measurement that are listed."""
@@ -41,7 +41,10 @@ def verify(
     by: Annotated[str, typer.Option(help="Your name, which the verification holds.")],
     weights: Annotated[
         Path | None,
-        typer.Option(help="The classifier (slf.safetensors of its run), or the encoder (encoder.safetensors)."),
+        typer.Option(
+            help="The classifier (slf.safetensors of its run), or the encoder (encoder.safetensors). "
+            "Left out: what the record's run keeps in --runs-dir."
+        ),
     ] = None,
     dataset: Annotated[
         str | None, typer.Option(help="Where the record's data are, if they are its author's own.")
@@ -49,7 +52,9 @@ def verify(
     device: option.Device = None,
     devices: Devices = None,
     threads: option.Threads = None,
-    runs_dir: Annotated[Path, typer.Option(help="Where an unfinished verification is kept.")] = Path("runs"),
+    runs_dir: Annotated[
+        Path, typer.Option(help="Where an unfinished verification is kept, and its run looked for.")
+    ] = Path("runs"),
     results_dir: option.Results = option.RESULTS,
     data_dir: option.DataDir = Path("data"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the verification as JSON.")] = False,
@@ -72,10 +77,9 @@ def verify(
     with together(devices, device, threads):
         found = find_record(record, results_dir)
         if weights is None:
-            raise BenchError(
-                f"{found.path} comes without weights, and nothing can be measured without them. Type --weights and the "
-                f"path of {found.record.protocol}.safetensors of its run, or of its encoder.safetensors."
-            )
+            kept = _kept(found.path, found.record, runs_dir)
+            weights, dataset = kept.weights, dataset or kept.source
+            screen().print(f"weights: {weights}", markup=False, soft_wrap=True)
         if why := find_correction(found, results_dir):
             screen().print(f"{found.path} is measured, although it was {why.said}", markup=False, soft_wrap=True)
         request = VerificationRequest(found.path, weights, by, dataset, runs_dir, data_dir)
@@ -83,6 +87,17 @@ def verify(
             done = measured_again(request, pick_device(device), monitor)
         if is_first():
             _show(done, as_json)
+
+
+def _kept(path: Path, record: "Record", runs_dir: Path) -> "Finished":
+    from bench.run import kept_of
+
+    if kept := kept_of(record, runs_dir):
+        return kept
+    raise BenchError(
+        f"{path} comes without weights, and no run in {runs_dir} keeps them. Type --runs-dir and where its run is, "
+        f"or --weights and the path of {record.protocol}.safetensors or encoder.safetensors."
+    )
 
 
 def _show(done: "Verified", as_json: bool) -> None:

@@ -41,6 +41,11 @@ class Finished:
         return _reopened, (self.path / "record.json", self.source)
 
     @property
+    def weights(self) -> Path:
+        """The file of its classifier."""
+        return self.folder.encoder if self.protocol == RELEASED else self.path / f"{self.protocol}.safetensors"
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe for protocol and evaluation, with the data and the threat model of the evaluation."""
         return self.folder.recipe.downstream
@@ -99,9 +104,9 @@ class Finished:
     def _kept_classifier(self) -> Classifier:
         if self.protocol == RELEASED:
             encoder = plain_encoder(self.folder.recipe)
-            load_tensors_into(encoder, self._tensors(self.folder.encoder))
+            load_tensors_into(encoder, self._tensors(self.weights))
             return released_classifier(encoder)
-        tensors = self._tensors(self.path / f"{self.protocol}.safetensors")
+        tensors = self._tensors(self.weights)
         return protocol_classifier(self.folder.recipe, self.protocol, self.record.seed, tensors)
 
     def _tensors(self, path: Path) -> dict[str, torch.Tensor]:
@@ -139,6 +144,12 @@ def finished_in(run: Path) -> Iterator[Finished]:
             yield _open(path)
         except BenchError as error:
             warn(f"left out {path}: {str(error).removeprefix(f'{path}: ')}")
+
+
+def kept_of(record: Record, runs_dir: Path) -> Finished | None:
+    """Return the finished protocol under ``runs_dir`` that keeps the classifier of ``record``; None: it is not here."""
+    found = (each for each in finished_protocols(runs_dir) if each.protocol == record.protocol)
+    return next((each for each in found if each.record.classifier_sha256 == record.classifier_sha256), None)
 
 
 def run_folders(runs_dir: Path) -> list[Path]:
