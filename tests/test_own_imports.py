@@ -15,6 +15,7 @@ from test_own_code import only_here as only_here
 from bench import code
 from bench.code import source_digest
 from bench.own_code import changed_files, files_of, load_own
+from bench.record import load_submission
 
 OWN = '''"""An attack."""
 
@@ -133,3 +134,27 @@ def test_a_change_of_what_a_method_imports_begins_another_run(
     said = " ".join(bench(*command).stderr.split())
     assert f"the code of Own differs from that of {folder.name}, so this is another run. method.py and imp" in said
     assert len([*(tmp_path / "runs").glob("toy-Own+*")]) == 2
+
+
+def test_a_submission_holds_what_a_method_imports_and_is_verified_with_it(
+    bench: Bench, toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library = write(tmp_path / "library", {"toyweight/loss.py": "weight = 1\n"})
+    monkeypatch.syspath_prepend(str(library))
+    write(tmp_path, {"own.py": FILE.replace("\nOwn =", "    from toyweight.loss import weight\n\n\nOwn =")})
+    bench("run", "./own.py:Own", "--dataset", toy, *small())
+    (run,) = (tmp_path / "runs").glob("toy-Own+*")
+    submitted = bench("--method", "./own.py:Own", "submit", run.name, "--by", "Ada")
+    (copy,) = (tmp_path / "results" / "submissions").glob("*/code/*/toyweight/loss.py")
+    assert f"code: {copy.relative_to(tmp_path)}, which" in submitted.stdout, submitted.stderr
+    assert copy.read_text() == "weight = 1\n"
+    (made,) = (tmp_path / "results" / "submissions").iterdir()
+    submission, card = load_submission(made), (made / "README.md").read_text()
+    assert copy.relative_to(made).as_posix() in submission.files
+    assert f"sys.path += ['{copy.parents[1].relative_to(made)}']" in card
+    shutil.rmtree(library)
+    here = f"{Path(__file__).parents[1]}:"  # or the installed bench would be called
+    command = submission.commands[-1].replace("PYTHONPATH=", f"PYTHONPATH={here}").replace("npz:PATH", toy)
+    command = command.replace(" bench ", f" {sys.executable} -m bench ", 1)
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -46,7 +46,7 @@ def submit(
     for name, weights in written.weights.items():
         where = folder / name if weights.included else f"{name}, not in the folder: keep it where others can fetch it"
         print(f"weights: {where} ({weights.size:,} bytes)")
-    for code in sorted(folder.glob("code/*.py")):
+    for code in sorted(folder.glob("code/**/*.py")):
         print(f"code: {code}, which verifying needs")
     print(f"card: {folder / 'README.md'}")
     if Path("LEADERBOARD.md").is_file() and folder == place:

@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +17,7 @@ from bench.files import file_digest, write_bytes
 from bench.folders import new_folder
 from bench.method import METHODS
 from bench.nn import ENCODERS
-from bench.own_code import own_text, to_load
+from bench.own_code import own_imports, own_text, to_load
 from bench.recipe import RELEASED, canonical_digest
 from bench.record import Submission, SubmittedWeights, save_record, signed
 from bench.registry import Registry
@@ -98,7 +98,7 @@ def write_submission(
             commands=(*_making(found), *(verify := _verifying(place or folder, records, descriptions, code))),
             date=datetime.now(UTC).replace(microsecond=0),
         )
-        files = {own.path: own.content for own in code}
+        files = {path: content for own in code for path, content in own.files.items()}
         files["README.md"] = _card(path, found, submission, code, verify).encode()
         for name, content in files.items():
             write_bytes(made / name, content)
@@ -122,26 +122,36 @@ def _own_code(found: Iterable[Finished]) -> dict[str, str]:
 
 
 class _Code(NamedTuple):
-    """The file of an object of the submitter's own, in a submission."""
+    """The code of an object of the submitter's own, in a submission."""
 
     kind: str
     object: str
     """Its name in the file."""
     path: str
-    content: bytes
+    """Of the file that the object is in."""
+    files: dict[str, bytes]
+    """That file, and those that it imports, by their paths."""
+    imports: str | None
+    """The folder in which Python finds what it imports; None: it imports nothing of the submitter's own."""
 
     @classmethod
     def of(cls, name: str, kind: str) -> "_Code":
         """Return it for the object called ``name``; raises BenchError if its file is not loaded."""
         _REGISTRIES[kind].get(name)
         known, _, digits = name.partition("+")
-        return cls(kind, known, f"code/{known}-{digits}.py", (own_text(name) or "").encode())
+        folder = f"code/{known}-{digits}"
+        imported = {f"{folder}/{path}": text for path, text in own_imports(name).items()}
+        texts = {f"{folder}.py": own_text(name) or "", **imported}
+        files = {path: text.encode() for path, text in texts.items()}
+        return cls(kind, known, f"{folder}.py", files, folder if imported else None)
 
     @property
-    def described(self) -> str:
-        """What it is, with the digest by which it is recognised."""
-        digest = hashlib.sha256(self.content).hexdigest()
-        return f"the code of the {self.kind} {self.object}, which verifying needs; SHA-256 `{digest}`"
+    def described(self) -> Iterator[tuple[str, str]]:
+        """Each file with what it is, and the digest by which it is recognised."""
+        for path, content in self.files.items():
+            what = "the code of" if path == self.path else "what is imported by"
+            digest = hashlib.sha256(content).hexdigest()
+            yield path, f"{what} the {self.kind} {self.object}, which verifying needs; SHA-256 `{digest}`"
 
 
 def _weights(path: Path, found: Sequence[Finished]) -> dict[str, tuple[Path, SubmittedWeights]]:
@@ -184,11 +194,13 @@ def _verifying(
 ) -> list[str]:
     """Return what verifies each of ``records`` of the submission at ``folder``; PATH stands for the author's data."""
     loading = [word for own in code for word in (f"--{own.kind}", f"{folder / own.path}:{own.object}")]
+    imports = ":".join(str(folder / own.imports) for own in code if own.imports)
+    begin = ["env", f"PYTHONPATH={imports}", "bench"] if imports else ["bench"]
     commands = []
     for name, each in records.items():
         file = _weights_name(each)
-        where = str(folder / file) if weights[file].included else Path(file).name
-        words = ["bench", *loading, "verify", str(folder / name), "--weights", where, "--by", "NAME"]
+        kept = str(folder / file) if weights[file].included else Path(file).name
+        words = [*begin, *loading, "verify", str(folder / name), "--weights", kept, "--by", "NAME"]
         data = typed_source(each.record.dataset)
         own = [] if data == each.record.dataset else ["--dataset", data]
         commands.append(shlex.join([*words, *own]))
@@ -203,13 +215,15 @@ def _card(
         for name, each in submission.weights.items()
     ]
     own = "".join(f', {each.kind}="{each.path}:{each.object}"' for each in code if each.kind != "attack")
+    folders = [own.imports for own in code if own.imports]
+    begin = f"import sys\n\nsys.path += {folders!r}\n\n" if folders else ""
     loading = Loading(
-        f'import bench\n\nencoder = bench.load_encoder("weights/encoder.safetensors"{own})\n',
+        f'{begin}import bench\n\nencoder = bench.load_encoder("weights/encoder.safetensors"{own})\n',
         "pytorch",
         "ssl-robustness-bench",
         (
             *files,
-            *((each.path, each.described) for each in code),
+            *(described for each in code for described in each.described),
             *((name, "a record, until it is published") for name in submission.records),
         ),
     )
