@@ -68,6 +68,17 @@ def test_a_narrow_screen_gets_a_block_a_row() -> None:
     assert "[b]acl" in lines
 
 
+@pytest.mark.parametrize(("methods", "borders"), [(1, True), (2, True), (5, False)])
+def test_long_headings_are_wrapped_and_the_numbers_below_them_are_not(methods: int, borders: bool) -> None:
+    name = "SimCLR 2020 (encoder.width=4, slf.epochs=2, stage1.batch_size=16), seed 0"
+    table = DataTable(Column("eps", number=True), *[Column(name, number=True, prose=True)] * methods)
+    table.add("8", *["9.1 [3.6, 21.2]"] * methods)
+    lines = printed(table, 80)
+    assert max(map(len, lines)) <= 80
+    assert sum(line.count("9.1 [3.6, 21.2]") for line in lines) == methods
+    assert any("│" in line for line in lines) == borders
+
+
 def test_every_line_of_a_table_fits() -> None:
     for width in range(60, 200):
         lines = printed(example(), width)

@@ -35,8 +35,9 @@ class DataTable:
     """Rows under headings, in a form that fits the screen.
 
     All columns where they fit; else without those that may be left out, in the order of ``Column.drop``, with a note
-    below the table; else, or with ``blocks``, one block a row, a line a column. A column without any value is not
-    shown.
+    below the table; else, or with ``blocks``, one block a row, a line a column, or two where a heading is long. A
+    column without any value is not shown.
+
     Print it with :func:`show`.
     """
 
@@ -130,11 +131,15 @@ class DataTable:
     def _blocks(self, width: int) -> Iterator[Text]:
         first, *rest = self.columns
         label = max((cell_len(column.heading) for column in rest), default=0)
+        beside = label <= width // 2
         for row in self._rows:
             yield from _wrapped(f"{first.heading} {row[0]}" if first.number else row[0] or "-", width, "bold")
             for column, cell in zip(rest, row[1:], strict=True):
-                if cell:
+                if cell and beside:
                     yield from _wrapped(cell, width, first=f"  {column.heading:{label}}  ", rest=" " * (label + 4))
+                elif cell:
+                    yield from _wrapped(column.heading, width, first="  ", rest="  ")
+                    yield from _wrapped(cell, width, first="    ", rest="    ")
 
 
 def show(*tables: DataTable, console: Console | None = None) -> None:

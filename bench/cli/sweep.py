@@ -222,7 +222,7 @@ def _table(key: "SweepKey", columns: "list[tuple[str, tuple[Outcome, ...]]]", ti
     heading, unit = {"linf": ("Linf eps x 255", 255), "l2": ("L2 eps", 1)}[settings.norm]
     table = DataTable(
         Column(heading if settings.kind == "eps" else "steps", number=True),
-        *(Column(name, number=True) for name, _ in columns),
+        *(Column(name, number=True, prose=True) for name, _ in columns),
         title=f"{key.dataset}, {key.conditions}: {title}",
         caption="percent with 95 % interval",
     )
