@@ -129,6 +129,19 @@ def test_a_method_has_one_mark_in_all_figures(tmp_path: Path, drawn: list[dict[s
     assert mark(number).marker != mark(number + len(COLOURS)).marker
 
 
+@pytest.mark.usefixtures("blank")
+def test_in_short_cost_has_the_tiers_own_recipes_with_the_same_marks(
+    tmp_path: Path, drawn: list[dict[str, Any]]
+) -> None:
+    results, slf = fill(tmp_path / "results"), Choice(protocol="slf")
+    add(results, template(), protocol_sha256="f" * 64, overrides={"stage2.lam": 3})
+    whole, short = draw_cost(results, tmp_path / "out", slf), draw_cost(results, tmp_path / "out", slf, short=True)
+    assert whole.files == short.files
+    marks = [{one.label.replace("\n ", ""): one.mark for one in call["data"]} for call in drawn]
+    assert marks[0].keys() - marks[1].keys() == {"DeACL 2022 (stage2.lam=3)"}
+    assert marks[1].items() <= marks[0].items()
+
+
 def test_a_damaged_sweep_is_left_out_and_named(results: Path, tmp_path: Path) -> None:
     path = next((results / "digits" / "sweeps").glob("acl-*"))
     path.write_text(path.read_text().replace("ACL", "ADCL"))

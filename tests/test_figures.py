@@ -280,3 +280,17 @@ def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BenchError, match="cannot write"):
         save_figure(FIGURES["eps"](), tmp_path / "file", "name")
+
+
+@pytest.mark.parametrize("count", [1, 12, 24, 60])
+def test_a_long_legend_stays_on_its_figure_and_leaves_the_axes_their_width(count: int) -> None:
+    long = [line._replace(label="a recipe of a method\n  (with its settings,\n  all of them)") for line in lines(count)]
+    figure = sweep_figure(long, GRID, kind="eps", title="title", note="note")
+    encoded(figure, "png")  # laid out
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    box, inches = legend.get_window_extent(), figure.get_size_inches()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert figure.bbox.y0 < box.y0 < box.y1 <= figure.bbox.y1
+    assert axes.get_position().width * inches[0] > 2.5

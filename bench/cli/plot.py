@@ -79,6 +79,9 @@ def minimal(
 def cost(
     dataset: OnDataset = None,
     protocol: UnderProtocol = None,
+    short: Annotated[
+        bool, typer.Option("--short", help="One mark a method, its tier's own recipe, as in the short leaderboard.")
+    ] = False,
     time: Annotated[
         bool, typer.Option("--time", help="Wall-clock instead of operations: one figure for each kind of machine.")
     ] = False,
@@ -88,11 +91,11 @@ def cost(
 ) -> None:
     """Robustness against what pre-training cost, from the records (DeACL, figure 1).
 
-    Examples: `bench plot cost`, `bench plot cost --protocol slf --time`
+    Examples: `bench plot cost`, `bench plot cost --short --dataset digits`, `bench plot cost --protocol slf --time`
     """
     from bench.report.figures import Choice, draw_cost
 
-    _say(draw_cost(results_dir, output, Choice(dataset, protocol), time=time), as_json)
+    _say(draw_cost(results_dir, output, Choice(dataset, protocol), short=short, time=time), as_json)
 
 
 @plot.command()

@@ -54,7 +54,7 @@ def cost_figure(points: Sequence[CostPoint], *, title: str, note: str, time: boo
             handles += [_key("AA, AutoAttack", filled=False)]
         axes.set_title(title)
         percent_axis(axes, max(band.high for point in points for band in (point.ra, point.aa) if band))
-        legend_beside(axes, handles)
+        legend_beside(figure, axes, handles)
         caption(figure, note)
         return figure
 

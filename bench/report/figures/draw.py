@@ -121,16 +121,20 @@ def draw_sweeps(results_dir: Path, output: Path, kind: SweepKind, choice: Choice
     return Drawn(files, left_out_of(board.left_out, choice.dataset))
 
 
-def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, time: bool = False) -> Drawn:
+def draw_cost(
+    results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, short: bool = False, time: bool = False
+) -> Drawn:
     """Draw RA and AA against what pre-training cost: one figure for each table of the board.
 
     Args:
+        short: draw the tables of :meth:`Leaderboard.short`.
         time: draw wall-clock instead of floating-point operations; each kind of machine then has a figure of its own.
 
     Raises:
         BenchError: no record has such a cost, or ``output`` cannot be written.
     """
-    board = build_leaderboard(results_dir)
+    whole = build_leaderboard(results_dir)
+    board = whole.short() if short else whole
     costly = [row for row in board.rows if _cost(row, time)]
     rows = [row for row in costly if choice.takes(*_of(row))]
     mixed = [row for row in board.rows if time and len(row.machines) > 1 and choice.takes(*_of(row))]
@@ -140,7 +144,7 @@ def draw_cost(results_dir: Path, output: Path, choice: Choice = EVERYTHING, *, t
         held = map(_of, (*costly, *mixed))
         raise choice.finds_no("records of a pre-training", held, results_dir, command)
     files: list[Path] = []
-    methods = _numbered({row.method for row in board.rows} | {row.method for row in board.sweeps})
+    methods = _numbered({row.method for row in whole.rows} | {row.method for row in whole.sweeps})
     for table in grouped(rows, lambda row: (row.table, row.machines if time else ())):
         key, machines = table[0].table, table[0].machines if time else ()
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)

@@ -49,7 +49,7 @@ def minimal_figure(lines: Sequence[MinimalLine], *, norm: Norm, eps: float, titl
         axes.set_xlabel("Linf radius x 255" if norm == "linf" else "L2 radius")
         percent_axis(axes, max(100 * float((line.sizes > 0).mean()) for line in lines))
         if len(lines) > 1:
-            legend_beside(axes, handles)
+            legend_beside(figure, axes, handles)
         caption(figure, note)
         return figure
 

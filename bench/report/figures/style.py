@@ -3,10 +3,12 @@
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import ceil
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -29,6 +31,11 @@ _DASHES: tuple[Any, ...] = (
 )
 
 _DPI = 200
+
+_LEGEND_ENTRY, _LEGEND_LINE = 0.21, 0.165
+"""Height in inches of an entry of a legend of one line, and of each line more."""
+_LEGEND_COLUMN, _BELOW = 2.6, 0.3
+"""Width in inches of a column of a legend, and what the small print below needs."""
 
 INK, GREY, RULE = "#222222", "#666666", "#DDDDDD"
 
@@ -116,9 +123,17 @@ def percent_axis(axes: Axes, top: float) -> None:
     axes.set_ylabel("accuracy [%]")
 
 
-def legend_beside(axes: Axes, handles: Sequence[Artist]) -> None:
-    """Put the legend to the right of ``axes``, where no curve can run under it."""
-    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0)
+def legend_beside(figure: Figure, axes: Axes, handles: Sequence[Artist]) -> None:
+    """Put the legend to the right of ``axes``, where no curve can run under it.
+
+    A legend of many entries makes ``figure`` higher, up to twice, and then takes several columns, which make it wider.
+    """
+    width, height = figure.get_size_inches()
+    heights = [_LEGEND_ENTRY + _LEGEND_LINE * str(handle.get_label()).count("\n") for handle in handles]
+    columns = ceil(sum(heights) / (2 * height))
+    needed = max(float(sum(column)) for column in np.array_split(heights, columns))  # matplotlib splits them like this
+    figure.set_size_inches(width + (columns - 1) * _LEGEND_COLUMN, max(height, needed + _BELOW))
+    axes.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.01, 1.02), borderaxespad=0, ncols=columns)
 
 
 def heading(figure: Figure, text: str) -> None:

@@ -44,7 +44,7 @@ def sweep_figure(
             _eps_axis(axes, x, "Linf radius of the attack x 255" if grey else "L2 radius of the attack")
         else:
             _steps_axis(axes, x)
-        legend_beside(axes, handles)
+        legend_beside(figure, axes, handles)
         caption(figure, note)
         return figure
 
