@@ -303,7 +303,9 @@ def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch
     first = draw_tsne(chosen, tmp_path / "out", **where)
     attacked = draw_tsne(chosen, tmp_path / "out", **where, adversarial=True)
     (clean,) = {path.stem for path in first}
-    assert re.fullmatch(r"tsne-toy-tiny-uniform-slf-2-runs-[0-9a-f]{8}", clean)  # the settings are too many to name
+    assert re.fullmatch(
+        r"tsne-toy-tiny-uniform-slf-RA-under-PGD-2-2-runs-[0-9a-f]{8}", clean
+    )  # the settings are too many to name
     assert {path.stem for path in attacked} == {f"{clean}-attacked"}
     assert sorted(title.count("slf.epochs=1") for title in titles[0]) == [0, 1]
     assert sorted(title.count("slf.epochs=2") for title in titles[0]) == [0, 1]

@@ -12,7 +12,7 @@ from bench.recipe import AFFSettings, Recipe, reevaluated
 from bench.results import read_groups
 from bench.results.rows import make_rows
 from bench.results.verifications import Verifications
-from bench.run import RunRequest, prepare
+from bench.run import EvaluationRequest, RunRequest, prepare, prepare_evaluation
 
 BATCHES = {"stage1.batch_size": 8, "slf.batch_size": 8}
 """What 24 images can fill."""
@@ -66,6 +66,27 @@ def test_another_evaluation_keeps_what_it_may_move(request_: RunRequest) -> None
     moved = reevaluated(recipe, overrides={}, finetune=other)
     assert moved.downstream.threat.eps == 8 / 255
     assert moved.idle == ()
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_what_an_evaluation_sets_back_to_the_default_is_no_change(
+    request_: RunRequest, tmp_path: Path, elsewhere: bool
+) -> None:
+    """A first look without some of the evaluation, and the rest of it later, is the run that had it from the start."""
+    other = toy_data(tmp_path / "other.npz", classes=5) if elsewhere else None
+    request = replace(request_, protocols=("knn",), finetune_dataset=other)
+    first = changed(request, evaluate__pgd_steps=1, evaluate__autoattack=False, threat__eps=8 / 255)
+    carry_out(first, tmp_path / "results")
+    (encoder,) = first.runs_dir.glob("*/encoder.safetensors")
+    full = {"evaluate.pgd_steps": 20, "evaluate.autoattack": True, "evaluate.attack": "pgd", "evaluate.pgd_restarts": 2}
+    asked = EvaluationRequest(
+        encoder, protocols=("knn",), finetune_dataset=other, overrides=full, runs_dir=first.runs_dir, device="cpu"
+    )
+    again = prepare_evaluation(asked).recipe
+    settings = {key: value for key, value in SMALL.items() if key not in full}
+    straight = prepare(replace(request, overrides={**settings, "evaluate.pgd_restarts": 2})).recipe
+    assert again.overrides_of("knn") == straight.overrides_of("knn")
+    assert again.protocol_digest("knn") == straight.protocol_digest("knn")
 
 
 def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_it_is_tabled_by_the_data_that_its_file_names(
     ((record, written),) = execute(run, results)
     assert (record.dataset, record.pretrained_on) == ("toy", expected)
     found = load_measured(written)
-    departures = [f"transfer from {expected}"] if expected else []
+    departures = ["RA under PGD-2", *([f"transfer from {expected}"] if expected else [])]
     assert (table_of(found).departures, found.run) == (departures, run.folder.path.name)
     assert find_record(found.run, results).path == written
     assert re.search("bench evaluate FILE --dataset npz:PATH (?!--finetune-dataset)", reproduction(record).command)

@@ -120,10 +120,27 @@ def test_two_recipes_of_one_name_show_their_hashes(tmp_path: Path) -> None:
     assert names == ["DeACL 2022, recipe 22222222", "DeACL 2022, recipe 55555555"]
 
 
-def test_another_pgd_is_said_in_the_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": 10, "restarts": 3}, "RA under PGD-10 x 3"),
+        ({"attack": "pgd-cw"}, "RA under pgd-cw-20"),
+        ({"attack": "mine+12345678", "steps": None, "step_size": None, "start": None}, "RA under mine+12345678"),
+        ({"step_size": 1 / 255}, "RA's step size 0.125 eps"),
+        ({"start": "zero"}, "RA's start zero"),
+    ],
+)
+def test_ra_under_another_attack_stands_in_a_table_of_its_own(
+    tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    """What `bench compare` refuses shares no table."""
     plain = make_record()
-    fill(tmp_path, plain.model_copy(update={"ra": plain.ra.model_copy(update={"steps": 10, "restarts": 3})}))
-    assert build_leaderboard(tmp_path).rows[0].label == "DeACL 2022 (PGD-10 x 3)"
+    other = plain.model_copy(update={"ra": plain.ra.model_copy(update=changes), "protocol_sha256": "5" * 64})
+    board = build_leaderboard(fill(tmp_path, plain, other))
+    assert {row.attack for row in board.rows} == {"", said}
+    assert len({row.table for row in board.rows}) == 2
+    assert {row.label for row in board.rows} == {"DeACL 2022"}
+    assert len(board.short().rows) == 1
 
 
 def test_a_row_without_autoattack_says_so_by_its_dash_alone(tmp_path: Path) -> None:

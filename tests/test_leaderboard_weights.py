@@ -28,7 +28,7 @@ def test_the_page_names_size_and_digest_of_each_file_and_its_records(published: 
     start = f"| {run.parent.name}-{digest[:8]}.safetensors"
     (row,) = [line for line in page.read_text().splitlines() if line.startswith(start)]
     assert f"| {run.stat().st_size:,} | `{digest}` |" in row
-    links = re.findall(r"\[(\w+)\]\(([^)]+)\)", row)
+    links = re.findall(r"\[(\w+)[^]]*\]\(([^)]+)\)", row)
     assert [name for name, _ in links] == ["knn", "slf"]
     assert all((page.parent / target).is_file() for _, target in links)
     assert write_weights_page(page, published / "runs", published / "results") == (1, 0, [])  # over the page of before

@@ -4,6 +4,7 @@ from bench.recipe.corruptions import CORRUPTIONS, FAMILIES, SEVERITIES, Corrupti
 from bench.recipe.fields import WithoutFolders
 from bench.recipe.overrides import (
     flatten,
+    idle_among,
     outside,
     override_text,
     parse_overrides,
@@ -107,6 +108,7 @@ __all__ = [
     "build_recipe",
     "canonical_digest",
     "flatten",
+    "idle_among",
     "load_tier",
     "outside",
     "override_text",

@@ -3,7 +3,8 @@
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import permutations
 from typing import Any
 
@@ -82,6 +83,22 @@ def within(overrides: Mapping[str, Any], *sections: str) -> dict[str, Any]:
 def outside(overrides: Mapping[str, Any], *sections: str) -> dict[str, Any]:
     """Return those ``overrides`` whose keys do not belong to ``sections``."""
     return {key: value for key, value in overrides.items() if section(key) not in sections}
+
+
+def idle_among(
+    keys: Iterable[str], overrides: Mapping[str, Any], result: Callable[[Mapping[str, Any]], object]
+) -> list[str]:
+    """Return those ``keys`` that can be left out of ``overrides`` together without a change of their ``result``.
+
+    ``result`` raises BenchError for overrides that do not work.
+    """
+    working, wanted = dict(overrides), result(overrides)
+    for key in keys:
+        fewer = {name: value for name, value in working.items() if name != key}
+        with suppress(BenchError):
+            if result(fewer) == wanted:
+                working = fewer
+    return [key for key in keys if key not in working]
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -75,11 +75,11 @@ def reevaluated(
     new_threat = within(overrides, "threat")
     threat = _threat(recipe, data, new_threat)
     departs = finetune is not None or threat != recipe.threat
-    touched = {section(key) for key in overrides}
+    touched = {section(key) for key in overrides} | ({*_CHANGEABLE} if departs else set())
     values |= {
         "config": recipe.config,
         "overrides": {**merged, **({f"finetune.{key}": value for key, value in new_threat.items()} if departs else {})},
-        "idle": [] if departs else list(outside(dict.fromkeys(recipe.idle), *touched)),
+        "idle": list(outside(dict.fromkeys(recipe.idle), *touched)),
         "finetune": Finetune(dataset=data, threat=threat, resized_from=resized_from) if departs else None,
     }
     return parse_recipe(values, type(recipe.config), f"recipe of tier {recipe.tier}")

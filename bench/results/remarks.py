@@ -2,17 +2,29 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import isclose
 from typing import Any
 
 from bench.own_code import is_own
 from bench.recipe import attack_name, protocol_title
-from bench.record import IMPORTED, LOCAL, Diagnosis, Doubt, Environment, Phase, Record, Sweep, ra_and_aa
+from bench.record import (
+    IMPORTED,
+    LOCAL,
+    Diagnosis,
+    Doubt,
+    Environment,
+    PGDEvaluation,
+    Phase,
+    Record,
+    Sweep,
+    ra_and_aa,
+)
 from bench.results.groups import Group
 from bench.results.measured import Measured
 from bench.results.wording import flops_text, measure_text, named, radius_text, settings_text
 
-_PGD_STEPS = 20
-"""RA is accuracy under PGD-20 (DeACL section 4.1); the row states any other number of steps."""
+_PGD_STEPS, _PGD_STEP = 20, 0.25
+"""RA is accuracy under PGD-20 with steps of a quarter of eps (DeACL section 4.1); a table states any other attack."""
 
 _SHOWN_BY_COLUMNS = {"evaluate.eps", "evaluate.autoattack"}
 """Settings that a row need not name: the table's heading, or a dash in the column of AA, says as much."""
@@ -30,14 +42,11 @@ _DOCTOR = str(Phase("evaluate", "doctor"))
 def label(measured: Measured) -> str:
     """Return the method's title and year, and how the row departs from the tier's recipe of an installed method.
 
-    These are: local, re-evaluated, the name of a method from a file, overrides, a shared encoder, and any PGD but
-    RA's own. The radius of the evaluation is not among them, which :func:`attack_text` gives, nor a missing AutoAttack.
+    These are: local, re-evaluated, the name of a method from a file, overrides, and a shared encoder. The adversary of
+    the evaluation is not among them, which :func:`attack_text` gives, nor a missing AutoAttack.
     """
     record = measured.record
     departures = recipe_departures(record, local=measured.local, encoder_seed=record.encoder_seed)
-    if (record.ra.attack, record.ra.steps, record.ra.restarts) != ("pgd", _PGD_STEPS, 1):
-        restarts = f" x {record.ra.restarts}" if record.ra.restarts > 1 else ""
-        departures.append(attack_name(record.ra.attack, record.ra.steps) + restarts)
     return named(f"{record.title} {record.year}", departures)
 
 
@@ -58,16 +67,27 @@ def recipe_departures(one: Record | Sweep, *, local: bool, encoder_seed: int | N
 
 
 def attack_text(measured: Measured) -> str:
-    """Return how the adversary differs from the dataset's default: norm, radius, AutoAttack's version."""
+    """Return how the adversary differs from the default: norm, radius, the attack of RA, AutoAttack's version."""
     record = measured.record
     norm = measured.threat.norm
     radii = {record.ra.eps, record.aa.eps if record.aa else record.ra.eps}
     departures = []
     if norm != "linf" or any(abs(eps - measured.facts.radius(norm)) > 1e-9 for eps in radii):
         departures += [radius_text(norm, eps) for eps in sorted(radii)]
+    departures += _ra_departures(record.ra)
     if record.aa and record.aa.version != "standard":
         departures.append(f"AutoAttack {record.aa.version}")
     return ", ".join(departures)
+
+
+def _ra_departures(ra: PGDEvaluation) -> Iterator[str]:
+    if (ra.attack, ra.steps, ra.restarts) != ("pgd", _PGD_STEPS, 1):
+        restarts = f" x {ra.restarts}" if ra.restarts > 1 else ""
+        yield f"RA under {attack_name(ra.attack, ra.steps)}{restarts}"
+    if ra.step_size is not None and not isclose(ra.step_size, _PGD_STEP * ra.eps, rel_tol=1e-6):
+        yield f"RA's step size {ra.step_size / ra.eps:.3g} eps" if ra.eps else f"RA's step size {ra.step_size:.3g}"
+    if ra.start not in (None, "uniform"):
+        yield f"RA's start {ra.start}"
 
 
 def precision_text(overrides: Mapping[str, Any], gradients: str = "fp32") -> str:

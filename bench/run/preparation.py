@@ -29,6 +29,7 @@ from bench.recipe import (
     Recipe,
     TrainPlan,
     build_recipe,
+    idle_among,
     load_tier,
     with_checked_fields,
 )
@@ -200,7 +201,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         )
 
     recipe = recipe_of(request.method, with_corruptions(request.overrides, request.corruptions))
-    recipe = _mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
+    recipe = mark_idle(recipe, lambda overrides: recipe_of(request.method, overrides))
     with faults:
         check_attacks(recipe)
     if request.budget is not None:
@@ -226,24 +227,17 @@ def _in_parts(method: type[Method], parts: int) -> dict[str, int]:
     return {f"{section}.accumulate": parts for section in (*method.config_type().plans(), *protocols)}
 
 
-def _mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe]) -> Recipe:
+def mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe]) -> Recipe:
     """Return ``recipe`` with those overrides marked as idle that can be left out together without effect.
 
     The run is the same with and without them, so a record must not list them as changes.
     """
 
-    def numbers(one: Recipe) -> dict[str, Any]:
-        return one.model_dump(mode="json", exclude={"overrides", "idle"})
+    def numbers(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        return recipe_with(overrides).model_dump(mode="json", exclude={"overrides", "idle"})
 
-    working, wanted = dict(recipe.overrides), numbers(recipe)
-    for key in recipe.overrides:
-        fewer = {name: value for name, value in working.items() if name != key}
-        try:
-            if numbers(recipe_with(fewer)) == wanted:
-                working = fewer
-        except BenchError:
-            continue  # the recipe is invalid without this setting
-    return recipe.model_copy(update={"idle": tuple(key for key in recipe.overrides if key not in working)})
+    idle = idle_among(recipe.overrides, recipe.overrides, numbers)
+    return recipe.model_copy(update={"idle": tuple(idle)})
 
 
 def _warn_of_unread(recipe: Recipe, protocols: Sequence[str]) -> None:

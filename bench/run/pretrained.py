@@ -1,6 +1,7 @@
 """Turns an encoder file and a request to evaluate it into a run whose pre-training is done."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,18 @@ from bench.data import DATASETS, DataIn, Dataset, load_dataset
 from bench.device import pick_device
 from bench.errors import BenchError, DamagedFileError
 from bench.method import METHODS, Method
-from bench.recipe import DatasetFacts, Recipe, build_recipe, load_tier, reevaluated, with_checked_fields
+from bench.recipe import (
+    PROTOCOLS,
+    DatasetFacts,
+    Recipe,
+    build_recipe,
+    idle_among,
+    load_tier,
+    outside,
+    reevaluated,
+    with_checked_fields,
+    within,
+)
 from bench.recipe.fields import Whole
 from bench.robustbench import KIND, Entry, find_entry
 from bench.run.data import dataset_facts, other_target, plan_corruptions, with_corruptions
@@ -19,7 +31,15 @@ from bench.run.encoder import EncoderFile
 from bench.run.folder import RunDescription, RunFolder
 from bench.run.imported import Imported, ImportedConfig
 from bench.run.named import WeightChoices, is_option, open_encoder
-from bench.run.preparation import Run, check_attacks, check_protocols, check_seed, chosen_protocols, default_tier
+from bench.run.preparation import (
+    Run,
+    check_attacks,
+    check_protocols,
+    check_seed,
+    chosen_protocols,
+    default_tier,
+    mark_idle,
+)
 
 
 @with_checked_fields
@@ -166,19 +186,23 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
     # The options of a named network are in its form already.
     asked = {key: each for key, each in request.overrides.items() if not (known.weights and is_option(key))}
     overrides = with_corruptions(asked, request.corruptions)
-    recipe = build_recipe(
-        method=Imported.name,
-        config_type=Imported.config_type,
-        native_encoder=known.encoder.model_dump(),
-        dataset=dataset_facts(dataset),
-        tier=tier,
-        fidelity="native",
-        overrides={**_threat(known.entry), **overrides},
-    )
+
+    def recipe_of(overrides: Mapping[str, Any]) -> Recipe:
+        return build_recipe(
+            method=Imported.name,
+            config_type=Imported.config_type,
+            native_encoder=known.encoder.model_dump(),
+            dataset=dataset_facts(dataset),
+            tier=tier,
+            fidelity="native",
+            overrides={**_threat(known.entry), **overrides},
+        )
+
+    # The entry's own threat model is no departure from it.
+    recipe = mark_idle(recipe_of(overrides).model_copy(update={"overrides": overrides}), recipe_of)
     if recipe.encoder != known.encoder or recipe.config != Imported.config_type():
         raise BenchError("--set encoder: this encoder is trained already, so its form is fixed. Leave it out.")
-    # The entry's own threat model is no departure from it.
-    recipe = recipe.model_copy(update={"config": ImportedConfig(weights=encoder.sha256), "overrides": overrides})
+    recipe = recipe.model_copy(update={"config": ImportedConfig(weights=encoder.sha256)})
     _check_form(encoder, recipe, dataset)
     return _Case(known.method, recipe, dataset, source)
 
@@ -211,12 +235,41 @@ def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
     overrides, method = with_corruptions(request.overrides, request.corruptions), METHODS.get(trained.method)
     if target is None:
         source, dataset = _pretraining_data(request, home, trained)
-        return _Case(method, reevaluated(trained, overrides=overrides), dataset, source, home)
+        return _Case(method, _as_run(method, reevaluated(trained, overrides=overrides)), dataset, source, home)
     # The pre-training data are not needed: the recipe holds all facts about them that the encoder needs.
     known = home.source if home else ""
     facts = dataset_facts(target.dataset)
-    recipe = reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
+    recipe = _as_run(
+        method, reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
+    )
     return _Case(method, recipe, target.dataset, known if request.dataset is None else request.dataset, home)
+
+
+def _as_run(method: type[Method], recipe: Recipe) -> Recipe:
+    """Return ``recipe`` with those overrides after pre-training marked as idle that a run from the start marks."""
+    own_threat = within(recipe.overrides, "finetune")  # which no run from the start has
+    after = {*PROTOCOLS, "evaluate", *(() if own_threat else ("threat", "finetune"))}
+    other = recipe.finetune
+
+    def numbers(overrides: Mapping[str, Any]) -> dict[str, Any]:
+        whole = build_recipe(
+            method=recipe.method,
+            config_type=method.config_type,
+            native_encoder=method.native_encoder,
+            dataset=recipe.dataset,
+            tier=load_tier(recipe.tier),
+            fidelity=recipe.fidelity,
+            overrides=outside(overrides, "finetune"),
+            finetune=other.dataset if other else None,
+            resized_from=other.resized_from if other else None,
+        )
+        return whole.model_dump(mode="json", include=after)
+
+    with suppress(BenchError):  # its tier is missing
+        if numbers(recipe.overrides) == recipe.model_dump(mode="json", include=after):
+            idle = idle_among(within(recipe.overrides, *after), recipe.overrides, numbers)
+            return recipe.model_copy(update={"idle": (*outside(dict.fromkeys(recipe.idle), *after), *idle)})
+    return recipe  # its tier has changed
 
 
 def _home(path: Path, encoder: EncoderFile, recipe: Recipe) -> RunFolder | None:
