@@ -133,12 +133,23 @@ class Views(NamedTuple):
 
 
 class DualStream(Stage):
-    """What ACL and DynACL have in common: the optimiser, and one attack on both views of all images."""
+    """What ACL and its descendants have in common: network, optimiser, views, and an attack on all views together."""
 
     name = "pretrain"
     distributed = True
     plan: ACLSettings
     threat: Threat
+    view: StrongView
+
+    def __init__(self, plan: ACLSettings, ctx: MethodContext) -> None:
+        super().__init__()
+        self.plan, self.view, self.threat = plan, plan.view, ctx.threat
+
+    def new_branch(self, ctx: MethodContext) -> Branch:
+        """Return a newly initialised encoder and its projector."""
+        encoder = ctx.new_encoder(self.name)
+        with ctx.scoped(self.name, "projector"):
+            return Branch(encoder, projection_head(encoder.feature_dim, self.plan.projector_layers))
 
     def optimizer(self) -> Optimizer:
         """Return the plan's optimiser, or ACL's own form of LARS."""
@@ -146,9 +157,23 @@ class DualStream(Stage):
             return RateInMomentum(trained(self), self.plan)
         return super().optimizer()
 
+    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Any:
+        """uint8 [B, C, H, W] -> two views, float [2B, C, H, W] in [0, 1]; the attack's start comes later."""
+        return Views(self.view(torch.cat([images, images]), generator), generator)
+
     def attacked(self, loss: Callable[[Tensor], Tensor], images: Tensor, generator: torch.Generator) -> Tensor:
         """Return ``images``, moved jointly to increase ``loss``, one scalar for all of them."""
         return PGD.of(self.plan)(lambda x: loss(x).expand(len(x)), images, threat=self.threat, generator=generator)
+
+    def attack_both(self, branch: Branch, images: Tensor, generator: torch.Generator) -> Tensor:
+        """Return two views of all images, moved jointly to increase their contrast in ``branch`` in eval mode."""
+        target = branch.prepared()
+        return self.attacked(lambda x: self.contrast(target, x), images, generator)
+
+    def contrast(self, branch: Branch, images: Tensor) -> Tensor:
+        """Return NT-Xent of two views, half a batch apart, which pass ``branch`` together."""
+        first, second = branch(images).chunk(2)
+        return nt_xent(first, second, self.plan.temperature)
 
 
 class ACLStage(DualStream):
@@ -172,21 +197,11 @@ class ACLStage(DualStream):
     """
 
     def __init__(self, config: ACLConfig, ctx: MethodContext) -> None:
-        super().__init__()
-        self.plan = config.stage1
+        super().__init__(config.stage1, ctx)
         self.variant = variant = config.variant
-        settings = config.stage1
-        encoder = ctx.new_encoder(self.name)
-        with ctx.scoped(self.name, "projector"):
-            projector = projection_head(encoder.feature_dim, settings.projector_layers)
-        streams = branches(Branch(encoder, projector), 2 if variant in ("ds", "a2s") else 1)
+        streams = branches(self.new_branch(ctx), 2 if variant in ("ds", "a2s") else 1)
         self.clean, self.adversarial = streams[0], streams[-1]
         self.encoder = (self.clean if config.branch == "clean" else self.adversarial).encoder
-        self.threat = ctx.threat
-
-    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Views:
-        """uint8 [B, C, H, W] -> two strong views, float [2B, C, H, W] in [0, 1]; the attack's start comes later."""
-        return Views(self.plan.view(torch.cat([images, images]), generator), generator)
 
     def forward(self, views: Views) -> StepLoss:
         """Return the mean of the variant's terms, with each term as a scalar."""
@@ -195,16 +210,12 @@ class ACLStage(DualStream):
         if self.variant == "a2s":
             terms["mixed"] = self._mixed_term(images, generator)
         if self.variant in ("ds", "a2a"):
-            attacked = self._attack_both(images, generator)
-            terms["adversarial"] = self._joint_loss(self.adversarial, attacked)
+            attacked = self.attack_both(self.adversarial, images, generator)
+            terms["adversarial"] = self.contrast(self.adversarial, attacked)
         if self.variant in ("ds", "s2s"):
-            terms["clean"] = self._joint_loss(self.clean, images)
+            terms["clean"] = self.contrast(self.clean, images)
         total = torch.stack(list(terms.values())).mean()
         return StepLoss(total, {name: term.detach() for name, term in terms.items()})
-
-    def _joint_loss(self, branch: Branch, images: Tensor) -> Tensor:
-        first, second = branch(images).chunk(2)
-        return nt_xent(first, second, self.plan.temperature)
 
     def _mixed_term(self, images: Tensor, generator: torch.Generator) -> Tensor:
         first, second = images.chunk(2)
@@ -213,10 +224,6 @@ class ACLStage(DualStream):
             fixed = self.clean.prepared()(second)
         attacked = self.attacked(lambda x: nt_xent(target(x), fixed, self.plan.temperature), first, generator)
         return nt_xent(self.adversarial(attacked), self.clean(second), self.plan.temperature)
-
-    def _attack_both(self, images: Tensor, generator: torch.Generator) -> Tensor:
-        target = self.adversarial.prepared()
-        return self.attacked(lambda x: self._joint_loss(target, x), images, generator)
 
 
 ACL = single_stage(

@@ -6,7 +6,6 @@ attacked ones. The first view of an image passes the network, the second its mov
 
 from typing import Any, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -14,12 +13,13 @@ from bench.data.views import StrongView
 from bench.method import MethodContext, MethodInfo, StepLoss, single_stage
 from bench.nn import branches
 from bench.recipe import MethodConfig
-from methods.acl import ACLSettings, Branch, DualStream, Views, projection_head
+from methods.acl import ACLSettings, Branch, DualStream, Views
+from methods.annealing import AnnealedSettings
 from methods.losses import nt_xent
 from methods.momentum import MomentumNetwork
 
 
-class DynACLSettings(ACLSettings):
+class DynACLSettings(AnnealedSettings):
     """The released recipe: ``train_DynACL.py`` of PKU-ML/DYNACL at 7d143db; all else is ACL's."""
 
     schedule: str = "warmup-cosine"
@@ -28,16 +28,7 @@ class DynACLSettings(ACLSettings):
 
     tau: float = Field(default=0.99, ge=0, lt=1)
     """Share of its weights that the momentum network keeps at an update; with 1 it would never learn."""
-    levels: int = Field(default=20, ge=1)
-    """How many strengths of augmentation and how many weights there are: one for 50 of the 1000 epochs."""
-    reweighting: float = Field(default=2 / 3, ge=0, le=1)
-    """How far the weight of the loss of attacked views rises above 1 in the end, and that of clean views falls."""
     view: StrongView = ACLSettings().view.model_copy(update={"interpolation": "bilinear"})
-    """At full strength."""
-
-    def strength(self, epoch: int) -> float:
-        """Return the strength of augmentation in the 0-based ``epoch``: from 1 down to 1 / levels."""
-        return 1 - epoch * self.levels // self.epochs / self.levels
 
     def adversarial_weight(self, epoch: int) -> float:
         """Return the weight of the loss of attacked views in the 0-based ``epoch``; that of clean views makes it 2.
@@ -53,19 +44,6 @@ class DynACLConfig(MethodConfig):
     branch: Literal["adversarial", "clean"] = "adversarial"
     """Which batch-norm layers the evaluated encoder has."""
     stage1: DynACLSettings = DynACLSettings()
-
-
-def weakened(view: StrongView, strength: float) -> StrongView:
-    """Return ``view`` at a ``strength`` between 0 and 1: at 0 images are mirrored, and else stay as they are."""
-    smallest, largest = view.crop_scale
-    return view.model_copy(
-        update={
-            "crop_scale": (largest - strength * (largest - smallest), largest),
-            "jitter": tuple(strength * part for part in view.jitter),
-            "jitter_prob": strength * view.jitter_prob,
-            "grayscale_prob": strength * view.grayscale_prob,
-        }
-    )
 
 
 class Streams(nn.Module):
@@ -87,17 +65,14 @@ class DynACLStage(DualStream):
     - it moves before the step: it follows the weights that have just been used.
     """
 
+    plan: DynACLSettings
+
     def __init__(self, config: DynACLConfig, ctx: MethodContext) -> None:
-        super().__init__()
-        self.plan: DynACLSettings = config.stage1
-        encoder = ctx.new_encoder(self.name)
-        with ctx.scoped(self.name, "projector"):
-            projector = projection_head(encoder.feature_dim, self.plan.projector_layers)
-        self.online = Streams(Branch(encoder, projector))
+        super().__init__(config.stage1, ctx)
+        self.online = Streams(self.new_branch(ctx))
         steps = self.plan.epochs * self.plan.steps_per_epoch(len(ctx.images))
         self.momentum = MomentumNetwork(self.online, tau=(self.plan.tau, self.plan.tau), updates=steps)
         self.encoder = getattr(self.followers, config.branch).encoder
-        self.threat = ctx.threat
         self.before_epoch(0)
 
     @property
@@ -109,12 +84,8 @@ class DynACLStage(DualStream):
 
     def before_epoch(self, epoch: int) -> None:
         """Set the strength of augmentation and the weight of the losses."""
-        self.view = weakened(self.plan.view, self.plan.strength(epoch))
+        self.view = self.plan.view_in(epoch)
         self.adversarial_weight = self.plan.adversarial_weight(epoch)
-
-    def views(self, images: Tensor, generator: torch.Generator, index: Tensor) -> Views:
-        """uint8 [B, C, H, W] -> two views, float [2B, C, H, W] in [0, 1]; the attack's start comes later."""
-        return Views(self.view(torch.cat([images, images]), generator), generator)
 
     def forward(self, views: Views) -> StepLoss:
         """Return the weighted sum of both losses, halved, with each as a scalar; moves the momentum network."""

@@ -217,12 +217,12 @@ def test_the_attack_is_the_released_one_on_all_views_together() -> None:
     stage = stage_of(steps=3).double()
     images = unit_images(10).double()
     target = deepcopy(stage.adversarial).eval()
-    attacked = stage._attack_both(images, generator("start"))
+    attacked = stage.attack_both(stage.adversarial, images, generator("start"))
     expected = naive_attack(images, generator("start"), lambda x: slow_loss(target(x)), steps=3)
     torch.testing.assert_close(attacked, expected, rtol=0, atol=1e-9)
     # The images are attacked together: another image changes the perturbation of this one.
     other = torch.cat([images[:-1], 1 - images[-1:]])
-    assert not torch.equal(stage._attack_both(other, generator("start"))[:-1], attacked[:-1])
+    assert not torch.equal(stage.attack_both(stage.adversarial, other, generator("start"))[:-1], attacked[:-1])
 
 
 def test_the_attack_raises_the_loss_and_leaves_no_trace() -> None:
@@ -233,7 +233,7 @@ def test_the_attack_raises_the_loss_and_leaves_no_trace() -> None:
         for norm in batch_norms(stage.adversarial):
             norm.get_parameter("weight").uniform_(0.5, 1.5, generator=generator("scale"))
     before = digest(stage.state_dict())
-    attacked = stage._attack_both(images, generator("start"))
+    attacked = stage.attack_both(stage.adversarial, images, generator("start"))
     assert digest(stage.state_dict()) == before
     assert all(part.training for part in stage.modules())
     assert all(p.requires_grad and p.grad is None for p in stage.parameters())
@@ -241,7 +241,7 @@ def test_the_attack_raises_the_loss_and_leaves_no_trace() -> None:
     assert 0 <= float(attacked.min()) <= float(attacked.max()) <= 1
     with torch.no_grad():
         adversarial, clean = (deepcopy(branch).eval() for branch in (stage.adversarial, stage.clean))
-        rise = [float(stage._joint_loss(b, attacked) - stage._joint_loss(b, images)) for b in (adversarial, clean)]
+        rise = [float(stage.contrast(b, attacked) - stage.contrast(b, images)) for b in (adversarial, clean)]
     assert rise[0] > 1e-3
     assert rise[0] > rise[1]
 

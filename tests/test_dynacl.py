@@ -17,7 +17,8 @@ from bench.job import Job
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
 from bench.train import take_step, train
 from bench.zoo import digest
-from methods.dynacl import DynACL, DynACLConfig, DynACLSettings, DynACLStage, Streams, weakened
+from methods.annealing import weakened
+from methods.dynacl import DynACL, DynACLConfig, DynACLSettings, DynACLStage, Streams
 
 
 def recipe_of(tier: Tier = TOY, fidelity: Fidelity = "uniform", **settings: Any) -> Recipe:

@@ -158,7 +158,7 @@ def compare_steps(table: Table) -> None:
         drawn = mock.patch.object(torch, "rand_like", lambda x, noise=noise: noise.clone())
         with ours.kept(script, "PGD_contrastive") as theirs, drawn:
             loss = script.train([batch], model, optimizers[1], scheduler, 1, silent, ours.CLASSES)
-        with ours.kept(stage, "_attack_both") as mine:
+        with ours.kept(stage, "attack_both") as mine:
             views = (images, torch.Generator().manual_seed(step))
             total = ours.take_step(stage, views, optimizers[0], rate)
         quantity = f"attack of step {step} (5 steps, same start)"

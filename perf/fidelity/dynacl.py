@@ -22,7 +22,7 @@ from pipelines import Seen, described, strong_view
 from table import Table, attack
 
 from bench.optim import set_lr
-from methods.dynacl import weakened
+from methods.annealing import weakened
 
 UPSTREAMS = (Upstream("PKU-ML/DYNACL", "7d143db7f63e699a533df8e262bcf6ed02abe805"),)
 
