@@ -20,7 +20,7 @@ from bench.errors import BenchError
 
 HERE = Path(__file__).parent
 PAGE = HERE.parents[1] / "docs" / "fidelity.md"
-SCRIPTS = ("deacl", "rocl", "acl", "dynacl", "advcl", "ap_dpe", "backbones", "solo_learn", "layouts")
+SCRIPTS = ("deacl", "rocl", "acl", "dynacl", "air", "advcl", "ap_dpe", "backbones", "solo_learn", "layouts")
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
