@@ -198,10 +198,10 @@ def test_names_of_classes_leave_room_for_the_points(count: int, letters: int) ->
 
 
 def test_lines_are_told_apart_without_colour() -> None:
-    marks = [mark(number) for number in range(60)]
-    assert len({(style.marker, str(style.dash)) for style in marks}) == 60
-    assert len({style.marker for style in marks[:12]}) == 12, "as many as there are methods"
-    assert len({(mark(number).colour, mark(number).marker) for number in range(144)}) == 144
+    marks = [mark(number) for number in range(65)]
+    assert len({(style.marker, str(style.dash)) for style in marks}) == 65
+    assert len({style.marker for style in marks[:13]}) == 13, "as many as there are methods"
+    assert len({(mark(number).colour, mark(number).marker) for number in range(169)}) == 169
 
 
 BLIND = {
@@ -258,18 +258,18 @@ def test_small_print_ends_inside_the_figure() -> None:
 
 def test_a_method_has_one_colour_and_no_other_method_has_it() -> None:
     found = [
-        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, method + 12 * row)
-        for method in range(12)
+        CostPoint(f"{method} {row}", 30, Band(50, 45, 55), None, method + 13 * row)
+        for method in range(13)
         for row in range(2)
     ]
     (axes,) = cost_figure(found, title="", note="").axes
     legend = axes.get_legend()
     assert legend is not None
-    colours = [str(handle.get_color()) for handle in legend.get_lines()[:24]]
+    colours = [str(handle.get_color()) for handle in legend.get_lines()[:26]]
     assert colours[::2] == colours[1::2]
-    assert len(set(colours)) == 12
-    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:24:2]}) == 12
-    assert len({(handle.get_color(), str(handle.get_marker())) for handle in legend.get_lines()[:24]}) == 24
+    assert len(set(colours)) == 13
+    assert len({str(handle.get_marker()) for handle in legend.get_lines()[:26:2]}) == 13
+    assert len({(handle.get_color(), str(handle.get_marker())) for handle in legend.get_lines()[:26]}) == 26
 
 
 def test_a_figure_is_written_as_png_and_svg(tmp_path: Path) -> None:

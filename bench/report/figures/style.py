@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 
 from bench.files import write_bytes
 
-# Okabe and Ito, "Color Universal Design" (2008), without its yellow, which is hardly visible on white; then five more,
-# each chosen farthest from all before it for dichromats, so that each of the bench's methods has a colour of its own.
+# Okabe and Ito, "Color Universal Design" (2008), without its yellow, which is hardly visible on white; then six more,
+# each chosen far from all before it for dichromats, so that each of the bench's methods has a colour of its own.
 _OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
-COLOURS = (*_OKABE_ITO, "#4C342A", "#733F6E", "#4D45E6", "#280073", "#0000D8")
-MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p", "h", "P", "X", "*")
+COLOURS = (*_OKABE_ITO, "#4C342A", "#733F6E", "#4D45E6", "#280073", "#0000D8", "#6FC64E")
+MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p", "h", "P", "X", "*", "d")
 _DASHES: tuple[Any, ...] = (
     "-",
     (0, (5, 1.6)),
@@ -84,9 +84,9 @@ class Mark(NamedTuple):
 
 
 def mark(number: int) -> Mark:
-    """Return the mark with this number: the first 60 differ even without colour.
+    """Return the mark with this number: the first 65 differ even without colour.
 
-    Numbers 12 apart share a colour, and differ in marker and dashes.
+    Numbers 13 apart share a colour, and differ in marker and dashes.
     """
     rest, place = divmod(number, len(COLOURS))
     marker = (place + rest) % len(MARKERS)
