@@ -58,8 +58,8 @@ class EncoderSettings(Settings):
     which is ``cifar`` or ``imagenet`` (7x7 of stride 2, then a max-pool)."""
     normalisation: Normalisation = "dataset"
     """Constants of the input normalisation inside the encoder: of the training pixels, of CIFAR-10 as
-    solo-learn and DeACL use them for every dataset, of ImageNet (ACL, AP-DPE), those in ``constants``, or none (RoCL,
-    AdvCL)."""
+    solo-learn and DeACL use them for every dataset, of ImageNet (ACL, DynACL, AIR, AP-DPE), those in ``constants``, or
+    none (RoCL, AdvCL)."""
     constants: tuple[tuple[_Mean, ...], tuple[_Deviation, ...]] | None = None
     """Mean and standard deviation of each channel, for ``normalisation = "constants"`` only."""
 
