@@ -156,7 +156,11 @@ def _table(*columns: str) -> DataTable:
 
 
 def _show(table: DataTable, found: "RecordComparison | SeedComparison", notes: "Sequence[str]" = ()) -> None:
-    print(f"A: {found.a}", f"B: {found.b}", f"on {found.dataset}", *notes, sep="\n")
+    one, other = found.conditions
+    where = [f"on {found.dataset}, {one}"]
+    if one != other:
+        where = [f"on {found.dataset}", f"A under {one}", f"B under {other}"]
+    print(f"A: {found.a}", f"B: {found.b}", *where, *notes, sep="\n")
     show(table)
     for measure, reason in found.missing.items():
         print(f"{measure.upper()}: {reason}")

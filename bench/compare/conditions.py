@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import EncoderSettings, EvaluationSettings, FinetuneSettings, flatten, protocol_title
-from bench.results import Measured, budget_text, eps_text, precision_text
+from bench.results import Measured, budget_text, eps_text, precision_text, radius_text, table_of
 
 Measure = Literal["sa", "ra", "aa"]
 MEASURES: tuple[Measure, ...] = ("sa", "ra", "aa")
@@ -76,6 +76,12 @@ def other_differences(a: Measured, b: Measured) -> tuple[Difference, ...]:
     ]
     pairs = ((key, _value(a, left, key), _value(b, right, key)) for key in keys if left.get(key) != right.get(key))
     return tuple(_difference(key, one, other) for key, one, other in pairs if not _equal(one, other))
+
+
+def conditions_of(one: Measured) -> str:
+    """Return under what it was evaluated: protocol, tier, fidelity, radius, and how it departs from a plain run."""
+    text, radius = table_of(one).conditions, radius_text(one.threat.norm, one.record.ra.eps)
+    return text if radius in text else f"{text}, {radius}"  # a radius that is not the default is named already
 
 
 def refuse_empty(compared: Mapping[Measure, object], missing: Mapping[Measure, str]) -> None:

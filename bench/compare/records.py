@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_empty, refuse_incomparable
+from bench.compare.conditions import (
+    MEASURES,
+    Difference,
+    Measure,
+    conditions_of,
+    other_differences,
+    refuse_empty,
+    refuse_incomparable,
+)
 from bench.errors import BenchError
 from bench.recipe import Settings, protocol_title
 from bench.record import Correction, Outcome, mcnemar_exact, newcombe_interval, shared
@@ -40,6 +48,8 @@ class RecordComparison(Settings):
     b: str
     """Title, year and seed of each."""
     dataset: str
+    conditions: tuple[str, str]
+    """Of A and of B: protocol, tier, fidelity, radius, and how it departs from a plain run."""
     measures: dict[Measure, MeasureComparison]
     missing: dict[Measure, str]
     """What could not be compared, and why."""
@@ -92,6 +102,7 @@ def compare_records(
         a=_name(a),
         b=_name(b),
         dataset=a.record.dataset,
+        conditions=(conditions_of(a), conditions_of(b)),
         measures=compared,
         missing=missing,
         differences=other_differences(a, b),

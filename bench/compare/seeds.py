@@ -2,7 +2,15 @@
 
 from collections.abc import Sequence
 
-from bench.compare.conditions import MEASURES, Difference, Measure, other_differences, refuse_empty, refuse_incomparable
+from bench.compare.conditions import (
+    MEASURES,
+    Difference,
+    Measure,
+    conditions_of,
+    other_differences,
+    refuse_empty,
+    refuse_incomparable,
+)
 from bench.errors import BenchError
 from bench.recipe import Settings
 from bench.record import Outcome, exact_mean, sample_std, welch
@@ -38,6 +46,8 @@ class SeedComparison(Settings):
     a: str
     b: str
     dataset: str
+    conditions: tuple[str, str]
+    """Of A and of B: protocol, tier, fidelity, radius, and how it departs from a plain run."""
     protocol: str
     seeds_a: tuple[int, ...]
     seeds_b: tuple[int, ...]
@@ -76,6 +86,7 @@ def compare_seeds(
         a=label(first_a),
         b=label(first_b),
         dataset=first_a.record.dataset,
+        conditions=(conditions_of(first_a), conditions_of(first_b)),
         protocol=first_a.record.protocol,
         seeds_a=tuple(one.record.seed for one in a.seeds),
         seeds_b=tuple(one.record.seed for one in b.seeds),
