@@ -357,30 +357,6 @@ def test_the_command_compares_methods_over_seeds(tmp_path: Path) -> None:
     assert json.loads(invoke(tmp_path, "a", "b", "--dataset", "cifar10", "--json"))["seeds_b"] == [0, 1]
 
 
-@pytest.mark.parametrize(
-    ("changes", "lines"),
-    [
-        ({}, ["on cifar10, SLF, tier mini, fidelity uniform, Linf 8/255"]),
-        (
-            {"eps": 4 / 255, "protocol": "alf"},
-            [
-                "on cifar10",
-                "A under SLF, tier mini, fidelity uniform, Linf 8/255",
-                "B under ALF, tier mini, fidelity uniform, Linf 4/255",
-            ],
-        ),
-    ],
-)
-def test_the_conditions_of_both_are_said_once_and_different_ones_apart(
-    tmp_path: Path, changes: dict[str, Any], lines: list[str]
-) -> None:
-    two = (make_record(), make_record(method="acl", title="ACL", **changes))
-    paths = [str(save_record(tmp_path, record)) for record in two]
-    done = CliRunner().invoke(app, ["compare", *paths, "--measures", "sa", "--across-protocols"])
-    assert done.exit_code == 0, done.stderr
-    assert done.stdout.splitlines()[2 : 2 + len(lines)] == lines
-
-
 def test_the_command_tests_nothing_where_seeds_do_not_differ(tmp_path: Path) -> None:
     for name, aa, seeds in [("a", 67, 2), ("b", 66, 3)]:
         fill(tmp_path, *(make_record(method=name, title=name, seed=seed, aa=aa) for seed in range(seeds)))

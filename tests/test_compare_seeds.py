@@ -9,7 +9,9 @@ import pytest
 from board_records import fill, make_record
 from scipy.stats import ttest_ind
 from test_compare import group
+from typer.testing import CliRunner
 
+from bench.cli import app
 from bench.compare import compare_seeds, find_seeds, split_name
 from bench.errors import BenchError
 from bench.leaderboard import render_csv
@@ -167,3 +169,27 @@ def test_only_a_record_of_that_variant_is_a_reason_that_it_has_none(tmp_path: Pa
 
 def test_the_name_of_a_variant_may_hold_a_path_and_lists() -> None:
     assert split_name("my methods/own.py:Own a.b=[1, 2] c='x y'") == ["my methods/own.py:Own", "a.b=[1, 2]", "c='x y'"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        ({}, ["on cifar10, SLF, tier mini, fidelity uniform, Linf 8/255"]),
+        (
+            {"eps": 4 / 255, "protocol": "alf"},
+            [
+                "on cifar10",
+                "A under SLF, tier mini, fidelity uniform, Linf 8/255",
+                "B under ALF, tier mini, fidelity uniform, Linf 4/255",
+            ],
+        ),
+    ],
+)
+def test_the_conditions_of_both_are_said_once_and_different_ones_apart(
+    tmp_path: Path, changes: dict[str, Any], lines: list[str]
+) -> None:
+    two = (make_record(), make_record(method="acl", title="ACL", **changes))
+    paths = [str(save_record(tmp_path, record)) for record in two]
+    done = CliRunner().invoke(app, ["compare", *paths, "--measures", "sa", "--across-protocols"])
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.splitlines()[2 : 2 + len(lines)] == lines

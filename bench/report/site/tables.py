@@ -60,6 +60,8 @@ class Line(NamedTuple):
     attacks: Number | None = None
     """Accuracy under the list of attacks."""
     corruptions: Number | None = None
+    corrupted: str = ""
+    """What that is the mean of: it compares with means over the same images alone."""
     reference: Number | None = None
     """The headline AA of the method's paper."""
     source: str = ""
@@ -133,6 +135,7 @@ def measured_line(content: Content, row: Row) -> Line:
         flags=row.doubts,
         attacks=of_score(row.attacks, target) if row.attacks else None,
         corruptions=of_score(row.corruptions.mean, target) if row.corruptions else None,
+        corrupted=f"of {len(row.corruptions.accuracies)}, {row.corruptions.sha256[:8]}" if row.corruptions else "",
         reference=of_published(paper, "aa", f"{page}#published") if paper else None,
     )
 
