@@ -30,6 +30,12 @@ def test_work_by_itself_within_such_work_leaves_the_device_alone() -> None:
     assert counts == [((1, 1), 2)] * 2
 
 
+@pytest.mark.parametrize("code", [1, 3, 75, 130])
+def test_what_the_first_process_has_said_is_the_exit_code_of_all(code: int) -> None:
+    """75: another process is working on the run."""
+    assert launch(1, lambda: code) == code
+
+
 def test_a_process_that_lost_its_connection_is_reported() -> None:
     with pytest.raises(BenchError, match="another process of this run ended"):
         launch(1, lambda: _UNSAID)

@@ -29,6 +29,7 @@ from bench.record import (
     save_record,
     save_sweep,
 )
+from bench.report.site import write_site
 from bench.results import build_leaderboard, flops_text
 
 
@@ -117,6 +118,12 @@ def test_corruptions_have_a_table_for_each_set_of_images(tmp_path: Path) -> None
     assert "C 2022" in second
     assert "C 2022" not in first.removesuffix(second)
     assert "D 2022" not in first
+    on_screen = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(tmp_path)]).stdout
+    assert "3 rows under common corruptions: --format markdown shows their tables" in on_screen
+    write_site(tmp_path, tmp_path / "site")
+    index = (tmp_path / "site" / "index.html").read_text()
+    assert [index.count(f"<small>of 15, {sha}</small>") for sha in ("c" * 8, "e" * 8)] == [2, 1]
+    assert "only means over the same images compare" in index
 
 
 def swept(tmp_path: Path, method: str, *correct: int, seed: int = 0, **changes: Any) -> Path:

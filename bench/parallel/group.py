@@ -25,8 +25,9 @@ _WAIT = timedelta(days=7)
 at once, by its closed connections and by what started it."""
 _LAUNCHED = "BENCH_LAUNCHED"
 """Set for the processes that :func:`launch` starts: it reports what they cannot."""
-_UNSAID = 75
-"""The exit code of a process that :func:`launch` started and that lost its connection to another, which knows why."""
+_UNSAID = 76
+"""The exit code of a process that :func:`launch` started and that lost its connection to another, which knows why:
+sysexits.h's word for a fault in what two programs exchange. No command ends with it."""
 _GRACE = 60.0
 """Seconds in which the other processes may end by themselves after one was lost."""
 
