@@ -25,7 +25,7 @@ from bench.nn import Encoder, branches, mlp
 from bench.recipe import AttackSettings, MethodConfig, TrainPlan, WithoutFolders
 from methods.high_frequency import high_frequency, high_pass
 from methods.losses import in_float32
-from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels
+from methods.pseudo_labels import FileLabels, KMeansLabels, PseudoLabels, clusters_made
 from methods.schedules import advcl_rate
 from methods.simclr import SimCLRStage, SimCLRStageSettings
 
@@ -112,6 +112,18 @@ class AdvCLConfig(MethodConfig):
         if self.pseudo_labels_sha256 is not None or not self.pseudo_labels.startswith("file:"):
             return self
         return self.model_copy(update={"pseudo_labels_sha256": _digest(_path(self.pseudo_labels))})
+
+    def remarks(self, images: int) -> Iterator[str]:
+        """Name the numbers of clusters that so few images cannot have."""
+        wanted = self.stage2.clusters
+        made = clusters_made(wanted, images)
+        fewer = [k for k, number in zip(wanted, made, strict=True) if k > number]
+        if self.pseudo_labels == "kmeans" and fewer:
+            yield (
+                f"stage2.clusters {', '.join(map(str, fewer))}: more than half of the {images} training images. "
+                f"{images // 2} clusters are made instead of each, and the recipe does not say so. For each number "
+                f"once, type --set stage2.clusters=[{','.join(map(str, dict.fromkeys(made)))}]"
+            )
 
 
 @in_float32

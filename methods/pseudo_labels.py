@@ -31,6 +31,11 @@ class PseudoLabels(Protocol):
         """Return the labels of the training ``images``, int64 [len(classes), N]: row i within 0..classes[i] - 1."""
 
 
+def clusters_made(wanted: Sequence[int], count: int) -> tuple[int, ...]:
+    """Return the number of clusters that k-means makes of ``count`` images for each ``wanted`` one: at most half."""
+    return tuple(min(k, count // 2) for k in wanted)
+
+
 class KMeansLabels:
     """k-means on the features of an ordinary SSL encoder, a separate run for each k.
 
@@ -38,7 +43,7 @@ class KMeansLabels:
     once, from k-means++, and ends after 300 iterations or on convergence; an empty cluster is re-seeded. AdvCL
     describes none of this, and its own encoder (trained on ImageNet) is not available: these choices are ours.
 
-    If k is more than half the number of images, half that number of clusters is made instead.
+    If k is more than half the number of images, half that number of clusters is made instead; AdvCL says so.
 
     Args:
         encoder: used only in :meth:`compute`; it may be trained until then.
@@ -48,7 +53,7 @@ class KMeansLabels:
     """
 
     def __init__(self, encoder: Encoder, clusters: Sequence[int], *, count: int, seed: int) -> None:
-        self.classes = tuple(min(k, count // 2) for k in clusters)
+        self.classes = clusters_made(clusters, count)
         self._encoder, self._clusters, self._seed = encoder, clusters, seed
 
     def compute(self, images: ImageSource) -> Tensor:

@@ -108,6 +108,22 @@ def test_no_folder_of_the_labels_is_in_a_record_or_its_digests(tmp_path: Path) -
     assert said in reproduction(record).notes
 
 
+def test_fewer_clusters_than_the_recipe_has_are_told_once(tmp_path: Path) -> None:
+    data, labels = toy_data(tmp_path / "toy.npz"), tmp_path / "labels.npz"
+    np.savez(labels, k50=np.arange(24))
+    settings = {**TOY_SETTINGS, "stage2.batch_size": 8, "stage2.clusters": [2, 10, 50, 100]}
+    with pytest.warns(UserWarning, match="clusters") as told:
+        run = prepare(toy_request(data, tmp_path, method="advcl", overrides=settings))
+    assert [str(one.message) for one in told] == [
+        "stage2.clusters 50, 100: more than half of the 24 training images. 12 clusters are made instead of each, and "
+        "the recipe does not say so. For each number once, type --set stage2.clusters=[2,10,12]"
+    ]
+    assert not [*run.recipe.config.remarks(200)]
+    for other in ({"stage2.clusters": [2, 10, 12]}, {"pseudo_labels": "none"}, {"pseudo_labels": f"file:{labels}"}):
+        recipe = recipe_of(**{key.replace(".", "__"): value for key, value in {**settings, **other}.items()})
+        assert not [*recipe.config.remarks(24)]
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [

@@ -1,7 +1,7 @@
 """The recipe: every number of a run, resolved from method, dataset, tier, fidelity and ``--set``."""
 
 import shlex
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from functools import cache
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -44,6 +44,10 @@ class MethodConfig(Settings):
     def section_of(self, plan: TrainPlan) -> str | None:
         """Return the section that is ``plan``, as users type it ("stage1"); None: it is none of them."""
         return next((name for name, own in self.plans().items() if own is plan), None)
+
+    def remarks(self, images: int) -> Iterable[str]:
+        """Say where training on ``images`` images differs from these settings; each is a warning before the start."""
+        return ()
 
 
 Conventions = Literal["cifar", "imagenet"]

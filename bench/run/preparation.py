@@ -218,6 +218,8 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
         check_stages(replace(run.context, device=there))
     faults.refuse()
     _warn_of_unread(recipe, protocols)
+    for remark in recipe.config.remarks(len(run.context.images)):
+        warn(remark)
     return run
 
 
