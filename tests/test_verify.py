@@ -37,6 +37,7 @@ from bench.record import (
 )
 from bench.results import build_leaderboard, known_text
 from bench.run import VerificationRequest, Verified, execute, prepare, verify
+from bench.zoo import load_tensors
 
 CPU = torch.device("cpu")
 
@@ -284,6 +285,14 @@ def command(monkeypatch: pytest.MonkeyPatch, *words: str) -> int:
     with pytest.raises(SystemExit) as ended:
         main()
     return int(ended.value.code or 0)
+
+
+def test_the_tensors_have_the_names_that_the_page_on_resuming_gives(toy: Toy) -> None:
+    encoder, protocol = (load_tensors(toy.weights(name)).tensors for name in ("encoder", "slf"))
+    assert {name.partition(".")[0] for name in encoder} == {"backbone", "normalise"}
+    assert {"backbone.conv1.weight", "normalise.mean", "normalise.std"} <= encoder.keys()
+    head = {"stage.head.weight", "stage.head.bias"}
+    assert protocol.keys() == {f"stage.encoder.{name}" for name in encoder} | head
 
 
 def test_the_weights_and_data_of_a_run_at_hand_are_found(
