@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bench import rng
 from bench.attack.ball import Ball, ball_around
 from bench.attack.frozen import attacking, no_path
-from bench.attack.objective import Objective, margin_objective
-from bench.errors import BenchError, short, unknown
+from bench.attack.objective import GradientWatch, Objective, margin_objective
+from bench.errors import BenchError, short, unknown, warn
 from bench.recipe import AttackSettings, Norm, Start, Threat, with_checked_arguments
 from bench.recipe.fields import Number, Seed, Whole
 
@@ -145,7 +145,8 @@ def pgd(
 ) -> Tensor:
     """Return ``images`` changed so that a classifier errs: the attack that RA is measured with, as one call.
 
-    For another objective than the classifier's margin, use :class:`PGD`.
+    For another objective than the classifier's margin, use :class:`PGD`. A warning says on how many images it has no
+    gradient, neither at its first step nor at its last: these show little about the model.
 
     Args:
         model: [B, C, H, W] in [0, 1] -> logits [B, K]; attacked in eval mode, and unchanged afterwards.
@@ -170,7 +171,14 @@ def pgd(
     with attacking(model):
         images, labels = (given.clone() if given.is_inference() else given for given in (images, labels))
         _refuse_model(model, images, labels)
-        return attack(margin_objective(model, labels), images, threat=threat, generator=generators)
+        objective, watch = margin_objective(model, labels), GradientWatch()
+        x_adv = attack(objective, images, threat=threat, generator=generators, on_gradient=watch)
+    if still := int((watch.first & watch.last).sum()):
+        warn(
+            f"{still} of {len(images)} images have no gradient at PGD's first step and at its last: it has hardly "
+            "attacked them, and accuracy on them shows little. Look for rounding, argmax and masks in the model."
+        )
+    return x_adv
 
 
 def _refuse_images(images: Tensor) -> None:

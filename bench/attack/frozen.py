@@ -1,6 +1,6 @@
 """Models under attack: the gradient reaches the pixels, or one message says so, and the model does not change."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,11 @@ def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
         modules: the networks the attack differentiates through.
         train_mode: leave every training flag as it is, for methods that attack with batch statistics (AdvCL);
             running statistics then move, as they do in those methods.
+
+    Raises:
+        BenchError: a module was made in inference mode.
     """
+    _refuse_inference(modules)
     # One flag per submodule: an encoder frozen inside a classifier in training must stay frozen afterwards.
     modes = [(part, part.training) for module in modules for part in module.modules()]
     learnt = [(parameter, parameter.requires_grad) for module in modules for parameter in module.parameters()]
@@ -37,6 +41,15 @@ def attacking(*modules: nn.Module, train_mode: bool = False) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
         for part, training in modes:
             part.training = training
+
+
+def _refuse_inference(modules: Iterable[nn.Module]) -> None:
+    for module in modules:
+        if any(tensor.is_inference() for tensor in (*module.parameters(), *module.buffers())):
+            raise BenchError(
+                "the model was made under torch.inference_mode(), and no gradient passes through its tensors. Make it "
+                "outside of that, or pass copy.deepcopy(model), made outside of it."
+            )
 
 
 @contextmanager
