@@ -119,7 +119,7 @@ def test_corruptions_have_a_table_for_each_set_of_images(tmp_path: Path) -> None
     assert "C 2022" not in first.removesuffix(second)
     assert "D 2022" not in first
     on_screen = CliRunner().invoke(app, ["leaderboard", "--results-dir", str(tmp_path)]).stdout
-    assert "3 rows under common corruptions: --format markdown shows their tables" in on_screen
+    assert "tables of common corruptions (3 rows): --format markdown" in on_screen
     write_site(tmp_path, tmp_path / "site")
     index = (tmp_path / "site" / "index.html").read_text()
     assert [index.count(f"<small>of 15, {sha}</small>") for sha in ("c" * 8, "e" * 8)] == [2, 1]
@@ -164,6 +164,19 @@ def test_sweeps_are_tabled_with_their_figures(tmp_path: Path) -> None:
     assert re.findall(r"!\[.*\]\((.*)\)", text) == [
         f"results/cifar10/sweeps/{name}" for name in ("eps.svg", "steps.png")
     ]
+
+
+def test_the_screen_names_the_sweeps_of_what_was_asked_for_and_markdown_has_them(tmp_path: Path) -> None:
+    fill(tmp_path, make_record(), make_record(protocol="alf"))
+    swept(tmp_path, "deacl", 80, 30)
+
+    def shown(*words: str) -> str:
+        return CliRunner().invoke(app, ["leaderboard", "--results-dir", str(tmp_path), *words]).stdout
+
+    assert "tables of sweeps (1 row): --format markdown" in shown("--protocol", "slf")
+    assert "### Sweep of eps: cifar10, SLF" in shown("--protocol", "slf", "--format", "markdown")
+    for other in (("--protocol", "alf"), ("--short",)):
+        assert "weep" not in shown(*other) + shown(*other, "--format", "markdown")
 
 
 def test_sweeps_of_two_forms_of_one_tier_never_share_a_table(tmp_path: Path) -> None:

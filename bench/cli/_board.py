@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from bench.cli._tables import Column, DataTable, show
+from bench.monitor import plural
 
 if TYPE_CHECKING:
     from bench.leaderboard import Column as Written
@@ -43,6 +44,9 @@ def show_board(board: "Leaderboard") -> None:
         words.append(f"{shared}: several data sets of one name, told apart by the first digits of their SHA-256")
     if any(row.local for row in board.rows):
         words.append("local: your own records, in the folder local of the results")
+    counts = {"common corruptions": sum(row.corruptions is not None for row in board.rows), "sweeps": len(board.sweeps)}
+    if also := [f"{what} ({plural(count, 'row')})" for what, count in counts.items() if count]:
+        words.append(f"tables of {' and of '.join(also)}: --format markdown")
     print("\n".join(words))
 
 

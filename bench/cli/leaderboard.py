@@ -123,12 +123,6 @@ def _shown(
 
         if board.rows or not whole.rows:
             show_board(board)
-        tables = [
-            plural(sum(row.corruptions is not None for row in board.rows), "row") + " under common corruptions",
-            plural(len(board.sweeps), "row") + " of sweeps",
-        ]
-        if also := [text for text in tables if not text.startswith("0 ")]:
-            typer.echo(f"{' and '.join(also)}: --format markdown shows their tables")
         for one in board.withdrawn:
             typer.echo(f"{one.said}: {results_dir / one.reasons} says why")
         return

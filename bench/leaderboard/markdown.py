@@ -93,8 +93,9 @@ def render_leaderboard(board: Leaderboard, *, records_at: str) -> str:
 
 
 def render_tables(board: Leaderboard, *, records_at: str) -> str:
-    """Return the measured tables of the board alone, each under its heading."""
-    return "\n\n".join(_measured(board.rows, board.published, records_at)) + "\n"
+    """Return the measured tables of the board alone, those of sweeps last, each under its heading."""
+    measured = _measured(board.rows, board.published, records_at)
+    return "\n\n".join([*measured, *_sweeps(board.sweeps, records_at)]) + "\n"
 
 
 def render_readme_block(

@@ -66,26 +66,27 @@ class Leaderboard(Settings):
 
         Not in it are rows of transfer, of equal compute, of another precision, under another adversary, and of an older
         form of a tier where there are newer ones; nor failed records of other settings than the tier's. Rows are ranked
-        among those of the short table.
+        among those of the short table. Sweeps are left out.
         """
         current = {(row.dataset, row.tier) for row in self.rows if not row.tier_form}
         newest = (row for row in self.rows if not row.tier_form or (row.dataset, row.tier) not in current)
         plain = (row for row in newest if not row.table.departures)
         tables = (short_rows(list(table)) for _, table in groupby(plain, key=lambda row: row.table))
         rows = tuple(_among_short(row) for table in tables for row in table)
-        return self.model_copy(update={"rows": rows, "failed": tuple(one for one in self.failed if not one.settings)})
+        failed = tuple(one for one in self.failed if not one.settings)
+        return self.model_copy(update={"rows": rows, "sweeps": (), "failed": failed})
 
     def only(
         self, *, dataset: str | None = None, protocol: str | None = None, tier: str | None = None
     ) -> "Leaderboard":
-        """Return the board of the measured rows, and of the failed records, that match; None matches all.
+        """Return the board of the measured rows, sweeps, and failed records, that match; None matches all.
 
         Of corrections, and of files that were left out, it has those of its datasets.
 
         Raises:
             BenchError: none has such a value, or none has them all.
         """
-        rows, failed, chosen = self.rows, self.failed, list[str]()
+        rows, sweeps, failed, chosen = self.rows, self.sweeps, self.failed, list[str]()
         for key, value in {"dataset": dataset, "protocol": protocol, "tier": tier}.items():
             if value is None:
                 continue
@@ -94,12 +95,16 @@ class Leaderboard(Settings):
                 raise no_records(key, value, known, on=", ".join(chosen))
             chosen.append(value)
             rows = tuple(row for row in rows if value in _called(row, key))
+            sweeps = tuple(row for row in sweeps if value in _called(row, key))
             failed = tuple(one for one in failed if value in _called(one, key))
         shown = {row.dataset for row in rows} | {one.dataset for one in failed}
         corrections = tuple(one for one in self.corrections if not chosen or one.dataset in shown)
         left_out = tuple(left_out_of(self.left_out, dataset))
         return self.model_copy(
-            update={"rows": rows, "failed": failed, "corrections": corrections, "left_out": left_out}
+            update={
+                **{"rows": rows, "sweeps": sweeps, "failed": failed},
+                **{"corrections": corrections, "left_out": left_out},
+            }
         )
 
 
@@ -108,7 +113,10 @@ def _among_short(row: Row) -> Row:
 
 
 def _called(one: Settings, key: str) -> set[str]:
-    """Return what a row or failed record is called in ``key``: an older form of a tier has two names."""
+    """Return what a row, sweep or failed record is called in ``key``: an older form of a tier has two names."""
+    if isinstance(one, SweepRow):
+        name: str = getattr(one.key, key)
+        return {name, name.partition(" ")[0]} if key == "tier" else {name}
     return {getattr(one, key), *([one.table.tier] if isinstance(one, Row) and key == "tier" else [])}
 
 
