@@ -164,6 +164,13 @@ def test_a_random_start_needs_a_generator(start: Start) -> None:
         run_pgd(linear(noise("weight")), edge_images(), start=start)
 
 
+@pytest.mark.parametrize("threat", [LINF, L2], ids=str)
+@pytest.mark.parametrize("start", STARTS)
+def test_images_that_are_no_floats_are_refused(threat: Threat, start: Start) -> None:
+    with pytest.raises(BenchError, match=r"images are torch\.uint8; .* For uint8 images, pass images / 255\.$"):
+        first_seen(start, edge_images().byte(), threat)
+
+
 def test_wrong_arguments_are_refused() -> None:
     wrong: list[tuple[Any, Any]] = [(-1, 0.25), (2.5, 0.25), (True, 0.25), ("3", 0.25)]
     wrong += [(3, -0.25), (3, float("nan")), (3, float("inf")), (3, True), (3, "x")]

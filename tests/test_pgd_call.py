@@ -1,6 +1,7 @@
 """``bench.attack.pgd``: what it takes, what it refuses, and what it warns of."""
 
 import copy
+import math
 from typing import Any
 
 import pytest
@@ -66,7 +67,21 @@ class Overflowing(torch.nn.Module):
             {"labels": torch.zeros(3, dtype=torch.int64)},
             r"shape \[3\] .* 2 images need as many",
         ),
-        (torch.zeros(2, 3, 4, 4), {"labels": torch.zeros(2)}, r"labels are torch\.float32 .* torch\.int64 \[B\]"),
+        *(
+            (
+                torch.zeros(2, 3, 4, 4),
+                {"labels": labels},
+                rf"labels are torch\..* torch\.int64 \[B\], on cpu{instead}\.$",
+            )
+            for labels, instead in (
+                (torch.zeros(2), r", such as labels\.long\(\)"),
+                (torch.zeros(2, 1).long(), r", such as labels\[:, 0\]"),
+                (torch.zeros(2, 1), r", such as labels\[:, 0\]\.long\(\)"),
+                (torch.eye(2), r", such as labels\.argmax\(1\)"),
+                (torch.eye(2).long(), r", such as labels\.argmax\(1\)"),
+                (torch.tensor(1), ""),
+            )
+        ),
         (
             torch.zeros(2, 3, 4, 4),
             {"labels": torch.tensor([0, 2])},
@@ -105,7 +120,10 @@ class Overflowing(torch.nn.Module):
         (torch.zeros(2, 3, 4, 4, dtype=torch.uint8), {}, r"images are torch\.uint8 .* pass images / 255"),
         (torch.full((2, 3, 4, 4), 1.5), {}, r"from 1\.5 to 1\.5; an attack takes floats"),
         (torch.full((2, 3, 4, 4), -0.5), {}, "Put what normalises them into the model"),
-        (torch.zeros(3, 4, 4), {}, r"shape \[3, 4, 4\]"),
+        (torch.zeros(3, 4, 4), {}, r"shape \[3, 4, 4\]; .*\. For a single image, pass images\[None\]; for grey ones, "),
+        (torch.full((2, 3, 4, 4), math.nan), {}, "from nan to nan; .*Look for NaN in what made them"),
+        (torch.full((2, 3, 4, 4), 255.0), {}, r"from 255 to 255; .*\. If they are from 0 to 255, pass images / 255\.$"),
+        (torch.zeros(2, 3, 4, 4, dtype=torch.complex64), {}, r"^images are torch\.complex64 of shape"),
         (torch.zeros(2, 3, 4, 4), {"eps": 8}, r"eps 8 outside \[0, 1\].* write 8/255"),
         (torch.zeros(2, 3, 4, 4), {"steps": 0}, "steps is 0: .* Pass 1 or more, such as 20"),
         (torch.zeros(2, 3, 4, 4), {"steps": -1}, "steps: must be 0 or more|steps"),

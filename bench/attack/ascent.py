@@ -190,13 +190,26 @@ def _refuse_images(images: Tensor) -> None:
         )
     if not images.numel():
         raise BenchError(f"there are no images: their shape is {list(images.shape)}. Pass one or more, [B, C, H, W].")
-    low, high = images.aminmax()
-    if images.ndim != 4 or not images.is_floating_point() or not 0 <= low <= high <= 1:
-        instead = "Put what normalises them into the model" if low < 0 else "For uint8 images, pass images / 255"
-        raise BenchError(
-            f"images are {images.dtype} of shape {list(images.shape)}, from {low:g} to {high:g}; an attack takes "
-            f"floats [B, C, H, W] from 0 to 1. {instead}."
-        )
+    found = ""
+    if not images.is_floating_point():
+        instead = "For uint8 images, pass images / 255"
+    elif images.ndim != 4:
+        instead = "For a single image, pass images[None]; for grey ones, images[:, None]"
+    else:
+        low, high = images.aminmax()
+        if 0 <= low <= high <= 1:
+            return
+        found = f", from {low:g} to {high:g}"
+        if low.isnan():
+            instead = "Look for NaN in what made them"
+        elif low < 0:
+            instead = "Put what normalises them into the model"
+        else:
+            instead = "If they are from 0 to 255, pass images / 255"
+    raise BenchError(
+        f"images are {images.dtype} of shape {list(images.shape)}{found}; an attack takes floats [B, C, H, W] from 0 "
+        f"to 1. {instead}."
+    )
 
 
 def _refuse_model(model: nn.Module, images: Tensor, labels: Tensor) -> None:
@@ -221,10 +234,22 @@ def _refuse_model(model: nn.Module, images: Tensor, labels: Tensor) -> None:
     if labels.shape != images.shape[:1] or labels.dtype != torch.int64 or labels.device != images.device:
         raise BenchError(
             f"labels are {labels.dtype} of shape {list(labels.shape)} on {labels.device}; {len(images)} images need "
-            f"as many classes, torch.int64 [B], on {images.device}, such as labels.long()."
+            f"as many classes, torch.int64 [B], on {images.device}{_classes(labels, images)}."
         )
     if not 0 <= labels.min() <= labels.max() < logits.shape[1]:
         raise BenchError(
             f"labels are from {labels.min()} to {labels.max()}, and the model has {logits.shape[1]} classes, from 0 to "
             f"{logits.shape[1] - 1}."
         )
+
+
+def _classes(labels: Tensor, images: Tensor) -> str:
+    """Return what makes classes of ``images`` of ``labels``, to be typed; empty where nothing would."""
+    typed = "labels"
+    if labels.ndim == 2 and len(labels) == len(images):
+        typed += "[:, 0]" if labels.shape[1] == 1 else ".argmax(1)"  # the second of one-hot labels, already int64
+    if labels.dtype != torch.int64 and not typed.endswith("argmax(1)"):
+        typed += ".long()"
+    if labels.device != images.device:
+        typed += ".to(images.device)"
+    return "" if typed == "labels" else f", such as {typed}"

@@ -36,7 +36,15 @@ class Ball(Protocol):
 
 
 def ball_around(images: Tensor, threat: Threat) -> Ball:
-    """Return what ``threat`` allows around ``images``, float32 or float64 [B, C, H, W] in [0, 1]."""
+    """Return what ``threat`` allows around ``images``, float32 or float64 [B, C, H, W] in [0, 1].
+
+    Raises:
+        BenchError: the images are no floats. Their range is not checked: a GPU would wait for it at every batch.
+    """
+    if not images.is_floating_point():
+        raise BenchError(
+            f"images are {images.dtype}; an attack takes floats from 0 to 1. For uint8 images, pass images / 255."
+        )
     return LinfBall(images, threat.eps) if threat.norm == "linf" else L2Ball(images, threat.eps)
 
 
