@@ -32,6 +32,9 @@ class _Tracker:
     def note(self, message: str) -> None:
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Receive that the work is done; without it, an error or a stop has ended it."""
+
     def close(self) -> None:
         raise NotImplementedError
 
@@ -159,5 +162,6 @@ def tracked(monitor: Monitor, where: str | None, run: str) -> Iterator[None]:
     try:
         with monitor.heard_by(tracker):
             yield
+        tracker.finish()
     finally:
         tracker.close()

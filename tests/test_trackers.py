@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 
 from bench.cli import app
 from bench.errors import BenchError, InterruptedRunError
+from bench.files import read_json
+from bench.grid import Progress as ProgressOfRun
 from bench.job import Job
 from bench.monitor import Monitor
 from bench.trackers import tracked
@@ -57,6 +59,32 @@ class Wandb:
 
     def finish(self) -> None:
         self.finished += 1
+
+
+def test_a_file_of_progress_ends_with_the_last_count_and_says_whether_the_run_is_finished(tmp_path: Path) -> None:
+    file = tmp_path / "progress.json"
+    asked = Monitor()
+    asked.stop_requested = True
+    with pytest.raises(InterruptedRunError):
+        trained(tmp_path, f"progress:{file}", asked)
+    stopped = ProgressOfRun.parse(read_json(file), "progress")
+    assert (stopped.run, stopped.finished, stopped.phase) == ("toy-run", False, "stage toy")
+    trained(tmp_path, f"progress:{file}")
+    done = ProgressOfRun.parse(read_json(file), "progress")
+    assert (done.run, done.finished, done.phase, done.seconds_left) == ("toy-run", True, "stage toy", 0)
+    assert done.done == done.total > 0
+
+
+def test_a_file_of_progress_has_the_end_of_a_phase_before_the_next_begins(tmp_path: Path) -> None:
+    file, monitor = tmp_path / "progress.json", Monitor()
+    with tracked(monitor, f"progress:{file}", "a"):
+        monitor.begin("SA", 8)
+        monitor.advance(8)
+        monitor.end()
+        found = read_json(file)
+    assert (found["phase"], found["done"], found["finished"]) == ("SA", 8, False)
+    older = {key: value for key, value in found.items() if key not in ("run", "finished")}
+    assert ProgressOfRun.parse(older, "progress").run == ""
 
 
 def test_wandb_gets_them_too_and_is_closed_when_the_work_is_interrupted(

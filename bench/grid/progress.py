@@ -15,8 +15,12 @@ _WRITE_EVERY_SECONDS = 5.0
 
 
 class Progress(Settings):
-    """The progress of the open phase."""
+    """The progress of the open phase, or of the last one."""
 
+    run: str = ""
+    """The name of the run's folder."""
+    finished: bool = False
+    """Whether all of the run is done."""
     phase: str
     done: int = Field(ge=0)
     total: int = Field(ge=0)
@@ -27,13 +31,16 @@ class Progress(Settings):
 
 
 class ProgressFile:
-    """A reporter that writes :class:`Progress` to the file ``path``, at most every five seconds within a phase."""
+    """A reporter that writes the :class:`Progress` of ``run`` to the file ``path``.
+
+    It writes at the beginning and the end of a phase, and at most every five seconds within.
+    """
 
     stop = False
     """Whether the grid of the command was cancelled; the command's own worker may have been killed."""
 
     def __init__(self, path: str, run: str) -> None:
-        self._path = Path(path)
+        self._path, self._run, self._finished = Path(path), run, False
         self._phase, self._total, self._unit, self._done, self._first = "", 0, "", 0, 0
         self._start = self._written = 0.0
 
@@ -53,10 +60,16 @@ class ProgressFile:
         """Nothing: the file holds counts."""
 
     def end(self) -> None:
-        """Nothing: the next phase, or the state of the job, says it."""
+        """Write how far the phase came."""
+        self._write()
 
     def note(self, message: str) -> None:
         """Nothing: the log has it."""
+
+    def finish(self) -> None:
+        """Write that the run is finished."""
+        self._finished = True
+        self._write()
 
     def close(self) -> None:
         """Nothing is open."""
@@ -66,7 +79,14 @@ class ProgressFile:
         done, seconds = self._done - self._first, self._written - self._start
         left = seconds / done * max(0, self._total - self._done) if done else None
         found = Progress(
-            phase=self._phase, done=self._done, total=self._total, unit=self._unit, seconds_left=left, written=now()
+            run=self._run,
+            finished=self._finished,
+            phase=self._phase,
+            done=self._done,
+            total=self._total,
+            unit=self._unit,
+            seconds_left=left,
+            written=now(),
         )
         self.stop = JobFolder(self._path.parent).cancelled
         write_json(self._path, found.model_dump(mode="json"))
