@@ -148,7 +148,7 @@ def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
     assert "Pre-training on cifar10 (dddddddd), tier mini, uniform fidelity" in text
     (acl,) = (line for line in text.splitlines() if "ACL" in line and "DeACL" not in line)
     cells = [cell.strip() for cell in acl.split("│")[1:-1]]
-    assert cells == ["ACL", "1", "pretrain", "2.1 h", "0.134", "0.002", "1 MiB", "0.1 Wh", "2.1 h", "2.00"]
+    assert cells == ["ACL", "1", "pretrain", "2:04:10", "0.134", "0.002", "1 MiB", "0.1 Wh", "2:04:10", "2.00"]
     assert "left out cifar10/broken.json: " in text
     values = json.loads(invoke("--from-results", "--results-dir", str(tmp_path), "--json"))
     assert [row["to_reference"] for row in values["tables"][0]["rows"]] == [1.0, 2.0]
@@ -159,8 +159,18 @@ def test_the_command_tables_the_costs_of_records(tmp_path: Path) -> None:
     for chosen, headings in (((), 3), (("--tier", "tiny"), 1), (("--dataset", "cifar10"), 2)):
         shown = invoke("--from-results", "--results-dir", str(tmp_path), *chosen)
         assert shown.count("Pre-training on ") == headings
-    wrong = ["timing", "--from-results", "--results-dir", str(tmp_path), "--tier", "short"]
-    assert "of a method at tier short. Make" in str(CliRunner().invoke(app, wrong).exception)
+    for wrong, message in (
+        (["--tier", "short"], "there are no pre-training costs of tier short; there are of: mini, tiny."),
+        (["--tier", "tinny"], "unknown tier 'tinny'. Did you mean 'tiny'? Allowed: mini, tiny."),
+        (
+            ["--dataset", "cifar100"],
+            "there are no pre-training costs of dataset cifar100; there are of: cifar10, digits.",
+        ),
+        (["--dataset", "digts"], "unknown dataset 'digts'. Did you mean 'digits'? Allowed: cifar10, digits."),
+        (["--dataset", "digits", "--tier", "tiny"], "of a method at dataset digits at tier tiny. Make"),
+    ):
+        failed = CliRunner().invoke(app, ["timing", "--from-results", "--results-dir", str(tmp_path), *wrong])
+        assert message in str(failed.exception)
     nothing = CliRunner().invoke(app, ["timing", "--from-results", "--results-dir", str(tmp_path / "cifar10")])
     assert "has the pre-training cost of a method. Make one with `bench run`" in str(nothing.exception)
 

@@ -88,7 +88,7 @@ def whole_table(timing: "Timing") -> DataTable:
 
 def measured_table(costs: "MeasuredTable") -> DataTable:
     """Return the cost of runs on one machine, a line a stage; totals are in the last line."""
-    from bench.results import tier_text  # imports numpy, which --help does without
+    from bench.results import tier_text, time_text  # imports numpy, which --help does without
 
     threads = "" if "thread" in costs.device else f"; {plural(costs.threads, 'thread')}"  # the name of a CPU has them
     table = _table(
@@ -104,12 +104,12 @@ def measured_table(costs: "MeasuredTable") -> DataTable:
             table.add(
                 *(row.label, row.seeds),
                 stage.stage,
-                rough_time(stage.seconds),
+                time_text(stage.seconds),
                 "" if stage.images_per_second is None else digits(stage.images_per_second),
                 "" if stage.flops_per_image is None else digits(stage.flops_per_image / 1e9),
                 memory(stage.peak_memory_bytes),
                 "" if stage.energy_joules is None else f"{digits(stage.energy_joules / 3600)} Wh",
-                rough_time(row.total_seconds) if last else "",
+                time_text(row.total_seconds) if last else "",
                 _ratio(row.to_reference) if last else "",
             )
     return table

@@ -8,7 +8,7 @@ from bench.errors import Faults
 from bench.own_code import is_own
 from bench.recipe import PROTOCOLS, Settings, outside
 from bench.record import COST_REFERENCE, LOCAL, Phase, PhaseCost, Record
-from bench.results.groups import LeftOut, grouped, left_out_of, read_groups
+from bench.results.groups import LeftOut, grouped, left_out_of, no_records, read_groups
 from bench.results.measured import Measured
 from bench.results.remarks import budget_text, precision_text
 from bench.results.tiers import tier_forms
@@ -89,7 +89,8 @@ def measured_costs(
         the tables, and the files that had to be left out, those in the folder of ``dataset`` if one is named.
 
     Raises:
-        BenchError: no method called as one of ``methods`` or ``reference``, here or in the records.
+        BenchError: no method called as one of ``methods`` or ``reference``, here or in the records; or no costs of
+            ``dataset`` or of ``tier``.
     """
     groups, left_out, *_ = read_groups(results_dir)
     recorded, faults = {one.record.method for group in groups for one in group.seeds}, Faults()
@@ -97,8 +98,16 @@ def measured_costs(
         if name not in recorded:
             with faults:
                 _installed(name)
-    faults.refuse()
     measured = [one for group in groups for one in group.seeds if one.record.stage_costs]
+    held = {
+        "dataset": (dataset, {one.recipe.dataset.name for one in measured}),
+        "tier": (tier, {one.record.tier for one in measured}),
+    }
+    for kind, (wanted, names) in held.items():
+        if wanted is not None and wanted not in names:
+            with faults:
+                raise no_records(kind, wanted, names, what="pre-training costs")
+    faults.refuse()
     titles = {one.record.method: one.record.title for one in measured}
     title = titles.get(reference) or _installed(reference)
     forms = tier_forms(one.record for one in measured)
@@ -108,8 +117,8 @@ def measured_costs(
         tables = [
             table.model_copy(update={"rows": tuple(rows)}) for table, rows in zip(tables, kept, strict=True) if rows
         ]
-    wanted = [table for table in tables if dataset in (None, table.dataset) and tier in (None, table.tier)]
-    return sorted(wanted, key=_order), left_out_of(left_out, dataset)
+    tables = [table for table in tables if dataset in (None, table.dataset) and tier in (None, table.tier)]
+    return sorted(tables, key=_order), left_out_of(left_out, dataset)
 
 
 def _installed(method: str) -> str:
