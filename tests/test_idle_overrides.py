@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_budget import TIER
 from toy_runs import SMALL, carry_out, changed, toy_data, toy_request
 
 from bench.nn import unread_settings
@@ -87,6 +88,28 @@ def test_what_an_evaluation_sets_back_to_the_default_is_no_change(
     straight = prepare(replace(request, overrides={**settings, "evaluate.pgd_restarts": 2})).recipe
     assert again.overrides_of("knn") == straight.overrides_of("knn")
     assert again.protocol_digest("knn") == straight.protocol_digest("knn")
+
+
+def test_the_default_radius_of_other_data_is_no_change(request_: RunRequest) -> None:
+    recipe = recipe_of(request_)
+    other = recipe.dataset.model_copy(update={"sha256": "0" * 64, "eps": 0.1})
+    given = {"threat.eps": 0.1, "threat.norm": "linf"}
+    plain, same = (reevaluated(recipe, overrides=asked, finetune=other) for asked in ({}, given))
+    assert same.overrides == plain.overrides
+    moved = reevaluated(recipe, overrides={"threat.eps": 0.2, "threat.norm": "linf"}, finetune=other)
+    assert moved.overrides == {**plain.overrides, "finetune.threat.eps": 0.2}
+
+
+def test_a_value_of_an_own_tier_is_no_change(request_: RunRequest, tmp_path: Path) -> None:
+    tier = tmp_path / "toy.toml"
+    tier.write_text(TIER)
+    request = replace(request_, tier=str(tier), protocols=("knn",), overrides={"stage1.epochs": 1})
+    carry_out(request, tmp_path / "results")
+    (encoder,) = request.runs_dir.glob("*/encoder.safetensors")
+    given = {"evaluate.pgd_steps": 1, "evaluate.pgd_restarts": 2}
+    asked = EvaluationRequest(encoder, protocols=("knn",), overrides=given, runs_dir=request.runs_dir, device="cpu")
+    again = prepare_evaluation(asked).recipe
+    assert again.overrides_of("knn") == {"stage1.epochs": 1, "evaluate.pgd_restarts": 2}
 
 
 def test_the_run_is_the_plain_one_and_so_is_its_row(request_: RunRequest, tmp_path: Path) -> None:

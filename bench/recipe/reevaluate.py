@@ -17,11 +17,12 @@ A threat model of other data or another one than that of pre-training is in the 
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from bench.errors import BenchError
 from bench.own_code import typed
-from bench.recipe.overrides import insert, outside, section, within
+from bench.recipe.overrides import idle_among, insert, outside, section, within
 from bench.recipe.protocols import PROTOCOLS
 from bench.recipe.recipe import (
     SHARED,
@@ -72,13 +73,15 @@ def reevaluated(
         merged.pop("evaluate.eps", None)
     for key, value in within(merged, *PROTOCOLS, "evaluate").items():
         insert(values, key, value)
-    new_threat = within(overrides, "threat")
-    threat = _threat(recipe, data, new_threat)
+    asked_threat = within(overrides, "threat")
+    threat = _threat(recipe, data, asked_threat)
+    needless = idle_among(asked_threat, asked_threat, partial(_threat, recipe, data))
+    new_threat = {f"finetune.{key}": value for key, value in asked_threat.items() if key not in needless}
     departs = finetune is not None or threat != recipe.threat
     touched = {section(key) for key in overrides} | ({*_CHANGEABLE} if departs else set())
     values |= {
         "config": recipe.config,
-        "overrides": {**merged, **({f"finetune.{key}": value for key, value in new_threat.items()} if departs else {})},
+        "overrides": {**merged, **(new_threat if departs else {})},
         "idle": list(outside(dict.fromkeys(recipe.idle), *touched)),
         "finetune": Finetune(dataset=data, threat=threat, resized_from=resized_from) if departs else None,
     }

@@ -235,23 +235,31 @@ def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
     overrides, method = with_corruptions(request.overrides, request.corruptions), METHODS.get(trained.method)
     if target is None:
         source, dataset = _pretraining_data(request, home, trained)
-        return _Case(method, _as_run(method, reevaluated(trained, overrides=overrides)), dataset, source, home)
+        return _Case(method, _judged_again(trained, method, overrides), dataset, source, home)
     # The pre-training data are not needed: the recipe holds all facts about them that the encoder needs.
     known = home.source if home else ""
     facts = dataset_facts(target.dataset)
-    recipe = _as_run(
-        method, reevaluated(trained, overrides=overrides, finetune=facts, resized_from=target.resized_from)
-    )
+    recipe = _judged_again(trained, method, overrides, facts, target.resized_from)
     return _Case(method, recipe, target.dataset, known if request.dataset is None else request.dataset, home)
 
 
-def _as_run(method: type[Method], recipe: Recipe) -> Recipe:
-    """Return ``recipe`` with those overrides after pre-training marked as idle that a run from the start marks."""
+def _judged_again(
+    trained: Recipe,
+    method: type[Method],
+    overrides: Mapping[str, Any],
+    finetune: DatasetFacts | None = None,
+    resized_from: tuple[int, int] | None = None,
+) -> Recipe:
+    """Return ``trained`` with ``overrides`` after it; what is no change for a run from the start is marked as idle."""
+    target: dict[str, Any] = {"finetune": finetune, "resized_from": resized_from}
+    recipe = reevaluated(trained, overrides=overrides, **target)
     own_threat = within(recipe.overrides, "finetune")  # which no run from the start has
     after = {*PROTOCOLS, "evaluate", *(() if own_threat else ("threat", "finetune"))}
-    other = recipe.finetune
 
-    def numbers(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    def numbers(one: Recipe) -> dict[str, Any]:
+        return one.model_dump(mode="json", include=after)
+
+    def from_the_start(given: Mapping[str, Any]) -> dict[str, Any]:
         whole = build_recipe(
             method=recipe.method,
             config_type=method.config_type,
@@ -259,17 +267,18 @@ def _as_run(method: type[Method], recipe: Recipe) -> Recipe:
             dataset=recipe.dataset,
             tier=load_tier(recipe.tier),
             fidelity=recipe.fidelity,
-            overrides=outside(overrides, "finetune"),
-            finetune=other.dataset if other else None,
-            resized_from=other.resized_from if other else None,
+            overrides=outside(given, "finetune"),
+            **target,
         )
-        return whole.model_dump(mode="json", include=after)
+        return numbers(whole)
 
-    with suppress(BenchError):  # its tier is missing
-        if numbers(recipe.overrides) == recipe.model_dump(mode="json", include=after):
-            idle = idle_among(within(recipe.overrides, *after), recipe.overrides, numbers)
+    with suppress(BenchError):  # its tier is missing, such as a user's own
+        if from_the_start(recipe.overrides) == numbers(recipe):
+            idle = idle_among(within(recipe.overrides, *after), recipe.overrides, from_the_start)
             return recipe.model_copy(update={"idle": (*outside(dict.fromkeys(recipe.idle), *after), *idle)})
-    return recipe  # its tier has changed
+    new = [key for key in overrides if key in recipe.overrides and key not in trained.overrides]
+    idle = idle_among(new, overrides, lambda given: numbers(reevaluated(trained, overrides=given, **target)))
+    return recipe.model_copy(update={"idle": (*recipe.idle, *idle)})
 
 
 def _home(path: Path, encoder: EncoderFile, recipe: Recipe) -> RunFolder | None:
