@@ -90,6 +90,17 @@ def test_what_an_evaluation_sets_back_to_the_default_is_no_change(
     assert again.protocol_digest("knn") == straight.protocol_digest("knn")
 
 
+def test_the_radius_of_the_threat_model_is_no_change_of_the_evaluation(request_: RunRequest) -> None:
+    for threat in ({}, {"threat__eps": 0.1}):
+        radius = threat.get("threat__eps", 8 / 255)
+        plain, same = recipe_of(request_, **threat), recipe_of(request_, **threat, evaluate__eps=radius)
+        assert same.protocol_digest("slf") == plain.protocol_digest("slf")
+        assert same.overrides_of("slf") == plain.overrides_of("slf")
+        again = reevaluated(recipe_of(request_, **threat, evaluate__eps=0.2), overrides={"evaluate.eps": radius})
+        assert again.protocol_digest("slf") == plain.protocol_digest("slf")
+        assert reevaluated(same, overrides={"threat.eps": 0.3}).evaluate.eps == radius, "what was typed is kept"
+
+
 def test_the_default_radius_of_other_data_is_no_change(request_: RunRequest) -> None:
     recipe = recipe_of(request_)
     other = recipe.dataset.model_copy(update={"sha256": "0" * 64, "eps": 0.1})

@@ -228,7 +228,14 @@ def build_recipe(
         insert(values, key if section(key) in SHARED else f"config.{key}", value)
     for key, value in (within(overrides, "threat") if finetune else {}).items():
         insert(values, f"finetune.{key}", value)
-    return parse_recipe(values, config_type, what)
+    return with_one_radius(parse_recipe(values, config_type, what))
+
+
+def with_one_radius(recipe: Recipe) -> Recipe:
+    """Return ``recipe`` without a radius of the evaluation where that is the one of its threat model anyway."""
+    if recipe.evaluate.eps != recipe.downstream.threat.eps:
+        return recipe
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"eps": None})})
 
 
 def parse_recipe(values: Any, config_type: type[MethodConfig], what: str) -> Recipe:

@@ -32,6 +32,7 @@ from bench.recipe.recipe import (
     parse_recipe,
     protocol_section,
     refuse_unknown,
+    with_one_radius,
 )
 from bench.recipe.threat import Threat
 from bench.recipe.tiers import Tier, load_tier
@@ -85,7 +86,7 @@ def reevaluated(
         "idle": list(outside(dict.fromkeys(recipe.idle), *touched)),
         "finetune": Finetune(dataset=data, threat=threat, resized_from=resized_from) if departs else None,
     }
-    return parse_recipe(values, type(recipe.config), f"recipe of tier {recipe.tier}")
+    return with_one_radius(parse_recipe(values, type(recipe.config), f"recipe of tier {recipe.tier}"))
 
 
 def _of_protocols(overrides: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
