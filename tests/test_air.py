@@ -1,7 +1,6 @@
 """AIR: its regularisers against naive ones, what each branch sees, its curriculum, one whole step, its recipe."""
 
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +8,12 @@ import pytest
 import torch
 from test_acl import EPS, TOY, batch_norms, context, generator, naive_attack, pixels, slow_loss
 from test_acl import stage_of as acl_stage_of
+from test_dynacl import continues_bit_for_bit
 from torch import Tensor
 from torch.nn import functional as F
-from toy_stage import CPU, StopAfter
 
-from bench.errors import BenchError, InterruptedRunError
-from bench.job import Job
+from bench.errors import BenchError
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
-from bench.train import train
-from bench.zoo import digest
 from methods.acl import Views
 from methods.air import AIR, AIRConfig, AIRSettings, AIRStage, Divergence, divergence_of, log_shares
 
@@ -235,16 +231,7 @@ def test_one_level_is_the_form_without_a_curriculum() -> None:
 @pytest.mark.parametrize("steps", [1, 4, 7])
 def test_a_stopped_training_continues_bit_for_bit_through_its_levels(tmp_path: Path, steps: int) -> None:
     """Three steps an epoch, each of which has another level: the stops are in the first, second and third."""
-    whole, broken, continued = (stage_of() for _ in range(3))
-    run = partial(train, images=pixels(13))
-    run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
-    stop = StopAfter(steps)
-    with pytest.raises(InterruptedRunError):
-        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, stop))
-    run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
-    assert digest(continued.state_dict()) == digest(whole.state_dict())
-    assert digest(broken.state_dict()) != digest(whole.state_dict())
-    assert not stop.notes, "the curriculum is a function of the epoch, and no unsaved state"
+    continues_bit_for_bit(stage_of, tmp_path, steps)
 
 
 # The recipe

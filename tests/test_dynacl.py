@@ -1,5 +1,6 @@
 """DynACL: its annealing, what the network and its follower see, one step against a naive one, its recipe."""
 
+from collections.abc import Callable
 from copy import deepcopy
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from toy_stage import CPU, StopAfter
 
 from bench.errors import BenchError, InterruptedRunError
 from bench.job import Job
+from bench.method import Stage
 from bench.recipe import DatasetFacts, Fidelity, Recipe, Tier, build_recipe, load_tier
 from bench.train import take_step, train
 from bench.zoo import digest
@@ -179,19 +181,24 @@ def test_the_followers_encoder_is_handed_on(branch: str) -> None:
 # Training
 
 
-@pytest.mark.parametrize("steps", [1, 4, 7])
-def test_a_stopped_training_continues_bit_for_bit_through_its_levels(tmp_path: Path, steps: int) -> None:
-    """Three steps an epoch, each of which has another level: the stops are in the first, second and third."""
-    whole, broken, continued = (stage_of() for _ in range(3))
+def continues_bit_for_bit(make: Callable[[], Stage], folder: Path, steps: int) -> None:
+    """Assert that training that stops after so many ``steps`` ends as one that does not."""
+    whole, broken, continued = (make() for _ in range(3))
     run = partial(train, images=pixels(13))
-    run(whole, job=Job(tmp_path / "whole", "o", 0, CPU))
+    run(whole, job=Job(folder / "whole", "o", 0, CPU))
     stop = StopAfter(steps)
     with pytest.raises(InterruptedRunError):
-        run(broken, job=Job(tmp_path / "parts", "o", 0, CPU, stop))
-    run(continued, job=Job(tmp_path / "parts", "o", 0, CPU))
+        run(broken, job=Job(folder / "parts", "o", 0, CPU, stop))
+    run(continued, job=Job(folder / "parts", "o", 0, CPU))
     assert digest(continued.state_dict()) == digest(whole.state_dict())
     assert digest(broken.state_dict()) != digest(whole.state_dict())
     assert not stop.notes, "the curriculum is a function of the epoch, and no unsaved state"
+
+
+@pytest.mark.parametrize("steps", [1, 4, 7])
+def test_a_stopped_training_continues_bit_for_bit_through_its_levels(tmp_path: Path, steps: int) -> None:
+    """Three steps an epoch, each of which has another level: the stops are in the first, second and third."""
+    continues_bit_for_bit(stage_of, tmp_path, steps)
 
 
 # The recipe
