@@ -13,7 +13,7 @@ import sys
 import sysconfig
 from collections.abc import Container, Iterator, Sequence
 from functools import cache
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -181,8 +181,8 @@ def _targets(wanted: _Import) -> Iterator[str]:
 @cache
 def _is_module(name: str) -> bool:
     try:
-        return name in sys.modules or find_spec(name) is not None
-    except (ImportError, ValueError):  # its parent is a script or not a package
+        return name in sys.modules or _spec(name) is not None
+    except (ImportError, ValueError):  # no name of a module
         return False
 
 
@@ -213,7 +213,15 @@ def _source(name: str) -> str | None:
 
 
 def _spec(name: str) -> ModuleSpec | None:
-    return sys.modules[name].__spec__ if name in sys.modules else find_spec(name)
+    """Return where the module ``name`` lies; None if there is none. Unlike ``find_spec``, it runs no parent of it."""
+    if name in sys.modules:
+        return getattr(sys.modules[name], "__spec__", None)
+    parent = name.rpartition(".")[0]
+    if not parent:
+        return find_spec(name)
+    above = _spec(parent)
+    places = above.submodule_search_locations if above else None
+    return None if places is None else PathFinder.find_spec(name, places)
 
 
 def _is_package(name: str) -> bool:

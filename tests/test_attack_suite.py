@@ -1,6 +1,7 @@
 """The attacks of the bench against closed forms: objectives, ranked targets, minimal perturbations, features."""
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -114,6 +115,26 @@ def test_the_packages_attacks_have_their_papers_numbers() -> None:
     assert (screen.package, NamedAttack("min-norm", EvaluationSettings()).package) == ("pyautoattack", "foolbox")
     made = NamedAttack("pgd-cw", EvaluationSettings(pgd_steps=7))
     assert made.settings == {"steps": 7, "step_size": 0.25, "start": "uniform", "loss": "margin"}
+
+
+@pytest.mark.parametrize("steps", ["auto", math.inf, 2.5])
+def test_an_attack_without_a_number_of_steps_has_an_unknown_cost(
+    monkeypatch: pytest.MonkeyPatch, steps: float | str
+) -> None:
+    @dataclass
+    class Own:
+        steps: float | str
+        targets: float | str = 3
+
+        def __call__(self, model: nn.Module, images: Tensor, labels: Tensor, **options: object) -> Tensor:
+            return images
+
+    monkeypatch.setattr(ATTACKS, "get", lambda name: Own(steps))
+    assert NamedAttack("own", EvaluationSettings()).gradients == 0
+    monkeypatch.setattr(ATTACKS, "get", lambda name: Own(5, targets=steps))
+    assert NamedAttack("own", EvaluationSettings()).gradients == 0
+    monkeypatch.setattr(ATTACKS, "get", lambda name: Own(5))
+    assert NamedAttack("own", EvaluationSettings()).gradients == 15
 
 
 @pytest.mark.parametrize("threat", [LINF, L2])

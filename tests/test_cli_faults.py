@@ -29,6 +29,14 @@ def complaint(said: Said) -> str:
     return message
 
 
+_OF_A_NAME = (
+    *("compare NAME NAME", "evaluate NAME", "doctor NAME", "verify NAME --by me", "export NAME", "sweep-eps NAME"),
+    *("report NAME", "correct NAME --reason authors --note x", "leaderboard --results-dir NAME"),
+    *("runs --runs-dir NAME", "run simclr --dataset npz:/NAME"),
+)
+"""Commands that look for a file or a folder; no file system has names of 300 characters."""
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -95,6 +103,7 @@ def complaint(said: Said) -> str:
         ("run deacl --dataset npz:", "npz:PATH"),
         ("run deacl --dataset npz:none.npz", "none.npz: no such file"),
         ("run deacl --dataset folder:nowhere", "cannot read nowhere/train"),
+        *((command.replace("NAME", "a" * 300), "a" * 300) for command in _OF_A_NAME),
         ("leaderboard --results-dir nowhere", "there is no results folder nowhere"),
     ],
 )
@@ -246,7 +255,10 @@ def test_weights_of_another_recipe_in_the_stages_folder(bench: Bench, tmp_path: 
     assert "Move it away, or choose another --runs-dir" in message
 
 
-@pytest.mark.parametrize("arguments", ["nonsense", "run", "runs --nope", "run deacl --seed x", "run deacl extra"])
+@pytest.mark.parametrize(
+    "arguments",
+    ["nonsense", "run", "runs --nope", "run deacl --seed x", "run deacl extra", "run deacl --devices 0"],
+)
 def test_usage_errors_exit_with_2(bench: Bench, arguments: str) -> None:
     said = bench(*arguments.split())
     assert said.code == 2

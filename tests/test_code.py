@@ -128,6 +128,20 @@ def test_a_root_in_a_file_imports_nothing() -> None:
     assert "antigravity" not in sys.modules
 
 
+def test_a_module_is_found_without_running_those_around_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    lazy = "def f():\n    from lazypackage.deep.one import x, y\n    from lazypackage.script.no import z\n"
+    texts = {"__init__": "", "lazy": lazy, "script": "raise SystemExit", "deep/__init__": "raise SystemExit"}
+    for name, text in {**texts, "deep/one": "x = y = 1\n"}.items():
+        path = tmp_path / "lazypackage" / f"{name}.py"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    names = {"lazypackage.lazy", "lazypackage.deep", "lazypackage.deep.one", "lazypackage.script"}
+    found = reached(["lazypackage.lazy"], frozenset({"lazypackage"}))
+    assert found - {"lazypackage.script.no"} == names
+    assert "lazypackage" not in sys.modules
+
+
 def test_relative_imports_and_parents_with_code_are_followed(package: Path) -> None:
     (package / "deep").mkdir()
     (package / "deep" / "__init__.py").write_text("x = 1\n")

@@ -227,6 +227,18 @@ def test_an_encoder_that_is_trained_already_is_measured_alike(request_: RunReque
     assert list(other.corruptions.correct) == ["fog"]
 
 
+def test_without_the_files_of_the_run_it_is_the_evaluation_without_any(request_: RunRequest, published: Path) -> None:
+    carry_out(replace(request_, corruptions=str(published)))
+    straight = prepare(replace(request_, corruptions="none"))
+    again = prepare_evaluation(
+        EvaluationRequest(
+            straight.folder.encoder, protocols=("slf",), runs_dir=request_.runs_dir, device="cpu", corruptions="none"
+        )
+    )
+    assert again.recipe.protocol_digest("slf") == straight.recipe.protocol_digest("slf")
+    assert again.recipe.overrides_of("slf") == straight.recipe.overrides_of("slf")
+
+
 # What it will cost
 
 

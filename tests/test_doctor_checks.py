@@ -177,6 +177,29 @@ class Misfolded(Classifier):
         return copy
 
 
+class Offset(Changed):
+    """Loses digits, other ones in a batch of another size, by a sum that float64 holds."""
+
+    def after(self, logits: Tensor) -> Tensor:
+        return (logits + 1e8 / len(logits)) - 1e8 / len(logits)
+
+
+class Refolded(Classifier):
+    """Its copy has weights that are equal but for rounding."""
+
+    def prepared(self) -> Classifier:
+        copy = super().prepared()
+        copy.head.weight.data.mul_(1.1).div_(1.1)
+        return copy
+
+
+def answers_by_lost_digits() -> Classifier:
+    """Return a classifier whose weights are a thousand times as large as they differ."""
+    model = classifier(Refolded)
+    model.head.weight.data += 1e6
+    return model
+
+
 class Normalising(Changed):
     def before(self, images: Tensor) -> Tensor:
         return (images - 0.5) / 0.25
@@ -236,6 +259,8 @@ BROKEN: dict[str, tuple[str, Callable[[], Patient], Verdict]] = {
     "mean of the batch": ("batch independence", lambda: patient(classifier(Batched)), "fail"),
     "no answer to one image": ("batch independence", lambda: patient(classifier(NeverAlone)), "fail"),
     "place in the batch": ("batch independence", lambda: patient(classifier(Ordered)), "fail"),
+    "rounded in a batch": ("batch independence", lambda: patient(classifier(Offset)), "doubt"),
+    "rounded in the copy": ("attacked copy", lambda: patient(answers_by_lost_digits()), "doubt"),
     "a lost bias": ("attacked copy", lambda: patient(classifier(Misfolded)), "fail"),
     "lost digits": ("float64 agreement", lambda: patient(classifier(Imprecise)), "fail"),
     "normalised outside": ("pixel range", lambda: patient(classifier(Normalising)), "fail"),

@@ -56,6 +56,8 @@ def test_what_a_budget_would_stretch_is_kept(request_: RunRequest) -> None:
     asked = changed(request, stage1__warmup_epochs=warmup)
     assert prepare(asked).recipe.idle == ("stage1.warmup_epochs",)
     assert prepare(replace(asked, budget="1e12")).recipe.idle == ()
+    other = changed(asked, slf__momentum=0.9)
+    assert prepare(replace(other, budget="1e12")).recipe.idle == ("slf.momentum",)
 
 
 def test_another_evaluation_keeps_what_it_may_move(request_: RunRequest) -> None:

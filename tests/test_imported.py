@@ -18,7 +18,7 @@ from bench.nn import build_encoder
 from bench.recipe import EncoderSettings
 from bench.record import Record
 from bench.report.reproduce import reproduction
-from bench.results import load_measured, table_of
+from bench.results import load_measured, read_groups, table_of
 from bench.run import EvaluationRequest, execute, finished_in, prepare_evaluation
 from bench.run.encoder import EncoderFile, Origin, load_encoder
 from bench.run.imported import Import
@@ -100,14 +100,38 @@ def test_it_is_tabled_by_the_data_that_its_file_names(
     assert (record.dataset, record.pretrained_on) == ("toy", expected)
     found = load_measured(written)
     departures = ["RA under PGD-2", *([f"transfer from {expected}"] if expected else [])]
-    assert (table_of(found).departures, found.run) == (departures, run.folder.path.name)
-    assert find_record(found.run, results).path == written
+    assert table_of(found).departures == departures
+    assert find_record(run.folder.path.name, results).path == written
     assert re.search("bench evaluate FILE --dataset npz:PATH (?!--finetune-dataset)", reproduction(record).command)
+
+
+def test_its_seeds_are_those_of_the_protocol_alone_and_one_row(tmp_path: Path, file: Path, data: str) -> None:
+    results = tmp_path / "results"
+    overrides = {**SETTINGS, "evaluate.autoattack": False}
+    for seed in (0, 1, 2):
+        asked = EvaluationRequest(
+            *(file, data),
+            protocols=("slf", "knn"),
+            seed=seed,
+            overrides=overrides,
+            runs_dir=tmp_path / "runs",
+            device="cpu",
+        )
+        run = prepare_evaluation(asked)
+        for record, path in execute(run, results):
+            assert (record.seed, record.encoder_seed, record.pretraining_seed) == (seed, None, 0)
+            assert f"--seed {seed}" in reproduction(record).command
+            assert run.folder.path.name in load_measured(path).runs
+    assert [len(group.seeds) for group in read_groups(results).groups] == [3, 3]
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        (
+            {"finetune_dataset": "npz:other.npz"},
+            "and --finetune-dataset npz:other.npz: .* was trained elsewhere, so both are the data to evaluate it on",
+        ),
         ({"dataset": None}, "was trained elsewhere .Theirs., so the data to evaluate it on must be named"),
         ({"overrides": {"encoder.width": 4}}, "--set encoder: this encoder is trained already"),
         ({"protocols": ("linear",)}, "unknown protocol"),

@@ -45,6 +45,15 @@ def vote(count: int, k: int, temperature: float = 0.07) -> SoftVote:
     return made
 
 
+def test_a_class_without_an_image_has_the_same_logit_in_every_precision() -> None:
+    made = vote(40, 7)
+    made.labels[made.labels == 3] = 2
+    features = torch.randn(30, 12, generator=rng.generator(0, "queries"))
+    single = made(features)
+    assert torch.isfinite(single[:, 3]).all()
+    assert (single - made.double()(features.double())).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.07), (7, 0.07), (40, 0.5)])
 def test_the_vote_is_that_of_a_slow_reference(k: int, temperature: float) -> None:
     """Wu et al. 2018, section 3.4, query by query and neighbour by neighbour, in float64."""

@@ -55,3 +55,11 @@ def test_lines_of_encoders_that_are_not_here_stay_while_a_record_of_theirs_count
     with pytest.raises(BenchError, match="is not a page of weights, so it is kept"):
         write_weights_page(page, published / "runs", results)
     assert page.read_text() == "mine"
+
+
+def test_a_folder_or_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "page.md").write_bytes(b"\xff")
+    for name, message in (("results", "it is a folder"), ("page.md", "cannot read")):
+        with pytest.raises(BenchError, match=message):
+            write_weights_page(tmp_path / name, tmp_path / "runs", tmp_path / "results")

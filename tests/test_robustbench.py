@@ -28,7 +28,8 @@ from bench.report.model_export import write_export
 from bench.report.reproduce import reproduction
 from bench.results import build_leaderboard, headline, load_published
 from bench.robustbench import entries, find_entry
-from bench.run import Finished, finished_in
+from bench.run import EvaluationRequest, Finished, finished_in, prepare_evaluation
+from bench.run.named import WeightChoices
 from bench.zoo import Loading, Model
 from bench.zoo.released import package
 from bench.zoo.released import weights as released_weights
@@ -313,3 +314,18 @@ def test_an_entry_for_imagenet_is_judged_on_images_of_ones_own(
     with torch.no_grad():
         answers = theirs(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) / 255).argmax(1)
     assert record.sa.unpack() == (answers == torch.tensor([3, 7])).tolist()
+
+
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 8 / 255), ("l2", 0.5)])
+def test_the_radius_of_an_entry_is_that_of_its_own_norm_alone(
+    tmp_path: Path, file: Path, data: str, norm: str, eps: float
+) -> None:
+    asked = EvaluationRequest(
+        *(ENTRY.origin, data),
+        overrides={"threat.norm": norm, "evaluate.autoattack": False},
+        weights=WeightChoices(file),
+        runs_dir=tmp_path,
+        device="cpu",
+    )
+    threat = prepare_evaluation(asked).recipe.threat
+    assert (threat.norm, threat.eps) == (norm, pytest.approx(eps))

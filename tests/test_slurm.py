@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -188,3 +189,31 @@ def test_slurms_own_message_is_passed_on(
     (tmp_path / "slurm.conf").write_text("nonsense")  # without any file, Slurm asks the network for a minute
     monkeypatch.setenv("SLURM_CONF", str(tmp_path / "slurm.conf"))
     assert "bench: Slurm says:" in bench(*grid(data, "grid", "--on", "slurm")).stderr
+
+
+def test_one_task_of_an_array_is_put_back_without_the_others(tmp_path: Path) -> None:
+    """One task has the number of its array as its own, by which Slurm understands all of them."""
+    script, python = (
+        tmp_path / "job.sh",
+        "from threading import Event; from bench.grid import requeue; requeue(Event())",
+    )
+    script.write_text(
+        f"""#!/bin/bash
+touch {tmp_path}/began-$SLURM_ARRAY_TASK_ID-$SLURM_RESTART_COUNT
+while [ ! -f {tmp_path}/began-0- ] || [ ! -f {tmp_path}/began-1- ]; do sleep 0.2; done
+if [ $SLURM_JOB_ID = $SLURM_ARRAY_JOB_ID ] && [ -z "$SLURM_RESTART_COUNT" ]; then {sys.executable} -c "{python}"; fi
+while [ ! -f {tmp_path}/end ]; do sleep 0.2; done
+"""
+    )
+    number = slurm(
+        *("sbatch", "--parsable", "--requeue", "--array=0-1", "--cpus-per-task=1", f"--output={tmp_path}/log-%a.txt"),
+        str(script),
+    ).strip()
+
+    def restarted() -> list[str]:
+        return [path.name for path in tmp_path.glob("began-*-1")]
+
+    wait_for(lambda: bool(restarted()), tmp_path)
+    (tmp_path / "end").touch()
+    wait_for(lambda: not slurm("squeue", "--noheader", "--jobs", number), tmp_path)
+    assert len(restarted()) == 1

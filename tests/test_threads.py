@@ -150,3 +150,11 @@ def test_a_number_in_the_environment_is_kept(run: Run, monkeypatch: pytest.Monke
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert choose_threads([run]) is None
     assert torch.get_num_threads() == 2
+
+
+def test_a_network_with_frozen_parameters_is_measured_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    build = module.build_encoder
+    monkeypatch.setattr(module, "build_encoder", lambda *given, **more: build(*given, **more).requires_grad_(False))
+    said = choose_threads([run])
+    assert said is not None
+    assert "times as fast as 1 here" in said

@@ -168,6 +168,20 @@ def test_a_plan_takes_what_its_batches_take(drop_last: bool) -> None:
     assert plan.images_per_epoch(100) == (96 if drop_last else 100)
 
 
+def test_a_batch_in_parts_takes_what_its_parts_take() -> None:
+    plan = TrainPlan(epochs=1, batch_size=32, lr=0.1, accumulate=4)
+    times = StepTimes({8: [3.0], 32: [9.0]})
+    assert times.step(plan, 32) == 4 * 3
+    assert times.step(plan, 6) == 3 * times.at(2), "two images in each part"
+    stage = Toy("a")
+    stage.plan = plan
+    probe = StageProbe(stage, DATA.random_images(), device=CPU)
+    assert (probe.plan, stage.plan.accumulate) == (plan, 1)
+    assert probe.memory(32, 4) == probe.memory(8) + stage.weight.nbytes
+    (timed,) = time_in_turn([probe], Effort(rounds=1, seconds=1e9))
+    assert max(timed.seconds) == 8
+
+
 def test_all_of_a_method_is_projected() -> None:
     overrides = {"encoder.width": 1, "stage2.steps": 1, **{f"stage{n}.batch_size": 8 for n in (1, 2)}}
     subjects = [Subject.of(name, DATA, tier=load_tier("tiny"), overrides=overrides) for name in ("deacl", "advcl")]

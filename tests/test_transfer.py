@@ -13,7 +13,15 @@ from bench.errors import BenchError, InterruptedRunError
 from bench.recipe import DEFAULT_PROTOCOLS
 from bench.record import load_record
 from bench.report.model_export import write_export
-from bench.run import RunRequest, finished_protocols, list_runs, prepare, project
+from bench.run import (
+    EvaluationRequest,
+    RunRequest,
+    finished_protocols,
+    list_runs,
+    prepare,
+    prepare_evaluation,
+    project,
+)
 from bench.run.data import load_target
 
 
@@ -150,6 +158,23 @@ def test_a_transfer_uses_the_same_encoder_and_its_record_says_so(
     (row,) = list_runs(home.runs_dir)
     assert row.records.count("slf-") == 2
     assert row.targets == abroad.finetune_dataset
+
+
+def test_the_data_of_pre_training_are_checked_where_they_are_named_beside_others(
+    home: RunRequest, abroad: RunRequest, tmp_path: Path
+) -> None:
+    carry_out(home, tmp_path / "results")
+    folder = prepare(home).folder
+    asked = EvaluationRequest(
+        folder.encoder, finetune_dataset=abroad.finetune_dataset, protocols=("knn",), runs_dir=home.runs_dir
+    )
+    for named, message in (
+        ("npz:no.npz", "no.npz: no such file"),
+        (abroad.finetune_dataset, "is not what this encoder"),
+    ):
+        with pytest.raises(BenchError, match=message):
+            prepare_evaluation(replace(asked, dataset=named))
+    assert prepare_evaluation(replace(asked, dataset=home.dataset)).folder.source == home.dataset
 
 
 def test_the_order_of_home_and_abroad_does_not_matter(home: RunRequest, abroad: RunRequest, tmp_path: Path) -> None:

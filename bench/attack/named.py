@@ -168,8 +168,7 @@ class NamedAttack:
     @property
     def steps(self) -> int | None:
         """The number of steps among its settings; None where there is none."""
-        steps = self.settings.get("steps")
-        return steps if type(steps) is int and steps > 0 else None
+        return self._count("steps")
 
     @property
     def title(self) -> str:
@@ -179,8 +178,8 @@ class NamedAttack:
     @property
     def gradients(self) -> int:
         """How many gradients an image takes at most, by the ``steps`` and ``targets`` of the settings; 0: unknown."""
-        numbers = self.settings
-        return int(numbers.get("steps", 0)) * int(numbers.get("targets", 1))
+        targets = self._count("targets") if "targets" in self.settings else 1
+        return (self.steps or 0) * (targets or 0)
 
     def __call__(
         self,
@@ -244,6 +243,11 @@ class NamedAttack:
         drawn = nullcontext() if own else rng.scoped(seed, self._stream, "global", *place, device=images.device)
         with drawn, same_default_type(name), needing_gradients(model, images, name, instead):
             yield
+
+    def _count(self, setting: str) -> int | None:
+        """Return that setting where it is a whole number above 0: an attack of the user's may have a word there."""
+        value = self.settings.get(setting)
+        return value if type(value) is int and value > 0 else None
 
     def _refuse(self, x_adv: object, images: Tensor, threat: Threat) -> None:
         refuse_outside(x_adv, images, threat, f"the attack {self.name!r}")

@@ -3,6 +3,7 @@
 Nothing here, and nothing a command imports at its top, imports torch: ``bench --help`` answers at once.
 """
 
+import errno
 import sys
 import warnings
 from traceback import print_exception
@@ -70,6 +71,8 @@ COMMANDS = (
     listings.runs,
     listings.list_,
 )
+_UNREACHABLE = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES)
+"""What the system says where it cannot even look for a file that was named."""
 _state: dict[str, bool] = {}
 """Options of the program itself that hold until it ends."""
 
@@ -133,7 +136,10 @@ def main() -> None:
             app(prog_name="bench")
         except (Exception, SystemExit) as error:
             found = told(error)
-            found = placed(found) if isinstance(found, UnwritableError) else found
+            if isinstance(found, UnwritableError):
+                found = placed(found)
+            elif isinstance(found, OSError) and found.errno in _UNREACHABLE:
+                found = BenchError(f"{found.filename}: {found.strerror}. Check the path, and that you may read it.")
             if isinstance(found, BenchError):
                 if _state.get("traceback"):
                     print_exception(error)

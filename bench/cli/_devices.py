@@ -12,7 +12,9 @@ from bench.errors import BenchError
 
 Devices = Annotated[
     int | None,
-    typer.Option("--devices", metavar="N", help="GPUs, or without GPUs processes on the CPU, that work together."),
+    typer.Option(
+        "--devices", metavar="N", min=1, help="GPUs, or without GPUs processes on the CPU, that work together."
+    ),
 ]
 
 

@@ -82,11 +82,7 @@ def _is_of_run(path: Path, name: str, protocol: str | None) -> bool:
     if not may_be_of_run(path, name):  # so that few files have to be opened
         return False
     measured = load_measured(path)
-    return name in _with_and_without_digest(measured.run) and protocol in (None, measured.record.protocol)
-
-
-def _with_and_without_digest(run: str) -> tuple[str, str]:
-    return run, run.rpartition("-")[0]
+    return name in measured.runs and protocol in (None, measured.record.protocol)
 
 
 def _ambiguous(name: str, matches: Sequence[Path], protocol: str | None) -> BenchError:

@@ -146,10 +146,11 @@ def _rounded_up(flops: float) -> str:
 def _with_epochs(recipe: Recipe, epochs: Mapping[str, int], budget: float) -> Recipe:
     values: dict[str, Any] = recipe.model_dump()
     plans = recipe.config.plans()
+    idle = list(recipe.idle)
     for stage, count in epochs.items():
         for key, value in plans[stage].stretched(count).items():
-            if f"{stage}.{key}" not in recipe.overrides:
+            if (name := f"{stage}.{key}") not in recipe.overrides:
                 values["config"][stage][key] = value
-    # Values given with --set are not scaled, so they are no longer idle; a precision has nothing to scale.
-    idle = tuple(key for key in recipe.idle if key == "precision")
+            elif name in idle:  # it is not scaled, as it would be without --set
+                idle.remove(name)
     return type(recipe).parse({**values, "budget": budget, "idle": idle}, f"recipe of tier {recipe.tier}")

@@ -1,5 +1,6 @@
 """Probes one stage: steps of any batch size, each from the state before training."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -44,7 +45,8 @@ class StageProbe:
     """A stage with its optimiser, on untrained weights; its state is restored after each step.
 
     So all steps start from the same weights. This matters because a probe makes no pseudo-labels, and without them
-    AdvCL's loss is NaN and its update spoils the weights. A CPU probes a stage in fp16 in fp32 instead.
+    AdvCL's loss is NaN and its update spoils the weights. A CPU probes a stage in fp16 in fp32 instead. A step of a
+    probe takes its images at once, whatever ``accumulate`` says: a batch in parts is that many such steps.
 
     Args:
         stage: changed in place; afterwards on ``device``, in train mode.
@@ -54,9 +56,9 @@ class StageProbe:
     """
 
     def __init__(self, stage: Stage, images: Tensor, *, device: torch.device, seed: int = 0) -> None:
-        self.plan = stage.plan
-        if stage.plan.precision == "fp16" and device.type == "cpu":
-            stage.plan = stage.plan.model_copy(update={"precision": "fp32"})
+        self.plan = plan = stage.plan
+        precision = "fp32" if plan.precision == "fp16" and device.type == "cpu" else plan.precision
+        stage.plan = plan.model_copy(update={"precision": precision, "accumulate": 1})
         self.stage, self.images, self.device, self._seed = stage.to(device).train(), images, device, seed
         self._optimizer = keep_proportions(stage.optimizer(), stage.plan.effective_lr)
         self._scaler = torch.amp.GradScaler(device.type, enabled=stage.plan.precision == "fp16")
@@ -109,8 +111,10 @@ class StageProbe:
         """Return how often an image passes through a network: an encoder, or a convolution outside of one."""
         return self._counts(_FEW[0]).passes
 
-    def memory(self, batch: int) -> int:
+    def memory(self, batch: int, parts: int = 1) -> int:
         """Return the bytes of all tensors at the peak of a step on ``batch`` images, extrapolated from steps on a few.
+
+        If it computes them in several ``parts``, all but the first part have the gradients of those before beside them.
 
         A step runs the same operators for every batch size. With a larger batch the peak moves from the update, whose
         memory is fixed, to the end of the forward pass; so each operator is extrapolated separately.
@@ -118,7 +122,10 @@ class StageProbe:
         two, four, six = (self._counts(few).live_bytes for few in _FEW)
         if not len(two) == len(four) == len(six):  # operators that depend on the batch size: use the peaks only
             two, four, six = [max(two)], [max(four)], [max(six)]
-        return max(_quadratic(batch, *live) for live in zip(two, four, six, strict=True))
+        part = math.ceil(batch / parts)
+        learned = (parameter for parameter in self.stage.parameters() if parameter.requires_grad and parts > 1)
+        gradients = sum(parameter.nbytes for parameter in learned)
+        return gradients + max(_quadratic(part, *live) for live in zip(two, four, six, strict=True))
 
     def count(self, before_each: Callable[[], None] = lambda: None) -> None:
         """Take the steps that :meth:`flops`, :meth:`passes` and :meth:`memory` need, unless they are taken already.

@@ -122,7 +122,7 @@ class Projector:
             self._steps[kind] = Step(times, probe.rough_flops)
         done = stage_progress(place, stage.name)
         left = 1.0 if done is None else 1 - done.epochs(stage.plan.steps_per_epoch(count)) / stage.plan.epochs
-        return self._estimate(self._steps.get(kind), stage.plan, count, phase, left, place)
+        return self._estimate(self._steps.get(kind), probe.plan, count, phase, left, place)
 
     def attacks(self, classifier: Classifier, test: Split, threat: Threat, precision: Precision) -> "AttackSeconds":
         """Return the cost of attacking ``classifier`` on images of ``test``, with gradients in ``precision``."""

@@ -136,11 +136,11 @@ def _timing(part: _Part, measured: StageProbe, times: StepTimes) -> StageTiming:
         batch=times.batch,
         seconds={size: tuple(values) for size, values in times.seconds.items()},
         step_seconds=times.at(times.batch),
-        images_per_second=plan.batch_size / times.at(plan.batch_size),
+        images_per_second=plan.batch_size / times.step(plan, plan.batch_size),
         forward_backward=passes.both,
         forward=passes.forward,
         flops_per_image=measured.flops_per_image(),
-        peak_memory_bytes=measured.memory(plan.batch_size),
+        peak_memory_bytes=measured.memory(plan.batch_size, plan.parts(plan.batch_size)),
         preparation_seconds=part.preparation,
         training_seconds=times.of(plan, images),
     )

@@ -20,7 +20,7 @@ _SHARE = 4
 
 
 class StepTimes:
-    """Seconds of a stage's steps by batch size, without the warm-up."""
+    """Seconds of a stage's steps by the images that they take at once, without the warm-up."""
 
     def __init__(self, seconds: Mapping[int, Sequence[float]]) -> None:
         self.seconds = {batch: list(values) for batch, values in sorted(seconds.items())}
@@ -35,12 +35,17 @@ class StepTimes:
         medians = {size: median(values) for size, values in self.seconds.items()}
         return medians[batch] if batch in medians else line(medians, batch)
 
+    def step(self, plan: TrainPlan, images: int) -> float:
+        """Return the seconds of a step of ``plan`` on ``images`` images: those of all its parts."""
+        parts = plan.parts(images)
+        return parts * self.at(math.ceil(images / parts))
+
     def of(self, plan: TrainPlan, images: int) -> float:
         """Return the seconds of all steps of ``plan`` on ``images`` images."""
         whole, rest = divmod(images, plan.batch_size)
-        epoch = whole * self.at(plan.batch_size)
+        epoch = whole * self.step(plan, plan.batch_size)
         if rest and not plan.drop_last:
-            epoch += self.at(rest)
+            epoch += self.step(plan, rest)
         return plan.epochs * epoch
 
 
@@ -76,9 +81,9 @@ class Effort:
 def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes]:
     """Time steps of all ``probes`` alternately, one of each per round, so that disturbances affect all equally.
 
-    Steps hold the plan's batch if time and memory allow it. Otherwise they hold the largest batch that does, the same
-    in all stages, and steps on a quarter of it are timed as well. Each stage is timed on a few images in any case, and
-    on no more if no time is left.
+    Steps hold the plan's batch, or its parts where it has some, if time and memory allow it. Otherwise they hold the
+    largest batch that does, the same in all stages, and steps on a quarter of it are timed as well. Each stage is timed
+    on a few images in any case, and on no more if no time is left.
     """
     end = time.perf_counter() + effort.seconds
     rough = []
@@ -104,7 +109,7 @@ def time_in_turn(probes: Sequence[StageProbe], effort: Effort) -> list[StepTimes
 
 def _rough(probe: StageProbe, patience: float) -> dict[int, list[float]]:
     """Time a step of two of the first sizes, the larger ones that ``patience`` seconds allow."""
-    small, medium, large = (min(size, probe.plan.batch_size) for size in _ROUGH)
+    small, medium, large = (min(size, _at_once(probe.plan)) for size in _ROUGH)
     probe.warm_up(small)
     times = {small: [probe.seconds(small)]}
     # Never one size alone: most of a small step can be a fixed cost, which a larger one does not repeat.
@@ -128,9 +133,14 @@ def _fitting(probe: StageProbe, largest: int) -> list[int]:
 
 def _sizes(probe: StageProbe, largest: int) -> list[int]:
     plan = probe.plan
-    most = min(plan.batch_size, largest)
-    alone = most == plan.batch_size and plan.drop_last
+    most = min(_at_once(plan), largest)
+    alone = most == _at_once(plan) and plan.drop_last
     return [most] if alone else sorted({max(2, most // _SHARE), most})
+
+
+def _at_once(plan: TrainPlan) -> int:
+    """Return the images that a step of ``plan`` computes at once."""
+    return math.ceil(plan.batch_size / plan.parts(plan.batch_size))
 
 
 def _affordable(probes: Sequence[StageProbe], rough: Sequence[StepTimes], seconds: float, rounds: int) -> int:
@@ -140,7 +150,7 @@ def _affordable(probes: Sequence[StageProbe], rough: Sequence[StepTimes], second
         steps = zip(probes, rough, strict=True)
         return rounds * sum(times.at(size) for probe, times in steps for size in _sizes(probe, batch))
 
-    most = max(probe.plan.batch_size for probe in probes)
+    most = max(_at_once(probe.plan) for probe in probes)
     ladder = [_SMALLEST]
     while ladder[-1] < most:
         ladder += [3 * ladder[-1] // 2, 2 * ladder[-1]]

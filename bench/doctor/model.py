@@ -1,14 +1,17 @@
 """Checks of the model: that it is one fixed function of each image, and gives logits."""
 
+from collections.abc import Callable
+from contextlib import suppress
 from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
 
-from bench.doctor.agreement import ROUNDING, agreement, spread
+from bench.doctor.agreement import ROUNDING, Agreement, agreement, spread
 from bench.doctor.check import Check, Finding, check
 from bench.doctor.patient import Patient
 from bench.errors import short
+from bench.nn import Classifier
 from bench.record import Verdict
 
 _ALONE = 4
@@ -115,21 +118,23 @@ def _scale(patient: Patient) -> Finding:
 )
 @torch.no_grad()
 def _batch_independence(patient: Patient) -> Finding:
-    images, together = patient.sample.images, patient.logits
-    turned = patient.classifier(images.flip(0)).flip(0)
-    few = slice(_ALONE)
+    images = patient.sample.images
+
+    def compared(model: nn.Module, images: Tensor) -> list[Agreement]:
+        few, together = images[:_ALONE], model(images)
+        alone = torch.cat([model(image[None]) for image in few])
+        return [agreement(together, model(images.flip(0)).flip(0)), agreement(together[: len(few)], alone)]
+
     try:
-        alone = torch.cat([patient.classifier(image[None]) for image in images[few]])
+        found = compared(patient.classifier, images)
     except (RuntimeError, ValueError) as error:  # such as: one value has no variance
         return Finding("fail", f"the model answers {len(images)} images, but none of them alone ({short(error)})")
-    compared = [agreement(together, turned), agreement(together[few], alone)]
-    worst = max(one.difference for one in compared)
-    changed = sum(int(one.changed.sum()) for one in compared)
-    found = (
+    worst, changed = max(one.difference for one in found), sum(int(one.changed.sum()) for one in found)
+    said = (
         f"logits differ by up to {_share(worst)} of their spread between the batch, the reversed batch and "
-        f"{len(alone)} images alone, and {changed} predictions change"
+        f"{len(images[:_ALONE])} images alone, and {changed} predictions change"
     )
-    return Finding(_beyond_rounding(worst), found, _numbers(worst, changed))
+    return _judged(patient, worst, said, changed, lambda model: compared(model, images.double()))
 
 
 @check(
@@ -148,7 +153,10 @@ def _attacked_copy(patient: Patient) -> Finding:
         f"of {len(images)} images, clean and attacked, {changed} get another prediction of the copy; logits differ by "
         f"up to {_share(found.difference)} of their spread"
     )
-    return Finding(_beyond_rounding(found.difference), said, _numbers(found.difference, changed))
+    exact = images.double()
+    return _judged(
+        patient, found.difference, said, changed, lambda model: [agreement(model(exact), model.prepared()(exact))]
+    )
 
 
 @check(
@@ -182,9 +190,20 @@ def _float64(patient: Patient) -> Finding:
     return Finding(verdict, said, {**_numbers(found.difference, lost), "on the boundary": float(len(named))})
 
 
-def _beyond_rounding(difference: float) -> Verdict:
-    """Return the verdict on two answers that other kernels may round otherwise; ten times as much is no rounding."""
-    return "sound" if difference <= ROUNDING else "doubt" if difference <= 10 * ROUNDING else "fail"
+def _judged(
+    patient: Patient, difference: float, said: str, changed: int, exactly: Callable[[Classifier], list[Agreement]]
+) -> Finding:
+    """Return the finding on two answers that other kernels may round otherwise.
+
+    Ten times as much is no rounding, unless a model answers by the digits that float32 loses: then ``exactly`` finds no
+    difference with its copy in float64.
+    """
+    verdict: Verdict = "sound" if difference <= ROUNDING else "doubt" if difference <= 10 * ROUNDING else "fail"
+    if verdict == "fail":
+        with suppress(RuntimeError, TypeError):  # a layer without float64, as in the check of it
+            if all(one.rounding for one in exactly(deepcopy(patient.classifier).double())):
+                verdict, said = "doubt", f"{said}, but in float64 not at all: float32 loses what the model answers by"
+    return Finding(verdict, said, _numbers(difference, changed))
 
 
 def _share(difference: float) -> str:

@@ -186,12 +186,18 @@ def requeue(stop: Event) -> None:
     Args:
         stop: what the signal sets; see :func:`bench.grid.stop_on_signals`.
     """
-    number = os.environ["SLURM_JOB_ID"]
+    number = _own_number(os.environ)
     shown = _slurm("scontrol", "show", "job", "--oneliner", number)
     if "JobState=RUNNING" in shown:
         stop.clear()
         _slurm("scontrol", "requeue", number)
         stop.wait(_REQUEUE_SECONDS)
+
+
+def _own_number(variables: Mapping[str, str]) -> str:
+    """Return Slurm's number of this task alone: SLURM_JOB_ID of one task of an array means the whole array."""
+    array, task = variables.get("SLURM_ARRAY_JOB_ID"), variables.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else variables["SLURM_JOB_ID"]
 
 
 def _command(folder: GridFolder) -> str:

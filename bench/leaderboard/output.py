@@ -38,7 +38,7 @@ def board_files(results_dir: Path, path: Path) -> list[Path]:
     files = [path, results_dir / "CORRECTIONS.md"]
     readme = path.parent / "README.md"
     of_readme = results_dir.resolve() == (path.parent / _PUBLISHED).resolve()
-    return [*files, readme] if of_readme and readme != path and _MARKER.search(_read(readme) or "") else files
+    return [*files, readme] if of_readme and readme != path and _MARKER.search(read_page(readme) or "") else files
 
 
 def write_leaderboard(results_dir: Path, path: Path) -> Leaderboard:
@@ -52,7 +52,7 @@ def write_leaderboard(results_dir: Path, path: Path) -> Leaderboard:
     """
     board = build_leaderboard(results_dir, local=False)
     for target in board_files(results_dir, path)[:2]:
-        present = _read(target)
+        present = read_page(target)
         if present and not present.startswith(_GENERATED):
             raise BenchError(
                 f"{target} was not written by `bench leaderboard`, so it is kept. Move it, or choose another file with "
@@ -103,7 +103,7 @@ def _texts(board: Leaderboard, results_dir: Path, path: Path) -> dict[Path, str]
 
 def _with_blocks(readme: Path, block: Callable[[str | None], str]) -> str:
     """Return ``readme``'s text with ``block(dataset)`` between each pair of markers; None: no dataset is named."""
-    text = _read(readme) or ""
+    text = read_page(readme) or ""
     marks = list(_MARKER.finditer(text))
     begins, ends = marks[::2], marks[1::2]
     names = [mark[2] for mark in begins]
@@ -119,7 +119,8 @@ def _with_blocks(readme: Path, block: Callable[[str | None], str]) -> str:
     return "".join([*parts, text[at:]])
 
 
-def _read(path: Path) -> str | None:
+def read_page(path: Path) -> str | None:
+    """Return the text of the file ``path``; None: there is none. Raises BenchError if it cannot be read."""
     try:
         return path.read_bytes().decode()
     except FileNotFoundError:
@@ -129,6 +130,6 @@ def _read(path: Path) -> str | None:
 
 
 def _shows(path: Path, text: str) -> bool:
-    present = _read(path)
+    present = read_page(path)
     # A checkout may have converted the line ends to those of its system.
     return present is not None and present.replace("\r\n", "\n") == text.replace("\r\n", "\n")

@@ -9,8 +9,9 @@ from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from bench.errors import BenchError
-from bench.files import file_digest, write_bytes
+from bench.files import check_output, file_digest, write_bytes
 from bench.leaderboard.columns import Column, markdown_table
+from bench.leaderboard.output import read_page
 from bench.results import Measured, attack_text, escape, read_groups
 
 _HEAD = """# Weights of the published encoders
@@ -51,7 +52,8 @@ def write_weights_page(path: Path, runs_dir: Path, results_dir: Path) -> Weights
     Raises:
         BenchError: no such results folder, or a ``path`` that holds something else or cannot be written.
     """
-    before = path.read_text("utf-8", errors="replace") if path.exists() else ""
+    check_output(path)
+    before = read_page(path) or ""
     if before and not before.startswith(_HEAD[: _HEAD.index(":")]):
         raise BenchError(f"{path} is not a page of weights, so it is kept. Choose another file.")
     records = _by_encoder(results_dir)

@@ -15,6 +15,8 @@ from bench.recipe import KNNSettings, Threat, TrainPlan
 _REST = 1e-6
 """Weight of the votes of images that are not neighbours. It decides only between classes whose votes agree to about
 this share, and it gives a class without a neighbour a finite logit, so that an attack has a direction towards it."""
+_NO_VOTES = torch.finfo(torch.float32).tiny
+"""Stands for the votes of a class without training images, in every precision alike, so that its logit is finite."""
 _BATCH = 256
 """Images in a forward pass."""
 
@@ -56,7 +58,7 @@ class SoftVote(nn.Module):
         votes = ((similar - nearest) / self.temperature).exp() * share
         classes = torch.arange(self.classes, device=self.labels.device)  # F.one_hot would wait for a GPU
         of_class = votes @ (self.labels[:, None] == classes).to(votes.dtype)
-        return of_class.clamp(min=torch.finfo(votes.dtype).tiny).log()  # a class may have no training image
+        return of_class.clamp(min=_NO_VOTES).log()
 
 
 class _NoTraining(TrainPlan):

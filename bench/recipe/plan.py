@@ -130,6 +130,10 @@ class TrainPlan(Settings):
         """The peak learning rate at this plan's own batch size."""
         return self.lr if self.lr_batch is None else self.lr * self.batch_size / self.lr_batch
 
+    def parts(self, images: int) -> int:
+        """Return in how many parts a batch of ``images`` images is computed: batch-norm needs two images in each."""
+        return max(1, min(self.accumulate, images // 2))
+
     @property
     def trains_batch_norm(self) -> bool:
         """Whether its steps put batches through batch-norm in training mode."""

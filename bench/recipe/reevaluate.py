@@ -74,6 +74,8 @@ def reevaluated(
         merged.pop("evaluate.eps", None)
     for key, value in within(merged, *PROTOCOLS, "evaluate").items():
         insert(values, key, value)
+    if values["evaluate"]["corruptions"] != "files":
+        values["evaluate"]["corruption_files"] = None
     asked_threat = within(overrides, "threat")
     threat = _threat(recipe, data, asked_threat)
     needless = idle_among(asked_threat, asked_threat, partial(_threat, recipe, data))

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, Literal, Self
 
-from pydantic import AwareDatetime, Field, model_validator
+from pydantic import AwareDatetime, Field, ValidationInfo, field_validator, model_validator
 
 from bench.own_code import own_objects
 from bench.recipe import Precision, Settings
@@ -110,7 +110,8 @@ class Record(Sealed):
     fidelity: Literal["uniform", "native"]
     seed: Seed
     encoder_seed: Seed | None = None
-    """The seed of pre-training, where protocol and evaluation used another."""
+    """The seed of pre-training, where protocol and evaluation used another. An encoder that was trained elsewhere has
+    none."""
     protocol: Name
     overrides: dict[str, Any]
     """Settings that differ from the tier's recipe; empty: none."""
@@ -155,6 +156,11 @@ class Record(Sealed):
     finished: AwareDatetime
     """To the microsecond, in older records to the second. Of several records of one run the latest counts."""
 
+    @field_validator("encoder_seed")
+    @classmethod
+    def _brought_encoders_have_none(cls, seed: int | None, info: ValidationInfo) -> int | None:
+        return None if info.data.get("method") == IMPORTED else seed  # older records say 0
+
     def diagnosed(self, *verdicts: Verdict) -> tuple[Diagnosis, ...]:
         """Return what the checks found that ended in one of ``verdicts``, in their order."""
         return tuple(one for one in self.doctor or () if one.verdict in verdicts)
@@ -163,6 +169,13 @@ class Record(Sealed):
     def known(self) -> Known:
         """How its numbers are known."""
         return "re-evaluated" if self.method == IMPORTED else "retrained"
+
+    @property
+    def pretraining_seed(self) -> int:
+        """The seed of the encoder's training, which further seeds of a protocol share; 0 where there is none."""
+        if self.method == IMPORTED:
+            return 0
+        return self.seed if self.encoder_seed is None else self.encoder_seed
 
     @property
     def foreign_phases(self) -> list[str]:

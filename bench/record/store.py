@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from bench.files import inside
 from bench.monitor import Monitor
-from bench.record.record import SCHEMA, Record
+from bench.record.record import IMPORTED, SCHEMA, Record
 from bench.record.sealed import load_sealed, save_sealed
 from bench.record.sweep import SWEEP_SCHEMA, Sweep
 
@@ -53,12 +53,14 @@ def may_be_of(path: Path, method: str) -> bool:
 def may_be_of_run(path: Path, run: str) -> bool:
     """Return whether ``path`` may be a record of ``run``, by its own name.
 
-    ``run`` is the name of a folder, with or without the digest at its end.
+    ``run`` is the name of a folder, with or without the digests at its end.
     """
     named = _NAMED.fullmatch(path.stem)
     if named is None:
         return False
     recipe, seed = named["recipe"], named["encoder"] or named["seed"]
+    if recipe.startswith(f"{IMPORTED}-"):  # its runs have the protocol's seeds alone
+        seed = "0"
     if "-from-" in recipe:  # transfer: the name of the run begins with the data of pre-training
         return f"-{recipe.rpartition('-')[2]}-s{seed}-" in f"{run}-"
     return f"{run}-".startswith(f"{path.parent.name}-{recipe}-s{seed}-")

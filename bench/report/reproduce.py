@@ -49,7 +49,7 @@ def reproduction(record: Record) -> Reproduction:
         fidelity=None if imported else record.fidelity,
         budget=recipe.budget,
         protocols=record.protocol,
-        seed=record.seed if record.encoder_seed is None else record.encoder_seed,
+        seed=record.seed if imported else record.pretraining_seed,
         threads=_threads(record),
     )
     notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note]

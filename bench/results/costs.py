@@ -176,7 +176,7 @@ def _pretraining(one: Measured) -> Hashable:
 def _cost(measured: Sequence[Measured]) -> MeasuredCost:
     """Return the cost of one recipe's pre-training, from all its records."""
     # A run has a record for each protocol, and all of them repeat the costs of its stages.
-    runs = list({_seed(one.record): one.record for one in measured}.values())
+    runs = list({one.record.pretraining_seed: one.record for one in measured}.values())
     stages = tuple(_stage(name, [record.stage_costs[name] for record in runs]) for name in runs[0].stage_costs)
     first = runs[0]
     return MeasuredCost(
@@ -190,11 +190,6 @@ def _cost(measured: Sequence[Measured]) -> MeasuredCost:
         energy_joules=_sum(stage.energy_joules for stage in stages),
         to_reference=None,
     )
-
-
-def _seed(record: Record) -> int:
-    """Return the seed of the encoder's training, which further seeds of the protocol share."""
-    return record.seed if record.encoder_seed is None else record.encoder_seed
 
 
 def _stage(name: str, costs: Sequence[PhaseCost]) -> MeasuredStage:

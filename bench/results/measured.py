@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from bench.errors import BenchError
 from bench.recipe import DatasetFacts, Threat
-from bench.record import IMPORTED, Record, RecordedRecipe, load_trusted
+from bench.record import Record, RecordedRecipe, load_trusted
 
 _MANY = 500
 """Records from which on several processes read them: fewer are read before a process has started."""
@@ -43,13 +43,12 @@ class Measured(NamedTuple):
         return self.recipe.downstream.threat
 
     @property
-    def run(self) -> str:
-        """The name of the run's folder, which all protocols of one encoder share."""
+    def runs(self) -> tuple[str, str, str]:
+        """The names of the run's folder: without a digest, with it, and as it is for an encoder that was brought."""
         record = self.record
-        seed = record.seed if record.encoder_seed is None else record.encoder_seed
-        own = [record.method, record.tier, record.fidelity, f"s{seed}", record.pretraining_sha256[:8]]
-        parts = [self.recipe.dataset.name, *own]
-        return "-".join([*parts, *([f"w{record.encoder_sha256[:8]}"] if record.method == IMPORTED else [])])
+        parts = [self.recipe.dataset.name, record.method, record.tier, record.fidelity, f"s{record.pretraining_seed}"]
+        name, digest, weights = "-".join(parts), record.pretraining_sha256[:8], record.encoder_sha256[:8]
+        return name, f"{name}-{digest}", f"{name}-{digest}-w{weights}"
 
 
 def load_measured(path: Path, *, local: bool = False) -> Measured:

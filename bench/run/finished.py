@@ -165,7 +165,7 @@ def protocol_records(run: Path) -> list[Path]:
 def _open(path: Path) -> Finished:
     record, run = load_record(path), path.parents[1]
     recipe, described = recipe_from(record.recipe), RunDescription.load(run)
-    seed = record.seed if record.encoder_seed is None else record.encoder_seed
+    seed = record.pretraining_seed
     if (seed, recipe.pretraining_digest()) != (described.seed, recipe_from(described.recipe).pretraining_digest()):
         raise BenchError(f"its pre-training is not that of the run {run.name}. Move it to the run it belongs to.")
     folder = RunFolder(run, recipe, seed, described.source)

@@ -119,6 +119,12 @@ class Run:
         """Whether every requested protocol has its record."""
         return all(self.protocol_folder(name).record.exists() for name in self.protocols)
 
+    @property
+    def encoder_seed(self) -> int | None:
+        """The seed of pre-training, where protocols use another; None also for an encoder trained elsewhere."""
+        imported = self.encoder is not None and self.encoder.origin.imported
+        return None if imported or self.folder.seed == self.seed else self.folder.seed
+
     def record_name(self, protocol: str) -> RecordName:
         """Return what the file of its record under ``protocol`` is called after."""
         recipe = self.recipe
@@ -128,7 +134,7 @@ class Run:
             pretrained_on=self.pretrained_on,
             tier=recipe.tier,
             fidelity=recipe.fidelity,
-            encoder_seed=None if self.folder.seed == self.seed else self.folder.seed,
+            encoder_seed=self.encoder_seed,
             seed=self.seed,
             protocol=protocol,
             protocol_sha256=recipe.protocol_digest(protocol),

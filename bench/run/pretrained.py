@@ -145,7 +145,7 @@ class _Data(NamedTuple):
 
 def _entry_data(request: EvaluationRequest, entry: Entry) -> _Data:
     """Return the data to evaluate ``entry`` on; raises BenchError if it is not for these."""
-    source = request.finetune_dataset or request.dataset or entry.dataset
+    source = _evaluated_on(request) or entry.dataset
     if source == "imagenet":
         raise BenchError(
             f"{entry.origin} needs images of ImageNet, which are not downloaded. Make them of your own copy with "
@@ -166,9 +166,20 @@ def _entry_data(request: EvaluationRequest, entry: Entry) -> _Data:
     return _Data(source, dataset)
 
 
+def _evaluated_on(request: EvaluationRequest) -> str | None:
+    """Return the data that are named for an encoder that was trained elsewhere; None: none are. BenchError: two are."""
+    named = {request.dataset, request.finetune_dataset} - {None}
+    if len(named) > 1:
+        raise BenchError(
+            f"--dataset {request.dataset} and --finetune-dataset {request.finetune_dataset}: {request.encoder} was "
+            "trained elsewhere, so both are the data to evaluate it on. Keep one of them."
+        )
+    return named.pop() if named else None
+
+
 def _imported_data(request: EvaluationRequest, encoder: EncoderFile, title: str) -> _Data:
     """Return the data to evaluate an encoder on that was trained elsewhere; raises BenchError if none are named."""
-    source = request.finetune_dataset or request.dataset
+    source = _evaluated_on(request)
     if source is None:
         raise BenchError(
             f"{request.encoder} was trained elsewhere ({title}), so the data to evaluate it on must be named. "
@@ -195,7 +206,7 @@ def _imported(request: EvaluationRequest, encoder: EncoderFile, device: torch.de
             dataset=dataset_facts(dataset),
             tier=tier,
             fidelity="native",
-            overrides={**_threat(known.entry), **overrides},
+            overrides={**_threat(known.entry, overrides), **overrides},
         )
 
     # The entry's own threat model is no departure from it.
@@ -220,11 +231,13 @@ def _check_form(encoder: EncoderFile, recipe: Recipe, dataset: Dataset) -> None:
         ) from error
 
 
-def _threat(entry: Entry | None) -> dict[str, Any]:
+def _threat(entry: Entry | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the threat model that an entry was published under; nothing where the data's default holds."""
     if entry is None or entry.eps is None:
         return {}
-    return {"threat.norm": entry.threat.lower(), "threat.eps": entry.eps}
+    norm = entry.threat.lower()
+    own = overrides.get("threat.norm", norm) == norm  # its radius says nothing about another norm
+    return {"threat.norm": norm, **({"threat.eps": entry.eps} if own else {})}
 
 
 def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
@@ -238,9 +251,11 @@ def _trained_here(request: EvaluationRequest, encoder: EncoderFile) -> _Case:
         return _Case(method, _judged_again(trained, method, overrides), dataset, source, home)
     # The pre-training data are not needed: the recipe holds all facts about them that the encoder needs.
     known = home.source if home else ""
+    if request.dataset is not None:
+        known, _ = _pretraining_data(request, home, trained)
     facts = dataset_facts(target.dataset)
     recipe = _judged_again(trained, method, overrides, facts, target.resized_from)
-    return _Case(method, recipe, target.dataset, known if request.dataset is None else request.dataset, home)
+    return _Case(method, recipe, target.dataset, known, home)
 
 
 def _judged_again(

@@ -46,7 +46,9 @@ def peak_memory(run: Run) -> int:
         *(StageProbe(stage, images, device=cpu) for stage in run.method(run.recipe.config).stages(run.context)),
         *(StageProbe(stage, train.images, device=cpu) for stage in protocols if isinstance(stage, FinetuneStage)),
     ]
-    return _PROGRAM_BYTES + images.nbytes + max((probe.memory(probe.plan.batch_size) for probe in probes), default=0)
+    sizes = [(probe, probe.plan, probe.plan.batch_size) for probe in probes]
+    steps = [probe.memory(batch, plan.parts(batch)) for probe, plan, batch in sizes]
+    return _PROGRAM_BYTES + images.nbytes + max(steps, default=0)
 
 
 def _corrupted(run: Run, projector: Projector) -> Iterator[PhaseEstimate]:

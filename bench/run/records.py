@@ -57,7 +57,7 @@ def _faults(run: Run, protocol: str, record: Record, encoder_sha256: str | None)
         "fidelity": recipe.fidelity,
         "protocol": protocol,
         "seed": run.seed,
-        "encoder_seed": None if run.folder.seed == run.seed else run.folder.seed,
+        "encoder_seed": run.encoder_seed,
         "pretraining_sha256": recipe.pretraining_digest(),
         "protocol_sha256": recipe.protocol_digest(protocol),
         # Weights that were deleted to save space cannot be compared.

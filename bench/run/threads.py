@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from statistics import median
 
 import torch
-from torch import Tensor
 
 from bench import rng
 from bench.device import busy_cores
@@ -82,19 +81,20 @@ def _gain_of(threads: int, recipe: Recipe) -> float:
     data = recipe.dataset
     with rng.scoped(0, "threads"):
         encoder = build_encoder(recipe.encoder, image_shape=data.image_shape, mean=data.mean, std=data.std)
-    images = torch.zeros(2, *data.image_shape)
 
-    def seconds(count: int, images: Tensor) -> float:
+    def seconds(count: int, batch: int) -> float:
         torch.set_num_threads(count)
+        # As in an attack: a released network's parameters may be frozen.
+        images = torch.zeros(batch, *data.image_shape, requires_grad=True)
         start = time.perf_counter()
         encoder(images).sum().backward()
         return time.perf_counter() - start
 
     began = time.perf_counter()
-    _, one = (seconds(1, images) for _ in range(2))  # the first allocates
-    images = images.repeat(max(1, min(64, round(_PASS / one))), 1, 1, 1)
+    _, one = (seconds(1, 2) for _ in range(2))  # the first allocates
+    batch = 2 * max(1, min(64, round(_PASS / one)))
     ratios: list[float] = []
-    seconds(threads, images)
+    seconds(threads, batch)
     while not ratios or time.perf_counter() - began < _SECONDS:
-        ratios.append(seconds(1, images) / seconds(threads, images))
+        ratios.append(seconds(1, batch) / seconds(threads, batch))
     return median(ratios)

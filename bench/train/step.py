@@ -31,8 +31,7 @@ def take_step(
     all of them call this with the same arguments.
     """
     plan, total, scalars = stage.plan, torch.zeros((), device=images.device), dict[str, Tensor]()
-    # Batch-norm needs two images in each part.
-    parts = max(1, min(plan.accumulate, len(images) // 2))
+    parts = plan.parts(len(images))
     optimizer.zero_grad(set_to_none=True)
     with sharing(plan.batch_norm), same_default_type(f"stage {stage.name!r}"):
         for part, where in zip(images.tensor_split(parts), index.tensor_split(parts), strict=True):
