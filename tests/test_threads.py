@@ -11,6 +11,7 @@ from toy_runs import SMALL, toy_data, toy_request
 
 from bench.ablate import Ablation, Cell, carry_out, parse_grid
 from bench.files import write_json
+from bench.nn import build_encoder
 from bench.recipe import override_text
 from bench.run import Run, choose_threads, prepare
 from bench.run import threads as module
@@ -153,8 +154,9 @@ def test_a_number_in_the_environment_is_kept(run: Run, monkeypatch: pytest.Monke
 
 
 def test_a_network_with_frozen_parameters_is_measured_too(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    build = module.build_encoder
-    monkeypatch.setattr(module, "build_encoder", lambda *given, **more: build(*given, **more).requires_grad_(False))
+    monkeypatch.setattr(
+        module, "build_encoder", lambda *given, **more: build_encoder(*given, **more).requires_grad_(False)
+    )
     said = choose_threads([run])
     assert said is not None
     assert "times as fast as 1 here" in said
