@@ -15,7 +15,7 @@ class TrainedWeights:
     def __init__(self, stage: Any, images: object, *, device: object) -> None:
         self.stage, self.plan = stage, stage.plan
 
-    def memory(self, batch: int) -> int:
+    def memory(self, batch: int, parts: int) -> int:
         trained = [one.numel() for one in self.stage.parameters() if one.requires_grad]
         return sum(trained) if self.stage.name == "aff" else 0
 
