@@ -18,6 +18,7 @@ from bench.cost import (
     Subject,
     data_like,
     random_facts,
+    step_digest,
     time_in_turn,
     time_methods,
     time_pretraining,
@@ -27,7 +28,7 @@ from bench.cost.step_times import line
 from bench.cost.timing import compare
 from bench.method import METHODS, Stage, StepLoss
 from bench.nn import build_encoder
-from bench.recipe import EncoderSettings, TrainPlan, load_tier
+from bench.recipe import EncoderSettings, MethodConfig, TrainPlan, load_tier
 from bench.results import PublishedCosts
 
 CPU = torch.device("cpu")
@@ -215,6 +216,49 @@ def test_a_stage_that_methods_share_is_measured_once(monkeypatch: pytest.MonkeyP
     assert own.seconds != shared.seconds
     assert simclr.epochs == 7 != shared.epochs
     assert simclr.training_seconds / 7 == pytest.approx(shared.training_seconds / shared.epochs)
+
+
+class Chosen(MethodConfig):
+    scale: float = 1.0
+    stage1: TrainPlan = TrainPlan(epochs=3, batch_size=4, lr=0.1)
+
+
+def test_steps_under_other_settings_of_a_method_are_other_steps() -> None:
+    """ACL's variants take other numbers of operations, with the same plan and the same parameters."""
+
+    def step(subject: Subject) -> str:
+        (stage,) = subject.stages(CPU)
+        return step_digest(stage, subject.recipe.encoder, (3, 8, 8))
+
+    tier = load_tier("tiny")
+    variants = [Subject.of("acl", DATA, tier=tier, overrides={"variant": name}) for name in ("a2a", "s2s")]
+    assert step(variants[0]) != step(variants[1])
+
+
+def step_of_toy(name: str, value: Any) -> str:
+    """Return the digest of the step of a stage that keeps ``value``."""
+    stage = Toy("a")
+    setattr(stage, name, value)
+    return step_digest(stage, EncoderSettings(), (3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("variant", ("a", "b")),
+        ("depth", (1, 2)),
+        ("loss", (torch.sin, torch.cos)),
+        ("config", (Chosen(), Chosen(scale=2.0))),
+    ],
+)
+def test_what_a_stage_keeps_of_its_settings_tells_its_step(name: str, values: tuple[Any, Any]) -> None:
+    first, second = values
+    assert step_of_toy(name, first) == step_of_toy(name, first) != step_of_toy(name, second)
+
+
+def test_the_epochs_of_a_kept_configuration_do_not_tell_its_step() -> None:
+    longer = Chosen(stage1=TrainPlan(epochs=7, batch_size=4, lr=0.1))
+    assert step_of_toy("config", longer) == step_of_toy("config", Chosen())
 
 
 VIT = {"img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 12, "num_heads": 2}

@@ -1,5 +1,6 @@
 """Projected time of a run's phases on this machine: a few steps and attacks, timed on untrained weights."""
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,16 @@ from bench.method import Stage
 from bench.monitor import plural
 from bench.nn import Classifier
 from bench.protocol import FinetuneStage
-from bench.recipe import SEVERITIES, EncoderSettings, Precision, Recipe, Threat, TrainPlan, canonical_digest
+from bench.recipe import (
+    SEVERITIES,
+    EncoderSettings,
+    MethodConfig,
+    Precision,
+    Recipe,
+    Threat,
+    TrainPlan,
+    canonical_digest,
+)
 from bench.train import check_plan, stage_progress
 
 _STEPS = Effort(rounds=2, seconds=10.0, patience=10.0)
@@ -233,15 +243,31 @@ def step_digest(stage: Stage, encoder: EncoderSettings, image_shape: Sequence[in
     """Return a digest of what determines the time of a step; epochs, learning rate and a protocol's classes do not."""
     network = stage.encoder if isinstance(stage, FinetuneStage) else stage
     irrelevant = TrainPlan.model_fields.keys() - {"batch_size", "optimizer", "precision"}
-    return canonical_digest(
-        {
-            "class": f"{type(stage).__module__}.{type(stage).__qualname__}",
-            "plan": stage.plan.model_dump(mode="json", exclude=set(irrelevant)),
-            "encoder": encoder.model_dump(mode="json"),
-            "parameters": sum(parameter.numel() for parameter in network.parameters()),
-            "image_shape": list(image_shape),
-        }
-    )
+    values = {
+        "class": f"{type(stage).__module__}.{type(stage).__qualname__}",
+        "plan": stage.plan.model_dump(mode="json", exclude=set(irrelevant)),
+        "encoder": encoder.model_dump(mode="json"),
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "image_shape": list(image_shape),
+    }
+    kept = {} if isinstance(stage, FinetuneStage) else _kept_settings(stage)
+    return canonical_digest({**values, "settings": kept} if kept else values)
+
+
+def _kept_settings(stage: Stage) -> dict[str, Any]:
+    """Return the attributes of ``stage`` that hold settings beside its plan, such as the variant of a loss.
+
+    Not all settings of the method: they would tell apart stages that methods share, as DeACL's first is SimCLR's.
+    """
+    kept: dict[str, Any] = {}
+    for name, value in vars(stage).items():
+        if isinstance(value, MethodConfig):
+            kept[name] = value.model_dump(mode="json", exclude=set(value.plans()))
+        elif inspect.isroutine(value):  # a loss chosen by a setting
+            kept[name] = value.__qualname__
+        elif isinstance(value, str | int | float) and name != "training":
+            kept[name] = str(value)
+    return kept
 
 
 def attack_digest(classifier: Classifier, image_shape: Sequence[int], precision: Precision) -> str:
