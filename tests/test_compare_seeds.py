@@ -125,6 +125,20 @@ def test_a_method_with_settings_is_that_variant_and_the_tiers_own_values_are_set
     assert [one.record.seed for one in find_seeds(name, variants, dataset="cifar10").seeds] == seeds
 
 
+def test_a_precision_may_be_the_tiers_own(tmp_path: Path) -> None:
+    """A tier gives all stages fp32, so a run that asks for it has no such change."""
+    for seed, precision in ((0, "fp32"), (1, "bf16")):
+        chosen = {} if precision == "fp32" else {"precision": precision}
+        record = variant(seed, str(seed), overrides=chosen)
+        stage = {**CONFIG["stage2"], "precision": precision}  # type: ignore[dict-item]
+        recipe = {**record.recipe, "config": {"stage2": stage}, "slf": {"precision": precision}}
+        fill(tmp_path, record.model_copy(update={"recipe": recipe}))
+        found = find_seeds("deacl", tmp_path, dataset="cifar10", precision=precision)
+        assert [one.record.seed for one in found.seeds] == [seed]
+    with pytest.raises(BenchError, match="cifar10 --protocols slf --tier mini --precision fp16` makes one"):
+        find_seeds("deacl", tmp_path, dataset="cifar10", tier="mini", precision="fp16")
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [

@@ -44,6 +44,7 @@ def results_of(folder: Path) -> tuple[Path, list[Path]]:
         ("cifar10/none.json", r"cifar10/none\.json, is not there"),
         ("../LEADERBOARD.md", "is not there"),
         (str(Path(__file__)), "is not there"),
+        (f"cifar10/{'a' * 300}.json", "a file's name has at most 255 bytes"),
         ("{itself}", "which is superseded by it in turn"),
         ("{other}", "which is superseded by it in turn"),
     ],

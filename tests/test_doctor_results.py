@@ -164,6 +164,10 @@ def test_a_model_card_says_once_what_several_evaluations_have_in_common() -> Non
     newer = usual.model_copy(update={"finished": wide.finished})
     found = [SimpleNamespace(record=one, recipe=one.read_recipe().downstream) for one in (newer, usual, wide)]
     assert [each.record for each in by_preference(found)] == [wide, usual, newer]  # type: ignore[arg-type]
+    fewest = usual.model_copy(update={"overrides": {"evaluate.autoattack": False}})
+    more = newer.model_copy(update={"overrides": {"evaluate.autoattack": False, "evaluate.attack": "pgd-cw"}})
+    found = [SimpleNamespace(record=one, recipe=one.read_recipe().downstream) for one in (fewest, more)]
+    assert [each.record for each in by_preference(found)] == [more, fewest]  # type: ignore[arg-type]
 
 
 def test_two_evaluations_of_a_protocol_are_told_apart() -> None:

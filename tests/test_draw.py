@@ -136,10 +136,31 @@ def test_in_short_cost_has_the_tiers_own_recipes_with_the_same_marks(
     results, slf = fill(tmp_path / "results"), Choice(protocol="slf")
     add(results, template(), protocol_sha256="f" * 64, overrides={"stage2.lam": 3})
     whole, short = draw_cost(results, tmp_path / "out", slf), draw_cost(results, tmp_path / "out", slf, short=True)
-    assert whole.files == short.files
+    assert [path.stem for path in whole.files] == [path.stem.removesuffix("-short") for path in short.files]
+    assert not {*whole.files} & {*short.files}
     marks = [{one.label.replace("\n ", ""): one.mark for one in call["data"]} for call in drawn]
     assert marks[0].keys() - marks[1].keys() == {"DeACL 2022 (stage2.lam=3)"}
     assert marks[1].items() <= marks[0].items()
+
+
+@pytest.mark.usefixtures("blank")
+def test_rows_that_have_to_share_a_mark_are_said_to(tmp_path: Path, drawn: list[dict[str, Any]]) -> None:
+    for rows, shared in ((13, False), (14, True)):
+        results = tmp_path / str(rows)
+        for number in range(rows):
+            add(results, template(), protocol_sha256=f"{number:064x}", overrides={"stage2.lam": number})
+        draw_cost(results, tmp_path / "out")
+        assert ("; some rows share a mark" in drawn[-1]["note"]) is shared
+    results, record = tmp_path / "another", template()
+    evaluate = {**record.recipe["evaluate"], "pgd_steps": 10}
+    add(
+        *(results, record),
+        ra=record.ra.model_copy(update={"steps": 10}),
+        recipe={**record.recipe, "evaluate": evaluate},
+    )
+    assert draw_cost(results, tmp_path / "out").files
+    with pytest.raises(BenchError, match="bench plot cost, without --short: all rows are of another adversary"):
+        draw_cost(results, tmp_path / "out", short=True)
 
 
 def test_a_damaged_sweep_is_left_out_and_named(results: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from bench.errors import BenchError
-from bench.run.locks import locked
+from bench.run.locks import is_held, locked
 
 
 class BusyError(Exception):
@@ -56,6 +56,28 @@ def test_a_holder_that_has_not_written_its_name_yet_is_waited_for(tmp_path: Path
         with pytest.raises(BusyError, match=r"another process .123 on there."), locked(path, refuse):
             pass
         writer.join()
+
+
+def test_who_asks_whether_it_is_held_refuses_nobody(tmp_path: Path) -> None:
+    path, end = tmp_path / ".lock", threading.Event()
+    path.touch()
+
+    def ask() -> None:
+        while not end.is_set():
+            is_held(path)
+
+    askers = [threading.Thread(target=ask) for _ in range(2)]
+    for each in askers:
+        each.start()
+    try:
+        for _ in range(300):
+            with locked(path, refuse):
+                assert is_held(path)
+    finally:
+        end.set()
+        for each in askers:
+            each.join()
+    assert not is_held(path)
 
 
 def test_a_disk_without_locks_has_the_file_itself_and_a_dead_holders_is_taken_over(

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from board_records import fill, make_record
 
+from bench.files import json_bytes
 from bench.record import Environment, PhaseCost, Record
 from bench.results import build_leaderboard
+from bench.run.listing import _commits
 
 NOW, OTHER = "a" * 64, "b" * 64
 
@@ -39,6 +41,16 @@ def test_one_code_for_all_phases_is_no_flag(tmp_path: Path) -> None:
 )
 def test_a_phase_of_other_code_is_flagged(tmp_path: Path, ran: tuple[Environment, ...]) -> None:
     assert flags(tmp_path, with_phases(3, stage_ssl=ran)) == ("stage ssl ran with other code than the rest (seed 3)",)
+
+
+def test_the_list_of_runs_has_the_commits_of_all_protocols(tmp_path: Path) -> None:
+    for name, number in (("slf", "1"), ("slf-again", "2")):
+        ran = (environment(commit=number * 40), environment("c" * 64, commit=number * 40))
+        record = with_phases(evaluate_ra=ran, protocol_slf=(environment(commit="3" * 40),))
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_bytes(json_bytes(record.sealed().content()))
+    found = _commits(tmp_path)
+    assert (found["evaluate:ra"], found["protocol:slf"]) == (["1" * 40, "2" * 40], ["3" * 40])
 
 
 def test_a_phase_of_unknown_code_is_flagged(tmp_path: Path) -> None:

@@ -331,6 +331,15 @@ def test_runs_on_several_datasets_are_not_mixed(runs: Runs) -> None:
     )
 
 
+def test_the_same_data_under_another_name_are_no_others(runs: Runs) -> None:
+    toy = Path(runs.data.removeprefix("npz:"))
+    copied = shutil.copy(toy, runs.folder / "renamed.npz")
+    request = RunRequest("simclr", f"npz:{copied}", protocols=["slf"], overrides=SMALL, device="cpu")
+    execute(prepare(replace(request, runs_dir=runs.runs_dir)), runs.folder / "records")
+    names = [runs.names()[0], *runs.names("renamed")]
+    assert [each.record.dataset for each in select_finished(runs.runs_dir, names)] == ["toy", "renamed"]
+
+
 def test_own_data_may_be_typed_in_another_way_than_for_the_run(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
     place = Path(runs.data.removeprefix("npz:"))
     monkeypatch.chdir(place.parent)

@@ -85,7 +85,7 @@ class _Where(NamedTuple):
     def has(self, one: Measured) -> bool:
         record = one.record
         same = (record.protocol, record.fidelity) == (self.protocol, self.fidelity)
-        precise = self.precision in (None, record.overrides.get("precision"))
+        precise = self.precision in (None, _precision(one))
         return same and precise and self.tier in (None, *tier_called(record))
 
 
@@ -135,6 +135,16 @@ def _setting(one: Measured, key: str) -> Any:
     """Return the value of a setting, as it was set or else in the recipe; Ellipsis where there is no such setting."""
     overrides = one.record.overrides
     return overrides[key] if key in overrides else _recipe(one).get(key, ...)
+
+
+def _precision(one: Measured) -> str | None:
+    """Return the precision that was chosen for the whole run, or else the one that all of it has; None: there is none.
+
+    A tier may give all stages the same without a choice.
+    """
+    found = {value for key, value in _recipe(one).items() if key.endswith(".precision")}
+    chosen: str | None = one.record.overrides.get("precision")
+    return chosen or (found.pop() if len(found) == 1 else None)
 
 
 def _recipe(one: Measured) -> dict[str, Any]:
@@ -220,7 +230,9 @@ def _to_run(variant: Variant, where: _Where) -> str:
     from bench.data import typed_source  # imports torch, which reading records does without
 
     words = ["bench", "run", typed(variant.method), "--dataset", typed_source(where.dataset)]
-    words += ["--protocols", where.protocol, *typed_options(variant.settings)]
+    words += ["--protocols", where.protocol]
+    fidelity = None if where.fidelity == "uniform" else where.fidelity
+    words += typed_options(variant.settings, tier=where.tier, fidelity=fidelity, precision=where.precision)
     return f"`{shlex.join(words)}` makes one"
 
 
@@ -233,7 +245,7 @@ def _several(variant: Variant, recipes: Sequence[Sequence[Measured]]) -> BenchEr
         own = departures_text(*settings_text(record.overrides), pretrained_on=record.pretrained_on, budget=budget)
         listing.append(named(", ".join(str(one.path) for one in seeds), own))
         told["--tier"].add(record.tier)
-        told["--precision"].add(record.overrides.get("precision"))
+        told["--precision"].add(_precision(seeds[0]))
         settings.append({key: value for key, value in sorted(record.overrides.items()) if key != "precision"})
     ways = [option for option, values in told.items() if len(values) > 1]
     if any(each != settings[0] for each in settings):

@@ -43,6 +43,19 @@ Text = Annotated[str, Field(max_length=_LONGEST), AfterValidator(_checked_text)]
 """A text to show, after escaping: without control or direction characters and lone surrogates. A library's warning may
 have several lines; tables join them."""
 
+
+def _checked_path(value: str) -> str:
+    if any(len(part.encode()) > _LONGEST_NAME for part in PurePath(value).parts):
+        raise ValueError(f"no path: a file's name has at most {_LONGEST_NAME} bytes")
+    return value
+
+
+_LONGEST_NAME = 255
+"""Bytes in the name of a file, on all common file systems."""
+
+Listed = Annotated[Text, AfterValidator(_checked_path)]
+"""The path of a file in a folder, from a file that lists it; whether it stays in there is for the reader to check."""
+
 Title = Annotated[str, Field(min_length=1, max_length=_LONGEST), AfterValidator(_checked_text)]
 """A text that is not empty."""
 

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 from bench.errors import BenchError, unknown
 from bench.files import create_bytes, inside, json_bytes
 from bench.recipe import protocol_title
-from bench.recipe.fields import Digest, Text
+from bench.recipe.fields import Digest, Listed, Text
 from bench.record.record import Record
 from bench.record.sealed import Sealed, load_sealed
 from bench.record.store import LOCAL, load_record
@@ -35,7 +35,7 @@ class Correction(Sealed):
     """One record that is withdrawn, or superseded by another one."""
 
     schema_version: Literal[1] = CORRECTION_SCHEMA
-    record: Text
+    record: Listed
     """Its path below the results folder."""
     record_sha256: Digest
     about: Text
@@ -43,7 +43,7 @@ class Correction(Sealed):
     reason: CorrectionReason
     note: Text
     """The reason in the words of whoever corrects it."""
-    superseded_by: Text | None = None
+    superseded_by: Listed | None = None
     """The path of the record that counts instead; None: withdrawn."""
     date: AwareDatetime
 

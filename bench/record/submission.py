@@ -10,7 +10,7 @@ from pydantic import AwareDatetime
 from bench.errors import BenchError
 from bench.files import file_digest, inside, read_json
 from bench.recipe import Settings
-from bench.recipe.fields import Count, Digest, Text
+from bench.recipe.fields import Count, Digest, Listed, Text
 from bench.record.sealed import Sealed, load_sealed
 
 SUBMISSION_SCHEMA: Literal[1] = 1
@@ -37,11 +37,11 @@ class Submission(Sealed):
 
     schema_version: Literal[1] = SUBMISSION_SCHEMA
     by: Text
-    records: dict[Text, Digest]
+    records: dict[Listed, Digest]
     """The digest of each record by its path in the folder."""
-    weights: dict[Text, SubmittedWeights]
+    weights: dict[Listed, SubmittedWeights]
     """By their paths, in the folder if they are included."""
-    files: dict[Text, Digest] = {}
+    files: dict[Listed, Digest] = {}
     """The digest of the card, and of each file of code, by its path in the folder; empty in older versions."""
     commands: tuple[Text, ...]
     """What makes the records again, and what verifies them."""

@@ -14,7 +14,7 @@ from bench.data import DATASETS, Dataset, same_source
 from bench.errors import BenchError, Faults, unknown, warn
 from bench.nn import Classifier, load_tensors_into
 from bench.protocol import build_protocol, released_classifier
-from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, section
+from bench.recipe import ALL_PROTOCOLS, RELEASED, Recipe, within
 from bench.record import Record, load_record
 from bench.run.command import make_run, to_finish, unfinished
 from bench.run.data import load_target
@@ -208,10 +208,10 @@ def select_finished(
         example = to_finish(others[0].folder.path, protocol) if others else make_run("deacl", named, protocol)
         where = f"on {dataset} in {runs_dir}" if dataset else f"in {runs_dir}"
         raise BenchError(f"no run {where} has a finished {protocol}. {example}")
-    datasets = sorted({(each.record.dataset, each.recipe.dataset.sha256) for each in found})
+    datasets = {each.recipe.dataset.sha256: each.record.dataset for each in found}  # the same data may have two names
     if len(datasets) > 1:
-        names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for name, sha256 in datasets)
-        how = f"Choose one, such as --dataset {datasets[0][0]}, or name runs on one of them."
+        names = ", ".join(f"{name} (SHA-256 {sha256[:8]})" for sha256, name in sorted(datasets.items()))
+        how = f"Choose one, such as --dataset {min(datasets.values())}, or name runs on one of them."
         raise BenchError(f"these runs are on several datasets: {names}; their numbers are not comparable. {how}")
     return found
 
@@ -240,17 +240,17 @@ def one_a_classifier(found: Iterable[Finished]) -> list[Finished]:
 def by_preference(found: Iterable[Finished]) -> list[Finished]:
     """Return evaluations so that the one to show, where only one can be, is the last.
 
-    That is one on the data of pre-training, under their default adversary, with no settings of its own, and of such
-    the newest.
+    That is one on the data of pre-training, under their default adversary, with the fewest settings of its own, and of
+    such the newest.
     """
     return sorted(found, key=_preference)
 
 
-def _preference(finished: Finished) -> tuple[bool, bool, bool, datetime]:
+def _preference(finished: Finished) -> tuple[bool, bool, int, datetime]:
     record, threat = finished.record, finished.recipe.threat
     usual = threat.norm == "linf" and math.isclose(record.ra.eps, finished.recipe.dataset.radius("linf"))
-    own = any(section(key) in ("evaluate", "threat") for key in record.overrides)
-    return record.pretrained_on is None, usual, not own, record.finished
+    own = within(record.overrides, "evaluate", "threat")
+    return record.pretrained_on is None, usual, -len(own), record.finished
 
 
 def described_recipe(folder: Path) -> Recipe:

@@ -1,5 +1,6 @@
 """The runs in a folder, as ``bench runs`` lists them."""
 
+from collections import defaultdict
 from pathlib import Path
 
 from bench.errors import BenchError, DamagedFileError, warn
@@ -30,7 +31,7 @@ class RunSummary(Settings):
     targets: str
     """The user's names for other data that the encoder is evaluated on (transfer)."""
     commits: dict[str, list[str | None]]
-    """By phase of the finished records: the commits that it ran with, in order; null: not known."""
+    """By phase of the finished records: the commits that it ran with, in order, each once; null: not known."""
 
 
 def list_runs(runs_dir: Path) -> list[RunSummary]:
@@ -90,11 +91,13 @@ def _saved(path: Path) -> str:
 
 
 def _commits(run: Path) -> dict[str, list[str | None]]:
-    found: dict[str, list[str | None]] = {}
+    found = defaultdict[str, list[str | None]](list)
     for path in protocol_records(run):
         try:
             record = load_record(path)
         except BenchError:
             continue  # the command that made it makes it again and reports it
-        found |= {phase: [one.commit if one else None for one in ran] for phase, ran in record.environments.items()}
-    return found
+        for phase, ran in record.environments.items():
+            commits = [one.commit if one else None for one in ran]
+            found[phase] += [commit for commit in dict.fromkeys(commits) if commit not in found[phase]]
+    return dict(found)

@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout, UnixFileLock
 from bench.errors import BenchError, BusyRunError
 
 _ATTEMPTS, _POLL_SECONDS = 20, 0.05
-"""How often, and after what time, the name of a holder is looked for again that has just locked the file."""
+"""How often, and after what time, a file is tried again that is locked without a name in it: its holder has just locked
+it, or only asks whether it is held."""
 
 
 @contextmanager
@@ -30,12 +31,17 @@ def locked(path: Path, busy: Callable[[str], None]) -> Iterator[None]:
         BenchError: the file cannot be made or locked.
     """
     lock = FileLock(path, timeout=0)
+    attempts = 0
     while True:
         try:
             lock.acquire()
             break
         except Timeout:
-            busy(_holder(path))
+            holder, attempts = _holder(path), attempts + 1
+            if holder or attempts > _ATTEMPTS:
+                busy(holder or "another process")
+            else:
+                time.sleep(_POLL_SECONDS)
         except (OSError, NotImplementedError) as error:
             reason = getattr(error, "strerror", None) or error
             raise BenchError(
@@ -65,23 +71,21 @@ def refusing(doing: str) -> Callable[[str], None]:
 
 def is_held(path: Path) -> bool:
     """Return whether a process holds the lock file ``path``; one that cannot be opened is free."""
+    if not path.is_file():
+        return False
     try:
-        if path.is_file():
-            with locked(path, refusing("at work")):
-                pass
-    except BusyRunError:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
         return True
-    except BenchError:
-        pass
-    return False
+    except (OSError, NotImplementedError):
+        return False
 
 
-def _holder(path: Path) -> str:
-    """Return a description of the process that holds the lock file ``path``, which writes its name after locking it."""
-    for _ in range(_ATTEMPTS):
-        with suppress(OSError, ValueError):
-            number, host, *_ = path.read_text().split("\n")
-            if number.isdecimal():
-                return f"another process ({number} on {host})"
-        time.sleep(_POLL_SECONDS)
-    return "another process"
+def _holder(path: Path) -> str | None:
+    """Return a description of the process that holds the lock file ``path``; None: it has not written its name."""
+    with suppress(OSError, ValueError):
+        number, host, *_ = path.read_text().split("\n")
+        if number.isdecimal():
+            return f"another process ({number} on {host})"
+    return None

@@ -14,7 +14,7 @@ from bench.record import Record, SweepKind
 from bench.report.figures.cost import CostPoint, cost_figure
 from bench.report.figures.curves import curves_figure
 from bench.report.figures.minimal import MinimalLine, minimal_figure
-from bench.report.figures.style import COLOURS, save_figure
+from bench.report.figures.style import COLOURS, mark, save_figure
 from bench.report.figures.sweep import SweepLine, sweep_figure
 from bench.report.figures.words import (
     attack_text,
@@ -139,8 +139,11 @@ def draw_cost(
     rows = [row for row in costly if choice.takes(*_of(row))]
     mixed = [row for row in board.rows if time and len(row.machines) > 1 and choice.takes(*_of(row))]
     if not rows:
-        command = "bench plot cost, without --time: rows ran on several kinds of machine, so they have no one time"
-        command = command if mixed else "bench run deacl --dataset digits"
+        command = "bench run deacl --dataset digits"
+        if mixed:
+            command = "bench plot cost, without --time: rows ran on several kinds of machine, so they have no one time"
+        elif short and any(_cost(row, time) and choice.takes(*_of(row)) for row in whole.rows):
+            command = "bench plot cost, without --short: all rows are of another adversary, precision, budget or data"
         held = map(_of, (*costly, *mixed))
         raise choice.finds_no("records of a pre-training", held, results_dir, command)
     files: list[Path] = []
@@ -150,14 +153,18 @@ def draw_cost(
         spread = spread_text(score for row in table for score in (row.ra, row.aa) if score)
         several = ", ".join(row.label for row in mixed if row.table == key)
         without = f"; without {several}, which ran on several kinds of machine" if several else ""
+        marked = _marked(table, _row_name, methods)
+        same = "; some rows share a mark" if len({mark(number)[:2] for number, _ in marked}) < len(marked) else ""
         figure = cost_figure(
-            [_cost_point(row, number, time) for number, row in _marked(table, _row_name, methods)],
+            [_cost_point(row, number, time) for number, row in marked],
             title=f"{table_text(key)}: accuracy and cost",
-            note=f"bars: {spread}" + (f"; time on {machines[0]}" if time else "") + without,
+            note=f"bars: {spread}" + (f"; time on {machines[0]}" if time else "") + without + same,
             time=time,
         )
-        name = table_file("time" if time else "cost", key, *machines)
-        files += save_figure(figure, output, free_name(name, [*key, *machines], files))
+        parts = [*machines, *(["short"] if short else [])]
+        files += save_figure(
+            figure, output, free_name(table_file("time" if time else "cost", key, *parts), [*key, *parts], files)
+        )
     return Drawn(files, left_out_of(board.left_out, choice.dataset))
 
 
