@@ -70,6 +70,27 @@ def test_the_command_names_the_threads_that_all_phases_ran_with() -> None:
         assert parsed(found.command)["threads"] == expected
 
 
+def test_the_command_names_the_devices_that_all_phases_ran_on_or_a_note_does() -> None:
+    """With the statistics of each device's share of a batch, weights depend on the number of devices."""
+    record = template()
+    one = record.environment
+    four, two = (one.model_copy(update={"devices": number}) for number in (4, 2))
+    told = "The phases did not all run on the same number of devices (--devices): "
+    cases: list[tuple[tuple[Any, ...], tuple[Any, ...], int | None, str]] = [
+        ((one,), (one,), None, ""),
+        ((one, None), (one,), None, ""),
+        ((four, four), (four,), 4, ""),
+        ((four, two, two), (four,), None, f"{told}stage:ssl 4 then 2, ra 4."),
+        ((four,), (one,), None, f"{told}stage:ssl 4, ra 1."),
+        ((four,), (None,), None, f"{told}stage:ssl 4, ra not recorded."),
+        ((four,), (), 4, ""),
+    ]
+    for ssl, ra, expected, note in cases:
+        found = reproduction(record.model_copy(update={"environments": {"stage:ssl": ssl, "ra": ra}}))
+        assert parsed(found.command)["devices"] == expected
+        assert [each for each in found.notes if "devices" in each] == [note] * bool(note)
+
+
 def test_an_imported_encoder_is_evaluated_again() -> None:
     record = template().model_copy(update={"method": "imported", "title": "Theirs", "fidelity": "native"})
     found = reproduction(record)

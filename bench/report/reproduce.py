@@ -38,6 +38,7 @@ class Reproduction(NamedTuple):
 def reproduction(record: Record) -> Reproduction:
     """Return the command that makes ``record`` again, on a machine that has its data."""
     recipe, (tier, tier_note) = record.read_recipe(), _tier(record)
+    devices, devices_note = _devices(record)
     imported = record.method == IMPORTED
     words = ["bench", *_loading(record)]
     words += _evaluated(record) if imported else ["run", as_typed(record.method)]
@@ -51,17 +52,37 @@ def reproduction(record: Record) -> Reproduction:
         protocols=record.protocol,
         seed=record.seed if imported else record.pretraining_seed,
         threads=_threads(record),
+        devices=devices,
     )
-    notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note]
+    notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note, devices_note]
     notes += [_evaluation_note(record, recipe), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
 
 def _threads(record: Record) -> int | None:
     """Return the threads of all phases, with which sums have the same order; None: not known, or not one number."""
-    ran = [one for phase in record.environments.values() for one in phase]
-    found = {one.threads if one else None for one in ran}
+    found = {one.threads if one else None for phase in record.environments.values() for one in phase}
     return found.pop() if len(found) == 1 else None
+
+
+def _devices(record: Record) -> tuple[int | None, str]:
+    """Return the number of devices of all phases, and a note where it is not one number; None: one device.
+
+    Batch statistics of a device's share, and dropout, depend on it.
+    """
+    counts = {
+        phase: [str(one.devices) if one else "not recorded" for one in ran]
+        for phase, ran in record.environments.items()
+        if ran
+    }
+    found = {count for phase in counts.values() for count in phase}
+    if len(found) == 1:
+        count = found.pop()
+        return (int(count) if count.isdecimal() and count != "1" else None), ""
+    if found <= {"1", "not recorded"}:
+        return None, ""
+    shown = ", ".join(f"{phase} {' then '.join(dict.fromkeys(each))}" for phase, each in counts.items())
+    return None, f"The phases did not all run on the same number of devices (--devices): {shown}."
 
 
 def _loading(record: Record) -> list[str]:
