@@ -137,9 +137,13 @@ def test_transfer_budget_and_a_seed_of_its_own_are_said() -> None:
 
 def test_a_threat_model_of_the_evaluation_alone_is_said_beside_the_command() -> None:
     overrides = {"alf.steps": 3, "finetune.threat.eps": 4 / 255}
-    found = reproduction(template().model_copy(update={"overrides": overrides}))
+    record = template().model_copy(update={"overrides": overrides})
+    found = reproduction(record)
     assert parsed(found.command)["set_"] == ["alf.steps=3"]
     assert any("`bench evaluate` with --protocols slf --seed 0 --set threat.eps=4/255." in note for note in found.notes)
+    four = record.environment.model_copy(update={"devices": 4})
+    found = reproduction(record.model_copy(update={"environments": {"stage:ssl": (four,), "ra": (four,)}}))
+    assert any("--protocols slf --seed 0 --devices 4 --set" in note for note in found.notes)
 
 
 def test_corrupted_images_on_disk_are_named_by_their_digest() -> None:

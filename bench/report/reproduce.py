@@ -55,7 +55,7 @@ def reproduction(record: Record) -> Reproduction:
         devices=devices,
     )
     notes = [_weights_note(record), *_own_notes(record), *_data_notes(record, recipe), tier_note, devices_note]
-    notes += [_evaluation_note(record, recipe), *_code_notes(record)]
+    notes += [_evaluation_note(record, recipe, devices), *_code_notes(record)]
     return Reproduction(record.environment.commit, shlex.join(words), tuple(filter(None, notes)))
 
 
@@ -151,7 +151,7 @@ def _data_notes(record: Record, recipe: RecordedRecipe) -> Iterator[str]:
         )
 
 
-def _evaluation_note(record: Record, recipe: RecordedRecipe) -> str:
+def _evaluation_note(record: Record, recipe: RecordedRecipe, devices: int | None) -> str:
     own = within(record.overrides, _EVALUATION)
     if record.encoder_seed is None and not own:
         return ""
@@ -159,7 +159,7 @@ def _evaluation_note(record: Record, recipe: RecordedRecipe) -> str:
     if record.overrides.get(_CORRUPTIONS) == "files":
         asked[_CORRUPTIONS] = "files"
     other = _other_data(recipe)
-    options = typed_options(asked, protocols=record.protocol, seed=record.seed, finetune_dataset=other)
+    options = typed_options(asked, protocols=record.protocol, seed=record.seed, finetune_dataset=other, devices=devices)
     return (
         "Protocol and evaluation have options of their own: pass the encoder that this makes to `bench evaluate` "
         f"with {shlex.join(options)}."
