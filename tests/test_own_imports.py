@@ -152,6 +152,8 @@ def test_a_submission_holds_what_a_method_imports_and_is_verified_with_it(
     submission, card = load_submission(made), (made / "README.md").read_text()
     assert copy.relative_to(made).as_posix() in submission.files
     assert f"sys.path += ['{copy.parents[1].relative_to(made)}']" in card
+    folder = copy.parents[1].relative_to(made)
+    assert f"FILE.py is `{folder}.py`, and the command begins with `env PYTHONPATH={folder}`." in card
     shutil.rmtree(library)
     here = f"{Path(__file__).parents[1]}:"  # or the installed bench would be called
     command = submission.commands[-1].replace("PYTHONPATH=", f"PYTHONPATH={here}").replace("npz:PATH", toy)

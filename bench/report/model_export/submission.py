@@ -146,6 +146,12 @@ class _Code(NamedTuple):
         return cls(kind, known, f"{folder}.py", files, folder if imported else None)
 
     @property
+    def stands(self) -> str:
+        """What to type in this folder for FILE.py, which the commands that train it again have."""
+        before = f", and the command begins with `env PYTHONPATH={self.imports}`" if self.imports else ""
+        return f"To train it again with this {self.kind}, FILE.py is `{self.path}`{before}."
+
+    @property
     def described(self) -> Iterator[tuple[str, str]]:
         """Each file with what it is, and the digest by which it is recognised."""
         for path, content in self.files.items():
@@ -230,4 +236,5 @@ def _card(
     records = [each.record for each in found]
     commands = "\n".join(verify)
     text = card(model_of(path, None), loading, records)
-    return f"{text}\n## Verify it\n\nSubmitted by {escape(submission.by)}.\n\n```bash\n{commands}\n```\n"
+    stands = "".join(f" {own.stands}" for own in code)
+    return f"{text}\n## Verify it\n\nSubmitted by {escape(submission.by)}.{stands}\n\n```bash\n{commands}\n```\n"
