@@ -4,7 +4,10 @@ import hashlib
 import io
 import pickle
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
+from threading import Event
 from typing import Any, NoReturn
 from urllib.error import URLError
 
@@ -15,6 +18,7 @@ from own_data import forbidden, numbers
 from torchvision import datasets as tv
 
 from bench.data import load_dataset
+from bench.downloads import one_at_a_time
 from bench.errors import BenchError
 
 
@@ -88,6 +92,9 @@ def test_stl10_pretrains_on_all_of_its_training_images(tmp_path: Path, monkeypat
     assert dataset.train.labels.tolist() == [0, 2, 1]
     assert dataset.test.labels.tolist() == [1, 0]
     assert dataset.classes == ("jay", "kit", "lynx")
+    (data_dir / "stl10_binary" / "class_names.txt").unlink()
+    with pytest.raises(BenchError, match=r"stl10_binary is damaged: class_names.txt is missing. Delete that folder"):
+        load_dataset("stl10", data_dir)
 
 
 @pytest.mark.usefixtures("offline")
@@ -142,3 +149,31 @@ def test_a_data_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(BenchError, match=r"cannot keep CIFAR10 in .*file: it is a file\. .*--data-dir"):
         load_dataset("cifar10", tmp_path / "file")
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_second_command_waits_for_the_download_of_the_first(
+    tiny_cifar: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchvision writes under the final name: a second download would destroy the first."""
+    content, begun, told = tiny_cifar.read_bytes(), Event(), Queue[str]()
+    monkeypatch.setattr("bench.downloads.warn", told.put)
+
+    def download() -> None:
+        with one_at_a_time(tiny_cifar):
+            tiny_cifar.write_bytes(content[: len(content) // 2])
+            begun.set()
+            assert told.get(timeout=60) == f"waiting for another process, which downloads {tiny_cifar}"
+            tiny_cifar.write_bytes(content)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(download)
+        begun.wait(60)
+        assert len(load_dataset("cifar10", tiny_cifar.parent).train) == 4
+        first.result()
+
+
+@pytest.mark.usefixtures("offline")
+def test_where_no_lock_can_be_made_nothing_is_locked(tiny_cifar: Path) -> None:
+    tiny_cifar.with_name(f".{tiny_cifar.name}.lock").mkdir()
+    assert len(load_dataset("cifar10", tiny_cifar.parent).train) == 4

@@ -1,10 +1,14 @@
 """RobustBench's classifiers, through its own package: loaded strictly, judged as released, exported in its form."""
 
 import json
+import shutil
 import sys
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from queue import Queue
 from runpy import run_path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -20,6 +24,7 @@ from toy_runs import toy_data
 import bench
 from bench import rng
 from bench.attack import auto_attack
+from bench.downloads import one_at_a_time
 from bench.errors import BenchError, short
 from bench.leaderboard import render_leaderboard
 from bench.recipe import Threat
@@ -230,8 +235,28 @@ def test_without_a_network_the_message_says_where_to_put_the_file(offline: list[
     offline.append("<!DOCTYPE html><title>Sign in</title>")
     with pytest.raises(BenchError, match=r"is a web page \('Sign in'\)"):
         released_network(ENTRY, tmp_path)
-    assert not [each for each in tmp_path.rglob("*") if each.is_file()], "a page is never kept as weights"
+    kept = [each.name for each in tmp_path.rglob("*") if each.is_file()]
+    assert kept == [f".{NAME}.pt.lock"], "a page is never kept as weights"
     assert short(ValueError("x" * 500)) == f"ValueError: {'x' * 400}..."
+
+
+def test_a_second_command_waits_for_the_download_of_the_first(
+    offline: list[str], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, begun, told = tmp_path / "cifar10" / "Linf" / f"{NAME}.pt", Event(), Queue[str]()
+    monkeypatch.setattr("bench.downloads.warn", told.put)
+
+    def download() -> None:
+        with one_at_a_time(path):
+            begun.set()
+            assert told.get(timeout=60) == f"waiting for another process, which downloads {path}"
+            shutil.copy(file, path)
+
+    with ThreadPoolExecutor() as pool:
+        first = pool.submit(download)
+        begun.wait(60)
+        assert released_network(ENTRY, tmp_path).training is False, "it has the file of the first"
+        first.result()
 
 
 @pytest.mark.parametrize(

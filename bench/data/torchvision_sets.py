@@ -9,7 +9,7 @@ import hashlib
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bench.data.dataset import Dataset, Split
 from bench.data.load import Source
+from bench.downloads import one_at_a_time
 from bench.errors import BenchError
 
 _CIFAR_HOME = "https://www.cs.toronto.edu/~kriz/cifar.html"
@@ -37,7 +38,7 @@ def _load_cifar(name: str, data_dir: Path) -> Dataset:
 
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[name]
     with _explained(kind, _CIFAR_HOME, data_dir):
-        train = kind(data_dir, train=True, download=True)
+        train = _fetched(kind, data_dir, train=True)
         test = kind(data_dir, train=False)
     return Dataset(
         name=name,
@@ -55,7 +56,7 @@ def _load_stl10(data_dir: Path) -> Dataset:
     from torchvision import datasets
 
     with _explained(datasets.STL10, _STL10_HOME, data_dir):
-        everything = datasets.STL10(data_dir, split="train+unlabeled", download=True)
+        everything = _fetched(datasets.STL10, data_dir, split="train+unlabeled")
         test = datasets.STL10(data_dir, split="test")
     images = torch.from_numpy(np.ascontiguousarray(everything.data))
     labelled = int((everything.labels >= 0).sum())
@@ -70,6 +71,24 @@ def _load_stl10(data_dir: Path) -> Dataset:
         index_train=torch.arange(labelled),
         pretrain=images,
     )
+
+
+def _fetched(kind: Any, data_dir: Path, **split: Any) -> Any:
+    """Return a split of torchvision's ``kind``, downloaded and unpacked if it is not in ``data_dir``.
+
+    Torchvision writes an archive under its final name, so a second download at the same time would destroy the first.
+    """
+    with suppress(RuntimeError):
+        return _whole(kind(data_dir, **split))
+    with one_at_a_time(data_dir / kind.filename):
+        return _whole(kind(data_dir, **split, download=True))
+
+
+def _whole(dataset: Any) -> Any:
+    """Return torchvision's ``dataset``, unless a file is missing that torchvision reads only if it is there."""
+    if not hasattr(dataset, "classes"):
+        raise RuntimeError(f"{dataset.class_names_file} is missing")
+    return dataset
 
 
 def _channels_first(images: "np.ndarray[Any, np.dtype[np.uint8]]") -> Tensor:

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.downloads import one_at_a_time
 from bench.errors import BenchError, short
 from bench.robustbench import Entry
 from bench.zoo.checkpoint import read_checkpoint
@@ -74,7 +75,9 @@ def released_network(entry: Entry, folder: Path, weights: Path | None = None) ->
     else:
         for place, file in enumerate(files):
             if not file.exists():
-                _download(entry, place, file)
+                with one_at_a_time(file):
+                    if not file.exists():
+                        _download(entry, place, file)
     return _loaded(entry, network, files).eval()
 
 
