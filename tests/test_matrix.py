@@ -5,6 +5,7 @@ import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -223,6 +224,24 @@ def test_paths_in_a_grid_hold_from_any_folder_and_from_home(
     shutil.copy(home, tmp_path / home.name)
     (job, *_) = plan_matrix(request_of(f"npz:~/{home.name}", tmp_path), tmp_path).jobs
     assert f"npz:{tmp_path / home.name}" in job.command
+    words, _ = run_options(["attacks=./own.py:noise,pgd-cw"])
+    assert words[1] == f"{tmp_path / 'own.py'}:noise,pgd-cw"
+
+
+def test_files_that_settings_and_the_tier_name_hold_from_any_folder(
+    data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("mine.toml").write_text((files("bench") / "recipes" / "tiny.toml").read_text("utf-8"))
+    named = {"pseudo_labels": "file:k.npz", "encoder.arch": "./net.py:Net", "ssl": "byol"}
+    request = request_of(data, tmp_path, tier="mine.toml", own={"deacl": {"ssl": "byol"}})
+    assert replace(request, overrides=named).asked["settings"] == [
+        f"pseudo_labels=file:{tmp_path / 'k.npz'}",
+        f"encoder.arch={tmp_path / 'net.py'}:Net",
+        "ssl=byol",
+    ]
+    for job in plan_matrix(request, tmp_path).jobs:
+        assert job.command[job.command.index("--tier") + 1] == str(tmp_path / "mine.toml")
 
 
 def test_two_datasets_of_one_content_are_one_run_and_refused(data: str, tmp_path: Path) -> None:

@@ -94,6 +94,8 @@ def _from_anywhere(name: str, value: str) -> str:
 
     if name == "corruptions" and value not in ("none", "generate"):
         return str(Path(value).expanduser().absolute())
+    if name == "attacks":
+        return ",".join(from_anywhere(each) if is_in_file(each) else each for each in option.names(value) or ())
     names_a_path = name == "finetune-dataset" or (name == "encoder" and is_in_file(value))
     if names_a_path or (name == "track" and value.startswith(("progress:", "tensorboard:"))):
         return from_anywhere(value)

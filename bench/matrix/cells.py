@@ -64,9 +64,9 @@ class MatrixRequest:
             "protocols": None if self.protocols is None else list(self.protocols),
             "tier": self.tier,
             "fidelity": self.fidelity,
-            "settings": [override_text(key, value) for key, value in self.overrides.items()],
+            "settings": [_setting(key, value) for key, value in self.overrides.items()],
             "own_settings": {
-                name: [override_text(key, value) for key, value in own.items()] for name, own in self.own.items()
+                name: [_setting(key, value) for key, value in own.items()] for name, own in self.own.items()
             },
             "options": list(self.options),
             "device": self.device,
@@ -207,6 +207,18 @@ def from_anywhere(name: str) -> str:
     return f"{kind}:{_absolute(path)}" if colon else name
 
 
+def _setting(key: str, value: Any) -> str:
+    """Return what to type for ``key``, with a path in ``value`` made absolute as by :func:`from_anywhere`."""
+    names_a_path = isinstance(value, str) and (value.startswith("file:") or is_in_file(value))
+    return override_text(key, from_anywhere(value) if names_a_path else value)
+
+
+def _tier(request: MatrixRequest, run: Run) -> str:
+    """Return what to type for the tier of ``run``: its name, or the absolute path of a user's own file."""
+    own = request.tier is not None and request.tier.endswith(".toml")
+    return str(_absolute(str(request.tier))) if own else run.recipe.tier
+
+
 def _absolute(path: str) -> Path:
     return Path(path).expanduser().absolute()
 
@@ -219,7 +231,7 @@ def _command(
     asked = request.asked
     options = {
         "dataset": dataset,
-        "tier": run.recipe.tier,
+        "tier": _tier(request, run),
         "fidelity": request.fidelity,
         "protocols": ",".join(run.protocols),
         "seed": str(run.seed),
