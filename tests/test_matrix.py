@@ -233,13 +233,10 @@ def test_files_that_settings_and_the_tier_name_hold_from_any_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("mine.toml").write_text((files("bench") / "recipes" / "tiny.toml").read_text("utf-8"))
+    request = request_of(data, tmp_path, tier="mine.toml")
     named = {"pseudo_labels": "file:k.npz", "encoder.arch": "./net.py:Net", "ssl": "byol"}
-    request = request_of(data, tmp_path, tier="mine.toml", own={"deacl": {"ssl": "byol"}})
-    assert replace(request, overrides=named).asked["settings"] == [
-        f"pseudo_labels=file:{tmp_path / 'k.npz'}",
-        f"encoder.arch={tmp_path / 'net.py'}:Net",
-        "ssl=byol",
-    ]
+    here = [f"pseudo_labels=file:{tmp_path / 'k.npz'}", f"encoder.arch={tmp_path / 'net.py'}:Net", "ssl=byol"]
+    assert replace(request, overrides=named).asked["settings"] == here
     for job in plan_matrix(request, tmp_path).jobs:
         assert job.command[job.command.index("--tier") + 1] == str(tmp_path / "mine.toml")
 
