@@ -61,6 +61,10 @@ _OF_A_NAME = (
         ("run supervised --set stage1.lr=3", "'stage1.lr'. supervised has no stages of pre-training"),
         ("run deacl --set pseudo_at.lr=3", "Did you mean 'stage1.lr' or 'stage2.lr'?"),
         ("run deacl --set stage1=3", "stage1.KEY=VALUE"),
+        ("run deacl --shared-only --json", "prints its file alone. Leave out --json"),
+        ("compare a b --tier mini --precision fp32", "--tier, --precision: only for methods, which --dataset names"),
+        ("compare a b --dataset digits --images", "--images: only for records, without --dataset. Leave it out"),
+        ("doctor nosuch.safetensors --dataset digits", "there are no runs in runs"),
         ("run rocl --set stage1.projector=[]", "stage1.projector: must have at least 1 of them (given: [])"),
         ("run deacl --set x", "'x' is not of the form key=value"),
         ("run deacl --set slf.lr=1 --set slf.lr=2", "slf.lr is given twice, as 1 and as 2"),
@@ -163,7 +167,7 @@ def test_a_download_without_a_network_says_what_to_do(bench: Bench, monkeypatch:
     message = complaint(bench("run", "simclr", "--dataset", "cifar10", "--data-dir", "data"))
     assert "CIFAR10 is not in data and cannot be downloaded" in message
     assert "put it into data, and run the same command again" in message
-    assert files(Path("data")) == set()
+    assert files(Path("data")) == {".cifar-10-python.tar.gz.lock"}, "one download at a time"
 
 
 def test_a_device_that_is_not_here(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from bench.cli._options import RESULTS, Results, method_name, recorded_name
+from bench.cli._options import RESULTS, Results, method_name, recorded_name, typed_params
 from bench.cli._tables import Column, DataTable, show
+from bench.errors import BenchError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,9 +15,12 @@ if TYPE_CHECKING:
     from bench.compare import Measure, RecordComparison, SeedComparison
 
 _SHOWN_DIFFERENCES = 12
+_OF_METHODS = ("tier", "fidelity", "precision")
+_OF_RECORDS = ("images", "across_protocols")
 
 
 def compare(
+    ctx: typer.Context,
     a: Annotated[
         str,
         typer.Argument(
@@ -73,6 +77,10 @@ def compare(
     from bench.recipe import ALL_PROTOCOLS
 
     chosen = _measures(measures)
+    idle = _OF_METHODS if dataset is None else _OF_RECORDS
+    if given := [param.opts[0] for param in typed_params(ctx) if param.name in idle]:
+        wanted = "methods, which --dataset names the data of" if dataset is None else "records, without --dataset"
+        raise BenchError(f"{', '.join(given)}: only for {wanted}. Leave {'it' if len(given) == 1 else 'them'} out.")
     if protocol not in (None, *ALL_PROTOCOLS):
         raise unknown("protocol", str(protocol), ALL_PROTOCOLS)
     if dataset is None:

@@ -81,7 +81,8 @@ def doctor(
         "set": set_,
     }
     of_file = is_named(target) or (Path(target).is_file() and not target.endswith(".json"))
-    if not of_file and (given := [f"--{name}" for name, value in typed.items() if value is not None]):
+    found = () if of_file else finished_of(target, runs_dir, names)
+    if found and (given := [f"--{name}" for name, value in typed.items() if value is not None]):
         raise BenchError(f"{', '.join(given)}: {target} has its recipe already; only a file needs more. Leave it out.")
     with monitored(Console(stderr=True)) as monitor:
         if of_file:
@@ -89,7 +90,7 @@ def doctor(
             visits = list(visit_encoder(run, monitor, deep=deep))
             evaluations = [visit.protocol for visit in visits]
         else:
-            where, found = pick_device(device), finished_of(target, runs_dir, names)
+            where = pick_device(device)
             visits = [visit_finished(one, data_dir=data_dir, device=where, monitor=monitor, deep=deep) for one in found]
             evaluations = evaluation_names([one.record for one in found])
     named = list(zip(evaluations, visits, strict=True))

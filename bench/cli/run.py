@@ -86,6 +86,9 @@ def run(
 
     if seed is not None and seeds is not None:
         raise BenchError(f"--seed {seed} and --seeds {seeds} are both given. Keep one: --seeds holds all seeds.")
+    others = {"--dry-run": dry_run, "--recipe": recipe, "--json": as_json}
+    if shared_only and (given := [name for name, value in others.items() if value]):
+        raise BenchError(f"--shared-only trains the shared stage and prints its file alone. Leave out {given[0]}.")
     chosen = (seed or 0,) if seeds is None else option.parse_seeds(seeds)
     with together(devices, device, threads) as known:
         request = RunRequest(
@@ -110,7 +113,7 @@ def run(
             runs = [first.with_seed(each) for each in chosen]
         is_open = known is None and threads_open(first)
         tracker = track if is_first() else None
-        if shared_only and not dry_run:
+        if shared_only:
             say_inventory(screen(), first)
             with monitored(screen()) as monitor:
                 for each in runs:
