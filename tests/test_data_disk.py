@@ -151,6 +151,21 @@ def test_resized_images_are_those_of_torchvision(size: tuple[int, int], tmp_path
         assert data.inventory.converted == ({"enlarged": 2} if min(size) < 37 else {})
 
 
+@pytest.mark.parametrize(("width", "fits"), [(64 * 9, True), (64 * 9 + 1, False)])
+def test_an_elongated_image_is_refused(width: int, fits: bool, tmp_path: Path) -> None:
+    """Its shorter side grows to SIZE, and the longer one with it: a file of kilobytes would take gigabytes."""
+    for split in ("train", "test"):
+        for name, size in (("ant", (9, width)), ("bee", (9, 9))):
+            (tmp_path / "pics" / split / name).mkdir(parents=True)
+            Image.fromarray(numbers(*size, 3)).save(tmp_path / "pics" / split / name / "1.png")
+    source = f"folder@16:{tmp_path / 'pics'}"
+    if fits:
+        assert load_dataset(source, tmp_path / "data").image_shape == (3, 16, 16)
+        return
+    with pytest.raises(BenchError, match=r"1.png is 577x9 pixels, and only images up to 64 times as long as wide"):
+        load_dataset(source, tmp_path / "data")
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [

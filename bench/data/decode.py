@@ -29,6 +29,9 @@ DECODING = b"upright, on white"
 _MARGIN = 256 / 224
 """The shorter side of an image before its centre is cut out, in units of the side afterwards: as classifiers of
 ImageNet are tested (He et al., CVPR 2016, section 3.4)."""
+_MOST_ELONGATED = 64
+"""The longest side of an image that is resized, in units of its shortest: it grows with the shortest, and with it the
+memory that the image takes before its centre is cut out."""
 _CHUNK = 256  # files a task, at most: a task costs about as much as decoding a small image
 _ORIENTATION = 0x0112  # the EXIF tag: 1 is upright, 5 to 8 swap width and height
 _KINDS = {"1": "grey", "L": "grey", "LA": "grey", "La": "grey", "P": "palette", "PA": "palette"}
@@ -206,6 +209,12 @@ def _check_header(opened: Image.Image, image: Encoded, decoder: Decoder | None) 
     check_expansion(str(image), 3 * width * height, image.size())
     if decoder and not decoder.square and sorted(decoder.size) != sorted(opened.size):
         raise _odd_size(image, opened.size, decoder)
+    if decoder and decoder.square and max(width, height) > _MOST_ELONGATED * min(width, height):
+        raise UnfitError(
+            "elongated",
+            f"{image} is {width}x{height} pixels, and only images up to {_MOST_ELONGATED} times as long as wide are "
+            "resized. Crop or remove it.",
+        )
 
 
 def _upright_rgb(opened: Image.Image, image: Encoded, decoder: Decoder | None) -> tuple[Pixels, list[str]]:
