@@ -64,6 +64,15 @@ class ACLSettings(TrainPlan, AttackSettings):
         blur_prob=0.0,
     )
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Also what only LARS reads."""
+        momentum = {} if self.optimizer == "lars" else {"lars_lr_in_momentum": f"optimizer={self.optimizer}"}
+        return {**super().unread, **momentum}
+
+
+_TWO_BRANCHES: tuple[Variant, ...] = ("ds", "a2s")
+
 
 class ACLConfig(MethodConfig):
     """The stage, its streams, and the stream that is evaluated."""
@@ -74,6 +83,11 @@ class ACLConfig(MethodConfig):
     branch: Literal["adversarial", "clean"] = "adversarial"
     """Which batch-norm layers the evaluated encoder has, in the variants with two sets."""
     stage1: ACLSettings = ACLSettings()
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """The branch, where there is one."""
+        return {} if self.variant in _TWO_BRANCHES else {"branch": f"variant={self.variant}"}
 
 
 class Branch(nn.Module):
@@ -199,7 +213,7 @@ class ACLStage(DualStream):
     def __init__(self, config: ACLConfig, ctx: MethodContext) -> None:
         super().__init__(config.stage1, ctx)
         self.variant = variant = config.variant
-        streams = branches(self.new_branch(ctx), 2 if variant in ("ds", "a2s") else 1)
+        streams = branches(self.new_branch(ctx), 2 if variant in _TWO_BRANCHES else 1)
         self.clean, self.adversarial = streams[0], streams[-1]
         self.encoder = (self.clean if config.branch == "clean" else self.adversarial).encoder
 

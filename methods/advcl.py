@@ -113,6 +113,13 @@ class AdvCLConfig(MethodConfig):
             return self
         return self.model_copy(update={"pseudo_labels_sha256": _digest(_path(self.pseudo_labels))})
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """What only the clusters of stage 1's features, or only pseudo-labels, need."""
+        clusters = () if self.pseudo_labels == "kmeans" else ("stage1", "stage2.clusters")
+        labels = ("stage2.lam",) if self.pseudo_labels == "none" else ()
+        return dict.fromkeys((*clusters, *labels), f"pseudo_labels={self.pseudo_labels}")
+
     def remarks(self, images: int) -> Iterator[str]:
         """Name the numbers of clusters that so few images cannot have."""
         wanted = self.stage2.clusters

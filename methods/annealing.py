@@ -28,7 +28,7 @@ class AnnealedSettings(ACLSettings):
 
 
 def weakened(view: StrongView, strength: float) -> StrongView:
-    """Return ``view`` at a ``strength`` between 0 and 1: at 0 images are mirrored, and else stay as they are."""
+    """Return ``view`` at a ``strength`` between 0 and 1: at 0 images are mirrored, and get its largest crop."""
     smallest, largest = view.crop_scale
     return view.model_copy(
         update={
@@ -36,5 +36,7 @@ def weakened(view: StrongView, strength: float) -> StrongView:
             "jitter": tuple(strength * part for part in view.jitter),
             "jitter_prob": strength * view.jitter_prob,
             "grayscale_prob": strength * view.grayscale_prob,
+            "blur_prob": strength * view.blur_prob,
+            "solarize_prob": strength * view.solarize_prob,
         }
     )

@@ -72,7 +72,10 @@ class PseudoATSettings(TrainPlan, AttackSettings):
         form = LOSS_FORMS[self.loss]
         without = [] if self.contrastive or form.has_temperature else ["temperature"]
         without += [] if form.to_clean else ["lam"]
-        return {**super().unread, **dict.fromkeys(without, f"loss={self.loss}")}
+        used, named = {self.clean_view, self.adversarial_view}, {"weak": "view", "strong": "strong_view"}
+        views = [name for strength, name in named.items() if strength not in used]
+        others = dict.fromkeys(views, f"adversarial_view={self.adversarial_view}")
+        return {**super().unread, **dict.fromkeys(without, f"loss={self.loss}"), **others}
 
 
 class DeACLConfig(MethodConfig):

@@ -51,10 +51,10 @@ class MoCoStageSettings(GentleZooPlan):
         """Return the length of the queue when training on ``images`` images; raises BenchError if it is 0."""
         most = min(self.queue, images)
         if most < self.batch_size:
+            batch = f"Type --set stage1.batch_size={most}, or fewer, or enlarge" if most > 1 else "Enlarge"
             raise BenchError(
                 f"MoCo's queue holds whole batches, but a batch is {self.batch_size} images and the queue has room "
-                f"for {most} (stage1.queue = {self.queue}, {images} training images). "
-                f"Type --set stage1.batch_size={most}, or fewer, or enlarge the queue."
+                f"for {most} (stage1.queue = {self.queue}, {images} training images). {batch} the queue."
             )
         return most - most % self.batch_size
 

@@ -107,8 +107,13 @@ def test_what_it_draws_from_global_generators_follows_the_seed(monkeypatch: pyte
     for other in ({"seed": 1}, {"positions": [6, 7]}, {"restart": 1}):
         assert not torch.equal(attacked(attack, **other), once)
     images, labels = torch.rand(2, 3, 4, 4), torch.zeros(2, dtype=torch.long)
-    near = [attack.nearest(nn.Flatten(), images, labels, norm="linf") for _ in range(2)]
-    assert torch.equal(*near)
+    near = [
+        attack.nearest(nn.Flatten(), images, labels, norm="linf", seed=seed, positions=[place, 3])
+        for seed, place in ((0, 1), (0, 1), (1, 1), (0, 2))
+    ]
+    assert torch.equal(near[0], near[1])
+    assert not torch.equal(near[0], near[2])
+    assert not torch.equal(near[0], near[3])
 
 
 def test_the_default_type_of_torch_is_not_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -195,7 +195,7 @@ def test_a_model_without_gradients_is_one_message(name: str) -> None:
             attack(model, images, labels, threat=LINF, seed=0, positions=range(COUNT))
         if attack.minimal:
             with pytest.raises(BenchError, match=message):
-                attack.nearest(model, images, labels, norm="linf")
+                attack.nearest(model, images, labels, norm="linf", seed=0, positions=range(COUNT))
 
 
 def test_an_attack_that_forgets_its_own_gradients_is_not_the_models_fault() -> None:

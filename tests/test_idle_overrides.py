@@ -15,8 +15,10 @@ from bench.results.rows import make_rows
 from bench.results.verifications import Verifications
 from bench.run import EvaluationRequest, RunRequest, prepare, prepare_evaluation
 
+_STAGES = {"ap-dpe": 1, "acl": 1, "advcl": 2, "deacl": 2}
 BATCHES = {"stage1.batch_size": 8, "slf.batch_size": 8}
 """What 24 images can fill."""
+SIZES = {name: {f"stage{number + 1}.batch_size": 8 for number in range(count)} for name, count in _STAGES.items()}
 
 
 @pytest.fixture
@@ -149,6 +151,37 @@ def test_a_setting_that_nothing_reads_is_told(request_: RunRequest, key: str, va
     request = replace(request_, protocols=("slf",))
     with pytest.warns(UserWarning, match=rf"--set {key} has no effect with {beside}, yet counts as a change") as told:
         prepare(replace(request, overrides={**request.overrides, key: value}))
+    assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("method", "overrides", "beside"),
+    [
+        ("ap-dpe", {"task": "rotation", "stage1.h_weight": 0.3}, "stage1.h_weight has no effect with task=rotation"),
+        ("ap-dpe", {"stage1.h_weight": 0, "stage1.outer_sign": -1}, "stage1.outer_sign has no effect with stage1.h_we"),
+        ("ap-dpe", {"task": "jigsaw", "stage1.selfie_loss": "scaled"}, "stage1.selfie_loss has no effect with task=j"),
+        ("acl", {"variant": "a2a", "branch": "clean"}, "branch has no effect with variant=a2a"),
+        ("acl", {"stage1.optimizer": "sgd", "stage1.lars_lr_in_momentum": False}, "with stage1.optimizer=sgd"),
+        ("advcl", {"pseudo_labels": "none", "stage2.lam": 0.7}, "stage2.lam has no effect with pseudo_labels=none"),
+        ("advcl", {"pseudo_labels": "none", "stage1.epochs": 3}, "stage1.epochs has no effect with pseudo_labels=none"),
+        ("deacl", {"stage2.strong_view.blur_prob": 0}, "blur_prob has no effect with stage2.adversarial_view=weak"),
+    ],
+)
+def test_what_no_part_of_the_method_reads_is_told(
+    request_: RunRequest, method: str, overrides: dict[str, Any], beside: str
+) -> None:
+    with pytest.warns(UserWarning, match=beside):
+        prepare(replace(request_, method=method, protocols=("knn",), overrides={**SIZES[method], **overrides}))
+
+
+def test_an_evaluation_tells_what_nothing_reads_of_its_own_settings(request_: RunRequest, tmp_path: Path) -> None:
+    carry_out(replace(request_, protocols=("knn",)), tmp_path / "results")
+    (encoder,) = request_.runs_dir.glob("*/encoder.safetensors")
+    asked = EvaluationRequest(
+        encoder, protocols=("slf",), overrides={"slf.selection_steps": 3}, runs_dir=request_.runs_dir, device="cpu"
+    )
+    with pytest.warns(UserWarning, match=r"slf.selection_steps has no effect with slf.selection=last") as told:
+        prepare_evaluation(asked)
     assert len(told) == 1
 
 

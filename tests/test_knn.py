@@ -1,5 +1,6 @@
 """kNN: the vote against a slow reference, a gradient where all neighbours agree, and a bank that is kept."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,12 @@ def test_knn_and_few_labels_run_from_images_to_records(tmp_path: Path) -> None:
     ]
     run = prepare(request)
     assert {each.protocol for each in finished_in(run.folder.path) if each.classifier(run.device)} == set(protocols)
+
+
+def test_an_encoder_without_parameters_is_judged(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("from torch import nn\n\n\ndef raw():\n    return nn.Flatten()\n")
+    request = toy_request(toy_data(tmp_path / "toy.npz"), tmp_path, protocols=("knn",))
+    own = {key: value for key, value in SMALL.items() if not key.startswith("encoder")}
+    request = changed(replace(request, overrides=own), encoder__arch=f"{tmp_path}/net.py:raw")
+    ((record, _),) = carry_out(request, tmp_path / "results")
+    assert record.protocol == "knn"

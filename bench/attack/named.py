@@ -222,13 +222,17 @@ class NamedAttack:
         self._refuse(x_adv, images, threat)
         return ball_around(images, threat).project(x_adv.detach())
 
-    def nearest(self, model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm) -> Tensor:
+    def nearest(
+        self, model: nn.Module, images: Tensor, labels: Tensor, *, norm: Norm, seed: int, positions: Sequence[int]
+    ) -> Tensor:
         """Return the nearest misclassified images that a minimum-norm attack finds, anywhere in [0, 1].
+
+        Arguments are those of calling this.
 
         Raises:
             BenchError: the model has no gradients, or the result is not finite, leaves [0, 1], or has another shape.
         """
-        with self._running(model, images, 0):
+        with self._running(model, images, seed, positions[0]):
             found = self.attack.nearest(model, images.clone(), labels.clone(), norm=norm)
         farthest = 1.0 if norm == "linf" else math.sqrt(images[0].numel())
         self._refuse(found, images, Threat(norm=norm, eps=farthest))

@@ -32,6 +32,8 @@ def trained_surrogate(patient: Patient) -> nn.Module | None:
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)
     for epoch in range(_EPOCHS):
         for batch in torch.randperm(len(labels), generator=rng.generator(0, "surrogate", epoch)).split(_BATCH):
+            if len(batch) == 1:
+                continue  # batch-norm cannot normalise it
             optimizer.zero_grad()
             with torch.enable_grad():
                 F.cross_entropy(model(unit_pixels(images[batch])), labels[batch]).backward()

@@ -67,7 +67,9 @@ def _tried(work: Measurement, attack: NamedAttack, positions: list[int]) -> tupl
     if not attack.minimal:
         x_adv = attack(work.attacked, images, labels, threat=work.threat, seed=work.job.seed, positions=positions)
         return _wrong(work, x_adv, labels).tolist(), ()
-    nearest = attack.nearest(work.attacked, images, labels, norm=work.threat.norm)
+    nearest = attack.nearest(
+        work.attacked, images, labels, norm=work.threat.norm, seed=work.job.seed, positions=positions
+    )
     moved, wrong = distance(nearest, images, work.threat.norm), _wrong(work, nearest, labels)
     sizes = [size if misled else None for size, misled in zip(moved.tolist(), wrong.tolist(), strict=True)]
     return (wrong & (moved <= work.threat.eps)).tolist(), tuple(sizes)

@@ -113,8 +113,11 @@ class Encoder(nn.Module):
                 f"the encoder takes images [B, C, H, W] in [0, 1], as a tensor of floats; given: {_kind(images)}. Make "
                 "one image a batch with image[None], and integers from 0 to 255 floats with images / 255."
             )
-        if images.dtype == torch.float64 and any(weight.dtype == torch.float32 for weight in self.parameters()):
-            raise BenchError("the encoder computes in float32, and these images are float64. Give images.float().")
+        lowered = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
+        other = images.dtype != torch.float32 and not lowered
+        if other and any(weight.dtype == torch.float32 for weight in self.parameters()):
+            kind = str(images.dtype).removeprefix("torch.")
+            raise BenchError(f"the encoder computes in float32, and these images are {kind}. Give images.float().")
         return over_devices(self._features, images)
 
     def _features(self, images: Tensor) -> Tensor:

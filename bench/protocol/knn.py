@@ -92,15 +92,14 @@ class KNNStage(ProtocolStage):
 
     def optimizer(self) -> Optimizer:
         """Return one that takes no step: there is no epoch."""
-        return SGD(self.encoder.parameters(), lr=1.0)
+        return SGD([{"params": []}], lr=1.0)
 
     @torch.no_grad()
     def before_training(self, images: ImageSource) -> None:
         """Fill the bank."""
         self.encoder.eval()
-        for positions in torch.arange(len(self.vote.bank)).split(_BATCH):
-            features = self.encoder(unit_pixels(images.batch(positions.to(self.vote.bank.device))))
-            self.vote.bank[positions] = F.normalize(features.float(), dim=1)
+        for place, batch in zip(self.vote.bank.split(_BATCH), images.in_order(_BATCH), strict=True):
+            place.copy_(F.normalize(self.encoder(unit_pixels(batch)).float(), dim=1))
 
     def classifier(self) -> Classifier:
         """Return the encoder with the vote, in eval mode."""

@@ -62,19 +62,20 @@ class BestEpoch(nn.Module):
 
         ``images`` and ``labels`` are those of the whole training split.
         """
-        accuracy = self._robust_accuracy(classifier, images.batch(self.chosen), labels[self.chosen])
+        accuracy = self._robust_accuracy(classifier, images, labels[self.chosen])
         if accuracy > float(self.accuracy):
             self.classifier.load_state_dict(classifier.state_dict())
             self.accuracy.fill_(accuracy)
             self.epoch.fill_(epoch + 1)
         return {"held-out robust accuracy": accuracy}
 
-    def _robust_accuracy(self, classifier: Classifier, images: Tensor, labels: Tensor) -> float:
+    def _robust_accuracy(self, classifier: Classifier, images: ImageSource, labels: Tensor) -> float:
         right, attacked = 0, classifier.prepared()
-        generator = rng.generator(self._seed, self._settings.section, "selection", device=images.device)
+        generator = rng.generator(self._seed, self._settings.section, "selection", device=labels.device)
         size = self._settings.batch_size
+        batches = images.batches(self.chosen.split(size))  # they may not fit the memory together
         attack = PGD(self._settings.selection_steps, _STEP_SIZE, "uniform")
-        for batch, target in zip(images.split(size), labels.split(size), strict=True):
+        for batch, target in zip(batches, labels.split(size), strict=True):
             objective = margin_objective(attacked, target)
             adversarial = attack(objective, unit_pixels(batch), threat=self._threat, generator=generator)
             with attacking(classifier), torch.no_grad():  # as in RA, on the classifier itself

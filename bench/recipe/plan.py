@@ -205,6 +205,8 @@ class TrainPlan(Settings):
 
         Batch-norm cannot normalise one image whose feature map is one pixel, nor one row of features.
         """
+        if images < 2:
+            raise BenchError(f"{section} has {images} image to train on, and a batch needs two. Give more images.")
         if self.batch_size > images:
             raise BenchError(
                 f"{section}.batch_size is {self.batch_size}, but there are {images} images to train on. "

@@ -45,6 +45,14 @@ class MethodConfig(Settings):
         """Return the section that is ``plan``, as users type it ("stage1"); None: it is none of them."""
         return next((name for name, own in self.plans().items() if own is plan), None)
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """The keys or sections that nothing reads beside the values of others, each with what leaves it unread.
+
+        Where that is another setting of the same stage, :attr:`TrainPlan.unread` says it.
+        """
+        return {}
+
     def remarks(self, images: int) -> Iterable[str]:
         """Say where training on ``images`` images differs from these settings; each is a warning before the start."""
         return ()

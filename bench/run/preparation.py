@@ -1,7 +1,7 @@
 """Turns a request into a run that is checked and ready to start."""
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -223,7 +223,7 @@ def prepare(request: RunRequest, dataset: Dataset | None = None) -> Run:
     with faults:
         check_stages(replace(run.context, device=there))
     faults.refuse()
-    _warn_of_unread(recipe, protocols)
+    warn_of_unread(recipe, protocols, recipe.overrides)
     for remark in recipe.config.remarks(len(run.context.images)):
         warn(remark)
     return run
@@ -248,19 +248,21 @@ def mark_idle(recipe: Recipe, recipe_with: Callable[[Mapping[str, Any]], Recipe]
     return recipe.model_copy(update={"idle": tuple(idle)})
 
 
-def _warn_of_unread(recipe: Recipe, protocols: Sequence[str]) -> None:
-    """Warn of each override that nothing reads beside the others: of the encoder, a stage, or one of ``protocols``."""
+def warn_of_unread(recipe: Recipe, protocols: Sequence[str], keys: Iterable[str]) -> None:
+    """Warn of ``keys`` that nothing reads beside others: of the encoder, the method, or one of ``protocols``."""
     arch, own = recipe.encoder.arch, {name: recipe.protocol(name) for name in protocols if name in SECTIONS}
     plans: dict[str, Any] = {**recipe.config.plans(), **own}
     unread = {name: plan.unread for name, plan in plans.items() if isinstance(plan, TrainPlan)}
     if recipe.evaluate.corruptions == "none":
         unread["evaluate"] = {"corruption_names": "corruptions=none"}
     unread["encoder"] = dict.fromkeys(unread_settings(arch), f"arch={typed(arch)}")
-    for key in recipe.overrides:
-        name, _, field_name = key.partition(".")
-        beside = unread.get(name, {}).get(field_name)
+    of_method = recipe.config.unread
+    for key in keys:
+        name, *parts = key.split(".")
+        in_section = unread.get(name, {}).get(parts[0]) if parts else None
+        beside = f"{name}.{in_section}" if in_section else of_method.get(key) or of_method.get(name)
         if beside and key not in recipe.idle:
-            warn(f"--set {key} has no effect with {name}.{beside}, yet counts as a change of the recipe")
+            warn(f"--set {key} has no effect with {beside}, yet counts as a change of the recipe")
 
 
 def check_seed(seed: int) -> None:

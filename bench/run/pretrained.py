@@ -39,6 +39,7 @@ from bench.run.preparation import (
     chosen_protocols,
     default_tier,
     mark_idle,
+    warn_of_unread,
 )
 
 
@@ -104,6 +105,7 @@ def prepare_evaluation(request: EvaluationRequest) -> Run:
     check_attacks(case.recipe)
     check_protocols(case.recipe, protocols, device)
     recipe, corruptions = plan_corruptions(case.recipe, request.corruptions, case.dataset, request.data_dir)
+    warn_of_unread(recipe, protocols, request.overrides)
     home = case.home
     folder = (
         RunFolder(home.path, recipe, home.seed, case.source, home.weights)

@@ -45,6 +45,11 @@ class PretextSettings(TrainPlan, AttackSettings):
     steps: int = Field(default=10, ge=0)
     view: WeakView = WeakView()
 
+    @property
+    def unread(self) -> dict[str, str]:
+        """Also the sign of a term of weight 0."""
+        return {**super().unread, **({} if self.h_weight else {"outer_sign": "h_weight=0"})}
+
     def scaled(self, factor: float) -> dict[str, Any]:
         """Return this plan scaled to a tier, with ``short_lr`` if the tier keeps few of the epochs."""
         few = factor < _FEW_EPOCHS and self.short_lr is not None
@@ -99,6 +104,13 @@ class APDPEConfig(MethodConfig):
     (``trunk``: pooled layer 3, all that Selfie alone has). None: Rotation's, or the single task's own. The paper
     passes on the trunk and leaves layer 4 to fine-tuning, which a linear protocol cannot do."""
     stage1: PretextSettings = PretextSettings()
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """What only the diversity of several attacks, or only Selfie, reads."""
+        single = () if self.task == "joint" else ("stage1.h_weight", "stage1.outer_sign")
+        selfie = () if self.task in ("joint", "selfie") else ("stage1.selfie_loss",)
+        return dict.fromkeys((*single, *selfie), f"task={self.task}")
 
     @property
     def exported(self) -> Export:
