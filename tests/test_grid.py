@@ -12,12 +12,13 @@ import pytest
 from grid_jobs import grid_in, leaving, statuses
 
 from bench.errors import BenchError, CheckFailedError, InterruptedRunError
+from bench.files import write_json
 from bench.grid import Device, Grid, GridFolder, grid_status, run_local, stop_on_signals, to_start, work
 from bench.grid import local as local_module
 from bench.grid import worker as worker_module
 from bench.grid.grid import JobFolder, JobState, now
 from bench.grid.nodes import check_shared
-from bench.grid.slurm import Batch, batches, check_cluster, script
+from bench.grid.slurm import Batch, batches, check_cluster, script, submissions
 from bench.monitor import Monitor
 from bench.trackers import tracked
 
@@ -268,6 +269,16 @@ def test_arrays_wait_for_what_all_their_jobs_need(tmp_path: Path) -> None:
         (2, ("ssl-1",)),
         (1, ("ssl-0",)),
     ]
+
+
+def test_files_of_others_among_the_submissions_are_left_out_or_named(tmp_path: Path) -> None:
+    folder = grid_in(tmp_path, {"x": [], "y": []})
+    write_json(folder.slurm / "7.json", {"jobs": ["x", "y"]})
+    write_json(folder.slurm / "notes.json", {"jobs": ["z"]})
+    assert list(submissions(folder)) == [("7", ["x", "y"])]
+    write_json(folder.slurm / "8.json", [])
+    with pytest.raises(BenchError, match=r"8\.json"):
+        list(submissions(folder))
 
 
 def test_the_script_asks_for_what_was_given(tmp_path: Path) -> None:

@@ -217,8 +217,9 @@ def test_a_file_that_measured_nothing_is_refused(tmp_path: Path) -> None:
     (tmp_path / "other.json").write_text('{"device": "another card", "methods": []}')
     with pytest.raises(BenchError, match="were measured on several devices"):
         plan_costs(request_for("simclr"), 1, [tmp_path / "other.json", profile_with(tmp_path / "one.json", [])])
-    (tmp_path / "other.json").write_text("[]")
-    with pytest.raises(BenchError, match="is not a file of make gpu-check"):
-        plan_costs(request_for("simclr"), 1, [tmp_path / "other.json"])
+    for content in ("[]", '{"methods": [], "device": "x", "environment": "abc"}'):
+        (tmp_path / "other.json").write_text(content)
+        with pytest.raises(BenchError, match="is not a file of make gpu-check"):
+            plan_costs(request_for("simclr"), 1, [tmp_path / "other.json"])
     with pytest.raises(BenchError, match="cannot read"):
         plan_costs(request_for("simclr"), 1, [tmp_path / "none.json"])

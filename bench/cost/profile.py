@@ -36,11 +36,12 @@ class Profile(Projector):
             values = read_json(path)
             try:
                 devices[self._take(values)] = path
+                dry = "environment" in values and values["environment"].get("dry_run")
             except (KeyError, TypeError, ValueError, AttributeError):
                 raise BenchError(
                     f"{path} is not a file of make gpu-check or bench timing --output. Name its gpu-check.json."
                 ) from None
-            if values.get("environment", {}).get("dry_run"):
+            if dry:
                 raise BenchError(f"{path} is of a dry run, whose numbers mean nothing. Type make gpu-check on the GPU.")
         if len(devices) > 1:
             shown = "; ".join(f"{path}: {name}" for name, path in devices.items())

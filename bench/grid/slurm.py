@@ -19,7 +19,7 @@ from bench.files import make_writable, read_json, write_json
 from bench.grid.grid import GridFolder, GridJob, Resource
 from bench.grid.nodes import check_seen, check_shared
 from bench.grid.worker import program
-from bench.recipe import canonical_digest
+from bench.recipe import Settings, canonical_digest
 
 GRACE_SECONDS = 90
 """Before the time limit, a job is asked to save its state and stop."""
@@ -35,6 +35,13 @@ _REQUEUE_SECONDS = 60.0
 _WITHOUT = (
     "Type the command where you submit jobs; without Slurm, run with --on local or see the scripts with --dry-run."
 )
+
+
+class _Submission(Settings):
+    """An array that was submitted, in a file that is called after its number."""
+
+    jobs: tuple[str, ...]
+    """Their names, in the order of the tasks."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,8 @@ def submit(folder: GridFolder, jobs: Iterable[GridJob]) -> list[str]:
         waits = [numbers[need] for need in batch.needs if not folder.jobs[need].finished and need in numbers]
         dependency = f"afterok:{':'.join(waits)}" if waits else None
         number = _submit(folder, batch, dependency)
-        write_json(folder.slurm / f"{number}.json", {"jobs": [job.name for job in batch.jobs]})
+        submission = _Submission(jobs=tuple(job.name for job in batch.jobs))
+        write_json(folder.slurm / f"{number}.json", submission.model_dump(mode="json"))
         numbers |= {job.name: f"{number}_{task}" for task, job in enumerate(batch.jobs)}
         submitted.append(number)
     return submitted
@@ -166,8 +174,9 @@ def in_queue(folder: GridFolder) -> dict[str, Queued]:
 
 def submissions(folder: GridFolder) -> Iterator[tuple[str, list[str]]]:
     """Yield Slurm's number and the names of the jobs of each array that was submitted."""
-    for path in sorted(folder.slurm.glob("*.json"), key=lambda path: int(path.stem)):
-        yield path.stem, read_json(path)["jobs"]
+    numbered = [path for path in folder.slurm.glob("*.json") if path.stem.isdecimal()]
+    for path in sorted(numbered, key=lambda path: int(path.stem)):
+        yield path.stem, list(_Submission.parse(read_json(path), str(path), from_file=True).jobs)
 
 
 def cancel_queued(folder: GridFolder) -> int:
