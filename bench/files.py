@@ -8,10 +8,10 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic_core import from_json
 
@@ -32,9 +32,14 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_stream(path: Path, parts: Iterable[bytes]) -> None:
     """Write ``parts`` one after the other, as :func:`write_bytes` does: for content larger than the memory."""
+    write_with(path, lambda file: file.writelines(parts))
+
+
+def write_with(path: Path, fill: Callable[[IO[bytes]], object]) -> None:
+    """Write what ``fill`` writes to the file that it gets, as :func:`write_bytes` does."""
     if _is_special(path):  # renaming a file to its name would destroy it
         raise BenchError(f"cannot write {path}: it is a pipe or a device, not a file. Move it away")
-    with _written(path, parts) as temporary:
+    with _written(path, fill) as temporary:
         os.replace(temporary, path)
 
 
@@ -83,7 +88,7 @@ def create_bytes(path: Path, content: bytes) -> bool:
 
     Returns whether it was written: True in only one of several processes that create the same file.
     """
-    with _written(path, [content]) as temporary:
+    with _written(path, lambda file: file.write(content)) as temporary:
         try:
             os.link(temporary, path)
         except FileExistsError:
@@ -98,16 +103,15 @@ def create_bytes(path: Path, content: bytes) -> bool:
 
 
 @contextmanager
-def _written(path: Path, parts: Iterable[bytes]) -> Iterator[str]:
-    """Yield the name of a temporary file beside ``path`` that holds ``parts``; deleted afterwards unless renamed."""
+def _written(path: Path, fill: Callable[[IO[bytes]], object]) -> Iterator[str]:
+    """Yield the name of a temporary file beside ``path``, after ``fill``; deleted afterwards unless renamed."""
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"))
         with _open_temporary(path) as file:
             temporary = file.name
-            for part in parts:
-                file.write(part)
+            fill(file.file)
             file.flush()
             os.fsync(file.fileno())
             os.chmod(temporary, 0o666 & ~_umask())

@@ -2,6 +2,8 @@
 
 import errno
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -115,6 +117,21 @@ def test_a_corrupt_cache_is_made_again(damage: bytes | None, root: Path) -> None
     assert load_folder(root).sha256 == first.sha256
     with np.load(cache) as archive:
         assert len(archive["x_train"]) == 4
+
+
+def test_what_a_killed_process_left_of_a_cache_is_deleted(root: Path) -> None:
+    """It has the size of all images."""
+    code = (
+        "import os, sys; from pathlib import Path; from bench.data import load_dataset\n"
+        "os.fsync = lambda number: os._exit(9)  # as if it were killed while it writes\n"
+        "load_dataset(sys.argv[1], Path(sys.argv[2]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, f"folder:{root}", root.parent / "data"], check=False)
+    (left,) = (root.parent / "data" / "cache").iterdir()
+    assert (done.returncode, left.suffix) == (9, ".unfinished")
+    load_folder(root)
+    (cache,) = (root.parent / "data" / "cache").iterdir()
+    assert cache.suffix == ".npz"
 
 
 def test_a_cache_that_cannot_be_written_is_done_without(

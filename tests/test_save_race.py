@@ -90,7 +90,7 @@ def files_digest(values: dict[str, object]) -> str:
 def test_a_file_in_writing_is_no_litter(tmp_path: Path) -> None:
     """What a living process writes stays; what a dead one left goes with the next write of that name."""
     (tmp_path / ".x.dead.unfinished").write_bytes(b"half")
-    with files._written(tmp_path / "x", [b"one"]) as temporary:
+    with files._written(tmp_path / "x", lambda file: file.write(b"one")) as temporary:
         assert not (tmp_path / ".x.dead.unfinished").exists()
         files.remove_unfinished(tmp_path)
         assert Path(temporary).exists()

@@ -9,7 +9,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from bench.data.limits import DataIn, check_size, stay_on_disk
 from bench.data.stored import StoredImages
 from bench.data.survey import surveyed
 from bench.errors import BenchError, warn
+from bench.files import write_with
 from bench.record import Inventory
 
 _CONVERTED = "converted"
@@ -132,19 +132,10 @@ class Listing:
 
 def _keep(cache: Path, arrays: Mapping[str, Array]) -> None:
     """Write ``arrays`` to ``cache`` completely or not at all; warn if the disk refuses."""
-    partial = cache.with_name(f".{cache.name}.{uuid4().hex}.partial")
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("xb") as file:
-                np.savez(file, **arrays)  # type: ignore[arg-type]
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, cache)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        warn(f"decoded images cannot be cached in {cache.parent}: {error}")
+        write_with(cache, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+    except BenchError as error:
+        warn(f"decoded images cannot be cached: {error}")
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
