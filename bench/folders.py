@@ -68,7 +68,7 @@ def _filled(path: Path) -> Iterator[Path]:
         _recover(path, unfinished)
         unfinished.mkdir()
         yield unfinished
-        (unfinished / _CONTENTS).write_text("\n".join([*_files(unfinished), ""]))
+        (unfinished / _CONTENTS).write_text("\n".join([*_files(unfinished), ""]), "utf-8")
         if not _exchanged(unfinished, path):
             if path.exists():
                 path.rename(_old(unfinished))
@@ -154,7 +154,7 @@ def _check_generated(path: Path, what: str) -> None:
     if not path.exists():
         return
     try:
-        listed = (path / _CONTENTS).read_text().splitlines() if (path / _CONTENTS).is_file() else []
+        listed = (path / _CONTENTS).read_text("utf-8").splitlines() if (path / _CONTENTS).is_file() else []
         foreign = sorted({*_files(path)} - {*listed, _CONTENTS})
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"cannot read {path}: {error}. Choose another folder with --output.") from None

@@ -30,6 +30,14 @@ def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
         read_resources(None, {}, ["=long"], METHODS)
 
 
+def test_a_profile_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = tmp_path / "a100.toml"
+    profile.write_text('comment = "Zürich"\n', "utf-8")
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, encoding="ascii": read_text(path, encoding))
+    assert read_resources(profile, {}, [], METHODS) == ({"comment": "Zürich"}, {})
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [

@@ -233,6 +233,22 @@ def test_building_a_method_leaves_the_global_random_state_alone(name: str) -> No
     assert before.equal(torch.get_rng_state())
 
 
+# A file is the same text in every locale
+
+
+def test_text_files_name_their_encoding() -> None:
+    """But those of the kernel, and of locks, which hold numbers and the name of a machine."""
+    found = {
+        f"{shown(path)}:{node.lineno}"
+        for path in SHIPPED
+        for node in ast.walk(parsed(path))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+        if node.func.attr in ("read_text", "write_text") and "utf-8" not in ast.unparse(node)
+        if not shown(path).startswith(("bench/device/", "bench/run/locks.py"))
+    }
+    assert found == set()
+
+
 # The command line starts fast
 
 HELP = """

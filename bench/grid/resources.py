@@ -126,7 +126,7 @@ def _checked(name: str, value: Resource) -> Resource:
 def _profile(path: Path, sections: Iterable[str]) -> tuple[dict[str, Resource], dict[str, dict[str, Resource]]]:
     """Return what the file asks for of all jobs, and what each section does."""
     try:
-        table = tomllib.loads(path.read_text())
+        table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"--profile {path} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:

@@ -49,7 +49,7 @@ class Submission(Sealed):
 
     def save(self, folder: Path) -> None:
         """Write it to ``folder``."""
-        (folder / _DESCRIPTION).write_text(self.model_dump_json(indent=1) + "\n")
+        (folder / _DESCRIPTION).write_text(self.model_dump_json(indent=1) + "\n", "utf-8")
 
 
 def load_submission(folder: Path) -> Submission:

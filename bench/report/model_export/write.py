@@ -92,7 +92,7 @@ def write_export(
     records = [each.record for each in finished.values()]
     with new_folder(folder) as new:
         loading = FORMATS[to](model, new)
-        (new / "README.md").write_text(card(model, loading, records))
+        (new / "README.md").write_text(card(model, loading, records), "utf-8")
         found = [path for path in sorted(new.rglob("*")) if path.is_file()]
         files = {path.relative_to(new).as_posix(): path.stat().st_size for path in found}
     others = len(counts.found) - len(finished)

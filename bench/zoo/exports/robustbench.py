@@ -69,7 +69,7 @@ def write_robustbench(model: Model, folder: Path) -> Loading:
         dataset=record.dataset,
         threat=threat,
     )
-    write_bytes(folder / module, (Path(plain_resnet.__file__).read_text() + tail).encode())
+    write_bytes(folder / module, (Path(plain_resnet.__file__).read_text("utf-8") + tail).encode())
     torch.save(tensors, folder / weights)
     write_bytes(folder / info, (json.dumps(_info(model, record), indent=2, ensure_ascii=False) + "\n").encode())
     code = f'import torch, {name}\nmodel = {name}.{name}().eval()\nmodel.load_state_dict(torch.load("{weights}"))\n'
