@@ -25,7 +25,8 @@ def main(folder: str, entry: str, out: str, per_class: str = "5") -> None:
     labels = np.repeat(np.arange(len(first)), [len(places) for places in first])
     one = np.unique(labels, return_index=True)[1]
     names = np.array(images.classes, dtype=str)
-    np.savez(Path(out), x_train=pixels[one], y_train=labels[one], x_test=pixels, y_test=labels, classes=names)
+    with Path(out).open("wb") as file:  # np.savez would add .npz to another name
+        np.savez(file, x_train=pixels[one], y_train=labels[one], x_test=pixels, y_test=labels, classes=names)
     print(f"{len(pixels)} test images of {len(names)} classes, {pixels.shape[1]}x{pixels.shape[2]}: {out}")
 
 

@@ -40,6 +40,15 @@ def test_images_of_numpys_usual_floats_are_refused(encoder: Encoder) -> None:
     assert encoder.double()(images).dtype == torch.float64
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_images_in_half_precision_are_for_autocast_alone(encoder: Encoder, dtype: torch.dtype) -> None:
+    images = torch.rand(2, 3, 8, 8).to(dtype)
+    with pytest.raises(BenchError, match=rf"these images are {str(dtype)[6:]}\. Give images\.float\(\)\.$"):
+        encoder(images)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert encoder(images.bfloat16()).shape == (2, encoder.feature_dim)
+
+
 def test_it_is_saved_whole(encoder: Encoder) -> None:
     file, images = io.BytesIO(), torch.rand(2, 3, 8, 8)
     torch.save(encoder, file)

@@ -23,6 +23,12 @@ FORM = EncoderSettings(width=2, normalisation="cifar", stem_padding=2)
 EPS = 1e-5
 PAPER = {"paper": "Decoupled Adversarial Contrastive Learning", "link": "https://arxiv.org/abs/2207.10899"}
 NAME = "DeACL2022_SLF"
+_RECIPE = make_record().recipe
+RESIZED = {
+    **_RECIPE,
+    "finetune": {"dataset": _RECIPE["dataset"], "threat": _RECIPE["threat"], "resized_from": [32, 32]},
+}
+"""Of a classifier of images that were resized to those of its encoder's pre-training."""
 
 
 def classifier(form: EncoderSettings = FORM) -> Classifier:
@@ -143,6 +149,7 @@ def test_the_lines_of_the_card_load_other_forms(
             {"dataset": "digits"},
             "RobustBench has cifar10 and cifar100, and .* on digits",
         ),
+        ({}, {"recipe": RESIZED}, "of images of cifar10 that were resized to those of its pre-training, and RobustB"),
         ({"arch": "wide-resnet28-10"}, {}, "its encoder is a wide-resnet28-10"),
     ],
 )

@@ -298,6 +298,7 @@ def test_json_is_the_sweeps(runs: Runs) -> None:
         (["sweep-eps", "--eps", "0,8"], "eps 8 outside .0, 1.; pixels are in .0, 1., so write 8/255"),
         (["sweep-eps", "--eps", "0,two"], "'two' is not a number. Type, for example, --eps 0,2/255,4/255"),
         (["sweep-eps", "--eps", "0,"], "'' is not a number"),
+        (["sweep-eps", "--eps", "0,1e99999999,nan"], "'1e99999999', 'nan' are no numbers"),
         (["sweep-eps", "--eps", "0.0156862745,4/255"], "has the value 0.0156863 twice"),
         (["sweep-eps", "--steps", "0"], "0 steps are no attack; the smallest number of steps is 1"),
         (["sweep-eps", "--step-size", "0"], "step_size: must be more than 0"),

@@ -209,6 +209,10 @@ def test_a_finished_transfer_gives_back_its_data_and_its_classifier(tmp_path: Pa
     assert finished.recipe.dataset.name == "small"
     correct = finished.classifier(torch.device("cpu"))(dataset.test.images.float().div(255)).argmax(1)
     assert (correct == dataset.test.labels).tolist() == record.sa.unpack()
+    run, out = finished.folder.path.name, tmp_path / "out"
+    write_export(request.runs_dir, run, out, to="safetensors", results_dir=tmp_path, protocol="slf")
+    said = "images of 8 x 8 were resized to 16 x 16, by bilinear interpolation with antialiasing"
+    assert said in (out / "README.md").read_text()
 
 
 def test_of_evaluations_on_several_data_those_on_its_own_are_exported(

@@ -1,8 +1,8 @@
 """``bench sweep-eps`` and ``bench sweep-steps``: accuracy of finished runs against the size of the attack."""
 
 import json
+import math
 from collections.abc import Sequence
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -246,8 +246,13 @@ def _grid(option: str, text: str | None, example: str) -> tuple[float, ...] | No
     values, wrong = [], []
     for part in text.split(","):
         try:
-            values.append(float(Fraction(part.strip())))
+            above, slash, below = part.partition("/")
+            value = float(above) / float(below) if slash else float(above)
         except (ValueError, ArithmeticError):
+            value = math.nan
+        if math.isfinite(value):
+            values.append(value)
+        else:
             wrong.append(repr(part.strip()))
     if wrong:
         what = "is not a number" if len(wrong) == 1 else "are no numbers"

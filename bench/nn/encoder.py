@@ -113,12 +113,16 @@ class Encoder(nn.Module):
                 f"the encoder takes images [B, C, H, W] in [0, 1], as a tensor of floats; given: {_kind(images)}. Make "
                 "one image a batch with image[None], and integers from 0 to 255 floats with images / 255."
             )
-        lowered = torch.is_autocast_enabled(images.device.type) and images.dtype != torch.float64
-        other = images.dtype != torch.float32 and not lowered
-        if other and any(weight.dtype == torch.float32 for weight in self.parameters()):
+        if images.dtype != torch.float32:
+            self._refuse_other(images)
+        return over_devices(self._features, images)
+
+    def _refuse_other(self, images: Tensor) -> None:
+        """Raise BenchError if the encoder cannot compute with ``images`` of another precision than float32."""
+        lowered = images.dtype != torch.float64 and torch.is_autocast_enabled(images.device.type)
+        if not lowered and any(weight.dtype == torch.float32 for weight in self.parameters()):
             kind = str(images.dtype).removeprefix("torch.")
             raise BenchError(f"the encoder computes in float32, and these images are {kind}. Give images.float().")
-        return over_devices(self._features, images)
 
     def _features(self, images: Tensor) -> Tensor:
         features: Tensor = self.backbone(self.normalise(images.contiguous(memory_format=self._memory_format)))

@@ -43,7 +43,7 @@ def card(model: Model, loading: Loading, records: Sequence[Record]) -> str:
         model=model,
         loading=loading,
         results=_measured(records),
-        limits=[(record, flags(record)) for record in records],
+        limits=[(record, [*_resized(record), *flags(record)]) for record in records],
         commands=[(record, reproduction(record)) for record in records],
     )
 
@@ -59,6 +59,17 @@ def _header(model: Model, loading: Loading, records: Sequence[Record], name: str
         metrics=["accuracy"],
         eval_results=[_result(record, one) for record, found in _measured(records) for one in found] or None,
     )
+
+
+def _resized(record: Record) -> Iterator[str]:
+    """Yield what was done to images of another size than those of pre-training."""
+    target = record.read_recipe().finetune
+    if target and target.resized_from:
+        (_, *size), before = target.dataset.image_shape, target.resized_from
+        yield (
+            f"its images of {before[0]} x {before[1]} were resized to {size[0]} x {size[1]}, by bilinear interpolation "
+            "with antialiasing"
+        )
 
 
 def _believed(records: Sequence[Record]) -> list[Record]:

@@ -90,6 +90,12 @@ def _record(model: Model) -> Record:
             f"--to robustbench: RobustBench has {' and '.join(_DATA)}, and this classifier was evaluated on "
             f"{record.dataset}. Type --to safetensors, or --to onnx, which take any network."
         )
+    finetune = record.read_recipe().finetune
+    if finetune and finetune.resized_from:
+        raise BenchError(
+            f"--to robustbench: its accuracies are of images of {record.dataset} that were resized to those of its "
+            "pre-training, and RobustBench gives them as they are. Type --to safetensors, or --to onnx."
+        )
     return record
 
 
@@ -136,7 +142,7 @@ def _info(model: Model, record: Record) -> dict[str, Any]:
         "link": model.link,
         "name": model.paper,
         "authors": "",
-        "additional_data": False,
+        "additional_data": record.pretrained_on is not None,
         "number_forward_passes": 1,
         "dataset": record.dataset,
         "venue": "",
