@@ -333,6 +333,8 @@ def test_tsne_shows_a_panel_a_run_clean_and_attacked(tmp_path: Path, monkeypatch
     assert [title.endswith("attacked, Linf 8/255") for title in titles[1]] == [False, False, True, True]
     once, again = (draw_tsne(chosen[:1], tmp_path / name, **where)[1].read_bytes() for name in ("once", "again"))
     assert once == again != first[1].read_bytes()
+    with pytest.raises(BenchError, match="t-SNE needs 4 test images or more; here are 3, of toy"):
+        draw_tsne(chosen, tmp_path / "out", **where | {"images": 3})
     shutil.rmtree(tmp_path / "out")
     done = CliRunner().invoke(
         app, ["plot", "tsne", "nobody", "--runs-dir", str(tmp_path / "runs"), "--output", str(tmp_path / "out")]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bench import rng
 from bench.data import Dataset, Split
+from bench.errors import BenchError
 from bench.evaluation import attacked_features, clean_features
 from bench.monitor import Monitor
 from bench.recipe import canonical_digest
@@ -37,6 +38,8 @@ _LISTED = 20
 """The most classes that have a legend: more would take the room of the points, and repeat colours and shapes."""
 _LONGEST = 20
 """Letters of a class name that the legend shows."""
+_FEWEST = 4
+"""Test images, from which on t-SNE has a neighbourhood of one image or more."""
 _MARK, _LETTER, _LINE = 0.35, 0.08, 0.17
 """Inches of the legend: a mark with its margins, a letter, and a line."""
 
@@ -147,6 +150,8 @@ def draw_tsne(
     monitor = monitor or Monitor()
     dataset = chosen[0].dataset(data_dir)
     shown = _subset(dataset, images)
+    if len(shown) < _FEWEST:
+        raise BenchError(f"t-SNE needs {_FEWEST} test images or more; here are {len(shown)}, of {dataset.name}.")
     forms = tier_forms(finished.record for finished in chosen)
     files: list[Path] = []
     monitor.begin("t-SNE", len(chosen), unit="runs")
