@@ -170,6 +170,7 @@ def test_an_elongated_image_is_refused(width: int, fits: bool, tmp_path: Path) -
     ("source", "message"),
     [
         ("folder@7:pics", "images of side 7; choose one from 8 to 2048, such as @224"),
+        pytest.param(f"folder@{'1' * 5000}:pics", "choose one from 8 to 2048", id="thousands of digits"),
         ("webdataset@9999:pics", "images of side 9999; choose"),
         ("npz@32:my.npz", "npz@32:my.npz: arrays have one size"),
         ("folder@:pics", "unknown dataset 'folder@:pics'"),

@@ -21,6 +21,9 @@ def test_resources_come_from_options_over_a_profile(tmp_path: Path) -> None:
     profile.write_text("[deacl]\ngpus = 1.5\n")
     with pytest.raises(BenchError, match=r"\[deacl\] gpus = 1\.5 is neither text nor a whole number"):
         read_resources(profile, {}, [], METHODS)
+    profile.write_text(f"cpus = {'1' * 5000}")
+    with pytest.raises(BenchError, match="is not TOML: Exceeds the limit"):
+        read_resources(profile, {}, [], METHODS)
     profile.write_text("gpus")
     with pytest.raises(BenchError, match="is not TOML"):
         read_resources(profile, {}, [], METHODS)
@@ -45,6 +48,7 @@ def test_a_profile_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch: pyte
         ("dependency=afterok:3", "dependency follows from the grid"),
         ("signal=USR1@10", r"signal follows from the grid\. Type --slurm grace=SECONDS"),
         ("--no-requeue", "no-requeue follows from the grid"),
+        pytest.param(f"grace={'1' * 5000}", "grace must be a whole number from 1", id="thousands of digits"),
         ("grace=x", r"grace must be a whole number from 1 \(given: x\)"),
         ("grace", r"grace must be a whole number from 1 \(given: True\)"),
         ("gpus=two", r"gpus must be a whole number from 0, or such as a100:2 \(given: two\)"),

@@ -44,6 +44,11 @@ def test_what_is_not_key_equals_value_is_refused(item: str) -> None:
         parse_overrides([item])
 
 
+def test_a_number_of_thousands_of_digits_is_refused() -> None:
+    with pytest.raises(BenchError, match="--set: a number has thousands of digits"):
+        parse_overrides([f"stage2.epochs={'1' * 5000}"])
+
+
 @pytest.mark.parametrize("value", ["1/0", "1e/2", "./3", "--1/2"])
 def test_a_fraction_that_is_no_number_is_refused(value: str) -> None:
     with pytest.raises(BenchError, match=f"'{value}' is not a number; write, for example, 8/255"):

@@ -84,6 +84,7 @@ def test_seeds_are_read_in_their_order(text: str, seeds: tuple[int, ...]) -> Non
         ("0,1.5", "'1.5' is not a seed"),
         ("0,1,0", "0 is given twice"),
         ("1,01", "1 is given twice"),
+        ("1" * 5000, "is not a seed"),
     ],
 )
 def test_what_is_no_list_of_seeds_is_refused(text: str, message: str) -> None:

@@ -172,10 +172,14 @@ def split_settings(items: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     return of_all, of_one
 
 
+_SEED_DIGITS = 100
+"""A longer word is no seed: Python makes no number of thousands of digits."""
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds in ``text``, such as "0,1,2", in that order; raises BenchError for anything else."""
     words = [word.strip() for word in text.split(",")]
-    wrong = [word for word in words if not word.isdecimal()]
+    wrong = [word for word in words if not word.isdecimal() or len(word) > _SEED_DIGITS]
     if wrong:
         what = "is not a seed" if len(wrong) == 1 else "are no seeds"
         raise BenchError(

@@ -59,6 +59,8 @@ same."""
 
 _OWN = re.compile(rf"(?P<form>{'|'.join(OWN_FORMS)})(@(?P<side>\d+))?:(?P<path>.*)", re.DOTALL)
 _MAX_SIDE = 2048
+_SIDE_DIGITS = 9
+"""More are out of range, and of thousands Python makes no number."""
 
 
 def load_dataset(source: str, data_dir: Path, data_in: DataIn = "auto") -> Dataset:
@@ -184,8 +186,10 @@ def _listed(form: str, path: Path, name: str, side: int | None, source: str, dat
 
 def _side(source: str, text: str | None) -> int | None:
     """Return the side that images are resized to; raises BenchError if it is out of range."""
-    if text is None or MIN_SIDE <= int(text) <= _MAX_SIDE:
-        return None if text is None else int(text)
+    if text is None:
+        return None
+    if len(text) <= _SIDE_DIGITS and MIN_SIDE <= int(text) <= _MAX_SIDE:
+        return int(text)
     raise BenchError(f"{source}: images of side {text}; choose one from {MIN_SIDE} to {_MAX_SIDE}, such as @224.")
 
 
@@ -210,7 +214,7 @@ def _own_name(own: re.Match[str]) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", _plain(_stem(own))[:80]).strip("-.") or "own"
     known = {_letters(dataset) for dataset in DATASETS} | set(RESERVED)
     name = f"{name}-{own['form']}" if _letters(name) in known else name
-    return f"{name}-{int(own['side'])}" if own["side"] else name
+    return f"{name}-{own['side'].lstrip('0')}" if own["side"] else name
 
 
 def _letters(name: str) -> str:

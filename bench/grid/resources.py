@@ -40,6 +40,7 @@ _TIME = re.compile(
     r"\d+|(\d+|\d+:[0-5]?\d):[0-5]?\d|\d+-([01]?\d|2[0-3])(:[0-5]?\d){0,2}|unlimited|infinite", re.IGNORECASE
 )
 """The forms that sbatch reads: minutes, minutes:seconds, hours:minutes:seconds, and days before hours."""
+_DIGITS = re.compile(r"\d{1,18}")
 _GPUS = re.compile(r"([\w.-]+:)?\d+(,[\w.-]+:\d+)*")
 """A number, or numbers of types of GPUs."""
 
@@ -118,7 +119,7 @@ def _checked(name: str, value: Resource) -> Resource:
         raise BenchError(f"gpus must be a whole number from 0, or such as a100:2 (given: {value}).")
     if name not in _WHOLE:
         return value
-    if isinstance(value, bool) or not str(value).isdecimal() or int(value) < 1:
+    if isinstance(value, bool) or not _DIGITS.fullmatch(str(value)) or int(value) < 1:
         raise BenchError(f"{name} must be a whole number from 1 (given: {value}).")
     return int(value)
 
@@ -129,7 +130,7 @@ def _profile(path: Path, sections: Iterable[str]) -> tuple[dict[str, Resource], 
         table = tomllib.loads(path.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise BenchError(f"--profile {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # also of a number that has thousands of digits
         raise BenchError(f"--profile {path} is not TOML: {error}") from None
     own = {name: table.pop(name) for name in list(table) if isinstance(table[name], dict)}
     hint = f"A section is a method, or {_SHARED} for the stages that several cells share."

@@ -111,11 +111,15 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def read_toml(text: str, what: str) -> dict[str, Any]:
-    """Return the values in ``text``; raises TOMLDecodeError, or BenchError where they are nested too deeply."""
+    """Return the values in ``text``; raises TOMLDecodeError, or BenchError: they are nested too deeply, or too long."""
     try:
         values = tomllib.loads(text)
     except RecursionError:
         raise BenchError(_too_deep(what)) from None
+    except tomllib.TOMLDecodeError:
+        raise
+    except ValueError:  # Python's own limit on the digits of a number
+        raise BenchError(f"{what}: a number has thousands of digits. No setting has so many; shorten it.") from None
     level: list[Any] = [values]
     for _ in range(_MAX_DEPTH):
         level = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
