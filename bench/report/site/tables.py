@@ -165,7 +165,8 @@ def _measured(content: Content, rows: Sequence[Row]) -> Group:
     first = rows[0]
     facts = (
         f"{first.facts.train_images:,} training and {first.facts.test_images:,} test images of "
-        f"{first.facts.num_classes} classes, default radius {radius_text('linf', first.facts.eps)}"
+        f"{first.facts.num_classes} classes, default radius {radius_text('linf', first.facts.eps)}, data "
+        f"{first.facts.sha256[:8]}"  # two data sets may have one name
     )
     lines = tuple(measured_line(content, row) for row in rows)
     key = first.table
