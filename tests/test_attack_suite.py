@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -135,6 +136,15 @@ def test_an_attack_without_a_number_of_steps_has_an_unknown_cost(
     assert NamedAttack("own", EvaluationSettings()).gradients == 0
     monkeypatch.setattr(ATTACKS, "get", lambda name: Own(5))
     assert NamedAttack("own", EvaluationSettings()).gradients == 15
+
+
+def test_an_attack_with_arguments_filled_in_has_them_as_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def noise(model: nn.Module, images: Tensor, labels: Tensor, *, tries: int, **options: object) -> Tensor:
+        return images
+
+    monkeypatch.setattr(ATTACKS, "get", lambda name: partial(noise, tries=20))
+    made = NamedAttack("own", EvaluationSettings())
+    assert (made.settings, made.module) == ({"tries": 20}, __name__)
 
 
 @pytest.mark.parametrize("threat", [LINF, L2])

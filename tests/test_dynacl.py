@@ -90,7 +90,9 @@ def test_a_weakened_view() -> None:
     assert half.crop_scale == pytest.approx((0.55, 1.0))
     assert half.jitter == pytest.approx((0.2, 0.2, 0.2, 0.05))
     assert (half.jitter_prob, half.grayscale_prob, half.flip_prob) == pytest.approx((0.4, 0.1, 0.5))
-    none = weakened(full, 0).model_copy(update={"flip_prob": 0.0, "crop_ratio": (1.0, 1.0)})
+    more = full.model_copy(update={"blur_prob": 0.5, "solarize_prob": 0.2})
+    assert (weakened(more, 0.5).blur_prob, weakened(more, 0.5).solarize_prob) == pytest.approx((0.25, 0.1))
+    none = weakened(more, 0).model_copy(update={"flip_prob": 0.0, "crop_ratio": (1.0, 1.0)})
     images = pixels(6)
     torch.testing.assert_close(none(images, generator("view")), images / 255, rtol=0, atol=1e-6)
 

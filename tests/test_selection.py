@@ -125,6 +125,22 @@ def test_the_accuracy_is_that_of_a_loop_over_the_images(tmp_path: Path, monkeypa
         assert found == right / HELD_OUT
 
 
+def test_held_out_images_are_read_batch_by_batch() -> None:
+    """All of them together may not fit the memory."""
+
+    class Reading(ImagesOnDevice):
+        asked: list[int] = []
+
+        def batch(self, positions: Tensor) -> Tensor:
+            self.asked.append(len(positions))
+            return super().batch(positions)
+
+    stage = make_stage("slf")
+    best = BestEpoch(Classifier(stage.encoder, stage.head), torch.arange(HELD_OUT), stage.plan, Threat(eps=0.1), 0)
+    best.judge(Classifier(stage.encoder, stage.head), 0, Reading(IMAGES, CPU), LABELS)
+    assert Reading.asked == [8, 4]
+
+
 def test_an_epoch_is_judged_on_the_classifier_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """The copy that is prepared for attack is for gradients alone: here it would get other images right."""
     stage = make_stage("slf")

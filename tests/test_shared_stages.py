@@ -155,6 +155,7 @@ def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
     listener = Listener()
     with (place.path / ".lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        print("123\nthere", file=lock, flush=True)
         thread = threading.Thread(target=carry_out, args=(simclr, listener), daemon=True)
         thread.start()
         thread.join(0.5)
@@ -167,7 +168,8 @@ def test_a_second_process_waits_and_then_takes_what_the_first_has_trained(
             Job(place.path, place.fingerprint, 0, run.device),
         )
     thread.join(60)
-    assert listener.notes == [f"waiting: another process is training this stage for both runs ({place.path})"]
+    holder = "another process (123 on there)"
+    assert listener.notes == [f"waiting: {holder} is training this stage for both runs ({place.path})"]
     assert [phase for phase in listener.phases if phase.startswith("stage")] == ["stage slf"]
 
 

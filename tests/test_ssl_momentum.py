@@ -138,6 +138,14 @@ def test_the_queue_holds_whole_batches_and_no_image_twice(queue: int, batch: int
     assert settings.queue_length(images) == length
 
 
+@pytest.mark.parametrize(
+    ("queue", "said"), [(1, r"\)\. Enlarge the queue\."), (3, "batch_size=3, or fewer, or enlarge")]
+)
+def test_a_queue_without_room_for_a_batch_says_what_helps(queue: int, said: str) -> None:
+    with pytest.raises(BenchError, match=said):
+        MoCoStageSettings(queue=queue, batch_size=8).queue_length(100)
+
+
 def test_random_keys_count_as_published_and_not_where_the_warm_up_is_too_short() -> None:
     assert not MoCoStageSettings().starts_empty(50_000)
     assert not MoCoStageSettings(epochs=100, warmup_epochs=1).starts_empty(50_000)  # 195 steps; 128 fill the queue

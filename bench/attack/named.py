@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import fields, is_dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from inspect import signature
 from typing import Annotated, Any, Protocol
@@ -114,7 +115,7 @@ class NamedAttack:
     def __init__(self, name: str, settings: EvaluationSettings, *, stream: str = "pgd") -> None:
         self.name, self._stream = name, stream
         made = ATTACKS.get(name)
-        self.module: str = made.__module__
+        self.module: str = (made.func if isinstance(made, partial) else made).__module__
         """The module that defines it."""
         self.from_recipe: dict[str, Any] = {}
         """The recipe's steps, step size in units of eps, and start, where the attack is made from them; else empty."""
@@ -266,15 +267,15 @@ def image_generators(
 
 def _plain(attack: object) -> dict[str, int | float | str]:
     found: dict[str, int | float | str] = {}
-    for field in fields(attack) if is_dataclass(attack) else ():
-        value = getattr(attack, field.name)
+    of_fields = {field.name: getattr(attack, field.name) for field in fields(attack)} if is_dataclass(attack) else {}
+    for name, value in (attack.keywords if isinstance(attack, partial) else of_fields).items():
         value = value.item() if isinstance(value, np.generic) else value
         if isinstance(value, int | float) and not abs(value) < _LARGEST:
-            found[field.name] = str(value)
+            found[name] = str(value)
         elif isinstance(value, int | float | str):
-            found[field.name] = value
+            found[name] = value
         elif is_dataclass(value):
             found |= _plain(value)
         elif callable(value):
-            found[field.name] = getattr(value, "__name__", type(value).__name__)
+            found[name] = getattr(value, "__name__", type(value).__name__)
     return found
